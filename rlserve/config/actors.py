@@ -1,0 +1,169 @@
+"""One section per actor."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlserve.config.base import Section
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ModelConfig(Section):
+    """The policy that is trained."""
+
+    path: str = ""
+    """Hugging Face checkpoint directory or hub name. Empty: made here by [pretrain] and [sft]."""
+    max_length: int = Field(2048, ge=8)
+    """Context in tokens, prompt and completion together."""
+
+
+class EnvironmentConfig(Section):
+    """One environment of the mixture."""
+
+    name: str = Field(min_length=1)
+    """Registered name."""
+    weight: float = Field(1.0, ge=0)
+    """Share in the mixture, relative to the others."""
+    split: str = "train"
+    """Split that training draws from."""
+    eval_split: str = "test"
+    """Split that evaluation draws from."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the environment's constructor, e.g. the path of a task file."""
+
+
+class HubConfig(Section):
+    """Registry of actors."""
+
+    address: str = "127.0.0.1:0"
+    """Where the hub listens; port 0 takes any free one."""
+    lease_seconds: float = Field(3.0, gt=0)
+    """An actor that was not heard of for this long is dead."""
+
+
+class VerifierConfig(Section):
+    """Verifier servers."""
+
+    address: str = "127.0.0.1:0"
+    workers: int = Field(2, ge=1)
+    """Processes that judge; each judges one completion at a time."""
+    limit_seconds: float = Field(5.0, gt=0)
+    """Wall-clock limit for one completion; then its process is killed and there is no verdict."""
+    memory_bytes: int = Field(512 * 2**20, ge=64 * 2**20)
+    """Address-space limit of a judging process beyond its size at start."""
+    attempts: int = Field(2, ge=1)
+    """Tries of one completion before "no verdict"."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Constructor options by verifier name."""
+
+
+class RolloutConfig(Section):
+    """Rollout workers."""
+
+    address: str = "127.0.0.1:0"
+    workers: int = Field(1, ge=0)
+    """Workers that the launcher starts; more may join from elsewhere."""
+    group_size: int = Field(8, ge=1)
+    """Completions sampled per task."""
+    max_groups_in_flight: int = Field(32, ge=1)
+    """Groups that one worker holds at once."""
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(512, ge=1)
+    """Length limit of a completion."""
+    dtype: Dtype = "bfloat16"
+    kv_cache_bytes: int = Field(0, ge=0)
+    """Size of the KV cache; 0 lets vLLM decide (GPU) or takes 256 MiB (CPU)."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences that the engine runs at once."""
+    tensor_parallel: int = Field(1, ge=1)
+    gpu_memory_fraction: float = Field(0.85, gt=0, le=1)
+    enforce_eager: bool = False
+    """Skip CUDA graphs and compilation (always so on CPU)."""
+    verify_seconds: float = Field(60.0, gt=0)
+    """Wait for a verdict before another verifier is asked or there is none."""
+    task_seconds: float = Field(30.0, gt=0)
+    """Wait for a task before another server is asked."""
+
+
+class LearnerConfig(Section):
+    """Learner: optimizer, batches, weights out."""
+
+    address: str = "127.0.0.1:0"
+    ranks: int = Field(1, ge=1)
+    """Processes (GPUs) that train."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    dtype: Dtype = "bfloat16"
+    publish_dtype: Dtype | None = None
+    """Precision of published weights; none means the rollout's."""
+    lr: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient norm is clipped here."""
+    groups_per_step: int = Field(32, ge=1)
+    """Groups in one optimizer batch, after uninformative ones are dropped."""
+    tokens_per_micro_batch: int = Field(8192, ge=8)
+    """Padded tokens in one forward pass."""
+    packing: bool = False
+    """Pack sequences into one row (needs an attention that honours position ids); else bucket by length."""
+    max_lag: int = Field(4, ge=0)
+    """No token older than this many versions is trained on."""
+    lease_seconds: float = Field(120.0, gt=0)
+    """A leased task that did not come back within this goes to another worker."""
+    max_wait_seconds: float = Field(300.0, gt=0)
+    """Wait for a full batch; then the run stops and names who is missing."""
+    max_message_bytes: int = Field(64 * 2**20, ge=2**16)
+    """Largest message taken on the rollout stream."""
+    chunk_bytes: int = Field(2**20, ge=4096, le=3 * 2**20)
+    """Size of one chunk of weights on the policy stream."""
+    ess_warn: float = Field(0.9, ge=0, le=1)
+    """Warn when the effective sample size falls below this share."""
+    gradient_checkpointing: bool = False
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    torch_threads: int = Field(0, ge=0)
+    """CPU threads of torch; 0 decides from the machine."""
+
+
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every_steps: int = Field(50, ge=0)
+    """Steps between checkpoints; 0 keeps only the last."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept."""
+
+
+class EvaluateConfig(Section):
+    """Held-out measurement before and after training."""
+
+    problems: int = Field(200, ge=0)
+    """Held-out tasks; 0 switches evaluation off."""
+    samples: int = Field(1, ge=1)
+    """Completions per task."""
+    temperature: float = Field(1.0, ge=0)
+    """0 is greedy."""
+    every_steps: int = Field(0, ge=0)
+    """Steps between evaluations during training; 0: only before and after."""
+
+
+class LaunchConfig(Section):
+    """How the local launcher treats its processes."""
+
+    start_seconds: float = Field(180.0, gt=0)
+    """An actor must have registered within this."""
+    stop_seconds: float = Field(20.0, gt=0)
+    """Grace between SIGTERM and SIGKILL."""
+    restart_backoff_seconds: float = Field(0.5, gt=0)
+    """First pause before a restart; doubles each time."""
+    max_restarts: int = Field(5, ge=0)
+    """Restarts of one actor within ten minutes before the run gives up."""
+
+    @model_validator(mode="after")
+    def _grace_is_short(self) -> "LaunchConfig":
+        if self.stop_seconds > 600:
+            raise ValueError(f"launch.stop_seconds: is {self.stop_seconds}; at most 600")
+        return self

@@ -1,0 +1,79 @@
+"""Sections of the included pretrain and SFT module."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class ArchitectureConfig(Section):
+    """A small decoder from scratch."""
+
+    family: Literal["qwen3", "llama"] = "qwen3"
+    hidden_size: int = Field(256, ge=8)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    head_dim: int = Field(64, ge=4)
+    ffn_size: int = Field(512, ge=8)
+    tie_embeddings: bool = True
+    initializer_range: float = Field(0.1, gt=0)
+    """Standard deviation of the initial weights; 0.02 fails at this size."""
+    rope_theta: float = Field(10000.0, gt=0)
+
+
+class TokenizerConfig(Section):
+    """The tokenizer trained with the model."""
+
+    type: Literal["characters", "bpe"] = "characters"
+    alphabet: str = ""
+    """Characters of a "characters" tokenizer; empty takes those of the data."""
+    vocab_size: int = Field(64, ge=16)
+    """Size of the vocabulary, special tokens included."""
+
+
+class CorpusConfig(Section):
+    """Text to learn from: an environment's demonstrations, or JSON lines."""
+
+    environment: str = ""
+    """Registered environment that can demonstrate (has ``demonstration``)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    path: str = ""
+    """JSON lines with "text", or with "prompt" and "completion"."""
+
+
+class StageConfig(Section):
+    """One training stage (pretrain or SFT)."""
+
+    corpus: CorpusConfig
+    steps: int = Field(600, ge=0)
+    """At most this many optimizer steps; 0 skips the stage."""
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(1.5e-3, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    stop_accuracy: float = Field(0.0, ge=0, le=1)
+    """Stop once sampled accuracy on the validation split reaches this; 0 never stops early."""
+    check_every: int = Field(10, ge=1)
+    """Steps between accuracy checks."""
+    check_from: int = Field(100, ge=0)
+    """First step at which accuracy is checked."""
+    check_problems: int = Field(200, ge=1)
+    """Validation problems a check."""
+
+
+class PretrainConfig(Section):
+    """From nothing to a language model: architecture, tokenizer, pretraining."""
+
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    stage: StageConfig
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on prompt and completion pairs; loss on completions alone."""
+
+    stage: StageConfig

@@ -1,0 +1,78 @@
+"""What a plug-in must be, and the one door by which all of them come in: entry points.
+
+The core never imports an environment or a verifier by name; the built-in ones are registered in
+``pyproject.toml`` like anyone's. A plug-in in another language speaks the proto instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from rlserve.errors import PluginFailed, UnknownName
+from rlserve.records import Task, Verdict
+
+ENVIRONMENT_GROUP = "rlserve.environments"
+VERIFIER_GROUP = "rlserve.verifiers"
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A source of tasks. Pure in (split, index, seed): the same request is always the same task.
+
+    Constructed as ``cls(**options)`` from the ``[[environments]]`` table of a run configuration.
+    """
+
+    name: str
+    version: str
+    verifier: str
+    """Registered verifier of its tasks."""
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Size of each split; 0 means endless."""
+        ...
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The task at ``index`` (a finite split wraps around). Raises UnknownName for a bad split."""
+        ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges completions of one task.
+
+    Runs in a killable worker process: ``verify`` may be slow or stuck, the pool's limit ends it.
+    Raises when it cannot judge; it never returns a reward that it is unsure of.
+    Constructed as ``cls(**options)``.
+    """
+
+    name: str
+    version: str
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one completion against the task's payload."""
+        ...
+
+
+def names(group: str) -> list[str]:
+    """Registered names of a group, sorted."""
+    return sorted(point.name for point in entry_points(group=group))
+
+
+def load(group: str, name: str) -> Any:
+    """The plug-in class registered as ``name``.
+
+    Raises UnknownName (which lists the known ones) or PluginFailed when its import fails.
+    """
+    for point in entry_points(group=group, name=name):
+        try:
+            return point.load()
+        except Exception as error:
+            raise PluginFailed(f"{group}: {name!r} cannot be imported: {error}") from error
+    known = ", ".join(names(group)) or "none"
+    raise UnknownName(f"{group}: {name!r} is not registered (known: {known})")
+
+
+def load_all(group: str, wanted: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Instances of the plug-ins in ``wanted``, each built with its own options."""
+    return {name: load(group, name)(**options.get(name, {})) for name in wanted}

@@ -1,0 +1,38 @@
+"""One published set of weights."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, form and digest of one tensor."""
+
+    name: str
+    """Hugging Face parameter name."""
+    shape: tuple[int, ...]
+    dtype: str
+    """``"float32"``, ``"bfloat16"`` or ``"float16"``."""
+    digest: str
+    """Hex digest of the little-endian bytes."""
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyVersion:
+    """The manifest of one version of the policy."""
+
+    version: int
+    """Optimizer steps behind these weights; 0 is the start checkpoint."""
+    tensors: tuple[TensorSpec, ...]
+    digest: str
+    """Digest of the whole, see ``rlserve.policy.manifest``."""
+    parent_version: int | None = None
+    """Version that a delta starts from; None when there is none."""
+    published_unix_seconds: float = 0.0
+    run_id: str = ""
+    is_final: bool = False
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(t.num_bytes for t in self.tensors)

@@ -1,0 +1,71 @@
+"""What an environment asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Purpose(StrEnum):
+    """What a group is made for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    """Held-out measurement; never trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat message."""
+
+    role: str
+    """``"system"``, ``"user"``, ``"assistant"`` or ``"tool"``."""
+    content: str
+    tool_call_id: str = ""
+    tool_calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool offered to the policy."""
+
+    name: str
+    description: str = ""
+    parameters_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample; None means "as the run's configuration says"."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; the tokens that spell them are kept."""
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task. The same (environment, version, split, index, seed) is always the same task.
+
+    ``prompt`` is plain text, chat messages, or token ids.
+    """
+
+    environment: str
+    environment_version: str = "1"
+    split: str
+    index: int
+    """Position in the split, >= 0."""
+    task_id: str
+    prompt: str | tuple[Message, ...] | tuple[int, ...]
+    verifier: str
+    """Registered name of the verifier that judges completions."""
+    payload: bytes
+    """Opaque to all but the verifier; never shown to the policy."""
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    multi_turn: bool = False
+    tools: tuple[Tool, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Free labels for metrics, e.g. difficulty."""

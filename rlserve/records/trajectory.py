@@ -1,0 +1,171 @@
+"""One attempt at a task, token by token, and the group of attempts at one task.
+
+Shape letters: T tokens of the trajectory, S sampled tokens among them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from rlserve.records.task import Purpose, Task
+from rlserve.records.verdict import Verdict
+
+
+class SegmentKind(StrEnum):
+    """Who wrote a run of tokens."""
+
+    GIVEN = "given"
+    """Prompt and template."""
+    SAMPLED = "sampled"
+    """The policy: trained on."""
+    ENVIRONMENT = "environment"
+    """The environment or a tool, between turns: masked from the loss."""
+
+
+class FinishReason(StrEnum):
+    """Why sampling ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ENVIRONMENT = "environment"
+
+
+class PreferenceRole(StrEnum):
+    """Role in a preference pair made off line."""
+
+    NONE = "none"
+    CHOSEN = "chosen"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A run of tokens by one writer."""
+
+    kind: SegmentKind
+    length: int
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpan:
+    """A run of sampled tokens under one policy version."""
+
+    version: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherScores:
+    """A teacher's log-probabilities; entry i predicts the i-th scored (sampled) token."""
+
+    teacher: str
+    tokenizer_fingerprint: str
+    weights_digest: str
+    logprobs: npt.NDArray[np.float32]
+    """``[S]`` log-probability of each sampled token."""
+    top_ids: npt.NDArray[np.int64]
+    """``[S, k]``, k may be 0."""
+    top_logprobs: npt.NDArray[np.float32]
+    """``[S, k]``."""
+    log_tail: npt.NDArray[np.float32]
+    """``[S]`` log(1 - sum of the top k); empty when k is 0."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ObjectiveWeights:
+    """A weight for each token under one objective."""
+
+    objective: str
+    weights: npt.NDArray[np.float32]
+    """``[T]``, or ``[1]`` for all sampled tokens alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trajectory:
+    """One attempt at a task.
+
+    Example, a prompt P, two sampled answers A and an environment turn E::
+
+        token_ids          P0 P1 A0 A1 E0 A2
+        segments           GIVEN 2, SAMPLED 2, ENVIRONMENT 1, SAMPLED 1
+        behavior_logprobs  a0 a1 a2
+        policy_spans       (7, 2) (8, 1)
+    """
+
+    sample_index: int
+    token_ids: npt.NDArray[np.int64]
+    """``[T]``."""
+    segments: tuple[Segment, ...]
+    """Cover ``token_ids`` exactly."""
+    behavior_logprobs: npt.NDArray[np.float32]
+    """``[S]`` natural log, under the weights that sampled, after temperature."""
+    policy_spans: tuple[PolicySpan, ...]
+    """Cover the S sampled tokens exactly; versions never decrease."""
+    finish_reason: FinishReason
+    verdict: Verdict | None = None
+    teacher_scores: tuple[TeacherScores, ...] = ()
+    objective_weights: tuple[ObjectiveWeights, ...] = ()
+    completion: str = ""
+    """Decoded sampled text, for people and verifiers; never re-tokenised."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    started_unix_seconds: float = 0.0
+    finished_unix_seconds: float = 0.0
+    preference_role: PreferenceRole = PreferenceRole.NONE
+    pair_index: int = 0
+    generation_seconds: float = 0.0
+    verification_seconds: float = 0.0
+
+    @property
+    def num_sampled(self) -> int:
+        """S, the number of sampled tokens."""
+        return sum(s.length for s in self.segments if s.kind is SegmentKind.SAMPLED)
+
+    @property
+    def sampled_mask(self) -> npt.NDArray[np.bool_]:
+        """``[T]`` True where the policy sampled the token."""
+        parts = [np.full(s.length, s.kind is SegmentKind.SAMPLED) for s in self.segments]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
+
+    @property
+    def versions(self) -> npt.NDArray[np.int64]:
+        """``[S]`` policy version of each sampled token."""
+        return np.repeat(
+            np.array([s.version for s in self.policy_spans], dtype=np.int64),
+            [s.length for s in self.policy_spans],
+        )
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the first sampled token; the lag bound looks at it."""
+        return self.policy_spans[0].version if self.policy_spans else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RolloutGroup:
+    """The trajectories of one task: sent, acknowledged, counted and trained on as one."""
+
+    group_id: str
+    """The same when the same work is sent twice."""
+    task: Task
+    trajectories: tuple[Trajectory, ...]
+    worker_id: str
+    tokenizer_fingerprint: str = ""
+    run_id: str = ""
+    purpose: Purpose = Purpose.TRAIN
+
+    @property
+    def oldest_version(self) -> int:
+        """Oldest version that sampled any token of the group."""
+        return min((t.oldest_version for t in self.trajectories), default=0)
+
+    def scored(self) -> Iterator[Trajectory]:
+        """Trajectories that have a reward."""
+        return (t for t in self.trajectories if t.verdict is not None and t.verdict.has_reward)
