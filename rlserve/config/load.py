@@ -26,7 +26,7 @@ def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunC
 
 def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> S:
     """Any section from files and overrides. Raises ConfigError."""
-    merged: dict[str, Any] = Field(default_factory=dict)
+    merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_toml(path))
     for text in overrides:
