@@ -86,11 +86,14 @@ class FetchRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     HELD_VERSION_FIELD_NUMBER: _builtins.int
     CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     version: _builtins.int
     held_version: _builtins.int
     """Version held by the caller; a delta is sent when the learner has one from there."""
     chunk_bytes: _builtins.int
+    host_id: _builtins.str
+    """Host and boot of the caller; when it is the learner's own, the bytes may be offered as a file."""
     def __init__(
         self,
         *,
@@ -98,10 +101,11 @@ class FetchRequest(_message.Message):
         version: _builtins.int = ...,
         held_version: _builtins.int | None = ...,
         chunk_bytes: _builtins.int = ...,
+        host_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "held_version", b"held_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "host_id", b"host_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held_version: _TypeAlias = _typing.Literal["held_version"]  # noqa: Y015
     _WhichOneofArgType__held_version: _TypeAlias = _typing.Literal["_held_version", b"_held_version"]  # noqa: Y015
@@ -144,11 +148,14 @@ class FetchHeader(_message.Message):
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     NUM_CHUNKS_FIELD_NUMBER: _builtins.int
+    SHARED_PATH_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     encoding: Global___Encoding.ValueType
     base_version: _builtins.int
     total_bytes: _builtins.int
     num_chunks: _builtins.int
+    shared_path: _builtins.str
+    """File on this host that holds the bytes; then no chunks follow. Read only; valid until the next version."""
     def __init__(
         self,
         *,
@@ -157,10 +164,11 @@ class FetchHeader(_message.Message):
         base_version: _builtins.int | None = ...,
         total_bytes: _builtins.int = ...,
         num_chunks: _builtins.int = ...,
+        shared_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "encoding", b"encoding", "num_chunks", b"num_chunks", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "encoding", b"encoding", "num_chunks", b"num_chunks", "shared_path", b"shared_path", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
     _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015

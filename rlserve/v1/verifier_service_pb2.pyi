@@ -110,15 +110,15 @@ class VerifyRequest(_message.Message):
     prompt: _builtins.str
     """What the policy was shown, for verifiers that need it."""
     @_builtins.property
-    def completions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The policy's texts, untrusted."""
+    def completions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The policy's texts, untrusted: UTF-8, lone surrogates encoded as such."""
 
     def __init__(
         self,
         *,
         verifier: _builtins.str = ...,
         payload: _builtins.bytes = ...,
-        completions: _abc.Iterable[_builtins.str] | None = ...,
+        completions: _abc.Iterable[_builtins.bytes] | None = ...,
         prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
