@@ -1,0 +1,74 @@
+# Two commands do everything, set-up included:
+#   make quickstart   pretrain, fine-tune and train by reinforcement a small model, on this machine
+#   make test         the whole test suite, end-to-end runs included
+# Variables: PYTHON (interpreter for the virtual environment), TORCH_INDEX (where the CPU build of torch is
+# taken from when the configured package index has none), SEED and RUN (of the quick start).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+SEED ?= 0
+RUN ?= quickstart
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^torch==//p' requirements-cpu.lock)
+PROTOS := $(sort $(wildcard proto/rlserve/v1/*.proto))
+PROTOC := -m grpc_tools.protoc -Iproto --python_out=OUT --grpc_python_out=OUT --mypy_out=quiet:OUT --mypy_grpc_out=quiet:OUT
+
+.PHONY: help install quickstart test lint format proto lock bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+
+install: $(STAMP)
+
+$(STAMP): requirements-cpu.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "rlserve needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch $(TORCH)"
+	@$(PIP) install --quiet --no-deps 'torch==$(TORCH)' 2>$(VENV)/torch.log \
+		|| $(PIP) install --quiet --no-deps --timeout 15 --retries 2 --index-url $(TORCH_INDEX) 'torch==$(TORCH)' \
+		|| { cat $(VENV)/torch.log; \
+		     echo "no source has torch==$(TORCH): set TORCH_INDEX to an index with CPU builds,"; \
+		     echo "or PIP_FIND_LINKS to a folder that holds the wheel"; exit 1; }
+	@echo "installing the packages of requirements-cpu.lock"
+	@$(PIP) install --quiet --no-deps -r requirements-cpu.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/rlserve run configs/quickstart.toml --set seed=$(SEED) --set name=$(RUN) --overwrite
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(BIN)/python $(subst OUT,build/proto,$(PROTOC)) $(PROTOS)
+	diff -r -x __init__.py -x __pycache__ build/proto/rlserve/v1 rlserve/v1
+	$(BIN)/python proto/compatibility.py check
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(STAMP)
+	$(BIN)/python $(subst OUT,.,$(PROTOC)) $(PROTOS)
+	$(BIN)/python proto/compatibility.py accept
+
+lock: $(STAMP)
+	@sed -n '/^#/p;/^torch==/p' requirements-cpu.lock > build/lock
+	@$(PIP) freeze --all --exclude-editable | grep -viE '^(torch|torchvision|torchaudio|torchcodec|triton|pip)==' >> build/lock
+	mv build/lock requirements-cpu.lock
+
+bench: $(STAMP)
+	$(BIN)/rlserve bench all
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
