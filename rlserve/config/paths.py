@@ -1,0 +1,66 @@
+"""Where things of a run lie in its directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Names inside ``<directory>/<run name>/``; nothing else decides on them."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.toml"
+
+    @property
+    def logs(self) -> Path:
+        """One log file an actor."""
+        return self.root / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Sample rollouts of the evaluations, one JSON line each."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What happened when: phases, restarts, losses; one JSON line each."""
+        return self.root / "events.jsonl"
+
+    @property
+    def start_model(self) -> Path:
+        """The checkpoint that [pretrain] and [sft] made."""
+        return self.root / "start"
+
+    @property
+    def pretrained_model(self) -> Path:
+        """The checkpoint between [pretrain] and [sft]."""
+        return self.root / "pretrained"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training checkpoints, ``step-<n>`` each."""
+        return self.root / "checkpoints"
+
+    @property
+    def store(self) -> Path:
+        """Groups received, queued, consumed, dropped."""
+        return self.root / "groups.sqlite"
+
+    @property
+    def summary(self) -> Path:
+        """The result in one JSON object."""
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """Plots and samples as one HTML page."""
+        return self.root / "report.html"
