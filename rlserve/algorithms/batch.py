@@ -1,13 +1,14 @@
 """Tensors an algorithm sees and returns.
 
-Shape letters: B rows, T tokens in a row, N sequences of the optimizer batch. A row holds one sequence, or
-several when packed. Entry ``[b, t]`` is about token t itself, which is predicted from the tokens before it;
-the first token of a sequence is never trained on.
+Shape letters: B rows, T tokens in a row, N sequences and P groups of the optimizer batch. A row
+holds one sequence, or several when packed. Entry ``[b, t]`` is about token t itself, which is predicted from
+the tokens before it; the first token of a sequence is never trained on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,51 @@ class TokenBatch:
     """``[B, T]`` int64: versions between the weights in training and those that sampled; 0 elsewhere."""
     proximal_logprobs: Tensor | None = None
     """``[B, T]`` float32: log-probability at the start of the optimizer batch; None: the behaviour's."""
+    group_ids: Tensor | None = None
+    """``[B, T]`` int64: number of the group (prompt) in the optimizer batch, 0..P-1; -1 on padding."""
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """The same micro-batch on another device."""
+        moved = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{n: t.to(device) for n, t in moved if isinstance(t, Tensor)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PolicyOutputs:
+    """What the forward pass says of each token; only what the algorithm's ``needs`` name is there."""
+
+    logprobs: Tensor
+    """``[B, T]`` with gradient; 0 on the first token of a sequence and on padding."""
+    entropy: Tensor | None = None
+    """``[B, T]`` nats, of the distribution that predicts token t."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupOutcome:
+    """What is known of a group before the forward pass. G members, in the order of its trajectories."""
+
+    rewards: Tensor
+    """``[G]`` float64, as verified; 0 where there is no verdict."""
+    scored: Tensor
+    """``[G]`` bool: False where the verifier reached no verdict, or nothing was sampled."""
+    lengths: Tensor
+    """``[G]`` int64, sampled tokens."""
+    truncated: Tensor
+    """``[G]`` bool: ended by the length limit."""
+    length_limit: int
+    """Sampled tokens at which a completion is cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One sequence of the optimizer batch: a trajectory and what it is trained for."""
+
+    group: int
+    """Position among the groups."""
+    member: int
+    """Position of the trajectory in its group."""
+    advantage: float = 0.0
+    """Given to each of its trainable tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +89,21 @@ class Denominator:
     """Sequences of all micro-batches and ranks."""
     tokens_per_sequence: Tensor
     """``[N]`` float32: trainable tokens of each sequence."""
+    tokens_per_group: Tensor | None = None
+    """``[P]`` float32: trainable tokens of each group; None when the batches carry no ``group_ids``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """A number on its way to the log: how to merge it over micro-batches and ranks."""
+    """A number on its way to the log: how to merge it over micro-batches and ranks (``metrics.merge``)."""
 
     value: Tensor
-    """Sum (for ``mean`` and ``sum``) or extreme (for ``max`` and ``min``); scalar, no gradient."""
+    """Sum (for ``mean`` and ``sum``) or extreme (for ``max`` and ``min``); scalar, no gradient.
+    For ``ess`` and ``std`` two sums, ``[2]``: of the values and of their squares."""
     weight: Tensor | None = None
-    """For ``mean``: what the merged sum is divided by."""
+    """For ``mean``: what the merged sum is divided by; for ``ess`` and ``std``: how many values."""
     merge: str = "mean"
-    """``"mean"``, ``"sum"``, ``"max"`` or ``"min"``."""
+    """``"mean"``, ``"sum"``, ``"max"``, ``"min"``, ``"ess"`` (effective sample size) or ``"std"``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,124 @@
+"""Masked sums and means, and what a loss is divided by.
+
+The denominator belongs to the whole optimizer batch: it is made from all micro-batches of all ranks before
+the first forward pass, so that each micro-batch yields its share and the shares add up. A mean of
+micro-batch means would be another objective.
+
+Shape letters: B rows, T tokens, N sequences and P groups of the optimizer batch.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from rlserve.algorithms.batch import Denominator, TokenBatch
+from rlserve.errors import InvalidRequest
+
+AVERAGINGS = (
+    "token_mean",
+    "sequence_mean_token_mean",
+    "sequence_mean_token_sum",
+    "constant",
+    "prompt_mean",
+)
+"""Names for ``token_weights``."""
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of ``values`` where ``mask`` is not 0, weighted by it; what lies under a 0 is never looked at."""
+    return torch.where(mask != 0, values * mask, torch.zeros_like(values)).sum()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Weighted mean under ``mask``; 0 when the mask is empty."""
+    return masked_sum(values, mask) / mask.sum().clamp(min=1e-30)
+
+
+def sequence_sum(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Tensor:
+    """``[B, T] -> [N]``: sum over the tokens of each sequence; padding (id -1) is left out."""
+    sums = values.new_zeros(num_sequences + 1)
+    # index -1 falls into the extra bin at the end
+    ids = torch.where(sequence_ids < 0, num_sequences, sequence_ids)
+    return sums.index_add(0, ids.flatten(), values.flatten())[:num_sequences]
+
+
+def spread(per_sequence: Tensor, sequence_ids: Tensor) -> Tensor:
+    """``[N] -> [B, T]``: each sequence's value on each of its tokens, 0 on padding."""
+    values = per_sequence[sequence_ids.clamp(min=0)]
+    return torch.where(sequence_ids < 0, torch.zeros_like(values), values)
+
+
+def denominator(batches: Sequence[TokenBatch], *, num_sequences: int, num_groups: int = 0) -> Denominator:
+    """The denominator of ``batches``, as a part of an optimizer batch of N sequences and P groups.
+
+    Parts made from disjoint micro-batches (of other ranks) add up: ``add_denominators``. A sequence without
+    trainable tokens counts as a sequence and adds no tokens.
+    """
+    return add_denominators([_part(batch, num_sequences, num_groups) for batch in batches])
+
+
+def add_denominators(parts: Sequence[Denominator]) -> Denominator:
+    """The denominator of all parts together."""
+    return reduce(_add, parts)
+
+
+def token_weights(
+    batch: TokenBatch, denominator: Denominator, averaging: str, constant_length: int = 0
+) -> Tensor:
+    """``[B, T]`` weights: the batch's loss is the sum over all tokens of weight times token loss.
+
+    With m the mask, n tokens of the sequence (at least 1), N sequences, g tokens of the group, P groups
+    that have tokens:
+
+    * ``token_mean``: m / all tokens
+    * ``sequence_mean_token_mean``: m / (n N)
+    * ``sequence_mean_token_sum``: m / N
+    * ``constant``: m / (N constant_length), Dr. GRPO (arXiv:2503.20783)
+    * ``prompt_mean``: m / (g P), ScaleRL (arXiv:2510.13786)
+    """
+    mask = batch.loss_mask
+    if averaging == "token_mean":
+        return mask / max(denominator.tokens, 1.0)
+    sequences = max(denominator.sequences, 1.0)
+    if averaging == "sequence_mean_token_sum":
+        return mask / sequences
+    if averaging == "constant":
+        return mask / (sequences * constant_length)
+    if averaging == "sequence_mean_token_mean":
+        lengths = denominator.tokens_per_sequence.to(mask.device).clamp(min=1.0)
+        return mask / spread(lengths, batch.sequence_ids).clamp(min=1.0) / sequences
+    if averaging == "prompt_mean":
+        return _prompt_mean(batch, denominator)
+    raise InvalidRequest(f"averaging: {averaging!r} is not known; take one of {', '.join(AVERAGINGS)}")
+
+
+def _prompt_mean(batch: TokenBatch, denominator: Denominator) -> Tensor:
+    if batch.group_ids is None or denominator.tokens_per_group is None:
+        raise InvalidRequest("averaging: prompt_mean needs group_ids in every micro-batch")
+    tokens = denominator.tokens_per_group.to(batch.loss_mask.device)
+    groups = (tokens > 0).sum().clamp(min=1)
+    return batch.loss_mask / spread(tokens, batch.group_ids).clamp(min=1.0) / groups
+
+
+def _part(batch: TokenBatch, num_sequences: int, num_groups: int) -> Denominator:
+    mask = batch.loss_mask.float()
+    present = sequence_sum((batch.sequence_ids >= 0).float(), batch.sequence_ids, num_sequences) > 0
+    groups = batch.group_ids
+    return Denominator(
+        tokens=float(mask.sum()),
+        sequences=float(present.sum()),
+        tokens_per_sequence=sequence_sum(mask, batch.sequence_ids, num_sequences),
+        tokens_per_group=None if groups is None else sequence_sum(mask, groups, num_groups),
+    )
+
+
+def _add(left: Denominator, right: Denominator) -> Denominator:
+    groups = (left.tokens_per_group, right.tokens_per_group)
+    return Denominator(
+        tokens=left.tokens + right.tokens,
+        sequences=left.sequences + right.sequences,
+        tokens_per_sequence=left.tokens_per_sequence + right.tokens_per_sequence,
+        tokens_per_group=groups[0] + groups[1] if groups[0] is not None and groups[1] is not None else None,
+    )

@@ -1,0 +1,120 @@
+"""Metrics that merge exactly: over micro-batches and ranks they give the value of the whole batch.
+
+An algorithm returns the same names for every micro-batch, also for an empty one. Between ranks two plain
+vectors travel (``to_vectors``): one to be summed, one to be maximised.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rlserve.algorithms.batch import Metric
+
+
+def mean(values: Tensor, mask: Tensor) -> Metric:
+    """Mean over the masked entries."""
+    return Metric(_pick(values, mask).sum(), mask.detach().sum())
+
+
+def total(values: Tensor) -> Metric:
+    """Sum."""
+    return Metric(values.detach().sum(), merge="sum")
+
+
+def maximum(values: Tensor, mask: Tensor) -> Metric:
+    """Largest masked entry; -infinity when there is none."""
+    return Metric(_pick(values, mask, -torch.inf).amax(), merge="max")
+
+
+def minimum(values: Tensor, mask: Tensor) -> Metric:
+    """Smallest masked entry; infinity when there is none."""
+    return Metric(_pick(values, mask, torch.inf).amin(), merge="min")
+
+
+def effective_sample_size(ratios: Tensor, mask: Tensor) -> Metric:
+    """``ratios.effective_sample_size`` over the whole batch."""
+    return Metric(_moments(ratios, mask), mask.detach().sum(), "ess")
+
+
+def standard_deviation(values: Tensor, mask: Tensor) -> Metric:
+    """Population standard deviation of the masked entries."""
+    return Metric(_moments(values, mask), mask.detach().sum(), "std")
+
+
+def merge(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """The metrics of all parts together."""
+    merged: dict[str, Metric] = dict(parts[0])
+    for part in parts[1:]:
+        merged = {name: _merge(merged[name], part[name]) for name in merged}
+    return merged
+
+
+def results(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Final numbers; a metric that saw nothing is left out."""
+    numbers = {name: _result(metric) for name, metric in metrics.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def to_vectors(metrics: Mapping[str, Metric]) -> tuple[Tensor, Tensor]:
+    """(values to sum over ranks, values to maximise over ranks), float64, in the order of names."""
+    sums, extremes = [torch.zeros(0)], [torch.zeros(0)]
+    for _, metric in sorted(metrics.items()):
+        if metric.merge in ("max", "min"):
+            extremes.append(metric.value.reshape(1) * (1 if metric.merge == "max" else -1))
+        else:
+            sums += [metric.value.reshape(-1)] + ([] if metric.weight is None else [metric.weight.reshape(1)])
+    return torch.cat([s.double().cpu() for s in sums]), torch.cat([e.double().cpu() for e in extremes])
+
+
+def from_vectors(like: Mapping[str, Metric], sums: Tensor, extremes: Tensor) -> dict[str, Metric]:
+    """Undo ``to_vectors``; ``like`` has the same names and kinds."""
+    merged: dict[str, Metric] = {}
+    for name, metric in sorted(like.items()):
+        if metric.merge in ("max", "min"):
+            head, extremes = extremes[0], extremes[1:]
+            merged[name] = Metric(head if metric.merge == "max" else -head, merge=metric.merge)
+            continue
+        size = metric.value.numel()
+        value, sums = sums[:size].reshape(metric.value.shape), sums[size:]
+        weight = None
+        if metric.weight is not None:
+            weight, sums = sums[0], sums[1:]
+        merged[name] = Metric(value, weight, metric.merge)
+    return merged
+
+
+def _pick(values: Tensor, mask: Tensor, otherwise: float = 0.0) -> Tensor:
+    values = values.detach()
+    return torch.where(mask != 0, values, torch.full_like(values, otherwise))
+
+
+def _moments(values: Tensor, mask: Tensor) -> Tensor:
+    # float64: a standard deviation from sums of squares cancels
+    picked = _pick(values, mask).double()
+    return torch.stack([picked.sum(), picked.square().sum()])
+
+
+def _merge(left: Metric, right: Metric) -> Metric:
+    if left.merge == "max":
+        return Metric(torch.maximum(left.value, right.value), merge="max")
+    if left.merge == "min":
+        return Metric(torch.minimum(left.value, right.value), merge="min")
+    both = left.weight is not None and right.weight is not None
+    weight = left.weight + right.weight if both else None  # type: ignore[operator]
+    return Metric(left.value + right.value, weight, left.merge)
+
+
+def _result(metric: Metric) -> float | None:
+    if metric.weight is None:
+        number = float(metric.value)
+        return number if abs(number) != float("inf") else None
+    count = float(metric.weight)
+    if count == 0:
+        return None
+    if metric.merge == "mean":
+        return float(metric.value) / count
+    first, second = metric.value.tolist()
+    if metric.merge == "ess":
+        return float(first * first / (count * second)) if second > 0 else None
+    return float(max(second / count - (first / count) ** 2, 0.0) ** 0.5)

@@ -1,0 +1,28 @@
+"""From a configuration section to its algorithm, built in or from anyone: entry points of one group."""
+
+from typing import Any
+
+from rlserve import plugins
+from rlserve.algorithms.base import Algorithm
+from rlserve.errors import PluginFailed
+
+ALGORITHM_GROUP = "rlserve.algorithms"
+
+
+def names() -> list[str]:
+    """Registered algorithms, sorted."""
+    return plugins.names(ALGORITHM_GROUP)
+
+
+def create(config: Any) -> Algorithm:
+    """The algorithm registered as ``config.type``.
+
+    Raises UnknownName (which lists the known ones), or PluginFailed when it cannot be made.
+    """
+    algorithm = plugins.load(ALGORITHM_GROUP, config.type)(config)
+    if not isinstance(algorithm, Algorithm):
+        raise PluginFailed(
+            f"{ALGORITHM_GROUP}: {config.type!r} has no needs, why_drop, prepare and loss; "
+            "see rlserve.algorithms.base.Algorithm"
+        )
+    return algorithm
