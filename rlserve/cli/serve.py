@@ -1,0 +1,76 @@
+"""``rlserve serve KIND``: one actor, for clusters; the launcher uses the same door."""
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+from rlserve.config.load import load_run
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.observability import logs
+
+KINDS = ("hub", "rollout", "verifier", "environment", "learner")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "By hand on several hosts: `rlserve serve hub --config C --address HOST:PORT` on one, then the other "
+        "kinds anywhere with the same --config and --hub HOST:PORT."
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--config", action="append", default=[], help="TOML files, later ones over earlier ones")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--run", type=Path, help="run directory; default: <directory>/<name> of the configuration")
+    parser.add_argument("--id", help="name of this actor, unique in the run; default: KIND-<host>-<pid>")
+    parser.add_argument("--hub", default="", help="address of the hub, HOST:PORT")
+    parser.add_argument("--address", default="", help="where this actor listens; default: as configured")
+    parser.add_argument("--resume", action="store_true", help="learner: go on from the last checkpoint")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rlserve.actors.process import die_with_parent
+
+    die_with_parent()
+    config, paths = _configuration(arguments)
+    actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
+    logs.set_up(actor_id)
+    return _serve(arguments, config, paths, actor_id)
+
+
+def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
+    files = arguments.config or [RunPaths(arguments.run or Path()).config]
+    config = load_run(files, arguments.overrides)
+    return config, RunPaths(arguments.run or Path(config.directory) / config.name)
+
+
+def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
+    match arguments.kind:
+        case "hub":
+            from rlserve.actors.hub.main import run_hub
+
+            address = arguments.address or config.hub.address
+            return asyncio.run(run_hub(address, config.hub.lease_seconds, print))
+        case "environment":
+            from rlserve.actors.environment.main import run_environment
+
+            return asyncio.run(
+                run_environment(
+                    config.environments,
+                    actor_id=actor_id,
+                    hub_address=arguments.hub,
+                    address=arguments.address or "127.0.0.1:0",
+                )
+            )
+        case "verifier":
+            from rlserve.actors.verifier.main import run_verifier
+
+            return asyncio.run(run_verifier(config.verifier, actor_id=actor_id, hub_address=arguments.hub))
+        case "rollout":
+            from rlserve.actors.rollout.main import run_rollout
+
+            return asyncio.run(run_rollout(config, paths, actor_id=actor_id, hub_address=arguments.hub))
+        case _:
+            from rlserve.actors.learner.main import run_learner
+
+            return run_learner(config, paths, actor_id=actor_id, hub_address=arguments.hub, resume=arguments.resume)

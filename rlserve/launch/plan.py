@@ -1,0 +1,77 @@
+"""A run configuration as a list of processes: pure, so that ``--dry-run`` can show it."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlserve.config.run import RunConfig
+
+HUB = "hub"
+LEARNER = "learner"
+PREPARE = "prepare"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process of a run."""
+
+    name: str
+    """Actor id and name of its log, e.g. ``"rollout-0"``."""
+    kind: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the launcher's own."""
+    restartable: bool = True
+    """The learner is not: it goes on by ``rlserve run --resume``. Nor is what runs once."""
+
+
+def plan_processes(
+    config: RunConfig,
+    run_directory: Path,
+    *,
+    hub_address: str,
+    resume: bool = False,
+    rank_port: int = 0,
+) -> list[ProcessSpec]:
+    """All processes of a run but the hub, in the order of their start.
+
+    ``rank_port``: where learner ranks meet; used only with ``learner.ranks`` > 1.
+    """
+    common = ("--run", str(run_directory), "--hub", hub_address)
+    specs = [_prepare(run_directory)] if config.pretrain else []
+    specs += [
+        _actor("environment-0", "environment", common),
+        _actor("verifier-0", "verifier", common),
+    ]
+    specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
+    specs += [_actor(f"rollout-{i}", "rollout", common) for i in range(config.rollout.workers)]
+    return specs
+
+
+def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
+    """The hub: it goes first, the others need its address."""
+    return _actor(HUB, "hub", ("--run", str(run_directory), "--address", address))
+
+
+def _prepare(run_directory: Path) -> ProcessSpec:
+    command = (sys.executable, "-m", "rlserve.launch.prepare", str(run_directory))
+    return ProcessSpec(name=PREPARE, kind=PREPARE, command=command, restartable=False)
+
+
+def _actor(name: str, kind: str, options: tuple[str, ...]) -> ProcessSpec:
+    command = (sys.executable, "-m", "rlserve.cli.main", "serve", kind, "--id", name, *options)
+    return ProcessSpec(name=name, kind=kind, command=command)
+
+
+def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, rank_port: int) -> ProcessSpec:
+    name = LEARNER if rank == 0 else f"{LEARNER}-rank-{rank}"
+    base = _actor(name, LEARNER, (*common, *(("--resume",) if resume else ())))
+    environment = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(config.learner.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(rank_port),
+    }
+    return ProcessSpec(name=name, kind=LEARNER, command=base.command, environment=environment, restartable=False)

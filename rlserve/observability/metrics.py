@@ -1,0 +1,112 @@
+"""Every metric, declared once: name, unit, meaning. Values go to ``metrics.jsonl``, one line a step."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rlserve.errors import UnknownName
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """What a number means."""
+
+    unit: str
+    meaning: str
+
+
+METRICS: Mapping[str, MetricInfo] = {
+    "train/reward_mean": MetricInfo("reward", "mean reward of the groups received since the last step"),
+    "train/accuracy": MetricInfo("share", "samples judged right among those received since the last step"),
+    "train/groups": MetricInfo("groups", "groups in the optimizer batch"),
+    "train/tokens": MetricInfo("tokens", "trainable tokens in the optimizer batch"),
+    "train/samples": MetricInfo("samples", "completions received since the start"),
+    "train/completion_length_mean": MetricInfo("tokens", "mean sampled tokens of a completion"),
+    "train/completion_length_max": MetricInfo("tokens", "longest completion of the batch"),
+    "train/truncated": MetricInfo("share", "completions cut by the length limit"),
+    "train/no_verdict": MetricInfo("share", "completions that no verifier could judge"),
+    "learner/loss": MetricInfo("nats", "loss of the optimizer batch"),
+    "learner/grad_norm": MetricInfo("", "global gradient norm before clipping"),
+    "learner/lr": MetricInfo("", "learning rate of the step"),
+    "learner/skipped_steps": MetricInfo("steps", "steps skipped for a non-finite loss or gradient, in all"),
+    "learner/step_seconds": MetricInfo("seconds", "forward, backward and update"),
+    "learner/wait_seconds": MetricInfo("seconds", "waiting for a full batch"),
+    "learner/publish_seconds": MetricInfo("seconds", "gathering and publishing weights"),
+    "learner/lag_mean": MetricInfo("versions", "mean age of the trained tokens"),
+    "learner/lag_max": MetricInfo("versions", "oldest trained token"),
+    "rollout/tokens_per_second": MetricInfo("tokens/s", "sampled tokens a second, over all workers"),
+    "rollout/stall_seconds_p50": MetricInfo("seconds", "generation stands still for a swap: median"),
+    "rollout/stall_seconds_max": MetricInfo("seconds", "generation stands still for a swap: longest"),
+    "rollout/weight_updates": MetricInfo("updates", "swaps confirmed by workers, in all"),
+    "rollout/mixed_version_sequences": MetricInfo(
+        "sequences", "sequences in the batch whose tokens carry more than one policy version"
+    ),
+    "rollout/workers": MetricInfo("workers", "rollout workers on the stream"),
+    "groups/received": MetricInfo("groups", "groups received, in all"),
+    "groups/consumed": MetricInfo("groups", "groups trained on, in all"),
+    "groups/queued": MetricInfo("groups", "groups waiting"),
+    "groups/dropped": MetricInfo("groups", "groups dropped, in all"),
+    "evaluate/accuracy": MetricInfo("share", "held-out samples judged right"),
+    "evaluate/problems": MetricInfo("problems", "held-out problems of the measurement"),
+}
+
+PREFIXES = {
+    "algorithm/": "what an algorithm's loss reports, see docs/algorithms.md",
+    "train/reward/": "mean reward of one environment",
+    "train/part/": "mean of one named part of the verdicts",
+    "groups/dropped/": "groups dropped for one reason, in all",
+}
+
+
+def info(name: str) -> MetricInfo:
+    """The declaration of a metric. Raises UnknownName for one that was never declared."""
+    if name in METRICS:
+        return METRICS[name]
+    for prefix, meaning in PREFIXES.items():
+        if name.startswith(prefix):
+            return MetricInfo("", meaning)
+    raise UnknownName(f"metric {name!r}: is not declared in rlserve.observability.metrics")
+
+
+class MetricsFile:
+    """Appends one JSON object a step; each line is flushed, so that a killed run keeps its curve."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of ``step``; a non-finite one is written as null."""
+        for name in values:
+            info(name)
+        line = {"step": step, "unix_seconds": time.time(), **{k: _finite(v) for k, v in values.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Nearest-rank percentile; 0.0 of nothing."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]

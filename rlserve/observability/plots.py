@@ -1,0 +1,122 @@
+"""Curves of a run, from ``metrics.jsonl``: one small panel a question."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlserve.observability.events import read_json_lines
+
+Rows = Sequence[Mapping[str, Any]]
+INK, SOFT, GRID = "#1f3a5f", "#c8743a", "#d9dee5"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One plot: what it shows, and the metrics that are drawn in it."""
+
+    title: str
+    unit: str
+    lines: tuple[tuple[str, str], ...]
+    """(metric, label) each."""
+
+
+PANELS = (
+    Panel("Reward", "reward", (("train/reward_mean", "batch mean"),)),
+    Panel("Accuracy on training tasks", "share", (("train/accuracy", "batch"),)),
+    Panel(
+        "Completion length",
+        "tokens",
+        (("train/completion_length_mean", "mean"), ("train/completion_length_max", "max")),
+    ),
+    Panel("Entropy of the policy", "nats", (("algorithm/entropy", "mean"),)),
+    Panel("Importance ratio", "", (("algorithm/ratio_mean", "mean"), ("algorithm/ratio_max", "max"))),
+    Panel("Effective sample size", "share", (("algorithm/ess", "tokens"),)),
+    Panel("Mismatch of trainer and generator", "nats", (("algorithm/mismatch_kl", "KL (k3)"),)),
+    Panel("Lag of trained tokens", "versions", (("learner/lag_mean", "mean"), ("learner/lag_max", "max"))),
+    Panel("Throughput", "tokens/s", (("rollout/tokens_per_second", "sampled"),)),
+    Panel(
+        "Stall of generation at a weight swap",
+        "ms",
+        (("rollout/stall_seconds_p50", "median"), ("rollout/stall_seconds_max", "longest")),
+    ),
+    Panel(
+        "Where a step's time goes",
+        "seconds",
+        (
+            ("learner/step_seconds", "train"),
+            ("learner/wait_seconds", "wait"),
+            ("learner/publish_seconds", "publish"),
+        ),
+    ),
+    Panel("Gradient norm", "", (("learner/grad_norm", "before clipping"),)),
+)
+
+
+def draw_curves(rows: Rows, *, columns: int = 3) -> Any:
+    """All panels that have data, as one matplotlib figure; None when there is nothing to draw."""
+    panels = [p for p in PANELS if any(_has(rows, metric) for metric, _ in p.lines)]
+    if not panels:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.5 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, panel in enumerate(panels):
+        _draw(figure.add_subplot(count, columns, index + 1), panel, rows)
+    return figure
+
+
+def draw_histogram(values: Mapping[int, int], title: str, unit: str) -> Any:
+    """Counts by whole number, e.g. trained tokens by lag."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.bar(list(values), list(values.values()), color=INK, width=0.8)
+    _dress(axes, title, unit, "tokens")
+    axes.set_xticks(sorted(values))
+    return figure
+
+
+def to_svg(figure: Any) -> str:
+    """A figure as an SVG element for a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def read_metrics(path: Any) -> list[Mapping[str, Any]]:
+    """The training rows of ``metrics.jsonl``."""
+    return [row for row in read_json_lines(path) if "step" in row]
+
+
+def _draw(axes: Any, panel: Panel, rows: Rows) -> None:
+    scale = 1000.0 if panel.unit == "ms" else 1.0
+    drawn = [(metric, label) for metric, label in panel.lines if _has(rows, metric)]
+    for (metric, label), colour in zip(drawn, (INK, SOFT, "#6b8f71"), strict=False):
+        points = [(row["step"], row[metric] * scale) for row in rows if row.get(metric) is not None]
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, label=label)
+    if len(drawn) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    _dress(axes, panel.title, "optimizer step", panel.unit)
+
+
+def _dress(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left", color="#222222")
+    axes.set_xlabel(x_label, fontsize=7)
+    axes.set_ylabel(y_label, fontsize=7)
+    axes.tick_params(labelsize=7, length=2)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _has(rows: Rows, metric: str) -> bool:
+    return any(row.get(metric) is not None for row in rows)
