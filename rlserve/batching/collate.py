@@ -1,0 +1,93 @@
+"""Groups of trajectories to the tensors of one optimizer batch, laid out over ranks and micro-batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlserve.algorithms.base import Algorithm
+from rlserve.algorithms.batch import Assignment, Denominator, TokenBatch
+from rlserve.algorithms.masked import denominator
+from rlserve.batching import packing
+from rlserve.batching.filters import outcome
+from rlserve.batching.rows import EMPTY, Row, packed_batch, padded_batch, row_of
+from rlserve.batching.summary import summarize
+from rlserve.records import RolloutGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLayout:
+    """How an optimizer batch is cut up."""
+
+    tokens_per_micro_batch: int
+    """Tokens in one forward pass, padding included."""
+    max_new_tokens: int
+    """Sampled tokens at which a completion is cut, unless its task says otherwise."""
+    ranks: int = 1
+    packing: bool = False
+    """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
+    pad_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OptimizerBatch:
+    """Everything one optimizer step needs."""
+
+    micro_batches: tuple[tuple[TokenBatch, ...], ...]
+    """By rank, all of one length so that collective operations stay aligned; fillers have an empty mask."""
+    denominator: Denominator
+    """Of all micro-batches of all ranks."""
+    summary: Mapping[str, float]
+    """Numbers about the groups; see ``summary.summarize``."""
+
+
+def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchLayout, version: int) -> OptimizerBatch:
+    """The optimizer batch of ``groups``, to be trained on weights ``version``.
+
+    The same groups in the same order give the same tensors. Raises LimitExceeded for a sequence that is
+    longer than a micro-batch.
+    """
+    outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens) for group in groups]
+    assignments = algorithm.prepare(outcomes)
+    rows = [row_of(groups, assignment, number, version) for number, assignment in enumerate(assignments)]
+    micro_batches = _lay_out(rows, _units(assignments), layout)
+    return OptimizerBatch(
+        micro_batches=micro_batches,
+        denominator=denominator(
+            [batch for rank in micro_batches for batch in rank],
+            num_sequences=len(rows),
+            num_groups=len(groups),
+        ),
+        summary=summarize(groups, version) | {"batch/sequences": float(len(rows))},
+    )
+
+
+def _units(assignments: Sequence[Assignment]) -> list[packing.Unit]:
+    """Sequences that must share a micro-batch."""
+    return [(number,) for number in range(len(assignments))]
+
+
+def _lay_out(
+    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout
+) -> tuple[tuple[TokenBatch, ...], ...]:
+    lengths = [len(row.token_ids) for row in rows]
+    fill = packing.best_fit if layout.packing else packing.by_length
+    build = packed_batch if layout.packing else padded_batch
+    per_rank = [
+        [
+            build([rows[i] for unit in bin_ for i in unit], layout.pad_id)
+            for bin_ in fill(on_rank, lengths, layout.tokens_per_micro_batch)
+        ]
+        for on_rank in packing.over_ranks(units, lengths, layout.ranks)
+    ]
+    steps = max(1, *(len(batches) for batches in per_rank))
+    return tuple(
+        tuple(batches + [padded_batch([EMPTY], layout.pad_id)] * (steps - len(batches))) for batches in per_rank
+    )
+
+
+def token_counts(batch: OptimizerBatch) -> tuple[int, int]:
+    """(trainable tokens, tokens forwarded with padding) of all ranks."""
+    forwarded = sum(b.token_ids.numel() for rank in batch.micro_batches for b in rank)
+    trained = sum(int(torch.count_nonzero(b.loss_mask)) for rank in batch.micro_batches for b in rank)
+    return trained, forwarded

@@ -1,0 +1,43 @@
+"""Which groups are worth a place in the batch, and why the others are not."""
+
+import numpy as np
+import torch
+
+from rlserve.algorithms.base import Algorithm
+from rlserve.algorithms.batch import GroupOutcome
+from rlserve.records import FinishReason, RolloutGroup, Trajectory
+
+
+def why_drop(group: RolloutGroup, algorithm: Algorithm) -> str | None:
+    """A closed word for counters, or None to keep the group.
+
+    ``"empty"``: no member sampled a token. Other words are the algorithm's, e.g. ``"no_verdict"``,
+    ``"zero_variance"``.
+    """
+    if not any(usable(trajectory) for trajectory in group.trajectories):
+        return "empty"
+    return algorithm.why_drop(outcome(group, max_new_tokens=0))
+
+
+def why_stale(group: RolloutGroup, *, version: int, max_lag: int) -> str | None:
+    """``"stale"`` when a token of the group is older than ``max_lag`` versions at ``version``."""
+    return "stale" if version - group.oldest_version > max_lag else None
+
+
+def usable(trajectory: Trajectory) -> bool:
+    """Whether there is anything to train on: sampled tokens, and not cancelled."""
+    return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT
+
+
+def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
+    """What an algorithm sees of a group; ``max_new_tokens`` is the run's limit, the task may have its own."""
+    members = group.trajectories
+    scored = [t.verdict is not None and t.verdict.has_reward and usable(t) for t in members]
+    rewards = [t.verdict.reward if kept and t.verdict else 0.0 for t, kept in zip(members, scored, strict=True)]
+    return GroupOutcome(
+        rewards=torch.from_numpy(np.array(rewards, dtype=np.float64)),
+        scored=torch.tensor(scored, dtype=torch.bool),
+        lengths=torch.tensor([t.num_sampled for t in members], dtype=torch.int64),
+        truncated=torch.tensor([t.finish_reason is FinishReason.LENGTH for t in members], dtype=torch.bool),
+        length_limit=group.task.sampling.max_new_tokens or max_new_tokens,
+    )
