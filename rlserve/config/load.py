@@ -153,7 +153,7 @@ def _is_table(value: Any) -> bool:
 
 def _key(key: str) -> str:
     bare = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if bare else json.dumps(key)
+    return key if bare else _string(key)
 
 
 def _value(value: Any) -> str:
@@ -161,4 +161,11 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(v) for v in value) + "]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str):
+        return _string(value)
     return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def _string(text: str) -> str:
+    # JSON's escapes are TOML's, but for surrogate pairs (hence no ASCII) and the raw DEL that TOML forbids.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
