@@ -28,10 +28,10 @@ class ProgressState:
 
 
 SHOWN = (
-    ("reward", "train/reward_mean", "{:.3f}"),
-    ("accuracy", "train/accuracy", "{:.3f}"),
-    ("length", "train/completion_length_mean", "{:.1f}"),
-    ("lag", "learner/lag_mean", "{:.1f}"),
+    ("reward", "received/reward_mean", "{:.3f}"),
+    ("accuracy", "received/accuracy", "{:.3f}"),
+    ("length", "length/mean", "{:.1f}"),
+    ("lag", "lag/mean", "{:.1f}"),
     ("ESS", "algorithm/ess", "{:.3f}"),
     ("tokens/s", "rollout/tokens_per_second", "{:.0f}"),
     ("stall ms", "rollout/stall_seconds_p50", "{:.0f}"),

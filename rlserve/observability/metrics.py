@@ -21,15 +21,21 @@ class MetricInfo:
 
 
 METRICS: Mapping[str, MetricInfo] = {
-    "train/reward_mean": MetricInfo("reward", "mean reward of the groups received since the last step"),
-    "train/accuracy": MetricInfo("share", "samples judged right among those received since the last step"),
-    "train/groups": MetricInfo("groups", "groups in the optimizer batch"),
-    "train/tokens": MetricInfo("tokens", "trainable tokens in the optimizer batch"),
-    "train/samples": MetricInfo("samples", "completions received since the start"),
-    "train/completion_length_mean": MetricInfo("tokens", "mean sampled tokens of a completion"),
-    "train/completion_length_max": MetricInfo("tokens", "longest completion of the batch"),
-    "train/truncated": MetricInfo("share", "completions cut by the length limit"),
-    "train/no_verdict": MetricInfo("share", "completions that no verifier could judge"),
+    "received/reward_mean": MetricInfo("reward", "mean reward of the groups received since the last step"),
+    "received/accuracy": MetricInfo("share", "samples judged right among those received since the last step"),
+    "received/samples": MetricInfo("samples", "completions received, in all"),
+    "batch/groups": MetricInfo("groups", "groups in the optimizer batch"),
+    "batch/samples": MetricInfo("samples", "completions in the optimizer batch"),
+    "batch/sequences": MetricInfo("sequences", "sequences trained on in the optimizer batch"),
+    "length/mean": MetricInfo("tokens", "mean sampled tokens of a completion of the batch"),
+    "length/max": MetricInfo("tokens", "longest completion of the batch"),
+    "length/min": MetricInfo("tokens", "shortest completion of the batch"),
+    "length/p95": MetricInfo("tokens", "95th percentile of completion lengths of the batch"),
+    "length/truncated_share": MetricInfo("share", "completions of the batch cut by the length limit"),
+    "lag/mean": MetricInfo("versions", "mean age of the batch's sampled tokens"),
+    "lag/p50": MetricInfo("versions", "median age of the batch's sampled tokens"),
+    "lag/max": MetricInfo("versions", "age of the batch's oldest sampled token"),
+    "lag/mixed_version_share": MetricInfo("share", "completions whose tokens carry more than one policy version"),
     "learner/loss": MetricInfo("nats", "loss of the optimizer batch"),
     "learner/grad_norm": MetricInfo("", "global gradient norm before clipping"),
     "learner/lr": MetricInfo("", "learning rate of the step"),
@@ -37,15 +43,10 @@ METRICS: Mapping[str, MetricInfo] = {
     "learner/step_seconds": MetricInfo("seconds", "forward, backward and update"),
     "learner/wait_seconds": MetricInfo("seconds", "waiting for a full batch"),
     "learner/publish_seconds": MetricInfo("seconds", "gathering and publishing weights"),
-    "learner/lag_mean": MetricInfo("versions", "mean age of the trained tokens"),
-    "learner/lag_max": MetricInfo("versions", "oldest trained token"),
     "rollout/tokens_per_second": MetricInfo("tokens/s", "sampled tokens a second, over all workers"),
     "rollout/stall_seconds_p50": MetricInfo("seconds", "generation stands still for a swap: median"),
     "rollout/stall_seconds_max": MetricInfo("seconds", "generation stands still for a swap: longest"),
     "rollout/weight_updates": MetricInfo("updates", "swaps confirmed by workers, in all"),
-    "rollout/mixed_version_sequences": MetricInfo(
-        "sequences", "sequences in the batch whose tokens carry more than one policy version"
-    ),
     "rollout/workers": MetricInfo("workers", "rollout workers on the stream"),
     "groups/received": MetricInfo("groups", "groups received, in all"),
     "groups/consumed": MetricInfo("groups", "groups trained on, in all"),
@@ -57,8 +58,8 @@ METRICS: Mapping[str, MetricInfo] = {
 
 PREFIXES = {
     "algorithm/": "what an algorithm's loss reports, see docs/algorithms.md",
-    "train/reward/": "mean reward of one environment",
-    "train/part/": "mean of one named part of the verdicts",
+    "reward/": "rewards of the batch as verified: mean, std and accuracy, over all and by environment",
+    "received/": "the same numbers over all groups received since the last step, dropped ones included",
     "groups/dropped/": "groups dropped for one reason, in all",
 }
 

@@ -22,18 +22,18 @@ class Panel:
 
 
 PANELS = (
-    Panel("Reward", "reward", (("train/reward_mean", "batch mean"),)),
-    Panel("Accuracy on training tasks", "share", (("train/accuracy", "batch"),)),
+    Panel("Reward", "reward", (("received/reward_mean", "all groups received"), ("reward/mean", "batch"))),
+    Panel("Accuracy on training tasks", "share", (("received/accuracy", "all groups received"),)),
     Panel(
         "Completion length",
         "tokens",
-        (("train/completion_length_mean", "mean"), ("train/completion_length_max", "max")),
+        (("length/mean", "mean"), ("length/max", "max")),
     ),
     Panel("Entropy of the policy", "nats", (("algorithm/entropy", "mean"),)),
     Panel("Importance ratio", "", (("algorithm/ratio_mean", "mean"), ("algorithm/ratio_max", "max"))),
     Panel("Effective sample size", "share", (("algorithm/ess", "tokens"),)),
     Panel("Mismatch of trainer and generator", "nats", (("algorithm/mismatch_kl", "KL (k3)"),)),
-    Panel("Lag of trained tokens", "versions", (("learner/lag_mean", "mean"), ("learner/lag_max", "max"))),
+    Panel("Lag of trained tokens", "versions", (("lag/mean", "mean"), ("lag/max", "max"))),
     Panel("Throughput", "tokens/s", (("rollout/tokens_per_second", "sampled"),)),
     Panel(
         "Stall of generation at a weight swap",
