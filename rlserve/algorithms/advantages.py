@@ -33,7 +33,7 @@ def leave_one_out(rewards: Tensor, scored: Tensor) -> Tensor:
 
     Equals ``group_mean`` times n / (n - 1), n scored members.
     """
-    count = scored.sum()
+    count = int(scored.sum())
     return group_mean(rewards, scored) * (count / (count - 1) if count > 1 else 0.0)
 
 

@@ -64,9 +64,7 @@ def add_denominators(parts: Sequence[Denominator]) -> Denominator:
     return reduce(_add, parts)
 
 
-def token_weights(
-    batch: TokenBatch, denominator: Denominator, averaging: str, constant_length: int = 0
-) -> Tensor:
+def token_weights(batch: TokenBatch, denominator: Denominator, averaging: str, constant_length: int = 0) -> Tensor:
     """``[B, T]`` weights: the batch's loss is the sum over all tokens of weight times token loss.
 
     With m the mask, n tokens of the sequence (at least 1), N sequences, g tokens of the group, P groups

@@ -1,0 +1,85 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from token_batches import packed, padded, random_samples
+
+from rlserve.algorithms.logprobs import policy_outputs
+
+VOCABULARY = 9
+
+
+def by_hand(logits, batch, temperature):
+    """One token at a time."""
+    logprobs = torch.zeros(batch.token_ids.shape, dtype=torch.float64)
+    entropy = torch.zeros_like(logprobs)
+    for b in range(logits.shape[0]):
+        for t in range(1, logits.shape[1]):
+            if batch.position_ids[b, t] == 0 or batch.sequence_ids[b, t] < 0:
+                continue
+            p = torch.softmax(logits[b, t - 1].double() / temperature, -1)
+            logprobs[b, t] = p[batch.token_ids[b, t]].log()
+            entropy[b, t] = -(p * p.log()).sum()
+    return logprobs, entropy
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    seed=st.integers(0, 999),
+    temperature=st.floats(0.3, 3),
+    chunk=st.integers(1, 40),
+    pack=st.booleans(),
+)
+def test_log_probabilities_and_entropy_oracle_one_token_at_a_time(lengths, seed, temperature, chunk, pack):
+    batch = (packed if pack else padded)(random_samples(lengths, seed))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
+    out = policy_outputs(logits, batch, temperature=temperature, chunk_tokens=chunk)
+    logprobs, entropy = by_hand(logits, batch, temperature)
+    torch.testing.assert_close(out.logprobs, logprobs)
+    torch.testing.assert_close(out.entropy, entropy)
+
+
+def test_chunks_change_neither_values_nor_gradients():
+    batch = padded(random_samples([5, 3, 4], 1))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
+    results = []
+    for chunk in (1, 4, 1000):
+        leaf = logits.clone().requires_grad_()
+        out = policy_outputs(leaf, batch, needs=("entropy_gradient",), chunk_tokens=chunk)
+        (out.logprobs.sum() + out.entropy.square().sum()).backward()
+        results.append((out.logprobs.detach(), leaf.grad))
+    for logprobs, gradient in results[1:]:
+        torch.testing.assert_close(logprobs, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
+
+
+def test_the_first_token_of_a_packed_sequence_has_no_log_probability():
+    batch = packed(random_samples([3, 4], 0))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY)
+    out = policy_outputs(logits, batch)
+    assert (out.logprobs[batch.position_ids == 0] == 0).all()
+    assert (out.logprobs[batch.position_ids > 0] < 0).all()
+
+
+def test_softmax_is_in_float32_when_logits_are_bfloat16():
+    batch = padded(random_samples([6], 0))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY).bfloat16()
+    out = policy_outputs(logits, batch)
+    assert out.logprobs.dtype == torch.float32
+    logprobs, _ = by_hand(logits, batch, 1.0)
+    torch.testing.assert_close(out.logprobs.double(), logprobs, atol=1e-6, rtol=1e-6)
+
+
+def test_entropy_is_absent_unless_needed_and_has_no_gradient_unless_asked_for():
+    batch = padded(random_samples([3], 0))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY, requires_grad=True)
+    assert policy_outputs(logits, batch, needs=()).entropy is None
+    assert not policy_outputs(logits, batch, needs=("entropy",)).entropy.requires_grad
+    assert policy_outputs(logits, batch, needs=("entropy_gradient",)).entropy.requires_grad
+
+
+def test_temperature_divides_the_logits():
+    batch = padded(random_samples([3], 0))
+    logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
+    halved = policy_outputs(logits / 2, batch)
+    torch.testing.assert_close(policy_outputs(logits, batch, temperature=2.0).logprobs, halved.logprobs)
