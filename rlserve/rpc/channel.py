@@ -1,0 +1,63 @@
+"""Channels to other actors, and calls whose errors are ours.
+
+No call without a deadline; one that runs out names who was waited for.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from rlserve.errors import DeadlineExceeded
+from rlserve.rpc.options import ChannelOptions
+from rlserve.rpc.status import error_from_rpc
+from rlserve.rpc.tls import TlsFiles
+
+Response = TypeVar("Response")
+Method = Callable[..., Awaitable[Response]]
+"""A unary method of a stub, e.g. ``HubServiceStub(channel).Register``."""
+
+
+def open_channel(
+    address: str, *, tls: TlsFiles | None = None, options: ChannelOptions | None = None
+) -> grpc.aio.Channel:
+    """A channel to ``host:port``; it connects on the first call and reconnects by itself.
+
+    Close it with ``await channel.close()`` or use it as an async context manager. TLS comes from ``tls`` or,
+    when that is None, from the environment (:mod:`rlserve.rpc.tls`). Call it inside a running event loop.
+    """
+    arguments = (options or ChannelOptions()).arguments()
+    tls = tls or TlsFiles.from_environment()
+    if tls is None:
+        return grpc.aio.insecure_channel(address, arguments)
+    return grpc.aio.secure_channel(address, tls.channel_credentials(), arguments)
+
+
+async def call(
+    method: Method[Response],
+    request: Any,
+    *,
+    deadline_seconds: float,
+    what: str,
+    wait_for_ready: bool = False,
+) -> Response:
+    """One unary call. ``what`` names the peer and the matter, e.g. ``"hub at 10.0.0.1:50051"``.
+
+    With ``wait_for_ready`` an unreachable peer is waited for until the deadline; without, it is Unavailable
+    at once. Raises the server's own RlserveError; DeadlineExceeded says who did not answer.
+    """
+    with rpc_errors(what, deadline_seconds=deadline_seconds):
+        return await method(request, timeout=deadline_seconds, wait_for_ready=wait_for_ready)
+
+
+@contextmanager
+def rpc_errors(what: str, *, deadline_seconds: float | None = None) -> Iterator[None]:
+    """Turn a gRPC error raised in the block into an RlserveError; for streams and unusual calls."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline_seconds is not None:
+            raise DeadlineExceeded(f"{what}: no answer within {deadline_seconds:g} s") from error
+        raise error_from_rpc(error, what=what) from error

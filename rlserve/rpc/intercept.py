@@ -1,0 +1,135 @@
+"""Turns what a handler raises into a status, and counts it, for all four kinds of call.
+
+A request that is no protobuf message gets INVALID_ARGUMENT as well: gRPC's own answer would be UNKNOWN.
+"""
+
+import contextlib
+import inspect
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from rlserve.errors import InvalidRequest, RlserveError
+from rlserve.rpc.status import status_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+ErrorCounts = Counter[tuple[str, str]]
+"""Failed calls by (method, status name), e.g. ``("/rlserve.v1.HubService/Register", "NOT_FOUND")``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands for a request whose bytes are no message of its type."""
+
+    error: str
+
+
+class ErrorsToStatus(grpc.aio.ServerInterceptor):
+    """Every call ends with a status that says whose fault it was; failures are counted."""
+
+    def __init__(self) -> None:
+        self.errors: ErrorCounts = Counter()
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wrap the handler that ``continuation`` finds."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = str(details.method)
+        wrapped: dict[str, Any] = {"request_deserializer": _tolerant(handler.request_deserializer)}
+        for kind in ("unary_unary", "stream_unary"):
+            if (inner := getattr(handler, kind)) is not None:
+                wrapped[kind] = self._one_response(inner, method)
+        for kind in ("unary_stream", "stream_stream"):
+            if (inner := getattr(handler, kind)) is not None:
+                wrapped[kind] = self._many_responses(inner, method)
+        return handler._replace(**wrapped)
+
+    def _one_response(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def respond(request: Any, context: Context) -> Any:
+            async with self._reporting(method, context):
+                return await inner(_checked(request), context)
+
+        return respond
+
+    def _many_responses(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def respond(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._reporting(method, context):
+                result = inner(_checked(request), context)
+                if inspect.isawaitable(result):  # the handler writes to the context itself
+                    await result
+                    return
+                async with contextlib.aclosing(result):
+                    async for response in result:
+                        yield response
+
+        return respond
+
+    @contextlib.asynccontextmanager
+    async def _reporting(self, method: str, context: Context) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.aio.AbortError:
+            self._count(method, context.code())
+            raise
+        except RlserveError as error:
+            status = status_of(error)
+            self._count(method, status.code)
+            logger.info("%s: %s: %s", method, status.code.name, error)
+            await _abort(context, status)
+        except Exception as error:
+            if context.cancelled():  # the caller left; what broke after that is no defect
+                raise
+            logger.exception("%s: a defect, answered as INTERNAL", method)
+            self._count(method, grpc.StatusCode.INTERNAL)
+            await _abort(context, status_of(RlserveError(f"{type(error).__name__}: {error}")))
+
+    def _count(self, method: str, code: Any) -> None:
+        # A context that aborted holds the code as its number.
+        name = code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, str(code))
+        self.errors[method, name] += 1
+
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+async def _abort(context: Context, status: grpc.Status) -> None:
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _tolerant(deserialize: Callable[[bytes], T] | None) -> Callable[[bytes], T | Malformed] | None:
+    if deserialize is None:
+        return None
+
+    def attempt(data: bytes) -> T | Malformed:
+        try:
+            return deserialize(data)
+        except Exception as error:
+            return Malformed(str(error))
+
+    return attempt
+
+
+def _checked(request: Any) -> Any:
+    """The request itself, or an iterator that raises InvalidRequest where a message is malformed."""
+    if isinstance(request, Malformed):
+        raise InvalidRequest(
+            f"request: is not a message of the expected type ({request.error}); send protobuf bytes",
+            field="request",
+        )
+    return _checked_each(request) if hasattr(request, "__aiter__") else request
+
+
+async def _checked_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)

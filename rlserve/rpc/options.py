@@ -1,0 +1,69 @@
+"""Limits and timings of servers and channels, as gRPC wants them."""
+
+from dataclasses import dataclass
+
+MESSAGE_BYTES = 16 * 2**20
+_KEEPALIVE_MILLISECONDS = 30_000
+_KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What one server bears."""
+
+    max_message_bytes: int = MESSAGE_BYTES
+    """Largest message in or out; a larger one gets RESOURCE_EXHAUSTED."""
+    max_concurrent_rpcs: int = 1024
+    """Calls in progress, streams included; one more gets RESOURCE_EXHAUSTED."""
+    max_streams_per_connection: int = 256
+    """Calls in progress of one connection; further ones wait at the client."""
+    stop_grace_seconds: float = 2.0
+    """Time that running calls get to end on a stop."""
+    insecure: bool = False
+    """Listen beyond this machine without TLS (also by RLSERVE_INSECURE=1)."""
+    advertised_host: str = ""
+    """Host that others dial; empty: as bound, or this host's name when bound to all interfaces."""
+
+    def arguments(self) -> list[tuple[str, int]]:
+        """As channel arguments."""
+        return [
+            *_message_limits(self.max_message_bytes),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_concurrent_streams", self.max_streams_per_connection),
+            # A second server on a port must fail, not share it.
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MILLISECONDS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.max_ping_strikes", 2),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """How one client behaves."""
+
+    max_message_bytes: int = MESSAGE_BYTES
+    max_reconnect_seconds: float = 1.0
+    """Longest pause between attempts to connect; a restarted actor is found within it."""
+
+    def arguments(self) -> list[tuple[str, int]]:
+        """As channel arguments."""
+        reconnect = int(self.max_reconnect_seconds * 1000)
+        return [
+            *_message_limits(self.max_message_bytes),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MILLISECONDS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.initial_reconnect_backoff_ms", min(100, reconnect)),
+            ("grpc.min_reconnect_backoff_ms", reconnect),
+            ("grpc.max_reconnect_backoff_ms", reconnect),
+            # Actors talk to each other directly; a web proxy set for this host is not meant for them.
+            ("grpc.enable_http_proxy", 0),
+        ]
+
+
+def _message_limits(max_bytes: int) -> list[tuple[str, int]]:
+    return [("grpc.max_receive_message_length", max_bytes), ("grpc.max_send_message_length", max_bytes)]

@@ -1,0 +1,92 @@
+"""Who may listen where, and mutual TLS: both ends show a certificate of the same authority."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from rlserve.errors import ConfigError
+
+CERTIFICATE, KEY, AUTHORITY = "RLSERVE_TLS_CERTIFICATE", "RLSERVE_TLS_KEY", "RLSERVE_TLS_CA"
+INSECURE = "RLSERVE_INSECURE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of one actor. The certificate names the host that others dial."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    """Authority that signed the certificates of all actors of the run."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "TlsFiles | None":
+        """The files named by RLSERVE_TLS_CERTIFICATE, _KEY and _CA; None when none is set.
+
+        Raises ConfigError when only some are.
+        """
+        values = {name: environ.get(name, "") for name in (CERTIFICATE, KEY, AUTHORITY)}
+        if not any(values.values()):
+            return None
+        for name, value in values.items():
+            if not value:
+                raise ConfigError(f"{name}: is not set, but another of {', '.join(values)} is; set all three")
+        return cls(certificate=Path(values[CERTIFICATE]), key=Path(values[KEY]), ca=Path(values[AUTHORITY]))
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials of a server that asks every client for a certificate."""
+        return grpc.ssl_server_credentials(
+            [(_read(self.key), _read(self.certificate))],
+            root_certificates=_read(self.ca),
+            require_client_auth=True,
+        )
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Credentials of a client."""
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+
+
+def insecure_allowed(environ: Mapping[str, str] = os.environ) -> bool:
+    """True when RLSERVE_INSECURE=1 says that the network itself is trusted."""
+    return environ.get(INSECURE, "") == "1"
+
+
+def check_bind(address: str, *, tls: TlsFiles | None, insecure: bool) -> None:
+    """Raise ConfigError when ``address`` could be reached from other hosts without TLS."""
+    if tls is None and not insecure and not is_loopback(address):
+        raise ConfigError(
+            f"address: {address!r} can be reached from other hosts and there is no TLS; set {CERTIFICATE}, "
+            f"{KEY} and {AUTHORITY}, or {INSECURE}=1 on a network you trust"
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """True for addresses that only this machine can reach."""
+    if address.startswith("unix:"):
+        return True
+    host = host_of(address)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(address: str) -> str:
+    """Host of ``host:port`` or ``[v6]:port``. Raises ConfigError when there is no port."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ConfigError(f"address: {address!r} is not HOST:PORT, e.g. 127.0.0.1:0")
+    return host.removeprefix("[").removesuffix("]")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"tls: {str(path)!r} cannot be read ({error.strerror}); give a PEM file") from None
