@@ -1,0 +1,236 @@
+"""The store in one SQLite file of the run directory: the default on one machine.
+
+Write-ahead log with ``synchronous=NORMAL``: a commit is in the operating system's hands when a call
+returns, so a killed process loses nothing. A power failure may lose the commits since the last
+``checkpoint()``, which is when the disk is waited for; ``power_safe=True`` waits at every commit.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlserve.errors import LimitExceeded, StateCorrupt, Unavailable
+from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0
+
+# A step is set when a group leaves the queue; a group that was dropped on arrival never has one.
+_SCHEMA = """
+CREATE TABLE groups (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'consumed', 'dropped')),
+    reason TEXT NOT NULL DEFAULT '' CHECK ((state = 'dropped') = (reason != '')),
+    step INTEGER,
+    worker_id TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    oldest_version INTEGER NOT NULL,
+    num_samples INTEGER NOT NULL,
+    reward_mean REAL
+);
+CREATE INDEX groups_by_state ON groups (state, reason);
+CREATE INDEX groups_by_step ON groups (step) WHERE step IS NOT NULL;
+CREATE TABLE payloads (arrival INTEGER PRIMARY KEY REFERENCES groups, payload BLOB NOT NULL);
+CREATE TABLE totals (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE rejections (reason TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE cursors (only INTEGER PRIMARY KEY CHECK (only = 0), cursor TEXT NOT NULL);
+INSERT INTO totals VALUES ('received', 0);
+"""
+
+
+class SqliteStore:
+    """See :class:`rlserve.store.base.Store`. One process at a time writes; others may read the file."""
+
+    def __init__(self, path: Path, *, power_safe: bool = False) -> None:
+        """Open or create the file. Raises StateCorrupt when it is no store of this version."""
+        self._path = path
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            with self._translated():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(f"PRAGMA synchronous={'FULL' if power_safe else 'NORMAL'}")
+                self._create_or_check()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _create_or_check(self) -> None:
+        with self._transaction():
+            found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            if found == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            elif found != SCHEMA_VERSION:
+                raise StateCorrupt(
+                    f"store: {self._path.name} has format {found}, this version reads {SCHEMA_VERSION}; "
+                    "start the run anew or use the version that wrote it"
+                )
+
+    def receive(self, info: GroupInfo, payload: bytes) -> bool:
+        with self._transaction():
+            arrival = self._insert(info, state="queued", reason="")
+            if arrival is None:
+                return False
+            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (arrival, payload))
+            return True
+
+    def receive_dropped(self, info: GroupInfo, reason: str) -> bool:
+        with self._transaction():
+            return self._insert(info, state="dropped", reason=reason) is not None
+
+    def knows(self, group_id: str) -> bool:
+        with self._reading():
+            found = self._db.execute("SELECT 1 FROM groups WHERE group_id = ?", (group_id,))
+            return found.fetchone() is not None
+
+    def consume(self, group_ids: Sequence[str], *, step: int) -> None:
+        self._leave_queue(group_ids, state="consumed", reason="", step=step)
+
+    def drop(self, group_ids: Sequence[str], reason: str, *, step: int) -> None:
+        self._leave_queue(group_ids, state="dropped", reason=reason, step=step)
+
+    def queued(self, limit: int | None = None) -> list[QueuedGroup]:
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT group_id, payload FROM groups LEFT JOIN payloads USING (arrival) "
+                "WHERE state = 'queued' ORDER BY arrival LIMIT ?",
+                (-1 if limit is None else limit,),
+            ).fetchall()
+        for group_id, payload in rows:
+            if payload is None:
+                raise StateCorrupt(f"store: the payload of queued group {group_id!r} is gone; resume from a checkpoint")
+        return [QueuedGroup(group_id, payload) for group_id, payload in rows]
+
+    def counts(self) -> GroupCounts:
+        with self._reading():
+            received = self._db.execute("SELECT total FROM totals WHERE name = 'received'").fetchone()[0]
+            rows = self._db.execute("SELECT state, reason, count(*) FROM groups GROUP BY state, reason").fetchall()
+        totals = {(state, reason): number for state, reason, number in rows}
+        return GroupCounts(
+            received=received,
+            consumed=totals.get(("consumed", ""), 0),
+            queued=totals.get(("queued", ""), 0),
+            dropped={reason: number for (state, reason), number in totals.items() if state == "dropped"},
+        )
+
+    def reject(self, reason: str) -> None:
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO rejections VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET total = total + 1", (reason,)
+            )
+
+    def rejections(self) -> Mapping[str, int]:
+        with self._reading():
+            return dict(self._db.execute("SELECT reason, total FROM rejections ORDER BY reason").fetchall())
+
+    def checkpoint(self, step: int) -> None:
+        with self._lock:
+            with self._transaction():
+                self._db.execute(
+                    "DELETE FROM payloads WHERE arrival IN "
+                    "(SELECT payloads.arrival FROM payloads JOIN groups USING (arrival) WHERE step <= ?)",
+                    (step,),
+                )
+            with self._translated():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def rollback(self, step: int) -> None:
+        with self._transaction():
+            gone = self._db.execute(
+                "SELECT count(*), max(step) FROM groups LEFT JOIN payloads USING (arrival) "
+                "WHERE step > ? AND payload IS NULL",
+                (step,),
+            ).fetchone()
+            if gone[0]:
+                raise StateCorrupt(
+                    f"store: {gone[0]} groups that left the queue after step {step} cannot be queued again, because "
+                    f"step {gone[1]} was checkpointed since; resume from step {gone[1]} or later"
+                )
+            self._db.execute("UPDATE groups SET state = 'queued', reason = '', step = NULL WHERE step > ?", (step,))
+
+    def set_cursor(self, cursor: str) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO cursors VALUES (0, ?)", (cursor,))
+
+    def cursor(self) -> str | None:
+        with self._reading():
+            row = self._db.execute("SELECT cursor FROM cursors").fetchone()
+        return None if row is None else str(row[0])
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _insert(self, info: GroupInfo, *, state: str, reason: str) -> int | None:
+        """The arrival number of a new row; None when the id is known."""
+        inserted = self._db.execute(
+            "INSERT INTO groups (group_id, state, reason, worker_id, environment, oldest_version, num_samples, "
+            "reward_mean) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (group_id) DO NOTHING",
+            (
+                info.group_id,
+                state,
+                reason,
+                info.worker_id,
+                info.environment,
+                info.oldest_version,
+                info.num_samples,
+                info.reward_mean,
+            ),
+        )
+        if inserted.rowcount == 0:
+            return None
+        # Counted by itself, so that counts() compares two independent numbers.
+        self._db.execute("UPDATE totals SET total = total + 1 WHERE name = 'received'")
+        return inserted.lastrowid
+
+    def _leave_queue(self, group_ids: Sequence[str], *, state: str, reason: str, step: int) -> None:
+        with self._transaction():
+            for group_id in group_ids:
+                moved = self._db.execute(
+                    "UPDATE groups SET state = ?, reason = ?, step = ? WHERE group_id = ? AND state = 'queued'",
+                    (state, reason, step, group_id),
+                )
+                if moved.rowcount == 0:
+                    self._check_repeated(group_id, (state, reason, step))
+
+    def _check_repeated(self, group_id: str, wanted: tuple[str, str, int]) -> None:
+        row = self._db.execute("SELECT state, reason, step FROM groups WHERE group_id = ?", (group_id,)).fetchone()
+        if row is None:
+            raise StateCorrupt(f"store: group {group_id!r} was never received, so it cannot be {wanted[0]}")
+        if tuple(row) != wanted:
+            raise StateCorrupt(f"store: group {group_id!r} is {row[0]} (step {row[2]}), so it cannot be {wanted[0]}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._translated():
+            yield
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise LimitExceeded(f"store: the disk of {self._path.name} is full; make room and resume") from error
+            raise Unavailable(
+                f"store: {self._path.name} cannot be used ({error}); is another process on it?"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise StateCorrupt(f"store: {self._path.name} is damaged ({error}); resume with a copy") from error
