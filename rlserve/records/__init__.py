@@ -3,6 +3,8 @@
 Nothing here imports torch, grpc or vLLM, so every actor and every plug-in can.
 """
 
+from rlserve.records.actor import Actor, ActorEvent, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
+from rlserve.records.lease import Lease
 from rlserve.records.policy import PolicyVersion, TensorSpec
 from rlserve.records.task import Message, Purpose, Sampling, Task, Tool
 from rlserve.records.trajectory import (
@@ -19,9 +21,15 @@ from rlserve.records.trajectory import (
 from rlserve.records.verdict import Failure, FailureKind, Outcome, Verdict
 
 __all__ = [
+    "Actor",
+    "ActorEvent",
+    "ActorKind",
+    "Change",
+    "EnvironmentSpec",
     "Failure",
     "FailureKind",
     "FinishReason",
+    "Lease",
     "Message",
     "ObjectiveWeights",
     "Outcome",
@@ -30,6 +38,8 @@ __all__ = [
     "PreferenceRole",
     "Purpose",
     "RolloutGroup",
+    "RunPhase",
+    "RunState",
     "Sampling",
     "Segment",
     "SegmentKind",

@@ -1,0 +1,100 @@
+"""Who takes part in a run, where, and how the run stands: what the hub knows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ActorKind(StrEnum):
+    """What an actor does."""
+
+    HUB = "hub"
+    ROLLOUT = "rollout"
+    VERIFIER = "verifier"
+    ENVIRONMENT = "environment"
+    TEACHER = "teacher"
+    LEARNER = "learner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """One live process of a run."""
+
+    actor_id: str
+    """Stable across restarts, e.g. ``"rollout-0"``."""
+    kind: ActorKind
+    address: str
+    """``host:port`` of its gRPC server."""
+    incarnation: str
+    """Random for each process start; tells a restart from a renewal."""
+    host: str = ""
+    pid: int = 0
+    serves: tuple[str, ...] = ()
+    """Environment, verifier or teacher names."""
+    status: Mapping[str, str] = field(default_factory=dict)
+    """Free status for people, from the last heartbeat."""
+    registered_unix_seconds: float = 0.0
+    last_seen_unix_seconds: float = 0.0
+    run_id: str = ""
+
+
+class Change(StrEnum):
+    """What happened to an actor."""
+
+    JOINED = "joined"
+    LEFT = "left"
+    """It deregistered, or a new incarnation took its place."""
+    EXPIRED = "expired"
+    """Its lease ran out: it died or is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorEvent:
+    """One change of the registry."""
+
+    change: Change
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSpec:
+    """An environment that a server offers."""
+
+    name: str
+    version: str = "1"
+    address: str
+    """``host:port`` where EnvironmentService answers."""
+    payload_schema_json: str = ""
+    splits: Mapping[str, int] = field(default_factory=dict)
+    """Size of each split; 0 means endless."""
+    verifier: str = ""
+    weight: float = 1.0
+    """Share in the mixture, relative to the others; 0 registers without drawing from it."""
+    multi_turn: bool = False
+    description: str = ""
+
+
+class RunPhase(StrEnum):
+    """Where a run is."""
+
+    STARTING = "starting"
+    EVALUATING = "evaluating"
+    TRAINING = "training"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """How a run stands, as its learner reports."""
+
+    run_id: str
+    phase: RunPhase
+    step: int = 0
+    total_steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Latest value of each metric, by its declared name; NaN means "none yet"."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the store: ``received``, ``consumed``, ``queued``, ``dropped/<reason>``."""
+    updated_unix_seconds: float = 0.0
+    message: str = ""

@@ -1,0 +1,147 @@
+"""Checks of single fields, and how a fault is told.
+
+``at`` is the dotted path of the message that holds the field, ``""`` at the top. Reasons are closed words,
+for counters: see :data:`REASONS`.
+"""
+
+import math
+from collections.abc import Mapping, Sized
+from enum import StrEnum
+from typing import Any, Generic, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rlserve.errors import InvalidRequest
+
+REASONS = (
+    "malformed",  # missing, not finite, outside its range, contradicts another field
+    "bad_enum",  # unspecified, or a value of a newer version
+    "wrong_length",  # arrays or run lengths that do not fit each other
+    "nan_logprob",
+    "logprob_range",  # infinite, positive, or below any that a sampler can give
+    "bad_token",  # outside the vocabulary
+    "bad_version",  # decreasing, or no policy version at all
+    "too_long",  # more tokens than the limit
+    "too_many",  # more trajectories than the limit
+    "duplicate_sample",  # a sample_index twice
+    "nan_reward",
+)
+
+MAX_INT64 = 2**63 - 1
+MAX_PARTS = 256
+# Rounding can lift a log-probability of a certain token a little above 0.
+MAX_LOGPROB, MIN_LOGPROB = 1e-4, -1000.0
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def fault(at: str, field: str, problem: str, reason: str = "malformed") -> NoReturn:
+    """Raise InvalidRequest for ``field`` of the message at ``at``; ``problem`` says what it was and the fix."""
+    path = join(at, field)
+    raise InvalidRequest(f"{path}: {problem}", field=path, reason=reason)
+
+
+def join(at: str, field: str) -> str:
+    """Dotted path of a field."""
+    return f"{at}.{field}" if at else field
+
+
+class EnumCodec(Generic[E]):
+    """Members of a StrEnum and their numbers on the wire, matched by name."""
+
+    def __init__(self, wire: Any, prefix: str, members: type[E], *, unspecified: E | None = None) -> None:
+        """``wire`` is the generated enum; ``unspecified`` is what its 0 means, None when 0 is a fault."""
+        numbers = {member: wire.Value(f"{prefix}_{member.name}") for member in members if member != unspecified}
+        if unspecified is not None:
+            numbers[unspecified] = 0
+        self._numbers: dict[E, int] = numbers
+        self._members = {number: member for member, number in numbers.items()}
+        self._known = ", ".join(f"{prefix}_{member.name}" for member in members if member != unspecified)
+
+    def encode(self, member: E) -> Any:
+        """The number of a member."""
+        return self._numbers[member]
+
+    def decode(self, number: int, at: str, field: str) -> E:
+        """The member of a number. Raises InvalidRequest for one that is none."""
+        member = self._members.get(number)
+        if member is None:
+            fault(at, field, f"is {number}, which is none of {self._known}", "bad_enum")
+        return member
+
+
+def text(value: str, at: str, field: str, *, max_length: int = 256) -> str:
+    """A name: not empty, not absurdly long."""
+    if not value:
+        fault(at, field, "is empty; give it a value")
+    if len(value) > max_length:
+        fault(at, field, f"has {len(value)} characters; at most {max_length}")
+    return value
+
+
+def finite(value: float, at: str, field: str, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number within bounds."""
+    if not math.isfinite(value) or not low <= value <= high:
+        fault(at, field, f"is {value}; give a finite number" + _bounds(low, high))
+    return value
+
+
+def integer(value: int, at: str, field: str, *, low: int = 0, high: int = MAX_INT64) -> int:
+    """An integer within bounds; by default one that fits a signed 64-bit array."""
+    if not low <= value <= high:
+        fault(at, field, f"is {value}; give an integer from {low} to {high}")
+    return value
+
+
+def count(values: Sized, at: str, field: str, *, low: int = 0, high: int) -> None:
+    """Refuse a repeated field or a map with too few or too many entries."""
+    if not low <= len(values) <= high:
+        fault(at, field, f"has {len(values)} entries; give from {low} to {high}", "wrong_length")
+
+
+def finite_values(values: Mapping[str, float], at: str, field: str) -> dict[str, float]:
+    """A map of finite numbers."""
+    count(values, at, field, high=MAX_PARTS)
+    return {key: finite(value, at, f"{field}[{key!r}]") for key, value in values.items()}
+
+
+def logprobs(
+    values: Any, at: str, field: str, *, length: int | None, low: float = MIN_LOGPROB
+) -> npt.NDArray[np.float32]:
+    """Log-probabilities as ``[length] float32``, each within [low, 1e-4]; ``low`` may be -inf."""
+    array = np.array(values, dtype=np.float32)
+    if length is not None and len(array) != length:
+        fault(at, field, f"has {len(array)} entries for {length} tokens; give one each", "wrong_length")
+    good = (array >= low) & (array <= MAX_LOGPROB)  # NaN is neither
+    if not good.all():
+        where = int(good.argmin())
+        value = float(array[where])
+        reason = "nan_logprob" if math.isnan(value) else "logprob_range"
+        fault(at, f"{field}[{where}]", f"is {value}; give a value in [{low:g}, {MAX_LOGPROB:g}]", reason)
+    return array
+
+
+def token_ids(values: Any, at: str, field: str, *, vocab_size: int | None) -> npt.NDArray[np.int64]:
+    """Token ids as int64, each below ``vocab_size`` (None: not checked)."""
+    array = np.array(values, dtype=np.int64)
+    if vocab_size is not None and len(array) and int(array.max()) >= vocab_size:
+        where = int((array >= vocab_size).argmax())
+        problem = f"is {array[where]}, but the vocabulary has {vocab_size} tokens; use the run's tokenizer"
+        fault(at, f"{field}[{where}]", problem, "bad_token")
+    return array
+
+
+def wire_text(value: str) -> str:
+    """Text that a proto string takes: a lone surrogate becomes ``?``."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
+
+
+def _bounds(low: float, high: float) -> str:
+    if math.isinf(low) and math.isinf(high):
+        return ""
+    return f" in [{low:g}, {high:g}]"

@@ -1,0 +1,54 @@
+"""TeacherScores on the wire. Shape letters: S scored tokens, k top entries a token."""
+
+import math
+from typing import Any
+
+from rlserve.records import TeacherScores
+from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
+from rlserve.v1 import trajectory_pb2 as pb
+
+
+def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
+    """Scores as their message."""
+    return pb.TeacherScores(
+        teacher=scores.teacher,
+        tokenizer_fingerprint=scores.tokenizer_fingerprint,
+        weights_digest=scores.weights_digest,
+        logprobs=scores.logprobs.tolist(),
+        k=scores.top_ids.shape[1],
+        top_ids=scores.top_ids.ravel().tolist(),
+        top_logprobs=scores.top_logprobs.ravel().tolist(),
+        log_tail=scores.log_tail.tolist(),
+        temperature=scores.temperature,
+    )
+
+
+def scores_from_proto(
+    message: pb.TeacherScores, at: str = "", *, num_scored: int | None = None, vocab_size: int | None = None
+) -> TeacherScores:
+    """Scores, every field checked. Raises InvalidRequest.
+
+    ``num_scored`` is S (None: as many as there are), ``vocab_size`` the size of the teacher's vocabulary.
+    ``log_tail`` may be -inf: a top k that holds everything leaves nothing.
+    """
+    sampled = logprobs(message.logprobs, at, "logprobs", length=num_scored)
+    size = len(sampled) * message.k
+    top_ids = token_ids(message.top_ids, at, "top_ids", vocab_size=vocab_size)
+    if len(top_ids) != size:
+        fault(at, "top_ids", _size_problem(top_ids, len(sampled), message.k), "wrong_length")
+    shape = (len(sampled), message.k)
+    tail = logprobs(message.log_tail, at, "log_tail", length=len(sampled) if message.k else 0, low=-math.inf)
+    return TeacherScores(
+        teacher=text(message.teacher, at, "teacher"),
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        weights_digest=message.weights_digest,
+        logprobs=sampled,
+        top_ids=top_ids.reshape(shape),
+        top_logprobs=logprobs(message.top_logprobs, at, "top_logprobs", length=size).reshape(shape),
+        log_tail=tail,
+        temperature=finite(message.temperature, at, "temperature", low=0),
+    )
+
+
+def _size_problem(values: Any, num_scored: int, k: int) -> str:
+    return f"has {len(values)} entries for {num_scored} tokens and k = {k}; give {num_scored * k}"

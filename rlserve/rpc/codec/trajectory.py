@@ -1,0 +1,160 @@
+"""Trajectory on the wire. Shape letters: T tokens, S sampled tokens among them.
+
+Arrays are checked by numpy, run lengths by their sums: no Python work a token.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from rlserve.records import (
+    FinishReason,
+    ObjectiveWeights,
+    PolicySpan,
+    PreferenceRole,
+    Segment,
+    SegmentKind,
+    TeacherScores,
+    Trajectory,
+)
+from rlserve.rpc.codec.check import EnumCodec, count, fault, finite, join, logprobs, text, token_ids, wire_text
+from rlserve.rpc.codec.limits import GroupLimits
+from rlserve.rpc.codec.scores import scores_from_proto, scores_to_proto
+from rlserve.rpc.codec.verdict import verdict_from_proto, verdict_to_proto
+from rlserve.v1 import trajectory_pb2 as pb
+
+SEGMENT_KIND = EnumCodec(pb.SegmentKind, "SEGMENT_KIND", SegmentKind)
+FINISH_REASON = EnumCodec(pb.FinishReason, "FINISH_REASON", FinishReason)
+PREFERENCE_ROLE = EnumCodec(pb.PreferenceRole, "PREFERENCE_ROLE", PreferenceRole, unspecified=PreferenceRole.NONE)
+MAX_SCORES = 32
+
+
+def trajectory_to_proto(trajectory: Trajectory) -> pb.Trajectory:
+    """A trajectory as its message."""
+    return pb.Trajectory(
+        sample_index=trajectory.sample_index,
+        token_ids=trajectory.token_ids.tolist(),
+        segments=[
+            pb.Segment(kind=SEGMENT_KIND.encode(s.kind), length=s.length, turn=s.turn) for s in trajectory.segments
+        ],
+        behavior_logprobs=trajectory.behavior_logprobs.tolist(),
+        policy_spans=[pb.PolicySpan(version=s.version, length=s.length) for s in trajectory.policy_spans],
+        finish_reason=FINISH_REASON.encode(trajectory.finish_reason),
+        verdict=verdict_to_proto(trajectory.verdict) if trajectory.verdict else None,
+        teacher_scores=[scores_to_proto(scores) for scores in trajectory.teacher_scores],
+        objective_weights=[
+            pb.ObjectiveWeights(objective=w.objective, weights=w.weights.tolist()) for w in trajectory.objective_weights
+        ],
+        completion=wire_text(trajectory.completion),
+        temperature=trajectory.temperature,
+        top_p=trajectory.top_p,
+        seed=trajectory.seed,
+        started_unix_seconds=trajectory.started_unix_seconds,
+        finished_unix_seconds=trajectory.finished_unix_seconds,
+        preference_role=PREFERENCE_ROLE.encode(trajectory.preference_role),
+        pair_index=trajectory.pair_index,
+        generation_seconds=trajectory.generation_seconds,
+        verification_seconds=trajectory.verification_seconds,
+    )
+
+
+def trajectory_from_proto(
+    message: pb.Trajectory, at: str = "", *, limits: GroupLimits | None = None, tokenizer: str = ""
+) -> Trajectory:
+    """A trajectory, every field checked. Raises InvalidRequest.
+
+    ``tokenizer`` is the fingerprint of the group's: ids of a teacher with the same one must lie in the
+    vocabulary too.
+    """
+    limits = limits or GroupLimits()
+    tokens = _tokens(message, at, limits)
+    segments = _segments(message, at, num_tokens=len(tokens))
+    num_sampled = sum(s.length for s in segments if s.kind is SegmentKind.SAMPLED)
+    return Trajectory(
+        sample_index=message.sample_index,
+        token_ids=tokens,
+        segments=segments,
+        behavior_logprobs=logprobs(message.behavior_logprobs, at, "behavior_logprobs", length=num_sampled),
+        policy_spans=_spans(message, at, num_sampled=num_sampled),
+        finish_reason=FINISH_REASON.decode(message.finish_reason, at, "finish_reason"),
+        verdict=verdict_from_proto(message.verdict, join(at, "verdict")) if message.HasField("verdict") else None,
+        teacher_scores=_scores(message, at, num_sampled, tokenizer, limits.vocab_size),
+        objective_weights=_weights(message, at, num_tokens=len(tokens)),
+        completion=message.completion,
+        temperature=finite(message.temperature, at, "temperature", low=0),
+        top_p=finite(message.top_p, at, "top_p", low=0, high=1) or 1.0,
+        seed=message.seed,
+        started_unix_seconds=finite(message.started_unix_seconds, at, "started_unix_seconds", low=0),
+        finished_unix_seconds=finite(message.finished_unix_seconds, at, "finished_unix_seconds", low=0),
+        preference_role=PREFERENCE_ROLE.decode(message.preference_role, at, "preference_role"),
+        pair_index=message.pair_index,
+        generation_seconds=finite(message.generation_seconds, at, "generation_seconds", low=0),
+        verification_seconds=finite(message.verification_seconds, at, "verification_seconds", low=0),
+    )
+
+
+def _tokens(message: pb.Trajectory, at: str, limits: GroupLimits) -> npt.NDArray[np.int64]:
+    tokens = token_ids(message.token_ids, at, "token_ids", vocab_size=limits.vocab_size)
+    if not len(tokens):
+        fault(at, "token_ids", "is empty; a trajectory has at least its prompt", "wrong_length")
+    if limits.max_tokens is not None and len(tokens) > limits.max_tokens:
+        fault(at, "token_ids", f"has {len(tokens)} tokens; at most {limits.max_tokens}", "too_long")
+    return tokens
+
+
+def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Segment, ...]:
+    _check_runs([s.length for s in message.segments], at, "segments", total=num_tokens, what="tokens")
+    return tuple(
+        Segment(kind=SEGMENT_KIND.decode(s.kind, at, f"segments[{i}].kind"), length=s.length, turn=s.turn)
+        for i, s in enumerate(message.segments)
+    )
+
+
+def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[PolicySpan, ...]:
+    _check_runs([s.length for s in message.policy_spans], at, "policy_spans", total=num_sampled, what="sampled tokens")
+    spans, previous = [], 0
+    for i, span in enumerate(message.policy_spans):
+        field = f"policy_spans[{i}].version"
+        if span.version < previous:
+            fault(at, field, f"is {span.version} after {previous}; versions never decrease", "bad_version")
+        if span.version >= 2**63:
+            fault(at, field, f"is {span.version}; give an optimizer step", "bad_version")
+        spans.append(PolicySpan(span.version, span.length))
+        previous = span.version
+    return tuple(spans)
+
+
+def _check_runs(lengths: list[int], at: str, field: str, *, total: int, what: str) -> None:
+    for i, length in enumerate(lengths):
+        if length < 1:
+            fault(at, f"{field}[{i}].length", "is 0; leave empty runs out", "wrong_length")
+    if sum(lengths) != total:
+        fault(at, field, f"cover {sum(lengths)} tokens; there are {total} {what}", "wrong_length")
+
+
+def _scores(
+    message: pb.Trajectory, at: str, num_sampled: int, tokenizer: str, vocab_size: int | None
+) -> tuple[TeacherScores, ...]:
+    count(message.teacher_scores, at, "teacher_scores", high=MAX_SCORES)
+    return tuple(
+        scores_from_proto(
+            scores,
+            join(at, f"teacher_scores[{i}]"),
+            num_scored=num_sampled,
+            vocab_size=vocab_size if scores.tokenizer_fingerprint == tokenizer else None,
+        )
+        for i, scores in enumerate(message.teacher_scores)
+    )
+
+
+def _weights(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[ObjectiveWeights, ...]:
+    count(message.objective_weights, at, "objective_weights", high=MAX_SCORES)
+    found = []
+    for i, entry in enumerate(message.objective_weights):
+        where = join(at, f"objective_weights[{i}]")
+        weights = np.array(entry.weights, dtype=np.float32)
+        if len(weights) not in (1, num_tokens):
+            fault(where, "weights", f"has {len(weights)} entries; give 1 or {num_tokens}", "wrong_length")
+        if not np.isfinite(weights).all():
+            fault(where, "weights", "has an entry that is not finite; give finite weights")
+        found.append(ObjectiveWeights(objective=text(entry.objective, where, "objective"), weights=weights))
+    return tuple(found)
