@@ -335,6 +335,8 @@ class WatchResponse(_message.Message):
         CHANGE_LEFT: WatchResponse._Change.ValueType  # 2
         CHANGE_EXPIRED: WatchResponse._Change.ValueType  # 3
         """The lease ran out: the actor died or is cut off."""
+        CHANGE_SYNCED: WatchResponse._Change.ValueType  # 4
+        """No actor: the registry as it was at the call is complete, changes follow."""
 
     class Change(_Change, metaclass=_ChangeEnumTypeWrapper): ...
     CHANGE_UNSPECIFIED: WatchResponse.Change.ValueType  # 0
@@ -342,6 +344,8 @@ class WatchResponse(_message.Message):
     CHANGE_LEFT: WatchResponse.Change.ValueType  # 2
     CHANGE_EXPIRED: WatchResponse.Change.ValueType  # 3
     """The lease ran out: the actor died or is cut off."""
+    CHANGE_SYNCED: WatchResponse.Change.ValueType  # 4
+    """No actor: the registry as it was at the call is complete, changes follow."""
 
     CHANGE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int

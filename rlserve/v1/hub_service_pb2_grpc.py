@@ -119,7 +119,7 @@ class HubServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """First the present registry as JOINED events, then every change.
+        """First the present registry as JOINED events, then SYNCED, then every change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

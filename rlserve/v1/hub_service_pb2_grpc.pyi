@@ -41,7 +41,7 @@ class HubServiceStub:
     """Leaves at once, e.g. on a graceful stop."""
     ListActors: _grpc.UnaryUnaryMultiCallable[_hub_service_pb2.ListActorsRequest, _hub_service_pb2.ListActorsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_hub_service_pb2.WatchRequest, _hub_service_pb2.WatchResponse]
-    """First the present registry as JOINED events, then every change."""
+    """First the present registry as JOINED events, then SYNCED, then every change."""
     GetRunState: _grpc.UnaryUnaryMultiCallable[_hub_service_pb2.GetRunStateRequest, _hub_service_pb2.GetRunStateResponse]
     ReportRunState: _grpc.UnaryUnaryMultiCallable[_hub_service_pb2.ReportRunStateRequest, _hub_service_pb2.ReportRunStateResponse]
     """The learner says how the run stands."""
@@ -63,7 +63,7 @@ class HubServiceAsyncStub(HubServiceStub):
     """Leaves at once, e.g. on a graceful stop."""
     ListActors: _aio.UnaryUnaryMultiCallable[_hub_service_pb2.ListActorsRequest, _hub_service_pb2.ListActorsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_hub_service_pb2.WatchRequest, _hub_service_pb2.WatchResponse]  # type: ignore[assignment]
-    """First the present registry as JOINED events, then every change."""
+    """First the present registry as JOINED events, then SYNCED, then every change."""
     GetRunState: _aio.UnaryUnaryMultiCallable[_hub_service_pb2.GetRunStateRequest, _hub_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
     ReportRunState: _aio.UnaryUnaryMultiCallable[_hub_service_pb2.ReportRunStateRequest, _hub_service_pb2.ReportRunStateResponse]  # type: ignore[assignment]
     """The learner says how the run stands."""
@@ -112,7 +112,7 @@ class HubServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _hub_service_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_hub_service_pb2.WatchResponse], _abc.AsyncIterator[_hub_service_pb2.WatchResponse]]:
-        """First the present registry as JOINED events, then every change."""
+        """First the present registry as JOINED events, then SYNCED, then every change."""
 
     @_abc_1.abstractmethod
     def GetRunState(
