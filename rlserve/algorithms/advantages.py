@@ -37,6 +37,39 @@ def leave_one_out(rewards: Tensor, scored: Tensor) -> Tensor:
     return group_mean(rewards, scored) * (count / (count - 1) if count > 1 else 0.0)
 
 
+def batch_deviation(rewards: Tensor) -> Tensor:
+    """Sample standard deviation of all scored rewards of the batch, ``[n] -> []``; 0 for fewer than two."""
+    return rewards.std() if rewards.numel() > 1 else rewards.new_zeros(())
+
+
+def batch_std(rewards: Tensor, scored: Tensor, deviation: Tensor, *, epsilon: float = 1e-4) -> Tensor:
+    """Centred reward over (``batch_deviation`` + epsilon), ``[G] -> [G]``.
+
+    The deviation is of the rewards themselves, not of the centred ones (arXiv:2508.08221).
+    """
+    return group_mean(rewards, scored) / (deviation + epsilon)
+
+
+def max_rl(rewards: Tensor, scored: Tensor) -> Tensor:
+    """Centred reward over the group's mean, ``[G] -> [G]``; rewards >= 0, and all 0 when the mean is.
+
+    Weighs a task of success rate p by 1 / p: the gradient of the mean log success rate, to first order.
+    """
+    centred = group_mean(rewards, scored)
+    mean = _only(scored, rewards).sum() / scored.sum().clamp(min=1)
+    return centred / mean if mean > 0 else torch.zeros_like(centred)
+
+
+def running_baseline(rewards: Tensor, scored: Tensor, baseline: float) -> Tensor:
+    """Reward minus a baseline from earlier batches, ``[G] -> [G]`` (REINFORCE)."""
+    return _only(scored, rewards - baseline)
+
+
+def next_baseline(baseline: float | None, batch_mean: float, decay: float) -> float:
+    """The running baseline after a batch; the first batch sets it."""
+    return batch_mean if baseline is None else decay * baseline + (1 - decay) * batch_mean
+
+
 def is_zero_variance(rewards: Tensor, scored: Tensor) -> bool:
     """Whether all scored rewards are equal. For rewards as verified, before any shaping by length."""
     values = rewards[scored]

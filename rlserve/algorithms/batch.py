@@ -35,6 +35,9 @@ class TokenBatch:
     group_ids: Tensor | None = None
     """``[B, T]`` int64: number of the group (prompt) in the optimizer batch, 0..P-1; -1 on padding."""
 
+    reference_logprobs: Tensor | None = None
+    """``[B, T]`` float32: under the frozen reference model; there when ``needs`` names it."""
+
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same micro-batch on another device."""
         moved = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -49,6 +52,8 @@ class PolicyOutputs:
     """``[B, T]`` with gradient; 0 on the first token of a sequence and on padding."""
     entropy: Tensor | None = None
     """``[B, T]`` nats, of the distribution that predicts token t."""
+    log_partition: Tensor | None = None
+    """``[B, T]`` with gradient: logsumexp of the logits (before temperature) that predict token t."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,6 +70,8 @@ class GroupOutcome:
     """``[G]`` bool: ended by the length limit."""
     length_limit: int
     """Sampled tokens at which a completion is cut."""
+    mode: str = ""
+    """The task's label ``mode``, e.g. ``"think"``; empty when it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

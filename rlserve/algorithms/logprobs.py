@@ -1,11 +1,11 @@
-"""Token log-probabilities and entropy from logits, in chunks of tokens.
+"""Token log-probabilities, entropy and log-partition from logits, in chunks of tokens.
 
-Shape letters: B rows, T tokens, V vocabulary. Entry ``[b, t]`` of a result is about token t, so it is made
-from the logits at t - 1. Softmax is in float32 (float64 if the logits are); a chunk beyond the first is
-recomputed in the backward pass, so only the model's own logits stay in memory.
+Shape letters: B rows, T tokens, V vocabulary, C tokens of a chunk. Entry ``[b, t]`` of a result is about
+token t, so it is made from the logits at t - 1. Softmax is in float32 (float64 if the logits are); of more
+than one chunk, each is recomputed in the backward pass, so only the model's own logits stay in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def policy_outputs(
     batch: TokenBatch,
     *,
     temperature: float = 1.0,
-    needs: Sequence[str] = ("entropy",),
+    needs: Collection[str] = ("entropy",),
     chunk_tokens: int = 4096,
 ) -> PolicyOutputs:
     """The outputs in ``needs``, from ``logits`` ``[B, T, V]`` of ``batch``.
@@ -27,19 +27,21 @@ def policy_outputs(
     Logits are divided by ``temperature`` first, as they were when the tokens were sampled. The entropy has a
     gradient only when ``needs`` also holds ``"entropy_gradient"``.
     """
-    wants_entropy = "entropy" in needs or "entropy_gradient" in needs
+    wanted = frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set())
     # The token that each position predicts; the last of a row predicts nothing and is cut off below.
     targets = batch.token_ids.roll(-1, dims=1).flatten()
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
     chunks = list(zip(flat, torch.split(targets, chunk_tokens), strict=True))
-    parts = [
-        _chunk(part, ids, temperature, wants_entropy, "entropy_gradient" in needs, len(chunks) > 1)
-        for part, ids in chunks
-    ]
+    parts = [_chunk(part, ids, temperature, wanted, len(chunks) > 1) for part, ids in chunks]
     seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
-    logprobs = _about_own_token(torch.cat([p[0] for p in parts]), seen)
-    entropy = _about_own_token(torch.cat([p[1] for p in parts]), seen) if wants_entropy else None
-    return PolicyOutputs(logprobs=logprobs, entropy=entropy)
+    logprobs, entropy, log_partition = (
+        _about_own_token(torch.cat([part[i] for part in parts]), seen) for i in range(3)
+    )
+    return PolicyOutputs(
+        logprobs=logprobs,
+        entropy=entropy if "entropy" in wanted else None,
+        log_partition=log_partition if "log_partition" in wanted else None,
+    )
 
 
 def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
@@ -49,24 +51,25 @@ def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
 
 
 def _chunk(
-    logits: Tensor, ids: Tensor, temperature: float, entropy: bool, entropy_gradient: bool, recompute: bool
-) -> tuple[Tensor, Tensor]:
+    logits: Tensor, ids: Tensor, temperature: float, wanted: frozenset[str], recompute: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     if recompute and torch.is_grad_enabled():
-        result: tuple[Tensor, Tensor] = checkpoint(
-            _score, logits, ids, temperature, entropy, entropy_gradient, use_reentrant=False
+        result: tuple[Tensor, Tensor, Tensor] = checkpoint(
+            _score, logits, ids, temperature, wanted, use_reentrant=False
         )
         return result
-    return _score(logits, ids, temperature, entropy, entropy_gradient)
+    return _score(logits, ids, temperature, wanted)
 
 
-def _score(
-    logits: Tensor, ids: Tensor, temperature: float, entropy: bool, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of ``ids`` and entropy (zeros unless asked for), each ``[C]``."""
-    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_softmax = scaled.log_softmax(-1)
+def _score(logits: Tensor, ids: Tensor, temperature: float, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of ``ids``, entropy and log-partition (zeros unless wanted), each ``[C]``."""
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_softmax = (exact / temperature).log_softmax(-1)
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    if not entropy:
-        return logprobs, torch.zeros_like(logprobs)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
+    entropy = log_partition = torch.zeros_like(logprobs)
+    if "log_partition" in wanted:
+        log_partition = exact.logsumexp(-1)
+    if "entropy" in wanted:
+        with torch.set_grad_enabled("entropy_gradient" in wanted and torch.is_grad_enabled()):
+            entropy = -(log_softmax.exp() * log_softmax).sum(-1)
+    return logprobs, entropy, log_partition

@@ -36,6 +36,11 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return masked_sum(values, mask) / mask.sum().clamp(min=1e-30)
 
 
+def num_sequences(batch: TokenBatch) -> int:
+    """One more than the largest sequence number in this micro-batch."""
+    return int(batch.sequence_ids.max()) + 1
+
+
 def sequence_sum(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Tensor:
     """``[B, T] -> [N]``: sum over the tokens of each sequence; padding (id -1) is left out."""
     sums = values.new_zeros(num_sequences + 1)

@@ -22,13 +22,18 @@ def truncated(log_ratios: Tensor, cap: float) -> Tensor:
     return log_ratios.detach().exp().clamp(max=cap)
 
 
-def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
+def clipped_surrogate(
+    log_ratios: Tensor, advantages: Tensor, clip_low: float, clip_high: float, *, dual: float = 0.0
+) -> Tensor:
     """-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) (PPO; clip-higher of DAPO, arXiv:2503.14476).
 
-    No gradient exactly where A > 0 and w > 1 + clip_high, or A < 0 and w < 1 - clip_low.
+    No gradient exactly where A > 0 and w > 1 + clip_high, or A < 0 and w < 1 - clip_low; and, with ``dual``
+    above 0, where A < 0 and w > dual (INTELLECT-2, arXiv:2505.07291).
     """
     ratio = log_ratios.exp()
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
+    if dual:
+        ratio = ratio.clamp(max=dual)
     return -torch.minimum(ratio * advantages, bounded * advantages)
 
 

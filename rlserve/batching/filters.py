@@ -40,4 +40,5 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
         lengths=torch.tensor([t.num_sampled for t in members], dtype=torch.int64),
         truncated=torch.tensor([t.finish_reason is FinishReason.LENGTH for t in members], dtype=torch.bool),
         length_limit=group.task.sampling.max_new_tokens or max_new_tokens,
+        mode=group.task.labels.get("mode", ""),
     )

@@ -98,9 +98,10 @@ def validate(section: type[S], values: Mapping[str, Any]) -> S:
 
 
 def _explain(section: type[BaseModel], fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
+    path, _ = _walk(section, fault["loc"])
+    where = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _keys_at(section, fault["loc"][:-1]), n=1)
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _walk(section, fault["loc"][:-1])[1], n=1)
         return f"{where}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
     if fault["type"] == "missing":
         return f"{where}: is missing; give it a value"
@@ -109,14 +110,25 @@ def _explain(section: type[BaseModel], fault: Any) -> str:
     return f"{where}: is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _keys_at(section: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+def _walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The path as a user writes it, without the tags of unions, and the keys known there."""
     schema: Any = section.model_json_schema()
     definitions = schema.get("$defs", {})
-    node = schema
+    node, path = schema, []
     for part in loc:
         node = _resolve(node, definitions)
+        if "oneOf" in node:
+            node = _tagged(node, str(part), definitions)
+            continue
+        path.append(str(part))
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    return list(_resolve(node, definitions).get("properties", {}))
+    return path, list(_resolve(node, definitions).get("properties", {}))
+
+
+def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
+    """The section of a union whose ``type`` is ``tag``; nothing for an open-ended one."""
+    options = [_resolve(option, definitions) for option in node["oneOf"]]
+    return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
 
 
 def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:

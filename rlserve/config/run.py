@@ -65,16 +65,10 @@ class RunConfig(Section):
                 f"learner.tokens_per_micro_batch: is {self.learner.tokens_per_micro_batch}, less than one "
                 f"sequence of model.max_length = {self.model.max_length}; raise the former"
             )
-        if self.rollout.group_size < 2 and self.algorithm.type == "grpo":
-            raise ValueError(
-                f"rollout.group_size: is {self.rollout.group_size}; GRPO compares samples of one task, "
-                "give at least 2"
-            )
-        if self.algorithm.overlong_buffer >= self.rollout.max_new_tokens:
-            raise ValueError(
-                f"algorithm.overlong_buffer: is {self.algorithm.overlong_buffer}, but completions have "
-                f"at most rollout.max_new_tokens = {self.rollout.max_new_tokens}; make it smaller"
-            )
+        for problem in self.algorithm.problems(
+            group_size=self.rollout.group_size, max_new_tokens=self.rollout.max_new_tokens
+        ):
+            raise ValueError(problem)
         if self.rollout.top_p != 1.0:
             raise ValueError(
                 f"rollout.top_p: is {self.rollout.top_p}; behaviour log-probabilities are over the whole "

@@ -2,63 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from token_batches import as_float32, gather, packed, padded, random_samples, scatter, whole
+from micro_batches import run
+from token_batches import as_float32, gather, padded, random_samples, scatter, whole
 
 from rlserve.algorithms import grpo, metrics
-from rlserve.algorithms.masked import denominator
+from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.config.algorithms import GrpoConfig
-
-CONFIGS = [
-    GrpoConfig(),
-    GrpoConfig(averaging="sequence_mean_token_mean"),
-    GrpoConfig(averaging="sequence_mean_token_sum"),
-    GrpoConfig(averaging="constant", constant_length=9),
-]
-
-
-def run(samples, splits, config, *, pack=False, decoupled=False):
-    """(loss, gradient by sample, merged metrics) with the samples cut into micro-batches of these sizes."""
-    total, first, parts = 0.0, 0, []
-    for size in splits:
-        part = samples[first : first + size]
-        build = packed if pack else padded
-        parts.append((first, part, build(part, first=first, decoupled=decoupled)))
-        first += size
-    shared = denominator([batch for _, _, batch in parts], num_sequences=len(samples))
-    gradients, measured = [], []
-    for first, part, batch in parts:
-        policy = scatter(part, "policy", batch, first=first).requires_grad_()
-        out = grpo.loss(policy, scatter(part, "entropy", batch, first=first), batch, shared, config)
-        out.loss.backward()
-        total += float(out.loss.detach())
-        gradients += gather(policy.grad, part, batch, first=first)
-        measured.append(out.metrics)
-    return total, gradients, metrics.results(metrics.merge(measured))
-
-
-@settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(1, 7), min_size=4, max_size=4), seed=st.integers(0, 9999), pack=st.booleans())
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.averaging)
-def test_one_two_or_four_micro_batches_give_the_same_loss_gradient_and_metrics(config, lengths, seed, pack):
-    samples = random_samples(lengths, seed, holes=True)
-    once = run(samples, [4], config, decoupled=True)
-    for splits in ([2, 2], [1, 1, 1, 1], [1, 3]):
-        cut = run(samples, splits, config, pack=pack, decoupled=True)
-        assert cut[0] == pytest.approx(once[0], abs=1e-12)
-        for a, b in zip(cut[1], once[1], strict=True):
-            torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
-        assert cut[2] == pytest.approx(once[2], abs=1e-9)
-
-
-def test_the_mean_of_micro_batch_means_would_be_another_objective():
-    samples = random_samples([2, 6], 0, spread=0.0)
-    samples[0].advantage, samples[1].advantage = 1.0, -1.0
-    once, _, _ = run(samples, [2], GrpoConfig())
-    alone = [run([s], [1], GrpoConfig())[0] for s in samples]
-    assert once == pytest.approx(0.5)
-    assert sum(alone) / 2 == pytest.approx(0.0)
 
 
 def test_more_padding_and_garbage_under_the_mask_change_nothing():
@@ -71,7 +20,7 @@ def test_more_padding_and_garbage_under_the_mask_change_nothing():
     for batch in (narrow, wide):
         policy = scatter(samples, "policy", batch)
         policy = torch.where(batch.loss_mask > 0, policy, torch.full_like(policy, -9.0)).requires_grad_()
-        out = grpo.loss(policy, None, batch, whole(batch), GrpoConfig())
+        out = grpo.loss(PolicyOutputs(logprobs=policy), batch, whole(batch), GrpoConfig())
         out.loss.backward()
         results.append((float(out.loss.detach()), gather(policy.grad, samples, batch), metrics.results(out.metrics)))
         assert (policy.grad[batch.loss_mask == 0] == 0).all()
@@ -88,11 +37,11 @@ def test_an_empty_micro_batch_gives_zero_and_a_gradient_of_zeros():
         batch, loss_mask=torch.zeros_like(batch.loss_mask), sequence_ids=torch.full_like(batch.sequence_ids, -1)
     )
     policy = torch.full(batch.loss_mask.shape, -1.0, dtype=torch.float64, requires_grad=True)
-    out = grpo.loss(policy, policy.detach(), batch, whole(padded(samples)), GrpoConfig())
+    out = grpo.loss(PolicyOutputs(logprobs=policy), batch, whole(padded(samples)), GrpoConfig())
     out.loss.backward()
     assert float(out.loss.detach()) == 0
     assert (policy.grad == 0).all()
-    assert metrics.results(out.metrics) == {"tokens": 0.0}
+    assert metrics.results(out.metrics) == {"tokens": 0.0, "loss_policy": 0.0}
 
 
 def test_on_policy_all_ratios_are_one():
@@ -125,6 +74,6 @@ def test_the_cap_bounds_the_weight_of_a_token_that_the_proximal_policy_prefers()
 def test_float32_batches_as_the_pipeline_makes_them_agree_with_float64():
     samples = random_samples([5, 7], 1)
     batch = as_float32(padded(samples))
-    out = grpo.loss(scatter(samples, "policy", batch), None, batch, whole(batch), GrpoConfig())
+    out = grpo.loss(PolicyOutputs(logprobs=scatter(samples, "policy", batch)), batch, whole(batch), GrpoConfig())
     assert out.loss.dtype == torch.float32
     assert float(out.loss) == pytest.approx(run(samples, [2], GrpoConfig())[0], abs=1e-5)

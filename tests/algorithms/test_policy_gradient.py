@@ -3,10 +3,10 @@ import torch
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms import GrpoConfig, ReinforceConfig
 
 
-def outcome(rewards, scored=None, lengths=None, truncated=None, limit=100):
+def outcome(rewards, scored=None, lengths=None, truncated=None, limit=100, mode=""):
     size = len(rewards)
     return GroupOutcome(
         rewards=torch.tensor(rewards, dtype=torch.float64),
@@ -14,6 +14,7 @@ def outcome(rewards, scored=None, lengths=None, truncated=None, limit=100):
         lengths=torch.tensor(lengths or [10] * size),
         truncated=torch.tensor(truncated or [False] * size),
         length_limit=limit,
+        mode=mode,
     )
 
 
@@ -55,3 +56,35 @@ def test_groups_keep_their_own_baselines():
     assigned = grpo(advantage="leave_one_out").prepare([outcome([1, 0]), outcome([5, 3, 1])])
     assert [(a.group, a.member) for a in assigned] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     assert [a.advantage for a in assigned] == pytest.approx([1, -1, 3, 0, -3])
+
+
+def test_a_mode_may_have_its_own_length_limit():
+    algorithm = grpo(overlong_buffer=20, advantage="group_mean", mode_limits={"no_think": 40})
+    short = algorithm.prepare([outcome([1, 1], lengths=[20, 40], mode="no_think")])
+    long = algorithm.prepare([outcome([1, 1], lengths=[20, 40], mode="think")])
+    assert [a.advantage for a in short] == pytest.approx([0.5, -0.5])
+    assert [a.advantage for a in long] == [0, 0]
+
+
+def test_max_rl_drops_a_group_with_a_negative_reward():
+    assert grpo(advantage="max_rl").why_drop(outcome([1, -1])) == "negative_reward"
+
+
+def test_the_batch_deviation_spans_groups():
+    assigned = grpo(advantage="batch_std", zero_variance="keep").prepare([outcome([1, 1]), outcome([1, 0])])
+    deviation = float(torch.tensor([1.0, 1, 1, 0]).std()) + 1e-4
+    assert [a.advantage for a in assigned] == pytest.approx([0, 0, 0.5 / deviation, -0.5 / deviation])
+
+
+def test_a_running_baseline_moves_after_it_was_used_and_survives_a_checkpoint():
+    config = ReinforceConfig(advantage="running_baseline", zero_variance="keep", baseline_decay=0.5)
+    algorithm = registry.create(config)
+    assert algorithm.state() == {}
+    assert [a.advantage for a in algorithm.prepare([outcome([1]), outcome([0])])] == [0.5, -0.5]
+    assert algorithm.state() == {"baseline": 0.5}
+    again = registry.create(config)
+    again.restore(algorithm.state())
+    for one in (algorithm, again):
+        assert [a.advantage for a in one.prepare([outcome([1])])] == [0.5]
+        assert one.state() == {"baseline": 0.75}
+    assert algorithm.why_drop(outcome([1])) is None

@@ -73,6 +73,11 @@ def packed(samples: Sequence[Sample], *, first: int = 0, decoupled: bool = False
     return TokenBatch(**{name: torch.cat([r[name] for r in rows])[None] for name in rows[0]})
 
 
+def with_reference(samples: Sequence[Sample], batch: TokenBatch, *, first: int = 0) -> TokenBatch:
+    """The batch with the samples' reference log-probabilities."""
+    return replace(batch, reference_logprobs=scatter(samples, "reference", batch, first=first))
+
+
 def scatter(samples: Sequence[Sample], field: str, batch: TokenBatch, *, first: int = 0) -> Tensor:
     """A ``[B, T]`` tensor with the samples' ``field`` on their sampled tokens, 0 elsewhere."""
     out = torch.zeros_like(batch.loss_mask)

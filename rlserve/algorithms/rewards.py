@@ -1,0 +1,95 @@
+"""From verified rewards to the advantage of each trajectory, for the policy-gradient family.
+
+Members of a group without a verdict, or with nothing sampled, are not trained on and enter no baseline.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlserve.algorithms import advantages, shaping
+from rlserve.algorithms.batch import Assignment, GroupOutcome
+from rlserve.config.policy_gradient import GROUP_ADVANTAGES, PolicyGradientConfig
+
+
+def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
+    """``"no_verdict"``, ``"zero_variance"``, ``"truncated"`` (nothing left), ``"negative_reward"``, or None.
+
+    Variance is that of the rewards as verified: a group that differs only by its penalties is dropped.
+    """
+    scored, rewards = outcome.scored, outcome.rewards
+    if scored.sum() < (2 if config.advantage in GROUP_ADVANTAGES else 1):
+        return "no_verdict"
+    if config.advantage == "max_rl" and bool((rewards[scored] < 0).any()):
+        return "negative_reward"
+    if config.zero_variance == "drop" and advantages.is_zero_variance(rewards, scored):
+        return "zero_variance"
+    return None if _trained(outcome, config).any() else "truncated"
+
+
+def prepare(
+    outcomes: Sequence[GroupOutcome], config: PolicyGradientConfig, *, baseline: float | None = None
+) -> list[Assignment]:
+    """One assignment for each member that is trained on, in order.
+
+    ``baseline`` is the running one; without it the mean of this batch stands in.
+    """
+    shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
+    scored = _all_scored(shaped, outcomes)
+    deviation = advantages.batch_deviation(scored)
+    level = baseline if baseline is not None else mean_reward(outcomes, config)
+    values = [
+        _advantage(rewards, outcome.scored, config, deviation, level)
+        for rewards, outcome in zip(shaped, outcomes, strict=True)
+    ]
+    return [
+        Assignment(group=group, member=member, advantage=float(values[group][member]))
+        for group, outcome in enumerate(outcomes)
+        for member in torch.nonzero(_trained(outcome, config)).flatten().tolist()
+    ]
+
+
+def mean_reward(outcomes: Sequence[GroupOutcome], config: PolicyGradientConfig) -> float:
+    """Mean shaped reward over the batch; 0 when nothing is scored."""
+    scored = _all_scored([shaped_rewards(outcome, config) for outcome in outcomes], outcomes)
+    return float(scored.mean()) if scored.numel() else 0.0
+
+
+def shaped_rewards(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tensor:
+    """``[G]`` rewards with the penalties for length."""
+    rewards = outcome.rewards
+    if config.length_penalty:
+        rewards = shaping.length_penalty(rewards, outcome.scored, outcome.lengths, config.length_penalty)
+    if config.overlong_buffer:
+        limit = config.mode_limits.get(outcome.mode, outcome.length_limit)
+        penalty = shaping.overlong_penalty(outcome.lengths, limit, config.overlong_buffer)
+        rewards = rewards + config.overlong_penalty * penalty
+    return rewards
+
+
+def _advantage(
+    rewards: Tensor, scored: Tensor, config: PolicyGradientConfig, deviation: Tensor, baseline: float
+) -> Tensor:
+    match config.advantage:
+        case "group_std":
+            return advantages.group_std(rewards, scored, epsilon=config.std_epsilon)
+        case "group_mean":
+            return advantages.group_mean(rewards, scored)
+        case "leave_one_out":
+            return advantages.leave_one_out(rewards, scored)
+        case "batch_std":
+            return advantages.batch_std(rewards, scored, deviation, epsilon=config.std_epsilon)
+        case "max_rl":
+            return advantages.max_rl(rewards, scored)
+        case "running_baseline":
+            return advantages.running_baseline(rewards, scored, baseline)
+
+
+def _all_scored(rewards: Sequence[Tensor], outcomes: Sequence[GroupOutcome]) -> Tensor:
+    kept = [values[outcome.scored] for values, outcome in zip(rewards, outcomes, strict=True)]
+    return torch.cat(kept) if kept else torch.zeros(0, dtype=torch.float64)
+
+
+def _trained(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tensor:
+    return outcome.scored & ~outcome.truncated if config.truncated == "mask" else outcome.scored

@@ -1,0 +1,26 @@
+"""What the sections of all algorithms share, and the section of an algorithm from outside."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class AlgorithmSection(Section):
+    """Base of the ``[algorithm]`` section; ``type`` is the registered name."""
+
+    type: str
+
+    def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
+        """What does not fit the rollout's section, as messages "field: what it was; what to do"."""
+        yield from ()
+
+
+class PluginAlgorithmConfig(AlgorithmSection):
+    """An algorithm from an installed package, found by its entry point; it checks its own options."""
+
+    type: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Read by the algorithm."""
