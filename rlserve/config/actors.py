@@ -93,6 +93,8 @@ class LearnerConfig(Section):
     address: str = "127.0.0.1:0"
     ranks: int = Field(1, ge=1)
     """Processes (GPUs) that train."""
+    rank_timeout_seconds: float = Field(600.0, gt=0)
+    """Longest wait of one rank for another in a collective operation; then the run ends and names the rank."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     dtype: Dtype = "bfloat16"
     publish_dtype: Dtype | None = None
