@@ -62,11 +62,12 @@ _BY_NAME = {cls.__name__: cls for cls in STATUS}
 
 def status_of(error: RlserveError) -> grpc.Status:
     """The gRPC status of an error, details included; the message is cut at 1000 characters."""
-    code = STATUS[type(error)]
+    cls = next(cls for cls in type(error).__mro__ if cls in STATUS)
+    code = STATUS[cls]
     message = _wire_text(str(error))
     rich = status_pb2.Status(code=code.value[0], message=message)
     rich.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=_reason(error), domain=DOMAIN, metadata={"error": type(error).__name__})
+        error_details_pb2.ErrorInfo(reason=_reason(error), domain=DOMAIN, metadata={"error": cls.__name__})
     )
     if isinstance(error, errors.InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(

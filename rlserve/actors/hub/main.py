@@ -1,0 +1,54 @@
+"""The hub process: serve until SIGTERM or SIGINT."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from rlserve.actors.hub.registry import Registry
+from rlserve.actors.hub.service import SERVICE_NAME, HubService
+from rlserve.actors.stop import stop_signals
+from rlserve.rpc.server import RunningServer, serving
+
+logger = logging.getLogger(__name__)
+
+TICKS_PER_LEASE = 10
+
+
+async def run_hub(address: str, lease_seconds: float, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    ``ready`` is called once with the address that others dial. Raises ConfigError or Unavailable when
+    ``address`` cannot be served.
+    """
+    with stop_signals() as stopped:
+        async with hub_server(address, lease_seconds) as server:
+            ready(server.address)
+            await stopped.wait()
+            logger.info("hub stops")
+    return 0
+
+
+@asynccontextmanager
+async def hub_server(address: str, lease_seconds: float) -> AsyncIterator[RunningServer]:
+    """A hub that answers until the block ends."""
+    registry = Registry(lease_seconds=lease_seconds, clock=time.monotonic, wall_clock=time.time)
+    service = HubService(registry)
+    async with serving(service.add_to, address=address, service_names=[SERVICE_NAME]) as server:
+        ticking = asyncio.create_task(_tick(registry))
+        try:
+            yield server
+        finally:
+            service.close()
+            ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticking
+
+
+async def _tick(registry: Registry) -> None:
+    while True:
+        for actor in registry.tick():
+            logger.warning("%s %s: its lease ran out; it died or is cut off", actor.kind, actor.actor_id)
+        await asyncio.sleep(registry.lease_seconds / TICKS_PER_LEASE)

@@ -1,0 +1,70 @@
+"""What a watcher knows of the registry, across lost connections: a pure state machine.
+
+When a stream breaks, the actors known so far stay known: most likely only the hub restarted, and its actors
+re-register within a heartbeat or two. Those that have not after a grace are reported as left.
+"""
+
+from collections.abc import Callable
+
+from rlserve.records import Actor, ActorEvent, Change
+
+
+class RegistryMirror:
+    """Turns the events of several streams into one sequence without repeats or gaps."""
+
+    def __init__(self, *, grace_seconds: float, clock: Callable[[], float]) -> None:
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._known: dict[str, Actor] = {}
+        self._unconfirmed: set[str] = set()
+        self._deadline: float | None = None
+        self._connected = False
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`overdue` is due; None when nobody is unconfirmed."""
+        return self._deadline
+
+    @property
+    def connected(self) -> bool:
+        """True while a stream has told the present registry."""
+        return self._connected
+
+    def disconnected(self) -> None:
+        """The stream is over: on the next one, everybody known must show up again."""
+        self._connected = False
+        self._unconfirmed = set(self._known)
+        self._deadline = None
+
+    def synced(self) -> None:
+        """The stream has told the present registry; the grace of those missing begins."""
+        self._connected = True
+        self._deadline = self._clock() + self._grace_seconds if self._unconfirmed else None
+
+    def apply(self, event: ActorEvent) -> list[ActorEvent]:
+        """What is new in an event of the stream."""
+        actor = event.actor
+        known = self._known.get(actor.actor_id)
+        self._confirm(actor.actor_id)
+        if event.change is not Change.JOINED:
+            return [event] if self._known.pop(actor.actor_id, None) else []
+        self._known[actor.actor_id] = actor
+        if known is None:
+            return [event]
+        if (known.incarnation, known.address, known.serves) == (actor.incarnation, actor.address, actor.serves):
+            return []
+        return [ActorEvent(Change.LEFT, known), event]
+
+    def overdue(self) -> list[ActorEvent]:
+        """Those that did not show up within the grace, as left."""
+        if self._deadline is None or self._clock() < self._deadline:
+            return []
+        gone = [self._known.pop(actor_id) for actor_id in sorted(self._unconfirmed)]
+        self._unconfirmed.clear()
+        self._deadline = None
+        return [ActorEvent(Change.LEFT, actor) for actor in gone]
+
+    def _confirm(self, actor_id: str) -> None:
+        self._unconfirmed.discard(actor_id)
+        if not self._unconfirmed:
+            self._deadline = None

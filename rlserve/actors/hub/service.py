@@ -1,0 +1,95 @@
+"""HubService: translate, then ask the registry."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from rlserve.actors.hub.environments import EnvironmentBook
+from rlserve.actors.hub.registry import Registry
+from rlserve.actors.hub.watchers import Watchers
+from rlserve.errors import NotReady
+from rlserve.records import ActorEvent, Change, RunState
+from rlserve.rpc import codec
+from rlserve.rpc.codec.check import text
+from rlserve.v1 import hub_service_pb2 as pb
+from rlserve.v1 import hub_service_pb2_grpc as pb_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HubService"].full_name
+
+
+class HubService(pb_grpc.HubServiceServicer):
+    """The gRPC face of one registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._environments = EnvironmentBook(registry)
+        self._watchers = Watchers(registry)
+        self._state: RunState | None = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Add this servicer to a server."""
+        pb_grpc.add_HubServiceServicer_to_server(self, server)
+
+    def close(self) -> None:
+        """End the watchers' streams, which would hold up a stop."""
+        self._watchers.close()
+
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
+        actor = codec.actor_from_proto(request.actor, "actor")
+        lease_id = self._registry.register(actor)
+        return pb.RegisterResponse(lease_id=lease_id, lease_seconds=self._registry.lease_seconds)
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
+        lease_id = text(request.lease_id, "", "lease_id")
+        self._registry.renew(lease_id, codec.status_from_proto(request.status))
+        return pb.HeartbeatResponse(lease_seconds=self._registry.lease_seconds)
+
+    async def Deregister(self, request: pb.DeregisterRequest, context: Context) -> pb.DeregisterResponse:
+        self._registry.deregister(text(request.lease_id, "", "lease_id"))
+        return pb.DeregisterResponse()
+
+    async def ListActors(self, request: pb.ListActorsRequest, context: Context) -> pb.ListActorsResponse:
+        actors = self._registry.actors(codec.kind_filter_from_proto(request.kind))
+        return pb.ListActorsResponse(actors=[codec.actor_to_proto(actor) for actor in actors])
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        kind = codec.kind_filter_from_proto(request.kind)
+        with self._watchers.subscribe(kind) as watch:
+            for actor in self._registry.actors(kind):
+                yield codec.event_to_proto(ActorEvent(Change.JOINED, actor))
+            yield pb.WatchResponse(change=pb.WatchResponse.CHANGE_SYNCED)
+            async for event in watch.events():
+                yield codec.event_to_proto(event)
+
+    async def GetRunState(self, request: pb.GetRunStateRequest, context: Context) -> pb.GetRunStateResponse:
+        if self._state is None:
+            raise NotReady("state: no learner has reported yet; ask again in a moment")
+        return pb.GetRunStateResponse(state=codec.run_state_to_proto(self._state))
+
+    async def ReportRunState(self, request: pb.ReportRunStateRequest, context: Context) -> pb.ReportRunStateResponse:
+        state = codec.run_state_from_proto(request.state, "state")
+        self._state = replace(state, updated_unix_seconds=time.time())
+        return pb.ReportRunStateResponse()
+
+    async def RegisterEnvironment(
+        self, request: pb.RegisterEnvironmentRequest, context: Context
+    ) -> pb.RegisterEnvironmentResponse:
+        self._environments.register(codec.environment_from_proto(request.spec, "spec"), request.lease_id)
+        return pb.RegisterEnvironmentResponse()
+
+    async def UnregisterEnvironment(
+        self, request: pb.UnregisterEnvironmentRequest, context: Context
+    ) -> pb.UnregisterEnvironmentResponse:
+        self._environments.unregister(text(request.name, "", "name"))
+        return pb.UnregisterEnvironmentResponse()
+
+    async def ListEnvironments(
+        self, request: pb.ListEnvironmentsRequest, context: Context
+    ) -> pb.ListEnvironmentsResponse:
+        specs = self._environments.all()
+        return pb.ListEnvironmentsResponse(environments=[codec.environment_to_proto(spec) for spec in specs])

@@ -1,0 +1,165 @@
+"""What every actor process does around its own work: register, obey signals, drain, exit code, die in time.
+
+An actor's ``main.py`` gives :func:`run_actor` a context manager that starts its server, and is done::
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[str]:
+        async with WorkerPool(...) as pool, serving(add, address=..., service_names=[...]) as server:
+            yield server.address
+
+    return await run_actor(
+        kind=ActorKind.VERIFIER, actor_id=actor_id, hub_address=hub_address, serve=serve(), serves=["math"]
+    )
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.stop import stop_signals
+from rlserve.errors import RlserveError
+from rlserve.records import Actor, ActorKind, EnvironmentSpec
+
+logger = logging.getLogger(__name__)
+
+PARENT_PID = "RLSERVE_PARENT_PID"
+"""Environment variable by which a launcher names itself."""
+
+EXIT_FAILED = 1
+EXIT_REPLACED = 3
+"""A newer process has this actor's id."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Be killed when the launcher dies, also by SIGKILL; without RLSERVE_PARENT_PID it does nothing.
+
+    Call it first in a process that a launcher started. The variable is taken out of the environment: it is
+    not about grandchildren. Linux only; elsewhere the launcher's death goes unnoticed.
+    """
+    parent = os.environ.pop(PARENT_PID, "")
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The launcher may have died before the call above; then no signal would ever come.
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def run_actor(
+    *,
+    kind: ActorKind,
+    actor_id: str,
+    hub_address: str,
+    serve: AbstractAsyncContextManager[str],
+    serves: Sequence[str] = (),
+    environments: Sequence[EnvironmentSpec] = (),
+    status: Callable[[], Mapping[str, str]] = dict,
+    work: Callable[[], Awaitable[None]] | None = None,
+    run_id: str = "",
+) -> int:
+    """Serve and stay registered until SIGTERM, SIGINT, the end of ``work`` or a failure; returns the exit code.
+
+    ``serve`` starts the actor's server and yields the address that others dial; it is left last, so that it
+    drains after the hub knows. ``serves`` are the names it answers for, ``environments`` the specs that it
+    offers (an empty address means its own). ``status`` is asked at each heartbeat. ``work`` runs beside the
+    server: when it returns the actor stops with 0, when it raises with 1; a signal cancels it. An empty
+    ``hub_address`` serves without a hub.
+
+    Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id.
+    """
+    started = asyncio.Event()
+
+    async def live(stopped: asyncio.Event) -> int:
+        async with AsyncExitStack() as stack:
+            address = await stack.enter_async_context(serve)
+            actor = _actor(kind, actor_id, address, serves, run_id)
+            replaced = await _join(stack, hub_address, actor, status, environments)
+            started.set()
+            logger.info("%s %s serves at %s", kind, actor_id, address)
+            code = await _until_the_end(stopped, replaced, work)
+            logger.info("%s %s stops", kind, actor_id)
+            return code
+
+    with stop_signals() as stopped:
+        living = asyncio.create_task(live(stopped))
+        aborting = asyncio.create_task(_abort_start(living, stopped=stopped, started=started))
+        try:
+            return await living
+        except asyncio.CancelledError:
+            if stopped.is_set() and not started.is_set():
+                return 0
+            raise
+        except RlserveError as error:
+            logger.error("%s: %s: %s", actor_id, type(error).__name__, error)
+        except Exception:
+            logger.exception("%s: failed", actor_id)
+        finally:
+            aborting.cancel()
+        return EXIT_FAILED
+
+
+async def _abort_start(living: asyncio.Task[int], *, stopped: asyncio.Event, started: asyncio.Event) -> None:
+    """A stop during the start does not wait for the start's end."""
+    await stopped.wait()
+    if not started.is_set():
+        living.cancel()
+
+
+def _actor(kind: ActorKind, actor_id: str, address: str, serves: Sequence[str], run_id: str) -> Actor:
+    return Actor(
+        actor_id=actor_id,
+        kind=kind,
+        address=address,
+        incarnation=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        serves=tuple(serves),
+        run_id=run_id,
+    )
+
+
+async def _join(
+    stack: AsyncExitStack,
+    hub_address: str,
+    actor: Actor,
+    status: Callable[[], Mapping[str, str]],
+    environments: Sequence[EnvironmentSpec],
+) -> asyncio.Event:
+    if not hub_address:
+        return asyncio.Event()
+    hub = await stack.enter_async_context(HubClient(hub_address))
+    registration = await stack.enter_async_context(hub.registered(actor, status=status, environments=environments))
+    return registration.replaced
+
+
+async def _until_the_end(
+    stopped: asyncio.Event, replaced: asyncio.Event, work: Callable[[], Awaitable[None]] | None
+) -> int:
+    waits = [asyncio.ensure_future(event.wait()) for event in (stopped, replaced)]
+    working = asyncio.ensure_future(work()) if work else None
+    tasks = {*waits, working} if working else {*waits}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if working and working.done():
+            await working
+            return 0
+        return EXIT_REPLACED if replaced.is_set() else 0
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,32 @@
+"""SIGTERM and SIGINT as an event."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """An event that is set by the first SIGTERM or SIGINT; a second one has its default effect.
+
+    Call it in the main thread, inside a running event loop.
+    """
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+    def restore() -> None:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def stop() -> None:
+        stopped.set()
+        restore()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopped
+    finally:
+        restore()
