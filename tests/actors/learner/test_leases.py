@@ -1,0 +1,346 @@
+"""Leases, by hand-made histories and by any history."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from rlserve.actors.learner.leases import LeaseBook
+from rlserve.records import Purpose
+from rlserve.records.lease import Lease
+
+GRACE, LIMIT = 2.0, 10.0
+
+
+def lease(group_id: str, purpose: Purpose = Purpose.TRAIN) -> Lease:
+    return Lease(
+        group_id=group_id,
+        environment="arithmetic",
+        split="train",
+        index=0,
+        seed=1,
+        num_samples=2,
+        purpose=purpose,
+        limit_seconds=LIMIT,
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Book(LeaseBook):
+    """Draws ``t0``, ``t1``... and has a clock to turn."""
+
+    def __init__(self, max_outstanding: int, max_attempts: int = 3) -> None:
+        self.clock = Clock()
+        self.drawn: list[str] = []
+        super().__init__(
+            draw=self._draw_next,
+            max_outstanding=max_outstanding,
+            clock=self.clock,
+            grace_seconds=GRACE,
+            max_attempts=max_attempts,
+        )
+
+    def _draw_next(self) -> Lease:
+        self.drawn.append(f"t{len(self.drawn)}")
+        return lease(self.drawn[-1])
+
+    def granted(self, queued: int = 0) -> dict[str, list[str]]:
+        grants = self.grant(queued=queued)
+        return {worker: [lease.group_id for lease in leases] for worker, leases in grants.items()}
+
+
+def test_leases_are_bounded_by_what_is_out_and_what_is_queued() -> None:
+    book = Book(max_outstanding=5)
+    book.join("a", capacity=10)
+    assert book.granted(queued=2) == {"a": ["t0", "t1", "t2"]}
+    assert book.granted(queued=2) == {}
+    book.complete("t1")
+    assert book.granted(queued=3) == {}
+    assert book.granted(queued=2) == {"a": ["t3"]}
+
+
+def test_a_worker_holds_no_more_than_its_capacity() -> None:
+    book = Book(max_outstanding=50)
+    book.join("a", capacity=3)
+    assert book.granted() == {"a": ["t0", "t1", "t2"]}
+    assert book.granted() == {}
+
+
+def test_scarce_leases_go_to_the_worker_that_holds_least() -> None:
+    book = Book(max_outstanding=8)
+    book.join("early", capacity=100)
+    assert len(book.granted()["early"]) == 8
+    book.join("late", capacity=100)
+    for done in range(4):
+        book.complete(f"t{done}")
+        assert list(book.granted()) == ["late"]
+    assert [worker.held for worker in book.workers()] == [4, 4]
+
+
+def test_a_worker_that_is_gone_for_longer_than_the_grace_loses_its_leases_to_another() -> None:
+    book = Book(max_outstanding=4)
+    book.join("a", capacity=2)
+    assert book.granted() == {"a": ["t0", "t1"]}
+    book.join("b", capacity=4)
+    assert book.granted() == {"b": ["t2", "t3"]}
+    book.leave("a")
+    book.clock.now += GRACE - 0.1
+    assert book.expire() == []
+    assert book.granted() == {}
+    book.clock.now += 0.1
+    assert {release.lease.group_id for release in book.expire()} == {"t0", "t1"}
+    assert book.granted() == {"b": ["t0", "t1"]}
+
+
+def test_a_worker_that_comes_back_within_the_grace_keeps_what_it_names() -> None:
+    book = Book(max_outstanding=3)
+    book.join("a", capacity=3)
+    book.granted()
+    book.leave("a")
+    assert book.join("a", capacity=3, held=["t0", "t2", "unheard-of"]) == {"t0", "t2"}
+    book.clock.now += GRACE
+    assert book.expire() == []
+    assert book.granted() == {"a": ["t1"]}  # lost on the way: sent again
+
+
+def test_a_worker_that_restarts_empty_gets_its_leases_again() -> None:
+    book = Book(max_outstanding=2)
+    book.join("a", capacity=2)
+    first = book.grant(queued=0)
+    book.join("a", capacity=2)
+    assert book.grant(queued=0) == first
+
+
+def test_a_late_result_is_welcome_from_whoever_held_the_lease() -> None:
+    book = Book(max_outstanding=1)
+    book.join("a", capacity=1)
+    book.granted()
+    book.join("b", capacity=1)
+    book.clock.now += LIMIT + GRACE
+    assert [release.worker_id for release in book.expire()] == ["a"]
+    assert book.granted() == {"b": ["t0"]}
+    assert book.may_deliver("t0", "a") and book.may_deliver("t0", "b") and not book.may_deliver("t0", "c")
+    assert book.complete("t0")
+    assert not book.complete("t0")
+    assert not book.may_deliver("t0", "b")
+
+
+def test_an_expired_lease_goes_back_to_its_worker_only_when_there_is_no_other() -> None:
+    book = Book(max_outstanding=1)
+    book.join("a", capacity=1)
+    book.granted()
+    book.clock.now += LIMIT + GRACE
+    book.expire()
+    assert book.granted() == {"a": ["t0"]}
+    book.join("b", capacity=1)
+    book.clock.now += LIMIT + GRACE
+    book.expire()
+    assert book.granted() == {"b": ["t0"]}
+
+
+def test_a_returned_lease_waits_for_another_worker_even_if_that_is_busy() -> None:
+    book = Book(max_outstanding=3)
+    book.join("a", capacity=2)
+    book.granted()
+    book.join("b", capacity=1)
+    assert book.granted() == {"b": ["t2"]}
+    book.give_back("t0", "a")
+    book.clock.now += 60
+    assert book.granted() == {}
+    book.complete("t2")
+    assert book.granted(queued=1) == {"b": ["t0"]}
+
+
+def test_a_lease_that_keeps_failing_pauses_longer_each_time_and_is_abandoned_at_last() -> None:
+    book = Book(max_outstanding=1, max_attempts=4)
+    book.join("a", capacity=1)
+    pauses = []
+    for _ in range(3):
+        assert book.granted() == {"a": ["t0"]}
+        released = book.give_back("t0", "a")
+        assert released is not None and not released.abandoned
+        start = book.clock.now
+        while not book.grant(queued=0):
+            book.clock.now += 0.05
+        pauses.append(round(book.clock.now - start, 2))
+        book.give_back("t0", "a", failed=False)
+        book.clock.now += 60
+    assert pauses == sorted(pauses) and pauses[0] > 0 and pauses[-1] > pauses[0]
+    book.granted()
+    released = book.give_back("t0", "a")
+    assert released is not None and released.abandoned
+    assert book.granted() == {"a": ["t1"]}
+    assert book.drawn == ["t0", "t1"]
+
+
+def test_only_the_holder_can_give_a_lease_back() -> None:
+    book = Book(max_outstanding=1)
+    book.join("a", capacity=1)
+    book.join("b", capacity=1)
+    assert book.granted() == {"a": ["t0"]}
+    assert book.give_back("t0", "b") is None
+    assert book.give_back("unheard-of", "a") is None
+    assert book.outstanding == 1 and book.workers()[0].held == 1
+
+
+def test_leases_of_an_evaluation_go_first_and_outside_the_bound() -> None:
+    book = Book(max_outstanding=1)
+    book.join("a", capacity=10)
+    assert book.granted() == {"a": ["t0"]}
+    book.give_back("t0", "a")
+    book.clock.now += 60
+    book.add([lease("e0", Purpose.EVALUATE), lease("e1", Purpose.EVALUATE)])
+    assert book.granted(queued=99) == {"a": ["e0", "e1", "t0"]}
+    assert book.outstanding == 1
+
+
+def test_leases_left_over_from_an_earlier_process_go_before_new_ones_and_can_be_claimed() -> None:
+    book = Book(max_outstanding=4)
+    book.add([lease("x1"), lease("x2"), lease("x3")])
+    assert book.outstanding == 3
+    assert book.join("a", capacity=2, held=["x2"]) == {"x2"}
+    assert book.granted() == {"a": ["x1"]}
+    book.join("b", capacity=9)
+    assert book.granted() == {"b": ["x3", "t0"]}
+
+
+def test_a_worker_whose_stream_is_clogged_gets_nothing() -> None:
+    book = Book(max_outstanding=2)
+    book.join("a", capacity=2)
+    book.join("b", capacity=2)
+    assert list(book.grant(queued=0, ready={"b"})) == ["b"]
+
+
+def test_workers_are_described_for_people() -> None:
+    book = Book(max_outstanding=2)
+    book.join("a", capacity=2)
+    book.granted()
+    book.clock.now += 7
+    book.join("b", capacity=5)
+    book.leave("a")
+    first, second = book.workers()
+    assert (first.worker_id, first.connected, first.held, first.oldest_seconds) == ("a", False, 2, 7.0)
+    assert (second.worker_id, second.connected, second.held, second.oldest_seconds) == ("b", True, 0, 0.0)
+
+
+WORKERS = st.sampled_from(["a", "b", "c"])
+BOUND = 6
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Workers join, die, forget, return and deliver in any order; the test believes only what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = Book(max_outstanding=BOUND, max_attempts=2)
+        self.queued = 0
+        self.live: dict[str, set[str]] = {}  # worker -> leases that it believes to hold
+        self.evaluations: list[str] = []
+        self.settled: set[str] = set()
+
+    def unsettled(self) -> set[str]:
+        return {*self.book.drawn, *self.evaluations} - self.settled
+
+    def revoke(self, releases: Iterable) -> None:
+        for release in releases:
+            self.live.get(release.worker_id, set()).discard(release.lease.group_id)
+            if release.abandoned:
+                self.settled.add(release.lease.group_id)
+
+    @rule(worker=WORKERS, capacity=st.integers(1, 5), data=st.data())
+    def join(self, worker: str, capacity: int, data: st.DataObject) -> None:
+        believed = data.draw(st.sets(st.sampled_from(sorted(self.unsettled()) or ["none"])))
+        self.live[worker] = set(self.book.join(worker, capacity=capacity, held=believed))
+        assert self.live[worker] <= believed
+
+    @rule(worker=WORKERS)
+    def leave(self, worker: str) -> None:
+        self.book.leave(worker)
+        self.live.pop(worker, None)
+
+    @rule()
+    def grant(self) -> None:
+        for worker, leases in self.book.grant(queued=self.queued).items():
+            self.live[worker].update(lease.group_id for lease in leases)
+
+    @rule(worker=WORKERS, data=st.data())
+    def deliver(self, worker: str, data: st.DataObject) -> None:
+        if not self.live.get(worker):
+            return
+        group_id = data.draw(st.sampled_from(sorted(self.live[worker])))
+        assert self.book.may_deliver(group_id, worker)
+        assert self.book.complete(group_id) == (group_id not in self.settled)
+        self.settled.add(group_id)
+        self.live[worker].discard(group_id)
+        self.queued += group_id in self.book.drawn
+
+    @rule(worker=WORKERS, data=st.data(), failed=st.booleans())
+    def give_back(self, worker: str, data: st.DataObject, failed: bool) -> None:
+        if not self.live.get(worker):
+            return
+        group_id = data.draw(st.sampled_from(sorted(self.live[worker])))
+        release = self.book.give_back(group_id, worker, failed=failed)
+        assert release is not None
+        self.revoke([release])
+
+    @rule(seconds=st.floats(0, 15))
+    def time_passes(self, seconds: float) -> None:
+        self.book.clock.now += seconds
+        self.revoke(self.book.expire())
+
+    @rule(number=st.integers(1, 3))
+    def train(self, number: int) -> None:
+        self.queued = max(0, self.queued - number)
+
+    @rule(number=st.integers(1, 3))
+    def evaluate(self, number: int) -> None:
+        ids = [f"e{len(self.evaluations) + n}" for n in range(number)]
+        self.evaluations += ids
+        self.book.add([lease(group_id, Purpose.EVALUATE) for group_id in ids])
+
+    @invariant()
+    def no_lease_is_held_by_two_live_workers(self) -> None:
+        held = [group_id for leases in self.live.values() for group_id in leases]
+        assert len(held) == len(set(held))
+        assert set(held) <= self.unsettled()
+
+    @invariant()
+    def the_bound_holds(self) -> None:
+        outstanding = len(set(self.book.drawn) - self.settled)
+        assert outstanding == self.book.outstanding
+        assert outstanding + self.queued <= BOUND
+
+    @invariant()
+    def the_book_says_what_workers_believe(self) -> None:
+        said = {worker.worker_id: worker.held for worker in self.book.workers() if worker.connected}
+        assert said == {worker: len(leases) for worker, leases in self.live.items()}
+
+    def teardown(self) -> None:
+        """None is lost: when all others are gone, one new worker gets every lease that is not settled."""
+        for worker in list(self.live):
+            self.book.leave(worker)
+        self.book.clock.now += 1000
+        self.live.clear()
+        self.revoke(self.book.expire())
+        self.book.join("last", capacity=10**6)
+        granted = self.book.grant(queued=BOUND).get("last", [])
+        assert {lease.group_id for lease in granted} == self.unsettled()
+
+
+@pytest.mark.parametrize("machine", [LeaseMachine])
+def test_no_history_of_workers_loses_or_doubles_a_lease(machine: type[LeaseMachine]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
