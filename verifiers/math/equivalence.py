@@ -1,0 +1,279 @@
+r"""Is the answer the gold answer? Same kind of thing first, then equal in every part.
+
+The gold answer says what is asked for; the answer may be written otherwise, but may not be more (a second try),
+less (one of two roots) or another kind of thing (a set for a point). Rules by kind are in the functions below.
+"""
+
+import re
+from collections.abc import Sequence
+
+from rlserve.verifiers.math.lists import distinct, matching_order, number_of
+from rlserve.verifiers.math.normalize import key, normalize
+from rlserve.verifiers.math.numerals import read_numeral
+from rlserve.verifiers.math.quantities import Policy, QuantityComparer
+from rlserve.verifiers.math.reader import read
+from rlserve.verifiers.math.relations import equal_relations, value_of
+from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
+from rlserve.verifiers.math.sets import pieces_of, same_pieces, variables
+from rlserve.verifiers.math.shapes import (
+    BasedNumber,
+    Group,
+    Matrix,
+    NamedSet,
+    Opaque,
+    Ratio,
+    Relation,
+    Scalar,
+    Shape,
+    Union,
+    Word,
+)
+from rlserve.verifiers.math.slow import equal_by_math_verify
+from rlserve.verifiers.math.tree import Apply, Number, Unreadable
+
+DIFFERENT = "another kind of answer"
+
+
+class Equivalence:
+    """Decides whether two answers are equal. Keeps no state but arithmetic scratch space."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self._scalars = ScalarComparer()
+        self._quantities = QuantityComparer(self._scalars, policy or Policy())
+
+    def compare(self, gold: str, answer: str) -> Comparison:
+        """Decide for two raw answers, gold first. The answer has passed the prefilter.
+
+        Never raises for what an answer holds; may be slow only inside math-verify, for formulas beyond our reader.
+        """
+        gold_text, answer_text = normalize(gold), normalize(answer)
+        if not answer_text:
+            return Comparison(False, "empty")
+        fast = _fast(gold_text, answer_text)
+        return fast if fast is not None else self._read_and_compare(gold_text, answer_text)
+
+    def _read_and_compare(self, gold_text: str, answer_text: str) -> Comparison:
+        try:
+            gold = read(gold_text)
+        except Unreadable:
+            return Comparison(_as_text(gold_text) == _as_text(answer_text), "text")
+        try:
+            answer = read(answer_text, letters=_has_unit(gold))
+        except Unreadable as error:
+            return Comparison(False, f"unreadable ({error})")
+        if _is_bare_list(gold) != _is_bare_list(answer):
+            gold, answer = _reread(gold_text, gold, answer), _reread(answer_text, answer, gold)
+        return self.shapes(gold, answer)
+
+    def shapes(self, gold: Shape, answer: Shape) -> Comparison:
+        """Decide for two shapes."""
+        if isinstance(gold, Opaque) or isinstance(answer, Opaque):
+            return self._opaque(gold, answer)
+        if isinstance(gold, Relation) or isinstance(answer, Relation):
+            return self._relations(gold, answer)
+        if isinstance(gold, Scalar) and isinstance(answer, Scalar):
+            return self._quantities.compare(gold, answer)
+        if isinstance(gold, Group) or isinstance(answer, Group):
+            return self._groups(gold, answer)
+        if isinstance(gold, Union | NamedSet) and isinstance(answer, Union | NamedSet):
+            return self._sets(gold, answer)
+        if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+            return self._matrices(gold, answer)
+        if isinstance(gold, Word) and isinstance(answer, Word):
+            return Comparison(gold.text == answer.text, "word")
+        if isinstance(gold, BasedNumber) or isinstance(answer, BasedNumber):
+            return self._based(gold, answer)
+        if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+            return self._ratios(gold, answer)
+        return Comparison(False, DIFFERENT)
+
+    def _opaque(self, gold: Shape, answer: Shape) -> Comparison:
+        """math-verify decides about formulas beyond our reader; both sides must be one formula."""
+        texts = [shape.text for shape in (gold, answer) if isinstance(shape, Opaque | Scalar)]
+        if len(texts) != 2:
+            return Comparison(False, DIFFERENT)
+        return Comparison(equal_by_math_verify(*texts), "math-verify")
+
+    def _relations(self, gold: Shape, answer: Shape) -> Comparison:
+        if isinstance(gold, Relation) and isinstance(answer, Relation):
+            found = equal_relations(gold, answer, self._scalars, self.shapes)
+            return found if found.equal or "=" in gold.ops else self._sets(gold, answer, found)
+        relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
+        assert isinstance(relation, Relation)
+        if isinstance(other, Group | Union | NamedSet) and not _holds_equations(other):
+            return self._sets(gold, answer)
+        value = value_of(relation, self.shapes)
+        if value is None or isinstance(other, Group):
+            return Comparison(False, "a relation that is no value")
+        pair = (value, other) if relation is gold else (other, value)
+        return self.shapes(*pair)
+
+    def _sets(self, gold: Shape, answer: Shape, otherwise: Comparison | None = None) -> Comparison:
+        """As sets of reals; ``otherwise`` holds when one side is none that we read."""
+        if isinstance(gold, NamedSet) and isinstance(answer, NamedSet) and gold == answer:
+            return Comparison(True, "set")
+        left, right = pieces_of(gold, self._scalars), pieces_of(answer, self._scalars)
+        if left is None or right is None:
+            return otherwise or Comparison(False, DIFFERENT)
+        names = [variables(shape) for shape in (gold, answer)]
+        if all(names) and names[0] != names[1]:
+            return Comparison(False, "another variable")
+        return Comparison(same_pieces(left, right), "set of reals")
+
+    def _groups(self, gold: Shape, answer: Shape) -> Comparison:
+        if isinstance(gold, Group) and isinstance(answer, Group):
+            return self._two_groups(gold, answer)
+        if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+            left, right = _as_matrix(gold), _as_matrix(answer)
+            return self._matrices(left, right) if left and right else Comparison(False, DIFFERENT)
+        if isinstance(gold, Union | NamedSet) or isinstance(answer, Union | NamedSet):
+            return self._sets(gold, answer)
+        group, other = (gold, answer) if isinstance(gold, Group) else (answer, gold)
+        assert isinstance(group, Group)
+        if group.brackets not in ("{}", "") or len(group.items) != 1:
+            return Comparison(False, "another number of answers")
+        return self.shapes(group.items[0], other) if group is gold else self.shapes(other, group.items[0])
+
+    def _two_groups(self, gold: Group, answer: Group) -> Comparison:
+        if _is_condition(gold) and _is_condition(answer):
+            found = self._sets(gold, answer)
+            if found.rule != DIFFERENT:
+                return found
+        order = matching_order(gold, answer)
+        if order is None:
+            return Comparison(False, "other brackets")
+        left, right = (gold.items, answer.items) if order != "set" else (distinct(gold), distinct(answer))
+        if len(left) != len(right):
+            return Comparison(False, "another number of answers")
+        if order == "ordered":
+            return self._all(left, right, "item by item")
+        return self._matched(left, right)
+
+    def _all(self, left: Sequence[Shape], right: Sequence[Shape], rule: str) -> Comparison:
+        for mine, theirs in zip(left, right, strict=True):
+            found = self.shapes(mine, theirs)
+            if not found.equal:
+                return Comparison(False, f"{rule}: {found.rule}")
+        return Comparison(True, rule)
+
+    def _matched(self, left: Sequence[Shape], right: Sequence[Shape]) -> Comparison:
+        """Every gold item has its own partner, in any order."""
+        numbers = [number_of(item) for item in right]
+        free = list(range(len(right)))
+        hard: list[Shape] = []
+        for item in left:
+            number = number_of(item)
+            index = next((i for i in free if number is not None and numbers[i] == number), None)
+            if index is None:
+                hard.append(item)
+            else:
+                free.remove(index)
+        if len(hard) > MAX_HARD_ITEMS:
+            return Comparison(False, "too many to compare")
+        for item in hard:
+            index = next((i for i in free if self.shapes(item, right[i]).equal), None)
+            if index is None:
+                return Comparison(False, "in any order")
+            free.remove(index)
+        return Comparison(True, "in any order")
+
+    def _matrices(self, gold: Matrix, answer: Matrix) -> Comparison:
+        same_size = [len(row) for row in gold.rows] == [len(row) for row in answer.rows]
+        if not same_size or gold.kind != answer.kind:
+            return Comparison(False, "another size")
+        cells = [[cell for row in matrix.rows for cell in row] for matrix in (gold, answer)]
+        return self._all(cells[0], cells[1], "entry by entry")
+
+    def _based(self, gold: Shape, answer: Shape) -> Comparison:
+        """A numeral of a base equals one of the same base; without a base only base ten is meant."""
+        if isinstance(gold, BasedNumber) and isinstance(answer, BasedNumber):
+            return Comparison(gold == answer, "base")
+        based, other = (gold, answer) if isinstance(gold, BasedNumber) else (answer, gold)
+        assert isinstance(based, BasedNumber)
+        if based.base != 10 or not isinstance(other, Scalar):
+            return Comparison(False, "another base")
+        return self._quantities.compare(Scalar(Number(based.value)), other)
+
+    def _ratios(self, gold: Shape, answer: Shape) -> Comparison:
+        if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+            if len(gold.items) != len(answer.items):
+                return Comparison(False, "another number of terms")
+            left, right = _quotients(gold), _quotients(answer)
+            if left is None or right is None:
+                return self._all(gold.items, answer.items, "term by term")
+            return self._all(left, right, "ratio")
+        ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+        assert isinstance(ratio, Ratio)
+        parts = _quotients(ratio)
+        if parts is None or len(parts) != 1 or not isinstance(other, Scalar) or other.unit is not None:
+            return Comparison(False, DIFFERENT)
+        return self.shapes(parts[0], other)
+
+
+MAX_HARD_ITEMS = 24
+"""Items that are no plain numerals are compared each with each; more of them are not."""
+
+
+def _fast(gold: str, answer: str) -> Comparison | None:
+    """The answer to most questions: the same text, or two plain numerals."""
+    if key(gold) == key(answer):
+        return Comparison(True, "same text")
+    left = read_numeral(gold)
+    right = read_numeral(answer) if left is not None else None
+    if left is None or right is None or left.places is not None or right.places is not None:
+        return None
+    return Comparison(left.value == right.value, "number")
+
+
+def _as_text(normal: str) -> str:
+    return key(re.sub(r"\\text\{([^{}]*)\}", r"\1", normal)).lower()
+
+
+def _reread(text: str, shape: Shape, partner: Shape) -> Shape:
+    """``100,200`` beside a list is a list of two numbers."""
+    if "," not in text or not isinstance(shape, Scalar) or not isinstance(partner, Group):
+        return shape
+    try:
+        return read(text, thousands=False)
+    except Unreadable:
+        return shape
+
+
+def _is_bare_list(shape: Shape) -> bool:
+    return isinstance(shape, Group) and shape.brackets in ("", "{}")
+
+
+def _has_unit(shape: Shape) -> bool:
+    if isinstance(shape, Scalar):
+        return shape.unit is not None
+    return isinstance(shape, Group) and any(map(_has_unit, shape.items))
+
+
+def _is_condition(group: Group) -> bool:
+    """Inequalities or unions, which say what a variable may be; equations give values and are matched one by one."""
+    return any(isinstance(item, Union) or (isinstance(item, Relation) and "=" not in item.ops) for item in group.items)
+
+
+def _holds_equations(shape: Shape) -> bool:
+    return isinstance(shape, Group) and any(
+        isinstance(item, Relation) and set(item.ops) == {"="} for item in shape.items
+    )
+
+
+def _as_matrix(shape: Shape) -> Matrix | None:
+    """``[[1,2],[3,4]]`` is a matrix of its rows, ``(1,2)`` beside a matrix is a column."""
+    if isinstance(shape, Matrix):
+        return shape
+    if not isinstance(shape, Group) or shape.brackets not in ("[]", "()", "<>"):
+        return None
+    if all(isinstance(item, Group) for item in shape.items):
+        return Matrix(tuple(item.items for item in shape.items if isinstance(item, Group)))
+    return None if shape.brackets == "[]" else Matrix(tuple((item,) for item in shape.items))
+
+
+def _quotients(ratio: Ratio) -> list[Shape] | None:
+    """Each term but the first, divided into the first; None when a term is no plain formula."""
+    nodes = [item.node for item in ratio.items if isinstance(item, Scalar) and item.unit is None]
+    if len(nodes) != len(ratio.items):
+        return None
+    return [Scalar(Apply("div", (nodes[0], node))) for node in nodes[1:]]

@@ -1,0 +1,50 @@
+"""How the items of two lists, sets or points are matched."""
+
+from fractions import Fraction
+
+from rlserve.verifiers.math.shapes import Group, Relation, Scalar, Shape
+from rlserve.verifiers.math.tree import Number
+
+
+def number_of(shape: Shape) -> Fraction | None:
+    """Value of a plain numeral, by which long lists are matched quickly."""
+    if isinstance(shape, Scalar) and shape.unit is None and isinstance(shape.node, Number):
+        return shape.node.value
+    return None
+
+
+def distinct(group: Group) -> list[Shape]:
+    """Items of a set without repeated numerals."""
+    seen: set[Fraction] = set()
+    items: list[Shape] = []
+    for item in group.items:
+        number = number_of(item)
+        if number is None or number not in seen:
+            items.append(item)
+        if number is not None:
+            seen.add(number)
+    return items
+
+
+def matching_order(gold: Group, answer: Group) -> str | None:
+    """How items are matched: ``ordered``, ``list`` (any order), ``set`` (any order, once each); None: not at all.
+
+    Brackets of two items may be an interval, so their signs must agree.
+    """
+    brackets = {gold.brackets, answer.brackets}
+    if brackets == {""}:
+        return "ordered" if _is_assignment(gold) != _is_assignment(answer) else "list"
+    if brackets <= {"", "{}"}:
+        return "set"
+    if "{}" in brackets:
+        return None
+    interchangeable = {"()", "<>", ""} if len(gold.items) == 2 else {"()", "<>", "[]", ""}
+    return "ordered" if len(brackets) == 1 or brackets <= interchangeable else None
+
+
+def _is_assignment(group: Group) -> bool:
+    """``x=1, y=2``: values of several variables, so that bare values stand in their order."""
+    names = {
+        item.sides[0].text for item in group.items if isinstance(item, Relation) and isinstance(item.sides[0], Scalar)
+    }
+    return len(names) > 1

@@ -1,0 +1,314 @@
+r"""Tokens to an expression tree, by recursive descent with a depth limit.
+
+Read: sums, products (also implied), quotients, powers, roots, factorials, binomials, absolute values, floor and
+ceiling, the elementary functions, gcd, lcm, max and min, subscripts. Two numerals side by side are not a product.
+What needs more (integrals, sums, limits) raises Unreadable with the command that stopped us.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from rlserve.verifiers.math.cursor import END, Cursor
+from rlserve.verifiers.math.normalize import vocabulary
+from rlserve.verifiers.math.numerals import mixed
+from rlserve.verifiers.math.tokens import Token, tokenize
+from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, Unreadable, negated, symbols
+
+MAX_DEPTH = 250
+ELEMENTARY = vocabulary("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp")
+SEVERAL = {"gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min"}
+INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+CONSTANT_COMMANDS = {"pi": "pi", "infty": "infty"}
+GREEK = vocabulary(
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega"
+    " Gamma Delta Theta Lambda Sigma Phi Psi Omega ell"
+)
+OPENING = {"(": ")", "[": "]", "{": "}"}
+COMMAND_OPENING = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
+DEGREE = Apply("div", (Symbol("pi"), Number(Fraction(180))))
+COUNTS = {"C": "binom", "P": "permutations", "A": "permutations"}
+
+
+def parse(normal: str) -> Node:
+    """The tree of one scalar formula (normalised text); raises Unreadable."""
+    parser = _Parser(tokenize(normal))
+    try:
+        node = parser.expression()
+    except RecursionError:
+        raise Unreadable("nested too deep") from None
+    if parser.peek() is not END:
+        raise Unreadable(f"{parser.peek().text[:20]!a} where the formula should end", parser.command())
+    return node
+
+
+class _Parser(Cursor):
+    def __init__(self, tokens: list[Token]) -> None:
+        super().__init__(tokens)
+        self._depth = 0
+        self._bars = 0
+
+    def _nested(self, rule: Callable[[], Node]) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unreadable("nested too deep")
+        node = rule()
+        self._depth -= 1
+        return node
+
+    # Sums and products
+
+    def expression(self) -> Node:
+        terms = [self._nested(self._term)]
+        while sign := self.accept("+", "-"):
+            term = self._nested(self._term)
+            terms.append(negated(term) if sign == "-" else term)
+        return terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
+
+    def _term(self) -> Node:
+        sign = self.accept("+", "-")
+        if sign:
+            inner = self._nested(self._term)
+            return negated(inner) if sign == "-" else inner
+        return self._product(self._factor())
+
+    def _product(self, node: Node, *, in_argument: bool = False) -> Node:
+        over, under = [node], list[Node]()
+        while True:
+            signs_allowed = not in_argument or (not under and self._divides_constant(over))
+            if signs_allowed and (op := self.accept("*", "/")):
+                (over if op == "*" else under).append(self._nested(self._signed_factor))
+            elif self._starts_factor(in_argument=in_argument):
+                over.append(self._factor())
+            else:
+                return _quotient(over, under)
+
+    def _divides_constant(self, factors: list[Node]) -> bool:
+        """True in ``\\cos \\pi/4``: a quotient of constants belongs to the argument, ``\\sin x/2`` is half a sine."""
+        return self.peek().kind == "/" and self.peek(1).kind == "number" and not any(map(symbols, factors))
+
+    def _signed_factor(self) -> Node:
+        if sign := self.accept("+", "-"):
+            inner = self._nested(self._signed_factor)
+            return negated(inner) if sign == "-" else inner
+        return self._factor()
+
+    def _starts_factor(self, *, in_argument: bool) -> bool:
+        """True when the next token starts a factor that is multiplied without a sign."""
+        token = self.peek()
+        if token.kind == "command":
+            is_function = token.text in ELEMENTARY or token.text in SEVERAL
+            return token.text not in ("}", "rfloor", "rceil", "rangle") and not (in_argument and is_function)
+        if token.kind == "|":
+            return self._bars == 0
+        return token.kind in ("symbol", "(", "[", "{")
+
+    # Powers and what stands behind a primary
+
+    def _factor(self) -> Node:
+        base = self._postfix(self._nested(self._primary))
+        if self.peek().kind != "^":
+            return base
+        self.index += 1
+        if self.accept_command("circ"):
+            return Apply("mul", (base, DEGREE))
+        power = Apply("pow", (base, self._nested(self._exponent)))
+        return self._postfix(power)
+
+    def _exponent(self) -> Node:
+        if self.peek().kind == "{":
+            exponent = self._group()
+            return Apply("pow", (exponent, self._nested(self._exponent))) if self.accept("^") else exponent
+        return self._signed_factor()
+
+    def _postfix(self, node: Node) -> Node:
+        while self.accept("!"):
+            node = Apply("factorial", (node,))
+        return node
+
+    def _primary(self) -> Node:
+        token = self.peek()
+        if token.kind == "number":
+            return self._number()
+        if token.kind == "symbol":
+            return self._symbol()
+        if token.kind in OPENING:
+            return self._group()
+        if token.kind == "|":
+            return self._absolute()
+        if token.kind == "command":
+            return self._command()
+        raise Unreadable(f"{token.text[:20]!a} where a value should be")
+
+    def _number(self) -> Node:
+        number = self.take("number").number
+        assert number is not None
+        if self.peek().kind == "number":
+            return self._mixed_with_slash(number)
+        if self.command() == "frac":
+            before = self.index
+            fraction = self._command()
+            found = mixed(number, _as_fraction(fraction))
+            if found is not None:
+                return found
+            self.index = before
+        return number
+
+    def _mixed_with_slash(self, whole: Number) -> Node:
+        """``2 1/2``; any other two numerals side by side say nothing."""
+        top, slash, bottom = self.peek(), self.peek(1), self.peek(2)
+        if slash.kind == "/" and bottom.kind == "number" and top.number and bottom.number and bottom.number.value:
+            found = mixed(whole, top.number.value / bottom.number.value)
+            if found is not None:
+                self.index += 3
+                return found
+        raise Unreadable("two numbers side by side")
+
+    def _symbol(self) -> Node:
+        name = self.take("symbol").text
+        if name in COUNTS and (count := self._count(COUNTS[name])) is not None:
+            return count
+        return self._named(name)
+
+    def _named(self, name: str) -> Node:
+        if self.accept("_"):
+            name += f"_{self._raw()}"
+        while self.accept("'"):
+            name += "'"
+        return Symbol(name)
+
+    def _count(self, op: str) -> Node | None:
+        """``C_5^2``, ``C^2_5`` and ``C(5,2)``; None when the letter is a variable."""
+        marks = (self.peek().kind, self.peek(2).kind, self.peek(4).kind)
+        scripts = marks[:2] in (("_", "^"), ("^", "_"))
+        top, bottom = self.peek(1).number, self.peek(3).number
+        if top is None or bottom is None or not (scripts or marks == ("(", ",", ")")):
+            return None
+        self.index += 4 if scripts else 5
+        # The larger one is chosen from: both orders of the scripts are in use.
+        return Apply(op, (top, bottom) if top.value >= bottom.value else (bottom, top))
+
+    def _raw(self) -> str:
+        """Text of a subscript, which is a name and no value."""
+        if not self.accept("{"):
+            self.index += 1
+            return self.peek(-1).text
+        start = self.index
+        while self.peek().kind not in ("}", "end"):
+            self.index += 1
+        name = "".join(token.text for token in self.tokens[start : self.index])
+        self.take("}")
+        return name
+
+    # Groups
+
+    def _group(self) -> Node:
+        closing = OPENING[self.take(self.peek().kind).kind]
+        bars, self._bars = self._bars, 0
+        node = self._nested(self.expression)
+        self._bars = bars
+        self.take(closing)
+        return node
+
+    def _absolute(self) -> Node:
+        self.take("|")
+        self._bars += 1
+        node = self._nested(self.expression)
+        self._bars -= 1
+        self.take("|")
+        return Apply("abs", (node,))
+
+    def _argument(self) -> Node:
+        """One argument of a command: a group, one digit of a numeral, or one letter or command."""
+        token = self.peek()
+        if token.kind == "{":
+            return self._group()
+        if token.kind == "number" and token.text.isdigit():
+            return self._digit(token.text)
+        return self._nested(self._primary)
+
+    def _digit(self, digits: str) -> Node:
+        """The first digit of a numeral; the rest stays: ``\\frac12`` is a half."""
+        if len(digits) > 1:
+            rest = Number(Fraction(int(digits[1:])))
+            self.tokens[self.index] = Token("number", digits[1:], rest)
+        else:
+            self.index += 1
+        return Number(Fraction(int(digits[0])))
+
+    # Commands
+
+    def _command(self) -> Node:
+        name = self.take("command").text
+        if name in CONSTANT_COMMANDS:
+            return Symbol(CONSTANT_COMMANDS[name])
+        if name in GREEK:
+            return self._named(name)
+        if name in ELEMENTARY:
+            return self._function(name)
+        if name in SEVERAL:
+            return Apply(SEVERAL[name], self._several())
+        if name in ("frac", "binom"):
+            top = self._argument()
+            return Apply("div" if name == "frac" else "binom", (top, self._argument()))
+        if name == "sqrt":
+            return self._root()
+        if name in COMMAND_OPENING:
+            closing, op = COMMAND_OPENING[name]
+            node = self._nested(self.expression)
+            if not self.accept_command(closing):
+                raise Unreadable(f"no \\{closing}")
+            return Apply(op, (node,))
+        raise Unreadable(f"\\{name} is not read here", name)
+
+    def _root(self) -> Node:
+        if not self.accept("["):
+            return Apply("sqrt", (self._argument(),))
+        degree = self._nested(self.expression)
+        self.take("]")
+        return Apply("root", (self._argument(), degree))
+
+    def _function(self, name: str) -> Node:
+        base = self._argument() if name == "log" and self.accept("_") else None
+        exponent = self._nested(self._exponent) if self.accept("^") else None
+        if exponent == Number(Fraction(-1)) and name in INVERSE:
+            name, exponent = INVERSE[name], None
+        argument = self._function_argument()
+        node = Apply(name, (argument,))
+        if base is not None:
+            node = Apply("div", (Apply("ln", (argument,)), Apply("ln", (base,))))
+        return node if exponent is None else Apply("pow", (node, exponent))
+
+    def _function_argument(self) -> Node:
+        """A bracketed argument is one; without brackets the argument is the product that follows."""
+        if self.peek().kind in OPENING:
+            return self._group()
+        if self.command() in ELEMENTARY:
+            return self._nested(self._command)
+        return self._nested(lambda: self._product(self._factor(), in_argument=True))
+
+    def _several(self) -> tuple[Node, ...]:
+        opening = self.take(self.peek().kind if self.peek().kind in ("(", "{", "[") else "(").kind
+        nodes = [self._nested(self.expression)]
+        while self.accept(","):
+            nodes.append(self._nested(self.expression))
+        self.take(OPENING[opening])
+        return tuple(nodes)
+
+
+def _quotient(over: list[Node], under: list[Node]) -> Node:
+    """Flat, so that a product of a thousand factors is not a thousand levels deep."""
+    top = over[0] if len(over) == 1 else Apply("mul", tuple(over))
+    if not under:
+        return top
+    return Apply("div", (top, under[0] if len(under) == 1 else Apply("mul", tuple(under))))
+
+
+def _as_fraction(node: Node) -> Fraction | None:
+    """Value of a quotient of two integers as written; None for anything else."""
+    if not isinstance(node, Apply) or node.op != "div":
+        return None
+    top, bottom = node.args
+    if not isinstance(top, Number) or not isinstance(bottom, Number) or not bottom.value:
+        return None
+    both_whole = top.value.denominator == 1 and bottom.value.denominator == 1
+    return top.value / bottom.value if both_whole else None

@@ -1,0 +1,66 @@
+"""Values with units: both must measure the same thing; a unit on one side only is allowed, except for percent."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
+from rlserve.verifiers.math.shapes import Scalar
+from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol
+from rlserve.verifiers.math.units import Unit
+
+ANGLE = (("angle", 1),)
+PI_OVER_180 = Apply("div", (Symbol("pi"), Number(Fraction(180))))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What counts as equal where people differ."""
+
+    percent: str = "strict"
+    """``strict``: 50% is 0.5 and not 50. ``lenient``: it is either."""
+
+
+class QuantityComparer:
+    """Compares two formulas with their units."""
+
+    def __init__(self, scalars: ScalarComparer, policy: Policy) -> None:
+        self._scalars = scalars
+        self._policy = policy
+
+    def compare(self, gold: Scalar, answer: Scalar) -> Comparison:
+        """Decide ``gold == answer``, after conversion when both have a unit."""
+        left, right = gold.unit, answer.unit
+        if left is not None and right is not None:
+            if left.dimension != right.dimension:
+                return Comparison(False, "another unit")
+            return self._scalars.compare(_scaled(gold.node, left), _scaled(answer.node, right))
+        if any(unit is not None and unit.percent for unit in (left, right)):
+            return self._percent(gold, answer)
+        plain = self._scalars.compare(gold.node, answer.node)
+        if plain.equal or not any(unit is not None and unit.dimension == ANGLE for unit in (left, right)):
+            return plain
+        return self._scalars.compare(_radians(gold), _radians(answer))
+
+    def _percent(self, gold: Scalar, answer: Scalar) -> Comparison:
+        """One side is a percentage and the other a plain number."""
+        if self._policy.percent == "lenient" and self._scalars.compare(gold.node, answer.node).equal:
+            return Comparison(True, "percent (lenient)")
+        return Comparison(self._scalars.compare(_hundredth(gold), _hundredth(answer)).equal, "percent")
+
+
+def _scaled(node: Node, unit: Unit) -> Node:
+    """The value in base units."""
+    if unit.factor == 1:
+        return node
+    if isinstance(node, Number):
+        return Number(node.value * unit.factor)
+    return Apply("mul", (node, Number(unit.factor)))
+
+
+def _hundredth(scalar: Scalar) -> Node:
+    return scalar.node if scalar.unit is None else Apply("div", (scalar.node, Number(Fraction(100))))
+
+
+def _radians(scalar: Scalar) -> Node:
+    in_degrees = scalar.unit is not None and scalar.unit.dimension == ANGLE
+    return Apply("mul", (scalar.node, PI_OVER_180)) if in_degrees else scalar.node

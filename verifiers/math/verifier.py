@@ -1,0 +1,93 @@
+"""The math verifier: find the answer, refuse what only hurts, decide, and say why."""
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.math.equivalence import Equivalence
+from rlserve.verifiers.math.extract import find_answer
+from rlserve.verifiers.math.payload import decode_payload
+from rlserve.verifiers.math.prefilter import MAX_CHARACTERS, reason_to_refuse, trim
+from rlserve.verifiers.math.quantities import Policy
+from rlserve.verifiers.math.scalars import Comparison
+from rlserve.verifiers.math.slow import TimeUp, equal_by_math_verify
+
+SHOWN_CHARACTERS = 200
+
+
+class MathVerifier:
+    """1 when the answer equals the gold answer, else 0. Payload: ``{"answer": "42"}``, see ``payload.py``.
+
+    ``percent`` is ``strict`` (50% is 0.5, never 50) or ``lenient`` (either). Verdict parts, all 0 or 1:
+    ``correct``, ``answered`` (an answer was found), ``refused`` (the prefilter), ``timeout``.
+    """
+
+    name = "math"
+    version = "1"
+    description = "equality of a mathematical answer with the gold answer"
+    reward_range = (0.0, 1.0)
+    limit_seconds = 1.8
+    """Wall limit of one completion, below the 2 s that no input may exceed."""
+    memory_bytes = 256 * 2**20
+    timeout_is_failure = True
+    """An answer that takes longer than the limit is a wrong answer: the policy must not learn the slow lane."""
+
+    def __init__(self, *, percent: str = "strict") -> None:
+        if percent not in ("strict", "lenient"):
+            raise InvalidRequest(f"percent: is {percent!r}; use strict or lenient")
+        self._equivalence = Equivalence(Policy(percent=percent))
+
+    def prepare(self) -> None:
+        """Import and warm what takes a second, before the first completion."""
+        equal_by_math_verify("1", "\\int_0^1 1 dx")
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one completion; raises InvalidRequest for a malformed payload."""
+        task = decode_payload(payload)
+        golds = [_gold_text(gold) for gold in task.golds]
+        found = find_answer(trim(completion), bare=task.bare)
+        if found is None:
+            return _verdict(False, f"expected {_shown(golds[0])}, found no answer", answered=0.0)
+        answer = trim(found.text)
+        refusal = reason_to_refuse(answer)
+        where = f"expected {_shown(golds[0])}, found {_shown(answer)} (found by: {found.rule}; decided by: "
+        if refusal is not None:
+            return _verdict(False, f"rejected: {refusal}; {where}prefilter)", refused=1.0)
+        try:
+            decision = self._decide(golds, answer)
+        except TimeUp:
+            return _verdict(False, f"timeout: the answer takes too long to compare; {where}time)", timeout=1.0)
+        return _verdict(decision.equal, f"{where}{decision.rule})")
+
+    def _decide(self, golds: list[str], answer: str) -> Comparison:
+        decision = self._equivalence.compare(golds[0], answer)
+        for gold in golds[1:]:
+            if decision.equal:
+                break
+            decision = self._equivalence.compare(gold, answer)
+        return decision
+
+
+def _gold_text(gold: str) -> str:
+    """The gold answer, which may come as a whole solution (``... #### 18``)."""
+    found = find_answer(trim(gold), bare=True)
+    text = trim(found.text) if found is not None else ""
+    if not text or len(text) > MAX_CHARACTERS:
+        raise InvalidRequest(f"payload.answer: {gold[:40]!a} holds no answer; send the gold answer")
+    return text
+
+
+def _shown(text: str) -> str:
+    """Raw text for people: escaped and cut, never a parsed formula."""
+    return ascii(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
+
+
+def _verdict(correct: bool, reason: str, **flags: float) -> Verdict:
+    parts = {"correct": float(correct), "answered": 1.0, "refused": 0.0, "timeout": 0.0} | flags
+    return Verdict(
+        outcome=Outcome.PASS if correct else Outcome.FAIL,
+        reward=float(correct),
+        parts=parts,
+        reason=reason,
+        verifier=MathVerifier.name,
+        passed=int(correct),
+        total=1,
+    )

@@ -1,0 +1,102 @@
+"""Exact match and regular expressions: verifiers that cost microseconds."""
+
+import re
+from functools import lru_cache
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.text.answers import after_marker
+from rlserve.verifiers.text.payload import decode_answers, decode_pattern
+
+SHOWN_CHARACTERS = 100
+MAX_REGEX_CHARACTERS = 20_000
+"""A regular expression sees no more than the end of a longer text."""
+
+
+class ExactVerifier:
+    """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42"}``.
+
+    The answer is the stripped text after the last ``marker`` (the whole text when ``marker`` is empty).
+    ``ignore_case`` compares lower case.
+    """
+
+    name = "exact"
+    version = "1"
+    description = "the answer is exactly the gold answer"
+    reward_range = (0.0, 1.0)
+
+    def __init__(self, *, marker: str = "", ignore_case: bool = False) -> None:
+        self._marker = marker
+        self._ignore_case = ignore_case
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one completion; raises InvalidRequest for a malformed payload."""
+        golds = _golds(payload)
+        answer = after_marker(completion, self._marker)
+        if answer is None:
+            return _verdict("exact", False, f"expected {_shown(golds[0])}, found no {self._marker!r}")
+        correct = self._spelled(answer) in [self._spelled(gold) for gold in golds]
+        return _verdict("exact", correct, f"expected {_shown(golds[0])}, found {_shown(answer)} (rule: same text)")
+
+    def _spelled(self, text: str) -> str:
+        return text.lower() if self._ignore_case else text
+
+
+class RegexVerifier:
+    """1 when a regular expression of the task matches. Payload: ``{"pattern": "..."}``.
+
+    ``full`` wants the whole (stripped) text to match, else any part of it. Patterns come from the task and
+    texts from the policy: a pattern with nested repetition may need exponential time, which the limit of the
+    worker ends as a failure of the verifier, not of the text.
+    """
+
+    name = "regex"
+    version = "1"
+    description = "the text matches the pattern of the task"
+    reward_range = (0.0, 1.0)
+
+    def __init__(self, *, marker: str = "", full: bool = False) -> None:
+        self._marker = marker
+        self._full = full
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one completion; raises InvalidRequest for a malformed payload or pattern."""
+        pattern = _pattern(payload)
+        answer = after_marker(completion, self._marker)
+        if answer is None:
+            return _verdict("regex", False, f"found no {self._marker!r}")
+        answer = answer[-MAX_REGEX_CHARACTERS:]
+        found = pattern.fullmatch(answer) if self._full else pattern.search(answer)
+        shown = _shown(found.group()) if found else "no match"
+        return _verdict("regex", found is not None, f"pattern {_shown(pattern.pattern)}: {shown}")
+
+
+@lru_cache(maxsize=256)
+def _golds(payload: bytes) -> tuple[str, ...]:
+    """Gold answers; kept, since all completions of a task share the payload."""
+    return decode_answers(payload)
+
+
+@lru_cache(maxsize=256)
+def _pattern(payload: bytes) -> re.Pattern[str]:
+    text = decode_pattern(payload)
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise InvalidRequest(f"payload.pattern: is no regular expression ({error}); correct the task") from error
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
+
+
+def _verdict(verifier: str, correct: bool, reason: str) -> Verdict:
+    return Verdict(
+        outcome=Outcome.PASS if correct else Outcome.FAIL,
+        reward=float(correct),
+        parts={"correct": float(correct)},
+        reason=reason,
+        verifier=verifier,
+        passed=int(correct),
+        total=1,
+    )
