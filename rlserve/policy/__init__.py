@@ -1,0 +1,1 @@
+"""Weights on the move: what a version is, how it is published, fetched, and checked."""

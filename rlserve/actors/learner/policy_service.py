@@ -1,0 +1,158 @@
+"""PolicyStreamService: announces versions, sends their bytes, and hears what workers serve.
+
+``Announce``  waits for: a version newer than the last one sent. unblocked by: ``Publisher.publish``. A slow
+              reader skips versions and sees the newest.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from rlserve.errors import InvalidRequest, WeightsMismatch
+from rlserve.policy.host import host_id
+from rlserve.policy.manifest import tensor_digest
+from rlserve.policy.publisher import Published, Publisher
+from rlserve.records import PolicyVersion
+from rlserve.rpc import codec
+from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyStreamService"].full_name
+MAX_CHUNK_BYTES = 3 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedReport:
+    """A worker's word that it serves a version."""
+
+    worker_id: str
+    version: int
+    stall_seconds: float
+    """Generation stood still for this long."""
+    update_seconds: float
+    """From announcement to serving."""
+    running_sequences: int
+    """Sequences that were running during the swap."""
+    monotonic_seconds: float
+
+
+class PolicyService(pb_grpc.PolicyStreamServiceServicer):
+    """The gRPC face of a publisher. Create it in the event loop that serves it."""
+
+    def __init__(self, publisher: Publisher, *, chunk_bytes: int) -> None:
+        self._publisher = publisher
+        self._chunk_bytes = chunk_bytes
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Condition()
+        self._reports: list[ServedReport] = []
+        self._served: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.num_mismatches = 0
+        """Confirmations whose digest was not the published one."""
+        publisher.subscribe(lambda _: asyncio.run_coroutine_threadsafe(self._wake(), self._loop))
+
+    def reports(self) -> list[ServedReport]:
+        """Every confirmation so far, in order of arrival."""
+        with self._lock:
+            return list(self._reports)
+
+    def served(self) -> dict[str, int]:
+        """The version that each worker confirmed last."""
+        with self._lock:
+            return dict(self._served)
+
+    async def Announce(self, request: pb.AnnounceRequest, context: Context) -> AsyncIterator[pb.AnnounceResponse]:
+        sent = -1
+        while True:
+            policy = await self._newer_than(sent)
+            sent = policy.version
+            yield pb.AnnounceResponse(policy=codec.policy_to_proto(policy))
+
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
+        published = self._publisher.get(request.version)
+        if request.host_id and request.host_id == host_id():
+            yield pb.FetchResponse(header=_header(published, pb.ENCODING_FULL, shared_path=str(published.path)))
+            return
+        size = min(request.chunk_bytes or self._chunk_bytes, MAX_CHUNK_BYTES)
+        delta = None
+        if request.HasField("held_version") and request.held_version != request.version:
+            delta = await asyncio.to_thread(self._publisher.delta, request.held_version, request.version)
+        if delta is None:
+            header = _header(published, pb.ENCODING_FULL, size=size)
+        else:
+            header = _header(published, pb.ENCODING_DELTA, size=size, length=len(delta), base=request.held_version)
+        yield pb.FetchResponse(header=header)
+        async for chunk in _chunks(memoryview(delta) if delta is not None else published.flat.data, size):
+            yield pb.FetchResponse(chunk=chunk)
+
+    async def Confirm(self, request: pb.ConfirmRequest, context: Context) -> pb.ConfirmResponse:
+        if not request.worker_id:
+            raise InvalidRequest("worker_id: is empty; say who serves the version")
+        published = self._publisher.get(request.version)
+        if request.digest != published.policy.digest:
+            self.num_mismatches += 1
+            raise WeightsMismatch(
+                f"digest: {request.worker_id} serves {request.digest[:40]!r} as version {request.version}, "
+                f"published was {published.policy.digest!r}; fetch a full copy"
+            )
+        report = ServedReport(
+            worker_id=request.worker_id,
+            version=request.version,
+            stall_seconds=request.stall_seconds,
+            update_seconds=request.update_seconds,
+            running_sequences=request.running_sequences,
+            monotonic_seconds=time.monotonic(),
+        )
+        with self._lock:
+            self._reports.append(report)
+            self._served[request.worker_id] = request.version
+        return pb.ConfirmResponse()
+
+    async def _newer_than(self, version: int) -> PolicyVersion:
+        async with self._news:
+            while True:
+                latest = self._publisher.latest()
+                if latest is not None and latest.policy.version > version:
+                    return latest.policy
+                await self._news.wait()
+
+    async def _wake(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+
+def _header(
+    published: Published,
+    encoding: pb.Encoding.ValueType,
+    *,
+    size: int = 1,
+    length: int | None = None,
+    base: int | None = None,
+    shared_path: str = "",
+) -> pb.FetchHeader:
+    total = published.policy.total_bytes if length is None else length
+    return pb.FetchHeader(
+        version=published.policy.version,
+        encoding=encoding,
+        base_version=base,
+        total_bytes=total,
+        num_chunks=0 if shared_path else -(-total // size),
+        shared_path=shared_path,
+    )
+
+
+async def _chunks(content: memoryview, size: int) -> AsyncIterator[pb.Chunk]:
+    for index, start in enumerate(range(0, len(content), size)):
+        data = bytes(content[start : start + size])
+        yield pb.Chunk(index=index, data=data, digest=tensor_digest(data))
+        # Large fetches must not keep acks and announcements waiting.
+        await asyncio.sleep(0)

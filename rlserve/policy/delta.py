@@ -1,0 +1,104 @@
+"""A lossless difference between two versions: which elements changed, and their new bits.
+
+Layout (little-endian): magic ``RLD1``, the uncompressed size (u64), then one zstd frame that holds, for each
+tensor in manifest order: number of changed elements (u64), gaps between changed positions (u32 each, the first
+from -1), new values (element size each, byte planes apart so that they compress).
+
+Bits are compared, not numbers: NaN payloads and -0.0 survive. At RL learning rates most bf16 elements keep
+their bits from step to step; where they do not, ``encode`` returns None and the full copy is sent.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from rlserve.errors import WeightsMismatch
+from rlserve.policy.manifest import Bytes, slices
+from rlserve.records import TensorSpec
+
+MAGIC = b"RLD1"
+HEADER = struct.Struct("<4sQ")
+COUNT = struct.Struct("<Q")
+LEVEL = 1
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+Words = npt.NDArray[np.unsignedinteger]
+
+
+def encode(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec], *, max_share: float = 0.8) -> bytes | None:
+    """The difference as bytes, or None when it is larger than ``max_share`` of a full copy."""
+    limit = int(max_share * new.size)
+    parts: list[bytes] = []
+    size = 0
+    for spec, place in slices(tensors):
+        part = _encode_tensor(old[place], new[place], ELEMENT_BYTES[spec.dtype])
+        size += len(part)
+        # What is raw more than twice a full copy is not worth the time to compress.
+        if size > max(2.0, max_share) * new.size:
+            return None
+        parts.append(part)
+    raw = b"".join(parts)
+    encoded = HEADER.pack(MAGIC, len(raw)) + zstandard.ZstdCompressor(level=LEVEL).compress(raw)
+    return encoded if len(encoded) <= limit else None
+
+
+def apply(old: Bytes, delta: bytes, tensors: Sequence[TensorSpec]) -> Bytes:
+    """The new version's bytes. Raises WeightsMismatch when ``delta`` is not a difference to ``old``.
+
+    The caller still checks the digests: a well-formed delta against another base gives other bytes.
+    """
+    raw = _decompress(delta, tensors)
+    new = old.copy()
+    offset = 0
+    for spec, place in slices(tensors):
+        offset = _apply_tensor(new[place], raw, offset, spec)
+    if offset != len(raw):
+        raise WeightsMismatch(f"delta: {len(raw) - offset} bytes too many; a full copy is needed")
+    return new
+
+
+def _encode_tensor(old: Bytes, new: Bytes, width: int) -> bytes:
+    words = np.dtype(f"<u{width}")
+    changed = np.flatnonzero(old.view(words) != new.view(words))
+    gaps = np.diff(changed, prepend=-1).astype("<u4")
+    values = new.view(words)[changed].view(np.uint8).reshape(-1, width).T
+    return COUNT.pack(changed.size) + gaps.tobytes() + np.ascontiguousarray(values).tobytes()
+
+
+def _apply_tensor(new: Bytes, raw: memoryview, offset: int, spec: TensorSpec) -> int:
+    width = ELEMENT_BYTES[spec.dtype]
+    if len(raw) - offset < COUNT.size:
+        raise WeightsMismatch(f"delta: ends before {spec.name!r}; a full copy is needed")
+    count = int(COUNT.unpack_from(raw, offset)[0])
+    offset += COUNT.size
+    end = offset + count * (4 + width)
+    if count > spec.num_bytes // width or end > len(raw):
+        raise WeightsMismatch(f"delta: {count} changes in {spec.name!r} do not fit; a full copy is needed")
+    gaps = np.frombuffer(raw, dtype="<u4", count=count, offset=offset)
+    planes = np.frombuffer(raw, dtype=np.uint8, count=count * width, offset=offset + 4 * count)
+    positions = np.cumsum(gaps, dtype=np.int64) - 1
+    if count and (positions[-1] >= spec.num_bytes // width or gaps.min() == 0):
+        raise WeightsMismatch(f"delta: a position lies outside {spec.name!r}; a full copy is needed")
+    values = np.ascontiguousarray(planes.reshape(width, count).T).view(f"<u{width}").reshape(-1)
+    new.view(f"<u{width}")[positions] = values
+    return end
+
+
+def _decompress(delta: bytes, tensors: Sequence[TensorSpec]) -> memoryview:
+    """The raw content; the size that the header states is bounded before anything is allocated."""
+    bound = sum(COUNT.size + spec.num_bytes // ELEMENT_BYTES[spec.dtype] * 8 for spec in tensors)
+    try:
+        magic, size = HEADER.unpack_from(delta)
+        if magic != MAGIC or size > bound:
+            raise WeightsMismatch("delta: is not one of this format; a full copy is needed")
+        body = memoryview(delta)[HEADER.size :]
+        if zstandard.frame_content_size(body) not in (size, -1):
+            raise WeightsMismatch("delta: its frame has another size than its header; a full copy is needed")
+        raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
+    except (struct.error, zstandard.ZstdError) as error:
+        raise WeightsMismatch(f"delta: cannot be read ({error}); a full copy is needed") from error
+    if len(raw) != size:
+        raise WeightsMismatch("delta: its frame has another size than its header; a full copy is needed")
+    return memoryview(raw)

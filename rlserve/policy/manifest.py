@@ -1,0 +1,74 @@
+"""What a version of the weights is: names, shapes, dtypes and digests of its tensors.
+
+The bytes of a version are one flat buffer: all tensors, little-endian, in the manifest's order, no gaps.
+Digests are BLAKE3 (128 bits): 5 GB/s on one core where SHA-256 does 1.1 and BLAKE2b 0.8.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from rlserve.errors import WeightsMismatch
+from rlserve.records import PolicyVersion, TensorSpec
+
+DIGEST_BYTES = 16
+Bytes = npt.NDArray[np.uint8]
+Content = Bytes | bytes | bytearray | memoryview
+
+
+def tensor_digest(content: Content) -> str:
+    """Hex digest of a tensor's little-endian bytes."""
+    return blake3(_view(content)).hexdigest(length=DIGEST_BYTES)
+
+
+def manifest_digest(tensors: Sequence[TensorSpec]) -> str:
+    """Hex digest of the whole: names, forms and digests of the tensors, in order."""
+    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for spec in tensors:
+        whole.update(f"{spec.name}\0{spec.dtype}\0{spec.shape}\0{spec.digest}\n".encode())
+    return whole.hexdigest()
+
+
+def spec_of(name: str, tensor: Any) -> tuple[TensorSpec, Bytes]:
+    """The declaration of a contiguous CPU tensor, and its bytes (shared, not copied)."""
+    import torch
+
+    content: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    spec = TensorSpec(
+        name=name,
+        shape=tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        digest=tensor_digest(content),
+        num_bytes=content.size,
+    )
+    return spec, content
+
+
+def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
+    """Each tensor's place in the flat buffer."""
+    start = 0
+    for spec in tensors:
+        yield spec, slice(start, start + spec.num_bytes)
+        start += spec.num_bytes
+
+
+def check(policy: PolicyVersion, flat: Content) -> None:
+    """Raises WeightsMismatch, which names the first tensor that differs, unless ``flat`` is the version."""
+    content = _view(flat)
+    if manifest_digest(policy.tensors) != policy.digest:
+        raise WeightsMismatch(f"version {policy.version}: the manifest does not match its own digest")
+    if len(content) != policy.total_bytes:
+        raise WeightsMismatch(
+            f"version {policy.version}: {len(content)} bytes where {policy.total_bytes} were published"
+        )
+    for spec, place in slices(policy.tensors):
+        if tensor_digest(content[place]) != spec.digest:
+            raise WeightsMismatch(f"version {policy.version}: tensor {spec.name!r} differs from what was published")
+
+
+def _view(content: Content) -> memoryview:
+    return memoryview(content.data if isinstance(content, np.ndarray) else content).cast("B")
