@@ -157,6 +157,8 @@ class LaunchConfig(Section):
 
     start_seconds: float = Field(180.0, gt=0)
     """An actor must have registered within this."""
+    prepare_seconds: float = Field(86400.0, gt=0)
+    """[pretrain] and [sft] must have made the start checkpoint within this."""
     stop_seconds: float = Field(20.0, gt=0)
     """Grace between SIGTERM and SIGKILL."""
     restart_backoff_seconds: float = Field(0.5, gt=0)

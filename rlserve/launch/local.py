@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlserve.actors.process import PARENT_PID
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
@@ -24,8 +25,8 @@ from rlserve.observability.events import EventLog
 
 logger = logging.getLogger(__name__)
 
-PARENT_PID = "RLSERVE_PARENT_PID"
-"""Tells a child whose death it must not outlive."""
+RUN_DIRECTORY = "RLSERVE_RUN_DIRECTORY"
+"""Marks every process of a run, grandchildren too."""
 
 
 class RunFailed(RlserveError, RuntimeError):
@@ -146,7 +147,11 @@ class LocalLauncher:
         return child
 
     def _environment(self) -> Mapping[str, str]:
-        return {PARENT_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        return {
+            PARENT_PID: str(os.getpid()),
+            RUN_DIRECTORY: str(self._paths.root.resolve()),
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def _log(self, spec: ProcessSpec) -> Path:
         return self._paths.logs / f"{spec.name}.log"

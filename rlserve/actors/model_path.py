@@ -1,0 +1,33 @@
+"""The start checkpoint: given by path, or made by [pretrain] and [sft] while the actors start."""
+
+import time
+from pathlib import Path
+
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import DeadlineExceeded
+
+POLL_SECONDS = 0.05
+
+
+def wait_for_start_model(config: RunConfig, paths: RunPaths) -> str:
+    """Path or hub name of the start checkpoint, once it is there.
+
+    Actors import their libraries first and call this then, so that both go on side by side. Raises
+    DeadlineExceeded when the preparation takes longer than ``launch.prepare_seconds``.
+    """
+    if config.model.path:
+        return config.model.path
+    return str(_wait(paths.start_model, config.launch.prepare_seconds))
+
+
+def _wait(path: Path, seconds: float) -> Path:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"start checkpoint: {path} is not there after {seconds:g} s (launch.prepare_seconds); see the log of "
+                "the process `prepare`"
+            )
+        time.sleep(POLL_SECONDS)
+    return path

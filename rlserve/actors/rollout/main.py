@@ -1,0 +1,162 @@
+"""A rollout worker process: engine, weights, stream, control face.
+
+Order of the start: the engine comes up with the start checkpoint, catches up with the learner's newest version,
+and only then asks for leases: a restarted worker never samples from old weights.
+"""
+
+import asyncio
+import functools
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc.aio
+
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.model_path import wait_for_start_model
+from rlserve.actors.process import run_actor
+from rlserve.actors.rollout.engine import RolloutEngine
+from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.rollout.judge import RemoteJudge
+from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
+from rlserve.actors.rollout.session import StreamSession
+from rlserve.actors.rollout.tasks import RemoteTasks
+from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.actors.rollout.worker import GroupWorker
+from rlserve.actors.tokenizer import load_tokenizer
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import EngineDied
+from rlserve.policy.host import shared_directory
+from rlserve.policy.subscriber import Subscriber
+from rlserve.records import ActorKind
+from rlserve.rpc.channel import open_channel
+from rlserve.rpc.options import ChannelOptions
+from rlserve.rpc.server import serving
+from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+
+async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_address: str, address: str = "") -> int:
+    """Work until the learner says goodbye or a signal comes; returns the exit code."""
+    process = RolloutProcess(config, paths, worker_id=actor_id, hub_address=hub_address)
+    return await run_actor(
+        kind=ActorKind.ROLLOUT,
+        actor_id=actor_id,
+        hub_address=hub_address,
+        serve=process.serve(address or config.rollout.address),
+        status=process.status,
+        work=process.work,
+        run_id=config.name,
+    )
+
+
+class RolloutProcess:
+    """The parts of one worker, wired together."""
+
+    def __init__(self, config: RunConfig, paths: RunPaths, *, worker_id: str, hub_address: str) -> None:
+        self._config = config
+        self._paths = paths
+        self._worker_id = worker_id
+        self._hub = HubClient(hub_address)
+        self._subscriber = Subscriber(self._connect, worker_id=worker_id, staging=shared_directory(paths.root))
+        self._engine: RolloutEngine
+        self._follower: WeightFollower
+        self._worker: GroupWorker
+        self._session: StreamSession
+
+    @asynccontextmanager
+    async def serve(self, address: str) -> AsyncIterator[str]:
+        """Engine, pools and server, until the block ends."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._hub.close)
+            environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
+            verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
+            self._engine = await self._start_engine()
+            stack.push_async_callback(self._engine.shutdown)
+            stack.push_async_callback(self._subscriber.close)
+            self._follower = WeightFollower(self._engine, self._subscriber)
+            tokenizer = load_tokenizer(self._model_path)
+            self._worker = GroupWorker(
+                engine=self._engine,
+                tokenizer=tokenizer,
+                get_task=RemoteTasks(environments, seed=config.seed, deadline_seconds=config.rollout.task_seconds),
+                judge=RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds),
+                rollout=config.rollout,
+                model=config.model,
+                worker_id=self._worker_id,
+                run_id=config.name,
+            )
+            self._session = StreamSession(
+                worker_id=self._worker_id,
+                run_id=config.name,
+                incarnation=uuid.uuid4().hex,
+                tokenizer_fingerprint=self._worker.tokenizer_fingerprint,
+                capacity=config.rollout.max_groups_in_flight,
+                work=self._worker.work,
+            )
+            service = RolloutService(
+                worker_id=self._worker_id,
+                engine=self._engine,
+                worker=self._worker,
+                follower=self._follower,
+                session=self._session,
+                rollout=config.rollout,
+                model=config.model,
+                vocabulary_size=len(tokenizer),
+            )
+            add = functools.partial(pb_grpc.add_RolloutServiceServicer_to_server, service)
+            async with serving(add, address=address, service_names=[SERVICE_NAME]) as server:
+                yield server.address
+
+    async def work(self) -> None:
+        """Follow weights and work on leases until goodbye. Raises EngineDied when the engine is gone."""
+        following = asyncio.create_task(self._follower.run())
+        dying = asyncio.create_task(self._engine_death())
+        streaming = asyncio.create_task(self._stream())
+        try:
+            done, _ = await asyncio.wait({following, dying, streaming}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (following, dying, streaming):
+                task.cancel()
+            await asyncio.gather(following, dying, streaming, return_exceptions=True)
+
+    def status(self) -> Mapping[str, str]:
+        """For ``rlserve status``."""
+        counters = self._worker.counters
+        return {
+            "version": str(self._engine.version),
+            "groups": str(counters.finished_groups),
+            "tokens_per_second": f"{counters.tokens_per_second:.0f}",
+            "weight_updates": str(self._follower.num_updates),
+        }
+
+    async def _start_engine(self) -> RolloutEngine:
+        self._model_path = await asyncio.to_thread(wait_for_start_model, self._config, self._paths)
+        config = self._config
+        options = EngineOptions.from_config(config.rollout, config.model, self._model_path, config.seed)
+        return await RolloutEngine.start(options)
+
+    async def _stream(self) -> None:
+        await self._follower.caught_up()
+        logger.info("caught up with version %d; asking for work", self._engine.version)
+        reason = await self._session.run(self._connect)
+        logger.info("the learner said goodbye: %s", reason)
+
+    async def _engine_death(self) -> None:
+        await self._engine.died.wait()
+        raise EngineDied(f"{self._worker_id}: the inference engine died; the worker must restart")
+
+    async def _connect(self) -> grpc.aio.Channel:
+        """A channel to the learner; waits for one to join the hub."""
+        learner = await self._hub.wait_for(
+            ActorKind.LEARNER, deadline_seconds=self._config.launch.start_seconds + self._config.launch.prepare_seconds
+        )
+        options = ChannelOptions(max_message_bytes=self._config.learner.max_message_bytes)
+        return open_channel(learner.address, options=options)

@@ -1,0 +1,39 @@
+"""Fetches the task of a lease from whichever environment server is alive."""
+
+from rlserve.actors.hub.pool import EndpointPool
+from rlserve.errors import PluginFailed
+from rlserve.records import Task
+from rlserve.records.lease import Lease
+from rlserve.rpc import codec
+from rlserve.v1 import environment_service_pb2 as pb
+from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
+
+
+class RemoteTasks:
+    """Tasks are pure in (environment, split, index, seed), so any server and any retry gives the same."""
+
+    def __init__(self, pool: EndpointPool, *, seed: int, deadline_seconds: float) -> None:
+        self._pool = pool
+        self._seed = seed
+        self._deadline_seconds = deadline_seconds
+
+    async def __call__(self, lease: Lease) -> Task:
+        """The task of ``lease``. Raises Unavailable or DeadlineExceeded when no server answers."""
+        request = pb.GetTasksRequest(
+            environment=lease.environment,
+            split=lease.split,
+            first_index=lease.index,
+            count=1,
+            seed=self._seed,
+        )
+        response = await self._pool.call(
+            lambda channel: pb_grpc.EnvironmentServiceStub(channel).GetTasks,
+            request,
+            serves=lease.environment,
+            deadline_seconds=self._deadline_seconds,
+        )
+        if len(response.tasks) != 1:
+            raise PluginFailed(
+                f"environment {lease.environment!r}: gave {len(response.tasks)} tasks where 1 was asked for"
+            )
+        return codec.task_from_proto(response.tasks[0])

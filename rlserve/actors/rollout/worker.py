@@ -1,0 +1,151 @@
+"""One lease in, one finished group out: task, prompt tokens, samples, verdicts."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rlserve.actors.rollout.engine import RolloutEngine, Sample, SamplingChoice
+from rlserve.actors.tokenizer import Tokenizer, encode_prompt, fingerprint
+from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.records import (
+    Lease,
+    RolloutGroup,
+    Segment,
+    SegmentKind,
+    Task,
+    Trajectory,
+    Verdict,
+)
+
+logger = logging.getLogger(__name__)
+
+GetTask = Callable[[Lease], Awaitable[Task]]
+Judge = Callable[[Task, Sequence[str]], Awaitable[Sequence[Verdict]]]
+
+
+@dataclass(slots=True)
+class WorkerCounters:
+    """What a worker has done since it started."""
+
+    finished_groups: int = 0
+    sampled_tokens: int = 0
+    truncated_prompts: int = 0
+    mixed_version_sequences: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean since the start."""
+        return self.sampled_tokens / max(time.monotonic() - self.started, 1e-9)
+
+
+class GroupWorker:
+    """Turns leases into groups. Knows no stream: ``session`` feeds it."""
+
+    def __init__(
+        self,
+        *,
+        engine: RolloutEngine,
+        tokenizer: Tokenizer,
+        get_task: GetTask,
+        judge: Judge,
+        rollout: RolloutConfig,
+        model: ModelConfig,
+        worker_id: str,
+        run_id: str,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._get_task = get_task
+        self._judge = judge
+        self._rollout = rollout
+        self._model = model
+        self._worker_id = worker_id
+        self._run_id = run_id
+        self.tokenizer_fingerprint = fingerprint(tokenizer)
+        self.counters = WorkerCounters()
+
+    async def work(self, lease: Lease) -> RolloutGroup:
+        """Sample and judge one task.
+
+        Raises Unavailable or DeadlineExceeded when the task cannot be had, EngineDied when generation is
+        over for this process. A verifier that cannot judge yields "no verdict", not an error.
+        """
+        task = await self._get_task(lease)
+        sampling = self._sampling(lease, task)
+        prompt, cut = encode_prompt(self._tokenizer, task, max_tokens=self._model.max_length - sampling.max_new_tokens)
+        self.counters.truncated_prompts += cut
+        started = time.time()
+        samples = await self._engine.generate(
+            prompt, n=lease.num_samples, sampling=sampling, seed=lease.seed, request_id=lease.group_id
+        )
+        sampled = time.time()
+        texts = [self._text(sample) for sample in samples]
+        verdicts = await self._judge(task, texts)
+        finished = time.time()
+        trajectories = tuple(
+            Trajectory(
+                sample_index=index,
+                token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
+                segments=(
+                    Segment(kind=SegmentKind.GIVEN, length=len(prompt)),
+                    Segment(kind=SegmentKind.SAMPLED, length=len(sample.token_ids)),
+                ),
+                behavior_logprobs=sample.logprobs,
+                policy_spans=sample.policy_spans,
+                finish_reason=sample.finish_reason,
+                verdict=verdict,
+                completion=text,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=lease.seed + index,
+                started_unix_seconds=started,
+                finished_unix_seconds=finished,
+                generation_seconds=sample.seconds,
+                verification_seconds=finished - sampled,
+            )
+            for index, (sample, text, verdict) in enumerate(zip(samples, texts, verdicts, strict=True))
+        )
+        self._count(trajectories)
+        return RolloutGroup(
+            group_id=lease.group_id,
+            task=task,
+            trajectories=trajectories,
+            worker_id=self._worker_id,
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
+            run_id=self._run_id,
+            purpose=lease.purpose,
+        )
+
+    def _sampling(self, lease: Lease, task: Task) -> SamplingChoice:
+        asked = task.sampling
+        return SamplingChoice(
+            temperature=_first(lease.temperature, asked.temperature, self._rollout.temperature),
+            top_p=_first(asked.top_p, self._rollout.top_p),
+            max_new_tokens=min(
+                int(_first(lease.max_new_tokens, asked.max_new_tokens, self._rollout.max_new_tokens)),
+                self._model.max_length - 1,
+            ),
+            stop_token_ids=_stop_ids(self._tokenizer, asked.stop_token_ids),
+        )
+
+    def _text(self, sample: Sample) -> str:
+        ids = sample.token_ids.tolist()
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _count(self, trajectories: Sequence[Trajectory]) -> None:
+        self.counters.finished_groups += 1
+        self.counters.sampled_tokens += sum(t.num_sampled for t in trajectories)
+        self.counters.mixed_version_sequences += sum(len(t.policy_spans) > 1 for t in trajectories)
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _stop_ids(tokenizer: Tokenizer, asked: Sequence[int]) -> tuple[int, ...]:
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return tuple(dict.fromkeys((*end, *asked)))

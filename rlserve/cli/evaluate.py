@@ -1,0 +1,79 @@
+"""``rlserve eval``: held-out accuracy of a checkpoint, through the same actors that train."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from rlserve.cli import run as run_command
+from rlserve.config.load import load_run, merge, to_toml, validate
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.observability.summary import read_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
+    parser.add_argument("--config", help="TOML file of a run; default: the run's own config.toml")
+    parser.add_argument("--problems", type=int, help="held-out tasks")
+    parser.add_argument("--samples", type=int, help="completions per task")
+    parser.add_argument("--temperature", type=float, help="0 is greedy")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = RunPaths(Path(arguments.model))
+    config_file = Path(arguments.config) if arguments.config else given.config
+    if not config_file.exists():
+        raise InvalidRequest(f"--config: no file {str(config_file)!r}; give the configuration of a run")
+    with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
+        config = _evaluation_config(load_run([config_file], arguments.overrides), _model(given), arguments, directory)
+        path = Path(directory) / "eval.toml"
+        path.write_text(to_toml(config), encoding="utf-8")
+        status = run_command.run(
+            argparse.Namespace(config=[str(path)], overrides=[], dry_run=False, resume=False, overwrite=False)
+        )
+        if status == 0:
+            summary = read_json(RunPaths(Path(config.directory) / config.name).summary)
+            _print(summary, as_json=arguments.json)
+        return status
+
+
+def _model(given: RunPaths) -> str:
+    if not given.root.is_dir():
+        raise InvalidRequest(f"model: no directory {str(given.root)!r}")
+    if not given.checkpoints.is_dir():
+        return str(given.root.resolve())
+    from rlserve.actors.learner.checkpoint import latest
+
+    newest = latest(given.checkpoints)
+    if newest is None:
+        raise InvalidRequest(f"model: {str(given.root)!r} has no whole checkpoint yet; wait for one")
+    return str(newest.model_path.resolve())
+
+
+def _evaluation_config(
+    config: RunConfig, model: str, arguments: argparse.Namespace, directory: str
+) -> RunConfig:
+    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft"})
+    asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
+    change = {
+        "name": "eval",
+        "directory": directory,
+        "steps": 0,
+        "model": {"path": model},
+        "evaluate": {key: value for key, value in asked.items() if value is not None},
+    }
+    return validate(RunConfig, merge(values, change))
+
+
+def _print(summary: dict[str, object], *, as_json: bool) -> None:
+    result = {key: summary.get(key) for key in ("accuracy_before", "evaluations")}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"held-out accuracy {result['accuracy_before']}")
+
+

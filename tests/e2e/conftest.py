@@ -1,0 +1,193 @@
+"""Whole runs, as a user starts them: the command line, real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Run:
+    """One ``rlserve run`` and its directory."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.root = directory / name
+        self.output = directory / f"{name}.out"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> None:
+        with open(self.output, "ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rlserve.cli.main", "run", *arguments], stdout=file, stderr=file, cwd=ROOT
+            )
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def wait(self, seconds: float) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the run did not end in {seconds} s\n{self.tail()}")
+
+    def wait_until(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None:
+                pytest.fail(f"the run ended before {what}\n{self.tail()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"no {what} in {seconds} s\n{self.tail()}")
+            time.sleep(0.1)
+
+    def wait_for_step(self, step: int, seconds: float = 180) -> None:
+        self.wait_until(f"step {step}", lambda: self.last_step() >= step, seconds)
+
+    def last_step(self) -> int:
+        rows = self.metrics()
+        return int(rows[-1]["step"]) if rows else 0
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return json_lines(self.root / "metrics.jsonl")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [e for e in json_lines(self.root / "events.jsonl") if e["event"] == name]
+
+    def summary(self) -> dict[str, Any]:
+        result = json.loads((self.root / "summary.json").read_text())
+        assert isinstance(result, dict)
+        return result
+
+    def pids(self) -> list[int]:
+        """All living processes of the run, grandchildren too, the launcher aside."""
+        mark = f"RLSERVE_RUN_DIRECTORY={self.root.resolve()}".encode()
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                if mark in environment and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+            except (OSError, psutil.Error):
+                continue
+        return found
+
+    def pid_of(self, actor: str) -> int:
+        for pid in self.pids():
+            try:
+                command = psutil.Process(pid).cmdline()
+            except psutil.Error:
+                continue
+            if "--id" in command and command[command.index("--id") + 1] == actor:
+                return pid
+        pytest.fail(f"{actor} is not running\n{self.tail()}")
+
+    def wait_until_nothing_runs(self, seconds: float = 15) -> None:
+        deadline = time.monotonic() + seconds
+        while self.pids():
+            if time.monotonic() > deadline:
+                names = [" ".join(psutil.Process(pid).cmdline())[:150] for pid in self.pids()]
+                self.kill()
+                pytest.fail(f"left behind: {names}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for pid in self.pids():
+            with_suppressed_kill(pid)
+
+    def tail(self) -> str:
+        logs = sorted((self.root / "logs").glob("*.log"))
+        parts = [f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-12:]) for path in logs]
+        return "\n".join([self.output.read_text(errors="replace")[-2000:], *parts])
+
+
+def with_suppressed_kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def check_counts_add_up(groups: dict[str, Any]) -> None:
+    assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+    """Makes runs and makes sure that none outlives its test."""
+    runs: list[Run] = []
+
+    def make(name: str) -> Run:
+        runs.append(Run(tmp_path, name))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.kill()
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The quick start itself, once for all tests: pretrain, SFT, pipeline GRPO."""
+    run = Run(tmp_path_factory.mktemp("quickstart"), "quickstart")
+    run.start("configs/quickstart.toml", "--set", f"directory={run.root.parent}", "--set", "name=quickstart")
+    status = run.wait(900)
+    assert status == 0, run.tail()
+    yield run
+    run.kill()
+
+
+@pytest.fixture(scope="session")
+def small_run_arguments(quickstart: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Run], Sequence[str]]:
+    """Arguments of a short run from the quick start's start checkpoint."""
+    config = tmp_path_factory.mktemp("configs") / "small.toml"
+    text = (ROOT / "configs" / "quickstart.toml").read_text()
+    kept, skip = [], False
+    for line in text.splitlines():
+        if line.startswith("["):
+            skip = line.strip("[] ").split(".")[0] in ("pretrain", "sft", "model")
+        if not skip:
+            kept.append(line)
+    start = quickstart.root / "start"
+    config.write_text("\n".join(kept) + f'\n[model]\npath = "{start}"\nmax_length = {context_of(quickstart)}\n')
+
+    def arguments(run: Run) -> Sequence[str]:
+        return (
+            str(config),
+            "--set",
+            f"directory={run.root.parent}",
+            "--set",
+            f"name={run.root.name}",
+            "--set",
+            "evaluate.problems=0",
+        )
+
+    return arguments
+
+
+def context_of(run: Run) -> int:
+    import tomllib
+
+    config = tomllib.loads((run.root / "config.toml").read_text())
+    return int(config["model"]["max_length"])

@@ -1,0 +1,68 @@
+"""Processes die in the middle of a run, by real signals; the run goes on or can be resumed."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def check_counts(run: Any) -> None:
+    groups = run.summary()["groups"]
+    assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
+
+
+def test_a_run_outlives_its_rollout_worker_verifier_and_environment_server(
+    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], list[str]]
+) -> None:
+    run = new_run("faults")
+    run.start(*small_run_arguments(run), "--set", "steps=12")
+    run.wait_for_step(2)
+    for actor in ("verifier-0", "environment-0", "rollout-0"):
+        os.kill(run.pid_of(actor), signal.SIGKILL)
+    assert run.wait(400) == 0, run.tail()
+    check_counts(run)
+    summary = run.summary()
+    assert summary["steps"] == 12
+    assert {event["actor"] for event in run.events("actor_died")} == {"verifier-0", "environment-0", "rollout-0"}
+    assert {event["actor"] for event in run.events("actor_recovered")} == {"verifier-0", "environment-0", "rollout-0"}
+    assert set(summary["recovery_seconds"]) == {"verifier-0", "environment-0", "rollout-0"}
+    consumed = [row["groups/consumed"] for row in run.metrics()]
+    assert consumed == sorted(consumed)
+    assert consumed[-1] == 12 * run.metrics()[0]["batch/groups"]
+    run.wait_until_nothing_runs()
+
+
+def test_a_run_resumes_after_its_learner_was_killed_and_leaves_no_orphan_however_it_ends(
+    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], list[str]]
+) -> None:
+    run = new_run("resumed")
+    run.start(*small_run_arguments(run), "--set", "steps=12", "--set", "checkpoint.every_steps=2")
+
+    run.wait_for_step(3)
+    os.kill(run.pid_of("learner"), signal.SIGKILL)
+    assert run.wait(120) == 1
+    assert "rlserve run --resume" in run.output.read_text()
+    run.wait_until_nothing_runs()
+
+    run.start("--resume", str(run.root))
+    run.wait_for_step(6)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    run.wait_until_nothing_runs()
+
+    run.start("--resume", str(run.root))
+    run.wait_for_step(run.last_step() + 1)
+    run.process.kill()
+    run.process.wait()
+    run.wait_until_nothing_runs()
+
+    run.start("--resume", str(run.root))
+    assert run.wait(400) == 0, run.tail()
+    check_counts(run)
+    steps = [row["step"] for row in run.metrics()]
+    assert steps[-1] == 12
+    assert run.metrics()[-1]["groups/consumed"] == 12 * run.metrics()[0]["batch/groups"]
