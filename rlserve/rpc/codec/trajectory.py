@@ -3,6 +3,8 @@
 Arrays are checked by numpy, run lengths by their sums: no Python work a token.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,17 +29,21 @@ FINISH_REASON = EnumCodec(pb.FinishReason, "FINISH_REASON", FinishReason)
 PREFERENCE_ROLE = EnumCodec(pb.PreferenceRole, "PREFERENCE_ROLE", PreferenceRole, unspecified=PreferenceRole.NONE)
 MAX_SCORES = 32
 
+_Run = pb.Segment | pb.PolicySpan
+
 
 def trajectory_to_proto(trajectory: Trajectory) -> pb.Trajectory:
-    """A trajectory as its message."""
+    """A trajectory as its message; empty runs are left out."""
     return pb.Trajectory(
         sample_index=trajectory.sample_index,
         token_ids=trajectory.token_ids.tolist(),
         segments=[
-            pb.Segment(kind=SEGMENT_KIND.encode(s.kind), length=s.length, turn=s.turn) for s in trajectory.segments
+            pb.Segment(kind=SEGMENT_KIND.encode(s.kind), length=s.length, turn=s.turn)
+            for s in trajectory.segments
+            if s.length
         ],
         behavior_logprobs=trajectory.behavior_logprobs.tolist(),
-        policy_spans=[pb.PolicySpan(version=s.version, length=s.length) for s in trajectory.policy_spans],
+        policy_spans=[pb.PolicySpan(version=s.version, length=s.length) for s in trajectory.policy_spans if s.length],
         finish_reason=FINISH_REASON.encode(trajectory.finish_reason),
         verdict=verdict_to_proto(trajectory.verdict) if trajectory.verdict else None,
         teacher_scores=[scores_to_proto(scores) for scores in trajectory.teacher_scores],
@@ -102,7 +108,7 @@ def _tokens(message: pb.Trajectory, at: str, limits: GroupLimits) -> npt.NDArray
 
 
 def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Segment, ...]:
-    _check_runs([s.length for s in message.segments], at, "segments", total=num_tokens, what="tokens")
+    _check_runs(message.segments, at, "segments", total=num_tokens, what="tokens")
     return tuple(
         Segment(kind=SEGMENT_KIND.decode(s.kind, at, f"segments[{i}].kind"), length=s.length, turn=s.turn)
         for i, s in enumerate(message.segments)
@@ -110,7 +116,7 @@ def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Segm
 
 
 def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[PolicySpan, ...]:
-    _check_runs([s.length for s in message.policy_spans], at, "policy_spans", total=num_sampled, what="sampled tokens")
+    _check_runs(message.policy_spans, at, "policy_spans", total=num_sampled, what="sampled tokens")
     spans, previous = [], 0
     for i, span in enumerate(message.policy_spans):
         field = f"policy_spans[{i}].version"
@@ -123,12 +129,15 @@ def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[Policy
     return tuple(spans)
 
 
-def _check_runs(lengths: list[int], at: str, field: str, *, total: int, what: str) -> None:
-    for i, length in enumerate(lengths):
-        if length < 1:
+def _check_runs(runs: Sequence[_Run], at: str, field: str, *, total: int, what: str) -> None:
+    if len(runs) > total:
+        fault(at, field, f"has {len(runs)} runs for {total} {what}; leave empty runs out", "wrong_length")
+    for i, run in enumerate(runs):
+        if run.length < 1:
             fault(at, f"{field}[{i}].length", "is 0; leave empty runs out", "wrong_length")
-    if sum(lengths) != total:
-        fault(at, field, f"cover {sum(lengths)} tokens; there are {total} {what}", "wrong_length")
+    covered = sum(run.length for run in runs)
+    if covered != total:
+        fault(at, field, f"cover {covered} tokens; there are {total} {what}", "wrong_length")
 
 
 def _scores(
