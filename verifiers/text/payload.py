@@ -3,9 +3,14 @@
 from rlserve.verifiers.payloads import decode_object, texts
 
 
-def decode_answers(payload: bytes) -> tuple[str, ...]:
-    """``{"answer": "42"}``, or a list of right answers; stripped. Raises InvalidRequest."""
-    return tuple(text.strip() for text in texts(decode_object(payload, fields=("answer",)), "answer"))
+def decode_answers(payload: bytes) -> tuple[tuple[str, ...], str | None]:
+    """``{"answer": "42", "marker": "#"}`` as right answers, stripped, and the marker, None when absent.
+
+    ``answer`` may be a list. Raises InvalidRequest.
+    """
+    content = decode_object(payload, fields=("answer", "marker"))
+    answers = tuple(text.strip() for text in texts(content, "answer"))
+    return answers, texts(content, "marker", max_characters=100)[0] if "marker" in content else None
 
 
 def decode_pattern(payload: bytes) -> str:

@@ -14,10 +14,10 @@ MAX_REGEX_CHARACTERS = 20_000
 
 
 class ExactVerifier:
-    """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42"}``.
+    """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42", "marker": "#"}``.
 
-    The answer is the stripped text after the last ``marker`` (the whole text when ``marker`` is empty).
-    ``ignore_case`` compares lower case.
+    The answer is the stripped text after the last ``marker`` (the whole text when ``marker`` is empty); a task
+    that names its own marker in the payload overrules the option. ``ignore_case`` compares lower case.
     """
 
     name = "exact"
@@ -31,10 +31,11 @@ class ExactVerifier:
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
-        golds = _golds(payload)
-        answer = after_marker(completion, self._marker)
+        golds, own_marker = _golds(payload)
+        marker = self._marker if own_marker is None else own_marker
+        answer = after_marker(completion, marker)
         if answer is None:
-            return _verdict("exact", False, f"expected {_shown(golds[0])}, found no {self._marker!r}")
+            return _verdict("exact", False, f"expected {_shown(golds[0])}, found no {marker!r}")
         correct = self._spelled(answer) in [self._spelled(gold) for gold in golds]
         return _verdict("exact", correct, f"expected {_shown(golds[0])}, found {_shown(answer)} (rule: same text)")
 
@@ -72,8 +73,8 @@ class RegexVerifier:
 
 
 @lru_cache(maxsize=256)
-def _golds(payload: bytes) -> tuple[str, ...]:
-    """Gold answers; kept, since all completions of a task share the payload."""
+def _golds(payload: bytes) -> tuple[tuple[str, ...], str | None]:
+    """Gold answers and marker; kept, since all completions of a task share the payload."""
     return decode_answers(payload)
 
 
