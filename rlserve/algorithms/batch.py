@@ -38,6 +38,14 @@ class TokenBatch:
     reference_logprobs: Tensor | None = None
     """``[B, T]`` float32: under the frozen reference model; there when ``needs`` names it."""
 
+    pair_ids: Tensor | None = None
+    """``[B, T]`` int64: number of the pair that the sequence belongs to; -1 for none. Both sequences of a pair
+    are in one micro-batch."""
+    preferred: Tensor | None = None
+    """``[B, T]`` float32: 1 on sequences that are chosen or good, else 0."""
+    weights: Tensor | None = None
+    """``[B, T]`` float32: weight of the token's sequence, or of its pair, in the batch's loss; 0 on padding."""
+
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same micro-batch on another device."""
         moved = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -72,6 +80,12 @@ class GroupOutcome:
     """Sampled tokens at which a completion is cut."""
     mode: str = ""
     """The task's label ``mode``, e.g. ``"think"``; empty when it has none."""
+    roles: Tensor | None = None
+    """``[G]`` int64: 1 chosen, -1 rejected, 0 neither, for pairs made off line."""
+    pair_numbers: Tensor | None = None
+    """``[G]`` int64: which chosen belongs to which rejected, for pairs made off line."""
+    seed: int = 0
+    """For random choices; the same for the same group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,12 @@ class Assignment:
     """Position of the trajectory in its group."""
     advantage: float = 0.0
     """Given to each of its trainable tokens."""
+    pair: int = -1
+    """Number of its pair in the optimizer batch; -1 for none."""
+    preferred: bool = False
+    """Chosen of its pair, or good."""
+    weight: float = 1.0
+    """Of its pair's or its own loss in the batch's loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +118,10 @@ class Denominator:
     """``[N]`` float32: trainable tokens of each sequence."""
     tokens_per_group: Tensor | None = None
     """``[P]`` float32: trainable tokens of each group; None when the batches carry no ``group_ids``."""
+    preferred_tokens: float = 0.0
+    """Trainable tokens of preferred sequences."""
+    reference_gap: float = 0.0
+    """Sum of behaviour less reference log-probability over all trainable tokens; see ``masked.with_reference``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ Shape letters: B rows, T tokens, N sequences and P groups of the optimizer batch
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -69,6 +70,11 @@ def add_denominators(parts: Sequence[Denominator]) -> Denominator:
     return reduce(_add, parts)
 
 
+def with_reference(before: Denominator, batches: Sequence[TokenBatch]) -> Denominator:
+    """The denominator once reference log-probabilities are in ``batches``, all of the optimizer batch."""
+    return replace(before, reference_gap=sum(_reference_gap(batch) for batch in batches))
+
+
 def token_weights(batch: TokenBatch, denominator: Denominator, averaging: str, constant_length: int = 0) -> Tensor:
     """``[B, T]`` weights: the batch's loss is the sum over all tokens of weight times token loss.
 
@@ -109,11 +115,14 @@ def _part(batch: TokenBatch, num_sequences: int, num_groups: int) -> Denominator
     mask = batch.loss_mask.float()
     present = sequence_sum((batch.sequence_ids >= 0).float(), batch.sequence_ids, num_sequences) > 0
     groups = batch.group_ids
+    preferred = mask * batch.preferred if batch.preferred is not None else mask.new_zeros(())
     return Denominator(
         tokens=float(mask.sum()),
         sequences=float(present.sum()),
         tokens_per_sequence=sequence_sum(mask, batch.sequence_ids, num_sequences),
         tokens_per_group=None if groups is None else sequence_sum(mask, groups, num_groups),
+        preferred_tokens=float(preferred.sum()),
+        reference_gap=_reference_gap(batch),
     )
 
 
@@ -124,4 +133,12 @@ def _add(left: Denominator, right: Denominator) -> Denominator:
         sequences=left.sequences + right.sequences,
         tokens_per_sequence=left.tokens_per_sequence + right.tokens_per_sequence,
         tokens_per_group=groups[0] + groups[1] if groups[0] is not None and groups[1] is not None else None,
+        preferred_tokens=left.preferred_tokens + right.preferred_tokens,
+        reference_gap=left.reference_gap + right.reference_gap,
     )
+
+
+def _reference_gap(batch: TokenBatch) -> float:
+    if batch.reference_logprobs is None:
+        return 0.0
+    return float(masked_sum(batch.behavior_logprobs - batch.reference_logprobs, batch.loss_mask))

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import advantages, corrections, metrics, ratios, regularizers, rewards
+from rlserve.algorithms import advantages, corrections, measures, metrics, ratios, regularizers, rewards
 from rlserve.algorithms.batch import (
     Assignment,
     Denominator,
@@ -20,7 +20,7 @@ from rlserve.algorithms.batch import (
     PolicyOutputs,
     TokenBatch,
 )
-from rlserve.algorithms.masked import masked_sum, num_sequences, sequence_sum, token_weights
+from rlserve.algorithms.masked import masked_sum, token_weights
 from rlserve.config.policy_gradient import AveragingConfig, PolicyGradientConfig
 from rlserve.errors import InvalidRequest
 
@@ -108,37 +108,14 @@ def loss(
     policy = masked_sum(made.token_loss * weight + kl, shares)
     total = policy + _token_mean_terms(outputs, token_weights(batch, denominator, "token_mean"), config)
     measured = {
-        **measure(outputs, batch, behavior_ratio),
+        **measures.off_policy(outputs, batch),
+        **measures.advantages(batch),
         **made.metrics,
         **measured_weight,
         **measured_kl,
         "loss_policy": metrics.total(masked_sum(made.token_loss * weight, shares)),
     }
     return LossOutput(total, measured)
-
-
-def measure(outputs: PolicyOutputs, batch: TokenBatch, log_ratio: Tensor) -> dict[str, Metric]:
-    """Metrics of every policy-gradient loss. ``log_ratio`` ``[B, T]`` is of the policy to the behaviour."""
-    mask, detached = batch.loss_mask, log_ratio.detach()
-    ratio = detached.exp()
-    measured = {
-        "ratio_mean": metrics.mean(ratio, mask),
-        "ratio_max": metrics.maximum(ratio, mask),
-        "ratio_min": metrics.minimum(ratio, mask),
-        "ess": metrics.effective_sample_size(ratio, mask),
-        "ess_sequence": metrics.effective_sample_size(*_sequence_ratio(batch, detached)),
-        "mismatch_kl": metrics.mean(ratios.k3(detached), mask),
-        "advantage_mean": metrics.mean(batch.advantages, mask),
-        "advantage_std": metrics.standard_deviation(batch.advantages, mask),
-        "advantage_max": metrics.maximum(batch.advantages, mask),
-        "advantage_min": metrics.minimum(batch.advantages, mask),
-        "lag_mean": metrics.mean(batch.lag.to(mask.dtype), mask),
-        "lag_max": metrics.maximum(batch.lag.to(mask.dtype), mask),
-        "tokens": metrics.total(mask),
-    }
-    if outputs.entropy is not None:
-        measured["entropy"] = metrics.mean(outputs.entropy, mask)
-    return measured
 
 
 def _surrogate_ratio(outputs: PolicyOutputs, batch: TokenBatch, behavior_ratio: Tensor) -> Tensor:
@@ -189,11 +166,3 @@ def _token_mean_terms(outputs: PolicyOutputs, weights: Tensor, config: PolicyGra
     if config.z_loss_coefficient and outputs.log_partition is not None:
         total = total + config.z_loss_coefficient * regularizers.z_loss(outputs.log_partition, weights)
     return total
-
-
-def _sequence_ratio(batch: TokenBatch, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """Product of the ratios of each sequence's tokens, and whether the sequence is here; ``[N]`` each."""
-    size = num_sequences(batch)
-    logs = sequence_sum(log_ratio, batch.sequence_ids, size)
-    here = sequence_sum(batch.loss_mask, batch.sequence_ids, size) > 0
-    return logs.clamp(-ratios.MAX_LOG_RATIO, ratios.MAX_LOG_RATIO).exp(), here.to(log_ratio.dtype)

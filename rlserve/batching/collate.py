@@ -50,7 +50,7 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens) for group in groups]
     assignments = algorithm.prepare(outcomes)
     rows = [row_of(groups, assignment, number, version) for number, assignment in enumerate(assignments)]
-    micro_batches = _lay_out(rows, _units(assignments), layout)
+    micro_batches = _lay_out(rows, units_of(assignments), layout)
     return OptimizerBatch(
         micro_batches=micro_batches,
         denominator=denominator(
@@ -62,9 +62,14 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     )
 
 
-def _units(assignments: Sequence[Assignment]) -> list[packing.Unit]:
-    """Sequences that must share a micro-batch."""
-    return [(number,) for number in range(len(assignments))]
+def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:
+    """Sequences that must share a micro-batch: those of one pair."""
+    units: dict[tuple[bool, int], packing.Unit] = {}
+    for number, assignment in enumerate(assignments):
+        paired = assignment.pair >= 0
+        key = (paired, assignment.pair if paired else number)
+        units[key] = (*units.get(key, ()), number)
+    return list(units.values())
 
 
 def _lay_out(

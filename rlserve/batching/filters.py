@@ -1,11 +1,15 @@
 """Which groups are worth a place in the batch, and why the others are not."""
 
+import hashlib
+
 import numpy as np
 import torch
 
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.records import FinishReason, RolloutGroup, Trajectory
+from rlserve.records import FinishReason, PreferenceRole, RolloutGroup, Trajectory
+
+_ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}
 
 
 def why_drop(group: RolloutGroup, algorithm: Algorithm) -> str | None:
@@ -41,4 +45,7 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
         truncated=torch.tensor([t.finish_reason is FinishReason.LENGTH for t in members], dtype=torch.bool),
         length_limit=group.task.sampling.max_new_tokens or max_new_tokens,
         mode=group.task.labels.get("mode", ""),
+        roles=torch.tensor([_ROLE[t.preference_role] for t in members], dtype=torch.int64),
+        pair_numbers=torch.tensor([t.pair_index for t in members], dtype=torch.int64),
+        seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )

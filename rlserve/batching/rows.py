@@ -24,6 +24,10 @@ class Row:
     behavior_logprobs: npt.NDArray[np.float32]
     lag: npt.NDArray[np.int64]
     advantage: float
+    pair: int
+    """Number of its pair; -1 for none."""
+    preferred: bool
+    weight: float
     sequence: int
     """Number in the optimizer batch; -1 for a filler."""
     group: int
@@ -37,6 +41,9 @@ EMPTY = Row(
     behavior_logprobs=_NOTHING,
     lag=np.zeros(2, dtype=np.int64),
     advantage=0.0,
+    pair=-1,
+    preferred=False,
+    weight=0.0,
     sequence=-1,
     group=-1,
 )
@@ -61,6 +68,9 @@ def row_of(groups: Sequence[RolloutGroup], assignment: Assignment, sequence: int
         behavior_logprobs=logprobs,
         lag=lag,
         advantage=assignment.advantage,
+        pair=assignment.pair,
+        preferred=assignment.preferred,
+        weight=assignment.weight,
         sequence=sequence,
         group=assignment.group,
     )
@@ -103,6 +113,9 @@ def _batch(
         behavior_logprobs=joined(lambda r: r.behavior_logprobs, 0),
         advantages=joined(lambda r: r.loss_mask * np.float32(r.advantage), 0),
         lag=joined(lambda r: r.lag, 0),
+        pair_ids=joined(lambda r: _constant(r, r.pair, np.int64), -1),
+        preferred=joined(lambda r: _constant(r, r.preferred, np.float32), 0),
+        weights=joined(lambda r: _constant(r, r.weight, np.float32), 0),
     )
 
 

@@ -9,8 +9,9 @@ from pydantic import Discriminator, Tag
 
 from rlserve.config.algorithm_section import AlgorithmSection, PluginAlgorithmConfig
 from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.preference import DpoConfig, KtoConfig, OrpoConfig
 
-BUILT_IN = ("grpo", "cispo", "gspo", "reinforce")
+BUILT_IN = ("grpo", "cispo", "gspo", "reinforce", "dpo", "orpo", "kto")
 DEFAULT = "grpo"
 
 
@@ -24,6 +25,9 @@ AlgorithmConfig = Annotated[
     | Annotated[CispoConfig, Tag("cispo")]
     | Annotated[GspoConfig, Tag("gspo")]
     | Annotated[ReinforceConfig, Tag("reinforce")]
+    | Annotated[DpoConfig, Tag("dpo")]
+    | Annotated[OrpoConfig, Tag("orpo")]
+    | Annotated[KtoConfig, Tag("kto")]
     | Annotated[PluginAlgorithmConfig, Tag("plugin")],
     Discriminator(_tag),
 ]
@@ -33,8 +37,11 @@ __all__ = [
     "AlgorithmConfig",
     "AlgorithmSection",
     "CispoConfig",
+    "DpoConfig",
     "GrpoConfig",
     "GspoConfig",
+    "KtoConfig",
+    "OrpoConfig",
     "PluginAlgorithmConfig",
     "ReinforceConfig",
 ]

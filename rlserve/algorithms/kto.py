@@ -1,0 +1,87 @@
+"""KTO: single completions, each good or bad (arXiv:2402.01306), with a = sum of l - r over the completion.
+
+* good: desirable_weight * (1 - s(beta (a - z))); bad: undesirable_weight * (1 - s(beta (z - a))).
+* z = max(0, mean over the batch's completions of b - r summed): the divergence of the sampler from the
+  reference, estimated on its own samples. The paper takes mismatched completions instead, because its data
+  are not the policy's own; here they are, and no second forward pass is needed.
+* ``apo_zero_unpaired``: the same with z = 0 (arXiv:2408.06266).
+
+The mean is over all completions of the optimizer batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlserve.algorithms import measures, metrics
+from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
+from rlserve.algorithms.masked import masked_sum, num_sequences, sequence_sum
+from rlserve.config.preference import KtoConfig
+from rlserve.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Kto:
+    """Registered as ``kto``."""
+
+    config: KtoConfig
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The reference's log-probabilities, and entropy as a metric."""
+        return frozenset({"entropy", "reference_logprobs"})
+
+    def why_drop(self, outcome: GroupOutcome) -> str | None:
+        """``"no_verdict"`` when nothing is scored; one-sided groups do teach."""
+        return None if outcome.scored.any() else "no_verdict"
+
+    def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
+        """One assignment for each scored completion."""
+        kept = [(g, m) for g, o in enumerate(outcomes) for m, scored in enumerate(o.scored.tolist()) if scored]
+        return [
+            Assignment(
+                group=group,
+                member=member,
+                preferred=float(outcomes[group].rewards[member]) >= self.config.correct_reward,
+                weight=1 / len(kept),
+            )
+            for group, member in kept
+        ]
+
+    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
+        """See ``kto.loss``; z comes from ``denominator.reference_gap``."""
+        baseline = max(0.0, denominator.reference_gap / max(denominator.sequences, 1.0))
+        return loss(outputs, batch, baseline, self.config)
+
+
+def loss(outputs: PolicyOutputs, batch: TokenBatch, baseline: float, config: KtoConfig) -> LossOutput:
+    """This micro-batch's share of the loss; ``baseline`` is z."""
+    if batch.preferred is None or batch.weights is None or batch.reference_logprobs is None:
+        raise InvalidRequest("reference_logprobs: KTO needs them with preferred and weights; score the batch")
+    size, mask, ids = num_sequences(batch), batch.loss_mask, batch.sequence_ids
+    ratio = torch.where(mask != 0, outputs.logprobs - batch.reference_logprobs, torch.zeros_like(mask))
+    tokens = sequence_sum(mask, ids, size)
+    here = (tokens > 0).to(mask.dtype)
+    weight = sequence_sum(mask * batch.weights, ids, size) / tokens.clamp(min=1)
+    good = sequence_sum(mask * batch.preferred, ids, size) / tokens.clamp(min=1)
+    a = sequence_sum(ratio, ids, size)
+    losses = sequence_loss(a, good, baseline, config)
+    total = (losses * weight * here).sum() + 0.0 * masked_sum(outputs.logprobs, mask)
+    measured = {
+        **measures.off_policy(outputs, batch),
+        "baseline_kl": metrics.mean(torch.full_like(here, baseline), here),
+        "good_share": metrics.mean(good, here),
+        "reward_chosen": metrics.mean(config.beta * a, here * good),
+        "reward_rejected": metrics.mean(config.beta * a, here * (1 - good)),
+    }
+    return LossOutput(total, measured)
+
+
+def sequence_loss(a: Tensor, good: Tensor, baseline: float, config: KtoConfig) -> Tensor:
+    """``[N]`` losses of completions with log-ratios ``a``, ``good`` 1 or 0."""
+    z = baseline if config.loss == "kto" else 0.0
+    desirable = config.desirable_weight * (1 - torch.sigmoid(config.beta * (a - z)))
+    undesirable = config.undesirable_weight * (1 - torch.sigmoid(config.beta * (z - a)))
+    return torch.where(good > 0.5, desirable, undesirable)
