@@ -1,0 +1,133 @@
+"""Digit sums modulo ten: an endless, generated task that a tiny model learns to reason about.
+
+``3+8+5=`` may be answered at once (``#6``) or with the work shown (``3+8=1;1+5=6;#6``). Demonstrations do
+either, by a fair coin. A small model cannot add several digits at a glance, so showing the work pays; that
+is left for reinforcement learning to discover.
+
+Everything is a pure function of a BLAKE2 digest, hence the same on every host and Python version.
+"""
+
+import json
+from bisect import bisect
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from itertools import accumulate, count, islice
+
+from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.records import Task
+
+MARKER = "#"
+"""Stands before the answer."""
+MAX_DIGITS = 24
+EQUATIONS_PER_TEXT = 10
+COMMONNESS = tuple(accumulate(1 / (digit + 1) for digit in range(10)))
+"""Cumulative Zipf weights of the digits in unlabelled text."""
+HELD_OUT_PER_MILLE = {"test": range(0, 50), "validation": range(50, 100), "train": range(100, 1000)}
+
+
+class ArithmeticEnvironment:
+    """Sums of ``min_digits`` to ``max_digits`` digits, modulo ten."""
+
+    name = "arithmetic"
+    version = "1"
+    verifier = "exact"
+
+    def __init__(self, *, min_digits: int = 3, max_digits: int = 5) -> None:
+        if not 2 <= min_digits <= max_digits <= MAX_DIGITS:
+            raise InvalidRequest(
+                f"arithmetic.min_digits, max_digits: are {min_digits} and {max_digits}; "
+                f"give 2 <= min_digits <= max_digits <= {MAX_DIGITS}"
+            )
+        self._min_digits = min_digits
+        self._max_digits = max_digits
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Train, validation (5% of all problems) and test (5%); each endless, no problem in two of them."""
+        return dict.fromkeys(HELD_OUT_PER_MILLE, 0)
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The problem at ``index``. Raises UnknownName for a bad split."""
+        problem = self._problem(split, index, seed)
+        return Task(
+            environment=self.name,
+            environment_version=self.version,
+            split=split,
+            index=index,
+            task_id=f"{split}/{seed}/{index}",
+            prompt=problem,
+            verifier=self.verifier,
+            payload=json.dumps({"answer": answer(problem), "marker": MARKER}).encode(),
+            seed=seed,
+            labels={"digits": str(len(operands(problem)))},
+        )
+
+    def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
+        """The prompt of ``task(split, index, seed)`` and a right completion; a fair coin shows the work."""
+        problem = self._problem(split, index, seed)
+        shows_work = (_digest(f"coin/{seed}/{split}/{index // 2}")[0] + index) % 2 == 1
+        return problem, (worked(problem) if shows_work else "") + MARKER + answer(problem)
+
+    def text(self, split: str, index: int, seed: int) -> str:
+        """Unlabelled text for pretraining: true equations, ``3+0=3;1+6=7;...``, none of them a problem.
+
+        Small digits are commoner than large ones, as in the world. When all are alike, neither operand alone
+        says anything of the answer, and a small model needs many times as long to find out that both do.
+        """
+        digest = _digest(f"text/{seed}/{split}/{index}")
+        digits = [_common_digit(digest[2 * i : 2 * i + 2]) for i in range(2 * EQUATIONS_PER_TEXT)]
+        return "".join(_equation(a, b) for a, b in zip(digits[::2], digits[1::2], strict=True))
+
+    def _problem(self, split: str, index: int, seed: int) -> str:
+        if split not in HELD_OUT_PER_MILLE:
+            raise UnknownName(f"split: {split!r} is not one of arithmetic ({', '.join(HELD_OUT_PER_MILLE)})")
+        drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}") for attempt in count())
+        return next(problem for problem in drawn if split_of(problem) == split)
+
+    def _draw(self, key: str) -> str:
+        first, *rest = _digest(key)
+        num_digits = self._min_digits + first % (self._max_digits - self._min_digits + 1)
+        return "+".join(str(digit) for digit in islice(_digits(bytes(rest)), num_digits)) + "="
+
+
+def split_of(problem: str) -> str:
+    """The split that a problem belongs to, whatever the seed: by a hash of its text."""
+    bucket = int.from_bytes(_digest(f"split/{problem}")[:8]) % 1000
+    return next(split for split, buckets in HELD_OUT_PER_MILLE.items() if bucket in buckets)
+
+
+def operands(problem: str) -> list[int]:
+    """``"3+8+5="`` as ``[3, 8, 5]``."""
+    return [int(digit) for digit in problem.removesuffix("=").split("+")]
+
+
+def answer(problem: str) -> str:
+    """Last digit of the sum."""
+    return str(sum(operands(problem)) % 10)
+
+
+def worked(problem: str) -> str:
+    """The sum taken one digit at a time: ``"3+8+5="`` gives ``"3+8=1;1+5=6;"``."""
+    running, *rest = operands(problem)
+    steps = ""
+    for digit in rest:
+        steps += _equation(running, digit)
+        running = (running + digit) % 10
+    return steps
+
+
+def _equation(a: int, b: int) -> str:
+    return f"{a}+{b}={(a + b) % 10};"
+
+
+def _digest(key: str) -> bytes:
+    return blake2b(key.encode(), digest_size=64).digest()
+
+
+def _digits(data: bytes) -> Iterator[int]:
+    # 250 is the largest multiple of 10 that fits a byte: larger ones would favour the digits 0 to 5.
+    return (byte % 10 for byte in data if byte < 250)
+
+
+def _common_digit(data: bytes) -> int:
+    return bisect(COMMONNESS, int.from_bytes(data) / 2 ** (8 * len(data)) * COMMONNESS[-1])

@@ -1,0 +1,107 @@
+"""Tasks from files: what a row may be, and errors that name file, line and field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlserve import plugins
+from rlserve.environments.jsonl import JsonlEnvironment
+from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.records import Message
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_rows_are_tasks_in_the_order_of_the_file_and_wrap_around(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"})
+    environment = JsonlEnvironment(path=path)
+    assert isinstance(environment, plugins.Environment)
+    assert environment.splits == {"train": 2}
+    assert [environment.task("train", index, 0).prompt for index in range(3)] == ["1+1=", "2+2=", "1+1="]
+    task = environment.task("train", 3, 9)
+    assert (task.index, task.seed, task.task_id) == (3, 9, "train/1")
+    assert task.payload == b'{"answer": "4"}'
+
+
+def test_a_payload_goes_to_the_named_verifier_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "Say yes", "payload": {"pattern": "^yes$"}})
+    task = JsonlEnvironment(path=path, verifier="regex").task("train", 0, 0)
+    assert task.verifier == "regex"
+    assert json.loads(task.payload) == {"pattern": "^yes$"}
+
+
+def test_a_prompt_may_be_chat_messages(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "1+1?"}]
+    environment = JsonlEnvironment(path=write(tmp_path / "a.jsonl", {"prompt": messages, "answer": "2"}))
+    assert environment.task("train", 0, 0).prompt == (
+        Message(role="system", content="Be short."),
+        Message(role="user", content="1+1?"),
+    )
+
+
+def test_each_file_is_a_split(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", {"prompt": "1", "answer": "2"})
+    test = write(tmp_path / "b.jsonl", *[{"prompt": "3", "answer": "4"}] * 3)
+    environment = JsonlEnvironment(path=train, test_path=test)
+    assert environment.splits == {"train": 1, "test": 3}
+    with pytest.raises(UnknownName, match=r"'validation' is not one of jsonl \(train, test\)"):
+        environment.task("validation", 0, 0)
+
+
+def test_a_line_separator_inside_of_a_text_ends_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "one\u2028two", "answer": "3"}\n\n', encoding="utf-8")
+    assert JsonlEnvironment(path=str(path)).task("train", 0, 0).prompt == "one\u2028two"
+
+
+def test_a_row_with_a_completion_demonstrates_and_one_without_says_what_is_missing(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        {"prompt": "1+1=", "answer": "2", "completion": "it is 2"},
+        {"prompt": "2+2=", "answer": "4"},
+    )
+    environment = JsonlEnvironment(path=path)
+    assert environment.demonstration("train", 0, 0) == ("1+1=", "it is 2")
+    with pytest.raises(InvalidRequest, match="completion: row 1 of split 'train' has none"):
+        environment.demonstration("train", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 2: is no JSON"),
+        ("[1]", r"line 2: is a JSON list; give an object"),
+        ('{"answer": "2"}', r"line 2: prompt: is None; give text"),
+        ('{"prompt": "x"}', r"line 2: answer, payload: give exactly one"),
+        ('{"prompt": "x", "answer": "2", "payload": {}}', r"line 2: answer, payload: give exactly one"),
+        ('{"prompt": "x", "answer": 2}', r"line 2: answer: is 2; give text"),
+        ('{"prompt": " ", "answer": "2"}', r"line 2: prompt: is ' '; give text"),
+        ('{"prompt": ["x"], "answer": "2"}', r"line 2: prompt: is \['x'\]"),
+        ('{"prompt": [{"role": "user"}], "answer": "2"}', r"line 2: content: is None"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(f'{{"prompt": "1+1=", "answer": "2"}}\n{line}\n')
+    with pytest.raises(InvalidRequest, match=rf"^path: '.*tasks\.jsonl', {message}"):
+        JsonlEnvironment(path=str(path))
+
+
+def test_a_file_that_cannot_be_read_or_is_empty_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"path: '.*none\.jsonl' cannot be read .*No such file"):
+        JsonlEnvironment(path=str(tmp_path / "none.jsonl"))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InvalidRequest, match=r"path: '.*empty\.jsonl' has no rows"):
+        JsonlEnvironment(path=str(tmp_path / "empty.jsonl"))
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidRequest, match=r"path: '.*binary\.jsonl' cannot be read"):
+        JsonlEnvironment(path=str(tmp_path / "binary.jsonl"))
+
+
+def test_the_registered_plug_in_is_this_class() -> None:
+    assert plugins.load(plugins.ENVIRONMENT_GROUP, "jsonl") is JsonlEnvironment
