@@ -1,0 +1,120 @@
+"""What a finished group must be before the learner believes it: pure checks, and what the sender is told.
+
+The codec has checked each field by itself; here the group is held against its lease and the run.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import RolloutGroup
+from rlserve.records.lease import Lease
+from rlserve.store.base import GroupInfo
+
+
+class AckStatus(StrEnum):
+    """What became of a group that was offered."""
+
+    ACCEPTED = "accepted"
+    """Stored; it will be trained on or accounted for."""
+    DUPLICATE = "duplicate"
+    """Seen before; nothing was counted twice."""
+    STALE = "stale"
+    """Older than the lag bound on arrival."""
+    REJECTED = "rejected"
+    """Refused, counted by reason; the lease is worked on again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckDecision:
+    """The answer to one offer."""
+
+    group_id: str
+    status: AckStatus
+    reason: str = ""
+    """Closed word for counters; empty when accepted."""
+    message: str = ""
+    """The field, what it was and what to do; for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRange:
+    """Policy versions that sampled a group."""
+
+    oldest: int
+    newest: int
+
+    @classmethod
+    def of(cls, group: RolloutGroup, *, default: int) -> "VersionRange":
+        """Over all sampled tokens; ``default`` when none was sampled."""
+        versions = [span.version for t in group.trajectories for span in t.policy_spans]
+        return cls(min(versions, default=default), max(versions, default=default))
+
+
+def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
+    """Raise InvalidRequest unless the group is what the lease asked for."""
+    task = group.task
+    if task.environment != lease.environment:
+        raise InvalidRequest(
+            f"task.environment: is {task.environment!r}, but the lease is for {lease.environment!r}; "
+            "work on the task that was leased",
+            field="task.environment",
+            reason="unknown_environment",
+        )
+    if task.split != lease.split or group.purpose is not lease.purpose:
+        raise InvalidRequest(
+            f"task.split: is {task.split!r} for purpose {group.purpose}, but the lease is for {lease.split!r} and "
+            f"{lease.purpose}; work on the task that was leased",
+            field="task.split",
+            reason="wrong_task",
+        )
+    if len(group.trajectories) != lease.num_samples:
+        raise InvalidRequest(
+            f"trajectories: are {len(group.trajectories)}, but the lease asks for {lease.num_samples}; "
+            "send every sample, failed ones too",
+            field="trajectories",
+            reason="wrong_num_samples",
+        )
+
+
+def check_against_run(group: RolloutGroup, *, run_id: str, tokenizer_fingerprint: str) -> None:
+    """Raise InvalidRequest when the group belongs to another run or was made with another tokenizer."""
+    if group.run_id != run_id:
+        raise InvalidRequest(
+            f"run_id: is {group.run_id!r}, but this learner runs {run_id!r}; join the right learner",
+            field="run_id",
+            reason="wrong_run",
+        )
+    if group.tokenizer_fingerprint != tokenizer_fingerprint:
+        raise InvalidRequest(
+            f"tokenizer_fingerprint: is {group.tokenizer_fingerprint!r}, but the run's is "
+            f"{tokenizer_fingerprint!r}; load the run's checkpoint",
+            field="tokenizer_fingerprint",
+            reason="wrong_tokenizer",
+        )
+
+
+def check_versions(versions: VersionRange, *, newest_known: int) -> None:
+    """Raise InvalidRequest when a token was sampled by a version that was never published."""
+    if versions.newest > newest_known:
+        raise InvalidRequest(
+            f"policy_spans: name version {versions.newest}, but the newest is {newest_known}; "
+            "fetch the weights of this learner",
+            field="policy_spans",
+            reason="unknown_version",
+        )
+
+
+def describe(group: RolloutGroup, *, worker_id: str, versions: VersionRange) -> GroupInfo:
+    """What the store keeps of a group for good."""
+    rewards = [t.verdict.reward for t in group.scored() if t.verdict is not None]
+    return GroupInfo(
+        group_id=group.group_id,
+        worker_id=worker_id,
+        environment=group.task.environment,
+        oldest_version=versions.oldest,
+        num_samples=len(group.trajectories),
+        reward_mean=float(np.mean(rewards)) if rewards else None,
+    )

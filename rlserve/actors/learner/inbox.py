@@ -1,0 +1,269 @@
+"""Takes finished groups in, each exactly once or accounted for, and hands full batches to training.
+
+Two threads meet here. The service's thread calls ``join``, ``leave``, ``grant``, ``offer``, ``reject``, ``returned``
+and ``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
+
+* ``take`` waits for n fresh groups. Unblocked by ``offer``; its deadline names who owes what.
+* ``take_evaluation`` waits for the groups of a measurement. Unblocked by ``offer``, or by a lease given up.
+
+Whatever frees credits calls the function given to ``on_credit``, from either thread.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from rlserve.actors.learner.border import AckDecision
+from rlserve.actors.learner.evaluation_round import EvaluationCounts, EvaluationRound
+from rlserve.actors.learner.group_queue import GroupQueue
+from rlserve.actors.learner.intake import InboxSettings, Intake, Keep
+from rlserve.actors.learner.issuer import Issuer
+from rlserve.actors.learner.leases import LeaseBook, Release, WorkerLeases
+from rlserve.actors.learner.mixture import Ingredient
+from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady
+from rlserve.records import RolloutGroup
+from rlserve.records.lease import Lease
+from rlserve.store.base import GroupCounts, Store
+
+logger = logging.getLogger(__name__)
+
+
+class Inbox:
+    """The one door for groups. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: InboxSettings,
+        *,
+        keep: Keep,
+        decode: Callable[[bytes], RolloutGroup],
+        version: int = 0,
+        on_received: Callable[[RolloutGroup], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Goes on where ``store`` is once it is rolled back to ``version``, the step of the checkpoint.
+
+        ``decode`` reads a stored payload; ``on_received`` sees every training group that counts as received,
+        also those that teach nothing, on the service's thread.
+        """
+        self.settings = settings
+        self._store = store
+        self._clock = clock
+        self._checkpointed = version
+        self._closed = ""
+        self._wake: Callable[[], None] = lambda: None
+        self._changed = threading.Condition()
+        store.rollback(version)
+        self._queue = GroupQueue(store, max_lag=settings.max_lag, version=version, decode=decode)
+        self._issuer = Issuer(
+            store,
+            run_id=settings.run_id,
+            seed=settings.seed,
+            ingredients=settings.ingredients,
+            num_samples=settings.num_samples,
+            limit_seconds=settings.lease_seconds,
+        )
+        self._book = LeaseBook(
+            draw=self._issuer.draw,
+            max_outstanding=settings.max_outstanding,
+            clock=clock,
+            grace_seconds=settings.grace_seconds,
+        )
+        self._book.add(self._issuer.unsettled)
+        self._evaluation = EvaluationRound()
+        self._intake = Intake(
+            store=store,
+            settings=settings,
+            book=self._book,
+            issuer=self._issuer,
+            queue=self._queue,
+            evaluation=self._evaluation,
+            keep=keep,
+            on_received=on_received,
+        )
+
+    def on_credit(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` whenever there may be leases to grant; it must not block."""
+        self._wake = wake
+
+    def join(self, worker_id: str, *, capacity: int, held: Iterable[str] = ()) -> frozenset[str]:
+        """A worker is connected (again); returns the leases that it keeps."""
+        with self._changed:
+            kept = self._book.join(worker_id, capacity=capacity, held=held)
+        self._wake()
+        return kept
+
+    def leave(self, worker_id: str) -> None:
+        """A worker's stream ended; it keeps its leases for the grace."""
+        with self._changed:
+            self._book.leave(worker_id)
+
+    def grant(self, *, ready: Collection[str] | None = None) -> dict[str, list[Lease]]:
+        """Leases to send now, by worker, among those in ``ready``; a later process knows of them."""
+        with self._changed:
+            granted = self._book.grant(queued=len(self._queue), ready=ready)
+            self._issuer.save()
+        return granted
+
+    def offer(self, group: RolloutGroup, payload: bytes, *, worker_id: str = "") -> AckDecision:
+        """Take a group in, or say why not. What is accepted is durable when this returns."""
+        with self._changed:
+            decision = self._intake.offer(group, payload, worker_id or group.worker_id)
+            self._changed.notify_all()
+        self._wake()
+        return decision
+
+    def reject(self, group_id: str, error: InvalidRequest, *, worker_id: str) -> AckDecision:
+        """Count something that could not even be read; a lease that it names is worked on again."""
+        with self._changed:
+            decision = self._intake.refuse(group_id, worker_id, error)
+            self._changed.notify_all()
+        self._wake()
+        return decision
+
+    def returned(self, group_id: str, *, worker_id: str, reason: str) -> None:
+        """The worker cannot do the task; another will, or the same one later."""
+        with self._changed:
+            release = self._book.give_back(group_id, worker_id)
+            if release is not None:
+                logger.info("%s gave back %s: %s", worker_id, group_id, reason)
+                self._intake.released(release, "returned")
+                self._changed.notify_all()
+        self._wake()
+
+    def expire(self) -> list[Release]:
+        """Take back what ran out or was left behind; call it every fraction of a second."""
+        with self._changed:
+            releases = self._book.expire()
+            for release in releases:
+                logger.warning("%s did not finish %s; it goes to another", release.worker_id, release.lease.group_id)
+                self._intake.released(release, "expired")
+            if releases:
+                self._changed.notify_all()
+        return releases
+
+    def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
+        """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit``.
+
+        Raises DeadlineExceeded, naming the workers and what they owe, or NotReady after ``close``.
+        """
+        with self._changed:
+            self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._describe_missing(n))
+            return self._queue.take(n)
+
+    def commit(self, step: int, group_ids: Sequence[str]) -> None:
+        """The groups were trained on by ``step``, which makes policy version ``step``."""
+        with self._changed:
+            self._queue.consume(group_ids, step=step)
+        self._wake()
+
+    def drop(self, step: int, group_ids: Sequence[str], reason: str) -> None:
+        """The groups were taken for ``step`` and could not be trained on."""
+        with self._changed:
+            self._queue.drop(group_ids, reason, step=step)
+        self._wake()
+
+    def published(self, version: int) -> None:
+        """The newest version that workers can have; the lag of a group counts from it."""
+        with self._changed:
+            self._queue.published(version)
+            self._changed.notify_all()
+        self._wake()
+
+    def checkpointed(self, step: int) -> None:
+        """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
+        self._store.checkpoint(self._checkpointed)
+        self._checkpointed = step
+
+    def mix(self, ingredients: Sequence[Ingredient]) -> None:
+        """Draw tasks by another mixture from the next new lease on."""
+        with self._changed:
+            self._issuer.mix(ingredients)
+
+    def evaluate(self, leases: Sequence[Lease]) -> None:
+        """Have these made before anything else, by the present version only. Ends an unfinished evaluation."""
+        with self._changed:
+            for group_id in self._evaluation.start(leases):
+                self._book.complete(group_id)
+            self._book.add(leases)
+        self._wake()
+
+    def take_evaluation(self, k: int, *, deadline_seconds: float) -> list[RolloutGroup]:
+        """The groups of the evaluation in the order of its leases, once ``k`` are settled.
+
+        Fewer when some were given up. Raises DeadlineExceeded, naming the workers, or NotReady after ``close``.
+        """
+        with self._changed:
+            self._wait(lambda: self._evaluation.num_settled >= k, deadline_seconds, lambda: self._describe_pending(k))
+            return self._evaluation.groups()
+
+    def close(self, reason: str = "the run is over") -> None:
+        """Whoever waits stops waiting; the store stays open."""
+        with self._changed:
+            self._closed = reason
+            self._changed.notify_all()
+
+    @property
+    def version(self) -> int:
+        """Newest published policy version."""
+        return self._queue.version
+
+    def counts(self) -> GroupCounts:
+        """Where the training groups are. Raises StateCorrupt when they do not add up."""
+        return self._store.counts()
+
+    @property
+    def rejections(self) -> Mapping[str, int]:
+        """Refused groups and frames by reason, since the start of the run."""
+        return self._store.rejections()
+
+    def evaluation_counts(self) -> EvaluationCounts:
+        """Where the groups of evaluations are."""
+        with self._changed:
+            return self._evaluation.counts()
+
+    @property
+    def arrival_lags(self) -> Mapping[int, int]:
+        """Training groups of this process by the lag of their oldest token on arrival."""
+        with self._changed:
+            return dict(self._intake.arrival_lags)
+
+    def workers(self) -> list[WorkerLeases]:
+        """The workers and what they hold."""
+        with self._changed:
+            return self._book.workers()
+
+    def _num_fresh(self) -> int:
+        if self._queue.drop_stale():
+            self._wake()  # the credits of what was dropped bring others
+        return len(self._queue.fresh())
+
+    def _wait(self, ready: Callable[[], bool], deadline_seconds: float, missing: Callable[[], str]) -> None:
+        deadline = self._clock() + deadline_seconds
+        while not ready():
+            if self._closed:
+                raise NotReady(f"inbox: is closed ({self._closed})")
+            if (left := deadline - self._clock()) <= 0:
+                raise DeadlineExceeded(missing())
+            self._changed.wait(left)
+
+    def _describe_missing(self, n: int) -> str:
+        fresh = len(self._queue.fresh())
+        return f"inbox: {fresh} of {n} groups are there for version {self._queue.version}; {self._who_owes()}"
+
+    def _describe_pending(self, k: int) -> str:
+        first = next(iter(self._evaluation.pending), "none")
+        settled = self._evaluation.num_settled
+        return f"evaluation: {settled} of {k} groups are there, the next is {first!r}; {self._who_owes()}"
+
+    def _who_owes(self) -> str:
+        workers = [_describe_worker(worker) for worker in self._book.workers()]
+        return "; ".join(workers) if workers else "no rollout worker is connected: start one, or read its log"
+
+
+def _describe_worker(worker: WorkerLeases) -> str:
+    state = "" if worker.connected else " (gone)"
+    since = f", the oldest for {worker.oldest_seconds:.1f} s" if worker.held else ""
+    return f"{worker.worker_id}{state} holds {worker.held} leases{since}"

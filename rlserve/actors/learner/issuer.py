@@ -1,0 +1,98 @@
+"""Numbers the training leases of a run and remembers, across a crash, which were issued and not settled.
+
+The task of a number is a pure function (:mod:`.mixture`), so the cursor is two numbers and the mixture: every
+number below the first unsettled one is in the store, every number up to the next one without a row there was
+leased and is leased again.
+"""
+
+import json
+from collections.abc import Sequence
+
+from rlserve.actors.learner.mixture import Ingredient, TaskSource
+from rlserve.errors import StateCorrupt
+from rlserve.records.lease import Lease
+from rlserve.store.base import Store
+
+
+class Issuer:
+    """Draws training leases ``<run_id>/train/<number>``. Not thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        run_id: str,
+        seed: int,
+        ingredients: Sequence[Ingredient],
+        num_samples: int,
+        limit_seconds: float,
+    ) -> None:
+        """Goes on from the store's cursor, with ``ingredients`` from the next number on."""
+        self._store = store
+        self._run_id = run_id
+        self._num_samples = num_samples
+        self._limit_seconds = limit_seconds
+        self._next, oldest, self._source = self._load(seed, ingredients)
+        self._changed = False
+        numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
+        self._unsettled = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
+        self.mix(ingredients)
+
+    @property
+    def unsettled(self) -> list[Lease]:
+        """Leases that were drawn and not settled, oldest first."""
+        return [self._lease(number) for number in self._unsettled.values()]
+
+    def draw(self) -> Lease:
+        """The next new lease. Call :meth:`save` before anyone hears of it."""
+        lease = self._lease(self._next)
+        self._unsettled[lease.group_id] = self._next
+        self._next += 1
+        self._changed = True
+        return lease
+
+    def settle(self, group_id: str) -> None:
+        """The store has a row for the group now."""
+        self._unsettled.pop(group_id, None)
+
+    def mix(self, ingredients: Sequence[Ingredient]) -> None:
+        """Draw by another mixture from the next lease on. Raises InvalidRequest for an impossible one."""
+        source = self._source.changed(self._next, ingredients)
+        if source.ingredients != self._source.ingredients:
+            self._source, self._changed = source, True
+            self.save()
+
+    def save(self) -> None:
+        """Make what was drawn known to a later process."""
+        if self._changed:
+            oldest = min(self._unsettled.values(), default=self._next)
+            cursor = {"next": self._next, "oldest": oldest, "tasks": self._source.encode()}
+            self._store.set_cursor(json.dumps(cursor))
+            self._changed = False
+
+    def _load(self, seed: int, ingredients: Sequence[Ingredient]) -> tuple[int, int, TaskSource]:
+        text = self._store.cursor()
+        if text is None:
+            return 0, 0, TaskSource(seed, ingredients)
+        try:
+            cursor = json.loads(text)
+            return int(cursor["next"]), int(cursor["oldest"]), TaskSource.decode(cursor["tasks"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateCorrupt(
+                f"store: the cursor {text[:80]!r} cannot be read ({error}); start the run anew"
+            ) from error
+
+    def _group_id(self, number: int) -> str:
+        return f"{self._run_id}/train/{number}"
+
+    def _lease(self, number: int) -> Lease:
+        task = self._source.at(number)
+        return Lease(
+            group_id=self._group_id(number),
+            environment=task.environment,
+            split=task.split,
+            index=task.index,
+            seed=task.seed,
+            num_samples=self._num_samples,
+            limit_seconds=self._limit_seconds,
+        )

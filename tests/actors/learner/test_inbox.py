@@ -1,0 +1,446 @@
+"""Every group exactly once, or accounted for."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from groups import trajectory
+from intake import answer, counts, deliver, lease_out, make_inbox, offer
+
+from rlserve.actors.learner.border import AckStatus
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.mixture import Ingredient
+from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, StateCorrupt
+from rlserve.records import Purpose, RolloutGroup
+from rlserve.records.lease import Lease
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "groups.sqlite"
+
+
+@pytest.fixture
+def inbox(path: Path) -> Inbox:
+    return make_inbox(path)
+
+
+def ids(groups: list[RolloutGroup]) -> list[str]:
+    return [group.group_id for group in groups]
+
+
+def train(inbox: Inbox, step: int, n: int) -> list[str]:
+    """One step of a learner."""
+    taken = ids(inbox.take(n, deadline_seconds=1))
+    inbox.commit(step, taken)
+    inbox.published(step)
+    return taken
+
+
+def test_groups_are_taken_in_order_of_arrival_and_counted_when_trained(inbox: Inbox) -> None:
+    first, second, third = lease_out(inbox)[:3]
+    assert deliver(inbox, [second, third, first]) == ["accepted"] * 3
+    assert inbox.counts() == counts(3, queued=3)
+    taken = inbox.take(2, deadline_seconds=1)
+    assert ids(taken) == [second.group_id, third.group_id]
+    assert inbox.counts() == counts(3, queued=3)
+    inbox.commit(1, ids(taken))
+    assert inbox.counts() == counts(3, consumed=2, queued=1)
+
+
+def test_taken_groups_are_not_handed_out_again_before_they_are_committed(inbox: Inbox) -> None:
+    deliver(inbox, lease_out(inbox)[:4])
+    assert not set(ids(inbox.take(2, deadline_seconds=1))) & set(ids(inbox.take(2, deadline_seconds=1)))
+    with pytest.raises(DeadlineExceeded):
+        inbox.take(1, deadline_seconds=0)
+
+
+def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox) -> None:
+    queued, trained, useless, stale = leases = lease_out(inbox)[:4]
+    deliver(inbox, [trained])
+    train(inbox, 3, 1)
+    deliver(inbox, [queued], spans=[(3, 4)])
+    deliver(inbox, [useless], spans=[(3, 4)], rewards=(1.0, 1.0))
+    assert deliver(inbox, [stale]) == ["stale"]
+    before = inbox.counts()
+    assert before == counts(4, consumed=1, queued=1, zero_variance=1, stale=1)
+    assert deliver(inbox, leases) == ["duplicate"] * 4
+    assert inbox.counts() == before
+    assert inbox.rejections == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "field"),
+    [
+        (lambda g: replace(g, run_id="other"), "wrong_run", "run_id"),
+        (lambda g: replace(g, tokenizer_fingerprint="?"), "wrong_tokenizer", "tokenizer_fingerprint"),
+        (lambda g: replace(g, group_id="run/train/999"), "unknown_lease", "group_id"),
+        (lambda g: replace(g, worker_id="stranger"), "unknown_lease", "group_id"),
+        (lambda g: replace(g, task=replace(g.task, environment="x")), "unknown_environment", "task.environment"),
+        (lambda g: replace(g, task=replace(g.task, split="test")), "wrong_task", "task.split"),
+        (lambda g: replace(g, purpose=Purpose.EVALUATE), "wrong_task", "task.split"),
+        (lambda g: replace(g, trajectories=g.trajectories[:1]), "wrong_num_samples", "trajectories"),
+        (
+            lambda g: replace(g, trajectories=(g.trajectories[0], trajectory(4, 0.0, spans=[(0, 2), (1, 2)]))),
+            "unknown_version",
+            "policy_spans",
+        ),
+    ],
+)
+def test_what_is_not_believed_is_counted_by_reason_and_the_lease_is_worked_on_again(
+    inbox: Inbox, spoil: Callable[[RolloutGroup], RolloutGroup], reason: str, field: str
+) -> None:
+    lease = lease_out(inbox, capacity=1)[0]
+    decision = offer(inbox, spoil(answer(lease)))
+    assert (decision.status, decision.reason) == (AckStatus.REJECTED, reason)
+    assert decision.message.startswith(f"{field}: ") and "; " in decision.message
+    assert inbox.rejections == {reason: 1}
+    assert inbox.counts() == counts(0)
+    inbox.join("honest", capacity=1)
+    time.sleep(0.3)  # the pause after a failure
+    granted = inbox.grant()
+    if reason == "unknown_lease":  # no fault of the worker that holds it
+        assert lease not in granted.get("honest", [])
+        assert deliver(inbox, [lease]) == ["accepted"]
+    else:
+        assert granted["honest"] == [lease]
+        assert deliver(inbox, [lease], worker_id="honest") == ["accepted"]
+    assert inbox.counts() == counts(1, queued=1)
+
+
+def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(path: Path) -> None:
+    now = [0.0]
+    inbox = make_inbox(path)
+    inbox._book._clock = lambda: now[0]
+    lease = lease_out(inbox, capacity=1)[0]
+    refusals = 0
+    while not inbox.counts().received:
+        refusals += inbox.reject(
+            lease.group_id, InvalidRequest("x: is NaN; fix", reason="nan_logprob"), worker_id="w"
+        ).status is (AckStatus.REJECTED)
+        now[0] += 60
+        inbox.grant()
+    assert inbox.counts() == counts(1, nan_logprob=1)
+    assert inbox.rejections == {"nan_logprob": refusals}
+    assert refusals > 1
+    assert deliver(inbox, [lease]) == ["duplicate"]
+
+
+def test_a_returned_lease_is_given_to_another_worker(inbox: Inbox) -> None:
+    lease = lease_out(inbox, capacity=1)[0]
+    inbox.join("other", capacity=1)
+    inbox.returned(lease.group_id, worker_id="w", reason="Unavailable: no environment")
+    time.sleep(0.3)
+    assert inbox.grant()["other"] == [lease]
+
+
+def test_a_group_older_than_the_bound_on_arrival_is_dropped_as_stale(inbox: Inbox) -> None:
+    leases = lease_out(inbox)
+    inbox.published(5)
+    assert deliver(inbox, leases[:1], spans=[(2, 1), (5, 3)]) == ["stale"]
+    assert deliver(inbox, leases[1:2], spans=[(3, 1), (5, 3)]) == ["accepted"]
+    assert inbox.counts() == counts(2, queued=1, stale=1)
+    assert inbox.arrival_lags == {3: 1, 2: 1}
+
+
+def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refilled(inbox: Inbox) -> None:
+    leases = lease_out(inbox)
+    inbox.published(1)
+    deliver(inbox, leases[:2], spans=[(0, 4)])
+    deliver(inbox, leases[2:4], spans=[(1, 4)])
+    assert inbox.grant() == {}
+    inbox.published(3)  # max_lag is 2: version 0 is out
+    wakes: list[int] = []
+    inbox.on_credit(lambda: wakes.append(1))
+    assert ids(inbox.take(2, deadline_seconds=1)) == [lease.group_id for lease in leases[2:4]]
+    assert inbox.counts() == counts(4, queued=2, stale=2)
+    assert wakes and len(inbox.grant()["w"]) == 2
+
+
+def test_what_teaches_nothing_is_dropped_on_arrival_and_frees_its_credit(inbox: Inbox) -> None:
+    leases = lease_out(inbox)
+    assert len(leases) == 8 and inbox.grant() == {}
+    assert deliver(inbox, leases[:1], rewards=(1.0, 1.0)) == ["accepted"]
+    assert deliver(inbox, leases[1:2], rewards=(None, None)) == ["accepted"]
+    assert deliver(inbox, leases[2:3], rewards=(1.0, 0.0)) == ["accepted"]
+    assert inbox.counts() == counts(3, queued=1, zero_variance=1, no_verdict=1)
+    assert len(inbox.grant()["w"]) == 2
+
+
+def test_a_sample_without_tokens_does_not_make_its_group_stale(inbox: Inbox) -> None:
+    lease = lease_out(inbox)[0]
+    inbox.published(9)
+    group = answer(lease, spans=[(9, 4)], rewards=(1.0, 0.0))
+    empty = replace(trajectory(0, 0.0, member=1), policy_spans=())
+    decision = offer(inbox, replace(group, trajectories=(group.trajectories[0], empty)))
+    assert decision.status is AckStatus.ACCEPTED
+
+
+def test_a_rule_that_breaks_drops_the_group_and_not_the_stream(path: Path) -> None:
+    def broken(group: RolloutGroup) -> str | None:
+        raise ZeroDivisionError
+
+    inbox = make_inbox(path, keep=broken)
+    assert deliver(inbox, lease_out(inbox)[:1]) == ["accepted"]
+    assert inbox.counts() == counts(1, filter_failed=1)
+
+
+def test_every_received_group_is_shown_once_also_those_that_teach_nothing(path: Path) -> None:
+    seen: list[str] = []
+    inbox = make_inbox(path, on_received=lambda group: seen.append(group.group_id))
+    leases = lease_out(inbox)
+    deliver(inbox, leases[:2])
+    deliver(inbox, leases[2:3], rewards=(1.0, 1.0))
+    deliver(inbox, leases[:3])
+    assert seen == [lease.group_id for lease in leases[:3]]
+
+
+def test_take_waits_for_the_last_group(inbox: Inbox) -> None:
+    leases = lease_out(inbox)
+    deliver(inbox, leases[:1])
+    late = threading.Timer(0.1, deliver, (inbox, leases[1:2]))
+    late.start()
+    assert len(inbox.take(2, deadline_seconds=10)) == 2
+    late.join()
+
+
+def test_a_deadline_names_the_workers_and_what_they_owe(inbox: Inbox) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"0 of 2 groups .* no rollout worker is connected"):
+        inbox.take(2, deadline_seconds=0)
+    deliver(inbox, lease_out(inbox, "rollout-0", capacity=3)[:1], worker_id="rollout-0")
+    inbox.join("rollout-1", capacity=1)
+    inbox.grant()
+    inbox.leave("rollout-1")
+    with pytest.raises(DeadlineExceeded, match=r"1 of 2 .*rollout-0 holds 3 leases, the oldest for 0\.\d s; rollout-1"):
+        inbox.take(2, deadline_seconds=0.02)
+    with pytest.raises(DeadlineExceeded, match=r"rollout-1 \(gone\) holds 1 leases"):
+        inbox.take(2, deadline_seconds=0)
+
+
+def test_closing_ends_a_wait(inbox: Inbox) -> None:
+    threading.Timer(0.05, inbox.close, ("asked to stop",)).start()
+    with pytest.raises(NotReady, match="asked to stop"):
+        inbox.take(1, deadline_seconds=10)
+
+
+def test_groups_of_a_failed_step_are_accounted_for(inbox: Inbox) -> None:
+    deliver(inbox, lease_out(inbox)[:2])
+    inbox.drop(1, ids(inbox.take(2, deadline_seconds=1)), "nonfinite_loss")
+    assert inbox.counts() == counts(2, nonfinite_loss=2)
+    assert inbox.grant()["w"]
+
+
+def test_a_worker_may_have_the_weights_a_moment_before_they_count_as_published(inbox: Inbox) -> None:
+    leases = lease_out(inbox)
+    deliver(inbox, leases[:1])
+    inbox.commit(1, ids(inbox.take(1, deadline_seconds=1)))
+    assert deliver(inbox, leases[1:2], spans=[(1, 4)]) == ["accepted"]
+    assert deliver(inbox, leases[2:3], spans=[(2, 4)]) == ["rejected"]
+
+
+def test_another_mixture_applies_to_new_leases_and_survives_a_restart(path: Path) -> None:
+    inbox = make_inbox(path)
+    first = lease_out(inbox, capacity=2)
+    mixture = (Ingredient("words", "train", 1.0),)
+    inbox.mix(mixture)
+    inbox.join("x", capacity=1)
+    second = inbox.grant()["x"]
+    assert [lease.environment for lease in first + second] == ["arithmetic", "arithmetic", "words"]
+    again = lease_out(make_inbox(path, ingredients=mixture), capacity=4)
+    assert again[:3] == first + second
+    assert [(lease.environment, lease.index) for lease in again[3:]] == [("words", 1)]
+
+
+def test_after_a_crash_every_lease_that_never_came_back_is_leased_again(path: Path) -> None:
+    inbox = make_inbox(path)
+    leases = lease_out(inbox)
+    deliver(inbox, [leases[0], leases[3]])
+    deliver(inbox, leases[5:6], rewards=(0.0, 0.0))
+    again = make_inbox(path)
+    *old, new = lease_out(again)
+    assert old == [*leases[1:3], leases[4], *leases[6:8]]
+    assert new.group_id == "run/train/8"
+    assert deliver(again, [leases[0]]) == ["duplicate"]
+
+
+def test_a_worker_that_outlives_the_learner_keeps_what_it_works_on(path: Path) -> None:
+    leases = lease_out(make_inbox(path))
+    again = make_inbox(path)
+    assert again.join("w", capacity=8, held=[leases[2].group_id]) == {leases[2].group_id}
+    assert leases[2] not in again.grant()["w"]
+    assert deliver(again, [leases[2]]) == ["accepted"]
+
+
+def test_a_resumed_run_trains_on_the_same_batches_again(path: Path) -> None:
+    inbox = make_inbox(path)
+    batches = []
+    for step in range(1, 7):
+        leases = lease_out(inbox)
+        deliver(inbox, leases, spans=[(max(0, step - 2), 2), (step - 1, 2)])
+        batches.append(train(inbox, step, 2))
+        if step == 3:
+            inbox.checkpointed(3)
+    before = inbox.counts()
+    again = make_inbox(path, version=3)
+    assert again.counts().received == before.received
+    assert [train(again, step, 2) for step in range(4, 7)] == batches[3:]
+    assert again.counts() == before
+
+
+def test_groups_of_versions_that_are_yet_to_be_made_again_wait_and_block_no_credit(path: Path) -> None:
+    inbox = make_inbox(path)
+    leases = lease_out(inbox)
+    inbox.published(4)
+    deliver(inbox, leases[:1], spans=[(3, 4)])
+    deliver(inbox, leases[1:], spans=[(4, 4)])
+    again = make_inbox(path, version=3)
+    assert ids(again.take(1, deadline_seconds=0)) == [leases[0].group_id]
+    with pytest.raises(DeadlineExceeded):
+        again.take(1, deadline_seconds=0)
+    assert len(lease_out(again)) == 7
+    again.published(4)
+    assert ids(again.take(7, deadline_seconds=0)) == [lease.group_id for lease in leases[1:]]
+
+
+def test_a_run_may_resume_at_the_checkpoint_before_the_last_but_not_further_back(path: Path) -> None:
+    inbox = make_inbox(path)
+    for step in range(1, 7):
+        deliver(inbox, lease_out(inbox), spans=[(step - 1, 4)])
+        train(inbox, step, 2)
+        if step % 2 == 0:
+            inbox.checkpointed(step)
+    with pytest.raises(StateCorrupt, match="resume from step 4"):
+        make_inbox(path, version=2)
+    make_inbox(path, version=4)
+
+
+def test_a_stored_group_that_cannot_be_read_is_named(path: Path) -> None:
+    inbox = make_inbox(path)
+    lease = lease_out(inbox)[0]
+    inbox.offer(answer(lease), b"\xff\xff")
+    with pytest.raises(StateCorrupt, match=lease.group_id):
+        make_inbox(path)
+
+
+def evaluation(number: int, name: str = "before") -> list[Lease]:
+    return [
+        Lease(
+            group_id=f"run/{name}/arithmetic/{index}",
+            environment="arithmetic",
+            split="test",
+            index=index,
+            seed=index,
+            num_samples=1,
+            purpose=Purpose.EVALUATE,
+            limit_seconds=30.0,
+        )
+        for index in range(number)
+    ]
+
+
+def test_an_evaluation_comes_first_and_is_counted_apart(inbox: Inbox) -> None:
+    leases = evaluation(3)
+    inbox.evaluate(leases)
+    assert lease_out(inbox, capacity=3) == leases
+    assert deliver(inbox, leases[::-1], rewards=(1.0,)) == ["accepted"] * 3
+    assert ids(inbox.take_evaluation(3, deadline_seconds=1)) == [lease.group_id for lease in leases]
+    assert inbox.counts() == counts(0)
+    assert inbox.evaluation_counts().received == 3
+    assert deliver(inbox, leases, rewards=(1.0,)) == ["duplicate"] * 3
+    with pytest.raises(DeadlineExceeded):
+        inbox.take(1, deadline_seconds=0)
+
+
+def test_an_evaluation_keeps_groups_that_training_would_drop(inbox: Inbox) -> None:
+    inbox.evaluate(evaluation(2))
+    first, second = lease_out(inbox, capacity=2)
+    deliver(inbox, [first], rewards=(None,))
+    deliver(inbox, [second], rewards=(0.0,))
+    assert len(inbox.take_evaluation(2, deadline_seconds=0)) == 2
+
+
+def test_an_evaluation_measures_the_present_version_only(inbox: Inbox) -> None:
+    inbox.published(7)
+    inbox.evaluate(evaluation(1))
+    leases = lease_out(inbox, capacity=1)
+    assert deliver(inbox, leases, rewards=(1.0,), spans=[(6, 1), (7, 3)]) == ["stale"]
+    time.sleep(0.3)
+    assert inbox.grant()["w"] == leases
+    assert deliver(inbox, leases, rewards=(1.0,), spans=[(7, 4)]) == ["accepted"]
+    assert len(inbox.take_evaluation(1, deadline_seconds=0)) == 1
+    assert inbox.rejections == {}
+
+
+def test_an_evaluation_ends_without_a_group_that_nobody_can_make(path: Path) -> None:
+    inbox = make_inbox(path)
+    now = [0.0]
+    inbox._book._clock = lambda: now[0]
+    inbox.evaluate(evaluation(2))
+    good, poison = lease_out(inbox, capacity=2)
+    deliver(inbox, [good], rewards=(1.0,))
+    for _ in range(20):
+        inbox.returned(poison.group_id, worker_id="w", reason="PluginFailed: broken task")
+        now[0] += 60
+        inbox.grant()
+    assert ids(inbox.take_evaluation(2, deadline_seconds=0)) == [good.group_id]
+    done = inbox.evaluation_counts()
+    assert (done.asked, done.received, done.given_up, done.pending) == (2, 1, 1, 0)
+
+
+def test_an_evaluation_that_does_not_come_names_what_is_missing(inbox: Inbox) -> None:
+    inbox.evaluate(evaluation(2))
+    leases = lease_out(inbox, capacity=2)
+    deliver(inbox, leases[:1], rewards=(1.0,))
+    with pytest.raises(DeadlineExceeded, match=r"1 of 2 .*run/before/arithmetic/1.*w holds 1 leases"):
+        inbox.take_evaluation(2, deadline_seconds=0)
+
+
+def test_a_new_evaluation_ends_an_unfinished_one(inbox: Inbox) -> None:
+    inbox.evaluate(evaluation(2, "first"))
+    old = lease_out(inbox, capacity=2)
+    inbox.evaluate(evaluation(1, "second"))
+    assert deliver(inbox, old, rewards=(1.0,)) == ["duplicate"] * 2
+    new = inbox.grant()["w"]
+    assert new[0].group_id == "run/second/arithmetic/0"
+    deliver(inbox, new[:1], rewards=(1.0,))
+    assert len(inbox.take_evaluation(1, deadline_seconds=0)) == 1
+    assert inbox.evaluation_counts().given_up == 2
+
+
+def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> None:
+    inbox = make_inbox(path, max_outstanding=12)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(worker_id: str) -> None:
+        try:
+            held: list[Lease] = []
+            while not stop.is_set():
+                inbox.join(worker_id, capacity=4, held=[lease.group_id for lease in held])
+                held += inbox.grant(ready={worker_id}).get(worker_id, [])
+                for number, lease in enumerate(held):
+                    rewards = (1.0, float(number % 2))
+                    group = answer(lease, spans=[(inbox.version, 4)], rewards=rewards, worker_id=worker_id)
+                    for _ in range(1 + number % 2):  # some are sent twice
+                        assert offer(inbox, group).status is not AckStatus.REJECTED
+                held = []
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    trained = [group_id for step in range(1, 31) for group_id in train(inbox, step, 3)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(trained) == len(set(trained)) == 90
+    done = inbox.counts()
+    assert done.consumed == 90 and done.queued <= 12
+    # Every lease that was ever drawn is in exactly one place.
+    cursor = inbox._issuer._next
+    assert cursor == done.received + inbox._book.outstanding
