@@ -1,0 +1,54 @@
+"""Child processes of a test: started from a support script, read line by line, never left behind."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+class Child:
+    """A started script."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    async def line(self) -> str:
+        """Its next line of output; empty at the end."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(30):
+            return (await self._process.stdout.readline()).decode().strip()
+
+    async def until(self, wanted: str) -> None:
+        """Read its output as far as a line."""
+        while (line := await self.line()) != wanted:
+            assert line, f"the child ended before it said {wanted!r}"
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        async with asyncio.timeout(30):
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def child(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Child]:
+    """Run ``tests/support/<script>``; it is killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(HERE / script),
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        yield Child(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
