@@ -1,0 +1,75 @@
+"""An environment server process: loads plug-ins by name, serves them, registers them with the hub."""
+
+import functools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from rlserve import plugins
+from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
+from rlserve.actors.process import run_actor
+from rlserve.config.actors import EnvironmentConfig
+from rlserve.errors import ConfigError, PluginFailed, RlserveError
+from rlserve.plugins import Environment
+from rlserve.records import ActorKind, EnvironmentSpec
+from rlserve.rpc.server import serving
+from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
+
+
+async def run_environment(
+    environments: Sequence[EnvironmentConfig], *, actor_id: str, hub_address: str, address: str, run_id: str = ""
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ConfigError, UnknownName or PluginFailed for an environment that cannot be made.
+    """
+    loaded = load_environments(environments)
+    specs = {e.name: describe(loaded[e.name], e) for e in environments}
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[str]:
+        add = functools.partial(pb_grpc.add_EnvironmentServiceServicer_to_server, EnvironmentService(loaded, specs))
+        async with serving(add, address=address, service_names=[SERVICE_NAME]) as server:
+            yield server.address
+
+    return await run_actor(
+        kind=ActorKind.ENVIRONMENT,
+        actor_id=actor_id,
+        hub_address=hub_address,
+        serve=serve(),
+        serves=list(loaded),
+        environments=list(specs.values()),
+        run_id=run_id,
+    )
+
+
+def load_environments(environments: Sequence[EnvironmentConfig]) -> Mapping[str, Environment]:
+    """Instances by name, made with their options. A fault names the table of the configuration."""
+    return {e.name: _load(index, e) for index, e in enumerate(environments)}
+
+
+def describe(environment: Environment, config: EnvironmentConfig) -> EnvironmentSpec:
+    """What the hub is told. The address is filled in by the actor."""
+    return EnvironmentSpec(
+        name=config.name,
+        version=environment.version,
+        address="",
+        splits=dict(environment.splits),
+        verifier=environment.verifier,
+        weight=config.weight,
+        description=(type(environment).__doc__ or "").strip().partition("\n")[0],
+    )
+
+
+def _load(index: int, config: EnvironmentConfig) -> Environment:
+    kind = plugins.load(plugins.ENVIRONMENT_GROUP, config.name)
+    try:
+        environment = kind(**config.options)
+    except RlserveError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"environments.{index}.options: {config.name!r} does not take them: {error}") from error
+    except Exception as error:
+        raise PluginFailed(f"environments.{index}: {config.name!r} failed to start: {error}") from error
+    if not isinstance(environment, Environment):
+        raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
+    return environment
