@@ -5,7 +5,7 @@ An algorithm decides which groups teach something (``why_drop``), what each traj
 ``cls(config)`` with the section of the run configuration whose ``type`` is its registered name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from rlserve.algorithms.batch import (
@@ -24,7 +24,11 @@ class Algorithm(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional ``PolicyOutputs`` fields; and "entropy_gradient" if the loss differentiates it."""
+        """Names of what must be there beside the log-probabilities.
+
+        Optional fields of ``PolicyOutputs`` and ``TokenBatch`` (``"reference_logprobs"``: have a reference
+        model score the batch); and ``"entropy_gradient"`` if the loss differentiates the entropy.
+        """
         ...
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
@@ -37,4 +41,17 @@ class Algorithm(Protocol):
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """This micro-batch's share of the loss. An empty micro-batch yields 0 with a gradient of zeros."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An algorithm with a memory between batches: a checkpoint keeps ``state`` and gives it back."""
+
+    def state(self) -> dict[str, float]:
+        """Plain numbers by name."""
+        ...
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Undo ``state``."""
         ...

@@ -1,12 +1,13 @@
 """Tensors an algorithm sees and returns.
 
-Shape letters: B rows, T tokens in a row, N sequences and P groups of the optimizer batch. A row
-holds one sequence, or several when packed. Entry ``[b, t]`` is about token t itself, which is predicted from
-the tokens before it; the first token of a sequence is never trained on.
+Shape letters: B rows, T tokens in a row, N sequences and P groups of the optimizer batch, K tokens of a
+teacher's support. A row holds one sequence, or several when packed. Entry ``[b, t]`` is about token t
+itself, which is predicted from the tokens before it; the first token of a sequence is never trained on.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,10 +47,29 @@ class TokenBatch:
     weights: Tensor | None = None
     """``[B, T]`` float32: weight of the token's sequence, or of its pair, in the batch's loss; 0 on padding."""
 
+    teacher_mask: Tensor | None = None
+    """``[B, T]`` float32: 1 on tokens that a teacher scored, else 0."""
+    teacher_logprobs: Tensor | None = None
+    """``[B, T]`` float32: the teacher's of token t; of its whole span on the span's first token."""
+    span_ids: Tensor | None = None
+    """``[B, T]`` int64: number of the token's span in the optimizer batch; -1 for none. None: every token its own."""
+    teacher_top_ids: Tensor | None = None
+    """``[B, T, K]`` int64: the teacher's most likely tokens at t."""
+    teacher_top_logprobs: Tensor | None = None
+    """``[B, T, K]`` float32; -infinity where there are fewer."""
+    teacher_log_tail: Tensor | None = None
+    """``[B, T]`` float32: log of the mass outside the top K; -infinity when there is none."""
+    teacher_temperature: float = 1.0
+    """At which the teacher's distribution was taken; the student's at its top K is taken at the same."""
+    supervised_mask: Tensor | None = None
+    """``[B, T]`` float32: weight of the token's cross-entropy under the supervised objective."""
+
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same micro-batch on another device."""
-        moved = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return replace(self, **{n: t.to(device) for n, t in moved if isinstance(t, Tensor)})
+        moved: dict[str, Any] = {
+            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +82,8 @@ class PolicyOutputs:
     """``[B, T]`` nats, of the distribution that predicts token t."""
     log_partition: Tensor | None = None
     """``[B, T]`` with gradient: logsumexp of the logits (before temperature) that predict token t."""
+    top_logprobs: Tensor | None = None
+    """``[B, T, K]`` with gradient: at the batch's ``teacher_top_ids``, at its ``teacher_temperature``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +108,10 @@ class GroupOutcome:
     """``[G]`` int64: which chosen belongs to which rejected, for pairs made off line."""
     seed: int = 0
     """For random choices; the same for the same group."""
+    taught: Tensor | None = None
+    """``[G]`` bool: a teacher scored it."""
+    supervised: Tensor | None = None
+    """``[G]`` bool: it has tokens of the supervised objective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +130,8 @@ class Assignment:
     """Chosen of its pair, or good."""
     weight: float = 1.0
     """Of its pair's or its own loss in the batch's loss."""
+    trains_policy: bool = True
+    """Whether ``loss_mask`` is set on its sampled tokens; else only other objectives train it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +148,10 @@ class Denominator:
     """``[P]`` float32: trainable tokens of each group; None when the batches carry no ``group_ids``."""
     preferred_tokens: float = 0.0
     """Trainable tokens of preferred sequences."""
+    teacher_tokens: float = 0.0
+    """Tokens that a teacher scored."""
+    supervised_tokens: float = 0.0
+    """Sum of the supervised objective's token weights."""
     reference_gap: float = 0.0
     """Sum of behaviour less reference log-probability over all trainable tokens; see ``masked.with_reference``."""
 

@@ -1,11 +1,13 @@
 """Token log-probabilities, entropy and log-partition from logits, in chunks of tokens.
 
-Shape letters: B rows, T tokens, V vocabulary, C tokens of a chunk. Entry ``[b, t]`` of a result is about
-token t, so it is made from the logits at t - 1. Softmax is in float32 (float64 if the logits are); of more
-than one chunk, each is recomputed in the backward pass, so only the model's own logits stay in memory.
+Shape letters: B rows, T tokens, V vocabulary, C tokens of a chunk, K tokens of a teacher's support. Entry
+``[b, t]`` of a result is about token t, so it is made from the logits at t - 1. Softmax is in float32 (float64
+if the logits are); of more than one chunk, each is recomputed in the backward pass, so only the model's own
+logits stay in memory.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,44 +29,64 @@ def policy_outputs(
     Logits are divided by ``temperature`` first, as they were when the tokens were sampled. The entropy has a
     gradient only when ``needs`` also holds ``"entropy_gradient"``.
     """
-    wanted = frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set())
+    settings = _Settings(
+        temperature=temperature,
+        top_temperature=batch.teacher_temperature,
+        wanted=frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set()),
+    )
     # The token that each position predicts; the last of a row predicts nothing and is cut off below.
-    targets = batch.token_ids.roll(-1, dims=1).flatten()
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
-    chunks = list(zip(flat, torch.split(targets, chunk_tokens), strict=True))
-    parts = [_chunk(part, ids, temperature, wanted, len(chunks) > 1) for part, ids in chunks]
+    targets = torch.split(batch.token_ids.roll(-1, dims=1).flatten(), chunk_tokens)
+    tops = torch.split(_top_ids(batch, settings.wanted), chunk_tokens)
+    recompute = len(flat) > 1 and torch.is_grad_enabled()
+    parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, strict=True)]
     seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
-    logprobs, entropy, log_partition = (
-        _about_own_token(torch.cat([part[i] for part in parts]), seen) for i in range(3)
-    )
-    return PolicyOutputs(
-        logprobs=logprobs,
-        entropy=entropy if "entropy" in wanted else None,
-        log_partition=log_partition if "log_partition" in wanted else None,
-    )
+    outputs = {
+        name: _about_own_token(torch.cat([part[i] for part in parts]), seen)
+        for i, name in enumerate(("logprobs", *OPTIONAL))
+        if name == "logprobs" or name in settings.wanted
+    }
+    return PolicyOutputs(**outputs)
+
+
+OPTIONAL = ("entropy", "log_partition", "top_logprobs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    temperature: float
+    top_temperature: float
+    wanted: frozenset[str]
+
+
+_Scores = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _top_ids(batch: TokenBatch, wanted: frozenset[str]) -> Tensor:
+    """``[B*T, K]`` tokens to score at each predicting position; K is 0 unless wanted."""
+    if "top_logprobs" not in wanted or batch.teacher_top_ids is None:
+        return batch.token_ids.new_zeros(batch.token_ids.numel(), 0)
+    return batch.teacher_top_ids.roll(-1, dims=1).flatten(0, 1)
 
 
 def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
-    """``[B*T] -> [B, T]``: moved from the predicting to the predicted token, 0 where ``seen`` is False."""
-    moved = values.view(seen.shape).roll(1, dims=1)
-    return torch.where(seen, moved, torch.zeros_like(moved))
+    """``[B*T, ...] -> [B, T, ...]``: moved from the predicting to the predicted token, 0 where not ``seen``."""
+    moved = values.view(*seen.shape, *values.shape[1:]).roll(1, dims=1)
+    return torch.where(seen.view(*seen.shape, *(1,) * (moved.dim() - 2)), moved, torch.zeros_like(moved))
 
 
-def _chunk(
-    logits: Tensor, ids: Tensor, temperature: float, wanted: frozenset[str], recompute: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    if recompute and torch.is_grad_enabled():
-        result: tuple[Tensor, Tensor, Tensor] = checkpoint(
-            _score, logits, ids, temperature, wanted, use_reentrant=False
-        )
-        return result
-    return _score(logits, ids, temperature, wanted)
+def _chunk(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings, recompute: bool) -> _Scores:
+    if not recompute:
+        return _score(logits, ids, top_ids, settings)
+    result: _Scores = checkpoint(_score, logits, ids, top_ids, settings, use_reentrant=False)
+    return result
 
 
-def _score(logits: Tensor, ids: Tensor, temperature: float, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of ``ids``, entropy and log-partition (zeros unless wanted), each ``[C]``."""
+def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings) -> _Scores:
+    """Log-probability of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), ``top_ids`` ``[C, K]``."""
+    wanted = settings.wanted
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_softmax = (exact / temperature).log_softmax(-1)
+    log_softmax = (exact / settings.temperature).log_softmax(-1)
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     entropy = log_partition = torch.zeros_like(logprobs)
     if "log_partition" in wanted:
@@ -72,4 +94,8 @@ def _score(logits: Tensor, ids: Tensor, temperature: float, wanted: frozenset[st
     if "entropy" in wanted:
         with torch.set_grad_enabled("entropy_gradient" in wanted and torch.is_grad_enabled()):
             entropy = -(log_softmax.exp() * log_softmax).sum(-1)
-    return logprobs, entropy, log_partition
+    if top_ids.shape[-1] == 0:
+        return logprobs, entropy, log_partition, logprobs.new_zeros(*top_ids.shape)
+    if settings.top_temperature != settings.temperature:
+        log_softmax = (exact / settings.top_temperature).log_softmax(-1)
+    return logprobs, entropy, log_partition, log_softmax.gather(-1, top_ids)

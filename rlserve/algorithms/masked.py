@@ -122,6 +122,8 @@ def _part(batch: TokenBatch, num_sequences: int, num_groups: int) -> Denominator
         tokens_per_sequence=sequence_sum(mask, batch.sequence_ids, num_sequences),
         tokens_per_group=None if groups is None else sequence_sum(mask, groups, num_groups),
         preferred_tokens=float(preferred.sum()),
+        teacher_tokens=_sum(batch.teacher_mask),
+        supervised_tokens=_sum(batch.supervised_mask),
         reference_gap=_reference_gap(batch),
     )
 
@@ -134,8 +136,14 @@ def _add(left: Denominator, right: Denominator) -> Denominator:
         tokens_per_sequence=left.tokens_per_sequence + right.tokens_per_sequence,
         tokens_per_group=groups[0] + groups[1] if groups[0] is not None and groups[1] is not None else None,
         preferred_tokens=left.preferred_tokens + right.preferred_tokens,
+        teacher_tokens=left.teacher_tokens + right.teacher_tokens,
+        supervised_tokens=left.supervised_tokens + right.supervised_tokens,
         reference_gap=left.reference_gap + right.reference_gap,
     )
+
+
+def _sum(mask: Tensor | None) -> float:
+    return 0.0 if mask is None else float(mask.sum())
 
 
 def _reference_gap(batch: TokenBatch) -> float:

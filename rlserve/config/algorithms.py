@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from rlserve.config.algorithm_section import AlgorithmSection, PluginAlgorithmConfig
+from rlserve.config.distillation import DistillConfig, MixedConfig
 from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 from rlserve.config.preference import DpoConfig, KtoConfig, OrpoConfig
 
-BUILT_IN = ("grpo", "cispo", "gspo", "reinforce", "dpo", "orpo", "kto")
+BUILT_IN = ("grpo", "cispo", "gspo", "reinforce", "dpo", "orpo", "kto", "distill", "mixed")
 DEFAULT = "grpo"
 
 
@@ -28,6 +29,8 @@ AlgorithmConfig = Annotated[
     | Annotated[DpoConfig, Tag("dpo")]
     | Annotated[OrpoConfig, Tag("orpo")]
     | Annotated[KtoConfig, Tag("kto")]
+    | Annotated[DistillConfig, Tag("distill")]
+    | Annotated[MixedConfig, Tag("mixed")]
     | Annotated[PluginAlgorithmConfig, Tag("plugin")],
     Discriminator(_tag),
 ]
@@ -37,10 +40,12 @@ __all__ = [
     "AlgorithmConfig",
     "AlgorithmSection",
     "CispoConfig",
+    "DistillConfig",
     "DpoConfig",
     "GrpoConfig",
     "GspoConfig",
     "KtoConfig",
+    "MixedConfig",
     "OrpoConfig",
     "PluginAlgorithmConfig",
     "ReinforceConfig",

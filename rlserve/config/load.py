@@ -133,7 +133,7 @@ def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
 
 def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
     for option in node.get("anyOf", []):
-        if "$ref" in option:
+        if "$ref" in option or "oneOf" in option:
             node = option
     while "$ref" in node:
         node = definitions[node["$ref"].rsplit("/", 1)[1]]

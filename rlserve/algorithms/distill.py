@@ -1,0 +1,122 @@
+"""Distillation from teachers that are served: on the student's own samples, or on given text.
+
+* ``sampled``: a policy gradient, -c A log q with A = log p - log q of the sampled token (a constant) and c the
+  importance ratio cut at ``max_ratio``. Unbiased for the gradient of the token's reverse divergence, also on
+  stale samples as long as c is not cut; noisy.
+* ``top_k``: the divergence on the teacher's top k and the tail. Exact for k = vocabulary; otherwise a lower
+  bound, and lowest for the reverse divergence where the student's mass lies outside the teacher's top k.
+
+Across tokenizers, tokens between two common text boundaries are one span, and the span is the action: its
+log-probability is the sum of its tokens', so all of them carry the span's A and its ratio in full.
+
+Means are over the tokens that the teacher scored, of the whole optimizer batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlserve.algorithms import divergences, measures, metrics, ratios
+from rlserve.algorithms.batch import (
+    Assignment,
+    Denominator,
+    GroupOutcome,
+    LossOutput,
+    Metric,
+    PolicyOutputs,
+    TokenBatch,
+)
+from rlserve.algorithms.masked import masked_sum, sequence_sum, spread
+from rlserve.config.distillation import DistillConfig
+from rlserve.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Distill:
+    """Registered as ``distill``."""
+
+    config: DistillConfig
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The teacher's scores, and the student's at the teacher's top k."""
+        top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs"}
+        return frozenset({"entropy", "teacher_logprobs"} | (top if self.config.estimator == "top_k" else set()))
+
+    def why_drop(self, outcome: GroupOutcome) -> str | None:
+        """``"no_teacher"`` when no member was scored by a teacher."""
+        return None if outcome.taught is not None and outcome.taught.any() else "no_teacher"
+
+    def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
+        """One assignment for each member that a teacher scored."""
+        return [
+            Assignment(group=group, member=member)
+            for group, outcome in enumerate(outcomes)
+            if outcome.taught is not None
+            for member in torch.nonzero(outcome.taught).flatten().tolist()
+        ]
+
+    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
+        """See ``distill.loss``."""
+        out = loss(outputs, batch, denominator, self.config)
+        return LossOutput(out.loss, {**measures.off_policy(outputs, batch), **out.metrics})
+
+
+def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: DistillConfig) -> LossOutput:
+    """This micro-batch's share of the loss."""
+    if batch.teacher_logprobs is None or batch.teacher_mask is None:
+        raise InvalidRequest("teacher_logprobs: missing; distillation needs a teacher's scores in every micro-batch")
+    mask = batch.teacher_mask
+    weights = mask / max(denominator.teacher_tokens, 1.0)
+    if config.estimator == "sampled":
+        token_loss, measured = sampled_token_loss(outputs.logprobs, batch, config)
+    else:
+        token_loss, measured = top_k_loss(outputs, batch, config)
+    total = config.coefficient * masked_sum(token_loss, weights)
+    if config.cross_entropy:
+        total = total - config.cross_entropy * masked_sum(outputs.logprobs, weights)
+    gap = outputs.logprobs - batch.teacher_logprobs
+    return LossOutput(total, {**measured, "teacher_kl_sampled": metrics.mean(gap, mask), "taught": metrics.total(mask)})
+
+
+def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfig) -> tuple[Tensor, dict[str, Metric]]:
+    """``[B, T]`` policy-gradient losses of tokens, or of the spans that they are in."""
+    assert batch.teacher_logprobs is not None and batch.teacher_mask is not None
+    mask = batch.teacher_mask
+    own = logprobs.detach() if config.difference == "policy" else batch.behavior_logprobs
+    advantages = over_spans(torch.where(mask != 0, batch.teacher_logprobs - own, torch.zeros_like(own)), batch)
+    log_ratio = over_spans(ratios.log_ratio(logprobs.detach(), batch.behavior_logprobs, mask), batch)
+    ratio = log_ratio.clamp(max=ratios.MAX_LOG_RATIO).exp()
+    weight = ratio.clamp(max=config.max_ratio)
+    trained = torch.where(mask != 0, logprobs, torch.zeros_like(logprobs))
+    measured = {
+        "distill_advantage_mean": metrics.mean(advantages, mask),
+        "distill_advantage_std": metrics.standard_deviation(advantages, mask),
+        "distill_ratio_cut": metrics.mean((ratio > config.max_ratio).to(mask.dtype), mask),
+    }
+    return -weight * advantages * trained, measured
+
+
+def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
+    """``[B, T] -> [B, T]``: the sum over each token's span; itself where every token is its own."""
+    if batch.span_ids is None:
+        return values
+    return spread(sequence_sum(values, batch.span_ids, int(batch.span_ids.max()) + 1), batch.span_ids)
+
+
+def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig) -> tuple[Tensor, dict[str, Metric]]:
+    """``[B, T]`` divergences times the squared temperature."""
+    teacher, tail, student = batch.teacher_top_logprobs, batch.teacher_log_tail, outputs.top_logprobs
+    if teacher is None or tail is None or student is None or batch.teacher_mask is None:
+        raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
+    mask = batch.teacher_mask
+    q, p = divergences.buckets(student, teacher, tail)
+    divergence = divergences.generalized_jsd(q, p, config.beta, normalize=config.normalize)
+    measured = {
+        "teacher_divergence": metrics.mean(divergence, mask),
+        "teacher_top_mass": metrics.mean(p[..., :-1].exp().sum(-1), mask),
+        "student_top_mass": metrics.mean(q[..., :-1].exp().sum(-1), mask),
+    }
+    return config.temperature**2 * divergence, measured

@@ -1,0 +1,99 @@
+"""Verifiable reward, distillation and supervised examples in one batch.
+
+reward_weight * policy-gradient loss + distill_weight * distillation loss + supervised_weight * cross-entropy,
+each a mean over its own tokens of the whole optimizer batch: more of one kind does not dilute the others.
+Metrics of the parts keep their names under ``reward_`` and ``distill_``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from rlserve.algorithms import distill, measures, metrics, registry
+from rlserve.algorithms.base import Algorithm, Stateful
+from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
+from rlserve.algorithms.masked import masked_sum
+from rlserve.config.distillation import MixedConfig
+
+
+class Mixed:
+    """Registered as ``mixed``."""
+
+    def __init__(self, config: MixedConfig) -> None:
+        self.config = config
+        self._reward: Algorithm | None = registry.create(config.reward) if config.reward else None
+        self._distill: Algorithm | None = registry.create(config.distill) if config.distill else None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the parts need."""
+        return frozenset({"entropy"}).union(*(part.needs for part in (self._reward, self._distill) if part))
+
+    def why_drop(self, outcome: GroupOutcome) -> str | None:
+        """The first part's reason, when no part has a use for the group."""
+        reasons = [part.why_drop(outcome) for part in (self._reward, self._distill) if part]
+        has_examples = self.config.supervised_weight > 0 and outcome.supervised is not None
+        if None in reasons or (has_examples and bool(outcome.supervised.any())):  # type: ignore[union-attr]
+            return None
+        return reasons[0] if reasons else "no_example"
+
+    def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
+        """The reward's assignments, then what only other parts train."""
+        kept = [i for i, outcome in enumerate(outcomes) if self._reward and not self._reward.why_drop(outcome)]
+        rewarded = self._reward.prepare([outcomes[i] for i in kept]) if self._reward else []
+        assignments = [
+            Assignment(group=kept[a.group], member=a.member, advantage=a.advantage, weight=a.weight) for a in rewarded
+        ]
+        taken = {(a.group, a.member) for a in assignments}
+        return assignments + [
+            Assignment(group=group, member=member, trains_policy=False)
+            for group, outcome in enumerate(outcomes)
+            for member in self._others(outcome)
+            if (group, member) not in taken
+        ]
+
+    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
+        """This micro-batch's share of the weighted sum."""
+        total = 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
+        measured = measures.off_policy(outputs, batch)
+        if self._reward:
+            trained = float((denominator.tokens_per_sequence > 0).sum())
+            out = self._reward.loss(outputs, batch, replace(denominator, sequences=trained))
+            total = total + self.config.reward_weight * out.loss
+            measured |= {f"reward_{name}": metric for name, metric in out.metrics.items() if name not in measured}
+            measured["reward_loss"] = metrics.total(out.loss)
+        if self.config.distill:
+            out = distill.loss(outputs, batch, denominator, self.config.distill)
+            total = total + self.config.distill_weight * out.loss
+            measured |= {f"distill_{name.removeprefix('distill_')}": metric for name, metric in out.metrics.items()}
+            measured["distill_loss"] = metrics.total(out.loss)
+        if self.config.supervised_weight:
+            share = supervised_loss(outputs, batch, denominator)
+            total = total + self.config.supervised_weight * share
+            measured["supervised_loss"] = metrics.total(share)
+        return LossOutput(total, measured)
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps: the reward part's."""
+        return self._reward.state() if isinstance(self._reward, Stateful) else {}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Undo ``state``."""
+        if isinstance(self._reward, Stateful):
+            self._reward.restore(state)
+
+    def _others(self, outcome: GroupOutcome) -> list[int]:
+        wanted = torch.zeros_like(outcome.scored)
+        if self._distill and outcome.taught is not None:
+            wanted = wanted | outcome.taught
+        if self.config.supervised_weight and outcome.supervised is not None:
+            wanted = wanted | outcome.supervised
+        return [int(i) for i in torch.nonzero(wanted).flatten()]
+
+
+def supervised_loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> torch.Tensor:
+    """Share of the weighted mean cross-entropy over the supervised objective's tokens."""
+    if batch.supervised_mask is None:
+        return 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
+    return -masked_sum(outputs.logprobs, batch.supervised_mask) / max(denominator.supervised_tokens, 1.0)
