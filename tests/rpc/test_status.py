@@ -82,3 +82,10 @@ def test_a_message_that_no_proto_string_takes_still_arrives_and_is_bounded() -> 
     back = over_the_wire(InvalidRequest("text: '\ud800' is a lone surrogate" + "x" * 100_000, field="\udfff"))
     assert "\\ud800" in str(back)
     assert len(str(back)) <= 1000
+
+
+def test_a_subclass_outside_the_table_travels_as_its_nearest_ancestor() -> None:
+    class EndpointGone(errors.EngineDied):
+        """Private to some module."""
+
+    assert type(over_the_wire(EndpointGone("rollout-0: is gone"))) is errors.EngineDied
