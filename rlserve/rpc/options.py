@@ -13,10 +13,11 @@ class ServerOptions:
 
     max_message_bytes: int = MESSAGE_BYTES
     """Largest message in or out; a larger one gets RESOURCE_EXHAUSTED."""
-    max_concurrent_rpcs: int = 1024
+    max_concurrent_rpcs: int = 2048
     """Calls in progress, streams included; one more gets RESOURCE_EXHAUSTED."""
-    max_streams_per_connection: int = 256
-    """Calls in progress of one connection; further ones wait at the client."""
+    max_streams_per_connection: int = 1024
+    """Calls in progress of one connection, so that one client cannot take all. Well above what an actor of ours
+    sends: at the limit gRPC refuses some calls (UNAVAILABLE, REFUSED_STREAM) instead of holding them back."""
     stop_grace_seconds: float = 2.0
     """Time that running calls get to end on a stop."""
     insecure: bool = False

@@ -149,6 +149,14 @@ async def test_more_calls_than_the_limit_are_refused_at_once() -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_one_client_may_have_hundreds_of_calls_in_progress() -> None:
+    async with echo_server() as (server, channel):
+        await send(channel, "unary_unary", b"warm up")
+        answers = await asyncio.gather(*(send(channel, "unary_unary", b"%d" % i) for i in range(800)))
+        assert answers == [b"%d" % i for i in range(800)]
+        assert not server.errors
+
+
 async def test_health_says_serving_then_not_serving_when_it_stops() -> None:
     async with echo_server() as (server, channel):
         checks = health_pb2_grpc.HealthStub(channel)
