@@ -4,7 +4,7 @@ Shape letters: T tokens of the trajectory, S sampled tokens among them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -75,6 +75,9 @@ class TeacherScores:
     log_tail: npt.NDArray[np.float32]
     """``[S]`` log(1 - sum of the top k); empty when k is 0."""
     temperature: float = 1.0
+    span_lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Only when the tokenizers differ: tokens of each span, see ``rlserve.algorithms.alignment``. The teacher's
+    log-probability of a span stands on its first token, 0 on the others; tokens after the last have no score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

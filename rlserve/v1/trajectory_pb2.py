@@ -26,21 +26,21 @@ from rlserve.v1 import task_pb2 as rlserve_dot_v1_dot_task__pb2
 from rlserve.v1 import verdict_pb2 as rlserve_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brlserve/v1/trajectory.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x18rlserve/v1/verdict.proto\"\x85\x05\n\nTrajectory\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12%\n\x08segments\x18\x03 \x03(\x0b\x32\x13.rlserve.v1.Segment\x12\x19\n\x11\x62\x65havior_logprobs\x18\x04 \x03(\x02\x12,\n\x0cpolicy_spans\x18\x05 \x03(\x0b\x32\x16.rlserve.v1.PolicySpan\x12/\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x18.rlserve.v1.FinishReason\x12$\n\x07verdict\x18\x07 \x01(\x0b\x32\x13.rlserve.v1.Verdict\x12\x31\n\x0eteacher_scores\x18\x08 \x03(\x0b\x32\x19.rlserve.v1.TeacherScores\x12\x37\n\x11objective_weights\x18\t \x03(\x0b\x32\x1c.rlserve.v1.ObjectiveWeights\x12\x12\n\ncompletion\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\x12\r\n\x05top_p\x18\x0c \x01(\x01\x12\x0c\n\x04seed\x18\r \x01(\x04\x12\x1c\n\x14started_unix_seconds\x18\x0e \x01(\x01\x12\x1d\n\x15\x66inished_unix_seconds\x18\x0f \x01(\x01\x12\x33\n\x0fpreference_role\x18\x10 \x01(\x0e\x32\x1a.rlserve.v1.PreferenceRole\x12\x12\n\npair_index\x18\x11 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x12 \x01(\t\x12\x1a\n\x12generation_seconds\x18\x13 \x01(\x01\x12\x1c\n\x14verification_seconds\x18\x14 \x01(\x01J\x04\x08\x15\x10\x19\"N\n\x07Segment\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.rlserve.v1.SegmentKind\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0c\n\x04turn\x18\x03 \x01(\r\"-\n\nPolicySpan\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"6\n\x10ObjectiveWeights\x12\x11\n\tobjective\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\xc2\x01\n\rTeacherScores\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0f\n\x07top_ids\x18\x06 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x07 \x03(\x02\x12\x10\n\x08log_tail\x18\x08 \x03(\x02\x12\x13\n\x0btemperature\x18\t \x01(\x01\"\xd6\x01\n\x0cRolloutGroup\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x1e\n\x04task\x18\x02 \x01(\x0b\x32\x10.rlserve.v1.Task\x12,\n\x0ctrajectories\x18\x03 \x03(\x0b\x32\x16.rlserve.v1.Trajectory\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\t\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose*{\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SEGMENT_KIND_GIVEN\x10\x01\x12\x18\n\x14SEGMENT_KIND_SAMPLED\x10\x02\x12\x1c\n\x18SEGMENT_KIND_ENVIRONMENT\x10\x03*\x97\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x1d\n\x19\x46INISH_REASON_ENVIRONMENT\x10\x04*k\n\x0ePreferenceRole\x12\x1f\n\x1bPREFERENCE_ROLE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREFERENCE_ROLE_CHOSEN\x10\x01\x12\x1c\n\x18PREFERENCE_ROLE_REJECTED\x10\x02*K\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x14\n\x10PURPOSE_EVALUATE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brlserve/v1/trajectory.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x18rlserve/v1/verdict.proto\"\x85\x05\n\nTrajectory\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12%\n\x08segments\x18\x03 \x03(\x0b\x32\x13.rlserve.v1.Segment\x12\x19\n\x11\x62\x65havior_logprobs\x18\x04 \x03(\x02\x12,\n\x0cpolicy_spans\x18\x05 \x03(\x0b\x32\x16.rlserve.v1.PolicySpan\x12/\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x18.rlserve.v1.FinishReason\x12$\n\x07verdict\x18\x07 \x01(\x0b\x32\x13.rlserve.v1.Verdict\x12\x31\n\x0eteacher_scores\x18\x08 \x03(\x0b\x32\x19.rlserve.v1.TeacherScores\x12\x37\n\x11objective_weights\x18\t \x03(\x0b\x32\x1c.rlserve.v1.ObjectiveWeights\x12\x12\n\ncompletion\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\x12\r\n\x05top_p\x18\x0c \x01(\x01\x12\x0c\n\x04seed\x18\r \x01(\x04\x12\x1c\n\x14started_unix_seconds\x18\x0e \x01(\x01\x12\x1d\n\x15\x66inished_unix_seconds\x18\x0f \x01(\x01\x12\x33\n\x0fpreference_role\x18\x10 \x01(\x0e\x32\x1a.rlserve.v1.PreferenceRole\x12\x12\n\npair_index\x18\x11 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x12 \x01(\t\x12\x1a\n\x12generation_seconds\x18\x13 \x01(\x01\x12\x1c\n\x14verification_seconds\x18\x14 \x01(\x01J\x04\x08\x15\x10\x19\"N\n\x07Segment\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.rlserve.v1.SegmentKind\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0c\n\x04turn\x18\x03 \x01(\r\"-\n\nPolicySpan\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\"6\n\x10ObjectiveWeights\x12\x11\n\tobjective\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\xd8\x01\n\rTeacherScores\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\t\n\x01k\x18\x05 \x01(\r\x12\x0f\n\x07top_ids\x18\x06 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x07 \x03(\x02\x12\x10\n\x08log_tail\x18\x08 \x03(\x02\x12\x13\n\x0btemperature\x18\t \x01(\x01\x12\x14\n\x0cspan_lengths\x18\n \x03(\r\"\xd6\x01\n\x0cRolloutGroup\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x1e\n\x04task\x18\x02 \x01(\x0b\x32\x10.rlserve.v1.Task\x12,\n\x0ctrajectories\x18\x03 \x03(\x0b\x32\x16.rlserve.v1.Trajectory\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\t\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose*{\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SEGMENT_KIND_GIVEN\x10\x01\x12\x18\n\x14SEGMENT_KIND_SAMPLED\x10\x02\x12\x1c\n\x18SEGMENT_KIND_ENVIRONMENT\x10\x03*\x97\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x1d\n\x19\x46INISH_REASON_ENVIRONMENT\x10\x04*k\n\x0ePreferenceRole\x12\x1f\n\x1bPREFERENCE_ROLE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREFERENCE_ROLE_CHOSEN\x10\x01\x12\x1c\n\x18PREFERENCE_ROLE_REJECTED\x10\x02*K\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x14\n\x10PURPOSE_EVALUATE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rlserve.v1.trajectory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEGMENTKIND']._serialized_start=1337
-  _globals['_SEGMENTKIND']._serialized_end=1460
-  _globals['_FINISHREASON']._serialized_start=1463
-  _globals['_FINISHREASON']._serialized_end=1614
-  _globals['_PREFERENCEROLE']._serialized_start=1616
-  _globals['_PREFERENCEROLE']._serialized_end=1723
-  _globals['_PURPOSE']._serialized_start=1725
-  _globals['_PURPOSE']._serialized_end=1800
+  _globals['_SEGMENTKIND']._serialized_start=1359
+  _globals['_SEGMENTKIND']._serialized_end=1482
+  _globals['_FINISHREASON']._serialized_start=1485
+  _globals['_FINISHREASON']._serialized_end=1636
+  _globals['_PREFERENCEROLE']._serialized_start=1638
+  _globals['_PREFERENCEROLE']._serialized_end=1745
+  _globals['_PURPOSE']._serialized_start=1747
+  _globals['_PURPOSE']._serialized_end=1822
   _globals['_TRAJECTORY']._serialized_start=93
   _globals['_TRAJECTORY']._serialized_end=738
   _globals['_SEGMENT']._serialized_start=740
@@ -50,7 +50,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OBJECTIVEWEIGHTS']._serialized_start=867
   _globals['_OBJECTIVEWEIGHTS']._serialized_end=921
   _globals['_TEACHERSCORES']._serialized_start=924
-  _globals['_TEACHERSCORES']._serialized_end=1118
-  _globals['_ROLLOUTGROUP']._serialized_start=1121
-  _globals['_ROLLOUTGROUP']._serialized_end=1335
+  _globals['_TEACHERSCORES']._serialized_end=1140
+  _globals['_ROLLOUTGROUP']._serialized_start=1143
+  _globals['_ROLLOUTGROUP']._serialized_end=1357
 # @@protoc_insertion_point(module_scope)

@@ -314,6 +314,7 @@ class TeacherScores(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    SPAN_LENGTHS_FIELD_NUMBER: _builtins.int
     teacher: _builtins.str
     tokenizer_fingerprint: _builtins.str
     """Fingerprint of the teacher's tokenizer."""
@@ -334,6 +335,13 @@ class TeacherScores(_message.Message):
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """log(1 - sum of the top k), one a scored token."""
 
+    @_builtins.property
+    def span_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only when the tokenizers differ: sampled tokens between two ends that both share, span after span from the
+        first. The teacher's log-probability of a span stands on its first token, 0 on the others. Tokens after the
+        last span have no score.
+        """
+
     def __init__(
         self,
         *,
@@ -346,10 +354,11 @@ class TeacherScores(_message.Message):
         top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
         log_tail: _abc.Iterable[_builtins.float] | None = ...,
         temperature: _builtins.float = ...,
+        span_lengths: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "log_tail", b"log_tail", "logprobs", b"logprobs", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_fingerprint", b"tokenizer_fingerprint", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "log_tail", b"log_tail", "logprobs", b"logprobs", "span_lengths", b"span_lengths", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_fingerprint", b"tokenizer_fingerprint", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

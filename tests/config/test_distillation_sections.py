@@ -36,5 +36,5 @@ def test_a_mixture_names_its_parts():
     assert isinstance(config, MixedConfig)
     assert isinstance(config.reward, GrpoConfig)
     assert config.reward.clip_high == 0.3
-    with pytest.raises(ConfigError, match="reward.clip_hihg: unknown key"):
+    with pytest.raises(ConfigError, match=r"reward.clip_hihg: unknown key"):
         load_run([], ["name=x", "algorithm.type=mixed", "algorithm.reward.type=grpo", "algorithm.reward.clip_hihg=1"])

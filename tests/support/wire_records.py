@@ -147,6 +147,7 @@ def teacher_scores(draw: st.DrawFn, num_scored: int) -> TeacherScores:
         top_logprobs=draw(logprob_arrays(num_scored * k)).reshape(num_scored, k),
         log_tail=draw(logprob_arrays(num_scored if k else 0)),
         temperature=draw(st.floats(0, 10)),
+        span_lengths=np.ones(draw(st.integers(0, num_scored)), np.int64),
     )
 
 

@@ -3,6 +3,9 @@
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from rlserve.records import TeacherScores
 from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
 from rlserve.v1 import trajectory_pb2 as pb
@@ -20,6 +23,7 @@ def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
         top_logprobs=scores.top_logprobs.ravel().tolist(),
         log_tail=scores.log_tail.tolist(),
         temperature=scores.temperature,
+        span_lengths=scores.span_lengths.tolist(),
     )
 
 
@@ -47,7 +51,16 @@ def scores_from_proto(
         top_logprobs=logprobs(message.top_logprobs, at, "top_logprobs", length=size).reshape(shape),
         log_tail=tail,
         temperature=finite(message.temperature, at, "temperature", low=0),
+        span_lengths=_spans(message, at, len(sampled)),
     )
+
+
+def _spans(message: pb.TeacherScores, at: str, num_scored: int) -> npt.NDArray[np.int64]:
+    spans = np.array(message.span_lengths, dtype=np.int64)
+    if len(spans) and (int(spans.min()) < 1 or int(spans.sum()) > num_scored):
+        problem = f"cover {int(spans.sum())} of {num_scored} tokens; give lengths from 1 that cover no more"
+        fault(at, "span_lengths", problem, "wrong_length")
+    return spans
 
 
 def _size_problem(values: Any, num_scored: int, k: int) -> str:

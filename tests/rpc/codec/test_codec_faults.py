@@ -145,6 +145,8 @@ FAULTS: list[tuple[Callable[[Group], None], str, str]] = [
     (put("teacher_scores[0].top_ids[0]", 100), f"{T}.teacher_scores[0].top_ids[0]", "bad_token"),
     (put("teacher_scores[0].log_tail", []), f"{T}.teacher_scores[0].log_tail", "wrong_length"),
     (put("teacher_scores[0].teacher", ""), f"{T}.teacher_scores[0].teacher", "malformed"),
+    (put("teacher_scores[0].span_lengths", [2, 2]), f"{T}.teacher_scores[0].span_lengths", "wrong_length"),
+    (put("teacher_scores[0].span_lengths", [0, 1]), f"{T}.teacher_scores[0].span_lengths", "wrong_length"),
     (put("objective_weights[0].weights", [1.0, 2.0]), f"{T}.objective_weights[0].weights", "wrong_length"),
     (put("objective_weights[0].weights", [math.nan]), f"{T}.objective_weights[0].weights", "malformed"),
     (put("objective_weights[0].objective", ""), f"{T}.objective_weights[0].objective", "malformed"),

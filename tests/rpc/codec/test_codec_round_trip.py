@@ -98,6 +98,7 @@ SCORES = TeacherScores(
     top_logprobs=np.array([[-0.5]], np.float32),
     log_tail=np.array([-0.9], np.float32),
     temperature=0.7,
+    span_lengths=np.array([1], np.int64),
 )
 TRAJECTORY = Trajectory(
     sample_index=3,
