@@ -199,6 +199,11 @@ class Inbox:
             self._wait(lambda: self._evaluation.num_settled >= k, deadline_seconds, lambda: self._describe_pending(k))
             return self._evaluation.groups()
 
+    def stop_training(self) -> None:
+        """Lease no more training tasks; those that are held may still come in."""
+        with self._changed:
+            self._book.stop_drawing()
+
     def close(self, reason: str = "the run is over") -> None:
         """Whoever waits stops waiting; the store stays open."""
         with self._changed:

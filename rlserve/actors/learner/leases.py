@@ -92,11 +92,16 @@ class LeaseBook:
         self._orders = 0
         self._grants = 0
         self._outstanding = 0
+        self._drawing = True
 
     @property
     def outstanding(self) -> int:
         """Training leases that are not settled, held or waiting."""
         return self._outstanding
+
+    def stop_drawing(self) -> None:
+        """Open no new training lease and let those in line wait for ever; what is held may come in."""
+        self._drawing = False
 
     def find(self, group_id: str) -> Lease | None:
         """The unsettled lease of a group."""
@@ -211,9 +216,13 @@ class LeaseBook:
             _, group_id = heapq.heappop(self._line)
             self._in_line.remove(group_id)
             entry = self._entries.get(group_id)
-            if entry is not None and not entry.holder:
+            if entry is not None and not entry.holder and self._wanted(entry.lease):
                 return entry
-        return self._open(self._draw()) if self._outstanding + queued < self._max_outstanding else None
+        may_draw = self._drawing and self._outstanding + queued < self._max_outstanding
+        return self._open(self._draw()) if may_draw else None
+
+    def _wanted(self, lease: Lease) -> bool:
+        return self._drawing or lease.purpose is not Purpose.TRAIN
 
     def _free(self, ready: Collection[str] | None) -> list[str]:
         return [

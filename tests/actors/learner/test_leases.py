@@ -344,3 +344,14 @@ def test_no_history_of_workers_loses_or_doubles_a_lease(machine: type[LeaseMachi
             max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_after_the_last_step_only_evaluation_is_leased() -> None:
+    book = Book(max_outstanding=9)
+    book.join("w", capacity=8)
+    held = book.grant(queued=0)["w"]
+    book.give_back(held[0].group_id, "w", failed=False)
+    book.stop_drawing()
+    assert book.grant(queued=0) == {}
+    book.add([lease("eval/0", Purpose.EVALUATE)])
+    assert [granted.group_id for granted in book.grant(queued=0)["w"]] == ["eval/0"]
