@@ -1,0 +1,165 @@
+"""Brings up DeepSpeed for one learner rank: environment, process group, configuration, optimizer.
+
+Works without a launcher. One rank needs no port; several meet at MASTER_ADDR:MASTER_PORT. Nothing is compiled
+on CPU: the optimizer is torch's, and the shared-memory collectives (66 s to build, once) are switched off.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists them in no __all__
+
+from rlserve.config.actors import LearnerConfig
+from rlserve.errors import ConfigError, DeadlineExceeded
+
+logger = logging.getLogger(__name__)
+
+BUCKET_ELEMENTS = 2**26
+"""Elements that ZeRO reduces or gathers at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a rank stands among the others."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0
+    """Where the ranks meet; used only with more than one."""
+
+    @property
+    def device(self) -> torch.device:
+        """The rank's own GPU, or the CPU where there is none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Place":
+        """From RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; alone where they are absent."""
+        rank = int(environment.get("RANK", "0"))
+        return cls(
+            rank=rank,
+            world_size=int(environment.get("WORLD_SIZE", "1")),
+            local_rank=int(environment.get("LOCAL_RANK", str(rank))),
+            address=environment.get("MASTER_ADDR", "127.0.0.1"),
+            port=int(environment.get("MASTER_PORT", "0")),
+        )
+
+
+def import_deepspeed(device: torch.device) -> ModuleType:
+    """DeepSpeed, prepared for ``device``. Call it before transformers is imported, which imports DeepSpeed."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # A process killed while it builds an extension leaves a lock behind that the next one waits on for ever:
+    # no two processes share a folder. It is made only if something is built.
+    caches = Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")))
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(caches / "rlserve" / "extensions" / str(os.getpid())))
+    import deepspeed
+
+    # Without this the first process group on a CPU compiles (deepspeed 0.19; a private name, no public switch).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    module: ModuleType = deepspeed
+    return module
+
+
+def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: float) -> None:
+    """Meet the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one does not come."""
+    if distributed.is_initialized():
+        return
+    os.environ["LOCAL_RANK"] = str(place.local_rank)  # asked for by deepspeed.initialize
+    backend = "nccl" if place.device.type == "cuda" else "gloo"
+    if place.device.type == "cuda":
+        torch.cuda.set_device(place.device)
+    try:
+        distributed.init_process_group(
+            backend,
+            store=_store(place, timeout_seconds),
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+    except (distributed.DistStoreError, distributed.DistNetworkError) as error:
+        raise DeadlineExceeded(
+            f"rank {place.rank}: not all {place.world_size} learner ranks came to {place.address}:{place.port} "
+            f"within {timeout_seconds:g} s; look into their logs ({error})"
+        ) from error
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _store(place: Place, timeout_seconds: float) -> Store:
+    if place.world_size == 1:
+        return HashStore()
+    if not place.port:
+        raise ConfigError(f"MASTER_PORT: is 0 with WORLD_SIZE = {place.world_size}; name a port where ranks meet")
+    return TCPStore(
+        place.address,
+        place.port,
+        place.world_size,
+        is_master=place.rank == 0,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+
+
+def deepspeed_config(config: LearnerConfig, *, num_parameters: int, device: torch.device) -> dict[str, Any]:
+    """DeepSpeed's configuration dictionary.
+
+    Micro-batches are counted by the caller (``set_gradient_accumulation_boundary``), hence 1 and 1 here. Stage
+    0 clips in ``LearnerEngine``: DeepSpeed reports no gradient norm there.
+    """
+    bucket = min(BUCKET_ELEMENTS, max(num_parameters, 1))
+    stage = effective_stage(config)
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm if stage else 0.0,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "overlap_comm": device.type == "cuda",
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": max(10 * bucket, 10**9),
+        },
+    }
+
+
+def effective_stage(config: LearnerConfig) -> int:
+    """The ZeRO stage DeepSpeed runs: bfloat16 at stage 0 runs as stage 1.
+
+    DeepSpeed's own stage 0 in bfloat16 sums micro-batches in bfloat16; stage 1 sums them in float32, and its
+    update is otherwise the same.
+    """
+    return 1 if config.zero_stage == 0 and config.dtype == "bfloat16" else config.zero_stage
+
+
+def create_optimizer(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:
+    """AdamW of torch, fused: one pass over the memory, and no build on any device."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def torch_threads(config: LearnerConfig, processors: int) -> int:
+    """Threads of one rank: half of the processors go to the rollout workers, where both share a CPU.
+
+    Two busy processes with a thread too many each spin-wait on one another and run several times slower.
+    """
+    return config.torch_threads or max(1, processors // (2 * config.ranks))

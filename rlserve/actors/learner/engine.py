@@ -1,0 +1,235 @@
+"""DeepSpeed around the policy: score, step, hand out weights.
+
+The shares of the loss that micro-batches and ranks compute add up to the loss of the optimizer batch, so gradients
+are summed, never averaged: the division by the number of ranks that data parallelism makes is undone.
+"""
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from rlserve.actors.learner import optimizer_state, weights
+from rlserve.actors.learner.deepspeed_setup import (
+    Place,
+    create_optimizer,
+    deepspeed_config,
+    effective_stage,
+    import_deepspeed,
+    init_process_group,
+)
+from rlserve.actors.learner.links import Links
+from rlserve.actors.learner.model import DTYPES, Scorer, check_packing, load_model
+from rlserve.actors.learner.model_files import read_companions
+from rlserve.algorithms import metrics
+from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
+from rlserve.config.actors import LearnerConfig
+from rlserve.errors import LimitExceeded
+
+logger = logging.getLogger(__name__)
+
+LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
+"""A micro-batch's share of the loss; denominators of the whole optimizer batch are bound already."""
+
+MAX_SKIPPED_IN_A_ROW = 3
+ENTROPY = frozenset({"entropy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one optimizer step did; the same on every rank."""
+
+    loss: float
+    """Of the optimizer batch: the sum of all shares."""
+    metrics: dict[str, float]
+    """What the algorithm measured, merged over micro-batches and ranks."""
+    grad_norm: float
+    """Global, before clipping; not finite when the step was skipped."""
+    skipped: bool
+    """Loss or gradient was not finite; weights and optimizer are as before."""
+    skipped_steps: int
+    """Steps skipped since the engine started."""
+    seconds: float
+
+
+class LearnerEngine:
+    """One rank's share of the policy and its optimizer. Every rank calls the same methods in the same order."""
+
+    def __init__(self, model_path: str, config: LearnerConfig, *, seed: int, place: Place | None = None) -> None:
+        self.place = place or Place()
+        self.config = config
+        self.companions = read_companions(model_path)
+        """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
+        torch.manual_seed(seed)
+        deepspeed = import_deepspeed(self.place.device)
+        init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)
+        self.module: nn.Module = load_model(model_path, config)
+        self.deepspeed = _initialize(deepspeed, self.module, config, self.place.device)
+        self._scorer = Scorer.around(self.module, self.deepspeed, self.place.device)
+        self.links = Links(self.place, timeout_seconds=config.rank_timeout_seconds)
+        self._skipped_steps = self._skipped_in_a_row = 0
+        if config.packing:
+            check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
+
+    @torch.no_grad()
+    def logprobs(self, batch: TokenBatch, *, temperature: float, needs: Collection[str] = ENTROPY) -> PolicyOutputs:
+        """Outputs ``[B, T]`` under the present weights, without gradient, in host memory."""
+        outputs = self._scorer(batch, temperature=temperature, needs=needs)
+        given = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+        return replace(outputs, **{name: t.cpu() for name, t in given.items() if isinstance(t, Tensor)})
+
+    def step(
+        self,
+        micro_batches: Sequence[TokenBatch],
+        *,
+        loss: LossFunction,
+        temperature: float,
+        lr: float,
+        needs: Collection[str] = ENTROPY,
+    ) -> StepReport:
+        """One update from this rank's micro-batches; every rank has equally many.
+
+        A step whose loss or gradient norm is not finite is skipped. Raises LimitExceeded at the third in a row.
+        """
+        started = time.perf_counter()
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        shares = [
+            self._backward(batch, loss, temperature, needs, is_last=index == len(micro_batches) - 1)
+            for index, batch in enumerate(micro_batches)
+        ]
+        grad_norm, skipped = self._update()
+        total, merged = self._merge(shares)
+        self._count(skipped, total, grad_norm)
+        return StepReport(
+            loss=total,
+            metrics=metrics.results(merged),
+            grad_norm=grad_norm,
+            skipped=skipped,
+            skipped_steps=self._skipped_steps,
+            seconds=time.perf_counter() - started,
+        )
+
+    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Copies of all weights in host memory, by Hugging Face name, tied ones once; on rank 0 only.
+
+        Every rank must call and exhaust it: ZeRO-3 gathers weights from all.
+        """
+        return weights.gather(self.module, dtype, is_receiver=self.place.rank == 0)
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """See ``optimizer_state.collect``; every rank must call and exhaust it."""
+        return optimizer_state.collect(self.module, self.deepspeed.optimizer, is_receiver=self.place.rank == 0)
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates made, skipped ones not counted."""
+        return optimizer_state.applied_steps(self.deepspeed.optimizer)
+
+    def restore_optimizer(self, steps: int, read: Callable[[str], Tensor]) -> None:
+        """Put back what ``optimizer_state`` gave; ``read`` returns the tensor of a name. Called on every rank."""
+        if not steps:
+            return
+        # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
+        self.step([_probe()], loss=_nothing, temperature=1.0, lr=0.0)
+        optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
+
+    def rng_states(self) -> Tensor:
+        """``[ranks, bytes]``: every rank's random state; a collective."""
+        return self.links.stack(torch.get_rng_state())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the model's weights."""
+        return DTYPES[self.config.dtype]
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self.links.close()
+        self.deepspeed.destroy()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def _backward(
+        self, batch: TokenBatch, loss: LossFunction, temperature: float, needs: Collection[str], *, is_last: bool
+    ) -> tuple[Tensor, dict[str, Metric]]:
+        self.deepspeed.set_gradient_accumulation_boundary(is_last)
+        outputs = self._scorer(batch, temperature=temperature, needs=needs)
+        share = loss(outputs, batch.to(self.place.device))
+        # A gradient may be finite under a loss that is not: spoil it, so that all ranks see it and skip the step.
+        spoil = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)
+        self.deepspeed.backward(share.loss * (spoil * self.place.world_size))
+        return share.loss.detach(), dict(share.metrics)
+
+    def _update(self) -> tuple[float, bool]:
+        """(global gradient norm, skipped)."""
+        if effective_stage(self.config) == 0:
+            return self._update_unsharded()
+        self.deepspeed.step()
+        return float(self.deepspeed.get_global_grad_norm()), not self.deepspeed.was_step_applied()
+
+    def _update_unsharded(self) -> tuple[float, bool]:
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
+        if norm - norm != 0:  # infinite or not a number
+            self.deepspeed.zero_grad()
+            return norm, True
+        self.deepspeed.step()
+        return norm, False
+
+    def _merge(self, shares: Sequence[tuple[Tensor, dict[str, Metric]]]) -> tuple[float, dict[str, Metric]]:
+        """(loss, metrics) over all micro-batches of all ranks."""
+        parts = [{**measured, "": metrics.total(loss)} for loss, measured in shares]
+        merged = metrics.merge(parts)
+        sums, extremes = metrics.to_vectors(merged)
+        merged = metrics.from_vectors(merged, self.links.sum(sums), self.links.maximum(extremes))
+        return float(merged.pop("").value), merged
+
+    def _count(self, skipped: bool, loss: float, grad_norm: float) -> None:
+        self._skipped_steps += skipped
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if not skipped:
+            return
+        logger.warning("step skipped: loss %g, gradient norm %g", loss, grad_norm)
+        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise LimitExceeded(
+                f"skipped steps: {MAX_SKIPPED_IN_A_ROW} in a row had a loss or gradient that is not finite (last: loss "
+                f"{loss:g}, gradient norm {grad_norm:g}); lower learner.lr and go on from a checkpoint"
+            )
+
+
+def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints its memory use
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=create_optimizer(parameters, config),
+            config=deepspeed_config(config, num_parameters=size, device=device),
+            dist_init_required=False,
+        )
+    logger.debug("deepspeed.initialize: %s", printed.getvalue())
+    return engine
+
+
+def _probe() -> TokenBatch:
+    """Two tokens, one of which is predicted."""
+    zeros = torch.zeros(1, 2)
+    return TokenBatch(
+        token_ids=torch.zeros(1, 2, dtype=torch.int64),
+        position_ids=torch.arange(2)[None],
+        sequence_ids=torch.zeros(1, 2, dtype=torch.int64),
+        loss_mask=torch.tensor([[0.0, 1.0]]),
+        behavior_logprobs=zeros,
+        advantages=zeros,
+        lag=torch.zeros(1, 2, dtype=torch.int64),
+    )
+
+
+def _nothing(outputs: PolicyOutputs, batch: TokenBatch) -> LossOutput:
+    return LossOutput(0.0 * outputs.logprobs.sum(), {})

@@ -1,0 +1,87 @@
+"""How ranks exchange numbers and commands: in host memory over gloo, apart from the gradients."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed
+
+from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.liveness import Liveness
+from rlserve.actors.learner.tensor_wire import ROW, pack, unpack
+
+
+class Links:
+    """One rank's links to the others; with a single rank nothing is sent. Failures: see ``attributed``."""
+
+    def __init__(self, place: Place, *, timeout_seconds: float) -> None:
+        self.place = place
+        self._group: distributed.ProcessGroup | None = None
+        self._liveness: Liveness | None = None
+        if place.world_size > 1:
+            self._liveness = Liveness(place)
+            self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+
+    def attributed(self, doing: str) -> AbstractContextManager[None]:
+        """Inside the block a failed collective raises Unavailable that names the rank to blame."""
+        return nullcontext() if self._liveness is None else self._liveness.attributed(doing)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise over the ranks, in place."""
+        if self._group is not None:
+            distributed.all_reduce(values, group=self._group)
+        return values
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Elementwise over the ranks, in place."""
+        if self._group is not None:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self._group)
+        return values
+
+    def stack(self, own: Tensor) -> Tensor:
+        """``[ranks, ...]``: every rank's tensor; all are of one shape."""
+        if self._group is None:
+            return own[None]
+        everyone = [torch.empty_like(own) for _ in range(self.place.world_size)]
+        distributed.all_gather(everyone, own, group=self._group)
+        return torch.stack(everyone)
+
+    def send(self, rank: int, tensor: Tensor) -> None:
+        """One tensor, whose shape and type the receiver knows."""
+        distributed.send(tensor, rank, group=self._group)
+
+    def receive(self, rank: int, like: Tensor, *, timeout_seconds: float | None = None) -> Tensor:
+        """The next tensor from ``rank``, into ``like``."""
+        work = distributed.irecv(like, rank, group=self._group)
+        assert work is not None
+        if timeout_seconds is None:
+            work.wait()
+        else:
+            work.wait(timedelta(seconds=timeout_seconds))
+        return like
+
+    def send_values(self, rank: int, values: Sequence[Tensor | float | None]) -> None:
+        """Any tensors and numbers."""
+        schema, content = pack(values)
+        self.send(rank, torch.tensor([len(schema), len(content)]))
+        if len(schema):
+            self.send(rank, schema)
+        if len(content):
+            self.send(rank, content)
+
+    def receive_values(self, rank: int) -> list[Tensor | float | None]:
+        """What ``send_values`` sent."""
+        rows, size = self.receive(rank, torch.zeros(2, dtype=torch.int64)).tolist()
+        schema = torch.zeros(rows, ROW, dtype=torch.int64)
+        content = torch.zeros(size, dtype=torch.uint8)
+        if rows:
+            self.receive(rank, schema)
+        if size:
+            self.receive(rank, content)
+        return unpack(schema, content)
+
+    def close(self) -> None:
+        """Stop judging the other ranks."""
+        if self._liveness is not None:
+            self._liveness.close()

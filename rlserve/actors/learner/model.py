@@ -1,0 +1,158 @@
+"""The policy as the learner holds it: any Hugging Face causal LM, deterministic, scored where it is trained on.
+
+Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
+from rlserve.algorithms.logprobs import policy_outputs
+from rlserve.config.actors import LearnerConfig
+from rlserve.errors import ConfigError
+
+SOFTMAX_ELEMENTS = 2**27
+"""Size of the float32 log-softmax held at once; what is larger is cut into chunks and recomputed backward."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(path: str, config: LearnerConfig) -> nn.Module:
+    """The causal LM at ``path`` (a directory or hub name) in ``learner.dtype``; no remote code is run.
+
+    Dropout is off everywhere, so that a step is a function of weights and batch.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
+    )
+    model.eval()
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        _checkpoint_layers(model)
+    loaded: nn.Module = model
+    return loaded
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Recompute layers in the backward pass, with dropout still off.
+
+    Transformers does so only for layers in training mode. The mode is set on the layer alone, not on what is in it.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Runs the model on micro-batches and scores their tokens."""
+
+    forward: Callable[..., Any]
+    """The model, or DeepSpeed's engine around it."""
+    device: torch.device
+    vocabulary: int
+    chooses_columns: bool
+    """The model's forward takes ``logits_to_keep``: the head is run on the columns trained on alone."""
+
+    @classmethod
+    def around(cls, model: nn.Module, forward: Callable[..., Any], device: torch.device) -> "Scorer":
+        """A scorer of ``model``, called through ``forward``."""
+        names = inspect.signature(model.forward).parameters
+        config: Any = model.config
+        return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names)
+
+    def __call__(self, batch: TokenBatch, *, temperature: float, needs: Collection[str]) -> PolicyOutputs:
+        """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row is trained on.
+
+        Rows are padded on the right, so the causal mask alone keeps padding out of sight; packed rows are told
+        apart by their positions.
+        """
+        inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
+        if is_packed(batch):
+            inputs["position_ids"] = batch.position_ids.to(self.device)
+        predicted = trained_columns(batch)
+        narrow = self.chooses_columns and len(predicted) + 1 < batch.token_ids.shape[1]
+        if narrow:
+            # one column more than needed: what policy_outputs shifts by one then lines up
+            inputs["logits_to_keep"] = torch.cat([predicted - 1, torch.zeros(1, dtype=torch.int64)]).to(self.device)
+        logits: Tensor = self.forward(**inputs).logits
+        scored = _only(batch, predicted) if narrow else batch
+        outputs = policy_outputs(
+            logits,
+            scored.to(self.device),
+            temperature=temperature,
+            needs=needs,
+            chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
+        )
+        return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
+
+
+def is_packed(batch: TokenBatch) -> bool:
+    """Whether a row holds several sequences: positions restart in it."""
+    return bool((batch.position_ids[:, 1:] == 0).any())
+
+
+def trained_columns(batch: TokenBatch) -> Tensor:
+    """``[K]`` int64: columns where some mask of some row is not 0; never the first."""
+    masks = [getattr(batch, f.name) for f in fields(batch) if f.name.endswith("mask")]
+    wanted = [(mask[:, 1:] != 0).any(dim=0) for mask in masks if mask is not None]
+    return torch.nonzero(torch.stack(wanted).any(dim=0)).flatten() + 1
+
+
+def _only(batch: TokenBatch, columns: Tensor) -> TokenBatch:
+    """The batch cut to ``columns``, behind its first column, which nothing predicts."""
+    kept = torch.cat([torch.zeros(1, dtype=torch.int64), columns])
+    given = ((f.name, getattr(batch, f.name)) for f in fields(batch))
+    cut: dict[str, Any] = {name: t[:, kept] for name, t in given if isinstance(t, Tensor)}
+    return replace(batch, **cut)
+
+
+def _spread(outputs: PolicyOutputs, columns: Tensor, width: int) -> PolicyOutputs:
+    """``[B, K + 1, ...] -> [B, T, ...]``: undo ``_only``."""
+
+    def spread(values: Tensor) -> Tensor:
+        whole = values.new_zeros(values.shape[0], width, *values.shape[2:])
+        return whole.index_copy(1, columns, values[:, 1:])
+
+    given: dict[str, Any] = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    return replace(outputs, **{name: spread(t) for name, t in given.items() if isinstance(t, Tensor)})
+
+
+@torch.no_grad()
+def check_packing(scorer: Scorer, tolerance: float) -> None:
+    """Raises ConfigError if a sequence is scored otherwise when it shares its row with another."""
+    ids = (torch.arange(12) * 7 + 3) % min(scorer.vocabulary, 97)
+    alone = [_probe(ids[:5], [5]), _probe(ids[5:], [7])]
+    together = _probe(ids, [5, 7])
+    apart = torch.cat([scorer(b, temperature=1.0, needs=()).logprobs for b in alone], dim=1)
+    packed = scorer(together, temperature=1.0, needs=()).logprobs
+    if not torch.allclose(apart, packed, atol=tolerance):
+        worst = float((apart - packed).abs().max())
+        raise ConfigError(
+            f"learner.packing: is true, but this model sees over the border between packed sequences "
+            f"(log-probabilities differ by {worst:.3g}); set it to false, or another learner.attention"
+        )
+
+
+def _probe(ids: Tensor, lengths: list[int]) -> TokenBatch:
+    """One row that holds sequences of ``lengths``, all of whose tokens are trained on."""
+    zeros = torch.zeros(1, len(ids))
+    return TokenBatch(
+        token_ids=ids[None],
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+        sequence_ids=torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None],
+        loss_mask=torch.ones(1, len(ids)),
+        behavior_logprobs=zeros,
+        advantages=zeros,
+        lag=torch.zeros(1, len(ids), dtype=torch.int64),
+    )

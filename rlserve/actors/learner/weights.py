@@ -1,0 +1,80 @@
+"""Weights out of the model: whole, on the host, by Hugging Face name."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GATHER_BYTES = 2**28
+"""ZeRO-3 gathers about this much at once: a gather for each parameter costs several times more."""
+
+
+def gather(model: nn.Module, dtype: torch.dtype, *, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
+    """Copies of all parameters and persistent buffers, contiguous, floating ones in ``dtype``; tied ones once.
+
+    A collective where parameters are partitioned: all ranks exhaust it, only the receiver is given anything.
+    """
+    converted = bool(getattr(model, "_weight_conversions", None))
+    stream = _stream(model, dtype, is_receiver)
+    return _in_checkpoint_names(model, stream) if converted else stream
+
+
+def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Undo what transformers changed when it loaded the model (it fuses experts, say); needs them all at once."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = dict(stream)
+    if state:
+        yield from ((name, t.contiguous()) for name, t in revert_weight_conversion(model, state).items())
+
+
+def _stream(model: nn.Module, dtype: torch.dtype, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
+    for bucket in buckets(list(model.named_parameters()), GATHER_BYTES):
+        with gathered([p for _, p in bucket]):
+            copies = [(name, _copy(p, dtype)) for name, p in bucket] if is_receiver else []
+        yield from copies
+    if is_receiver:
+        kept = model.state_dict().keys()
+        yield from ((name, _copy(b, dtype)) for name, b in model.named_buffers() if name in kept)
+
+
+def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Whole parameters inside the block; all ranks enter it. Free where they are not partitioned."""
+    if not hasattr(parameters[0], "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+    return context
+
+
+def buckets(named: Sequence[tuple[str, nn.Parameter]], size_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Parameters in order, cut into runs of about ``size_bytes``; at least one in each."""
+    run: list[tuple[str, nn.Parameter]] = []
+    held = 0
+    for name, parameter in named:
+        size = full_numel(parameter) * parameter.element_size()
+        if run and held + size > size_bytes:
+            yield run
+            run, held = [], 0
+        run.append((name, parameter))
+        held += size
+    if run:
+        yield run
+
+
+def full_numel(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, also where this rank holds a part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def full_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of the whole parameter, also where this rank holds a part."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", wanted, copy=True).contiguous()

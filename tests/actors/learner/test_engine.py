@@ -1,0 +1,177 @@
+"""The engine in one process: against plain PyTorch, over splits, through bad steps."""
+
+import pytest
+import torch
+from learner_work import policy_gradient, random_batch, save_policy, split
+from safetensors import safe_open
+
+from rlserve.actors.learner.engine import LearnerEngine
+from rlserve.algorithms.batch import LossOutput
+from rlserve.algorithms.logprobs import policy_outputs
+from rlserve.config.actors import LearnerConfig
+from rlserve.errors import LimitExceeded
+
+LR = 3e-3
+SETTINGS = {"dtype": "float32", "weight_decay": 0.01, "max_grad_norm": 0.7}
+
+
+def engine_of(path, **settings):
+    return LearnerEngine(str(path), LearnerConfig(**SETTINGS | settings), seed=0)
+
+
+def weights_of(engine):
+    return dict(engine.weights(torch.float32))
+
+
+def step(engine, batches, loss=None, lr=LR):
+    return engine.step(batches, loss=loss or policy_gradient(batches), temperature=0.9, lr=lr)
+
+
+def plain_training(path, steps):
+    """(weights, gradient norms before clipping, losses) of an ordinary PyTorch loop on whole batches."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
+    norms, losses = [], []
+    for seed in range(steps):
+        batch = random_batch(seed)
+        logits = model(input_ids=batch.token_ids, attention_mask=(batch.sequence_ids >= 0).long()).logits / 0.9
+        chosen = logits[:, :-1].log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None]).squeeze(-1)
+        loss = -(chosen * batch.advantages[:, 1:] * batch.loss_mask[:, 1:]).sum() / batch.loss_mask.sum()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.7)))
+        losses.append(float(loss.detach()))
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: p.detach() for name, p in model.named_parameters()}, norms, losses
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return save_policy(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def plain(start):
+    return plain_training(start, 3)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_steps_equal_a_plain_loop_however_the_batch_is_split_oracle(start, plain, stage, parts):
+    engine = engine_of(start, zero_stage=stage)
+    reports = [step(engine, split(random_batch(seed), parts)) for seed in range(3)]
+    weights, norms, losses = plain
+    for name, ours in weights_of(engine).items():
+        torch.testing.assert_close(ours, weights[name], atol=2e-6, rtol=0)
+    assert [r.grad_norm for r in reports] == pytest.approx(norms, rel=2e-6)
+    assert [r.loss for r in reports] == pytest.approx(losses, abs=2e-6)
+    assert min(norms) > 0.7  # so that clipping took part
+
+
+def test_metrics_of_micro_batches_are_those_of_the_batch(start):
+    batch = random_batch(0)
+    whole, parts = (step(engine_of(start), split(batch, n), lr=0.0) for n in (1, 4))
+    assert parts.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    assert whole.metrics["tokens"] == float(batch.loss_mask.sum())
+
+
+def spoiled(value):
+    """The usual loss, plus ``value`` which has no gradient."""
+
+    def loss(outputs, batch):
+        share = policy_gradient([batch])(outputs, batch)
+        return LossOutput(share.loss + value, share.metrics)
+
+    return loss
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (0, "bfloat16")])
+def test_a_step_with_a_bad_loss_changes_nothing_and_is_counted(start, stage, dtype):
+    engine = engine_of(start, zero_stage=stage, dtype=dtype)
+    batches = split(random_batch(0), 2)
+    step(engine, batches)
+    weights, state = weights_of(engine), dict(engine.optimizer_state())
+    for value in (torch.nan, torch.inf):
+        report = step(engine, batches, loss=spoiled(value))
+        assert (report.skipped, report.grad_norm < torch.inf) == (True, False)
+    assert report.skipped_steps == 2
+    assert all(t.equal(weights[name]) for name, t in weights_of(engine).items())
+    assert all(t.equal(state[name]) for name, t in engine.optimizer_state())
+    assert not step(engine, batches).skipped  # and the count in a row starts anew
+    for _ in range(2):
+        step(engine, batches, loss=spoiled(torch.nan))
+    with pytest.raises(LimitExceeded, match="3 in a row"):
+        step(engine, batches, loss=spoiled(torch.nan))
+
+
+def test_a_bad_gradient_under_a_good_loss_is_skipped_too(start):
+    def loss(outputs, batch):
+        share = policy_gradient([batch])(outputs, batch)
+        root = (outputs.logprobs.sum() * 0).clamp(min=0).sqrt()  # 0, of infinite slope
+        return LossOutput(share.loss + root, share.metrics)
+
+    engine = engine_of(start)
+    before = weights_of(engine)
+    report = step(engine, [random_batch(0)], loss=loss)
+    assert report.skipped and abs(report.loss) < 10
+    assert all(t.equal(before[name]) for name, t in weights_of(engine).items())
+
+
+@pytest.mark.parametrize(("stage", "tied"), [(0, True), (3, True), (0, False), (3, False)])
+def test_weights_go_by_the_names_and_values_of_the_checkpoint(tmp_path, stage, tied):
+    path = save_policy(tmp_path, tied=tied)
+    engine = engine_of(path, zero_stage=stage)
+    with safe_open(path / "model.safetensors", framework="pt") as file:
+        expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    assert ("lm_head.weight" in expected) != tied
+    for dtype in (torch.float32, torch.bfloat16):
+        given = dict(engine.weights(dtype))
+        assert given.keys() == expected.keys()
+        for name, tensor in given.items():
+            assert tensor.equal(expected[name].to(dtype)) and tensor.is_contiguous()
+
+
+def test_weights_handed_out_do_not_change_with_the_next_step(start):
+    engine = engine_of(start)
+    handed = weights_of(engine)
+    copies = {name: t.clone() for name, t in handed.items()}
+    step(engine, [random_batch(0)])
+    assert all(t.equal(copies[name]) for name, t in handed.items())
+    assert not weights_of(engine)["model.norm.weight"].equal(copies["model.norm.weight"])
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_the_model_where_it_is_trained_on(start):
+    from transformers import AutoModelForCausalLM
+
+    batch = random_batch(3)
+    outputs = engine_of(start).logprobs(batch, temperature=0.7)
+    logits = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)(input_ids=batch.token_ids).logits
+    expected = policy_outputs(logits, batch, temperature=0.7)
+    trained = batch.loss_mask != 0
+    torch.testing.assert_close(outputs.logprobs[trained], expected.logprobs[trained])
+    torch.testing.assert_close(outputs.entropy[trained], expected.entropy[trained])
+    assert not outputs.logprobs[:, :4].any()  # the prompt's columns were not even computed
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_is_off_so_a_step_repeats_bit_for_bit(tmp_path, checkpointing):
+    path = save_policy(tmp_path, attention_dropout=0.5)
+    results = []
+    for _ in range(2):
+        engine = engine_of(path, gradient_checkpointing=checkpointing)
+        torch.rand(7)  # another place in the random stream
+        results.append((step(engine, [random_batch(0)]), weights_of(engine)))
+    (one, left), (other, right) = results
+    assert (one.loss, one.grad_norm) == (other.loss, other.grad_norm)
+    assert all(t.equal(right[name]) for name, t in left.items())
+
+
+def test_recomputing_layers_changes_no_result(start):
+    kept, recomputed = (engine_of(start, gradient_checkpointing=c) for c in (False, True))
+    layers = sum(module.training for module in recomputed.module.modules())
+    assert layers == 2  # the decoder layers and nothing in them
+    reports = [step(engine, [random_batch(0)]) for engine in (kept, recomputed)]
+    assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-6)
