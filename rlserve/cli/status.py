@@ -5,10 +5,10 @@ import asyncio
 import time
 from pathlib import Path
 
+from rlserve.actors.hub.client import HubClient
 from rlserve.config.paths import RunPaths
-from rlserve.errors import InvalidRequest
-
-DEADLINE_SECONDS = 5.0
+from rlserve.errors import InvalidRequest, NotReady
+from rlserve.records import RunState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,19 +32,31 @@ def _hub_address(arguments: argparse.Namespace) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-async def _show(address: str) -> None:
-    from rlserve.actors.hub.client import HubClient
-
-    client = HubClient(address)
+async def _run_state(client: HubClient) -> RunState | None:
     try:
-        state = await client.get_run_state()
-        actors = await client.list_actors()
-    finally:
-        await client.close()
+        return await client.get_run_state()
+    except NotReady:
+        return None
+
+
+def _print_state(state: RunState) -> None:
     print(f"run {state.run_id}: {state.phase}, step {state.step} of {state.total_steps}. {state.message}")
     for name, value in sorted(state.metrics.items()):
         print(f"  {name:40} {value:.4g}")
     print("groups: " + ", ".join(f"{name} {count}" for name, count in sorted(state.groups.items())))
+
+
+async def _show(address: str) -> None:
+    client = HubClient(address)
+    try:
+        state = await _run_state(client)
+        actors = await client.list_actors()
+    finally:
+        await client.close()
+    if state is None:
+        print("no learner has reported yet")
+    else:
+        _print_state(state)
     now = time.time()
     for actor in sorted(actors, key=lambda a: a.actor_id):
         seen = now - actor.last_seen_unix_seconds
