@@ -52,7 +52,7 @@ class TokenBatch:
     teacher_logprobs: Tensor | None = None
     """``[B, T]`` float32: the teacher's of token t; of its whole span on the span's first token."""
     span_ids: Tensor | None = None
-    """``[B, T]`` int64: number of the token's span in the optimizer batch; -1 for none. None: every token its own."""
+    """``[B, T]`` int64: number of the token's span in the micro-batch; -1 for none. None: every token its own."""
     teacher_top_ids: Tensor | None = None
     """``[B, T, K]`` int64: the teacher's most likely tokens at t."""
     teacher_top_logprobs: Tensor | None = None

@@ -10,8 +10,9 @@ from rlserve.algorithms.batch import Assignment, Denominator, TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.batching import packing
 from rlserve.batching.filters import outcome
-from rlserve.batching.rows import EMPTY, Row, packed_batch, padded_batch, row_of
+from rlserve.batching.rows import EMPTY, Row, row_of
 from rlserve.batching.summary import summarize
+from rlserve.batching.tensors import fields_of, packed_batch, padded_batch
 from rlserve.records import RolloutGroup
 
 
@@ -78,17 +79,16 @@ def _lay_out(
     lengths = [len(row.token_ids) for row in rows]
     fill = packing.best_fit if layout.packing else packing.by_length
     build = packed_batch if layout.packing else padded_batch
+    fields = fields_of(rows, layout.pad_id)
     per_rank = [
         [
-            build([rows[i] for unit in bin_ for i in unit], layout.pad_id)
+            build([rows[i] for unit in bin_ for i in unit], fields)
             for bin_ in fill(on_rank, lengths, layout.tokens_per_micro_batch)
         ]
         for on_rank in packing.over_ranks(units, lengths, layout.ranks)
     ]
     steps = max(1, *(len(batches) for batches in per_rank))
-    return tuple(
-        tuple(batches + [padded_batch([EMPTY], layout.pad_id)] * (steps - len(batches))) for batches in per_rank
-    )
+    return tuple(tuple(batches + [padded_batch([EMPTY], fields)] * (steps - len(batches))) for batches in per_rank)
 
 
 def token_counts(batch: OptimizerBatch) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import torch
 
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import GroupOutcome
+from rlserve.batching.objectives import SUPERVISED
 from rlserve.records import FinishReason, PreferenceRole, RolloutGroup, Trajectory
 
 _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}
@@ -15,10 +16,10 @@ _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECT
 def why_drop(group: RolloutGroup, algorithm: Algorithm) -> str | None:
     """A closed word for counters, or None to keep the group.
 
-    ``"empty"``: no member sampled a token. Other words are the algorithm's, e.g. ``"no_verdict"``,
+    ``"empty"``: no member sampled a token or is an example. Other words are the algorithm's, e.g. ``"no_verdict"``,
     ``"zero_variance"``.
     """
-    if not any(usable(trajectory) for trajectory in group.trajectories):
+    if not any(usable(trajectory) or is_example(trajectory) for trajectory in group.trajectories):
         return "empty"
     return algorithm.why_drop(outcome(group, max_new_tokens=0))
 
@@ -31,6 +32,11 @@ def why_stale(group: RolloutGroup, *, version: int, max_lag: int) -> str | None:
 def usable(trajectory: Trajectory) -> bool:
     """Whether there is anything to train on: sampled tokens, and not cancelled."""
     return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT
+
+
+def is_example(trajectory: Trajectory) -> bool:
+    """Whether it has tokens of the supervised objective."""
+    return any(o.objective == SUPERVISED and bool((o.weights > 0).any()) for o in trajectory.objective_weights)
 
 
 def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
@@ -47,5 +53,7 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
         mode=group.task.labels.get("mode", ""),
         roles=torch.tensor([_ROLE[t.preference_role] for t in members], dtype=torch.int64),
         pair_numbers=torch.tensor([t.pair_index for t in members], dtype=torch.int64),
+        taught=torch.tensor([bool(t.teacher_scores) and usable(t) for t in members], dtype=torch.bool),
+        supervised=torch.tensor([is_example(t) for t in members], dtype=torch.bool),
         seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )

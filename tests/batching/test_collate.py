@@ -60,7 +60,7 @@ def test_the_same_groups_give_the_same_tensors():
     for a, b in zip(flat(one), flat(two), strict=True):
         for name in a.__dataclass_fields__:
             left, right = getattr(a, name), getattr(b, name)
-            assert left is right is None or torch.equal(left, right)
+            assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
 def test_environment_turns_are_context_and_each_token_has_its_own_lag():
