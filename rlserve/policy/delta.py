@@ -23,12 +23,17 @@ MAGIC = b"RLD1"
 HEADER = struct.Struct("<4sQ")
 COUNT = struct.Struct("<Q")
 LEVEL = 1
+SAMPLE_STRIDE = 64
+COST_OF_A_CHANGE = 3.0
+"""Raw bytes of a changed bfloat16 element (gap and value) over its own size."""
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Words = npt.NDArray[np.unsignedinteger]
 
 
 def encode(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec], *, max_share: float = 0.8) -> bytes | None:
     """The difference as bytes, or None when it is larger than ``max_share`` of a full copy."""
+    if _changed_share(old, new, tensors) * COST_OF_A_CHANGE > max(2.0, max_share):
+        return None
     limit = int(max_share * new.size)
     parts: list[bytes] = []
     size = 0
@@ -57,6 +62,17 @@ def apply(old: Bytes, delta: bytes, tensors: Sequence[TensorSpec]) -> Bytes:
     if offset != len(raw):
         raise WeightsMismatch(f"delta: {len(raw) - offset} bytes too many; a full copy is needed")
     return new
+
+
+def _changed_share(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec]) -> float:
+    """Share of changed elements, estimated from every 64th: a delta that cannot pay is not even begun."""
+    looked, changed = 0, 0
+    for spec, place in slices(tensors):
+        words = np.dtype(f"<u{ELEMENT_BYTES[spec.dtype]}")
+        before, after = old[place].view(words)[::SAMPLE_STRIDE], new[place].view(words)[::SAMPLE_STRIDE]
+        looked += before.size
+        changed += int(np.count_nonzero(before != after))
+    return changed / max(looked, 1)
 
 
 def _encode_tensor(old: Bytes, new: Bytes, width: int) -> bytes:
