@@ -28,6 +28,8 @@ class BatchLayout:
     packing: bool = False
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0
+    max_token_lag: int | None = None
+    """Tokens older than this many versions are masked, their sequences kept; None: no token is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +52,10 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     """
     outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens) for group in groups]
     assignments = algorithm.prepare(outcomes)
-    rows = [row_of(groups, assignment, number, version) for number, assignment in enumerate(assignments)]
+    rows = [
+        row_of(groups, assignment, number, version, layout.max_token_lag)
+        for number, assignment in enumerate(assignments)
+    ]
     micro_batches = _lay_out(rows, units_of(assignments), layout)
     return OptimizerBatch(
         micro_batches=micro_batches,

@@ -44,8 +44,14 @@ EMPTY = Row(
 """Fills a rank's missing micro-batch: two tokens, none trained on."""
 
 
-def row_of(groups: Sequence[RolloutGroup], assignment: Assignment, sequence: int, version: int) -> Row:
-    """The arrays of an assigned trajectory."""
+def row_of(
+    groups: Sequence[RolloutGroup],
+    assignment: Assignment,
+    sequence: int,
+    version: int,
+    max_token_lag: int | None = None,
+) -> Row:
+    """The arrays of an assigned trajectory; tokens older than ``max_token_lag`` are not trained on by reward."""
     trajectory = groups[assignment.group].trajectories[assignment.member]
     sampled = trajectory.sampled_mask
     tokens = len(trajectory.token_ids)
@@ -55,6 +61,8 @@ def row_of(groups: Sequence[RolloutGroup], assignment: Assignment, sequence: int
     lag[sampled] = version - trajectory.versions
     logprobs[:1] = lag[:1] = 0
     mask = objectives.token_weights(trajectory, objectives.POLICY, 1.0)
+    if max_token_lag is not None:
+        mask[lag > max_token_lag] = 0
     return Row(
         token_ids=trajectory.token_ids,
         loss_mask=mask if assignment.trains_policy else np.zeros_like(mask),

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from rlserve.algorithms import registry
+from rlserve.algorithms.base import Stateful
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.config.algorithms import GrpoConfig, ReinforceConfig
+from rlserve.config.algorithms import GrpoConfig, MixedConfig, ReinforceConfig
 
 
 def outcome(rewards, scored=None, lengths=None, truncated=None, limit=100, mode=""):
@@ -88,3 +89,13 @@ def test_a_running_baseline_moves_after_it_was_used_and_survives_a_checkpoint():
         assert [a.advantage for a in one.prepare([outcome([1])])] == [0.5]
         assert one.state() == {"baseline": 0.75}
     assert algorithm.why_drop(outcome([1])) is None
+
+
+def test_a_mixture_keeps_the_memory_of_its_reward_part():
+    reward = ReinforceConfig(advantage="running_baseline", zero_variance="keep")
+    mixed = registry.create(MixedConfig(reward=reward, supervised_weight=0.1))
+    assert isinstance(mixed, Stateful)
+    mixed.prepare([outcome([1]), outcome([0])])
+    again = registry.create(MixedConfig(reward=reward, supervised_weight=0.1))
+    again.restore(mixed.state())
+    assert again.state() == {"baseline": 0.5}

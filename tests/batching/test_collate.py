@@ -84,6 +84,17 @@ def test_environment_turns_are_context_and_each_token_has_its_own_lag():
     assert (batch.advantages[row] != 0).tolist() == (batch.loss_mask[row] > 0).tolist()
 
 
+def test_tokens_older_than_the_bound_are_masked_and_their_sequence_kept():
+    old = trajectory(4, 1.0, spans=[(3, 1), (6, 3)])
+    grp = replace(group([1, 0]), trajectories=(old, trajectory(2, 0.0, spans=[(7, 2)])))
+    for bound, tokens in ((None, 6), (4, 5), (1, 2), (0, 0)):
+        batch = collate([grp], GRPO, layout(max_token_lag=bound), version=8)
+        (micro,) = flat(batch)
+        assert batch.denominator.tokens == micro.loss_mask.sum() == tokens
+        assert batch.denominator.sequences == 2
+        assert bound is None or (micro.lag[micro.loss_mask > 0] <= bound).all()
+
+
 def test_a_first_token_that_was_sampled_is_not_trained_on():
     grp = replace(group([1, 0]), trajectories=(trajectory(3, 1.0, prompt=0), trajectory(3, 0.0)))
     (batch,) = flat(collate([grp], GRPO, layout(), version=0))

@@ -1,0 +1,16 @@
+"""Whether the sampler is due new weights (semi-online training: arXiv:2506.21495)."""
+
+from rlserve.config.sync import SyncConfig
+
+
+def why_sync(config: SyncConfig, *, steps_since: int, mismatch_kl: float) -> str | None:
+    """``"period"`` or ``"divergence"``, or None for not yet.
+
+    ``steps_since`` optimizer steps were taken since the last sync; ``mismatch_kl`` is the last step's metric of
+    that name. With period 0 and no bound on the divergence there is never a sync.
+    """
+    if config.every_steps and steps_since >= config.every_steps:
+        return "period"
+    if config.when_kl and steps_since > 0 and mismatch_kl > config.when_kl:
+        return "divergence"
+    return None

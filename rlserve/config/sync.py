@@ -1,0 +1,14 @@
+"""When the sampler gets new weights: on line, semi-on-line, or never."""
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class SyncConfig(Section):
+    """What matters is how far the policy moves between syncs: about learning rate times steps."""
+
+    every_steps: int = Field(1, ge=0)
+    """Optimizer steps between weight syncs: 1 is on line, more is semi-on-line, 0 is never (off line)."""
+    when_kl: float = Field(0.0, ge=0)
+    """Sync sooner once the mean token divergence of learner from sampler passes this (nats); 0 switches it off."""
