@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlserve.actors.hub.client import HubClient
 from rlserve.actors.process import PARENT_PID
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -22,6 +23,7 @@ from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub, plan_proces
 from rlserve.launch.process import Child, describe_exit, last_lines
 from rlserve.launch.supervise import RestartPolicy
 from rlserve.observability.events import EventLog
+from rlserve.records import Change
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class LocalLauncher:
         self._resume = resume
         self._events = EventLog(paths.events)
         self._children: dict[str, Child] = {}
+        self._died_at: dict[str, float] = {}
         self._stopping = asyncio.Event()
         self.hub_address = ""
 
@@ -73,6 +76,7 @@ class LocalLauncher:
         hub = plan_hub(self._paths.root, self.hub_address)
         tasks = [asyncio.create_task(self._keep_running(spec), name=spec.name) for spec in (hub, *specs)]
         stopped = asyncio.create_task(self._stopping.wait())
+        watching = asyncio.create_task(self._note_recoveries())
         learners = {task for task in tasks if task.get_name() == LEARNER}
         pending = {*tasks, stopped}
         try:
@@ -83,9 +87,9 @@ class LocalLauncher:
                 if done & learners:
                     return
         finally:
-            for task in (*tasks, stopped):
+            for task in (*tasks, stopped, watching):
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await asyncio.gather(*tasks, stopped, watching, return_exceptions=True)
 
     def request_stop(self) -> None:
         """Make ``run`` return; ``close`` then stops the processes."""
@@ -114,6 +118,7 @@ class LocalLauncher:
                 return
             if status == 0:
                 return
+            self._died_at[spec.name] = time.monotonic()
             self._events.write("actor_died", actor=spec.name, how=describe_exit(status))
             pause = policy.pause_after_death(time.monotonic())
             if pause is None:
@@ -122,6 +127,16 @@ class LocalLauncher:
             await asyncio.sleep(pause)
             child = await self._start(spec)
             self._events.write("actor_restarted", actor=spec.name, pid=child.pid)
+
+    async def _note_recoveries(self) -> None:
+        """Record how long each death lasted: until the hub heard of the actor again."""
+        async with HubClient(self.hub_address) as hub:
+            async for event in hub.watch():
+                died = self._died_at.get(event.actor.actor_id)
+                if event.change is Change.JOINED and died is not None:
+                    del self._died_at[event.actor.actor_id]
+                    seconds = round(time.monotonic() - died, 2)
+                    self._events.write("actor_recovered", actor=event.actor.actor_id, seconds=seconds)
 
     def _ended_for_good(self, spec: ProcessSpec, status: int) -> None:
         if status == 0:

@@ -53,7 +53,7 @@ class Inbox:
         self._clock = clock
         self._checkpointed = version
         self._closed = ""
-        self._wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
         store.rollback(version)
         self._queue = GroupQueue(store, max_lag=settings.max_lag, version=version, decode=decode)
@@ -84,7 +84,7 @@ class Inbox:
             on_received=on_received,
         )
 
-    def on_credit(self, wake: Callable[[], None]) -> None:
+    def on_credit(self, wake: Callable[[], object]) -> None:
         """Call ``wake`` whenever there may be leases to grant; it must not block."""
         self._wake = wake
 

@@ -1,0 +1,37 @@
+"""What a checkpoint keeps of the training loop, beside model and optimizer."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class LoopState:
+    """Where the loop is."""
+
+    step: int = 0
+    accuracy_before: float | None = None
+    lag_tokens: Counter[int] = field(default_factory=Counter)
+    """Trained tokens by lag in versions."""
+    recent_rewards: list[float] = field(default_factory=list)
+    """Mean reward of what was received in each of the last steps."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the checkpoint's manifest."""
+        return {
+            "step": self.step,
+            "accuracy_before": self.accuracy_before,
+            "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
+            "recent_rewards": self.recent_rewards,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "LoopState":
+        """What ``to_json`` gave."""
+        return cls(
+            step=int(value["step"]),
+            accuracy_before=value["accuracy_before"],
+            lag_tokens=Counter({int(lag): int(count) for lag, count in value["lag_tokens"].items()}),
+            recent_rewards=[float(reward) for reward in value["recent_rewards"]],
+        )

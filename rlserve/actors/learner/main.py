@@ -1,0 +1,242 @@
+"""A learner process: rank 0 serves the streams and runs the loop, the other ranks follow it.
+
+The main thread trains. An event loop in a second thread serves RolloutStream and PolicyStream and keeps the lease
+at the hub; both meet in the inbox and the publisher.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import grpc.aio
+
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.learner.checkpoint import Checkpoint, latest
+from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.intake import InboxSettings
+from rlserve.actors.learner.loop import Stopped, TrainingLoop
+from rlserve.actors.learner.loop_state import LoopState
+from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
+from rlserve.actors.learner.policy_service import PolicyService
+from rlserve.actors.learner.ranks import follow
+from rlserve.actors.learner.received import ReceivedTally
+from rlserve.actors.learner.reporter import Reporter
+from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
+from rlserve.actors.learner.stream_service import RolloutStreamService
+from rlserve.actors.learner.trainer import Trainer, create_rank
+from rlserve.actors.model_path import wait_for_start_model
+from rlserve.actors.tokenizer import Tokenizer, fingerprint, load_tokenizer
+from rlserve.batching.filters import why_drop
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import RlserveError
+from rlserve.records import Actor, ActorKind, RunPhase
+from rlserve.rpc import codec
+from rlserve.rpc.codec import GroupLimits
+from rlserve.rpc.options import ServerOptions
+from rlserve.rpc.server import RunningServer, serving
+from rlserve.rpc.thread import LoopThread
+from rlserve.store.sqlite import SqliteStore
+from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
+from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+GOODBYE_SECONDS = 10.0
+FOLLOWER_IDLE_SECONDS = 24 * 3600.0
+"""Rank 0 waits for groups in its own time; its death is noticed at once all the same."""
+STOPPED = 143
+
+
+def run_learner(
+    config: RunConfig, paths: RunPaths, *, actor_id: str, hub_address: str, address: str = "", resume: bool = False
+) -> int:
+    """Train to the end of the configuration; returns the exit code.
+
+    0 finished, 143 stopped by a signal (a checkpoint was saved), 1 failed (the log says why).
+    """
+    stop = _stop_on_signals()
+    try:
+        start = _start_point(config, paths, resume=resume)
+        rank = create_rank(
+            config,
+            start_model=start.start_model,
+            model_path=start.model_path,
+            checkpoint=start.checkpoint,
+            place=Place.from_environment(os.environ),
+        )
+        if rank.engine.place.rank > 0:
+            follow(rank, idle_seconds=FOLLOWER_IDLE_SECONDS)
+            return 0
+        trainer = Trainer(config, paths, rank)
+        Learner(config, paths, trainer=trainer, start=start, actor_id=actor_id).run(
+            hub_address, address or config.learner.address, stop
+        )
+    except Stopped:
+        logger.info("stopped as asked")
+        return STOPPED
+    except RlserveError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return 1
+    return 0
+
+
+class Learner:
+    """Rank 0: services, inbox, loop."""
+
+    def __init__(
+        self, config: RunConfig, paths: RunPaths, *, trainer: Trainer, start: "StartPoint", actor_id: str
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._trainer = trainer
+        self._start = start
+        self._actor_id = actor_id
+        self._received = ReceivedTally()
+        self._store = SqliteStore(paths.store)
+        self._publisher = trainer.publisher
+        self._inbox = self._open_inbox(load_tokenizer(start.model_path))
+
+    def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
+        """Serve and train until the end. Raises what ended it early."""
+        thread = LoopThread("learner-rpc")
+        stack = AsyncExitStack()
+        try:
+            policy, streams = thread.run(self._serve(stack, hub_address, address), START_SECONDS)
+            reporter = Reporter(
+                config=self._config,
+                paths=self._paths,
+                inbox=self._inbox,
+                received=self._received,
+                policy=policy,
+                hub=self._hub,
+                thread=thread,
+            )
+            self._train(reporter, stop)
+            thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
+        finally:
+            self._inbox.close()
+            thread.run(stack.aclose(), START_SECONDS)
+            thread.close()
+            self._publisher.close()
+            self._store.close()
+            self._trainer.close()
+
+    def _train(self, reporter: Reporter, stop: threading.Event) -> None:
+        loop = TrainingLoop(
+            config=self._config,
+            paths=self._paths,
+            trainer=self._trainer,
+            inbox=self._inbox,
+            reporter=reporter,
+            state=self._start.state,
+            stop=stop,
+        )
+        try:
+            loop.run()
+        except BaseException as error:
+            reporter.finished(RunPhase.FAILED, str(error))
+            raise
+        reporter.finished(RunPhase.FINISHED)
+
+    def _open_inbox(self, tokenizer: Tokenizer) -> Inbox:
+        algorithm = self._trainer.algorithm
+        self._limits = limits = GroupLimits(vocab_size=len(tokenizer), max_tokens=self._config.model.max_length)
+        return Inbox(
+            self._store,
+            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokenizer)),
+            keep=lambda group: why_drop(group, algorithm),
+            decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
+            version=self._start.state.step,
+            on_received=self._received.add,
+        )
+
+    async def _serve(
+        self, stack: AsyncExitStack, hub_address: str, address: str
+    ) -> tuple[PolicyService, RolloutStreamService]:
+        policy = PolicyService(self._publisher, chunk_bytes=self._config.learner.chunk_bytes)
+        streams = RolloutStreamService(
+            self._inbox, limits=self._limits, max_message_bytes=self._config.learner.max_message_bytes
+        )
+        stack.push_async_callback(streams.close)
+
+        def add(server: grpc.aio.Server) -> None:
+            policy_grpc.add_PolicyStreamServiceServicer_to_server(policy, server)
+            stream_grpc.add_RolloutStreamServiceServicer_to_server(streams, server)
+
+        server = await stack.enter_async_context(
+            serving(
+                add,
+                address=address,
+                service_names=[POLICY_SERVICE, STREAM_SERVICE],
+                options=ServerOptions(max_message_bytes=self._config.learner.max_message_bytes),
+            )
+        )
+        self._hub = await stack.enter_async_context(_registered(hub_address, self._actor(server)))
+        return policy, streams
+
+    def _actor(self, server: RunningServer) -> Actor:
+        return Actor(
+            actor_id=self._actor_id,
+            kind=ActorKind.LEARNER,
+            address=server.address,
+            incarnation=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            run_id=self._config.name,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPoint:
+    """Where training begins: the start checkpoint, or the newest one of the run."""
+
+    start_model: str
+    """What the run began with."""
+    model_path: str
+    """What it goes on with."""
+    state: LoopState
+    checkpoint: Checkpoint | None = None
+
+
+def _start_point(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
+    start_model = wait_for_start_model(config, paths)
+    checkpoint = latest(paths.checkpoints) if resume else None
+    if checkpoint is None:
+        return StartPoint(start_model=start_model, model_path=start_model, state=LoopState())
+    logger.info("resuming from step %d", checkpoint.step)
+    return StartPoint(
+        start_model=start_model,
+        model_path=str(checkpoint.model_path),
+        state=LoopState.from_json(checkpoint.state),
+        checkpoint=checkpoint,
+    )
+
+
+@asynccontextmanager
+async def _registered(hub_address: str, actor: Actor) -> AsyncIterator[HubClient | None]:
+    if not hub_address:
+        yield None
+        return
+    async with HubClient(hub_address) as hub, hub.registered(actor):
+        yield hub
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
