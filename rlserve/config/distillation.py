@@ -59,9 +59,11 @@ class MixedConfig(AlgorithmSection):
     reward: RewardConfig | None = None
     """Trains the tokens that the policy sampled, on their advantages; none leaves it out."""
     reward_weight: float = Field(1.0, ge=0)
+    """Weight of the reward's loss."""
     distill: DistillConfig | None = None
     """Trains the tokens that a teacher scored; none leaves it out."""
     distill_weight: float = Field(1.0, ge=0)
+    """Weight of the distillation's loss."""
     supervised_weight: float = Field(0.0, ge=0)
     """Weight of the mean cross-entropy over tokens of the objective "supervised"."""
 
