@@ -1,11 +1,17 @@
 """Sections of distillation from teachers, and of several objectives in one batch."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
 from rlserve.config.algorithm_section import AlgorithmSection
 from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+
+_NO_TEACHER = (
+    "algorithm.type: distils from teachers or trains on examples, but no actor of a run brings their scores to the "
+    "learner; take a policy gradient or a loss on preferences"
+)
 
 
 class DistillConfig(AlgorithmSection):
@@ -30,6 +36,10 @@ class DistillConfig(AlgorithmSection):
     """What the teacher is compared with under ``sampled``: the policy in training, or the one that sampled."""
     max_ratio: float = Field(5.0, gt=1)
     """Importance ratio of policy to behaviour is cut here, under ``sampled``."""
+
+    def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
+        """See ``AlgorithmSection.problems``."""
+        yield _NO_TEACHER
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> "DistillConfig":
@@ -66,6 +76,12 @@ class MixedConfig(AlgorithmSection):
     """Weight of the distillation's loss."""
     supervised_weight: float = Field(0.0, ge=0)
     """Weight of the mean cross-entropy over tokens of the objective "supervised"."""
+
+    def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
+        """See ``AlgorithmSection.problems``."""
+        if self.reward:
+            yield from self.reward.problems(group_size=group_size, max_new_tokens=max_new_tokens)
+        yield _NO_TEACHER
 
     @model_validator(mode="after")
     def _there_is_something_to_mix(self) -> "MixedConfig":

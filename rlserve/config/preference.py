@@ -42,7 +42,12 @@ class PairedConfig(AlgorithmSection):
 
     def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
         """See ``AlgorithmSection.problems``."""
-        if group_size < 2 and self.pairs.selection != "given":
+        if self.pairs.selection == "given":
+            yield (
+                "algorithm.pairs.selection: is 'given', but samples of rollout workers come without roles; "
+                "take 'random', 'best_worst' or 'all'"
+            )
+        elif group_size < 2:
             yield f"rollout.group_size: is {group_size}, but a pair takes 2 completions of one task; give at least 2"
 
 
@@ -60,10 +65,6 @@ class DpoConfig(PairedConfig):
     """Probability that a label is wrong (cDPO); for the sigmoid loss."""
     nll_coefficient: float = Field(0.0, ge=0)
     """Weight of the chosen completions' cross-entropy, a mean over their tokens."""
-    reference: Literal["frozen", "refreshed"] = "frozen"
-    """The start's weights for ever, or those of every ``reference_every``-th sync."""
-    reference_every: int = Field(0, ge=0)
-    """Weight syncs between refreshes of the reference; 1 keeps it with the generator."""
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> "DpoConfig":
@@ -76,11 +77,6 @@ class DpoConfig(PairedConfig):
             raise ValueError(
                 "algorithm.length_normalized: is false with loss = 'ipo', whose square then grows with length; "
                 "set it to true"
-            )
-        if (self.reference == "refreshed") != (self.reference_every > 0):
-            raise ValueError(
-                f"algorithm.reference_every: is {self.reference_every} with reference = {self.reference!r}; "
-                "set it exactly when the reference is 'refreshed'"
             )
         return self
 

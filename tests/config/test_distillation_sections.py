@@ -20,21 +20,24 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(section, o
         section(**options)
 
 
+RUN = ["name=x", "model.path=m", 'environments=[{name="arithmetic"}]']
+MIXTURE = [*RUN, "algorithm.type=mixed", "algorithm.reward.type=grpo", "algorithm.distill.estimator=sampled"]
+
+
 def test_a_mixture_names_its_parts():
-    config = load_run(
-        [],
-        [
-            "name=x",
-            "model.path=m",
-            'environments=[{name="arithmetic"}]',
-            "algorithm.type=mixed",
-            "algorithm.reward.type=grpo",
-            "algorithm.reward.clip_high=0.3",
-            "algorithm.distill.estimator=sampled",
-        ],
-    ).algorithm
-    assert isinstance(config, MixedConfig)
+    config = MixedConfig.model_validate({"reward": {"type": "grpo", "clip_high": 0.3}, "distill": {}})
     assert isinstance(config.reward, GrpoConfig)
     assert config.reward.clip_high == 0.3
-    with pytest.raises(ConfigError, match=r"reward.clip_hihg: unknown key"):
-        load_run([], ["name=x", "algorithm.type=mixed", "algorithm.reward.type=grpo", "algorithm.reward.clip_hihg=1"])
+    with pytest.raises(ConfigError, match=r"algorithm.reward.clip_hihg: unknown key; did you mean 'clip_high'\?"):
+        load_run([], [*MIXTURE, "algorithm.reward.clip_hihg=1"])
+
+
+@pytest.mark.parametrize("overrides", [MIXTURE, [*RUN, "algorithm.type=distill"]])
+def test_distillation_is_refused_where_no_actor_brings_scores(overrides):
+    with pytest.raises(ConfigError, match="no actor of a run brings their scores"):
+        load_run([], overrides)
+
+
+def test_a_mixture_checks_its_reward_part_first():
+    with pytest.raises(ConfigError, match="group_size: is 1"):
+        load_run([], [*MIXTURE, "rollout.group_size=1"])

@@ -11,8 +11,6 @@ from rlserve.errors import ConfigError
     [
         ({"loss": "ipo"}, "square then grows with length"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "has none"),
-        ({"reference": "refreshed"}, "reference_every: is 0"),
-        ({"reference_every": 3}, "set it exactly when"),
         ({"pairs": {"selection": "best_worst", "pairs_per_group": 2}}, "makes one pair"),
     ],
 )
@@ -21,9 +19,14 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(options, r
         DpoConfig(**options)
 
 
-def test_pairs_need_two_completions_of_a_task_but_kto_and_given_pairs_do_not():
+def test_pairs_need_two_completions_of_a_task_but_kto_does_not():
     base = ["name=x", "model.path=m", 'environments=[{name="arithmetic"}]', "rollout.group_size=1"]
     with pytest.raises(ConfigError, match="group_size: is 1, but a pair takes 2"):
         load_run([], [*base, "algorithm.type=dpo"])
     assert isinstance(load_run([], [*base, "algorithm.type=kto"]).algorithm, KtoConfig)
-    load_run([], [*base, "algorithm.type=dpo", "algorithm.pairs.selection=given"])
+
+
+def test_given_pairs_are_refused_where_samples_come_without_roles():
+    base = ["name=x", "model.path=m", 'environments=[{name="arithmetic"}]']
+    with pytest.raises(ConfigError, match="selection: is 'given'"):
+        load_run([], [*base, "algorithm.type=dpo", "algorithm.pairs.selection=given"])
