@@ -66,5 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+if __name__ == "__mp_main__":
+    # multiprocessing spawned this process from an actor (vLLM's engine core); it must not outlive that actor,
+    # and its own plug-ins load only after a handshake for which it would wait minutes.
+    importlib.import_module("rlserve.actors.rollout.deathwatch").follow_owner()
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -123,7 +123,7 @@ class LocalLauncher:
             pause = policy.pause_after_death(time.monotonic())
             if pause is None:
                 raise RunFailed(self._gave_up(spec, status))
-            logger.warning("%s: %s; restarting in %.1f s", spec.name, describe_exit(status), pause)
+            logger.info("%s: %s; restarting in %.1f s", spec.name, describe_exit(status), pause)
             await asyncio.sleep(pause)
             child = await self._start(spec)
             self._events.write("actor_restarted", actor=spec.name, pid=child.pid)

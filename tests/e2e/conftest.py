@@ -23,6 +23,7 @@ class Run:
         self.root = directory / name
         self.output = directory / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
+        self._sessions: set[int] = set()
 
     def start(self, *arguments: str) -> None:
         with open(self.output, "ab") as file:
@@ -47,6 +48,7 @@ class Run:
         while not condition():
             if self.process.poll() is not None:
                 pytest.fail(f"the run ended before {what}\n{self.tail()}")
+            self.pids()
             if time.monotonic() > deadline:
                 self.kill()
                 pytest.fail(f"no {what} in {seconds} s\n{self.tail()}")
@@ -77,7 +79,12 @@ class Run:
         for process in psutil.process_iter():
             try:
                 environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-                if mark in environment and process.status() != psutil.STATUS_ZOMBIE:
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if mark in environment:
+                    self._sessions.add(os.getsid(process.pid))
+                # An engine overwrites its environment with its title; its session tells whose it is.
+                if mark in environment or os.getsid(process.pid) in self._sessions:
                     found.append(process.pid)
             except (OSError, psutil.Error):
                 continue
