@@ -1,16 +1,30 @@
 """Payloads of the text verifiers, checked before anything is judged."""
 
+from dataclasses import dataclass
+
+from rlserve.errors import InvalidRequest
 from rlserve.verifiers.payloads import decode_object, texts
 
+MAX_MARKER_CHARACTERS = 100
 
-def decode_answers(payload: bytes) -> tuple[tuple[str, ...], str | None]:
-    """``{"answer": "42", "marker": "#"}`` as right answers, stripped, and the marker, None when absent.
 
-    ``answer`` may be a list. Raises InvalidRequest.
-    """
+@dataclass(frozen=True, slots=True)
+class ExactPayload:
+    """What a text is compared with."""
+
+    golds: tuple[str, ...]
+    """Right answers, stripped."""
+    marker: str | None = None
+    """Stands before the answer; None leaves it to the verifier's option, empty takes the whole text."""
+
+
+def decode_exact(payload: bytes) -> ExactPayload:
+    """``{"answer": "42"}``, or a list of right answers; ``"marker": "#"`` if wanted. Raises InvalidRequest."""
     content = decode_object(payload, fields=("answer", "marker"))
-    answers = tuple(text.strip() for text in texts(content, "answer"))
-    return answers, texts(content, "marker", max_characters=100)[0] if "marker" in content else None
+    marker = content.get("marker")
+    if marker is not None and (not isinstance(marker, str) or len(marker) > MAX_MARKER_CHARACTERS):
+        raise InvalidRequest(f"payload.marker: is {str(marker)[:40]!a}; send a text of up to {MAX_MARKER_CHARACTERS}")
+    return ExactPayload(tuple(text.strip() for text in texts(content, "answer")), marker)
 
 
 def decode_pattern(payload: bytes) -> str:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.text.answers import after_marker
-from rlserve.verifiers.text.payload import decode_answers, decode_pattern
+from rlserve.verifiers.text.payload import ExactPayload, decode_exact, decode_pattern
 
 SHOWN_CHARACTERS = 100
 MAX_REGEX_CHARACTERS = 20_000
@@ -16,8 +16,8 @@ MAX_REGEX_CHARACTERS = 20_000
 class ExactVerifier:
     """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42", "marker": "#"}``.
 
-    The answer is the stripped text after the last ``marker`` (the whole text when ``marker`` is empty); a task
-    that names its own marker in the payload overrules the option. ``ignore_case`` compares lower case.
+    The answer is the stripped text after the last marker; the whole text when the marker is empty. The marker of
+    the payload, if there is one, goes before the option. ``ignore_case`` compares lower case.
     """
 
     name = "exact"
@@ -31,13 +31,14 @@ class ExactVerifier:
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
-        golds, own_marker = _golds(payload)
-        marker = self._marker if own_marker is None else own_marker
+        task = _exact_payload(payload)
+        marker = self._marker if task.marker is None else task.marker
         answer = after_marker(completion, marker)
         if answer is None:
-            return _verdict("exact", False, f"expected {_shown(golds[0])}, found no {marker!r}")
-        correct = self._spelled(answer) in [self._spelled(gold) for gold in golds]
-        return _verdict("exact", correct, f"expected {_shown(golds[0])}, found {_shown(answer)} (rule: same text)")
+            return _verdict("exact", False, f"expected {_shown(task.golds[0])}, found no {marker!a}")
+        correct = self._spelled(answer) in map(self._spelled, task.golds)
+        reason = f"expected {_shown(task.golds[0])}, found {_shown(answer)} (rule: same text)"
+        return _verdict("exact", correct, reason)
 
     def _spelled(self, text: str) -> str:
         return text.lower() if self._ignore_case else text
@@ -65,7 +66,7 @@ class RegexVerifier:
         pattern = _pattern(payload)
         answer = after_marker(completion, self._marker)
         if answer is None:
-            return _verdict("regex", False, f"found no {self._marker!r}")
+            return _verdict("regex", False, f"found no {self._marker!a}")
         answer = answer[-MAX_REGEX_CHARACTERS:]
         found = pattern.fullmatch(answer) if self._full else pattern.search(answer)
         shown = _shown(found.group()) if found else "no match"
@@ -73,9 +74,9 @@ class RegexVerifier:
 
 
 @lru_cache(maxsize=256)
-def _golds(payload: bytes) -> tuple[tuple[str, ...], str | None]:
-    """Gold answers and marker; kept, since all completions of a task share the payload."""
-    return decode_answers(payload)
+def _exact_payload(payload: bytes) -> ExactPayload:
+    """Kept, since all completions of a task share the payload."""
+    return decode_exact(payload)
 
 
 @lru_cache(maxsize=256)

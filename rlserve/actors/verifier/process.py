@@ -1,0 +1,242 @@
+"""One judging process, seen from the service: start it, give it a job, kill it.
+
+``run`` waits for: the next verdict. unblocked by: the worker, its death, or the limit of one completion.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlserve.actors.verifier.frames import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
+from rlserve.actors.verifier.traits import VerifierTraits, decode_traits
+from rlserve.errors import DeadlineExceeded, Unavailable
+
+LAST_WORDS_BYTES = 2000
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class WorkerLost(Exception):
+    """The worker is dead or was killed for what it sent; the completion it was at has no verdict."""
+
+
+class WorkerStuck(Exception):
+    """The limit of one completion ran out."""
+
+    def __init__(self, cpu_seconds: float) -> None:
+        super().__init__("the limit ran out")
+        self.cpu_seconds = cpu_seconds
+        """CPU time that this completion has used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Completions of one task for one worker."""
+
+    verifier: str
+    payload: bytes
+    prompt: str
+    completions: Sequence[str]
+    limit_seconds: float
+    """Wall limit of one completion."""
+    memory_bytes: int
+
+    def message(self) -> Mapping[str, Any]:
+        """As plain data; bytes travel as Latin-1."""
+        return {
+            "verifier": self.verifier,
+            "payload": self.payload.decode("latin-1"),
+            "prompt": self.prompt,
+            "completions": list(self.completions),
+            "limit_seconds": self.limit_seconds,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+class _Pipes(asyncio.SubprocessProtocol):
+    """Frames as they arrive, the end of stderr, and the process's death."""
+
+    def __init__(self, on_exit: Callable[[], None]) -> None:
+        self.frames: deque[dict[str, Any]] = deque()
+        self.fault = ""
+        self.last_words = bytearray()
+        self.changed = asyncio.Event()
+        self.exited = asyncio.Event()
+        self.closed = False
+        self._buffer = FrameBuffer(max_bytes=MAX_REPLY_BYTES)
+        self._on_exit = on_exit
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self.last_words = (self.last_words + data)[-LAST_WORDS_BYTES:]
+            return
+        try:
+            if not self.fault:
+                self.frames.extend(self._buffer.feed(data))
+        except Garbage as error:
+            self.fault = str(error)
+        self.changed.set()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.closed = True
+            self.changed.set()
+
+    def process_exited(self) -> None:
+        self.closed = True
+        self.exited.set()
+        self.changed.set()
+        self._on_exit()
+
+
+class WorkerProcess:
+    """A process that judges one completion at a time. Made by :meth:`start`."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+        self._transport = transport
+        self._pipes = pipes
+        self.pid = transport.get_pid()
+        self.traits: Mapping[str, VerifierTraits] = {}
+        self.completions = 0
+        """Completions judged so far."""
+        self.start_bytes = 0
+        """Resident size when it was ready."""
+        self._cpu_seconds = 0.0
+
+    @classmethod
+    async def start(
+        cls,
+        verifiers: Mapping[str, Mapping[str, Any]],
+        *,
+        memory_bytes: int,
+        start_seconds: float,
+        on_exit: Callable[["WorkerProcess"], None],
+    ) -> "WorkerProcess":
+        """Start a process and wait until its verifiers are loaded; kills it when that fails.
+
+        Raises Unavailable (with its last words) or DeadlineExceeded.
+        """
+        worker: WorkerProcess | None = None
+        pipes = _Pipes(lambda: on_exit(worker) if worker is not None else None)
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: pipes,
+            sys.executable, "-P", "-m", "rlserve.actors.verifier.worker", str(os.getpid()),
+            env=_environment(),
+            start_new_session=True,
+        )  # fmt: skip
+        worker = cls(transport, pipes)
+        try:
+            await worker._greet(verifiers, memory_bytes=memory_bytes, start_seconds=start_seconds)
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    @property
+    def alive(self) -> bool:
+        """False once it is dead, by whose hand ever."""
+        return not self._pipes.closed and not self._pipes.fault
+
+    def resident_bytes(self) -> int:
+        """Resident size now; 0 when it is dead."""
+        try:
+            with open(f"/proc/{self.pid}/statm") as statm:
+                return int(statm.read().split()[1]) * PAGE_BYTES
+        except OSError:
+            return 0
+
+    async def run(self, job: Job) -> AsyncIterator[Reply]:
+        """Verdicts of the job's completions, in order, each within its limit.
+
+        Raises WorkerLost or WorkerStuck at the completion that it happened to; the worker must then be killed.
+        """
+        self._send(job.message())
+        for index in range(len(job.completions)):
+            message = await self._next(job.limit_seconds)
+            try:
+                reply = decode_reply(message, verifier=job.verifier)
+            except Garbage as error:
+                raise WorkerLost(str(error)) from error
+            if reply.index != index:
+                raise WorkerLost("a verdict out of order")
+            self.completions += 1
+            self._cpu_seconds = reply.cpu_seconds
+            yield reply
+
+    async def kill(self) -> None:
+        """End it and all that it started, at once, and wait until it is reaped."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self._transport.kill()
+        try:
+            async with asyncio.timeout(10):
+                await self._pipes.exited.wait()
+        finally:
+            self._transport.close()
+
+    async def _greet(
+        self, verifiers: Mapping[str, Mapping[str, Any]], *, memory_bytes: int, start_seconds: float
+    ) -> None:
+        self._send({"verifiers": verifiers, "memory_bytes": memory_bytes})
+        try:
+            message = await self._next(start_seconds)
+        except WorkerStuck:
+            raise DeadlineExceeded(f"verifier worker {self.pid}: not ready within {start_seconds:g} s") from None
+        except WorkerLost as error:
+            raise Unavailable(f"verifier worker {self.pid}: died while starting: {error}") from error
+        self.traits = {traits.name: traits for traits in map(decode_traits, message["traits"])}
+        self.start_bytes = self.resident_bytes()
+        self._cpu_seconds = self._used_cpu_seconds()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        pipe.write(encode(message))
+
+    async def _next(self, limit_seconds: float) -> dict[str, Any]:
+        pipes = self._pipes
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while not pipes.frames and not pipes.closed and not pipes.fault:
+                    pipes.changed.clear()
+                    await pipes.changed.wait()
+        except TimeoutError:
+            # A busy service may see the limit pass before it reads what has long been written.
+            await asyncio.sleep(0)
+            if not pipes.frames and not pipes.closed and not pipes.fault:
+                raise WorkerStuck(self._used_cpu_seconds() - self._cpu_seconds) from None
+        if pipes.frames:
+            return pipes.frames.popleft()
+        raise WorkerLost(pipes.fault or self._obituary())
+
+    def _obituary(self) -> str:
+        code = self._transport.get_returncode()
+        how = "is gone" if code is None else f"exited with {code}" if code >= 0 else f"was killed by signal {-code}"
+        words = bytes(self._pipes.last_words).decode("utf-8", "replace").strip().splitlines()
+        return f"worker {self.pid} {how}" + (f": {words[-1][:200]}" if words else "")
+
+    def _used_cpu_seconds(self) -> float:
+        try:
+            with open(f"/proc/{self.pid}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def _environment() -> dict[str, str]:
+    """All that a worker knows of the service's environment: where Python finds its modules."""
+    return {
+        "PATH": os.defpath,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+    }

@@ -1,0 +1,110 @@
+"""VerifierService: check sizes, keep the queue bounded, let the pool judge."""
+
+import math
+from typing import Any
+
+import grpc.aio
+
+from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.actors.verifier.traits import VerifierTraits
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
+from rlserve.rpc import codec
+from rlserve.v1 import verifier_service_pb2 as pb
+from rlserve.v1 import verifier_service_pb2_grpc as pb_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
+MAX_COMPLETIONS = 1024
+
+
+class VerifierService(pb_grpc.VerifierServiceServicer):
+    """The gRPC face of one pool.
+
+    A request whose completions would exceed ``max_queue`` gets RESOURCE_EXHAUSTED at once, so that its caller can
+    go to another server; what was taken is judged. A caller that gives up frees the workers it held.
+    """
+
+    def __init__(self, pool: WorkerPool, *, limit_seconds: float, max_queue: int, max_completion_bytes: int) -> None:
+        self._pool = pool
+        self._limit_seconds = limit_seconds
+        self._max_queue = max_queue
+        self._max_completion_bytes = max_completion_bytes
+        self._queued = 0
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Add this servicer to a server."""
+        pb_grpc.add_VerifierServiceServicer_to_server(self, server)
+
+    @property
+    def num_queued(self) -> int:
+        """Completions waiting or being judged."""
+        return self._queued
+
+    async def Describe(self, request: pb.DescribeVerifiersRequest, context: Context) -> pb.DescribeVerifiersResponse:
+        served = [traits for traits in self._pool.traits.values() if not traits.error]
+        return pb.DescribeVerifiersResponse(verifiers=[self._spec(traits) for traits in served])
+
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+        completions = self._checked(request)
+        if self._queued + len(completions) > self._max_queue:
+            raise LimitExceeded(
+                f"verifier queue: {self._queued} completions wait and {len(completions)} would exceed its"
+                f" {self._max_queue}; ask another server or try again"
+            )
+        self._queued += len(completions)
+        try:
+            verdicts = await self._pool.judge_all(
+                request.verifier,
+                completions,
+                request.payload,
+                request.prompt,
+                limit_seconds=_remaining_seconds(context),
+            )
+        finally:
+            self._queued -= len(completions)
+        return pb.VerifyResponse(verdicts=[codec.verdict_to_proto(verdict) for verdict in verdicts])
+
+    def _checked(self, request: pb.VerifyRequest) -> list[str]:
+        """The completions as texts. Raises InvalidRequest for what is missing, too large or no UTF-8."""
+        if not request.verifier:
+            raise InvalidRequest("verifier: is empty; name the verifier that should judge", reason="missing")
+        if len(request.completions) > MAX_COMPLETIONS:
+            count = len(request.completions)
+            raise InvalidRequest(f"completions: are {count}; send at most {MAX_COMPLETIONS}", reason="too_many")
+        self._check_size("payload", len(request.payload))
+        self._check_size("prompt", len(request.prompt))
+        texts: list[str] = []
+        for index, completion in enumerate(request.completions):
+            self._check_size(f"completions[{index}]", len(completion))
+            try:
+                texts.append(completion.decode("utf-8", "surrogatepass"))
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"completions[{index}]: is no UTF-8; send text as UTF-8") from None
+        return texts
+
+    def _check_size(self, field: str, size: int) -> None:
+        if size > self._max_completion_bytes:
+            limit = self._max_completion_bytes
+            raise InvalidRequest(f"{field}: is {size} bytes; send at most {limit}", field=field, reason="too_large")
+
+    def _spec(self, traits: VerifierTraits) -> pb.VerifierSpec:
+        return pb.VerifierSpec(
+            name=traits.name,
+            version=traits.version,
+            description=traits.description,
+            reward_min=traits.reward_range[0],
+            reward_max=traits.reward_range[1],
+            limit_seconds=min(traits.limit_seconds, self._limit_seconds),
+            isolation=traits.isolation,
+        )
+
+
+def _remaining_seconds(context: Context) -> float | None:
+    """Time until the caller gives up; None when it never does. Raises DeadlineExceeded when it has."""
+    remaining = context.time_remaining()
+    if remaining is None or remaining == math.inf:
+        return None
+    if remaining <= 0:
+        raise DeadlineExceeded("deadline: has passed before judging began; allow more time")
+    return remaining

@@ -1,0 +1,158 @@
+"""A judging process: reads jobs, judges one completion at a time, writes a verdict after each.
+
+Started by the pool as ``python -m rlserve.actors.verifier.worker`` with an empty environment, so that nothing of
+the service is in its memory. It limits itself (address space, CPU time), dies with its parent, and can be killed
+at any moment: it holds nothing that is not also in the service.
+"""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from rlserve import plugins
+from rlserve.actors.verifier.frames import LENGTH, Garbage, encode, encode_verdict
+from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of
+from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
+from rlserve.records import FailureKind
+
+PR_SET_PDEATHSIG = 1
+PAGE_BYTES = resource.getpagesize()
+
+
+def main() -> int:
+    """Serve until the pipe closes; returns the exit code."""
+    _die_with_parent(int(sys.argv[1]))
+    jobs, replies = _take_pipes()
+    hello = _read(jobs)
+    if hello is None:
+        return 0
+    verifiers, traits = _load(hello["verifiers"])
+    limits = _Limits(hello["memory_bytes"])
+    _write(replies, {"traits": [encode_traits(found) for found in traits]})
+    while (job := _read(jobs)) is not None:
+        limits.set_memory(job["memory_bytes"])
+        _judge_all(verifiers[job["verifier"]], job, replies, limits)
+    return 0
+
+
+def _die_with_parent(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call above: no signal will come
+        os._exit(0)
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes, moved away from the descriptors to which a plug-in prints."""
+    jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return jobs, replies
+
+
+def _read(jobs: BinaryIO) -> dict[str, Any] | None:
+    """The next message of the service; None when it hung up."""
+    head = jobs.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    message = json.loads(jobs.read(LENGTH.unpack(head)[0]))
+    if not isinstance(message, dict):
+        raise Garbage("a job that is no object")
+    return message
+
+
+def _write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
+    frame = memoryview(encode(message))
+    while frame:
+        frame = frame[replies.write(frame) :]
+
+
+def _load(wanted: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
+    """Instances that work, and traits of all: a plug-in that breaks takes nobody else along."""
+    verifiers: dict[str, plugins.Verifier] = {}
+    traits: list[VerifierTraits] = []
+    for name, options in wanted.items():
+        try:
+            verifier = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
+            if hasattr(verifier, "prepare"):
+                verifier.prepare()
+            traits.append(traits_of(name, verifier))
+            verifiers[name] = verifier
+        except Exception as error:
+            traits.append(VerifierTraits(name=name, error=f"{type(error).__name__}: {error}"))
+    return verifiers, traits
+
+
+class _Limits:
+    """Address space and CPU time of this process; raised and lowered below the hard limits."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        with open("/proc/self/statm") as statm:
+            self._base = int(statm.read().split()[0]) * PAGE_BYTES
+        self._memory_bytes = memory_bytes
+        self._current = 0
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def set_memory(self, memory_bytes: int) -> None:
+        """Allow this much beyond the size at start."""
+        allowed = self._base + min(memory_bytes, self._memory_bytes)
+        if allowed != self._current:
+            self._current = allowed
+            resource.setrlimit(resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
+
+    def set_cpu(self, limit_seconds: float) -> None:
+        """Die by SIGXCPU well after the limit: for the case that the service is stuck and cannot kill."""
+        soft = math.ceil(time.process_time() + limit_seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: BinaryIO, limits: _Limits) -> None:
+    payload = job["payload"].encode("latin-1")
+    for index, completion in enumerate(job["completions"]):
+        limits.set_cpu(job["limit_seconds"])
+        start = time.perf_counter()
+        verdict = _judge(verifier, completion, payload, job["prompt"])
+        seconds = time.perf_counter() - start
+        _write(
+            replies,
+            {"index": index, "verdict": verdict, "seconds": seconds, "cpu_seconds": time.process_time()},
+        )
+
+
+def _judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: str) -> dict[str, Any]:
+    """The verdict as plain data; what the verifier raises becomes "no verdict"."""
+    try:
+        return encode_verdict(verifier.verify(completion, payload, prompt))
+    except InvalidRequest as error:
+        return _none(FailureKind.INVALID, str(error))
+    except MemoryError:
+        return _none(FailureKind.RESOURCE, "the verifier needs more memory than it may have")
+    except (Unavailable, DeadlineExceeded, NotReady) as error:
+        return _none(FailureKind.UNAVAILABLE, str(error), retriable=True)
+    except RlserveError as error:
+        return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            traceback.print_exc()  # to stderr, of which the service keeps the end
+        return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _none(kind: FailureKind, message: str, *, retriable: bool = False) -> dict[str, Any]:
+    return {
+        "outcome": "no_verdict",
+        "failure": [kind.value, message[:500], retriable],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
