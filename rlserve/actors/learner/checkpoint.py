@@ -55,7 +55,7 @@ class Checkpoint:
         engine.restore_optimizer(self.optimizer_steps, self._read)
         states = load_file(self.path / TRAINING / RNG_FILE)["torch"]
         if engine.place.rank < len(states):  # a resumed run may have more ranks
-            torch.set_rng_state(states[engine.place.rank])
+            torch.set_rng_state(states[engine.place.rank].clone())  # torch 2.13 crashes on an unaligned row
 
     def _read(self, name: str) -> Tensor:
         tensor: Tensor = self._open[self.optimizer_files[name]].get_tensor(name)

@@ -95,6 +95,14 @@ def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: 
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
+def bound_collectives(timeout_seconds: float) -> None:
+    """Apply a timeout to the process groups DeepSpeed made: it makes them with torch's default, 30 minutes."""
+    from torch.distributed import distributed_c10d
+
+    for group in list(distributed_c10d._world.pg_map):  # private names of torch 2.13; there is no public way
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+
+
 def _store(place: Place, timeout_seconds: float) -> Store:
     if place.world_size == 1:
         return HashStore()

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from rlserve.actors.learner import optimizer_state, weights
 from rlserve.actors.learner.deepspeed_setup import (
     Place,
+    bound_collectives,
     create_optimizer,
     deepspeed_config,
     effective_stage,
@@ -71,6 +72,7 @@ class LearnerEngine:
         init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)
         self.module: nn.Module = load_model(model_path, config)
         self.deepspeed = _initialize(deepspeed, self.module, config, self.place.device)
+        bound_collectives(config.rank_timeout_seconds)
         self._scorer = Scorer.around(self.module, self.deepspeed, self.place.device)
         self.links = Links(self.place, timeout_seconds=config.rank_timeout_seconds)
         self._skipped_steps = self._skipped_in_a_row = 0

@@ -41,9 +41,10 @@ class Liveness:
     @contextmanager
     def attributed(self, doing: str) -> Iterator[None]:
         """Turn the failure of a collective inside the block into Unavailable that names the rank to blame."""
-        self._doing = doing
+        before, self._doing = self._doing, doing
         try:
             yield
+            self._doing = before
         except RlserveError:
             raise
         except RuntimeError as error:

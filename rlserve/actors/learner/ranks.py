@@ -1,0 +1,221 @@
+"""Several ranks as one learner: rank 0 leads, the others do what it says.
+
+Before each collective piece of work rank 0 sends every other rank a header of fixed size (command and arguments)
+and, to train or score, that rank's own micro-batches as plain tensors. A follower waits for nothing but the next
+header: rank 0 may be silent for as long as it waits for groups, and its death closes the connection at once.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlserve.actors.learner import checkpoint
+from rlserve.actors.learner.checkpoint import Checkpoint
+from rlserve.actors.learner.engine import LearnerEngine, StepReport
+from rlserve.actors.learner.reference import Reference
+from rlserve.actors.learner.tensor_wire import take_record, values_of
+from rlserve.algorithms.base import Algorithm
+from rlserve.algorithms.batch import Denominator, PolicyOutputs, TokenBatch
+from rlserve.algorithms.masked import with_reference
+from rlserve.batching.collate import OptimizerBatch
+from rlserve.errors import StateCorrupt
+
+logger = logging.getLogger(__name__)
+
+MAGIC = 0x524C5352
+PUBLISHED_DTYPES = (torch.float32, torch.bfloat16)
+REFERENCE = "reference_logprobs"
+
+
+class Command(IntEnum):
+    """What a follower is told to do."""
+
+    STEP = 1
+    LOGPROBS = 2
+    GATHER = 3
+    SAVE = 4
+    STOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A command and its arguments; travels as 7 float64 numbers."""
+
+    command: Command
+    number: int
+    """Counts up; a follower that misses one refuses to go on."""
+    micro_batches: int = 0
+    dtype: int = 0
+    """Index into PUBLISHED_DTYPES."""
+    lr: float = 0.0
+    temperature: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"command {self.number} ({self.command.name.lower()})"
+
+    @staticmethod
+    def empty() -> Tensor:
+        """Room for an encoded header."""
+        return torch.zeros(7, dtype=torch.float64)
+
+    def encode(self) -> Tensor:
+        """``[7]`` float64."""
+        values = [MAGIC, self.command, self.number, self.micro_batches, self.dtype, self.lr, self.temperature]
+        return torch.tensor(values, dtype=torch.float64)
+
+    @classmethod
+    def decode(cls, encoded: Tensor) -> "Header":
+        """Undo ``encode``. Raises StateCorrupt for anything else."""
+        magic, command, number, micro_batches, dtype, lr, temperature = encoded.tolist()
+        if magic != MAGIC or command not in list(Command):
+            raise StateCorrupt(f"learner ranks: {encoded.tolist()} is no command")
+        return cls(
+            command=Command(int(command)),
+            number=int(number),
+            micro_batches=int(micro_batches),
+            dtype=int(dtype),
+            lr=lr,
+            temperature=temperature,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """What leader and followers have alike."""
+
+    engine: LearnerEngine
+    algorithm: Algorithm
+    reference: Reference | None = None
+    """There when the algorithm needs it; see ``needs_reference``."""
+
+    def train(
+        self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, temperature: float, lr: float
+    ) -> StepReport:
+        """One optimizer step from this rank's micro-batches; all ranks at once."""
+        if self.reference is not None:
+            micro_batches = self.reference.score(micro_batches, temperature=temperature)
+            gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
+            denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
+        return self.engine.step(
+            micro_batches,
+            loss=lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator),
+            temperature=temperature,
+            lr=lr,
+            needs=self.algorithm.needs,
+        )
+
+    def score(self, micro_batches: Sequence[TokenBatch], *, temperature: float) -> list[PolicyOutputs]:
+        """Log-probabilities of this rank's micro-batches under the present weights."""
+        return [self.engine.logprobs(batch, temperature=temperature, needs=()) for batch in micro_batches]
+
+
+def needs_reference(algorithm: Algorithm) -> bool:
+    """Whether ``Rank.reference`` must be there."""
+    return REFERENCE in algorithm.needs
+
+
+class Leader:
+    """Rank 0. With one rank it just does the work."""
+
+    def __init__(self, rank: Rank) -> None:
+        self._rank = rank
+        self._engine = rank.engine
+        self._number = 0
+
+    def step(self, batch: OptimizerBatch, *, temperature: float, lr: float) -> StepReport:
+        """One optimizer step from a batch that is laid out over the ranks."""
+        shares = batch.micro_batches
+        with self._command(Command.STEP, lr=lr, temperature=temperature, micro_batches=len(shares[0])):
+            for rank, share in self._others(shares):
+                self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
+            return self._rank.train(shares[0], batch.denominator, temperature=temperature, lr=lr)
+
+    def logprobs(
+        self, shares: Sequence[Sequence[TokenBatch]], *, temperature: float
+    ) -> tuple[tuple[PolicyOutputs, ...], ...]:
+        """By rank and micro-batch, under the present weights; every rank has equally many micro-batches."""
+        with self._command(Command.LOGPROBS, temperature=temperature, micro_batches=len(shares[0])):
+            for rank, share in self._others(shares):
+                self._engine.links.send_values(rank, values_of(share))
+            scored = [tuple(self._rank.score(shares[0], temperature=temperature))]
+            for rank, share in self._others(shares):
+                values = iter(self._engine.links.receive_values(rank))
+                scored.append(tuple(take_record(PolicyOutputs, values) for _ in share))
+            return tuple(scored)
+
+    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """See ``LearnerEngine.weights``; must be exhausted."""
+        with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
+            yield from self._engine.weights(dtype)
+
+    def save(self, directory: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Checkpoint:
+        """See ``checkpoint.save``."""
+        with self._command(Command.SAVE):
+            return checkpoint.save(directory, step, self._engine, state, keep=keep)
+
+    def close(self) -> None:
+        """Let the followers end, then this rank's engine."""
+        with self._command(Command.STOP):
+            pass
+        self._engine.close()
+
+    @contextmanager
+    def _command(self, command: Command, **arguments: Any) -> Iterator[None]:
+        self._number += 1
+        header = Header(command=command, number=self._number, **arguments)
+        with self._engine.links.attributed(header.title):
+            for rank in range(1, self._engine.place.world_size):
+                self._engine.links.send(rank, header.encode())
+            yield
+
+    def _others(self, shares: Sequence[Sequence[TokenBatch]]) -> list[tuple[int, Sequence[TokenBatch]]]:
+        return list(enumerate(shares))[1:]
+
+
+def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
+    """Obey rank 0 until it says stop. Raises Unavailable when it is gone, or silent for ``idle_seconds``.
+
+    By default that is longer than any of rank 0's own waits: it gives up first and says for what it waited.
+    """
+    engine = rank.engine
+    config = engine.config
+    idle_seconds = idle_seconds or config.rank_timeout_seconds + 4 * config.max_wait_seconds
+    for number in count(1):
+        with engine.links.attributed("waiting for a command"):
+            encoded = engine.links.receive(0, Header.empty(), timeout_seconds=idle_seconds)
+        header = Header.decode(encoded)
+        if header.number != number:
+            raise StateCorrupt(f"learner rank {engine.place.rank}: got command {header.number}, not {number}")
+        if header.command == Command.STOP:
+            break
+        with engine.links.attributed(header.title):
+            _obey(rank, header)
+    engine.close()
+
+
+def _obey(rank: Rank, header: Header) -> None:
+    engine = rank.engine
+    if header.command == Command.STEP:
+        values = iter(engine.links.receive_values(0))
+        denominator = take_record(Denominator, values)
+        share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
+        rank.train(share, denominator, temperature=header.temperature, lr=header.lr)
+    elif header.command == Command.LOGPROBS:
+        values = iter(engine.links.receive_values(0))
+        share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
+        engine.links.send_values(0, values_of(rank.score(share, temperature=header.temperature)))
+    elif header.command == Command.GATHER:
+        for _ in engine.weights(PUBLISHED_DTYPES[header.dtype]):
+            pass
+    else:
+        checkpoint.contribute(engine)

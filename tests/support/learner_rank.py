@@ -1,0 +1,91 @@
+"""One rank of a learner of several, as a process. ``python learner_rank.py <directory>``; RANK and so on are set.
+
+Reads ``job.json`` in the directory; rank 0 trains as it says and writes what came of it.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from learner_work import random_batch, split
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlserve.actors.learner.checkpoint import latest
+from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.engine import LearnerEngine
+from rlserve.actors.learner.ranks import Leader, Rank, follow, needs_reference
+from rlserve.actors.learner.reference import Reference
+from rlserve.algorithms import registry
+from rlserve.algorithms.masked import denominator
+from rlserve.batching.collate import OptimizerBatch
+from rlserve.config.actors import LearnerConfig
+from rlserve.config.algorithms import GrpoConfig
+from rlserve.errors import RlserveError
+
+LR = 3e-3
+
+
+def optimizer_batch(seed: int, ranks: int) -> OptimizerBatch:
+    """Four micro-batches, laid out over the ranks; the same whole batch for any number of them."""
+    whole = random_batch(seed)
+    parts = split(whole, 4)
+    shares = tuple(tuple(parts[rank::ranks]) for rank in range(ranks))
+    total = denominator([whole], num_sequences=16, num_groups=4)
+    return OptimizerBatch(micro_batches=shares, denominator=total, summary={})
+
+
+def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:
+    """At the start of the job: from its model, or from the checkpoint in the directory."""
+    kept = latest(directory / "checkpoints") if job["first"] else None
+    path = str(kept.model_path) if kept else job["model"]
+    algorithm = registry.create(GrpoConfig.model_validate(job.get("algorithm", {})))
+    engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, place=place)
+    if kept:
+        kept.restore(engine)
+    reference = Reference(job["model"], engine.config, place) if needs_reference(algorithm) else None
+    return Rank(engine=engine, algorithm=algorithm, reference=reference)
+
+
+def train(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> tuple[dict[str, Tensor], list[Any]]:
+    """Rank 0: the steps of the job, a checkpoint among them; (weights and log-probabilities, reports)."""
+    reports = []
+    for step in range(job["first"], job["last"]):
+        report = leader.step(optimizer_batch(step, ranks), temperature=1.0, lr=LR)
+        reports.append([report.loss, report.grad_norm, report.metrics["entropy"]])
+        print(f"stepped {step}", flush=True)
+        if step + 1 == job.get("save_at"):
+            leader.save(directory / "checkpoints", step + 1, {"step": step + 1}, keep=2)
+    scored = leader.logprobs(optimizer_batch(99, ranks).micro_batches, temperature=1.0)
+    result = dict(leader.weights(torch.float32))
+    for part in range(4):
+        result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs
+    return result, reports
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    directory = Path(sys.argv[1])
+    job = json.loads((directory / "job.json").read_text())
+    place = Place.from_environment(os.environ)
+    rank = create_rank(directory, job, place)
+    try:
+        if place.rank:
+            follow(rank)
+            return
+        leader = Leader(rank)
+        result, reports = train(directory, job, leader, place.world_size)
+        leader.close()
+    except RlserveError as error:
+        print(f"failed {type(error).__name__}: {error}", flush=True)
+        os._exit(3)  # other ranks cannot hold up its end
+    save_file(result, directory / "result.safetensors")
+    (directory / "result.json").write_text(json.dumps(reports))
+
+
+if __name__ == "__main__":
+    main()
