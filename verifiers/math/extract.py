@@ -26,7 +26,8 @@ NUMBER = re.compile(
     r"(?:(?<![\w)\]}.])[-\u2212])?\\?\$?(?<![\w.])[0-9]{1,400}(?:,[0-9]{3})*(?:\.[0-9]{1,400})?"
     r"(?:[eE][-+]?[0-9]{1,5})?(?:\s?/\s?[0-9]{1,400})?(?:\s?\\?%)?"
 )
-FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# A formula ends where another one opens: without that, unclosed ones cost quadratic time.
+FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]")
 TOKEN = re.compile(r"\\[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|[A-Za-z]")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 TAIL_CHARACTERS = 20_000

@@ -32,10 +32,11 @@ def matching_order(gold: Group, answer: Group) -> str | None:
     Brackets of two items may be an interval, so their signs must agree.
     """
     brackets = {gold.brackets, answer.brackets}
+    one_names_variables = _is_assignment(gold) != _is_assignment(answer)
     if brackets == {""}:
-        return "ordered" if _is_assignment(gold) != _is_assignment(answer) else "list"
+        return "ordered" if one_names_variables else "list"
     if brackets <= {"", "{}"}:
-        return "set"
+        return None if one_names_variables else "set"
     if "{}" in brackets:
         return None
     interchangeable = {"()", "<>", ""} if len(gold.items) == 2 else {"()", "<>", "[]", ""}
@@ -43,8 +44,13 @@ def matching_order(gold: Group, answer: Group) -> str | None:
 
 
 def _is_assignment(group: Group) -> bool:
-    """``x=1, y=2``: values of several variables, so that bare values stand in their order."""
+    """``x=1, y=2``: values of several variables, so that bare values stand in their order.
+
+    ``x_1=1, x_2=2`` are several values of one variable.
+    """
     names = {
-        item.sides[0].text for item in group.items if isinstance(item, Relation) and isinstance(item.sides[0], Scalar)
+        item.sides[0].text.partition("_")[0]
+        for item in group.items
+        if isinstance(item, Relation) and isinstance(item.sides[0], Scalar)
     }
     return len(names) > 1

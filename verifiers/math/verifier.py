@@ -4,6 +4,7 @@ from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.math.equivalence import Equivalence
 from rlserve.verifiers.math.extract import find_answer
+from rlserve.verifiers.math.normalize import normalize
 from rlserve.verifiers.math.payload import decode_payload
 from rlserve.verifiers.math.prefilter import MAX_CHARACTERS, reason_to_refuse, trim
 from rlserve.verifiers.math.quantities import Policy
@@ -70,7 +71,7 @@ def _gold_text(gold: str) -> str:
     """The gold answer, which may come as a whole solution (``... #### 18``)."""
     found = find_answer(trim(gold), bare=True)
     text = trim(found.text) if found is not None else ""
-    if not text or len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS or not normalize(text):
         raise InvalidRequest(f"payload.answer: {gold[:40]!a} holds no answer; send the gold answer")
     return text
 
