@@ -37,7 +37,9 @@ class ServerOptions:
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ("grpc.http2.max_ping_strikes", 2),
+            # Pings of a quiet stream count as strikes although they come at the agreed pace, and a strike too many
+            # ends the whole connection ("too_many_pings"): seen after minutes of an idle watch.
+            ("grpc.http2.max_ping_strikes", 0),
         ]
 
 
