@@ -1,0 +1,292 @@
+"""The pool: verdicts from processes that hang, die, lie and eat memory."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlserve.actors.verifier.crew import PoolLimits
+from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.errors import PluginFailed, UnknownName
+from rlserve.records import FailureKind, Outcome, Verdict
+
+pytestmark = pytest.mark.usefixtures("odd_plugins")
+
+GOLD = json.dumps({"answer": "42"}).encode()
+
+
+@asynccontextmanager
+async def pool_of(*names: str, **limits: float) -> AsyncIterator[WorkerPool]:
+    defaults = {"workers": 2, "spares": 1, "limit_seconds": 5.0}
+    async with WorkerPool({name: {} for name in names}, PoolLimits(**{**defaults, **limits})) as pool:  # type: ignore[arg-type]
+        yield pool
+
+
+async def all_ready(pool: WorkerPool, count: int) -> None:
+    async with asyncio.timeout(30):
+        while pool.num_ready < count:
+            await asyncio.sleep(0.01)
+
+
+def rewards(verdicts: Sequence[Verdict]) -> list[float | None]:
+    return [verdict.reward if verdict.has_reward else None for verdict in verdicts]
+
+
+def kind_of(verdict: Verdict) -> FailureKind | None:
+    return verdict.failure.kind if verdict.failure else None
+
+
+async def test_verdicts_come_in_the_order_of_the_completions() -> None:
+    async with pool_of("odd") as pool:
+        texts = ["x" * n for n in range(200)]
+        assert rewards(await pool.judge_all("odd", texts, b"")) == list(range(200))
+        assert await pool.judge_all("odd", [], b"") == []
+
+
+async def test_text_payload_and_prompt_arrive_byte_for_byte() -> None:
+    async with pool_of("odd") as pool:
+        verdict = await pool.judge("odd", "echo \ud800\x00\u00e9", bytes(range(256)), "prompt \u4e16")
+        assert verdict.reason == ascii(("\ud800\x00\u00e9", bytes(range(256)), "prompt \u4e16"))
+
+
+async def test_a_completion_that_hangs_is_no_verdict_and_its_neighbours_are_judged() -> None:
+    async with pool_of("odd", limit_seconds=0.3) as pool:
+        verdicts = await pool.judge_all("odd", ["a", "hang", "bb", "ccc"], b"")
+        assert rewards(verdicts) == [1.0, None, 2.0, 3.0]
+        assert kind_of(verdicts[1]) is FailureKind.TIMEOUT
+        assert verdicts[1].failure is not None and verdicts[1].failure.retriable
+        assert pool.counts["timeouts"] == 2, "tried once more on another worker"
+
+
+async def test_a_verifier_may_blame_the_text_for_the_time_that_it_takes() -> None:
+    async with pool_of("blaming") as pool:
+        start = time.monotonic()
+        verdicts = await pool.judge_all("blaming", ["a", "spin"], b"")
+        assert time.monotonic() - start < 4, "its own limit of 0.8 s is lower than the configured one"
+        assert [verdict.outcome for verdict in verdicts] == [Outcome.PASS, Outcome.FAIL]
+        assert verdicts[1].reason.startswith("timeout")
+
+
+async def test_a_text_is_not_blamed_for_time_in_which_nothing_was_computed() -> None:
+    async with pool_of("blaming", attempts=1) as pool:
+        assert kind_of(await pool.judge("blaming", "hang", b"")) is FailureKind.TIMEOUT
+
+
+async def test_the_callers_limit_may_only_be_lower() -> None:
+    async with pool_of("odd", limit_seconds=0.3, attempts=1) as pool:
+        assert kind_of(await pool.judge("odd", "sleep 1", b"", limit_seconds=60)) is FailureKind.TIMEOUT
+        assert kind_of(await pool.judge("odd", "sleep 0.2", b"", limit_seconds=0.05)) is FailureKind.TIMEOUT
+        assert (await pool.judge("odd", "sleep 0.05", b"")).has_reward
+
+
+async def test_the_limit_holds_for_each_completion_and_not_for_the_request() -> None:
+    async with pool_of("odd", workers=1, limit_seconds=0.6) as pool:
+        verdicts = await pool.judge_all("odd", ["sleep 0.3"] * 4, b"")
+        assert None not in rewards(verdicts)
+
+
+async def test_a_worker_killed_in_the_middle_of_a_request_costs_no_verdict(tmp_path: Path) -> None:
+    async with pool_of("odd") as pool:
+        texts = ["a", "bb", f"die-once {tmp_path / 'mark'}", "ccc"]
+        assert None not in rewards(await pool.judge_all("odd", texts, b""))
+        assert pool.counts["lost"] == 1
+
+
+async def test_workers_killed_from_outside_at_any_moment_cost_no_verdict() -> None:
+    async with pool_of("math", attempts=3) as pool:
+        await all_ready(pool, 3)
+        judging = asyncio.create_task(pool.judge_all("math", ["\\boxed{\\frac{84}{2}}"] * 2000, GOLD))
+        for _ in range(4):
+            await asyncio.sleep(0.02)
+            for pid in pool.pids[:1]:
+                os.kill(pid, signal.SIGKILL)
+        assert rewards(await judging) == [1.0] * 2000
+        assert pool.counts["lost"] + pool.counts["started"] > 3
+
+
+async def test_an_idle_worker_that_was_killed_is_replaced_before_it_is_needed() -> None:
+    async with pool_of("odd", workers=1, spares=1) as pool:
+        await all_ready(pool, 2)
+        before = set(pool.pids)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert (await pool.judge("odd", "abc", b"")).reward == 3.0
+        await all_ready(pool, 2)
+        assert before.isdisjoint(pool.pids)
+        assert pool.counts["lost"] == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "segfault", "garbage \xff\xff\xff\xff", "garbage ....{", "forge", "close"])
+async def test_a_worker_that_dies_or_lies_every_time_is_no_verdict_after_the_attempts(word: str) -> None:
+    async with pool_of("odd", workers=1, limit_seconds=1.0) as pool:
+        verdicts = await pool.judge_all("odd", ["a", word, "bb"], b"")
+        assert rewards(verdicts) == [1.0, None, 2.0]
+        assert kind_of(verdicts[1]) in (FailureKind.CRASH, FailureKind.TIMEOUT)
+        assert pool.counts["lost"] + pool.counts["timeouts"] == 2
+
+
+async def test_what_a_verifier_prints_is_no_reply() -> None:
+    async with pool_of("odd") as pool:
+        assert rewards(await pool.judge_all("odd", ["print", "abc"], b"")) == [5.0, 3.0]
+        assert pool.counts["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("raise a fit", FailureKind.INTERNAL),
+        ("payload", FailureKind.INVALID),
+        ("infinite", FailureKind.INTERNAL),
+        (f"eat {2**33}", FailureKind.RESOURCE),
+    ],
+)
+async def test_an_error_of_the_verifier_is_no_verdict_and_costs_no_worker(word: str, kind: FailureKind) -> None:
+    async with pool_of("odd", workers=1, memory_bytes=256 * 2**20) as pool:
+        verdicts = await pool.judge_all("odd", ["a", word, "bb"], b"")
+        assert rewards(verdicts) == [1.0, None, 2.0]
+        assert kind_of(verdicts[1]) is kind
+        assert pool.counts["lost"] == pool.counts["retries"] == 0
+
+
+async def test_memory_is_limited_beyond_the_size_at_start() -> None:
+    async with pool_of("odd", workers=1, memory_bytes=64 * 2**20) as pool:
+        assert (await pool.judge("odd", f"eat {2**25}", b"")).has_reward
+        assert kind_of(await pool.judge("odd", f"eat {2**27}", b"")) is FailureKind.RESOURCE
+
+
+async def test_a_worker_sees_nothing_of_the_services_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLSERVE_SECRET_TOKEN", "hunter2")
+    async with pool_of("odd") as pool:
+        names = (await pool.judge("odd", "environment", b"")).reason.split()
+    assert "RLSERVE_SECRET_TOKEN" not in names
+    assert set(names) <= {"PATH", "PYTHONPATH", "PYTHONHASHSEED", "LC_ALL", "LC_CTYPE", "OMP_NUM_THREADS"}
+
+
+async def test_workers_are_recycled_after_their_completions_and_when_they_have_grown() -> None:
+    async with pool_of("odd", workers=1, spares=1, recycle_completions=10) as pool:
+        first = (await pool.judge("odd", "pid", b"")).reward
+        await pool.judge_all("odd", ["a"] * 10, b"")
+        await all_ready(pool, 2)
+        assert first not in pool.pids
+        assert pool.counts["recycled"] == 1
+    async with pool_of("odd", workers=1, spares=0, recycle_growth_bytes=2**24) as pool:
+        pids = [(await pool.judge("odd", f"grow {2**25}", b"")).reward, (await pool.judge("odd", "pid", b"")).reward]
+        assert pool.counts["recycled"] == 1, pids
+
+
+async def test_a_spare_makes_a_kill_cost_no_start() -> None:
+    async with pool_of("math", workers=1, spares=1, limit_seconds=0.3) as pool:
+        await all_ready(pool, 2)
+        for pid in pool.pids[:1]:
+            os.kill(pid, signal.SIGKILL)
+        start = time.monotonic()
+        assert (await pool.judge("math", "42", GOLD)).reward == 1.0
+        assert time.monotonic() - start < 0.3, "a start imports sympy, which takes longer"
+
+
+async def test_a_caller_that_gives_up_frees_its_workers() -> None:
+    async with pool_of("odd", workers=2, spares=1, limit_seconds=60) as pool:
+        judging = asyncio.create_task(pool.judge_all("odd", ["hang", "hang"], b""))
+        await asyncio.sleep(0.2)
+        judging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await judging
+        async with asyncio.timeout(10):
+            assert rewards(await pool.judge_all("odd", ["a", "bb"], b"")) == [1.0, 2.0]
+
+
+async def test_a_closed_pool_leaves_no_process() -> None:
+    async with pool_of("odd") as pool:
+        await all_ready(pool, 3)
+        pids = pool.pids
+        assert len(pids) == 3
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_workers_die_with_the_service_also_when_it_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, json\n"
+        "from rlserve.actors.verifier.pool import WorkerPool\n"
+        "async def main():\n"
+        "    async with WorkerPool({'exact': {}}) as pool:\n"
+        "        while pool.num_ready < 3: await asyncio.sleep(0.01)\n"
+        "        print(json.dumps(pool.pids), flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    service = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    pids = json.loads(service.stdout.readline())
+    service.kill()
+    service.wait()
+    service.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(map(psutil.pid_exists, pids)):
+        time.sleep(0.01)
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+async def test_one_broken_plug_in_is_an_error_by_name_and_the_others_serve() -> None:
+    async with pool_of("odd", "broken") as pool:
+        assert (await pool.judge("odd", "abc", b"")).reward == 3.0
+        with pytest.raises(PluginFailed, match="no licence"):
+            await pool.judge("broken", "abc", b"")
+        with pytest.raises(UnknownName, match="known: broken, odd"):
+            await pool.judge("od", "abc", b"")
+
+
+async def test_a_pool_in_which_nothing_loads_does_not_start() -> None:
+    with pytest.raises(PluginFailed, match="none can be loaded"):
+        async with pool_of("broken"):
+            pass
+
+
+async def test_100_kb_of_anything_is_judged_within_2_seconds_and_512_mb() -> None:
+    texts = [
+        "\\boxed{" + "9" * 100_000 + "}",
+        "\\boxed{\\int_0^1 e^{-x^{x^{x}}}\\,dx}",
+        "\\boxed{\\prod_{k=1}^{10^9} k}",
+        "\\boxed{\\sum_{k=1}^{10^{12}} \\binom{10^{6}}{k}}",
+        "\\boxed{\\lim_{x\\to\\infty} x^{x^{x}}}",
+        "\\boxed{9^{9^{9^{9}}}}",
+        "(" * 100_000,
+        "x+" * 50_000,
+    ]
+    async with pool_of("math", workers=1, spares=1) as pool:
+        await all_ready(pool, 2)
+        peak = 0
+        for text in texts:
+            start = time.monotonic()
+            judging = asyncio.create_task(pool.judge("math", text, GOLD))
+            while not judging.done():
+                peak = max(
+                    peak, *(psutil.Process(pid).memory_info().rss for pid in pool.pids if psutil.pid_exists(pid))
+                )
+                await asyncio.sleep(0.01)
+            verdict = await judging
+            assert verdict.outcome is Outcome.FAIL, (text[:40], verdict)
+            # A retry means that the machine was too busy for the worker to compute: that is not the text's time.
+            assert time.monotonic() - start < 2.0 * (1 + pool.counts["retries"]), text[:40]
+            await all_ready(pool, 1)
+        assert peak < 512 * 2**20
+
+
+async def test_cheap_verdicts_come_by_the_thousand() -> None:
+    payload = json.dumps({"answer": "6", "marker": "#"}).encode()
+    async with pool_of("exact") as pool:
+        await all_ready(pool, 3)
+        start = time.perf_counter()
+        for _ in range(10):
+            requests = [pool.judge_all("exact", ["3+8=1;1+5=6;#6"] * 8, payload) for _ in range(20)]
+            assert all(verdict.reward == 1.0 for verdicts in await asyncio.gather(*requests) for verdict in verdicts)
+        assert 1600 / (time.perf_counter() - start) > 1000, "8,000 a second on a quiet machine"

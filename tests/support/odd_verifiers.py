@@ -1,0 +1,113 @@
+"""Verifiers that misbehave in one way each, installed like a stranger's package: by entry points.
+
+The text that is judged says what happens: ``hang``, ``spin``, ``exit``, ... ; anything else gets its length.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+
+NAMES = {"odd": "OddVerifier", "blaming": "BlamingVerifier", "broken": "BrokenVerifier"}
+
+
+class OddVerifier:
+    """Does what the text says, in the worker that judges it."""
+
+    name = "odd"
+    version = "7"
+    description = "misbehaves on demand"
+    reward_range = (0.0, 100.0)
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        word, _, rest = completion.partition(" ")
+        match word:
+            case "hang":
+                time.sleep(60)
+            case "sleep":
+                time.sleep(float(rest))
+            case "spin":
+                while True:
+                    pass
+            case "exit":
+                os._exit(3)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "die-once":
+                _die_once(Path(rest))
+            case "raise":
+                raise RuntimeError(rest)
+            case "payload":
+                raise InvalidRequest("payload: is not to my taste; send another")
+            case "eat":
+                return _verdict(float(len(bytearray(int(rest)))))
+            case "print":
+                print("x" * 100_000, flush=True)
+                os.write(1, b"\xff" * 10_000)
+            case "garbage":
+                _write_everywhere(rest.encode())
+            case "forge":
+                _write_everywhere(b"\x00\x00\x00\x02{}")
+            case "close":
+                os.closerange(0, 64)
+                time.sleep(60)
+            case "infinite":
+                return _verdict(float("inf"))
+            case "environment":
+                return _verdict(1.0, reason=" ".join(sorted(os.environ)))
+            case "pid":
+                return _verdict(float(os.getpid()))
+            case "grow":
+                self.kept = getattr(self, "kept", b"") + b"x" * int(rest)
+            case "echo":
+                return _verdict(1.0, reason=ascii((rest, payload, prompt)))
+            case "modules":
+                return _verdict(float(any(name in sys.modules for name in rest.split())))
+        return _verdict(float(len(completion)))
+
+
+class BlamingVerifier(OddVerifier):
+    """The same, but a text that takes too long is to blame itself."""
+
+    name = "blaming"
+    timeout_is_failure = True
+    limit_seconds = 0.8
+
+
+class BrokenVerifier:
+    """Cannot be constructed."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no licence")
+
+
+def install(site: Path) -> None:
+    """Make the verifiers a distribution in ``site``, which must be on ``sys.path``."""
+    info = site / "odd_verifiers-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-verifiers\nVersion: 1\n")
+    lines = [f"{name} = odd_verifiers:{cls}" for name, cls in NAMES.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[rlserve.verifiers]", *lines, ""]))
+
+
+def _verdict(reward: float, *, reason: str = "") -> Verdict:
+    return Verdict(outcome=Outcome.PASS, reward=reward, parts={"length": reward}, reason=reason, passed=1, total=1)
+
+
+def _die_once(mark: Path) -> None:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write_everywhere(data: bytes) -> None:
+    """To every descriptor that takes it, the reply pipe included."""
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, data)
+        except OSError:
+            continue
