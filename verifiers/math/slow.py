@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-CPU_SECONDS = 0.6
+CPU_SECONDS = 0.5
 
 
 class TimeUp(BaseException):

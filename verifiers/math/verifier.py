@@ -25,7 +25,7 @@ class MathVerifier:
     version = "1"
     description = "equality of a mathematical answer with the gold answer"
     reward_range = (0.0, 1.0)
-    limit_seconds = 1.8
+    limit_seconds = 1.5
     """Wall limit of one completion, below the 2 s that no input may exceed."""
     memory_bytes = 256 * 2**20
     timeout_is_failure = True

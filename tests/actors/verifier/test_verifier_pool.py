@@ -102,7 +102,7 @@ async def test_a_worker_killed_in_the_middle_of_a_request_costs_no_verdict(tmp_p
 
 
 async def test_workers_killed_from_outside_at_any_moment_cost_no_verdict() -> None:
-    async with pool_of("math", attempts=3) as pool:
+    async with pool_of("math", attempts=6) as pool:
         await all_ready(pool, 3)
         judging = asyncio.create_task(pool.judge_all("math", ["\\boxed{\\frac{84}{2}}"] * 2000, GOLD))
         for _ in range(4):
