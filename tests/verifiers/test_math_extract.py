@@ -10,6 +10,7 @@ from rlserve.verifiers.math.extract import Extracted, find_answer
 
 FOUND = [
     ("so it is \\boxed{42}", "42", "box"),
+    ("**42**", "42", "whole"),
     ("\\boxed{41}? No: \\boxed{42}.", "42", "box"),
     ("\\boxed{\\frac{1}{2}} of them", "\\frac{1}{2}", "box"),
     ("\\boxed{\\{1,2\\}}", "\\{1,2\\}", "box"),

@@ -81,6 +81,8 @@ class Equivalence:
             return self._matrices(gold, answer)
         if isinstance(gold, Word) and isinstance(answer, Word):
             return Comparison(gold.text == answer.text, "word")
+        if isinstance(gold, Word) or isinstance(answer, Word):
+            return Comparison(_spelled(gold) == _spelled(answer) != "", "word")
         if isinstance(gold, BasedNumber) or isinstance(answer, BasedNumber):
             return self._based(gold, answer)
         if isinstance(gold, Ratio) or isinstance(answer, Ratio):
@@ -100,10 +102,11 @@ class Equivalence:
             return found if found.equal or "=" in gold.ops else self._sets(gold, answer, found)
         relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
         assert isinstance(relation, Relation)
-        if isinstance(other, Group | Union | NamedSet) and not _holds_equations(other):
+        is_set = isinstance(other, Group | Union | NamedSet) and not _holds_equations(other)
+        if is_set and set(relation.ops) != {"="}:
             return self._sets(gold, answer)
         value = value_of(relation, self.shapes)
-        if value is None or isinstance(other, Group):
+        if value is None or (isinstance(other, Group) and not isinstance(value, Group)):
             return Comparison(False, "a relation that is no value")
         pair = (value, other) if relation is gold else (other, value)
         return self.shapes(*pair)
@@ -179,7 +182,7 @@ class Equivalence:
 
     def _matrices(self, gold: Matrix, answer: Matrix) -> Comparison:
         same_size = [len(row) for row in gold.rows] == [len(row) for row in answer.rows]
-        if not same_size or gold.kind != answer.kind:
+        if not same_size:
             return Comparison(False, "another size")
         cells = [[cell for row in matrix.rows for cell in row] for matrix in (gold, answer)]
         return self._all(cells[0], cells[1], "entry by entry")
@@ -223,6 +226,12 @@ def _fast(gold: str, answer: str) -> Comparison | None:
     if left is None or right is None or left.places is not None or right.places is not None:
         return None
     return Comparison(left.value == right.value, "number")
+
+
+def _spelled(shape: Shape) -> str:
+    """Letters of a word, also of a short one that was read as a product; empty for other shapes."""
+    text = shape.text if isinstance(shape, Word | Scalar) else ""
+    return text.lower() if len(text) > 1 and text.isalpha() else ""
 
 
 def _as_text(normal: str) -> str:

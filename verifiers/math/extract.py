@@ -57,7 +57,7 @@ def find_answer(text: str, *, bare: bool = False) -> Extracted | None:
         found = find(text)
         if found is not None:
             return Extracted(found, rule)
-    stripped = text.strip()
+    stripped = _without_emphasis(text.strip())
     if bare or is_expression(stripped):
         return Extracted(stripped, "whole") if stripped else None
     found = last_expression(stripped[-TAIL_CHARACTERS:])
@@ -157,6 +157,11 @@ def is_expression(text: str) -> bool:
     if len(text) <= MAX_WORDS_CHARACTERS and WORDS.fullmatch(text):
         return True
     return PROSE.search(LATEX_WORDS.sub(" ", text)) is None
+
+
+def _without_emphasis(text: str) -> str:
+    bold = len(text) > 4 and text.startswith("**") and text.endswith("**")
+    return text[2:-2].strip() if bold else text
 
 
 def _unwrap(text: str) -> str:

@@ -30,7 +30,8 @@ CHARACTERS = str.maketrans(
     | dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f\u3000", " ")
 )  # fmt: skip
 SYNONYMS = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "le": "leq", "ge": "geq", "leqslant": "leq",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac",
+    "le": "leq", "ge": "geq", "leqslant": "leq",
     "geqslant": "geq", "ne": "neq", "lor": "vee", "land": "wedge", "varnothing": "emptyset",
     "dbinom": "binom", "tbinom": "binom", "dots": "ldots", "cdots": "ldots", "varphi": "phi",
     "varepsilon": "epsilon", "bmod": "mod", "gets": "leftarrow", "implies": "Rightarrow", "bar": "overline",
@@ -43,7 +44,7 @@ SYMBOLS = {
 }  # fmt: skip
 DROPPED = vocabulary(
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle"
-    " scriptstyle limits nolimits strut hfill"
+    " scriptstyle limits nolimits strut hfill underline"
 )
 FUNCTIONS = vocabulary("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt gcd lcm max min")
 NUMBER_SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
@@ -53,6 +54,7 @@ TEXT = re.compile(
     r" ?\{([^{}]*)\}"
 )
 NUMBER_SET = re.compile(r"\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])")
+COLOR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
 SPACES = re.compile(r"\\[,;: >]|~|[\t\r\n]|\\hspace ?\{[^{}]*\}")
 LONE_DOLLAR = re.compile(r"([-+]?) ?\$ ?(?=[0-9.])")
 TRAILING = ".,;: "
@@ -66,7 +68,7 @@ def normalize(text: str) -> str:
     text = text.translate(CHARACTERS).replace("\\\\", "\\cr ").replace("...", "\\ldots ")
     text = _without_delimiters(text).replace("\\!", "").replace("{,}", ",").replace("\\%", "%")
     text = NUMBER_SET.sub(lambda m: f"\\{NUMBER_SETS[m.group(1) or m.group(2) or m.group(3)]} ", text)
-    text = TEXT.sub(_text, SPACES.sub(" ", text))
+    text = TEXT.sub(_text, SPACES.sub(" ", COLOR.sub("", text)))
     text = COMMAND.sub(_command, text).replace("^{\\circ }", "^\\circ ").replace("^ \\circ", "^\\circ")
     for old, new in (("**", "^"), ("<=", "\\leq "), (">=", "\\geq "), ("!=", "\\neq "), ("==", "=")):
         text = text.replace(old, new)

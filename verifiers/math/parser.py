@@ -33,7 +33,7 @@ def parse(normal: str) -> Node:
     """The tree of one scalar formula (normalised text); raises Unreadable."""
     parser = _Parser(tokenize(normal))
     try:
-        node = parser.expression()
+        node = parser.choice()
     except RecursionError:
         raise Unreadable("nested too deep") from None
     if parser.peek() is not END:
@@ -56,6 +56,13 @@ class _Parser(Cursor):
         return node
 
     # Sums and products
+
+    def choice(self) -> Node:
+        """An expression, or two of them with ``\\choose`` between."""
+        node = self._nested(self.expression)
+        if not self.accept_command("choose"):
+            return node
+        return Apply("binom", (node, self._nested(self.expression)))
 
     def expression(self) -> Node:
         terms = [self._nested(self._term)]
@@ -97,7 +104,7 @@ class _Parser(Cursor):
         token = self.peek()
         if token.kind == "command":
             is_function = token.text in ELEMENTARY or token.text in SEVERAL
-            return token.text not in ("}", "rfloor", "rceil", "rangle") and not (in_argument and is_function)
+            return token.text not in ("}", "rfloor", "rceil", "rangle", "choose") and not (in_argument and is_function)
         if token.kind == "|":
             return self._bars == 0
         return token.kind in ("symbol", "(", "[", "{")
@@ -204,7 +211,7 @@ class _Parser(Cursor):
     def _group(self) -> Node:
         closing = OPENING[self.take(self.peek().kind).kind]
         bars, self._bars = self._bars, 0
-        node = self._nested(self.expression)
+        node = self._nested(self.choice)
         self._bars = bars
         self.take(closing)
         return node

@@ -19,7 +19,7 @@ from rlserve.verifiers.math.shapes import (
     Word,
 )
 from rlserve.verifiers.math.split import closing_index, split_top
-from rlserve.verifiers.math.tree import Symbol, Unreadable
+from rlserve.verifiers.math.tree import Apply, Node, Symbol, Unreadable, negated
 from rlserve.verifiers.math.units import split_unit
 
 MAX_DEPTH = 20
@@ -38,11 +38,14 @@ RELATION = re.compile(
 )
 NOT_EQUAL = re.compile(r"\\not ?=")
 CHOICE = re.compile(r"\(?([A-Z])\)?")
+LABEL = re.compile(r"\\(?:angle|triangle|overline|vec|hat|measuredangle|text) ?\{?[A-Za-z ]{1,20}\}?")
 WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?: [^\W\d_][^\W\d_'-]*)*")
 THOUSANDS = re.compile(r"[-+]?(?:\\[a-z]+ )?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?:[^0-9,].*)?")
 MATRIX = re.compile(
     r"\\begin ?\{([bpvBV]?matrix|array|cases|aligned)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}(.*)", re.DOTALL
 )
+PROPERTY = re.compile(r" ?[A-Za-z] ?(?:\\in ?\\reals ?)?[|:] ?")
+"""``{x | x > 3}`` says what ``x > 3`` says."""
 NAMED_SETS = ("reals", "integers", "naturals", "rationals", "complexes")
 LITTLE_WORDS = frozenset(("yes", "no", "true", "false", "odd", "even", "none", "dne", "nan", "inf", "am", "pm", "up"))
 
@@ -57,6 +60,8 @@ def read(normal: str, *, letters: bool = False, thousands: bool = True, depth: i
     text = _without_wrapping(normal.strip())
     if not text:
         raise Unreadable("empty")
+    if normal.startswith("\\text{") and WORDS.fullmatch(text) and 1 < len(text) <= 3:
+        return Word(text.lower())
 
     def inner(part: str) -> Shape:
         return read(part, letters=letters, thousands=thousands, depth=depth + 1)
@@ -64,7 +69,7 @@ def read(normal: str, *, letters: bool = False, thousands: bool = True, depth: i
     if thousands and _is_thousands(text):
         return _scalar(text, letters=letters)
     steps: tuple[Callable[[str, Callable[[str], Shape]], Shape | None], ...] = (
-        _word, _matrix, _joined, _plus_minus, _listed, _relation, _set, _bracket, _ratio,
+        _word, _matrix, _vector, _joined, _plus_minus, _listed, _relation, _set, _bracket, _ratio,
     )  # fmt: skip
     for step in steps:
         shape = step(text, inner)
@@ -88,6 +93,8 @@ def _word(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     if not WORDS.fullmatch(text) or JOINERS["or"].search(text) or JOINERS["and"].search(text):
         return None
     lower = text.lower()
+    if lower == "empty set":
+        return Group("{", "}", ())
     if lower in ("infinity", "inf"):
         return Scalar(Symbol("infty"))
     is_product = len(text) <= 3 and lower not in LITTLE_WORDS
@@ -104,7 +111,35 @@ def _matrix(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     rows = [tuple(inner(cell) for cell in row.split("&")) for row in body.split("\\cr ")]
     if len({len(row) for row in rows}) != 1:
         raise Unreadable("rows of different length")
-    return Matrix(tuple(rows), "determinant" if match.group(1) in ("vmatrix", "Vmatrix") else "matrix")
+    if match.group(1) not in ("vmatrix", "Vmatrix"):
+        return Matrix(tuple(rows))
+    return Scalar(_determinant([[_node(cell) for cell in row] for row in rows]), None, text)
+
+
+def _node(cell: Shape) -> Node:
+    if not isinstance(cell, Scalar) or cell.unit is not None:
+        raise Unreadable("an entry that is no formula")
+    return cell.node
+
+
+def _determinant(rows: list[list[Node]]) -> Node:
+    """Expanded along the first row."""
+    if len(rows) != len(rows[0]) or len(rows) > 4:
+        raise Unreadable("a determinant that is not square or has more than 4 rows")
+    if len(rows) == 1:
+        return rows[0][0]
+    terms: list[Node] = []
+    for column, entry in enumerate(rows[0]):
+        minor = _determinant([row[:column] + row[column + 1 :] for row in rows[1:]])
+        term = Apply("mul", (entry, minor))
+        terms.append(negated(term) if column % 2 else term)
+    return Apply("add", tuple(terms))
+
+
+def _vector(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    if not text.startswith("\\langle ") or not text.endswith("\\rangle") or text.count("\\langle ") > 1:
+        return None
+    return Group("<", ">", tuple(inner(part) for part in split_items(text[8:-7])))
 
 
 def _joined(text: str, inner: Callable[[str], Shape]) -> Shape | None:
@@ -164,7 +199,17 @@ def _relation(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     ops = tuple(RELATIONS[op] for op in found)
     if any(not side.strip() for side in sides):
         raise Unreadable("a relation without a side")
-    return Relation(tuple(_as_symbol(inner(side)) for side in sides), ops)
+    return Relation((_label_or(inner, sides[0], ops), *(_as_symbol(inner(side)) for side in sides[1:])), ops)
+
+
+def _label_or(inner: Callable[[str], Shape], side: str, ops: tuple[str, ...]) -> Shape:
+    """The left side; before a single ``=`` it may be a name that is no formula, such as ``\\angle ABC``."""
+    try:
+        return _as_symbol(inner(side))
+    except Unreadable:
+        if ops != ("=",) or not LABEL.fullmatch(side.strip()):
+            raise
+        return Word(side.strip())
 
 
 def _as_symbol(shape: Shape) -> Shape:
@@ -199,15 +244,13 @@ def _bracket(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     parts = split_items(body) if body.strip() else []
     if len(parts) < 2 and left != "{" and not (left == "[" and body.lstrip().startswith("[")):
         return None
-    if left == "{" and any("|" in part or ":" in part for part in parts):
-        raise Unreadable("a set by its property", "set")
+    if left == "{" and (condition := PROPERTY.match(body)) is not None:
+        return inner(body[condition.end() :])
     return Group(left, right, tuple(inner(part) for part in parts))
 
 
 def _inside(text: str) -> tuple[str, str, str] | None:
     """Left sign, content and right sign when one pair of brackets holds all of ``text``."""
-    if text.startswith("\\langle ") and text.endswith("\\rangle"):
-        return "<", text[8:-7], ">"
     if text.startswith("\\{"):
         return ("{", text[2:-2], "}") if closing_index(text, 1) == len(text) - 1 and text[-2] == "\\" else None
     if text[0] in "([" and closing_index(text, 0) == len(text) - 1:

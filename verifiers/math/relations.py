@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
 from rlserve.verifiers.math.sets import FLIPPED, is_variable
-from rlserve.verifiers.math.shapes import Relation, Scalar, Shape, Word
+from rlserve.verifiers.math.shapes import Group, Relation, Scalar, Shape, Word
 from rlserve.verifiers.math.tree import Apply, Node, negated, symbols
 
 ShapeComparer = Callable[[Shape, Shape], Comparison]
@@ -73,6 +73,8 @@ def _difference(relation: Relation) -> Node | None:
 
 
 def _is_name(shape: Shape) -> bool:
+    if isinstance(shape, Group) and shape.brackets == "()":
+        return all(map(is_variable, shape.items))  # (x, y) = (1, 2)
     return is_variable(shape) or isinstance(shape, Word) or bool(CALL.fullmatch(_text(shape)))
 
 

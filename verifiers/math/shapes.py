@@ -54,10 +54,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of formulas; ``kind`` is ``matrix`` or ``determinant``."""
+    """Rows of formulas."""
 
     rows: tuple[tuple["Shape", ...], ...]
-    kind: str = "matrix"
 
 
 @dataclass(frozen=True, slots=True)
