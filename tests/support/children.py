@@ -13,14 +13,15 @@ HERE = Path(__file__).parent
 class Child:
     """A started script."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, patience_seconds: float) -> None:
         self._process = process
+        self._patience_seconds = patience_seconds
         self.pid = process.pid
 
     async def line(self) -> str:
         """Its next line of output; empty at the end."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(self._patience_seconds):
             return (await self._process.stdout.readline()).decode().strip()
 
     async def until(self, wanted: str) -> None:
@@ -32,13 +33,15 @@ class Child:
         self._process.send_signal(number)
 
     async def exit_code(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(self._patience_seconds):
             return await self._process.wait()
 
 
 @asynccontextmanager
-async def child(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Child]:
-    """Run ``tests/support/<script>``; it is killed at the end of the block."""
+async def child(
+    script: str, *arguments: str, environment: Mapping[str, str] | None = None, patience_seconds: float = 30
+) -> AsyncIterator[Child]:
+    """Run ``tests/support/<script>``; it is killed at the end of the block. ``patience_seconds`` bounds each wait."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / script),
@@ -47,7 +50,7 @@ async def child(script: str, *arguments: str, environment: Mapping[str, str] | N
         env={**os.environ, **(environment or {})},
     )
     try:
-        yield Child(process)
+        yield Child(process, patience_seconds)
     finally:
         if process.returncode is None:
             process.kill()
