@@ -76,13 +76,18 @@ def main() -> None:
     try:
         if place.rank:
             follow(rank)
-            return
-        leader = Leader(rank)
-        result, reports = train(directory, job, leader, place.world_size)
-        leader.close()
+        else:
+            lead(directory, job, Leader(rank), place.world_size)
     except RlserveError as error:
         print(f"failed {type(error).__name__}: {error}", flush=True)
-        os._exit(3)  # other ranks cannot hold up its end
+        sys.exit(3)
+
+
+def lead(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> None:
+    try:
+        result, reports = train(directory, job, leader, ranks)
+    finally:
+        leader.close()
     save_file(result, directory / "result.safetensors")
     (directory / "result.json").write_text(json.dumps(reports))
 

@@ -36,6 +36,8 @@ class Place:
     address: str = "127.0.0.1"
     port: int = 0
     """Where the ranks meet; used only with more than one."""
+    meeting_seconds: float = 600.0
+    """Longest wait there for the others."""
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +74,10 @@ def import_deepspeed(device: torch.device) -> ModuleType:
 
 
 def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: float) -> None:
-    """Meet the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one does not come."""
+    """Meet the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one does not come.
+
+    ``timeout_seconds`` bounds each collective operation afterwards.
+    """
     if distributed.is_initialized():
         return
     os.environ["LOCAL_RANK"] = str(place.local_rank)  # asked for by deepspeed.initialize
@@ -82,7 +87,7 @@ def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: 
     try:
         distributed.init_process_group(
             backend,
-            store=_store(place, timeout_seconds),
+            store=_store(place),
             rank=place.rank,
             world_size=place.world_size,
             timeout=timedelta(seconds=timeout_seconds),
@@ -90,7 +95,7 @@ def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: 
     except (distributed.DistStoreError, distributed.DistNetworkError) as error:
         raise DeadlineExceeded(
             f"rank {place.rank}: not all {place.world_size} learner ranks came to {place.address}:{place.port} "
-            f"within {timeout_seconds:g} s; look into their logs ({error})"
+            f"within {place.meeting_seconds:g} s; look into their logs ({error})"
         ) from error
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
@@ -103,7 +108,7 @@ def bound_collectives(timeout_seconds: float) -> None:
         distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
 
 
-def _store(place: Place, timeout_seconds: float) -> Store:
+def _store(place: Place) -> Store:
     if place.world_size == 1:
         return HashStore()
     if not place.port:
@@ -113,7 +118,7 @@ def _store(place: Place, timeout_seconds: float) -> Store:
         place.port,
         place.world_size,
         is_master=place.rank == 0,
-        timeout=timedelta(seconds=timeout_seconds),
+        timeout=timedelta(seconds=place.meeting_seconds),
     )
 
 
@@ -165,9 +170,12 @@ def create_optimizer(parameters: Iterable[nn.Parameter], config: LearnerConfig) 
     )
 
 
-def torch_threads(config: LearnerConfig, processors: int) -> int:
-    """Threads of one rank: half of the processors go to the rollout workers, where both share a CPU.
+def torch_threads(config: LearnerConfig, environment: Mapping[str, str], processors: int) -> int:
+    """CPU threads of one rank: as configured, or OMP_NUM_THREADS, or half of the processors shared by the ranks.
 
-    Two busy processes with a thread too many each spin-wait on one another and run several times slower.
+    The other half is for the rollout workers: busy processes with a thread too many each spin-wait on one another
+    and run several times slower.
     """
-    return config.torch_threads or max(1, processors // (2 * config.ranks))
+    asked = environment.get("OMP_NUM_THREADS", "")
+    wanted = config.torch_threads or (int(asked) if asked.isdecimal() else 0)
+    return wanted or max(1, processors // (2 * config.ranks))

@@ -7,13 +7,14 @@ are summed, never averaged: the division by the number of ranks that data parall
 import contextlib
 import io
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from rlserve.actors.learner import optimizer_state, weights
 from rlserve.actors.learner.deepspeed_setup import (
@@ -24,6 +25,7 @@ from rlserve.actors.learner.deepspeed_setup import (
     effective_stage,
     import_deepspeed,
     init_process_group,
+    torch_threads,
 )
 from rlserve.actors.learner.links import Links
 from rlserve.actors.learner.model import DTYPES, Scorer, check_packing, load_model
@@ -67,6 +69,7 @@ class LearnerEngine:
         self.config = config
         self.companions = read_companions(model_path)
         """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
+        torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
         torch.manual_seed(seed)
         deepspeed = import_deepspeed(self.place.device)
         init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)
@@ -152,11 +155,12 @@ class LearnerEngine:
         return DTYPES[self.config.dtype]
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, which all engines of this process share."""
+        from deepspeed import comm
+
         self.links.close()
         self.deepspeed.destroy()
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        comm.destroy_process_group()
 
     def _backward(
         self, batch: TokenBatch, loss: LossFunction, temperature: float, needs: Collection[str], *, is_last: bool

@@ -131,6 +131,7 @@ class Leader:
         self._rank = rank
         self._engine = rank.engine
         self._number = 0
+        self._failed = False
 
     def step(self, batch: OptimizerBatch, *, temperature: float, lr: float) -> StepReport:
         """One optimizer step from a batch that is laid out over the ranks."""
@@ -164,19 +165,24 @@ class Leader:
             return checkpoint.save(directory, step, self._engine, state, keep=keep)
 
     def close(self) -> None:
-        """Let the followers end, then this rank's engine."""
-        with self._command(Command.STOP):
-            pass
+        """Let the followers end, then this rank's engine. After a failed command they have ended already."""
+        if not self._failed:
+            with self._command(Command.STOP):
+                pass
         self._engine.close()
 
     @contextmanager
     def _command(self, command: Command, **arguments: Any) -> Iterator[None]:
         self._number += 1
         header = Header(command=command, number=self._number, **arguments)
-        with self._engine.links.attributed(header.title):
-            for rank in range(1, self._engine.place.world_size):
-                self._engine.links.send(rank, header.encode())
-            yield
+        try:
+            with self._engine.links.attributed(header.title):
+                for rank in range(1, self._engine.place.world_size):
+                    self._engine.links.send(rank, header.encode())
+                yield
+        except Exception:
+            self._failed = True
+            raise
 
     def _others(self, shares: Sequence[Sequence[TokenBatch]]) -> list[tuple[int, Sequence[TokenBatch]]]:
         return list(enumerate(shares))[1:]

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import signal
 
 import pytest
 import torch
+from children import child
 from learner_work import policy_gradient, random_batch, save_policy, split
 
 from rlserve.actors.learner import checkpoint
@@ -178,3 +180,17 @@ def test_a_crash_between_the_two_renames_loses_nothing(engine, tmp_path):
     assert checkpoint.latest(tmp_path).state == {"cursor": 1}
     checkpoint.save(tmp_path, 4, engine, {})
     assert names(tmp_path) == ["step-3.replaced", "step-4"]
+
+
+@pytest.mark.slow
+async def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(engine, start, tmp_path):
+    environment = {"OMP_NUM_THREADS": "1"}
+    script = child("checkpoint_writer.py", str(start), str(tmp_path), environment=environment, patience_seconds=120)
+    async with script as writer:
+        await writer.until("saved 3")
+        writer.signal(signal.SIGKILL)
+        await writer.exit_code()
+    found = checkpoint.latest(tmp_path)
+    assert found.step >= 3 and found.state == {"cursor": found.step}
+    checkpoint.save(tmp_path, found.step + 1, engine, {}, keep=1)
+    assert names(tmp_path) == [f"step-{found.step + 1}"]

@@ -175,3 +175,10 @@ def test_recomputing_layers_changes_no_result(start):
     assert layers == 2  # the decoder layers and nothing in them
     reports = [step(engine, [random_batch(0)]) for engine in (kept, recomputed)]
     assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-6)
+
+
+def test_after_an_engine_was_closed_another_can_start(start):
+    first = engine_of(start, zero_stage=2)
+    expected = step(first, [random_batch(0)]).grad_norm
+    first.close()
+    assert step(engine_of(start, zero_stage=2), [random_batch(0)]).grad_norm == expected

@@ -45,13 +45,12 @@ async def start_ranks(stack, directory, ranks, **job):
     """The ranks of a job as child processes."""
     (directory / "job.json").write_text(json.dumps(job))
     common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environment = {**common, "OMP_NUM_THREADS": "1"}
-    return [
-        await stack.enter_async_context(
-            child("learner_rank.py", str(directory), environment={**environment, "RANK": str(rank)})
-        )
-        for rank in range(ranks)
-    ]
+    started = []
+    for rank in range(ranks):
+        environment = {**common, "RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        script = child("learner_rank.py", str(directory), environment=environment, patience_seconds=120)
+        started.append(await stack.enter_async_context(script))
+    return started
 
 
 async def run_two(directory, **job):
@@ -105,7 +104,7 @@ async def test_a_killed_rank_is_named_by_the_other(start, tmp_path, victim, witn
 @pytest.mark.slow
 async def test_a_frozen_rank_is_named_when_its_time_is_over(start, tmp_path):
     async with AsyncExitStack() as stack:
-        learner = LEARNER | {"zero_stage": 0, "rank_timeout_seconds": 4}
+        learner = LEARNER | {"zero_stage": 0, "rank_timeout_seconds": 8}
         job = {"model": str(start), "learner": learner, "first": 0, "last": 10**6}
         ranks = await start_ranks(stack, tmp_path, 2, **job)
         await ranks[0].until("stepped 2")
@@ -114,8 +113,9 @@ async def test_a_frozen_rank_is_named_when_its_time_is_over(start, tmp_path):
 
 
 async def failure(process):
-    """What a rank says when it gives up."""
+    """What a rank says when it gives up; it must end then, without help."""
     while not (line := await process.line()).startswith("failed"):
         assert line, "the rank ended without a word"
     assert line.startswith("failed Unavailable: learner rank")
+    assert await process.exit_code() == 3
     return line
