@@ -1,0 +1,294 @@
+"""The rollout engine: vLLM's AsyncLLM, token ids in and out, weights swapped while it generates.
+
+``generate``  waits for: a free slot, the end of a swap, its last token.  unblocked by: EngineCore.
+``stage``     waits for: the worker's thread that reads and checks; generation goes on.
+``swap``      waits for: the running step, then holds all generation for the swap itself, keeping every KV block;
+              then for the digest, while generation goes on.
+
+When EngineCore dies, each of these raises EngineDied at once and ``died`` is set: the process should end.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rlserve.actors.rollout.engine_link import EngineLink
+from rlserve.actors.rollout.engine_options import EngineOptions, SamplingChoice
+from rlserve.actors.rollout.engine_start import launch
+from rlserve.actors.rollout.samples import Sample, to_sample
+from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotReady
+from rlserve.records import PolicyVersion
+
+__all__ = ["EngineOptions", "EngineStats", "RolloutEngine", "Sample", "SamplingChoice", "SwapReport"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapReport:
+    """One update of the weights."""
+
+    version: int
+    digest: str
+    """Of the weights as they are served, read back after the swap."""
+    stall_seconds: float
+    """From the call to pause until generation resumed; the rest of the running step is part of it."""
+    held_seconds: float
+    """From the end of that step until generation resumed: the time in which nothing was computed."""
+    running_sequences: int
+    """Sequences that were in the engine at that moment and went on under the new weights."""
+    stage_seconds: float
+    """Reading, checking and building, before the pause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine does and has done."""
+
+    version: int
+    running_sequences: int
+    waiting_sequences: int
+    finished_sequences: int
+    sampled_tokens: int
+    num_swaps: int
+
+
+class RolloutEngine:
+    """One vLLM engine. Use from one event loop; ``start`` it, and ``shutdown`` it in the end."""
+
+    def __init__(self, link: EngineLink, options: EngineOptions, version: int) -> None:
+        """For ``start`` alone."""
+        self._link = link
+        self._options = options
+        self._version = version
+        self._vocabulary_size: int = link.llm.model_config.get_vocab_size()
+        self._slots = asyncio.Semaphore(options.max_num_seqs)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._updating = asyncio.Lock()
+        self._staged: tuple[int, float] | None = None
+        self._running = self._waiting = self._finished = self._sampled_tokens = self._num_swaps = 0
+        self.method = ""
+        """How weights are updated: ``"exchange"`` or ``"reload"``, see ``weight_engine``."""
+        self.died = link.died
+        """Set when EngineCore is gone; not by ``shutdown``."""
+
+    @classmethod
+    async def start(cls, options: EngineOptions, *, version: int = 0) -> Self:
+        """Start vLLM on the checkpoint, which is ``version``. Raises DeadlineExceeded, and what vLLM raises.
+
+        Call it before the process opens channels or starts threads: it then starts in two thirds of the time.
+        """
+        try:
+            async with asyncio.timeout(options.start_seconds):
+                llm = await asyncio.to_thread(launch, options)
+        except TimeoutError:
+            raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
+        engine = cls(EngineLink(llm, limit_seconds=options.update_seconds), options, version)
+        try:
+            await engine.choose_update_method("auto")
+            await engine._link.call("name the weights", llm.update_weight_version(str(version)))
+        except BaseException:
+            await engine.shutdown()
+            raise
+        return engine
+
+    @property
+    def version(self) -> int:
+        """Version of the weights that sample now."""
+        return self._version
+
+    @property
+    def alive(self) -> bool:
+        """False once EngineCore is gone or ``shutdown`` was called."""
+        return self._link.alive
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Processes of the engine, for supervision."""
+        return self._link.process_ids
+
+    def stats(self) -> EngineStats:
+        """Counts since the start."""
+        return EngineStats(
+            version=self._version,
+            running_sequences=self._running,
+            waiting_sequences=self._waiting,
+            finished_sequences=self._finished,
+            sampled_tokens=self._sampled_tokens,
+            num_swaps=self._num_swaps,
+        )
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], *, n: int, sampling: SamplingChoice, seed: int, request_id: str
+    ) -> list[Sample]:
+        """``n`` completions of one prompt; completion i is drawn with ``seed + i`` and does not depend on n.
+
+        A completion that is cut by the context ends with LENGTH. Cancelling the call stops its work in the engine.
+        Raises InvalidRequest, Unavailable, EngineDied.
+        """
+        self._check_prompt(prompt_token_ids)
+        prompt = list(prompt_token_ids)
+        tasks = [
+            asyncio.create_task(self._generate_one(prompt, sampling, seed + i, f"{request_id}/{i}")) for i in range(n)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def stage(self, policy: PolicyVersion, path: Path) -> None:
+        """Receive, check and prepare a version from its flat file, while generation goes on.
+
+        The file may go once this returns. Raises WeightsMismatch when bytes, manifest and model do not fit
+        together (what is served then stays as it is), EngineDied, DeadlineExceeded.
+        """
+        from rlserve.actors.rollout.weight_file import policy_to_wire
+
+        async with self._updating:
+            self._staged = None
+            wire = policy_to_wire(policy)
+            state = await self._link.job("stage weights", "stage_weights", "staging_state", wire, str(path))
+            self._staged = policy.version, state["seconds"]
+
+    async def swap(self, policy: PolicyVersion) -> SwapReport:
+        """Make the staged version the served one. Running sequences keep their KV cache and go on under it.
+
+        A sequence that was already handed to the engine may share prompt blocks computed by the version before;
+        any later one computes its own. Raises NotReady when ``policy`` is not what was staged, EngineDied (also
+        when the weights are found not to be those published), DeadlineExceeded.
+        """
+        # Once begun it is finished: half a swap would cost the engine.
+        return await asyncio.shield(self._swap(policy))
+
+    async def _swap(self, policy: PolicyVersion) -> SwapReport:
+        async with self._updating:
+            self._link.check_alive()
+            if self._staged is None or self._staged[0] != policy.version:
+                raise NotReady(f"version {policy.version}: is not staged; stage it before the swap")
+            (_, stage_seconds), self._staged = self._staged, None
+            running = self._running
+            stall, held = await self._exchange(policy.version)
+            self._num_swaps += 1
+            digest = await self._digest(policy)
+        return SwapReport(
+            version=policy.version,
+            digest=digest,
+            stall_seconds=stall,
+            held_seconds=held,
+            running_sequences=running,
+            stage_seconds=stage_seconds,
+        )
+
+    async def choose_update_method(self, method: str) -> None:
+        """``"auto"`` exchanges weights where that is known to be right; ``"reload"`` always has vLLM load them.
+
+        Ask for ``"auto"`` only before the first swap: what is known comes from comparing with the start checkpoint.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        request = WeightTransferInitRequest(init_info={"method": method})
+        await self._link.call("choose how to update", self._link.llm.init_weight_transfer_engine(request))
+        self.method = await self._link.rpc("ask how to update", "update_method")
+
+    async def shutdown(self) -> None:
+        """End EngineCore; calls in progress raise EngineDied. Safe to call twice."""
+        self._link.close()
+
+    async def _generate_one(self, prompt: list[int], sampling: SamplingChoice, seed: int, request_id: str) -> Sample:
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        self._running += 1
+        try:
+            await self._open.wait()
+            sample = await self._sample(prompt, sampling, seed, request_id)
+        finally:
+            self._running -= 1
+            self._slots.release()
+        self._finished += 1
+        self._sampled_tokens += len(sample.token_ids)
+        return sample
+
+    async def _sample(self, prompt: list[int], sampling: SamplingChoice, seed: int, request_id: str) -> Sample:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        started = time.monotonic()
+        # Salted, so that no request finds a prompt prefix that other weights computed.
+        request = {"prompt_token_ids": prompt, "cache_salt": str(self._version)}
+        parameters = _parameters(sampling, seed)
+        try:
+            async for output in self._link.llm.generate(request, parameters, request_id=request_id):
+                final = output.outputs[0]
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDied(f"engine: {request_id} was lost with EngineCore ({error})") from error
+        except (VLLMClientError, ValueError) as error:
+            raise InvalidRequest(f"sampling: vLLM refused {request_id}: {error}") from error
+        self._link.check_alive()
+        return to_sample(final, seconds=time.monotonic() - started)
+
+    async def _exchange(self, version: int) -> tuple[float, float]:
+        """Seconds from the call to pause, and from the end of the running step, until generation resumed."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        link, llm = self._link, self._link.llm
+        update = WeightTransferUpdateRequest(update_info={"version": version})
+        self._open.clear()
+        try:
+            started = time.monotonic()
+            # Not AsyncLLM.pause_generation, which sleeps another 20 ms for tidier logs.
+            await link.call("pause", llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False))
+            paused = time.monotonic()
+            # Sent together and served in order: one round trip instead of three, and then one instead of two.
+            steps = (llm.start_weight_update(), llm.update_weights(update), llm.finish_weight_update())
+            await link.call("update", asyncio.gather(*steps))
+            relabel = llm.update_weight_version(str(version)), llm.engine_core.resume_scheduler_async()
+            await link.call("resume", asyncio.gather(*relabel))
+            self._version = version
+        except BaseException as error:
+            link.give_up(f"the swap to version {version} broke off, weights may be half loaded: {error!r}")
+            raise
+        finally:
+            self._open.set()
+        return time.monotonic() - started, time.monotonic() - paused
+
+    async def _digest(self, policy: PolicyVersion) -> str:
+        state = await self._link.job("digest weights", "begin_digest", "digest_state")
+        digest: str = state["result"]
+        if digest != policy.digest:
+            self._link.give_up(f"version {policy.version} has digest {digest} as served, {policy.digest} as published")
+            self._link.check_alive()
+        return digest
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        longest, largest = self._options.max_length - 1, self._vocabulary_size - 1
+        if not 0 < len(prompt) <= longest:
+            raise InvalidRequest(f"prompt_token_ids: {len(prompt)} tokens; give 1 to {longest}")
+        # vLLM does not check this without a tokenizer, and an id too large ends EngineCore.
+        if min(prompt) < 0 or max(prompt) > largest:
+            raise InvalidRequest(f"prompt_token_ids: {min(prompt)} to {max(prompt)}; give 0 to {largest}")
+
+
+def _parameters(sampling: SamplingChoice, seed: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,
+        seed=seed % 2**63,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,121 @@
+"""The line to EngineCore: calls with a deadline, and its death told to everyone at once."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from rlserve.errors import DeadlineExceeded, EngineDied, NotReady, WeightsMismatch
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+POLL_SECONDS = 0.005
+MAX_POLL_SECONDS = 0.1
+
+
+class EngineLink:
+    """One running ``AsyncLLM``, as the event loop that made this object sees it."""
+
+    def __init__(self, llm: Any, *, limit_seconds: float) -> None:
+        self._llm = llm
+        self._limit_seconds = limit_seconds
+        self._closing = False
+        self.died = asyncio.Event()
+        """Set when EngineCore is gone; not by ``close``."""
+        loop = asyncio.get_running_loop()
+        for process in self._processes():
+            loop.add_reader(process.sentinel, self.give_up, "EngineCore ended by itself")
+
+    @property
+    def llm(self) -> Any:
+        """vLLM's engine. Raises EngineDied when it is gone."""
+        self.check_alive()
+        return self._llm
+
+    @property
+    def alive(self) -> bool:
+        """False once EngineCore is gone or the link is closed."""
+        return not (self._closing or self.died.is_set())
+
+    @property
+    def process_ids(self) -> list[int]:
+        """EngineCore's processes."""
+        return [process.pid for process in self._processes()]
+
+    def check_alive(self) -> None:
+        """Raises EngineDied unless the engine lives."""
+        if not self.alive:
+            raise EngineDied("engine: EngineCore is gone; restart the rollout worker")
+
+    async def call(self, what: str, awaitable: Awaitable[T]) -> T:
+        """Await a call to EngineCore, its death or the deadline. Raises EngineDied, DeadlineExceeded."""
+        call = asyncio.ensure_future(awaitable)
+        death = asyncio.ensure_future(self.died.wait())
+        try:
+            await asyncio.wait({call, death}, timeout=self._limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+            self.check_alive()
+            if not call.done():
+                raise DeadlineExceeded(f"engine: {what}: EngineCore did not answer for {self._limit_seconds:g} s")
+            return call.result()
+        finally:
+            death.cancel()
+            call.cancel()
+
+    async def rpc(self, what: str, method: str, *args: Any) -> Any:
+        """What the first worker answers to a call of ``WeightCalls``."""
+        return (await self._ask_all(what, method, *args))[0]
+
+    async def job(self, what: str, begin: str, state: str, *args: Any) -> dict[str, Any]:
+        """Begin a job in every worker and return its state, once it is done in all of them.
+
+        Raises WeightsMismatch when that is how it ended anywhere, NotReady for any other failure.
+        """
+        await self._ask_all(what, begin, *args)
+        deadline = time.monotonic() + self._limit_seconds
+        pause = POLL_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            states: list[dict[str, Any]] = await self._ask_all(what, state)
+            if all(s["done"] for s in states):
+                break
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"engine: {what}: not done after {self._limit_seconds:g} s")
+            pause = min(2 * pause, MAX_POLL_SECONDS)
+        for failed in (s for s in states if s["kind"]):
+            if failed["kind"] == WeightsMismatch.__name__:
+                raise WeightsMismatch(failed["error"])
+            raise NotReady(f"engine: {what}: {failed['kind']}: {failed['error']}")
+        return states[0]
+
+    def give_up(self, reason: str) -> None:
+        """Tell everyone, once, and end what may be left; vLLM then fails every request in progress."""
+        if not self.alive:
+            return
+        logger.error("the engine is lost: %s", reason)
+        self._unwatch()
+        self.died.set()
+        for process in self._processes():
+            process.kill()
+
+    def close(self) -> None:
+        """End EngineCore. Safe to call twice."""
+        if self._closing:
+            return
+        self._unwatch()
+        self._closing = True
+        self._llm.shutdown(timeout=0)
+
+    async def _ask_all(self, what: str, method: str, *args: Any) -> list[Any]:
+        answers: list[Any] = await self.call(what, self.llm.collective_rpc(method, args=args))
+        return answers
+
+    def _processes(self) -> list[Any]:
+        manager = self._llm.engine_core.resources.engine_manager
+        return [] if manager is None else list(manager.processes)
+
+    def _unwatch(self) -> None:
+        loop = asyncio.get_running_loop()
+        for process in self._processes():
+            loop.remove_reader(process.sentinel)

@@ -1,0 +1,188 @@
+"""Our weight-transfer engine, inside vLLM's worker: stage beside generation, serve in the pause, then digest.
+
+``stage``           starts a thread: read the flat file, check every digest, build what the model will compute with.
+``receive_weights`` vLLM's call while generation is paused: make the staged version the served one.
+``begin_digest``    starts a thread, after generation has resumed: digest of the weights as they are served.
+
+Two ways to update. *exchange* (eager CPU models of known layout): staging does all the work, serving moves
+references. *reload* (any model that vLLM runs): vLLM's layerwise reload from the staged tensors.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+from rlserve.actors.rollout.jobs import Job
+from rlserve.actors.rollout.weight_exchange import Change, Exchange
+from rlserve.actors.rollout.weight_file import digest_of, policy_from_wire, read_checked
+from rlserve.actors.rollout.weight_layout import UnknownLayout
+from rlserve.actors.rollout.weight_plugin import prepare_process
+from rlserve.actors.rollout.weight_readback import served_tensors
+from rlserve.errors import WeightsMismatch
+from rlserve.records import PolicyVersion
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """Which way to update: ``"auto"`` takes exchange where it is known to be right, ``"reload"`` never does."""
+
+    method: str = "auto"
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """Which staged version to serve."""
+
+    version: int
+
+
+@dataclass(slots=True, eq=False)
+class Staged:
+    """A version that is read, checked and ready to serve."""
+
+    policy: PolicyVersion
+    tensors: dict[str, Tensor]
+    """For vLLM's own loader; empty when there are changes."""
+    changes: list[Change]
+
+
+class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Serves weights that were staged in this process before."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+    supports_draft_weight_update = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Also here, because a forked process has loaded its plug-ins before the fork.
+        prepare_process()
+        self.staging: Job[Staged] | None = None
+        self.digesting: Job[str] | None = None
+        self._parameters = {name for name, _ in self.model.named_parameters()}
+        self._exchange: Exchange | None = None
+        self._served: Staged | None = None
+        self._replaced: list[object] = []
+
+    @property
+    def method(self) -> str:
+        """The way to update that is in use."""
+        return "reload" if self._exchange is None else "exchange"
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Choose the way to update. Exchange is believed only if it reproduces what vLLM itself has loaded."""
+        self._exchange = None
+        if init_info.method != "auto" or self.device.type != "cpu" or self.parallel_config.world_size > 1:
+            return
+        try:
+            exchange = Exchange(self.model)
+            exchange.check(self._checkpoint())
+            self._exchange = exchange
+        except UnknownLayout as reason:
+            logger.warning("weights will be updated by reload, which holds generation for longer: %s", reason)
+
+    def _checkpoint(self) -> dict[str, Tensor]:
+        from vllm.model_executor.model_loader import get_model_loader
+
+        loader: Any = get_model_loader(self.vllm_config.load_config)
+        weights = loader.get_all_weights(self.model_config, self.model)
+        return {name: tensor.to(self.model_config.dtype) for name, tensor in weights}
+
+    def stage(self, policy: Mapping[str, Any], path: Path) -> None:
+        """Begin to stage; a version that was staged before and not served is dropped. Raises RuntimeError if busy."""
+        if self.staging is not None and not self.staging.is_done:
+            raise RuntimeError(f"version {self.staging.version} is still being staged")
+        manifest = policy_from_wire(policy)
+        self.staging = Job(manifest.version, lambda: self._stage(manifest, path))
+
+    @torch.no_grad()
+    def _stage(self, policy: PolicyVersion, path: Path) -> Staged:
+        self._check_dtype(policy)
+        tensors = read_checked(policy, path)
+        if self._exchange is None:
+            return Staged(policy, tensors, [])
+        try:
+            return Staged(policy, {}, self._exchange.prepare(tensors))
+        except UnknownLayout as error:
+            raise WeightsMismatch(f"weights of version {policy.version}: do not fit the model: {error}") from error
+
+    def _check_dtype(self, policy: PolicyVersion) -> None:
+        served = str(self.model_config.dtype).removeprefix("torch.")
+        for spec in policy.tensors:
+            if spec.dtype != served:
+                raise WeightsMismatch(
+                    f"weights of version {policy.version}: {spec.name} is {spec.dtype}, but the engine computes in "
+                    f"{served}; publish in that"
+                )
+
+    def start_weight_update(self) -> None:
+        """Generation is paused from before this call until after ``finish_weight_update``."""
+        if self._exchange is None:
+            from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+            initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        """Make the staged version the served one. Raises RuntimeError when it is not staged."""
+        job, self.staging = self.staging, None
+        if job is None or job.result is None or job.version != update_info.version:
+            raise RuntimeError(f"version {update_info.version} is not staged")
+        self._served = job.result
+        if self._exchange is None:
+            self._load(self._served.tensors)
+        else:
+            self._replaced = self._exchange.apply(self._served.changes)
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        model: Any = self.model
+        loaded = model.load_weights(iter(tensors.items()))
+        stale = set() if loaded is None else self._parameters - set(loaded)
+        if stale:
+            raise RuntimeError(f"the weights hold nothing for {sorted(stale)}")
+
+    def finish_weight_update(self) -> None:
+        """Complete a reload."""
+        if self._exchange is None:
+            from vllm.model_executor.model_loader import reload
+
+            reload.finalize_layerwise_processing(self.model, self.model_config)
+            if self.device.type == "cpu":
+                _refresh_heads(self.model)
+
+    def begin_digest(self) -> None:
+        """Begin to digest what is served, and free what it replaced. Raises RuntimeError when that was done."""
+        served, self._served = self._served, None
+        if served is None:
+            raise RuntimeError("no weights were served since the last digest")
+        self.digesting = Job(served.policy.version, lambda: self._digest(served))
+
+    @torch.no_grad()
+    def _digest(self, served: Staged) -> str:
+        self._replaced = []
+        tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
+        return digest_of(served.policy.tensors, tensors)
+
+    def shutdown(self) -> None:
+        """Nothing is held outside this process."""
+
+
+def _refresh_heads(model: nn.Module) -> None:
+    """Pack tied output heads again: vLLM 0.32's layerwise reload leaves them stale on CPU, and logits wrong."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            method: Any = module.quant_method
+            method.process_weights_after_loading(module)

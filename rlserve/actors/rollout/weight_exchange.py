@@ -1,0 +1,138 @@
+"""The next weights, built beside the served ones and traded for them in one moment. For eager CPU models.
+
+vLLM's CPU layers compute with a packed copy of their weights, made once after loading. Packing is the slow part
+of an update, so it happens here while generation goes on; the trade itself moves references and copies nothing.
+Nothing may hold the old tensors by address, hence not for models with captured graphs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlserve.actors.rollout.weight_layout import Layout, UnknownLayout, assemble, layout_of
+
+Kernel = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+PROBE_ROWS = 4
+
+
+@dataclass(slots=True, eq=False)
+class Change:
+    """What one module of the model will compute with."""
+
+    module: Any
+    """A module of vLLM's."""
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    """By attribute: whole and plain."""
+    served: dict[str, Tensor] = field(default_factory=dict)
+    """By attribute: as the layer wants it; packing may turn a bias into another dtype."""
+    kernel: Kernel | None = None
+    """Multiplies by the packed weight; None for modules that multiply by nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """Builds and makes changes of one model. Raises UnknownLayout when it does not know the model."""
+
+    model: nn.Module
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layout = layout_of(self.model)
+        for slot in self.layout.slots:
+            _check_module(slot.module)
+
+    @torch.no_grad()
+    def prepare(self, tensors: Mapping[str, Tensor]) -> list[Change]:
+        """Changes that make the model compute with these checkpoint tensors. Touches nothing that is served.
+
+        Raises UnknownLayout when they are not exactly the tensors of the model.
+        """
+        _check_names(self.layout, tensors)
+        whole: dict[tuple[str, ...], Tensor] = {}
+        changes: dict[int, Change] = {}
+        for slot in self.layout.slots:
+            if slot.sources not in whole:
+                whole[slot.sources] = assemble(slot, tensors)
+            change = changes.setdefault(id(slot.module), Change(slot.module))
+            change.parameters[slot.attribute] = whole[slot.sources]
+        packed: dict[int, Kernel] = {}
+        for change in changes.values():
+            _pack(change, packed)
+        return list(changes.values())
+
+    def apply(self, changes: Iterable[Change]) -> list[object]:
+        """Make the changes; must not run beside a forward pass. Returns what was replaced, to be freed later."""
+        replaced: list[object] = []
+        for change in changes:
+            module = change.module
+            for attribute, tensor in change.served.items():
+                parameter = getattr(module, attribute)
+                replaced.append(parameter.data)
+                parameter.data = tensor
+            if change.kernel is not None:
+                replaced.append(module.cpu_linear)
+                module.cpu_linear = change.kernel
+        return replaced
+
+    @torch.no_grad()
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises UnknownLayout unless these tensors, which vLLM itself has loaded, give layers equal to its own."""
+        for change in self.prepare(tensors):
+            for attribute, tensor in change.served.items():
+                if not torch.equal(getattr(change.module, attribute).data, tensor):
+                    raise UnknownLayout(f"{attribute} of {change.module} is not what vLLM loaded")
+            if change.kernel is not None and not _same_product(change):
+                raise UnknownLayout(f"the kernel of {change.module} does not compute what vLLM's does")
+
+
+def _check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    for name in tensors.keys() - layout.names:
+        source = layout.aliases.get(name)
+        if source is None:
+            raise UnknownLayout(f"the model has no place for {name!r}")
+        if source in tensors and not torch.equal(tensors[name], tensors[source]):
+            raise UnknownLayout(f"{name!r} is tied to {source!r}, but their values differ")
+
+
+def _check_module(module: nn.Module) -> None:
+    has_method, has_kernel = hasattr(module, "quant_method"), hasattr(module, "cpu_linear")
+    if has_method != has_kernel:
+        raise UnknownLayout(f"{type(module).__name__} is not a plain CPU layer")
+
+
+def _pack(change: Change, packed: dict[int, Kernel]) -> None:
+    """Fill ``served`` and ``kernel`` with vLLM's own packing, on a module of the same weights."""
+    change.served = dict(change.parameters)
+    if not hasattr(change.module, "cpu_linear"):
+        return
+    weight = change.parameters["weight"]
+    scratch: Any = nn.Module()
+    for attribute, tensor in change.parameters.items():
+        scratch.register_parameter(attribute, nn.Parameter(tensor, requires_grad=False))
+    if id(weight) not in packed:
+        packed[id(weight)] = _kernel_of(scratch)
+    change.kernel = packed[id(weight)]
+    change.served = {name: p.data for name, p in scratch.named_parameters() if name != "weight"}
+    if change.module.weight.numel():
+        change.served["weight"] = weight
+
+
+def _kernel_of(scratch: Any) -> Kernel:
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    dispatch_cpu_unquantized_gemm(scratch, remove_weight=False)
+    kernel: Kernel = scratch.cpu_linear
+    return kernel
+
+
+def _same_product(change: Change) -> bool:
+    weight = change.parameters["weight"]
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(PROBE_ROWS, weight.shape[1], generator=generator).to(weight.dtype)
+    mine: Kernel | None = change.kernel
+    assert mine is not None
+    theirs: Kernel = change.module.cpu_linear
+    return torch.equal(mine(probe, weight, None), theirs(probe, weight, None))

@@ -1,0 +1,121 @@
+"""Where each checkpoint tensor lives in a vLLM model: fused, padded or tied, but unquantised and on one rank.
+
+Checkpoints hold ``q_proj``, ``k_proj`` and ``v_proj``; the model one ``qkv_proj``, whose rows are theirs in turn.
+A model that keeps its weights in any other way raises UnknownLayout, and is served by vLLM's own reload.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class UnknownLayout(Exception):
+    """The model keeps a parameter in a way that this module does not know; says which."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """One parameter of the model and the checkpoint tensors whose rows make it."""
+
+    module: nn.Module
+    attribute: str
+    """``"weight"`` or ``"bias"``, as a rule."""
+    sources: tuple[str, ...]
+    """Checkpoint names, in the order of their rows."""
+    shape: tuple[int, ...]
+    """Of the whole parameter, padding included, also while vLLM keeps only a packed copy of it."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The live parameter; vLLM may replace the object, so look it up each time."""
+        parameter: nn.Parameter = getattr(self.module, self.attribute)
+        return parameter
+
+    @property
+    def is_packed(self) -> bool:
+        """True when only a packed copy exists, which cannot be read back."""
+        return tuple(self.parameter.shape) != self.shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where all checkpoint tensors of one model live."""
+
+    slots: tuple[Slot, ...]
+    """A tied parameter appears once for each module that holds it."""
+    aliases: Mapping[str, str]
+    """Names of tied tensors, which a checkpoint may repeat, and the name of the tensor they are."""
+
+    @property
+    def names(self) -> set[str]:
+        """Checkpoint tensors that the model needs."""
+        return {name for slot in self.slots for name in slot.sources}
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """The layout of a model that vLLM has loaded. Raises UnknownLayout."""
+    fused: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    found: list[Slot] = []
+    aliases: dict[str, str] = {}
+    owners: dict[int, tuple[str, ...]] = {}
+    for path, module in model.named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            own = _sources(path, attribute, fused)
+            sources = owners.setdefault(id(parameter), own)
+            aliases |= {name: source for name, source in zip(own, sources, strict=True) if name != source}
+            found.append(Slot(module, attribute, sources, _full_shape(path, module, attribute, parameter)))
+    return Layout(tuple(found), aliases)
+
+
+def assemble(slot: Slot, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The parameter of a slot from checkpoint tensors; rows beyond them (vocabulary padding) are 0.
+
+    Raises UnknownLayout when names, shapes or the dtype do not fit.
+    """
+    missing = [name for name in slot.sources if name not in tensors]
+    if missing:
+        raise UnknownLayout(f"no checkpoint tensor {missing[0]!r} for {slot.attribute} of {slot.module}")
+    parts = [tensors[name] for name in slot.sources]
+    rows = sum(part.shape[0] for part in parts)
+    if rows > slot.shape[0] or any(tuple(part.shape[1:]) != slot.shape[1:] for part in parts):
+        raise UnknownLayout(f"{slot.sources}: shapes {[tuple(p.shape) for p in parts]} do not make {slot.shape}")
+    whole = parts[0].new_zeros(slot.shape) if rows < slot.shape[0] else parts[0].new_empty(slot.shape)
+    for part, (start, end) in zip(parts, _row_ranges(parts), strict=True):
+        whole[start:end].copy_(part)
+    return whole
+
+
+def disassemble(slot: Slot, whole: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint tensors that a whole parameter is made of, as views. The inverse of ``assemble``."""
+    start = 0
+    for name in slot.sources:
+        end = start + shapes[name][0]
+        yield name, whole[start:end]
+        start = end
+
+
+def _row_ranges(parts: list[Tensor]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for part in parts:
+        yield start, start + part.shape[0]
+        start += part.shape[0]
+
+
+def _sources(path: str, attribute: str, fused: Mapping[str, list[str]]) -> tuple[str, ...]:
+    prefix, _, last = path.rpartition(".")
+    names = fused.get(last, [last])
+    return tuple(".".join(filter(None, (prefix, name, attribute))) for name in names)
+
+
+def _full_shape(path: str, module: nn.Module, attribute: str, parameter: nn.Parameter) -> tuple[int, ...]:
+    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    method: Any = getattr(module, "quant_method", None)
+    if method is None or type(method) is UnquantizedEmbeddingMethod:
+        return tuple(parameter.shape)
+    if isinstance(module, LinearBase) and type(method) is UnquantizedLinearMethod and module.tp_size == 1:
+        return (module.output_size, module.input_size) if attribute == "weight" else tuple(parameter.shape)
+    raise UnknownLayout(f"{path}.{attribute}: {type(module).__name__} with {type(method).__name__}")
