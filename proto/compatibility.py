@@ -77,9 +77,7 @@ def _compare_enums(old: dict[str, EnumDescriptorProto], new: dict[str, EnumDescr
                 yield f"enum {name}.{value.name} = {value.number}: removed or renamed"
 
 
-def _compare_services(
-    old: dict[str, ServiceDescriptorProto], new: dict[str, ServiceDescriptorProto]
-) -> Iterator[str]:
+def _compare_services(old: dict[str, ServiceDescriptorProto], new: dict[str, ServiceDescriptorProto]) -> Iterator[str]:
     for name, before in old.items():
         after = {method.name: method for method in new[name].method} if name in new else {}
         for method in before.method:

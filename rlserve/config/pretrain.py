@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
 
@@ -21,6 +21,17 @@ class ArchitectureConfig(Section):
     initializer_range: float = Field(0.1, gt=0)
     """Standard deviation of the initial weights; 0.02 fails at this size."""
     rope_theta: float = Field(10000.0, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_share_keys_evenly(self) -> "ArchitectureConfig":
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"architecture.num_kv_heads: is {self.num_kv_heads}; num_heads = {self.num_heads} must be a "
+                "multiple of it"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"architecture.head_dim: is {self.head_dim}; rotary positions need an even one")
+        return self
 
 
 class TokenizerConfig(Section):
@@ -42,6 +53,15 @@ class CorpusConfig(Section):
     path: str = ""
     """JSON lines with "text", or with "prompt" and "completion"."""
 
+    @model_validator(mode="after")
+    def _one_source(self) -> "CorpusConfig":
+        if bool(self.environment) == bool(self.path):
+            raise ValueError(
+                f"corpus.path: is {self.path!r} and corpus.environment is {self.environment!r}; give exactly "
+                "one of the two"
+            )
+        return self
+
 
 class StageConfig(Section):
     """One training stage (pretrain or SFT)."""
@@ -52,17 +72,30 @@ class StageConfig(Section):
     batch_size: int = Field(32, ge=1)
     lr: float = Field(1.5e-3, gt=0)
     warmup_steps: int = Field(20, ge=0)
+    cooldown_steps: int = Field(0, ge=0)
+    """Last steps, over which the learning rate falls linearly to 0."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     stop_accuracy: float = Field(0.0, ge=0, le=1)
-    """Stop once sampled accuracy on the validation split reaches this; 0 never stops early."""
+    """Go on to the cool-down, or end, once sampled accuracy on the validation split reaches this; 0: no checks."""
     check_every: int = Field(10, ge=1)
     """Steps between accuracy checks."""
     check_from: int = Field(100, ge=0)
     """First step at which accuracy is checked."""
     check_problems: int = Field(200, ge=1)
     """Validation problems a check."""
+    torch_threads: int = Field(0, ge=0)
+    """CPU threads of torch during the stage; 0 takes all cores, at most 8."""
+
+    @model_validator(mode="after")
+    def _accuracy_needs_an_environment(self) -> "StageConfig":
+        if self.stop_accuracy and not self.corpus.environment:
+            raise ValueError(
+                f"stage.stop_accuracy: is {self.stop_accuracy}, but only the tasks of a corpus.environment can "
+                "be judged; name one or leave it out"
+            )
+        return self
 
 
 class PretrainConfig(Section):
@@ -77,3 +110,25 @@ class SftConfig(Section):
     """Supervised fine-tuning on prompt and completion pairs; loss on completions alone."""
 
     stage: StageConfig
+
+
+class PretrainJob(Section):
+    """What ``rlserve pretrain`` reads."""
+
+    out: str = Field(min_length=1)
+    """Checkpoint directory to make."""
+    seed: int = Field(0, ge=0)
+    max_length: int = Field(2048, ge=8)
+    """Context in tokens."""
+    pretrain: PretrainConfig
+
+
+class SftJob(Section):
+    """What ``rlserve sft`` reads."""
+
+    start: str = Field(min_length=1)
+    """Hugging Face checkpoint directory or hub name to start from."""
+    out: str = Field(min_length=1)
+    """Checkpoint directory to make."""
+    seed: int = Field(0, ge=0)
+    sft: SftConfig

@@ -1,0 +1,63 @@
+"""Sampled accuracy on an environment's validation split, while a model is in training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from rlserve import plugins
+from rlserve.config.pretrain import StageConfig
+from rlserve.errors import ConfigError
+from rlserve.pretrain.corpus import Corpus, EnvironmentCorpus
+from rlserve.pretrain.sampling import sample
+from rlserve.records import Outcome, Task
+
+SPLIT = "validation"
+
+
+def accuracy_check(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    corpus: Corpus,
+    config: StageConfig,
+    *,
+    max_length: int,
+    seed: int,
+) -> Callable[[], float] | None:
+    """Measures the share of the first ``config.check_problems`` tasks that one sample each solves.
+
+    None when ``config.stop_accuracy`` is 0, for then nobody asks. The tasks' own verifier judges, here in this
+    process: its limits are the plug-in's.
+    """
+    if not config.stop_accuracy:
+        return None
+    tasks = _tasks(corpus, config.check_problems, seed)
+    prompts = [tokenizer.encode(str(task.prompt)) for task in tasks]
+    room = max_length - max(map(len, prompts))
+    verifier = plugins.load(plugins.VERIFIER_GROUP, tasks[0].verifier)()
+    generator = torch.Generator().manual_seed(seed)
+
+    def check() -> float:
+        model.eval()
+        completions = sample(model, prompts, max_new_tokens=room, eos_id=tokenizer.eos_token_id, generator=generator)
+        model.train()
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return sum(_solved(verifier, *pair) for pair in zip(texts, tasks, strict=True)) / len(tasks)
+
+    return check
+
+
+def _tasks(corpus: Corpus, count: int, seed: int) -> list[Task]:
+    environment = corpus.environment if isinstance(corpus, EnvironmentCorpus) else None
+    if environment is None or SPLIT not in environment.splits:
+        raise ConfigError(
+            f"stage.stop_accuracy: is set, but the corpus has no {SPLIT!r} split to measure it on; set it to 0, "
+            "or take an environment that has one"
+        )
+    return [environment.task(SPLIT, index, seed) for index in range(count)]
+
+
+def _solved(verifier: Any, text: str, task: Task) -> bool:
+    verdict = verifier.verify(text, task.payload, str(task.prompt))
+    return bool(verdict.outcome is Outcome.PASS)

@@ -1,0 +1,80 @@
+"""Ordinary Hugging Face checkpoint directories, which appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from rlserve.errors import ConfigError, InvalidRequest
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> Path:
+    """Write model, tokenizer and generation settings to the new directory ``out``.
+
+    They are written under a temporary name, synced and renamed; an interrupted call leaves no ``out``. Raises
+    InvalidRequest when ``out`` exists.
+    """
+    require_free(out)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+    )
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+    try:
+        with _no_progress_bar():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _sync(out.parent)
+    return out
+
+
+def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A float32 model and its tokenizer; no remote code is run. Raises ConfigError when there is none."""
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with _no_progress_bar():
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"start: {str(path)!r} is no checkpoint that can be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"start: the tokenizer of {str(path)!r} has no end-of-sequence token; give it one")
+    return model, tokenizer
+
+
+def require_free(out: Path) -> None:
+    """Raise InvalidRequest when ``out`` exists: nothing is ever overwritten."""
+    if out.exists():
+        raise InvalidRequest(f"out: {str(out)!r} exists; remove it or give another directory")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,143 @@
+"""Where the text of a stage comes from: an environment's demonstrations, or a JSON-lines file.
+
+A corpus is endless and pure: entry i is always the same. A finite source is shuffled anew each epoch.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlserve import plugins
+from rlserve.config.pretrain import CorpusConfig
+from rlserve.errors import ConfigError, InvalidRequest
+
+TOKENIZER_TEXTS = 10_000
+"""Texts of an endless corpus that a tokenizer is made from."""
+
+
+class Corpus(Protocol):
+    """Text by index."""
+
+    size: int
+    """Entries before it repeats; 0 means endless."""
+
+    def text(self, index: int) -> str:
+        """Text for pretraining."""
+        ...
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """Prompt and completion for supervised fine-tuning. Raises InvalidRequest where there is none."""
+        ...
+
+
+class EnvironmentCorpus:
+    """What an environment demonstrates on its train split."""
+
+    def __init__(self, environment: Any, *, seed: int) -> None:
+        if not hasattr(environment, "demonstration"):
+            raise ConfigError(
+                f"corpus.environment: {environment.name!r} cannot demonstrate; give it a method "
+                "demonstration(split, index, seed), or take another corpus"
+            )
+        self.environment = environment
+        self.size = int(environment.splits["train"])
+        self._order = Order(self.size, seed)
+        self._seed = seed
+
+    def text(self, index: int) -> str:
+        """The environment's own text where it has any, else a demonstration."""
+        if hasattr(self.environment, "text"):
+            return str(self.environment.text("train", self._order.at(index), self._seed))
+        return "".join(self.pair(index))
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """One demonstration."""
+        prompt, completion = self.environment.demonstration("train", self._order.at(index), self._seed)
+        return prompt, completion
+
+
+class FileCorpus:
+    """Rows of a JSON-lines file with "text", or with "prompt" and "completion"."""
+
+    def __init__(self, path: str, *, seed: int) -> None:
+        self._path = path
+        self._rows = _read(path)
+        self.size = len(self._rows)
+        self._order = Order(self.size, seed)
+
+    def text(self, index: int) -> str:
+        """The row's text, or its prompt and completion in one."""
+        row = self._rows[self._order.at(index)]
+        return row["text"] if "text" in row else row["prompt"] + row["completion"]
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """The row's prompt and completion."""
+        row = self._rows[self._order.at(index)]
+        if "completion" not in row:
+            raise InvalidRequest(
+                f'corpus.path: {self._path!r} has rows with only "text"; fine-tuning needs prompt and completion'
+            )
+        return row["prompt"], row["completion"]
+
+
+class Order:
+    """A fresh permutation of ``size`` positions each epoch; the identity when endless (size 0)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size = size
+        self._seed = seed
+        self._permutation = lru_cache(maxsize=1)(self._shuffle)
+
+    def at(self, index: int) -> int:
+        """Position of the index-th entry read."""
+        if not self._size:
+            return index
+        epoch, offset = divmod(index, self._size)
+        return self._permutation(epoch)[offset]
+
+    def _shuffle(self, epoch: int) -> list[int]:
+        positions = list(range(self._size))
+        random.Random(f"{self._seed}/{epoch}").shuffle(positions)
+        return positions
+
+
+def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
+    """The corpus of a configuration. Raises UnknownName, ConfigError or InvalidRequest."""
+    if config.path:
+        return FileCorpus(config.path, seed=seed)
+    cls = plugins.load(plugins.ENVIRONMENT_GROUP, config.environment)
+    return EnvironmentCorpus(cls(**config.options), seed=seed)
+
+
+def tokenizer_texts(corpus: Corpus) -> list[str]:
+    """Texts to make a tokenizer from: all of a finite corpus, the first ones of an endless one."""
+    count = corpus.size or TOKENIZER_TEXTS
+    texts = [corpus.text(index) for index in range(count)]
+    if isinstance(corpus, EnvironmentCorpus):  # its own text may lack characters of the answers
+        texts += ["".join(corpus.pair(index)) for index in range(count)]
+    return texts
+
+
+def _read(path: str) -> list[Mapping[str, str]]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"corpus.path: {path!r} cannot be read ({error}); give a JSON-lines file") from None
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise ConfigError(f"corpus.path: {path!r} has no rows; give a JSON-lines file")
+    return rows
+
+
+def _row(path: str, number: int, line: str) -> Mapping[str, str]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"corpus.path: {path!r}, line {number}: is no JSON: {error}") from None
+    for names in (("text",), ("prompt", "completion")):
+        if isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names):
+            return {name: row[name] for name in names}
+    raise ConfigError(f'corpus.path: {path!r}, line {number}: has neither "text" nor "prompt" and "completion" as text')

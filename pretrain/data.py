@@ -1,0 +1,81 @@
+"""Text to tensors. Letters: B rows, T columns.
+
+Pretraining packs texts end to end into full rows and learns every token; fine-tuning pads pairs on the right
+and learns completions alone. Neither needs an attention mask: attention is causal and padding comes last.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from rlserve.pretrain.corpus import Corpus
+
+IGNORE = -100
+"""Target of a position that has no loss."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows to learn from."""
+
+    input_ids: Tensor
+    """``[B, T] int64``."""
+    targets: Tensor
+    """``[B, T] int64``: the token that follows, or IGNORE."""
+
+
+def pretraining_batches(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, batch_size: int, max_length: int
+) -> Iterator[Batch]:
+    """Endless full rows of ``max_length`` tokens: ``<bos> text <eos> <bos> text <eos> ...``, cut anywhere."""
+    tokens = _token_stream(corpus, tokenizer)
+    # One token more than a row: the last input's target. Rows do not share it.
+    width = max_length + 1
+    while True:
+        rows = torch.tensor(list(islice(tokens, batch_size * width))).view(batch_size, width)
+        yield Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+
+
+def pair_batches(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, batch_size: int, max_length: int
+) -> Iterator[Batch]:
+    """Endless batches of prompt and completion pairs, loss on completions and the end token alone."""
+    for start in count(step=batch_size):
+        pairs = [corpus.pair(index) for index in range(start, start + batch_size)]
+        yield pad([encode_pair(tokenizer, *pair, max_length=max_length) for pair in pairs], tokenizer.pad_token_id)
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerFast, prompt: str, completion: str, *, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Prompt ids and completion ids, the end token last, as a rollout worker would see them.
+
+    What exceeds ``max_length`` is cut: first the prompt, from the left, down to one token, as at sampling;
+    then the completion, from the right.
+    """
+    prompt_ids = tokenizer.encode(prompt)
+    completion_ids = [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+    completion_ids = completion_ids[: max_length - 1]
+    return prompt_ids[-(max_length - len(completion_ids)) :], completion_ids
+
+
+def pad(pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+    """Pairs of ids as one batch, padded on the right to the longest."""
+    width = max(len(prompt) + len(completion) for prompt, completion in pairs) - 1
+    input_ids = torch.full((len(pairs), width), pad_id)
+    targets = torch.full((len(pairs), width), IGNORE)
+    for row, (prompt, completion) in enumerate(pairs):
+        ids = torch.tensor(prompt + completion)
+        input_ids[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(prompt) - 1 : len(ids) - 1] = ids[len(prompt) :]
+    return Batch(input_ids, targets)
+
+
+def _token_stream(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[int]:
+    for index in count():
+        yield from tokenizer.encode(corpus.text(index))
+        yield tokenizer.eos_token_id

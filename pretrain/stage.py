@@ -1,0 +1,126 @@
+"""The loop that pretraining and fine-tuning share: AdamW; warm-up, constant rate, cool-down; accuracy checks.
+
+The cool-down is what makes the result repeatable: at a constant rate the share of either kind of demonstration
+drifts from batch to batch, while the rate falls it settles at what the data hold.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlserve.config.pretrain import StageConfig
+from rlserve.pretrain.data import IGNORE, Batch
+
+MAX_THREADS = 8
+"""More cores do not help models of this size."""
+
+Report = Callable[[Mapping[str, float]], None]
+"""Takes the numbers of a step: step, steps, loss, tokens_per_second, eta_seconds and, when checked, accuracy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """How a stage ended."""
+
+    steps: int
+    """Optimizer steps done."""
+    loss: float
+    """Loss of the last one, nats a token."""
+    accuracy: float | None
+    """Sampled validation accuracy of the result; None when it is not checked."""
+
+
+def run_stage(
+    model: PreTrainedModel,
+    batches: Iterator[Batch],
+    config: StageConfig,
+    *,
+    check: Callable[[], float] | None,
+    report: Report,
+) -> StageResult:
+    """Train ``model`` in place for ``config.steps``; an accuracy of ``config.stop_accuracy`` starts the end.
+
+    ``check()`` measures accuracy. Reports go out every ``config.check_every`` steps and at the end.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    pace = _Pace()
+    step, last, loss, accuracy = 0, config.steps, 0.0, None
+    model.train()
+    with _threads(config.torch_threads):
+        while step < last:
+            step += 1
+            batch = next(batches)
+            loss = _update(model, optimizer, batch, config, lr=config.lr * rate_share(step, last, config))
+            pace.add(batch)
+            due = step % config.check_every == 0
+            if check is not None and (step == last or (due and step >= config.check_from and last == config.steps)):
+                accuracy = check()
+                if step < last and accuracy >= config.stop_accuracy:
+                    last = min(last, step + config.cooldown_steps)
+            if due or step == last:
+                known = {} if accuracy is None else {"accuracy": accuracy}
+                report({"step": step, "steps": last, "loss": loss, **pace.numbers(step, last), **known})
+    model.eval()
+    return StageResult(steps=step, loss=loss, accuracy=accuracy)
+
+
+def rate_share(step: int, last: int, config: StageConfig) -> float:
+    """Share of the full learning rate at ``step``, which counts from 1, in a stage that ends with ``last``."""
+    warm = step / max(config.warmup_steps, 1)
+    cool = (last - step + 1) / (config.cooldown_steps + 1)
+    return min(1.0, warm, cool)
+
+
+def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the targets, in nats; logits are made only where there is a target."""
+    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
+    chosen = batch.targets != IGNORE
+    logits = model.get_output_embeddings()(hidden[chosen])  # [targets, V]
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[chosen])
+
+
+def _update(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batch, config: StageConfig, *, lr: float
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss = mean_loss(model, batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    optimizer.step()
+    return loss.item()
+
+
+class _Pace:
+    """Tokens a second and the time that is left."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._num_tokens = 0
+
+    def add(self, batch: Batch) -> None:
+        self._num_tokens += batch.input_ids.numel()
+
+    def numbers(self, step: int, last: int) -> dict[str, float]:
+        elapsed = time.monotonic() - self._started
+        return {"tokens_per_second": self._num_tokens / elapsed, "eta_seconds": elapsed / step * (last - step)}
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    """Torch's CPU threads inside of the block; as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or min(len(os.sched_getaffinity(0)), MAX_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,68 @@
+"""Small tokenizers from scratch, as ordinary Hugging Face fast tokenizers: by character, or byte-level BPE.
+
+Special tokens come first, then the alphabet in the order of its code points, so that the same data always gives
+the same ids. Encoding puts ``<bos>`` in front; decoding gives the text back exactly.
+"""
+
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rlserve.config.pretrain import TokenizerConfig
+from rlserve.errors import ConfigError
+
+PAD, BOS, EOS, UNKNOWN = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+BYTES = 256
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most ``config.vocab_size`` tokens. Raises ConfigError when that is too few."""
+    build = _characters if config.type == "characters" else _byte_pairs
+    backend = build(config, texts)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_length,
+    )
+
+
+def _characters(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    alphabet = sorted(set(config.alphabet) or set().union(*texts))
+    tokens = [*SPECIAL_TOKENS, *alphabet]
+    if len(tokens) > config.vocab_size:
+        raise ConfigError(
+            f"tokenizer.vocab_size: is {config.vocab_size}, but {len(alphabet)} characters and "
+            f'{len(SPECIAL_TOKENS)} special tokens are {len(tokens)}; raise it, or take type = "bpe"'
+        )
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    backend.decoder = decoders.Fuse()  # without one, tokens are joined by spaces
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    return backend
+
+
+def _byte_pairs(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    if config.vocab_size < BYTES + len(SPECIAL_TOKENS):
+        raise ConfigError(
+            f"tokenizer.vocab_size: is {config.vocab_size}; byte-level BPE needs at least "
+            f"{BYTES + len(SPECIAL_TOKENS)}, all bytes and the special tokens"
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
