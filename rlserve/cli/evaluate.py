@@ -54,9 +54,7 @@ def _model(given: RunPaths) -> str:
     return str(newest.model_path.resolve())
 
 
-def _evaluation_config(
-    config: RunConfig, model: str, arguments: argparse.Namespace, directory: str
-) -> RunConfig:
+def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
     values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft"})
     asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
     change = {
@@ -75,5 +73,3 @@ def _print(summary: dict[str, object], *, as_json: bool) -> None:
         print(json.dumps(result))
         return
     print(f"held-out accuracy {result['accuracy_before']}")
-
-

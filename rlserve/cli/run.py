@@ -180,7 +180,7 @@ async def _follow(paths: RunPaths, progress: Progress) -> None:
         for event in seen_events.new():
             _show_event(progress, event)
         for line in seen_metrics.new():
-            progress.state.step = int(line["step"])
+            progress.state.step = int(str(line["step"]))
             progress.state.metrics.update(
                 {k: float(v) for k, v in line.items() if isinstance(v, int | float) and "/" in k}
             )
