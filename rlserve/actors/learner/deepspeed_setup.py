@@ -4,6 +4,7 @@ Works without a launcher. One rank needs no port; several meet at MASTER_ADDR:MA
 on CPU: the optimizer is torch's, and the shared-memory collectives (66 s to build, once) are switched off.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -71,6 +72,12 @@ def import_deepspeed(device: torch.device) -> ModuleType:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     module: ModuleType = deepspeed
     return module
+
+
+def import_libraries() -> None:
+    """All that an engine imports, several seconds' worth: to be called before a wait for something else."""
+    import_deepspeed(Place.from_environment(os.environ).device)
+    importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: float) -> None:

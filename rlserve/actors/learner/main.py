@@ -19,7 +19,7 @@ import grpc.aio
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.checkpoint import Checkpoint, latest
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import Place, import_libraries
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
@@ -209,6 +209,7 @@ class StartPoint:
 
 
 def _start_point(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
+    import_libraries()
     start_model = wait_for_start_model(config, paths)
     checkpoint = latest(paths.checkpoints) if resume else None
     if checkpoint is None:

@@ -4,7 +4,8 @@ Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
 """
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -29,15 +30,29 @@ def load_model(path: str, config: LearnerConfig) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
-    )
+    with _no_progress_bar():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
+        )
     model.eval()
     model.config.use_cache = False
     if config.gradient_checkpointing:
         _checkpoint_layers(model)
     loaded: nn.Module = model
     return loaded
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _checkpoint_layers(model: Any) -> None:
