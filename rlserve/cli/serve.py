@@ -60,16 +60,22 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
                     actor_id=actor_id,
                     hub_address=arguments.hub,
                     address=arguments.address or "127.0.0.1:0",
+                    run_id=config.name,
                 )
             )
         case "verifier":
             from rlserve.actors.verifier.main import run_verifier
 
-            return asyncio.run(run_verifier(config.verifier, actor_id=actor_id, hub_address=arguments.hub))
+            verifier = config.verifier
+            if arguments.address:
+                verifier = verifier.model_copy(update={"address": arguments.address})
+            return asyncio.run(run_verifier(verifier, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name))
         case "rollout":
             from rlserve.actors.rollout.main import run_rollout
 
-            return asyncio.run(run_rollout(config, paths, actor_id=actor_id, hub_address=arguments.hub))
+            return asyncio.run(
+                run_rollout(config, paths, actor_id=actor_id, hub_address=arguments.hub, address=arguments.address)
+            )
         case _:
             from rlserve.actors.learner.main import run_learner
 

@@ -82,7 +82,8 @@ class RolloutEngine:
         """
         try:
             async with asyncio.timeout(options.start_seconds):
-                llm = await asyncio.to_thread(launch, options)
+                # In a list that is emptied: threads keep their last result, and vLLM must go before the interpreter.
+                llm = (await asyncio.to_thread(lambda: [launch(options)])).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
         engine = cls(EngineLink(llm, limit_seconds=options.update_seconds), options, version)
@@ -103,6 +104,11 @@ class RolloutEngine:
     def alive(self) -> bool:
         """False once EngineCore is gone or ``shutdown`` was called."""
         return self._link.alive
+
+    @property
+    def llm(self) -> Any:
+        """vLLM's ``AsyncLLM`` itself, for benches that compare with plain calls."""
+        return self._link.llm
 
     @property
     def process_ids(self) -> list[int]:
