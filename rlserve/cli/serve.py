@@ -79,4 +79,12 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
         case _:
             from rlserve.actors.learner.main import run_learner
 
-            return run_learner(config, paths, actor_id=actor_id, hub_address=arguments.hub, resume=arguments.resume)
+            paths.root.mkdir(parents=True, exist_ok=True)
+            return run_learner(
+                config,
+                paths,
+                actor_id=actor_id,
+                hub_address=arguments.hub,
+                address=arguments.address,
+                resume=arguments.resume,
+            )
