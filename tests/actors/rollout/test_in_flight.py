@@ -18,7 +18,7 @@ from rlserve.records import FinishReason, PolicyVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-LONG = SamplingChoice(max_new_tokens=250)
+LONG = SamplingChoice(max_new_tokens=300)
 CLOSE = 1e-4
 
 
@@ -67,6 +67,19 @@ async def serving(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     await engine.shutdown()
 
 
+async def progress(serving: Serving, *, sequences: int, tokens: int = 5) -> None:
+    """Wait until this many sequences run and each has some more tokens."""
+    states = serving.engine.llm.output_processor.request_states
+    goals: dict[str, int] = {}
+    async with asyncio.timeout(30):
+        while len(goals) < sequences or any(
+            key in states and states[key].detokenizer.num_output_tokens() < goal for key, goal in goals.items()
+        ):
+            for key, state in states.items():
+                goals.setdefault(key, state.detokenizer.num_output_tokens() + tokens)
+            await asyncio.sleep(0.005)
+
+
 @contextlib.asynccontextmanager
 async def running(serving: Serving, *, prompts: int, n: int) -> AsyncIterator[list[asyncio.Task[list[Sample]]]]:
     tasks = [
@@ -75,7 +88,7 @@ async def running(serving: Serving, *, prompts: int, n: int) -> AsyncIterator[li
         )
         for i in range(prompts)
     ]
-    await asyncio.sleep(0.3)
+    await progress(serving, sequences=prompts * n)
     yield tasks
     for task in tasks:
         task.cancel()
@@ -93,7 +106,7 @@ async def test_stamps_and_tokens_change_exactly_where_the_weights_do(serving: Se
     base = serving.versions[start]
     async with running(serving, prompts=4, n=8) as tasks:
         says_7 = await serving.update(biased_to(base, 7))
-        await asyncio.sleep(0.2)
+        await progress(serving, sequences=32)
         says_9 = await serving.update(biased_to(base, 9))
         groups = await asyncio.gather(*tasks)
     for i, group in enumerate(groups):
@@ -119,6 +132,7 @@ async def test_replaying_the_schedule_of_weights_with_kept_kv_gives_the_logprobs
     await serving.update(perturbed(serving.versions[0], seed=1))
     async with running(serving, prompts=2, n=4) as tasks:
         for seed in (2, 3, 4):
+            await progress(serving, sequences=8)
             last = await serving.update(perturbed(serving.versions[0], seed=seed, scale=0.3))
         groups = await asyncio.gather(*tasks)
     for i, group in enumerate(groups):
@@ -186,7 +200,7 @@ async def _with_salt(serving: Serving, prompt: list[int]) -> Sample:
 
     request = {"prompt_token_ids": prompt, "cache_salt": "the same for ever"}
     parameters = _parameters(SamplingChoice(max_new_tokens=20), 0)
-    async for output in serving.engine._link.llm.generate(request, parameters, request_id="salt"):
+    async for output in serving.engine.llm.generate(request, parameters, request_id="salt"):
         final = output.outputs[0]
     return to_sample(final, seconds=0)
 
@@ -232,7 +246,7 @@ async def test_cancelled_work_leaves_the_engine_and_frees_its_slots(serving: Ser
             task.cancel()
         await asyncio.wait(tasks, timeout=5)
     assert serving.engine.stats().running_sequences == 0
-    assert serving.engine._link.llm.get_num_unfinished_requests() == 0
+    assert serving.engine.llm.get_num_unfinished_requests() == 0
 
 
 async def test_a_reload_by_vllm_serves_the_same_weights(serving: Serving) -> None:
