@@ -105,14 +105,15 @@ class EngineLink:
             return
         self._unwatch()
         self._closing = True
-        self._llm.shutdown(timeout=0)
+        llm, self._llm = self._llm, None
+        llm.shutdown(timeout=0)
 
     async def _ask_all(self, what: str, method: str, *args: Any) -> list[Any]:
         answers: list[Any] = await self.call(what, self.llm.collective_rpc(method, args=args))
         return answers
 
     def _processes(self) -> list[Any]:
-        manager = self._llm.engine_core.resources.engine_manager
+        manager = None if self._llm is None else self._llm.engine_core.resources.engine_manager
         return [] if manager is None else list(manager.processes)
 
     def _unwatch(self) -> None:
