@@ -3,7 +3,7 @@
 import pytest
 import torch
 from learner_work import policy_gradient, random_batch, save_policy, split
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.algorithms.batch import LossOutput
@@ -123,14 +123,28 @@ def test_a_bad_gradient_under_a_good_loss_is_skipped_too(start):
 def test_weights_go_by_the_names_and_values_of_the_checkpoint(tmp_path, stage, tied):
     path = save_policy(tmp_path, tied=tied)
     engine = engine_of(path, zero_stage=stage)
-    with safe_open(path / "model.safetensors", framework="pt") as file:
-        expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    expected = load_file(path / "model.safetensors")
     assert ("lm_head.weight" in expected) != tied
     for dtype in (torch.float32, torch.bfloat16):
         given = dict(engine.weights(dtype))
         assert given.keys() == expected.keys()
         for name, tensor in given.items():
             assert tensor.equal(expected[name].to(dtype)) and tensor.is_contiguous()
+
+
+def test_experts_that_the_model_holds_fused_go_by_the_names_of_the_checkpoint(tmp_path):
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 1}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **experts)).save_pretrained(tmp_path)
+    engine = engine_of(tmp_path)
+    expected = load_file(tmp_path / "model.safetensors")
+    given = weights_of(engine)
+    assert "model.layers.0.mlp.experts.3.down_proj.weight" in given
+    assert not any("experts.3." in name for name, _ in engine.module.named_parameters())
+    assert given.keys() == expected.keys()
+    assert all(given[name].equal(tensor) for name, tensor in expected.items())
 
 
 def test_weights_handed_out_do_not_change_with_the_next_step(start):
