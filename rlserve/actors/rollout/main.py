@@ -19,6 +19,7 @@ from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.engine import RolloutEngine
 from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.rollout.engine_start import warm_up
 from rlserve.actors.rollout.judge import RemoteJudge
 from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
 from rlserve.actors.rollout.session import StreamSession
@@ -138,6 +139,7 @@ class RolloutProcess:
         }
 
     async def _start_engine(self) -> RolloutEngine:
+        await asyncio.to_thread(warm_up)
         self._model_path = await asyncio.to_thread(wait_for_start_model, self._config, self._paths)
         config = self._config
         options = EngineOptions.from_config(config.rollout, config.model, self._model_path, config.seed)

@@ -26,7 +26,6 @@ from rlserve.actors.rollout.jobs import Job
 from rlserve.actors.rollout.weight_exchange import Change, Exchange
 from rlserve.actors.rollout.weight_file import digest_of, policy_from_wire, read_checked
 from rlserve.actors.rollout.weight_layout import UnknownLayout
-from rlserve.actors.rollout.weight_plugin import prepare_process
 from rlserve.actors.rollout.weight_readback import served_tensors
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
@@ -67,8 +66,6 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Also here, because a forked process has loaded its plug-ins before the fork.
-        prepare_process()
         self.staging: Job[Staged] | None = None
         self.digesting: Job[str] | None = None
         self._parameters = {name for name, _ in self.model.named_parameters()}

@@ -19,16 +19,14 @@ EXTENSION = "rlserve.actors.rollout.weight_plugin.WeightCalls"
 
 
 def register() -> None:
-    """Make our weight-transfer engine known, and this process fit to serve."""
+    """Make our weight-transfer engine known, and this process fit to serve.
+
+    It asks for the tile registers that bf16 attention uses (or it dies of SIGILL), and ends with its owner.
+    """
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(
             BACKEND, "rlserve.actors.rollout.weight_engine", "StagedWeightEngine"
         )
-    prepare_process()
-
-
-def prepare_process() -> None:
-    """Ask for the tile registers that bf16 attention uses (or it dies of SIGILL), and end with the owner."""
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
     follow_owner()

@@ -1,0 +1,18 @@
+"""Imported by the fork server of a rollout worker: what EngineCore needs, before there is anything to serve.
+
+EngineCore is then a fork of a process that has imported vLLM and runs no other thread: it starts at once, and shares
+that memory. Plug-ins are not loaded here: each EngineCore loads its own.
+"""
+
+import os
+
+from rlserve.actors.rollout.deathwatch import follow_owner
+from rlserve.actors.rollout.engine_start import collector_paused
+
+with collector_paused():
+    import vllm.v1.engine.core
+    import vllm.v1.executor.uniproc_executor
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+# From a child's first moment: until its plug-ins load it may wait minutes for a worker that is gone.
+os.register_at_fork(after_in_child=follow_owner)

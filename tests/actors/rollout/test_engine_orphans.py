@@ -1,0 +1,86 @@
+"""No process of an engine outlives the worker that owns it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_policies import tiny_model
+
+from rlserve.actors.rollout.deathwatch import wait_for_end
+from rlserve.actors.rollout.settings import OWNER_VARIABLE
+
+WORKER = """
+import asyncio, sys
+from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine
+
+async def serve():
+    await RolloutEngine.start(EngineOptions(model_path=sys.argv[1], dtype="float32", max_length=128))
+    print("serving", flush=True)
+    await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    asyncio.run(serve())
+"""
+
+
+@pytest.fixture
+def owner() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def test_the_end_of_a_process_is_seen_also_while_nobody_reaps_it(owner: subprocess.Popen[bytes]) -> None:
+    owner.kill()
+    wait_for_end(owner.pid)
+    assert psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_ends_with_its_owner(owner: subprocess.Popen[bytes]) -> None:
+    code = (
+        "import rlserve.actors.rollout.deathwatch as d, time; d.follow_owner(); print(1, flush=True); time.sleep(600)"
+    )
+    environment = os.environ | {OWNER_VARIABLE: str(owner.pid)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == b"1\n"
+        assert follower.poll() is None
+        owner.kill()
+        assert follower.wait(timeout=5) == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["starting", "serving"])
+def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str) -> None:
+    tiny_model("qwen3", tied=True).save_pretrained(tmp_path / "model")
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "model")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+        try:
+            children = _engine_core_appears(worker.pid)
+            if moment == "serving":
+                assert worker.stdout is not None
+                assert any(line == b"serving\n" for line in worker.stdout)
+        finally:
+            worker.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+def _engine_core_appears(worker: int) -> list[psutil.Process]:
+    """The worker's descendants, once the fork server has a child."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        descendants = psutil.Process(worker).children(recursive=True)
+        if any(process.ppid() != worker for process in descendants):
+            return descendants
+        time.sleep(0.05)
+    raise AssertionError("EngineCore did not appear within 120 s")
