@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' requirements-cpu.lock)
 PROTOS := $(sort $(wildcard proto/rlserve/v1/*.proto))
-PROTOC := -m grpc_tools.protoc -Iproto --python_out=OUT --grpc_python_out=OUT --mypy_out=quiet:OUT --mypy_grpc_out=quiet:OUT
+PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=OUT --grpc_python_out=OUT --mypy_out=quiet:OUT --mypy_grpc_out=quiet:OUT
 
 .PHONY: help install quickstart test lint format proto lock bench clean
 
@@ -50,7 +50,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@rm -rf build/proto && mkdir -p build/proto
-	@$(BIN)/python $(subst OUT,build/proto,$(PROTOC)) $(PROTOS)
+	@$(subst OUT,build/proto,$(PROTOC)) $(PROTOS)
 	diff -r -x __init__.py -x __pycache__ build/proto/rlserve/v1 rlserve/v1
 	$(BIN)/python proto/compatibility.py check
 
@@ -59,7 +59,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 proto: $(STAMP)
-	$(BIN)/python $(subst OUT,.,$(PROTOC)) $(PROTOS)
+	$(subst OUT,.,$(PROTOC)) $(PROTOS)
 	$(BIN)/python proto/compatibility.py accept
 
 lock: $(STAMP)
