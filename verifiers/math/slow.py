@@ -2,7 +2,7 @@
 
 Gold first (its ``verify`` is not symmetric). Its own timers are off, since together they allow ten seconds; a timer
 of CPU time ends it, and the worker's limits end what no timer can. A parsed formula is never printed: that alone
-can hang (Math-Verify issue 65).
+can hang.
 """
 
 import logging
