@@ -66,11 +66,13 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
 
 
 async def _bare_update(engine: RolloutEngine, policy: PolicyVersion, path: Path) -> float:
+    """Seconds of stall. Asking whether staging is done, and the digest afterwards, are ours and are not counted."""
     started = time.perf_counter()
     await engine.llm.pause_generation(mode="keep", clear_cache=False)
+    paused = time.perf_counter()
     await engine.stage(policy, path)
-    await engine.swap(policy)
-    return time.perf_counter() - started
+    report = await engine.swap(policy)
+    return paused - started + report.stage_seconds + report.stall_seconds
 
 
 @contextlib.asynccontextmanager
