@@ -68,8 +68,5 @@ def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namesp
 
 
 def _print(summary: dict[str, object], *, as_json: bool) -> None:
-    result = {key: summary.get(key) for key in ("accuracy_before", "evaluations")}
-    if as_json:
-        print(json.dumps(result))
-        return
-    print(f"held-out accuracy {result['accuracy_before']}")
+    accuracy = summary.get("accuracy_before")
+    print(json.dumps({"accuracy": accuracy}) if as_json else f"held-out accuracy {accuracy}")
