@@ -50,6 +50,7 @@ def prepare_environment(*, on_cpu: bool) -> None:
 def _quiet() -> dict[str, str]:
     return {
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
