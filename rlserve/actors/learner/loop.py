@@ -66,6 +66,8 @@ class TrainingLoop:
     def run(self) -> None:
         """Train to the end. Raises Stopped when asked to end before, DeadlineExceeded when starved."""
         self._publish()
+        if not self._config.steps:
+            self._inbox.stop_training()
         accuracy = None
         if self._config.evaluate.problems and self._state.accuracy_before is None:
             self._state.accuracy_before = accuracy = self._evaluate("before").accuracy

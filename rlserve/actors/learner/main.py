@@ -37,7 +37,7 @@ from rlserve.actors.tokenizer import Tokenizer, fingerprint, load_tokenizer
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import RlserveError
+from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.records import Actor, ActorKind, RunPhase
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 GOODBYE_SECONDS = 10.0
+STOP_SECONDS = 15.0
 FOLLOWER_IDLE_SECONDS = 24 * 3600.0
 """Rank 0 waits for groups in its own time; its death is noticed at once all the same."""
 STOPPED = 143
@@ -125,8 +126,7 @@ class Learner:
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
             self._inbox.close()
-            thread.run(stack.aclose(), START_SECONDS)
-            thread.close()
+            _stop_serving(thread, stack)
             self._publisher.close()
             self._store.close()
             self._trainer.close()
@@ -206,6 +206,15 @@ class StartPoint:
     """What it goes on with."""
     state: LoopState
     checkpoint: Checkpoint | None = None
+
+
+def _stop_serving(thread: LoopThread, stack: AsyncExitStack) -> None:
+    """A peer that does not let go of its stream must not spoil a run whose results are written."""
+    try:
+        thread.run(stack.aclose(), STOP_SECONDS)
+    except DeadlineExceeded as error:
+        logger.warning("servers did not stop in time: %s", error)
+    thread.close()
 
 
 def _start_point(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
