@@ -1,0 +1,268 @@
+"""The zygote: a warm interpreter that forks one box for each request. Started by path, in an empty environment.
+
+It never reads a job: descriptors come in over its socket, and only the forked child reads from them. A box is two
+processes: a reaper, which is trusted, holds the control pipe and ends the box; and the runner, which drops every
+privilege and then runs what it was given.
+
+``main``  waits for: the next request. unblocked by: the service, or its end (the socket closes; SIGKILL).
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import candidate
+import kernel
+import program
+import room
+import tester
+
+ROLES: dict[str, Callable[[int, list[int]], int]] = {
+    "program": program.main,
+    "candidate": candidate.main,
+    "tester": tester.main,
+}
+MAX_HEADER_BYTES = 64 * 1024
+MAX_LINKS = 8
+WARM = (
+    "abc",
+    "array",
+    "ast",
+    "base64",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections.abc",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "heapq",
+    "hashlib",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "keyword",
+    "math",
+    "numbers",
+    "operator",
+    "pprint",
+    "queue",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "struct",
+    "textwrap",
+    "threading",
+    "time",
+    "traceback",
+    "types",
+    "typing",
+    "unicodedata",
+    "unittest",
+    "uuid",
+    "zlib",
+)
+"""What small programs import: here already when a box starts."""
+
+
+def main() -> int:
+    """Serve until the service closes the socket."""
+    kernel.die_with_parent()
+    kernel.lift_soft_limits()  # those of the service are not meant for us
+    if os.getppid() != int(sys.argv[1]):
+        return 0
+    settings = json.loads(sys.argv[2])
+    link = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    try:
+        for name in WARM:
+            __import__(name)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # when memory runs out, the kernel takes a box first
+        if settings["namespaces"]:
+            room.enter(settings["readable"])
+    except OSError as error:
+        link.send(json.dumps({"error": str(error)}).encode())
+        return 1
+    system_calls = bytes.fromhex(settings["seccomp"])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the reapers
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT})
+    gc.collect()
+    gc.freeze()
+    link.send(b'{"ready": true}')
+    boxes = 0
+    while True:
+        header, descriptors, _, _ = socket.recv_fds(link, MAX_HEADER_BYTES, 5 + MAX_LINKS)
+        if not header:
+            return 0
+        boxes += 1
+        _open_box(link, json.loads(header), descriptors, settings, system_calls, boxes)
+
+
+def _open_box(
+    link: socket.socket,
+    header: Mapping[str, Any],
+    descriptors: Sequence[int],
+    settings: Mapping[str, Any],
+    system_calls: bytes,
+    number: int,
+) -> None:
+    """Fork a box; the answer carries its pidfd."""
+    flags = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS if settings["namespaces"] else 0
+    try:
+        pid, pidfd = kernel.clone(flags)
+    except OSError as error:
+        link.send(json.dumps({"error": str(error)}).encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
+    if pid == 0:
+        code = 1
+        try:
+            link.close()
+            code = reap(header, descriptors, settings, system_calls, number)
+        finally:
+            os._exit(code)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    socket.send_fds(link, [json.dumps({"pid": pid}).encode()], [pidfd])
+    os.close(pidfd)
+
+
+def reap(
+    header: Mapping[str, Any], descriptors: Sequence[int], settings: Mapping[str, Any], system_calls: bytes, number: int
+) -> int:
+    """The reaper: start the runner, end it in time, say how it ended."""
+    control = descriptors[4]
+    kernel.die_with_parent()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    limits = header["limits"]
+    try:
+        if settings["cgroup"] is not None:
+            os.write(settings["cgroup"], b"0")
+        if settings["namespaces"]:
+            room.furnish(limits["file_bytes"], limits["files"])
+        runner = os.fork()
+    except OSError as error:
+        _report(control, {"error": f"box: {error}"})
+        return 1
+    if runner == 0:
+        os.close(control)
+        _run(header, descriptors, settings, system_calls, number)
+    for descriptor in descriptors:
+        if descriptor != control:
+            os.close(descriptor)
+    deadline = time.monotonic() + limits["wall_seconds"] + 1.0
+    ended = False
+    while True:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        if pid == runner:
+            break
+        if pid == 0:
+            left = 5.0 if ended else max(0.0, deadline - time.monotonic())
+            news = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, left)
+            if news is None or news.si_signo == signal.SIGTERM:
+                if ended:
+                    break
+                ended = True
+                os.kill(runner, signal.SIGKILL)
+    cpu = usage.ru_utime + usage.ru_stime
+    _report(control, {"status": status, "cpu_seconds": cpu, "peak_bytes": usage.ru_maxrss * 1024})
+    return 0
+
+
+def _report(control: int, message: Mapping[str, Any]) -> None:
+    os.write(control, json.dumps(message).encode())
+
+
+def _run(
+    header: Mapping[str, Any], descriptors: Sequence[int], settings: Mapping[str, Any], system_calls: bytes, number: int
+) -> NoReturn:
+    """The runner: give everything up, then run. Never returns."""
+    code = 70
+    try:
+        job, links = _arrange(descriptors, header["links"])
+        _confine(header["limits"], settings, system_calls, number)
+        code = ROLES[header["role"]](job, links)
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(2, f"box: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+    finally:
+        os._exit(code)
+
+
+def _arrange(descriptors: Sequence[int], num_links: int) -> tuple[int, list[int]]:
+    """Descriptors 0 to 2 as the program expects them; the job and the links right after; nothing else."""
+    job, stdin, stdout, stderr, _, *links = descriptors
+    high = [os.dup(descriptor) for descriptor in (stdin, stdout, stderr, job, *links[:num_links])]
+    # Duplicates first, then the final places: a final place may still be some other source.
+    top = max(high) + 1
+    parked = []
+    for offset, descriptor in enumerate(high):
+        os.dup2(descriptor, top + offset)
+        parked.append(top + offset)
+    for place, descriptor in enumerate(parked):
+        os.dup2(descriptor, place, inheritable=True)
+    os.closerange(len(parked), 65536)
+    return 3, list(range(4, len(parked)))
+
+
+def _confine(limits: Mapping[str, Any], settings: Mapping[str, Any], system_calls: bytes, number: int) -> None:
+    os.setsid()
+    os.umask(0o077)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    cpu = max(1, round(limits["cpu_seconds"] + 0.499))
+    spare = 8 if settings["shared_uid"] else 0  # the zygote and the reapers count as well then
+    for name, value in (
+        ("CPU", cpu),
+        ("AS", limits["memory_bytes"]),
+        ("FSIZE", 0 if settings["single_process"] else limits["file_bytes"]),
+        ("NOFILE", limits["open_files"]),
+        ("NPROC", limits["processes"] + spare),
+        ("CORE", 0),
+        ("MEMLOCK", 0),
+        ("MSGQUEUE", 0),
+    ):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+    kernel.forgo_privileges()
+    if os.geteuid() == 0 and settings["uid_base"]:
+        uid = settings["uid_base"] + number % 4096
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    if settings["single_process"]:
+        parent = os.getppid()
+        kernel.die_with_parent()
+        if os.getppid() != parent or parent == 1:
+            os._exit(70)
+    kernel.drop_capabilities()
+    if settings["landlock"]:
+        writable = ["/dev/null"] if settings["single_process"] else [room.SCRATCH, "/dev/null"]
+        kernel.confine_files([*settings["readable"], *(f"/dev/{name}" for name in room.DEVICES)], writable)
+    kernel.filter_system_calls(system_calls)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
