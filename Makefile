@@ -49,6 +49,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd rlserve/sandbox/inside && MYPYPATH=. $(abspath $(BIN))/mypy --strict --explicit-package-bases *.py
 	@rm -rf build/proto && mkdir -p build/proto
 	@$(subst OUT,build/proto,$(PROTOC)) $(PROTOS)
 	diff -r -x __init__.py -x __pycache__ build/proto/rlserve/v1 rlserve/v1

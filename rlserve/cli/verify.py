@@ -1,8 +1,12 @@
 """``rlserve verify KIND CASES.jsonl --out VERDICTS.jsonl``: judge a file of cases, with the pool that runs use.
 
-A math case has ``id``, ``gold`` and ``answer`` (an answer, or a text that holds one). Any other registered
+A math case has ``id``, ``gold`` and ``answer`` (an answer, or a text that holds one). A code case has ``id``,
+``kind`` (``function`` or ``stdio``), ``prompt_entry_point``, ``completion`` (the program) and ``tests`` (Python source
+of asserts, or a list of ``{input, output}``). Any other registered
 verifier takes cases of ``id``, ``completion``, ``payload`` (JSON) and, if it wants one, ``prompt``. A case may
-say what is ``expected`` (true or false); the summary then counts who agrees.
+say what is ``expected`` (true or false, or an outcome, with others that it ``accept``s); the summary then counts who
+agrees. Outcomes are written as ``pass``, ``fail``, ``timeout``, ``error`` (``reason`` starts with which: memory,
+output_limit, crash or rejected) and ``no_verdict``.
 """
 
 import argparse
@@ -20,6 +24,8 @@ from rlserve.config.actors import VerifierConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 
+ERRORS = frozenset({Outcome.MEMORY, Outcome.OUTPUT_LIMIT, Outcome.CRASH, Outcome.REJECTED})
+
 Progress = Callable[[int, int], None]
 """Called with the number of cases judged and of all cases."""
 
@@ -32,7 +38,8 @@ class Case:
     completion: str
     payload: bytes
     prompt: str
-    expected: bool | None
+    accepted: frozenset[str] | None
+    """Outcomes, as written, that the case expects; None when it expects nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +129,27 @@ def verdict_line(case: Case, verdict: Verdict) -> dict[str, Any]:
     """A verdict as one line; without a verdict the reward is null."""
     return {
         "id": case.case_id,
-        "outcome": verdict.outcome.value,
+        "outcome": written_outcome(verdict),
         "reward": verdict.reward if verdict.has_reward else None,
         "passed": verdict.passed,
         "total": verdict.total,
-        "reason": verdict.reason,
+        "reason": f"{verdict.outcome.value}: {verdict.reason}" if verdict.outcome in ERRORS else verdict.reason,
         "seconds": round(verdict.seconds, 6),
     }
+
+
+def written_outcome(verdict: Verdict) -> str:
+    """The outcome in the words of a case file."""
+    return "error" if verdict.outcome in ERRORS else verdict.outcome.value
 
 
 def _case(kind: str, row: Mapping[str, Any]) -> Case:
     if kind == "math":
         completion, payload = row["answer"], {"answer": row["gold"], "bare": True}
+    elif kind == "code" and "payload" not in row:
+        completion = row["completion"]
+        payload = {"kind": row["kind"], "entry_point": row.get("prompt_entry_point") or "", "tests": row["tests"]}
+        payload |= {"extract": False}
     else:
         completion, payload = row["completion"], row["payload"]
     if not isinstance(completion, str):
@@ -143,8 +159,17 @@ def _case(kind: str, row: Mapping[str, Any]) -> Case:
         completion=completion,
         payload=json.dumps(payload).encode(),
         prompt=str(row.get("prompt", "")),
-        expected=row.get("expected") if isinstance(row.get("expected"), bool) else None,
+        accepted=_accepted(row),
     )
+
+
+def _accepted(row: Mapping[str, Any]) -> frozenset[str] | None:
+    expected = row.get("expected")
+    if isinstance(expected, bool):
+        return frozenset(["pass"] if expected else ["fail", "timeout", "error"])
+    if not isinstance(expected, str):
+        return None
+    return frozenset([expected, *row.get("accept", [])])
 
 
 async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress: Progress) -> list[Verdict]:
@@ -168,12 +193,12 @@ async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress:
 
 
 def _summary(cases: list[Case], verdicts: list[Verdict]) -> VerifySummary:
-    expecting = [(case, verdict) for case, verdict in zip(cases, verdicts, strict=True) if case.expected is not None]
-    wrong = [case.case_id for case, verdict in expecting if (verdict.outcome is Outcome.PASS) != case.expected]
+    pairs = list(zip(cases, verdicts, strict=True))
+    wrong = [c.case_id for c, v in pairs if c.accepted is not None and written_outcome(v) not in c.accepted]
     return VerifySummary(
         outcomes=Counter(verdict.outcome.value for verdict in verdicts),
         unexpected=tuple(wrong),
-        num_expected=len(expecting),
+        num_expected=sum(case.accepted is not None for case in cases),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rlserve.actors.verifier.crew import Crew, PoolLimits
 from rlserve.actors.verifier.process import Job, WorkerLost, WorkerProcess, WorkerStuck
-from rlserve.actors.verifier.traits import VerifierTraits
+from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
 from rlserve.errors import PluginFailed, Unavailable, UnknownName
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
@@ -126,11 +126,12 @@ class WorkerPool:
     ) -> list[Verdict]:
         """One verdict for each completion of a task, in order; the limit holds for each of them.
 
-        ``limit_seconds`` may only lower the configured limit. Raises UnknownName, or PluginFailed for a verifier
+        ``limit_seconds`` may only lower the verifier's own. Raises UnknownName, or PluginFailed for a verifier
         that could not be loaded; every other trouble is a verdict that says there is none. When the caller is
         cancelled, the workers at its completions are killed.
         """
         traits = self._find(verifier)
+        limit = effective_limit_seconds(traits, self._limits.limit_seconds)
         chunks = _divide(len(completions), self._num_chunks(verifier, len(completions)))
         works = [
             _Work(
@@ -138,9 +139,7 @@ class WorkerPool:
                 completions=completions,
                 payload=payload,
                 prompt=prompt,
-                limit_seconds=min(
-                    limit_seconds or self._limits.limit_seconds, self._limits.limit_seconds, traits.limit_seconds
-                ),
+                limit_seconds=min(limit_seconds or limit, limit),
                 memory_bytes=int(min(self._limits.memory_bytes, traits.memory_bytes)),
                 pending=deque(_Pending(index) for index in chunk),
             )

@@ -6,7 +6,7 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.verifier.pool import WorkerPool
-from rlserve.actors.verifier.traits import VerifierTraits
+from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from rlserve.rpc import codec
 from rlserve.v1 import verifier_service_pb2 as pb
@@ -95,7 +95,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             description=traits.description,
             reward_min=traits.reward_range[0],
             reward_max=traits.reward_range[1],
-            limit_seconds=min(traits.limit_seconds, self._limit_seconds),
+            limit_seconds=effective_limit_seconds(traits, self._limit_seconds),
             isolation=traits.isolation,
         )
 

@@ -23,6 +23,9 @@ class VerifierTraits:
     """Wall limit of one completion, if lower than the configured one."""
     memory_bytes: float = math.inf
     """Address space beyond the size at start, if lower than the configured one."""
+    limits_itself: bool = False
+    """True when the verifier ends what it judges by limits of its own, e.g. a sandbox; then ``limit_seconds`` counts
+    even where it is above the configured one, which is meant for judging that has none."""
     timeout_is_failure: bool = False
     """True when the judged text is to blame for taking too long: then a timeout is a FAIL (reason
     ``timeout``), provided that the worker was computing. False: it is the verifier's trouble, no verdict."""
@@ -42,9 +45,15 @@ def traits_of(name: str, verifier: object) -> VerifierTraits:
         reward_range=(float(low), float(high)),
         limit_seconds=float(getattr(verifier, "limit_seconds", math.inf)),
         memory_bytes=float(getattr(verifier, "memory_bytes", math.inf)),
+        limits_itself=bool(getattr(verifier, "limits_itself", False)),
         timeout_is_failure=bool(getattr(verifier, "timeout_is_failure", False)),
         isolation=str(getattr(verifier, "isolation", "")),
     )
+
+
+def effective_limit_seconds(traits: VerifierTraits, configured: float) -> float:
+    """Wall limit of one completion, given the configured one."""
+    return traits.limit_seconds if traits.limits_itself else min(traits.limit_seconds, configured)
 
 
 def encode_traits(traits: VerifierTraits) -> dict[str, Any]:
@@ -56,6 +65,7 @@ def encode_traits(traits: VerifierTraits) -> dict[str, Any]:
         "reward_range": list(traits.reward_range),
         "limit_seconds": traits.limit_seconds if math.isfinite(traits.limit_seconds) else None,
         "memory_bytes": traits.memory_bytes if math.isfinite(traits.memory_bytes) else None,
+        "limits_itself": traits.limits_itself,
         "timeout_is_failure": traits.timeout_is_failure,
         "isolation": traits.isolation[:64],
         "error": traits.error[:500],
@@ -74,6 +84,7 @@ def decode_traits(message: Mapping[str, Any]) -> VerifierTraits:
             reward_range=(float(low), float(high)),
             limit_seconds=math.inf if limit is None else float(limit),
             memory_bytes=math.inf if memory is None else float(memory),
+            limits_itself=message["limits_itself"] is True,
             timeout_is_failure=message["timeout_is_failure"] is True,
             isolation=str(message["isolation"]),
             error=str(message["error"]),

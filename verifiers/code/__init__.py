@@ -1,0 +1,1 @@
+"""Verifier of programs: runs them in the sandbox."""

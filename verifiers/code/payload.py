@@ -1,0 +1,129 @@
+"""What a code task tells its verifier.
+
+``kind``         ``"function"`` (asserts), ``"calls"`` (arguments and results) or ``"stdio"`` (input and output)
+``entry_point``  the function in question (needed for ``calls``)
+``tests``        function: Python source of asserts, or a list of such lines; calls: a list of
+                 ``{"args": [...], "kwargs": {...}, "output": ...}``; stdio: a list of ``{"input": ..., "output": ...}``
+``prefix``       the task's own code, e.g. the prompt of a completion that is only a body
+``extract``      true: take the program out of the completion's fences (default); false: the completion is the program
+``partial``      true: the reward is the share of tests passed; false (default): all or nothing
+``cpu_seconds``, ``memory_bytes``  limits below the server's own
+"""
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlserve.errors import InvalidRequest
+from rlserve.sandbox.calls import CallTest
+from rlserve.sandbox.stdio import StdioTest
+from rlserve.verifiers.payloads import decode_object, flag
+
+FIELDS = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
+MAX_TESTS = 256
+MAX_SOURCE_CHARACTERS = 256 * 1024
+MAX_INPUT_CHARACTERS = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeTask:
+    """A checked payload."""
+
+    kind: str
+    entry_point: str
+    asserts: str = ""
+    calls: Sequence[CallTest] = ()
+    stdio: Sequence[StdioTest] = ()
+    prefix: str = ""
+    extract: bool = True
+    partial: bool = False
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
+
+
+def decode_payload(payload: bytes) -> CodeTask:
+    """The task; raises InvalidRequest that names the field."""
+    content = decode_object(payload, fields=FIELDS)
+    kind = content.get("kind")
+    if kind not in ("function", "calls", "stdio"):
+        raise InvalidRequest(f"payload.kind: is {str(kind)[:40]!a}; send 'function', 'calls' or 'stdio'")
+    entry_point = _text(content, "entry_point", maximum=200)
+    if kind == "calls" and not entry_point.isidentifier():
+        raise InvalidRequest(f"payload.entry_point: is {entry_point[:40]!a}; name the function that is called")
+    tests = content.get("tests")
+    return CodeTask(
+        kind=kind,
+        entry_point=entry_point,
+        asserts=_asserts(tests) if kind == "function" else "",
+        calls=[_call(item, index) for index, item in _listed(tests)] if kind == "calls" else (),
+        stdio=[_stdio(item, index) for index, item in _listed(tests)] if kind == "stdio" else (),
+        prefix=_text(content, "prefix", maximum=MAX_SOURCE_CHARACTERS),
+        extract=flag(content, "extract") if "extract" in content else True,
+        partial=flag(content, "partial"),
+        cpu_seconds=_number(content, "cpu_seconds"),
+        memory_bytes=_whole(content, "memory_bytes"),
+    )
+
+
+def _asserts(tests: Any) -> str:
+    lines = tests if isinstance(tests, list) else [tests]
+    if not lines or not all(isinstance(line, str) and line.strip() for line in lines):
+        raise InvalidRequest("payload.tests: is no Python source; send asserts as one text or a list of lines")
+    source = "\n".join(lines)
+    if len(source) > MAX_SOURCE_CHARACTERS:
+        raise InvalidRequest(f"payload.tests: is {len(source)} characters; send at most {MAX_SOURCE_CHARACTERS}")
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InvalidRequest(f"payload.tests: is no Python source ({error}); send assert statements") from error
+    return source
+
+
+def _listed(tests: Any) -> list[tuple[int, Mapping[str, Any]]]:
+    if not isinstance(tests, list) or not 0 < len(tests) <= MAX_TESTS:
+        raise InvalidRequest(f"payload.tests: is no list of 1 to {MAX_TESTS} tests")
+    for index, item in enumerate(tests):
+        if not isinstance(item, dict):
+            raise InvalidRequest(f"payload.tests[{index}]: is no object")
+    return list(enumerate(tests))
+
+
+def _call(item: Mapping[str, Any], index: int) -> CallTest:
+    where = f"payload.tests[{index}]"
+    args, kwargs = item.get("args"), item.get("kwargs", {})
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or "output" not in item:
+        raise InvalidRequest(f"{where}: needs args (a list), output, and kwargs (an object) if there are any")
+    if len(json.dumps(item)) > MAX_INPUT_CHARACTERS:
+        raise InvalidRequest(f"{where}: is longer than {MAX_INPUT_CHARACTERS} characters")
+    return CallTest(args=args, kwargs=kwargs, output=item["output"])
+
+
+def _stdio(item: Mapping[str, Any], index: int) -> StdioTest:
+    for name in ("input", "output"):
+        if not isinstance(item.get(name), str) or len(item[name]) > MAX_INPUT_CHARACTERS:
+            where = f"payload.tests[{index}].{name}"
+            raise InvalidRequest(f"{where}: is no text of at most {MAX_INPUT_CHARACTERS} characters")
+    return StdioTest(input=item["input"], output=item["output"])
+
+
+def _text(content: Mapping[str, Any], field: str, *, maximum: int) -> str:
+    value = content.get(field, "")
+    if not isinstance(value, str) or len(value) > maximum:
+        raise InvalidRequest(f"payload.{field}: is no text of at most {maximum} characters")
+    return value
+
+
+def _number(content: Mapping[str, Any], field: str) -> float | None:
+    value = content.get(field)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600):
+        raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send a number above 0 and at most 3600")
+    return value
+
+
+def _whole(content: Mapping[str, Any], field: str) -> int | None:
+    value = content.get(field)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 2**24 <= value <= 2**40):
+        raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send bytes, 16 MiB or more")
+    return value

@@ -1,0 +1,104 @@
+"""The code verifier: programs judged by their tests, behind the strongest walls that hold here."""
+
+from rlserve.errors import NotReady
+from rlserve.records import Outcome, Verdict
+from rlserve.sandbox.judgement import Judgement
+from rlserve.sandbox.limits import Limits
+from rlserve.sandbox.sandbox import ATTEMPTS, Sandbox
+from rlserve.sandbox.stdio import TOTAL_WALL_FACTOR
+from rlserve.sandbox.tiers import Tier
+from rlserve.verifiers.code.extract import program_in, with_prefix
+from rlserve.verifiers.code.payload import MAX_SOURCE_CHARACTERS, CodeTask, decode_payload
+
+
+class CodeVerifier:
+    """Runs Python against asserts, calls or input and output, in a sandbox of its own.
+
+    Reward 1 when every test passes (with ``partial`` the share that does), else 0. A program that runs out of time
+    or memory, writes too much or crashes has an outcome of its own; a fault of the sandbox is no verdict.
+    """
+
+    name = "code"
+    version = "1"
+    description = "Python programs against asserts, calls or stdin/stdout tests, in a sandbox"
+    reward_range = (0.0, 1.0)
+    limits_itself = True
+    """Its limits are those of the programs; the pool's own stands behind them."""
+
+    def __init__(
+        self,
+        *,
+        min_tier: str = Tier.LANDLOCK.value,
+        cpu_seconds: float = 4.0,
+        wall_seconds: float = 10.0,
+        memory_bytes: int = 768 * 2**20,
+        output_bytes: int = 2**20,
+        python: str = "",
+        cgroup: str = "",
+    ) -> None:
+        try:
+            self._minimum = Tier(min_tier)
+        except ValueError:
+            known = ", ".join(Tier)
+            raise NotReady(f"options.min_tier: {min_tier!r} is no tier (known: {known})") from None
+        self._limits = Limits(
+            cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_bytes=memory_bytes, output_bytes=output_bytes
+        )
+        self._python, self._cgroup = python, cgroup
+        self._sandbox: Sandbox | None = None
+
+    @property
+    def limit_seconds(self) -> float:
+        """Wall time within which one completion is judged, retries and several tests included."""
+        return ATTEMPTS * (TOTAL_WALL_FACTOR + 1) * self._limits.wall_seconds + 10
+
+    @property
+    def isolation(self) -> str:
+        """Tier that holds here; empty before :meth:`prepare`."""
+        return self._sandbox.isolation if self._sandbox else ""
+
+    def prepare(self) -> None:
+        """Choose and prove a tier. Raises NotReady when none holds: then no code is run here."""
+        if self._sandbox is None:
+            self._sandbox = Sandbox(minimum=self._minimum, python=self._python, cgroup=self._cgroup)
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one program. Raises InvalidRequest for a payload that is none, SandboxFault for no judgement."""
+        task = decode_payload(payload)
+        self.prepare()
+        assert self._sandbox is not None
+        program = program_in(completion) if task.extract else completion
+        source = with_prefix(program, task.prefix, task.entry_point)
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            found = Judgement(
+                outcome=Outcome.REJECTED,
+                passed=0,
+                total=1,
+                reason=f"the program is longer than {MAX_SOURCE_CHARACTERS} characters",
+            )
+        else:
+            found = self._run(self._sandbox, task, source)
+        return self._verdict(task, found)
+
+    def _run(self, sandbox: Sandbox, task: CodeTask, source: str) -> Judgement:
+        limits = self._limits.lowered(cpu_seconds=task.cpu_seconds, memory_bytes=task.memory_bytes)
+        if task.kind == "stdio":
+            return sandbox.stdio(source, task.stdio, limits)
+        if task.kind == "calls":
+            return sandbox.calls(source, task.entry_point, task.calls, limits)
+        return sandbox.function(source, task.asserts, limits, entry_point=task.entry_point, prefix=task.prefix)
+
+    def _verdict(self, task: CodeTask, found: Judgement) -> Verdict:
+        share = found.passed / found.total if found.total else 0.0
+        full = found.outcome is Outcome.PASS
+        return Verdict(
+            outcome=found.outcome,
+            reward=share if task.partial and not full else float(full),
+            parts={"tests": share},
+            reason=found.reason,
+            verifier=self.name,
+            passed=found.passed,
+            total=found.total,
+            isolation=self.isolation,
+            output=found.output,
+        )
