@@ -62,6 +62,12 @@ class CodeVerifier:
         if self._sandbox is None:
             self._sandbox = Sandbox(minimum=self._minimum, python=self._python, cgroup=self._cgroup)
 
+    def close(self) -> None:
+        """End the sandbox."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one program. Raises InvalidRequest for a payload that is none, SandboxFault for no judgement."""
         task = decode_payload(payload)

@@ -1,6 +1,8 @@
 """Role "program": a whole program, run as ``__main__`` the way ``python solution.py`` runs it."""
 
+import _sitebuiltins
 import atexit
+import builtins
 import io
 import json
 import os
@@ -44,6 +46,8 @@ def prepare(modules: dict[str, types.ModuleType]) -> None:
     unbuffered: Any = io.FileIO(2, "wb")
     sys.stderr = io.TextIOWrapper(unbuffered, encoding="utf-8", errors="backslashreplace", write_through=True)
     vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    for name in ("exit", "quit"):  # what the module ``site`` would have added
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     random.seed(0)
     sys.argv = [NAME]
     sys.path[0] = os.getcwd()
@@ -60,7 +64,8 @@ def exit_code(error: BaseException) -> int:
         return 1
     try:
         trace = error.__traceback__
-        sys.excepthook(type(error), error, trace and trace.tb_next)  # without the frame of our own
+        error.__traceback__ = trace and trace.tb_next  # without the frame of our own
+        sys.excepthook(type(error), error, error.__traceback__)
     except BaseException:
         print(f"{type(error).__name__}", file=sys.stderr)
     return MEMORY_EXIT if isinstance(error, MemoryError) else 1
