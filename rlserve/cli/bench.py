@@ -11,6 +11,8 @@ BENCHES = {
     "rollout": "tokens a second of the rollout engine against plain vLLM on the same prompts",
     "sync": "how long generation stands still for a weight update, against vLLM's own calls",
     "learner": "seconds of an optimizer step against a plain PyTorch loop on the same batch",
+    "verifier": "programs and answers judged a second: warm sandbox, cold start, bare process",
+    "soak": "thousands of hostile and honest programs in a row: leaks, slow-down, wrong verdicts",
     "transport": "publishing and fetching a version: shared, as a delta, whole",
 }
 

@@ -140,23 +140,17 @@ def check_redis() -> Iterator[Finding]:
 
 
 def check_sandbox() -> Iterator[Finding]:
-    limit = _read("/proc/sys/user/max_user_namespaces")
-    namespaces = limit.isdigit() and int(limit) > 0
-    bubblewrap = shutil.which("bwrap")
-    tiers = [
-        name
-        for name, present in (
-            ("namespaces", namespaces),
-            ("bubblewrap", bool(bubblewrap)),
-            ("landlock", "landlock" in _read("/sys/kernel/security/lsm")),
-        )
-        if present
-    ]
+    """By starting each tier and attacking it: what a kernel advertises is no proof."""
+    from rlserve.sandbox.sandbox import survey
+
+    found = survey()
+    holding = [tier.value for tier, reason in found.items() if not reason]
+    broken = [f"{tier.value}: {reason}" for tier, reason in found.items() if reason]
     yield Finding(
         "sandbox",
-        State.OK if tiers else State.OPTIONAL,
-        ", ".join(tiers) or "no isolation primitive found",
-        "needed only for verifiers that run code: allow user namespaces or install bubblewrap",
+        State.OK if holding else State.OPTIONAL,
+        f"{holding[0]} is used; proven: {', '.join(holding)}" if holding else "no tier holds: no code is run here",
+        f"needed only for verifiers that run code; see docs/sandbox.md ({'; '.join(broken)})",
     )
 
 

@@ -1,0 +1,156 @@
+"""Thousands of hostile and honest programs in a row: what leaks, what slows down, what is judged wrongly."""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psutil
+
+from rlserve.actors.verifier.crew import PoolLimits
+from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
+from rlserve.records import Outcome, Verdict
+from rlserve.sandbox.tiers import UID_BASES
+
+PROGRAMS = 5000
+WORKERS = 2
+OPTIONS = {"cpu_seconds": 1.0, "wall_seconds": 1.5, "memory_bytes": 256 * 2**20}
+
+HONEST = [(PROGRAM, STDIO), (FUNCTION_PROGRAM, FUNCTION)]
+HOSTILE = [
+    "import os\nos._exit(0)",
+    "import sys\nsys.exit(0)",
+    "raise SystemExit",
+    "x = []\nwhile True: x.append(bytearray(1 << 24))",
+    "while True: print('x' * 4096)",
+    "import os\ntry:\n    while True: os.fork()\nexcept OSError: pass",
+    "import os\nif os.fork() == 0:\n    os.setsid()\n    import time\n    time.sleep(600)",
+    "import threading, time\ntry:\n"
+    "    while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\nexcept RuntimeError: pass",
+    "i = 0\nwhile True:\n    open(f'/tmp/{i}', 'wb').write(bytes(1 << 20)); i += 1",
+    "import os\nwhile True: os.open('/dev/null', 0)",
+    "import os, signal\nos.kill(-1, signal.SIGKILL)",
+    "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+    "import ctypes\nctypes.string_at(0)",
+    "import os\nfor fd in range(64):\n    try: os.write(fd, b'pass' * 99)\n    except OSError: pass\nos._exit(0)",
+    "import shutil\nshutil.rmtree('/', ignore_errors=True)",
+    "import socket\nsocket.create_connection(('127.0.0.1', 22))",
+    "class Yes:\n    def __eq__(self, other): return True\ndef closest(numbers): return Yes()",
+    "import gc\ngc.collect()\nraise MemoryError",
+    "(" * 9999,
+]
+SLOW = ["while True: pass", "import time\ntime.sleep(99)", "import signal\nsignal.pause()"]
+"""Run rarely: each costs its whole limit."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    outcomes: Counter[str] = field(default_factory=Counter)
+    honest_failed: int = 0
+    hostile_passed: int = 0
+    quiet_ms: list[float] = field(default_factory=list)
+    honest_ms: list[float] = field(default_factory=list)
+
+
+def measure(programs: int = PROGRAMS) -> dict[str, object]:
+    """Half honest, half hostile, in random order over 2 workers; what is left behind afterwards."""
+    return asyncio.run(_measure(programs))
+
+
+async def _measure(programs: int) -> dict[str, object]:
+    rng = random.Random(0)
+    tally = _Tally()
+    limits = PoolLimits(workers=WORKERS, spares=0)
+    files = _scratch_files()
+    async with WorkerPool({"code": OPTIONS}, limits) as pool:
+        while pool.num_ready < WORKERS:
+            await asyncio.sleep(0.05)
+        for _ in range(200):
+            tally.quiet_ms.append(await _honest(pool, rng, tally))
+        before = _state(pool)
+        start = time.perf_counter()
+        slots = asyncio.Semaphore(WORKERS)
+        await asyncio.gather(*(_one(pool, slots, rng.random(), rng, tally) for _ in range(programs)))
+        seconds = time.perf_counter() - start
+        await asyncio.sleep(0.5)
+        after = _state(pool)
+        lost = pool.counts["lost"]
+    quiet, soaked = _p99(tally.quiet_ms), _p99(tally.honest_ms)
+    return {
+        "programs": programs,
+        "seconds": seconds,
+        "outcomes": dict(tally.outcomes),
+        "honest_failed": tally.honest_failed,
+        "hostile_passed": tally.hostile_passed,
+        "workers_lost": lost,
+        "processes_left": len(_box_processes()),
+        "files_left": len(_scratch_files() - files),
+        "mounts_grown": after["mounts"] - before["mounts"],
+        "descriptors_grown": after["descriptors"] - before["descriptors"],
+        "megabytes_before": before["megabytes"],
+        "megabytes_after": after["megabytes"],
+        "quiet_p99_ms": quiet,
+        "soaked_p99_ms": soaked,
+        "soaked_over_quiet_p99": soaked / quiet,
+    }
+
+
+async def _one(pool: WorkerPool, slots: asyncio.Semaphore, kind: float, rng: random.Random, tally: _Tally) -> None:
+    async with slots:
+        if kind < 0.5:
+            tally.honest_ms.append(await _honest(pool, rng, tally))
+            return
+        program = rng.choice(SLOW) if kind > 0.995 else rng.choice(HOSTILE)
+        verdict = await _judge(pool, program, rng.choice([STDIO, FUNCTION]))
+        tally.outcomes[verdict.outcome.value] += 1
+        tally.hostile_passed += verdict.outcome is Outcome.PASS
+
+
+async def _honest(pool: WorkerPool, rng: random.Random, tally: _Tally) -> float:
+    """Milliseconds of judging an honest program."""
+    program, payload = rng.choice(HONEST)
+    verdict = await _judge(pool, program, payload)
+    tally.outcomes[verdict.outcome.value] += 1
+    tally.honest_failed += verdict.outcome is not Outcome.PASS
+    return 1000 * verdict.seconds
+
+
+async def _judge(pool: WorkerPool, program: str, payload: dict[str, object]) -> Verdict:
+    return await pool.judge("code", program, json.dumps(payload).encode())
+
+
+def _state(pool: WorkerPool) -> dict[str, float]:
+    """Mounts of the machine as the service sees it; descriptors and memory of its workers and their zygotes."""
+    members = []
+    for pid in pool.pids:
+        worker = psutil.Process(pid)
+        members += [worker, *worker.children(recursive=True)]
+    with open("/proc/self/mounts") as mounts:
+        return {
+            "descriptors": sum(member.num_fds() for member in members),
+            "mounts": len(mounts.readlines()),
+            "megabytes": sum(member.memory_full_info().uss for member in members) / 2**20,
+        }
+
+
+def _box_processes() -> list[int]:
+    """Processes of boxes' users that are still there."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["uids"])
+        if process.info["uids"] and UID_BASES.start <= process.info["uids"].real < UID_BASES.stop
+    ]
+
+
+def _scratch_files() -> set[str]:
+    return set(os.listdir("/tmp"))
+
+
+def _p99(milliseconds: Sequence[float]) -> float:
+    ordered = sorted(milliseconds)
+    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
