@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from rlserve.errors import PluginFailed, UnknownName
-from rlserve.records import Task, Verdict
+from rlserve.records import Task, Turn, Verdict
 
 ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
@@ -34,6 +34,31 @@ class Environment(Protocol):
 
     def task(self, split: str, index: int, seed: int) -> Task:
         """The task at ``index`` (a finite split wraps around). Raises UnknownName for a bad split."""
+        ...
+
+
+class Episode(Protocol):
+    """One run through a multi-turn task. Its answers follow from the task and the policy's texts alone.
+
+    A worker relies on that: when a server dies, it opens the same task on another, sends the same texts again
+    and goes on. All calls of one episode come from one thread. ``close() -> None`` is optional and is called
+    once, at the end, however it ends.
+    """
+
+    def step(self, text: str) -> Turn:
+        """Answer the policy's next text, which is untrusted and may be cut anywhere. Raises what it likes."""
+        ...
+
+
+@runtime_checkable
+class EpisodicEnvironment(Environment, Protocol):
+    """An environment that answers turns; its tasks have ``multi_turn`` set."""
+
+    multi_turn: bool
+    """True."""
+
+    def open(self, task: Task) -> Episode:
+        """Begin an episode of ``task``, which this environment gave; randomness comes from ``task.seed`` alone."""
         ...
 
 

@@ -15,6 +15,7 @@ from rlserve.config.actors import (
 )
 from rlserve.config.algorithms import AlgorithmConfig, GrpoConfig
 from rlserve.config.base import Section
+from rlserve.config.episodes import EpisodesConfig
 from rlserve.config.pretrain import PretrainConfig, SftConfig
 
 
@@ -35,6 +36,7 @@ class RunConfig(Section):
     sft: SftConfig | None = None
     environments: tuple[EnvironmentConfig, ...] = Field(min_length=1)
     hub: HubConfig = HubConfig()
+    episodes: EpisodesConfig = EpisodesConfig()
     verifier: VerifierConfig = VerifierConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()

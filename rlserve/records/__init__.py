@@ -18,6 +18,7 @@ from rlserve.records.trajectory import (
     TeacherScores,
     Trajectory,
 )
+from rlserve.records.turn import Turn
 from rlserve.records.verdict import Failure, FailureKind, Outcome, Verdict
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "TensorSpec",
     "Tool",
     "Trajectory",
+    "Turn",
     "Verdict",
 ]

@@ -147,7 +147,9 @@ class EpisodeOpen(_message.Message):
     EPISODE_ID_FIELD_NUMBER: _builtins.int
     episode_id: _builtins.str
     @_builtins.property
-    def task(self) -> _task_pb2.Task: ...
+    def task(self) -> _task_pb2.Task:
+        """As GetTasks gave it; a server takes it for a name and makes the task anew."""
+
     def __init__(
         self,
         *,
@@ -218,7 +220,9 @@ class EpisodeResponse(_message.Message):
 
     @_builtins.property
     def verdict(self) -> _verdict_pb2.Verdict:
-        """A verdict that the environment itself gives, when it needs no verifier."""
+        """What the episode is worth if it ends here, by an environment that needs no verifier. That of the last
+        response counts, also when the client ends the episode.
+        """
 
     def __init__(
         self,

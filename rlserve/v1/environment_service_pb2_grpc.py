@@ -71,7 +71,9 @@ class EnvironmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Episode(self, request_iterator, context):
-        """One multi-turn episode: the client opens it, then turns alternate until `done`.
+        """One multi-turn episode: the client opens it, which is not answered, then turns alternate until `done`.
+        Answers follow from the task and the policy's texts alone: after a failure the client opens the same task
+        again, perhaps on another server, sends the same texts and expects the same answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

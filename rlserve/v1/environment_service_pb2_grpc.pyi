@@ -38,7 +38,10 @@ class EnvironmentServiceStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.DescribeEnvironmentsRequest, _environment_service_pb2.DescribeEnvironmentsResponse]
     GetTasks: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.GetTasksRequest, _environment_service_pb2.GetTasksResponse]
     Episode: _grpc.StreamStreamMultiCallable[_environment_service_pb2.EpisodeRequest, _environment_service_pb2.EpisodeResponse]
-    """One multi-turn episode: the client opens it, then turns alternate until `done`."""
+    """One multi-turn episode: the client opens it, which is not answered, then turns alternate until `done`.
+    Answers follow from the task and the policy's texts alone: after a failure the client opens the same task
+    again, perhaps on another server, sends the same texts and expects the same answers.
+    """
 
 @_typing.type_check_only
 class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
@@ -50,7 +53,10 @@ class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
     Describe: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.DescribeEnvironmentsRequest, _environment_service_pb2.DescribeEnvironmentsResponse]  # type: ignore[assignment]
     GetTasks: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.GetTasksRequest, _environment_service_pb2.GetTasksResponse]  # type: ignore[assignment]
     Episode: _aio.StreamStreamMultiCallable[_environment_service_pb2.EpisodeRequest, _environment_service_pb2.EpisodeResponse]  # type: ignore[assignment]
-    """One multi-turn episode: the client opens it, then turns alternate until `done`."""
+    """One multi-turn episode: the client opens it, which is not answered, then turns alternate until `done`.
+    Answers follow from the task and the policy's texts alone: after a failure the client opens the same task
+    again, perhaps on another server, sends the same texts and expects the same answers.
+    """
 
 class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Gives tasks and, for multi-turn ones, answers turns. Stateless between tasks: a restarted server
@@ -77,6 +83,9 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_environment_service_pb2.EpisodeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_environment_service_pb2.EpisodeResponse], _abc.AsyncIterator[_environment_service_pb2.EpisodeResponse]]:
-        """One multi-turn episode: the client opens it, then turns alternate until `done`."""
+        """One multi-turn episode: the client opens it, which is not answered, then turns alternate until `done`.
+        Answers follow from the task and the policy's texts alone: after a failure the client opens the same task
+        again, perhaps on another server, sends the same texts and expects the same answers.
+        """
 
 def add_EnvironmentServiceServicer_to_server(servicer: EnvironmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -34,6 +34,7 @@ from rlserve.rpc.codec.task import (
     task_to_proto,
 )
 from rlserve.rpc.codec.trajectory import FINISH_REASON, trajectory_from_proto, trajectory_to_proto
+from rlserve.rpc.codec.turn import turn_from_proto, turn_to_proto
 from rlserve.rpc.codec.verdict import failure_from_proto, failure_to_proto, verdict_from_proto, verdict_to_proto
 
 __all__ = [
@@ -72,6 +73,8 @@ __all__ = [
     "task_to_proto",
     "trajectory_from_proto",
     "trajectory_to_proto",
+    "turn_from_proto",
+    "turn_to_proto",
     "verdict_from_proto",
     "verdict_to_proto",
 ]

@@ -1,0 +1,19 @@
+"""What an environment answers to one turn of the policy."""
+
+from dataclasses import dataclass
+
+from rlserve.records.task import Message
+from rlserve.records.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The environment's answer to one text of the policy."""
+
+    messages: tuple[Message, ...] = ()
+    """What the policy reads next; ignored when ``done``."""
+    done: bool = False
+    """True when the episode is over."""
+    verdict: Verdict | None = None
+    """What the episode is worth if it ends here. The last answer counts, also when the worker ends the episode
+    (tokens or turns used up); None there leaves the verdict to the task's verifier."""
