@@ -5,8 +5,10 @@ A corpus is endless and pure: entry i is always the same. A finite source is shu
 
 import json
 import random
-from collections.abc import Mapping
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ from rlserve import plugins
 from rlserve.config.pretrain import CorpusConfig
 from rlserve.errors import ConfigError, InvalidRequest
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 TOKENIZER_TEXTS = 10_000
 """Texts of an endless corpus that a tokenizer is made from."""
 
@@ -83,6 +86,29 @@ class FileCorpus:
         return row["prompt"], row["completion"]
 
 
+class MixedCorpus:
+    """Several corpora in one; never exhausted."""
+
+    size = 0
+
+    def __init__(self, parts: Sequence[tuple[Corpus, float]]) -> None:
+        """``parts`` with their weights, each > 0."""
+        self.parts = [corpus for corpus, _ in parts]
+        self._bounds = list(accumulate(weight for _, weight in parts))
+
+    def text(self, index: int) -> str:
+        """Entry ``index`` of the part whose turn it is."""
+        return self._part(index).text(index)
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """Entry ``index`` of the part whose turn it is."""
+        return self._part(index).pair(index)
+
+    def _part(self, index: int) -> Corpus:
+        # Multiples of the golden ratio spread evenly over [0, 1): each stretch of entries has each part's share.
+        return self.parts[bisect(self._bounds, index * GOLDEN_RATIO % 1 * self._bounds[-1])]
+
+
 class Order:
     """A fresh permutation of ``size`` positions each epoch; the identity when endless (size 0)."""
 
@@ -106,6 +132,8 @@ class Order:
 
 def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
     """The corpus of a configuration. Raises UnknownName, ConfigError or InvalidRequest."""
+    if config.mixture:
+        return MixedCorpus([(open_corpus(part, seed=seed), part.weight) for part in config.mixture])
     if config.path:
         return FileCorpus(config.path, seed=seed)
     cls = plugins.load(plugins.ENVIRONMENT_GROUP, config.environment)
@@ -114,6 +142,8 @@ def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
 
 def tokenizer_texts(corpus: Corpus) -> list[str]:
     """Texts to make a tokenizer from: all of a finite corpus, the first ones of an endless one."""
+    if isinstance(corpus, MixedCorpus):
+        return [text for part in corpus.parts for text in tokenizer_texts(part)]
     count = corpus.size or TOKENIZER_TEXTS
     texts = [corpus.text(index) for index in range(count)]
     if isinstance(corpus, EnvironmentCorpus):  # its own text may lack characters of the answers

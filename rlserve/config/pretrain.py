@@ -52,13 +52,17 @@ class CorpusConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     path: str = ""
     """JSON lines with "text", or with "prompt" and "completion"."""
+    mixture: list["CorpusConfig"] = Field(default_factory=list)
+    """Several corpora in one, each drawn from by its ``weight``."""
+    weight: float = Field(1.0, gt=0)
+    """Share in a mixture, relative to the others."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "CorpusConfig":
-        if bool(self.environment) == bool(self.path):
+        if [bool(self.environment), bool(self.path), bool(self.mixture)].count(True) != 1:
             raise ValueError(
-                f"corpus.path: is {self.path!r} and corpus.environment is {self.environment!r}; give exactly "
-                "one of the two"
+                f"corpus.path: is {self.path!r}, corpus.environment is {self.environment!r} and corpus.mixture has "
+                f"{len(self.mixture)} parts; give exactly one of the three"
             )
         return self
 
