@@ -1,0 +1,160 @@
+"""Sums with a tool: the policy may call a calculator, reads the result, and answers in a later turn.
+
+The policy reads ``47+86+19?``, writes ``c47+86=``, reads ``133;``, writes ``c133+19=``, reads ``152;`` and answers
+``#152``. It may as well answer at once; a small model cannot add such numbers in its head, so calling pays.
+Demonstrations do either, by a fair coin; that is left for reinforcement learning to discover.
+
+The verdict is left to the verifier ``exact``, which sees what the policy wrote in all its turns and nothing of what
+the calculator said.
+"""
+
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from itertools import count
+
+from rlserve.environments.draws import draw
+from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.records import Message, Task, Tool, Turn
+
+MARKER = "#"
+"""Stands before the answer and ends the episode."""
+NOT_A_CALL = "!;"
+"""Answer to a text that is neither a call nor an answer; it costs a turn."""
+OPERATORS: Mapping[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+CALL = re.compile(r"c(-?[0-9]{1,12})([-+*])([0-9]{1,12})=")
+HELD_OUT_PER_MILLE = {"test": range(0, 50), "validation": range(50, 100), "train": range(100, 1000)}
+TOOL = Tool(
+    name="calculator",
+    description="Write c, a number, an operator, a number and =, for example c47+86=, and nothing else in that turn.",
+    parameters_json=json.dumps({"type": "object", "properties": {"expression": {"type": "string"}}}),
+)
+
+
+class CalculatorEnvironment:
+    """Sums of ``min_terms`` to ``max_terms`` numbers up to ``max_number``, from left to right, with a calculator."""
+
+    name = "calculator"
+    version = "1"
+    verifier = "exact"
+    multi_turn = True
+
+    def __init__(
+        self,
+        *,
+        min_terms: int = 2,
+        max_terms: int = 3,
+        max_number: int = 99,
+        operators: str = "+",
+        turns: int = 6,
+        turn_end: str = "<eos>",
+    ) -> None:
+        """``turns`` include the answer; ``turn_end`` is what demonstrations write for the end token."""
+        if not 2 <= min_terms <= max_terms <= 16 or not 1 <= max_number < 10**6:
+            raise InvalidRequest(
+                f"calculator.min_terms, max_terms, max_number: are {min_terms}, {max_terms} and {max_number}; "
+                "give 2 <= min_terms <= max_terms <= 16 and 1 <= max_number < 1e6"
+            )
+        if not operators or not set(operators) <= set("+-") or not 1 <= turns <= 64:
+            raise InvalidRequest(
+                f"calculator.operators, turns: are {operators!r} and {turns}; give '+', '-' or '+-', and 1 to 64"
+            )
+        self._terms = range(min_terms, max_terms + 1)
+        self._max_number = max_number
+        self._operators = operators
+        self._turns = turns
+        self._turn_end = turn_end
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Train, validation (5% of all problems) and test (5%); each endless, no problem in two of them."""
+        return dict.fromkeys(HELD_OUT_PER_MILLE, 0)
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The problem at ``index``. Raises UnknownName for a bad split."""
+        problem = self._problem(split, index, seed)
+        return Task(
+            environment=self.name,
+            environment_version=self.version,
+            split=split,
+            index=index,
+            task_id=f"{split}/{seed}/{index}",
+            prompt=problem,
+            verifier=self.verifier,
+            payload=json.dumps({"answer": calls(problem)[-1][1], "marker": MARKER}).encode(),
+            seed=seed,
+            multi_turn=True,
+            tools=(TOOL,),
+            labels={"terms": str(len(calls(problem)) + 1)},
+        )
+
+    def open(self, task: Task) -> "CalculatorEpisode":
+        """An episode of ``task``; the calculator is the same for all."""
+        return CalculatorEpisode(self._turns)
+
+    def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
+        """A problem, perhaps with some calls made, and the next turn: by a fair coin a right one or a bare answer."""
+        problem = self._problem(split, index, seed)
+        key = f"demonstration/{seed}/{split}/{index}"
+        steps = calls(problem)
+        answer = MARKER + steps[-1][1]
+        if draw(f"{key}/coin", 2):
+            return problem, answer
+        made = draw(f"{key}/made", len(steps) + 1)
+        text = problem + "".join(f"{call}{self._turn_end}{result};" for call, result in steps[:made])
+        return text, steps[made][0] if made < len(steps) else answer
+
+    def _problem(self, split: str, index: int, seed: int) -> str:
+        if split not in HELD_OUT_PER_MILLE:
+            raise UnknownName(f"split: {split!r} is not one of calculator ({', '.join(HELD_OUT_PER_MILLE)})")
+        drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}") for attempt in count())
+        return next(problem for problem in drawn if split_of(problem) == split)
+
+    def _draw(self, key: str) -> str:
+        num_terms = self._terms[draw(f"{key}/terms", len(self._terms))]
+        text = str(draw(f"{key}/0", self._max_number + 1))
+        for term in range(1, num_terms):
+            text += self._operators[draw(f"{key}/operator/{term}", len(self._operators))]
+            text += str(draw(f"{key}/{term}", self._max_number + 1))
+        return text + "?"
+
+
+class CalculatorEpisode:
+    """Calls until an answer comes or the turns are used up."""
+
+    def __init__(self, turns: int) -> None:
+        self._left = turns
+
+    def step(self, text: str) -> Turn:
+        """The result of a call; the end for an answer."""
+        self._left -= 1
+        if MARKER in text or not self._left:
+            return Turn(done=True)
+        return Turn(messages=(Message(role="tool", content=calculated(text.strip())),))
+
+
+def calculated(text: str) -> str:
+    """``"c47+86="`` gives ``"133;"``; what is no call gives ``"!;"``."""
+    call = CALL.fullmatch(text)
+    if call is None:
+        return NOT_A_CALL
+    left, sign, right = call.groups()
+    return f"{OPERATORS[sign](int(left), int(right))};"
+
+
+def calls(problem: str) -> list[tuple[str, str]]:
+    """The calls that solve a problem, with their results: ``"1+2-3?"`` gives ``("c1+2=", "3"), ("c3-3=", "0")``."""
+    first, *rest = re.findall(r"[-+]?[0-9]+", problem)
+    running, steps = first, []
+    for term in rest:
+        call = f"c{running}{term}="
+        running = calculated(call).removesuffix(";")
+        steps.append((call, running))
+    return steps
+
+
+def split_of(problem: str) -> str:
+    """The split that a problem belongs to, whatever the seed: by a hash of its text."""
+    bucket = draw(f"split/{problem}", 1000)
+    return next(split for split, buckets in HELD_OUT_PER_MILLE.items() if bucket in buckets)

@@ -1,0 +1,131 @@
+"""A game over several turns: guess a hidden number from the hints "higher" and "lower".
+
+The policy reads ``g9?`` (a number from 0 to 9), writes ``4``, reads ``>`` (higher), writes ``7`` and so on. Any
+guess that the hints allow wins in the end; only halving what is left wins in few turns. Demonstrations do either,
+by a fair coin; that halving pays is left for reinforcement learning to discover.
+
+All splits draw from the same numbers: nothing of a task but its range can be known before it is played.
+"""
+
+from collections.abc import Mapping
+
+from rlserve.environments.draws import draw
+from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.records import Message, Outcome, Task, Turn, Verdict
+
+SPLITS = ("train", "validation", "test")
+NOT_A_GUESS = "!"
+"""Answer to a text that is no number in the range; it costs a turn."""
+
+
+class GuessEnvironment:
+    """Find a number from 0 to ``max_number`` within ``turns`` guesses; the environment itself gives the verdict."""
+
+    name = "guess"
+    version = "1"
+    verifier = ""
+    multi_turn = True
+
+    def __init__(
+        self, *, max_number: int = 9, turns: int = 3, higher: str = ">", lower: str = "<", turn_end: str = "<eos>"
+    ) -> None:
+        """``higher`` and ``lower`` are the hints, ``turn_end`` what demonstrations write for the end token."""
+        if not 1 <= max_number < 10**9 or not 1 <= turns <= 64:
+            raise InvalidRequest(
+                f"guess.max_number, turns: are {max_number} and {turns}; give 1 <= max_number < 1e9, 1 <= turns <= 64"
+            )
+        self._max_number = max_number
+        self._turns = turns
+        self._hints = (higher, lower)
+        self._turn_end = turn_end
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Train, validation and test, each endless."""
+        return dict.fromkeys(SPLITS, 0)
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The game at ``index``. Raises UnknownName for a bad split."""
+        if split not in SPLITS:
+            raise UnknownName(f"split: {split!r} is not one of guess ({', '.join(SPLITS)})")
+        return Task(
+            environment=self.name,
+            environment_version=self.version,
+            split=split,
+            index=index,
+            task_id=f"{split}/{seed}/{index}",
+            prompt=self._prompt,
+            verifier=self.verifier,
+            payload=b"",
+            seed=seed,
+            multi_turn=True,
+            labels={"max_number": str(self._max_number), "turns": str(self._turns)},
+        )
+
+    def open(self, task: Task) -> "GuessEpisode":
+        """A game of ``task``."""
+        return GuessEpisode(self._hidden(task.task_id), self._max_number, self._turns, self._hints)
+
+    def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
+        """A game so far and a next guess that the hints allow: halving or any, by a fair coin."""
+        key = f"demonstration/{seed}/{split}/{index}"
+        hidden, low, high = draw(f"{key}/hidden", self._max_number + 1), 0, self._max_number
+        text, guess = self._prompt, self._guess(f"{key}/0", low, high)
+        for turn in range(1, draw(f"{key}/turns", self._turns) + 1):
+            if guess == hidden:
+                break
+            low, high = (guess + 1, high) if guess < hidden else (low, guess - 1)
+            text += f"{guess}{self._turn_end}{self._hints[guess > hidden]}"
+            guess = self._guess(f"{key}/{turn}", low, high)
+        return text, str(guess)
+
+    @property
+    def _prompt(self) -> str:
+        return f"g{self._max_number}?"
+
+    def _hidden(self, task_id: str) -> int:
+        return draw(f"hidden/{task_id}", self._max_number + 1)
+
+    @staticmethod
+    def _guess(key: str, low: int, high: int) -> int:
+        return (low + high) // 2 if draw(f"{key}/coin", 2) else low + draw(key, high - low + 1)
+
+
+class GuessEpisode:
+    """One game."""
+
+    def __init__(self, hidden: int, max_number: int, turns: int, hints: tuple[str, str]) -> None:
+        self._hidden = hidden
+        self._max_number = max_number
+        self._turns = turns
+        self._hints = hints
+        self._taken = 0
+
+    def step(self, text: str) -> Turn:
+        """A hint, or the end: found, or no turns left. Every answer says what the game is worth so far."""
+        self._taken += 1
+        guess = self._parsed(text)
+        found = guess == self._hidden
+        reply = NOT_A_GUESS if guess is None else self._hints[guess > self._hidden]
+        return Turn(
+            messages=() if found else (Message(role="user", content=reply),),
+            done=found or self._taken >= self._turns,
+            verdict=self._verdict(found),
+        )
+
+    def _parsed(self, text: str) -> int | None:
+        text = text.strip()
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(self._max_number))):
+            return None
+        return int(text) if int(text) <= self._max_number else None
+
+    def _verdict(self, found: bool) -> Verdict:
+        return Verdict(
+            outcome=Outcome.PASS if found else Outcome.FAIL,
+            reward=float(found),
+            parts={"correct": float(found), "turns": float(self._taken)},
+            reason=f"{'found' if found else 'not found'} after {self._taken} of {self._turns} turns",
+            verifier="guess",
+            passed=int(found),
+            total=1,
+        )
