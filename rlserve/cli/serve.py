@@ -61,6 +61,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
                     hub_address=arguments.hub,
                     address=arguments.address or "127.0.0.1:0",
                     run_id=config.name,
+                    episodes=config.episodes,
                 )
             )
         case "verifier":

@@ -8,6 +8,7 @@ from rlserve import plugins
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.process import run_actor
 from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.episodes import EpisodesConfig
 from rlserve.errors import ConfigError, PluginFailed, RlserveError
 from rlserve.plugins import Environment
 from rlserve.records import ActorKind, EnvironmentSpec
@@ -16,7 +17,13 @@ from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
 
 async def run_environment(
-    environments: Sequence[EnvironmentConfig], *, actor_id: str, hub_address: str, address: str, run_id: str = ""
+    environments: Sequence[EnvironmentConfig],
+    *,
+    actor_id: str,
+    hub_address: str,
+    address: str,
+    run_id: str = "",
+    episodes: EpisodesConfig | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
@@ -27,7 +34,8 @@ async def run_environment(
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[str]:
-        add = functools.partial(pb_grpc.add_EnvironmentServiceServicer_to_server, EnvironmentService(loaded, specs))
+        service = EnvironmentService(loaded, specs, episodes)
+        add = functools.partial(pb_grpc.add_EnvironmentServiceServicer_to_server, service)
         async with serving(add, address=address, service_names=[SERVICE_NAME]) as server:
             yield server.address
 
@@ -56,6 +64,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
         splits=dict(environment.splits),
         verifier=environment.verifier,
         weight=config.weight,
+        multi_turn=bool(getattr(environment, "multi_turn", False)),
         description=(type(environment).__doc__ or "").strip().partition("\n")[0],
     )
 

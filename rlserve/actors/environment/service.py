@@ -1,11 +1,17 @@
-"""EnvironmentService: gives tasks. Stateless, so a restarted server gives the same task for the same request."""
+"""EnvironmentService: gives tasks and answers turns.
 
+Stateless between episodes: a restarted server gives the same task for the same request.
+"""
+
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import InvalidRequest, NotReady, PluginFailed, RlserveError, UnknownName
+from rlserve.actors.environment.episodes import EpisodeServer
+from rlserve.config.episodes import EpisodesConfig
+from rlserve.errors import InvalidRequest, PluginFailed, RlserveError, UnknownName
 from rlserve.plugins import Environment
 from rlserve.records import EnvironmentSpec, Task
 from rlserve.rpc import codec
@@ -21,9 +27,15 @@ MAX_INDEX = 2**53
 class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     """The gRPC face of environment plug-ins."""
 
-    def __init__(self, environments: Mapping[str, Environment], specs: Mapping[str, EnvironmentSpec]) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, Environment],
+        specs: Mapping[str, EnvironmentSpec],
+        episodes: EpisodesConfig | None = None,
+    ) -> None:
         self._environments = environments
         self._specs = specs
+        self.episodes = EpisodeServer(episodes or EpisodesConfig(), find=self._find, give_task=_task)
 
     async def Describe(
         self, request: pb.DescribeEnvironmentsRequest, context: Context
@@ -48,13 +60,9 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     async def Episode(
         self, request_iterator: AsyncIterator[pb.EpisodeRequest], context: Context
     ) -> AsyncIterator[pb.EpisodeResponse]:
-        async for request in request_iterator:
-            name = request.open.task.environment
-            self._find(name)
-            raise NotReady(f"environment: {name!r} is single-turn and answers no turns; use GetTasks")
-        # An async generator needs a yield, also when no request comes.
-        for response in list[pb.EpisodeResponse]():
-            yield response
+        async with contextlib.aclosing(self.episodes.serve(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     def _find(self, name: str) -> Environment:
         try:

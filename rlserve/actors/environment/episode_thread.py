@@ -1,0 +1,71 @@
+"""A thread of its own for one episode: a plug-in that hangs delays nobody else, and may keep thread-bound state."""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from rlserve.errors import PluginFailed, RlserveError
+
+T = TypeVar("T")
+
+
+class EpisodeThread:
+    """Runs calls one after another. Use from one event loop.
+
+    The thread is a daemon: a call that never returns outlives ``end``, but not the process. ``on_end`` is called
+    in the loop when the thread is really over, so that a stuck one still counts against a limit.
+    """
+
+    def __init__(self, name: str, *, on_end: Callable[[], None]) -> None:
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+        self._on_end = on_end
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """The result of ``work()``. Raises its RlserveError; anything else it raises becomes PluginFailed."""
+        call = _Call(work, self._loop.create_future())
+        self._calls.put(call)
+        result, error = await call.outcome
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # None only if work() returned it
+
+    def end(self, last: Callable[[], object] | None = None) -> None:
+        """No more calls after ``last``, whose errors are nobody's concern any more."""
+        if last is not None:
+            outcome: asyncio.Future[tuple[object, RlserveError | None]] = self._loop.create_future()
+            self._calls.put(_Call(last, outcome))
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        # A closed loop means that the server is gone, and with it everyone who waits.
+        with contextlib.suppress(RuntimeError):
+            while (call := self._calls.get()) is not None:
+                self._loop.call_soon_threadsafe(call.settle, *self._outcome(call.work))
+            self._loop.call_soon_threadsafe(self._on_end)
+
+    def _outcome(self, work: Callable[[], T]) -> tuple[T | None, RlserveError | None]:
+        try:
+            return work(), None
+        except RlserveError as error:
+            return None, error
+        except BaseException as error:  # SystemExit of a plug-in too: it is its failure, not our end
+            return None, PluginFailed(f"{self._name}: {type(error).__name__}: {error}")
+
+
+class _Call(Generic[T]):
+    """Work, and who waits for it."""
+
+    def __init__(self, work: Callable[[], T], outcome: "asyncio.Future[tuple[T | None, RlserveError | None]]") -> None:
+        self.work = work
+        self.outcome = outcome
+
+    def settle(self, result: T | None, error: RlserveError | None) -> None:
+        """Tell the one who waits, if it still does."""
+        if not self.outcome.done():
+            self.outcome.set_result((result, error))

@@ -1,0 +1,167 @@
+"""Multi-turn episodes on the side of the environment: order, deadlines, limits, blame.
+
+``serve``  waits for: the policy's next turn (at most ``idle_seconds``), the plug-in's answer (at most
+           ``turn_seconds``). unblocked by: the client, the plug-in's thread, either limit, the episode's limit.
+
+What the client sends back of the task is a name and no more: the task is made anew from (split, index, seed).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TypeVar
+
+from rlserve.actors.environment.episode_thread import EpisodeThread
+from rlserve.config.episodes import EpisodesConfig
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, NotReady, PluginFailed
+from rlserve.plugins import Environment, Episode, EpisodicEnvironment
+from rlserve.records import Task, Turn
+from rlserve.rpc import codec
+from rlserve.v1 import environment_service_pb2 as pb
+
+T = TypeVar("T")
+MAX_TEXT_CHARACTERS = 2**20
+
+Find = Callable[[str], Environment]
+GiveTask = Callable[[Environment, str, int, int], Task]
+
+
+class EpisodeServer:
+    """All episodes of one environment server."""
+
+    def __init__(self, config: EpisodesConfig, *, find: Find, give_task: GiveTask) -> None:
+        """``find`` gives an environment by name, ``give_task`` its task at (split, index, seed)."""
+        self._config = config
+        self._find = find
+        self._give_task = give_task
+        self._num_running = 0
+
+    @property
+    def num_running(self) -> int:
+        """Episodes that hold a place; those stuck in their plug-in too."""
+        return self._num_running
+
+    async def serve(self, requests: AsyncIterator[pb.EpisodeRequest]) -> AsyncGenerator[pb.EpisodeResponse, None]:
+        """Answer one client until the episode is done or cancelled, or the client leaves."""
+        deadline = time.monotonic() + self._config.episode_seconds
+        first = await self._next(requests, deadline, "a client")
+        if first is None:
+            return
+        environment, task = self._opened(first)
+        what = f"environment {task.environment!r}"
+        thread = self._take_thread(what)
+        opened: list[Episode] = []  # filled by the thread, perhaps after we stopped waiting for it
+        try:
+            await self._answer(thread, lambda: opened.append(self._open(environment, task, what)), deadline, what)
+            while (text := _text(await self._next(requests, deadline, what))) is not None:
+                response = await self._answer(thread, _step(opened[0], text, what), deadline, what)
+                yield response
+                if response.done:
+                    return
+        finally:
+            thread.end(lambda: [episode.close() for episode in opened if hasattr(episode, "close")])
+
+    def _opened(self, request: pb.EpisodeRequest) -> tuple[EpisodicEnvironment, Task]:
+        kind = request.WhichOneof("event")
+        if kind != "open":
+            raise InvalidRequest(f"event: is {kind or 'unset'}; the first request of an episode opens it", field="open")
+        name = request.open.task.environment
+        environment = self._find(name)
+        if not isinstance(environment, EpisodicEnvironment) or not environment.multi_turn:
+            raise NotReady(f"environment: {name!r} is single-turn and answers no turns; use GetTasks")
+        return environment, codec.task_from_proto(request.open.task, "open.task")
+
+    def _take_thread(self, what: str) -> EpisodeThread:
+        if self._num_running >= self._config.max_episodes:
+            raise LimitExceeded(
+                f"episodes.max_episodes: {self._num_running} are open, the limit of this server; try another"
+            )
+        self._num_running += 1
+        return EpisodeThread(what, on_end=self._give_back)
+
+    def _give_back(self) -> None:
+        self._num_running -= 1
+
+    def _open(self, environment: EpisodicEnvironment, sent: Task, what: str) -> Episode:
+        own = self._give_task(environment, sent.split, sent.index, sent.seed)
+        _check_same(sent, codec.task_from_proto(codec.task_to_proto(own)), what)
+        if not own.multi_turn:
+            raise NotReady(f"task: {own.task_id!r} of {what} is single-turn and takes no turns")
+        return _blamed(lambda: environment.open(own), what)
+
+    async def _next(
+        self, requests: AsyncIterator[pb.EpisodeRequest], deadline: float, what: str
+    ) -> pb.EpisodeRequest | None:
+        left = deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._config.idle_seconds, left)):
+                return await anext(requests, None)
+        except TimeoutError:
+            if left < self._config.idle_seconds:
+                raise self._over(what) from None
+            raise DeadlineExceeded(
+                f"{what}: the policy sent no turn within episodes.idle_seconds = {self._config.idle_seconds:g}; "
+                "the episode was ended"
+            ) from None
+
+    async def _answer(self, thread: EpisodeThread, work: Callable[[], T], deadline: float, what: str) -> T:
+        left = deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._config.turn_seconds, left)):
+                return await thread.call(work)
+        except TimeoutError as error:
+            if isinstance(error, DeadlineExceeded):  # the plug-in's own
+                raise
+            if left < self._config.turn_seconds:
+                raise self._over(what) from None
+            raise DeadlineExceeded(
+                f"{what}: gave no answer within episodes.turn_seconds = {self._config.turn_seconds:g}; "
+                "the episode was ended"
+            ) from None
+
+    def _over(self, what: str) -> DeadlineExceeded:
+        limit = self._config.episode_seconds
+        return DeadlineExceeded(f"{what}: the episode took longer than episodes.episode_seconds = {limit:g}")
+
+
+def _text(request: pb.EpisodeRequest | None) -> str | None:
+    """The policy's text; None when the client is done with the episode."""
+    if request is None or request.HasField("cancel"):
+        return None
+    if not request.HasField("turn"):
+        kind = request.WhichOneof("event") or "unset"
+        raise InvalidRequest(f"event: is {kind} in an open episode; send turn or cancel")
+    if len(request.turn.text) > MAX_TEXT_CHARACTERS:
+        raise LimitExceeded(f"turn.text: has {len(request.turn.text)} characters; at most {MAX_TEXT_CHARACTERS}")
+    return request.turn.text
+
+
+def _step(episode: Episode, text: str, what: str) -> Callable[[], pb.EpisodeResponse]:
+    return lambda: _blamed(lambda: _checked(episode.step(text)), what)
+
+
+def _checked(turn: object) -> pb.EpisodeResponse:
+    """The plug-in's answer as its message, held against the rules of the wire before it goes there."""
+    if not isinstance(turn, Turn):
+        raise TypeError(f"step() returned {type(turn).__name__}; return rlserve.records.Turn")
+    response = codec.turn_to_proto(turn)
+    codec.turn_from_proto(response)
+    return response
+
+
+def _blamed(work: Callable[[], T], what: str) -> T:
+    """The result of ``work()``; whatever it raises is the plug-in's failure."""
+    try:
+        return work()
+    except Exception as error:
+        raise PluginFailed(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _check_same(sent: Task, own: Task, what: str) -> None:
+    for field in Task.__dataclass_fields__:
+        if getattr(sent, field) != getattr(own, field):
+            raise InvalidRequest(
+                f"open.task.{field}: is not that of {what} at {own.split}/{own.index}, seed {own.seed}; "
+                "send the task as GetTasks gives it",
+                field=f"open.task.{field}",
+            )
