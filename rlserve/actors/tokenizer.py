@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rlserve.errors import InvalidRequest
-from rlserve.records import Message, Task
+from rlserve.records import Message, Task, Tool
 
 
 class Tokenizer(Protocol):
@@ -54,9 +55,44 @@ def _prompt_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
         return list(tokenizer.encode(prompt))
     if prompt and isinstance(prompt[0], int):
         return [int(str(i)) for i in prompt]
-    messages = [{"role": m.role, "content": m.content} for m in prompt if isinstance(m, Message)]
-    if getattr(tokenizer, "chat_template", None):
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    if has_template(tokenizer):
+        options = _template_options(task.tools)
+        ids = tokenizer.apply_chat_template(_as_dicts(chat_messages(task)), return_dict=False, **options)
         return list(ids)
-    text = "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
-    return list(tokenizer.encode(text))
+    return list(tokenizer.encode(plain_chat(chat_messages(task))))
+
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Whether it says how chat messages become text."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def chat_messages(task: Task) -> list[Message]:
+    """The messages of a task whose prompt is a conversation."""
+    return [message for message in task.prompt if isinstance(message, Message)]
+
+
+def plain_chat(messages: Sequence[Message]) -> str:
+    """Messages as a plain transcript, up to the assistant's next turn."""
+    return "".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant:"
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
+    """Messages as the chat template writes them, up to the assistant's next turn."""
+    return str(tokenizer.apply_chat_template(_as_dicts(messages), tokenize=False, **_template_options(tools)))
+
+
+def _template_options(tools: Sequence[Tool]) -> dict[str, Any]:
+    described = [
+        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": p}}
+        for t in tools
+        for p in [json.loads(t.parameters_json)]
+    ]
+    return {"add_generation_prompt": True, **({"tools": described} if described else {})}
+
+
+def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [
+        {"role": m.role, "content": m.content, **({"tool_call_id": m.tool_call_id} if m.tool_call_id else {})}
+        for m in messages
+    ]

@@ -20,7 +20,9 @@ from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.engine import RolloutEngine
 from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.rollout.engine_start import warm_up
+from rlserve.actors.rollout.episode import EpisodeWorker
 from rlserve.actors.rollout.judge import RemoteJudge
+from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
 from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
 from rlserve.actors.rollout.session import StreamSession
 from rlserve.actors.rollout.tasks import RemoteTasks
@@ -82,11 +84,20 @@ class RolloutProcess:
             stack.push_async_callback(self._subscriber.close)
             self._follower = WeightFollower(self._engine, self._subscriber)
             tokenizer = load_tokenizer(self._model_path)
+            judge = RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds)
             self._worker = GroupWorker(
                 engine=self._engine,
                 tokenizer=tokenizer,
                 get_task=RemoteTasks(environments, seed=config.seed, deadline_seconds=config.rollout.task_seconds),
-                judge=RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds),
+                judge=judge,
+                episodes=EpisodeWorker(
+                    engine=self._engine,
+                    tokenizer=tokenizer,
+                    carry=RemoteEpisodes(environments, config.episodes),
+                    judge=judge,
+                    limits=config.episodes,
+                    max_length=config.model.max_length,
+                ),
                 rollout=config.rollout,
                 model=config.model,
                 worker_id=self._worker_id,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlserve.actors.rollout.engine import RolloutEngine, Sample, SamplingChoice
+from rlserve.actors.rollout.episode import EpisodeWorker
 from rlserve.actors.tokenizer import Tokenizer, encode_prompt, fingerprint
 from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.errors import InvalidRequest
 from rlserve.records import (
     Lease,
     RolloutGroup,
@@ -56,7 +58,10 @@ class GroupWorker:
         model: ModelConfig,
         worker_id: str,
         run_id: str,
+        episodes: EpisodeWorker | None = None,
     ) -> None:
+        """``episodes`` plays multi-turn tasks; without it they are refused."""
+        self._episodes = episodes
         self._engine = engine
         self._tokenizer = tokenizer
         self._get_task = get_task
@@ -78,6 +83,31 @@ class GroupWorker:
         sampling = self._sampling(lease, task)
         prompt, cut = encode_prompt(self._tokenizer, task, max_tokens=self._model.max_length - sampling.max_new_tokens)
         self.counters.truncated_prompts += cut
+        if task.multi_turn:
+            trajectories = await self._played(lease, task, prompt, sampling)
+        else:
+            trajectories = await self._completed(lease, task, prompt, sampling)
+        self._count(trajectories)
+        return RolloutGroup(
+            group_id=lease.group_id,
+            task=task,
+            trajectories=trajectories,
+            worker_id=self._worker_id,
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
+            run_id=self._run_id,
+            purpose=lease.purpose,
+        )
+
+    async def _played(
+        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+    ) -> tuple[Trajectory, ...]:
+        if self._episodes is None:
+            raise InvalidRequest(f"task.multi_turn: of {task.task_id!r} is set, but this worker plays no episodes")
+        return await self._episodes.trajectories(lease, task, prompt, sampling)
+
+    async def _completed(
+        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+    ) -> tuple[Trajectory, ...]:
         started = time.time()
         samples = await self._engine.generate(
             prompt, n=lease.num_samples, sampling=sampling, seed=lease.seed, request_id=lease.group_id
@@ -86,7 +116,7 @@ class GroupWorker:
         texts = [self._text(sample) for sample in samples]
         verdicts = await self._judge(task, texts)
         finished = time.time()
-        trajectories = tuple(
+        return tuple(
             Trajectory(
                 sample_index=index,
                 token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
@@ -108,16 +138,6 @@ class GroupWorker:
                 verification_seconds=finished - sampled,
             )
             for index, (sample, text, verdict) in enumerate(zip(samples, texts, verdicts, strict=True))
-        )
-        self._count(trajectories)
-        return RolloutGroup(
-            group_id=lease.group_id,
-            task=task,
-            trajectories=trajectories,
-            worker_id=self._worker_id,
-            tokenizer_fingerprint=self.tokenizer_fingerprint,
-            run_id=self._run_id,
-            purpose=lease.purpose,
         )
 
     def _sampling(self, lease: Lease, task: Task) -> SamplingChoice:

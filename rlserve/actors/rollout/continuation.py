@@ -1,0 +1,65 @@
+"""The tokens between two turns of the policy: the environment's messages, wrapped as the chat template wants them.
+
+Only this text is encoded. A template is asked to render the conversation with a mark in place of the policy's last
+turn; what it writes after the mark is what follows that turn, whatever the template does to earlier ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from rlserve.actors.tokenizer import Tokenizer, chat_messages, has_template, plain_chat, render
+from rlserve.errors import InvalidRequest
+from rlserve.records import FinishReason, Message, Task, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One turn of the policy and the environment's answer."""
+
+    text: str
+    finish_reason: FinishReason
+    """Why the policy stopped: LENGTH when it was cut."""
+    turn: Turn
+
+
+def continuation(
+    tokenizer: Tokenizer, task: Task, exchanges: Sequence[Exchange], *, last_token: int | None
+) -> list[int]:
+    """Token ids that follow the policy's last turn, up to its next one.
+
+    A plain prompt (text or token ids) is followed by the messages' plain text. After chat messages the template
+    writes the end of the policy's turn, the messages, and the head of the next turn; ``last_token``, the last one
+    sampled, is not repeated when the policy has ended its turn itself. Raises InvalidRequest when the template
+    does not show the policy's turn.
+    """
+    answer = exchanges[-1].turn.messages
+    if isinstance(task.prompt, str) or not isinstance(task.prompt[0], Message):
+        return _encode(tokenizer, "".join(message.content for message in answer))
+    if not has_template(tokenizer):
+        return _encode(tokenizer, "\n" + plain_chat(answer))
+    ids = _encode(tokenizer, _after_last_turn(tokenizer, task, exchanges))
+    return ids[1:] if ids and ids[0] == last_token else ids
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _after_last_turn(tokenizer: Tokenizer, task: Task, exchanges: Sequence[Exchange]) -> str:
+    *earlier, last = exchanges
+    conversation = list(chat_messages(task))
+    for exchange in earlier:
+        conversation += [Message(role="assistant", content=exchange.text), *exchange.turn.messages]
+    mark = _mark([*conversation, *last.turn.messages])
+    conversation += [Message(role="assistant", content=mark), *last.turn.messages]
+    _, found, after = render(tokenizer, conversation, task.tools).rpartition(mark)
+    if not found:
+        raise InvalidRequest("chat_template: leaves out the assistant's last turn; take one that appends turns")
+    return after
+
+
+def _mark(messages: Sequence[Message]) -> str:
+    """A text that no message contains."""
+    marks = (f"policy-turn-{number}" for number in count())
+    return next(mark for mark in marks if not any(mark in message.content for message in messages))

@@ -1,0 +1,161 @@
+"""A multi-turn task as the trajectories of a group: each sample is an episode of its own, all at once.
+
+The verdict is the last one that the environment gave, else that of the task's verifier on what the policy wrote in
+all its turns, one turn a line. An environment that cannot be kept alive yields "no verdict" that names it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rlserve.actors.rollout.dialogue import Dialogue, Generator, Part, PolicyFailed
+from rlserve.actors.rollout.engine_options import SamplingChoice
+from rlserve.actors.tokenizer import Tokenizer
+from rlserve.config.episodes import EpisodesConfig
+from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
+from rlserve.records import (
+    Failure,
+    FailureKind,
+    FinishReason,
+    Lease,
+    Task,
+    Trajectory,
+    Verdict,
+)
+
+T = TypeVar("T")
+Carry = Callable[[Dialogue], Awaitable[None]]
+Judge = Callable[[Task, Sequence[str]], Awaitable[Sequence[Verdict]]]
+TURNS_APART = "\n"
+"""Between turns in a trajectory's completion, so that the end of one and the start of the next stay two."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """One episode that is over."""
+
+    dialogue: Dialogue
+    failure: Failure | None
+
+    @property
+    def completion(self) -> str:
+        return TURNS_APART.join(self.dialogue.texts)
+
+
+class EpisodeWorker:
+    """Plays the samples of a group against the environment of their task."""
+
+    def __init__(
+        self,
+        *,
+        engine: Generator,
+        tokenizer: Tokenizer,
+        carry: Carry,
+        judge: Judge,
+        limits: EpisodesConfig,
+        max_length: int,
+    ) -> None:
+        """``carry`` brings a dialogue to its end or raises, as ``RemoteEpisodes`` does."""
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._carry = carry
+        self._judge = judge
+        self._limits = limits
+        self._max_length = max_length
+
+    async def trajectories(
+        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+    ) -> tuple[Trajectory, ...]:
+        """One trajectory a sample; sample i is drawn with ``lease.seed + i``. Raises what sampling raises."""
+        started = time.time()
+        parts = [
+            Part(
+                task=task,
+                prompt=prompt,
+                sampling=sampling,
+                seed=lease.seed + index,
+                request_id=f"{lease.group_id}/{index}",
+                max_length=self._max_length,
+            )
+            for index in range(lease.num_samples)
+        ]
+        episodes = await _together([self._play(part) for part in parts])
+        played = time.time()
+        verdicts = await self._verdicts(task, episodes)
+        finished = time.time()
+        return tuple(
+            Trajectory(
+                sample_index=index,
+                token_ids=episode.dialogue.transcript.token_ids,
+                segments=episode.dialogue.transcript.segments,
+                behavior_logprobs=episode.dialogue.transcript.behavior_logprobs,
+                policy_spans=episode.dialogue.transcript.policy_spans,
+                finish_reason=episode.dialogue.finish_reason or FinishReason.ABORT,
+                verdict=verdict,
+                completion=episode.completion,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=lease.seed + index,
+                started_unix_seconds=started,
+                finished_unix_seconds=finished,
+                generation_seconds=episode.dialogue.generation_seconds,
+                verification_seconds=finished - played,
+            )
+            for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True))
+        )
+
+    async def _play(self, part: Part) -> _Played:
+        dialogue = Dialogue(part, engine=self._engine, tokenizer=self._tokenizer, limits=self._limits)
+        try:
+            await self._carry(dialogue)
+        except PolicyFailed as error:
+            raise error.cause from error
+        except RlserveError as error:
+            return _Played(dialogue, _failure(part.task.environment, error))
+        finally:
+            dialogue.close()
+        return _Played(dialogue, None)
+
+    async def _verdicts(self, task: Task, episodes: Sequence[_Played]) -> list[Verdict]:
+        verdicts = {i: _given(task, episode) for i, episode in enumerate(episodes)}
+        open_ = [i for i, verdict in verdicts.items() if verdict is None]
+        judged = await self._judge(task, [episodes[i].completion for i in open_]) if open_ else ()
+        found = {**verdicts, **dict(zip(open_, judged, strict=True))}
+        return [verdict for i in range(len(episodes)) if (verdict := found[i]) is not None]
+
+
+def _given(task: Task, episode: _Played) -> Verdict | None:
+    """The verdict of an episode without a verifier; None when there is one to ask."""
+    if episode.failure is not None:
+        return Verdict.none(episode.failure)
+    if episode.dialogue.verdict is not None or task.verifier:
+        return episode.dialogue.verdict
+    error = PluginFailed("gave no verdict, and its task names no verifier; give one of the two")
+    return Verdict.none(_failure(task.environment, error))
+
+
+def _failure(name: str, error: RlserveError) -> Failure:
+    kind = FailureKind.UNAVAILABLE
+    match error:
+        case DeadlineExceeded():
+            kind = FailureKind.TIMEOUT
+        case PluginFailed():
+            kind = FailureKind.CRASH
+        case InvalidRequest():
+            kind = FailureKind.INVALID
+    message = str(error) if repr(name) in str(error) else f"environment {name!r}: {error}"
+    return Failure(source=f"environment:{name}", kind=kind, message=message, retriable=kind is not FailureKind.INVALID)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, or the first error after the others were cancelled."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
