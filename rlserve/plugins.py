@@ -13,6 +13,8 @@ from rlserve.records import Task, Turn, Verdict
 
 ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
+HELD_OUT_SPLITS = frozenset({"validation", "test"})
+"""Splits that training never draws from, in every environment; one may hold out more (``held_out``)."""
 
 
 @runtime_checkable

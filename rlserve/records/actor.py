@@ -72,6 +72,8 @@ class EnvironmentSpec:
     """Share in the mixture, relative to the others; 0 registers without drawing from it."""
     multi_turn: bool = False
     description: str = ""
+    held_out: tuple[str, ...] = ()
+    """Splits that training never draws from, besides ``validation`` and ``test``."""
 
 
 class RunPhase(StrEnum):

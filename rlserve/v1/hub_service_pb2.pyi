@@ -556,6 +556,7 @@ class EnvironmentSpec(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     MULTI_TURN_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     address: _builtins.str
@@ -571,6 +572,10 @@ class EnvironmentSpec(_message.Message):
     def splits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Size of each split; 0 means endless."""
 
+    @_builtins.property
+    def held_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Splits that training never draws from, besides "validation" and "test"."""
+
     def __init__(
         self,
         *,
@@ -583,10 +588,11 @@ class EnvironmentSpec(_message.Message):
         weight: _builtins.float = ...,
         multi_turn: _builtins.bool = ...,
         description: _builtins.str = ...,
+        held_out: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "multi_turn", b"multi_turn", "name", b"name", "payload_schema_json", b"payload_schema_json", "splits", b"splits", "verifier", b"verifier", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "held_out", b"held_out", "multi_turn", b"multi_turn", "name", b"name", "payload_schema_json", b"payload_schema_json", "splits", b"splits", "verifier", b"verifier", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -238,7 +238,7 @@ actors = st.builds(
 environments = st.builds(
     EnvironmentSpec,
     name=words,
-    version=texts,
+    version=words,
     address=st.just("127.0.0.1:1"),
     payload_schema_json=st.sampled_from(["", '{"type": "object"}']),
     splits=st.dictionaries(words, indices, min_size=1, max_size=3),
@@ -246,6 +246,7 @@ environments = st.builds(
     weight=st.floats(0, 1e6),
     multi_turn=st.booleans(),
     description=texts,
+    held_out=st.lists(words, max_size=3).map(tuple),
 )
 run_states = st.builds(
     RunState,

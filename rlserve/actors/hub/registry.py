@@ -5,9 +5,10 @@ to the listeners in the order in which it happens.
 """
 
 import logging
+import math
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
@@ -69,6 +70,25 @@ class Registry:
         )
         self._enter(entry, present)
         return entry.lease_id
+
+    def hold(self, actor: Actor) -> str:
+        """Enter an actor whose lease never ends, for one that cannot send heartbeats; returns the lease id."""
+        lease_id = self.register(actor)
+        self._entries[lease_id].deadline = math.inf
+        return lease_id
+
+    def set_serves(self, lease_id: str, serves: Collection[str]) -> None:
+        """Change the names that an actor answers for. Raises UnknownName when its lease has ended."""
+        entry = self._find(lease_id)
+        if tuple(serves) == entry.actor.serves:
+            return
+        self._tell(Change.LEFT, entry.actor)
+        entry.actor = replace(entry.actor, serves=tuple(serves))
+        self._tell(Change.JOINED, entry.actor)
+
+    def actor_of(self, lease_id: str) -> Actor:
+        """The actor of a live lease. Raises UnknownName."""
+        return self._find(lease_id).actor
 
     def renew(self, lease_id: str, status: Mapping[str, str]) -> None:
         """Start the lease anew. Raises UnknownName when it has ended: register again."""

@@ -182,6 +182,23 @@ class Inbox:
         with self._changed:
             self._issuer.mix(ingredients)
 
+    def withdraw(self, environment: str) -> int:
+        """Drop the training leases of an environment that is gone, counted; returns how many there were.
+
+        A group of one that still comes in is refused as no lease of its worker's.
+        """
+        with self._changed:
+            dropped = self._intake.withdraw(environment)
+            self._changed.notify_all()
+        self._wake()
+        return dropped
+
+    @property
+    def ingredients(self) -> tuple[Ingredient, ...]:
+        """The mixture of the next new lease."""
+        with self._changed:
+            return self._issuer.ingredients
+
     def evaluate(self, leases: Sequence[Lease]) -> None:
         """Have these made before anything else, by the present version only. Ends an unfinished evaluation."""
         with self._changed:

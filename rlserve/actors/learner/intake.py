@@ -123,6 +123,15 @@ class Intake:
         self._store.receive_dropped(info, reason)
         self._issuer.settle(lease.group_id)
 
+    def withdraw(self, environment: str) -> int:
+        """Drop every training lease of an environment; returns how many there were."""
+        leases = self._book.unsettled(environment)
+        for lease in leases:
+            info = GroupInfo(group_id=lease.group_id, worker_id="", environment=environment)
+            self._store.receive_dropped(info, "environment_left")
+            self._settle(lease.group_id)
+        return len(leases)
+
     def _decide(self, group: RolloutGroup, payload: bytes, worker_id: str) -> AckDecision:
         group_id = group.group_id
         check_against_run(

@@ -43,6 +43,11 @@ class Issuer:
         """Leases that were drawn and not settled, oldest first."""
         return [self._lease(number) for number in self._unsettled.values()]
 
+    @property
+    def ingredients(self) -> tuple[Ingredient, ...]:
+        """The mixture of the next new lease."""
+        return self._source.ingredients
+
     def draw(self) -> Lease:
         """The next new lease. Call :meth:`save` before anyone hears of it."""
         lease = self._lease(self._next)

@@ -108,6 +108,11 @@ class LeaseBook:
         entry = self._entries.get(group_id)
         return entry.lease if entry else None
 
+    def unsettled(self, environment: str) -> list[Lease]:
+        """Training leases of an environment, held or waiting."""
+        leases = [entry.lease for entry in self._entries.values()]
+        return [lease for lease in leases if lease.environment == environment and lease.purpose is Purpose.TRAIN]
+
     def may_deliver(self, group_id: str, worker_id: str) -> bool:
         """Whether the worker holds the lease or once did: a late result is as good as a timely one."""
         entry = self._entries.get(group_id)

@@ -4,6 +4,8 @@ The main thread trains. An event loop in a second thread serves RolloutStream an
 at the hub; both meet in the inbox and the publisher.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,10 +22,12 @@ import grpc.aio
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.checkpoint import Checkpoint, latest
 from rlserve.actors.learner.deepspeed_setup import Place, import_libraries
+from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
 from rlserve.actors.learner.loop_state import LoopState
+from rlserve.actors.learner.mixture import Ingredient
 from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
 from rlserve.actors.learner.policy_service import PolicyService
 from rlserve.actors.learner.ranks import follow
@@ -38,6 +42,7 @@ from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
+from rlserve.observability.events import EventLog
 from rlserve.records import Actor, ActorKind, RunPhase
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
@@ -106,6 +111,7 @@ class Learner:
         self._store = SqliteStore(paths.store)
         self._publisher = trainer.publisher
         self._inbox = self._open_inbox(load_tokenizer(start.model_path))
+        self._follower: EnvironmentFollower | None = None
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
         """Serve and train until the end. Raises what ended it early."""
@@ -121,6 +127,7 @@ class Learner:
                 policy=policy,
                 hub=self._hub,
                 thread=thread,
+                environments=lambda: self._follower.message if self._follower else "",
             )
             self._train(reporter, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
@@ -182,6 +189,11 @@ class Learner:
             )
         )
         self._hub = await stack.enter_async_context(_registered(hub_address, self._actor(server)))
+        if self._hub is not None:
+            self._follower = EnvironmentFollower(
+                self._hub, self._inbox, Ingredient.of(self._config.environments), EventLog(self._paths.events)
+            )
+            stack.push_async_callback(_cancel, asyncio.create_task(self._follower.follow()))
         return policy, streams
 
     def _actor(self, server: RunningServer) -> Actor:
@@ -206,6 +218,12 @@ class StartPoint:
     """What it goes on with."""
     state: LoopState
     checkpoint: Checkpoint | None = None
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _stop_serving(thread: LoopThread, stack: AsyncExitStack) -> None:

@@ -40,13 +40,16 @@ class Reporter:
         policy: PolicyService,
         hub: HubClient | None,
         thread: LoopThread,
+        environments: Callable[[], str] = lambda: "",
     ) -> None:
+        """``environments`` says what tasks are drawn from, for people."""
         self._config = config
         self._inbox = inbox
         self._received = received
         self._policy = policy
         self._hub = hub
         self._thread = thread
+        self._environments = environments
         self._paths = paths
         self._events = EventLog(paths.events)
         self._metrics = MetricsFile(paths.metrics)
@@ -221,7 +224,7 @@ class Reporter:
                 **{f"dropped/{reason}": count for reason, count in counts.dropped.items()},
             },
             updated_unix_seconds=time.time(),
-            message=message,
+            message=message or self._environments(),
         )
         self._thread.submit(_report(self._hub, state))
 

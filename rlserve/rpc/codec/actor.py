@@ -78,6 +78,7 @@ def environment_to_proto(spec: EnvironmentSpec) -> pb.EnvironmentSpec:
         weight=spec.weight,
         multi_turn=spec.multi_turn,
         description=wire_text(spec.description),
+        held_out=spec.held_out,
     )
 
 
@@ -86,7 +87,7 @@ def environment_from_proto(message: pb.EnvironmentSpec, at: str = "") -> Environ
     count(message.splits, at, "splits", low=1, high=MAX_ENTRIES)
     return EnvironmentSpec(
         name=text(message.name, at, "name"),
-        version=message.version,
+        version=text(message.version, at, "version"),
         address=_address(message.address, at),
         payload_schema_json=_schema(message.payload_schema_json, at),
         splits={
@@ -96,6 +97,7 @@ def environment_from_proto(message: pb.EnvironmentSpec, at: str = "") -> Environ
         weight=finite(message.weight, at, "weight", low=0),
         multi_turn=message.multi_turn,
         description=message.description,
+        held_out=tuple(text(name, at, "held_out") for name in message.held_out),
     )
 
 

@@ -32,7 +32,9 @@ def actor(**fields: Any) -> pb.Actor:
 
 
 def spec(**fields: Any) -> pb.EnvironmentSpec:
-    return pb.EnvironmentSpec(**({"name": "e", "address": "127.0.0.1:1", "splits": {"train": 1}} | fields))
+    return pb.EnvironmentSpec(
+        **({"name": "e", "version": "1", "address": "127.0.0.1:1", "splits": {"train": 1}} | fields)
+    )
 
 
 def state(**fields: Any) -> pb.RunState:

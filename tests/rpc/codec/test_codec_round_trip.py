@@ -178,6 +178,7 @@ ENVIRONMENT = EnvironmentSpec(
     weight=1.0,
     multi_turn=True,
     description="d",
+    held_out=("dev",),
 )
 STATE = RunState(
     run_id="r",

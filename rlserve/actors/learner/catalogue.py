@@ -1,0 +1,76 @@
+"""Which environments a run draws from, as servers come and go: a pure state machine.
+
+Those of the run's configuration keep their split and weight. Any other that is registered with a weight joins with
+its training split, and leaves as soon as it is gone. A configured one is left out only when its server has been gone
+for a grace, so that a restart goes unnoticed, and only while there is something else to draw from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlserve.actors.learner.mixture import Ingredient
+from rlserve.plugins import HELD_OUT_SPLITS
+from rlserve.records import EnvironmentSpec
+
+GRACE_SECONDS = 5.0
+TRAINING_SPLIT = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a look at the registry changes."""
+
+    ingredients: tuple[Ingredient, ...]
+    """The mixture from now on."""
+    joined: tuple[str, ...]
+    left: tuple[str, ...]
+    """Environments, by name."""
+
+
+class Catalogue:
+    """The mixture, given what is registered. Time comes in as monotonic seconds."""
+
+    def __init__(self, configured: Sequence[Ingredient], *, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._configured = tuple(configured)
+        self._grace_seconds = grace_seconds
+        self._present = self._configured
+        self._gone_since: dict[str, float] = {}
+        self._seen: set[str] = set()
+
+    @property
+    def present(self) -> tuple[Ingredient, ...]:
+        """The mixture at the moment."""
+        return self._present
+
+    def look(self, specs: Sequence[EnvironmentSpec], now: float) -> Change:
+        """Take note of what is registered at ``now``."""
+        registered = {spec.name: spec for spec in specs}
+        before = {i.environment for i in self._present}
+        visiting = self._visitors(registered)
+        staying = [i for i in self._configured if not self._is_gone(i.environment, registered, now)]
+        self._present = (*staying, *visiting) if staying or visiting else self._configured
+        after = {i.environment for i in self._present}
+        return Change(self._present, joined=tuple(sorted(after - before)), left=tuple(sorted(before - after)))
+
+    def _visitors(self, registered: Mapping[str, EnvironmentSpec]) -> list[Ingredient]:
+        configured = {i.environment for i in self._configured}
+        found = []
+        for name, spec in sorted(registered.items()):
+            split = training_split(spec)
+            if name not in configured and spec.weight > 0 and split is not None:
+                found.append(Ingredient(name, split, spec.weight))
+        return found
+
+    def _is_gone(self, name: str, registered: Mapping[str, EnvironmentSpec], now: float) -> bool:
+        if name in registered:
+            self._seen.add(name)
+            self._gone_since.pop(name, None)
+        elif name in self._seen:
+            return now - self._gone_since.setdefault(name, now) >= self._grace_seconds
+        return False
+
+
+def training_split(spec: EnvironmentSpec) -> str | None:
+    """The split that training may draw from: ``train``, else the first that is not held out; None without one."""
+    open_splits = [split for split in sorted(spec.splits) if split not in (HELD_OUT_SPLITS | set(spec.held_out))]
+    return TRAINING_SPLIT if TRAINING_SPLIT in open_splits else next(iter(open_splits), None)

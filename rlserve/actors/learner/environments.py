@@ -1,0 +1,79 @@
+"""Follows the hub's environments while a run goes on.
+
+``follow``  waits for: LOOK_SECONDS, then the hub's answer (its deadline is the client's). Ends when cancelled.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.learner.catalogue import Catalogue, Change
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.mixture import Ingredient
+from rlserve.errors import RlserveError
+from rlserve.observability.events import EventLog
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+class EnvironmentFollower:
+    """Keeps the mixture of an inbox to what is registered."""
+
+    def __init__(
+        self,
+        hub: HubClient,
+        inbox: Inbox,
+        configured: Sequence[Ingredient],
+        events: EventLog,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = hub
+        self._inbox = inbox
+        self._events = events
+        self._clock = clock
+        self._catalogue = Catalogue(configured)
+        self._lost: dict[str, float] = {}
+        self._problem = ""
+
+    @property
+    def message(self) -> str:
+        """One line for ``rlserve status``: what is drawn from, and what was lost."""
+        drawn = ", ".join(f"{i.environment} ({i.weight:g})" for i in self._catalogue.present)
+        lost = ", ".join(f"{name} {self._clock() - since:.0f} s ago" for name, since in self._lost.items())
+        return (
+            f"draws from {drawn}" + (f"; lost {lost}" if lost else "") + (f"; {self._problem}" if self._problem else "")
+        )
+
+    async def follow(self) -> None:
+        """Look again and again. A hub that does not answer leaves the mixture as it is, and is named."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                specs = await self._hub.list_environments()
+            except RlserveError as error:
+                if not self._problem:
+                    logger.warning("environments: the hub does not tell (%s); the mixture stays as it is", error)
+                self._problem = f"the hub at {self._hub.address} does not answer"
+                continue
+            self._problem = ""
+            change = self._catalogue.look(specs, self._clock())
+            if change.joined or change.left or change.ingredients != self._inbox.ingredients:
+                self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        self._inbox.mix(change.ingredients)
+        for name in change.joined:
+            self._lost.pop(name, None)
+            self._events.write("environment_joined", environment=name)
+        for name in change.left:
+            withdrawn = self._inbox.withdraw(name)
+            self._lost[name] = self._clock()
+            self._events.write("environment_left", environment=name, withdrawn=withdrawn)
+            logger.warning(
+                "environment %r left: it is registered no more; %d leases of it are dropped", name, withdrawn
+            )
+        logger.info("environments: %s", self.message)
