@@ -3,11 +3,10 @@
 import argparse
 import asyncio
 import time
-from pathlib import Path
 
 from rlserve.actors.hub.client import HubClient
-from rlserve.config.paths import RunPaths
-from rlserve.errors import InvalidRequest, NotReady
+from rlserve.cli.hub_address import hub_address
+from rlserve.errors import NotReady
 from rlserve.records import RunState
 
 
@@ -17,19 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    asyncio.run(_show(_hub_address(arguments)))
+    asyncio.run(_show(hub_address(arguments.hub, arguments.run)))
     return 0
-
-
-def _hub_address(arguments: argparse.Namespace) -> str:
-    if arguments.hub:
-        return str(arguments.hub)
-    if not arguments.run:
-        raise InvalidRequest("run: give the run's directory, or --hub HOST:PORT")
-    path = RunPaths(Path(arguments.run)).hub_address
-    if not path.exists():
-        raise InvalidRequest(f"run: {arguments.run!r} has no running hub (no {path.name}); is it finished?")
-    return path.read_text(encoding="utf-8").strip()
 
 
 async def _run_state(client: HubClient) -> RunState | None:
@@ -51,12 +39,15 @@ async def _show(address: str) -> None:
     try:
         state = await _run_state(client)
         actors = await client.list_actors()
+        environments = await client.list_environments()
     finally:
         await client.close()
     if state is None:
         print("no learner has reported yet")
     else:
         _print_state(state)
+    for spec in environments:
+        print(f"  environment {spec.name} {spec.version} at {spec.address}, weight {spec.weight:g}")
     now = time.time()
     for actor in sorted(actors, key=lambda a: a.actor_id):
         seen = now - actor.last_seen_unix_seconds

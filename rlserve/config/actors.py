@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
+from rlserve.plugins import HELD_OUT_SPLITS
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -31,6 +32,15 @@ class EnvironmentConfig(Section):
     """Split that evaluation draws from."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the environment's constructor, e.g. the path of a task file."""
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "EnvironmentConfig":
+        if self.split in HELD_OUT_SPLITS:
+            held_out = ", ".join(sorted(HELD_OUT_SPLITS))
+            raise ValueError(f"split: is {self.split!r}; training never draws from {held_out}: give another split")
+        if self.split == self.eval_split:
+            raise ValueError(f"eval_split: is {self.eval_split!r}, which training draws from; give a split of its own")
+        return self
 
 
 class HubConfig(Section):

@@ -1,0 +1,37 @@
+"""``rlserve env list``: what a run can draw from, or what is installed here."""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+from rlserve import plugins
+from rlserve.actors.hub.client import HubClient
+from rlserve.cli import hub_address
+from rlserve.records import EnvironmentSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    hub_address.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not (arguments.hub or arguments.run_directory):
+        for name in plugins.names(plugins.ENVIRONMENT_GROUP):
+            summary = (plugins.load(plugins.ENVIRONMENT_GROUP, name).__doc__ or "").strip().partition("\n")[0]
+            print(f"{name:20} {summary}")
+        return 0
+    specs = asyncio.run(_registered(hub_address.hub_address(arguments.hub, arguments.run_directory)))
+    _print(specs)
+    return 0
+
+
+async def _registered(hub: str) -> list[EnvironmentSpec]:
+    async with HubClient(hub) as client:
+        return await client.list_environments()
+
+
+def _print(specs: Sequence[EnvironmentSpec]) -> None:
+    print(f"{'name':20} {'version':10} {'weight':>6} {'address':22} {'verifier':14} splits")
+    for spec in specs:
+        splits = ", ".join(f"{name} ({size or 'endless'})" for name, size in sorted(spec.splits.items()))
+        print(f"{spec.name:20} {spec.version:10} {spec.weight:6g} {spec.address:22} {spec.verifier or '-':14} {splits}")

@@ -1,0 +1,115 @@
+"""``rlserve env register``: enter a server's environments with the hub of a run."""
+
+import argparse
+import asyncio
+import sys
+import tomllib
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlserve.actors.environment.client import EnvironmentClient
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.stop import stop_signals
+from rlserve.cli import hub_address
+from rlserve.errors import InvalidRequest, RlserveError
+from rlserve.records import Actor, ActorKind, EnvironmentSpec
+
+WATCH_SECONDS = 2.0
+MAX_MISSES = 3
+FIELDS = ("name", "version", "address", "splits", "verifier", "weight", "multi_turn", "description", "held_out")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="HOST:PORT of a server, which is asked what it offers; or a TOML file of a spec")
+    hub_address.add_arguments(parser)
+    parser.add_argument("--name", help="only this one of the server's environments")
+    parser.add_argument("--weight", type=float, help="share in the mixture, relative to the others")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="stay, watch the server, and take it out when it dies or on Ctrl-C; without it the environment stays "
+        "registered until `rlserve env unregister`",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    hub = hub_address.hub_address(arguments.hub, arguments.run_directory)
+    return asyncio.run(_register(arguments, hub))
+
+
+def read_spec(path: Path) -> EnvironmentSpec:
+    """A spec from TOML. Raises InvalidRequest that names the field."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"source: {str(path)!r} is no TOML file ({error})") from error
+    unknown = sorted(set(content) - set(FIELDS))
+    if unknown:
+        raise InvalidRequest(f"{path.name}: {unknown[0]}: is unknown (known: {', '.join(FIELDS)})")
+    missing = [field for field in ("name", "address", "splits") if not content.get(field)]
+    if missing:
+        raise InvalidRequest(f"{path.name}: {missing[0]}: is missing; give name, address and splits (size, 0: endless)")
+    fields: dict[str, Any] = {**content, "held_out": tuple(content.get("held_out", ()))}
+    return EnvironmentSpec(**fields)
+
+
+async def _register(arguments: argparse.Namespace, hub: str) -> int:
+    specs = await _specs(arguments)
+    async with HubClient(hub) as client:
+        if arguments.keep:
+            return await _keep(client, specs)
+        for spec in specs:
+            await client.register_environment(spec)
+            print(f"{spec.name} {spec.version} at {spec.address} is registered, until unregistered")
+    return 0
+
+
+async def _specs(arguments: argparse.Namespace) -> list[EnvironmentSpec]:
+    """What is to be registered, each from a server that answers."""
+    if arguments.source.endswith(".toml"):
+        specs = [read_spec(Path(arguments.source))]
+    else:
+        async with EnvironmentClient(arguments.source) as server:
+            specs = [replace(spec, address=arguments.source) for spec in await server.describe()]
+    if arguments.name:
+        offered = ", ".join(spec.name for spec in specs) or "none"
+        specs = [spec for spec in specs if spec.name == arguments.name]
+        if not specs:
+            raise InvalidRequest(f"name: {arguments.name!r} is not offered there (offered: {offered})")
+    if arguments.weight is not None:
+        specs = [replace(spec, weight=arguments.weight) for spec in specs]
+    return specs
+
+
+async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
+    """Registered while the server answers. 0 on Ctrl-C, 1 when the server is gone."""
+    actor = Actor(
+        actor_id=f"environment/{specs[0].name}/{uuid.uuid4().hex[:8]}",
+        kind=ActorKind.ENVIRONMENT,
+        address=specs[0].address,
+        incarnation=uuid.uuid4().hex,
+        serves=tuple(spec.name for spec in specs),
+    )
+    with stop_signals() as stopped:
+        async with client.registered(actor, environments=specs), EnvironmentClient(specs[0].address) as server:
+            print(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C takes it out", flush=True)
+            misses = 0
+            while misses < MAX_MISSES:
+                try:
+                    await asyncio.wait_for(stopped.wait(), WATCH_SECONDS)
+                    return 0
+                except TimeoutError:
+                    misses = 0 if await _answers(server) else misses + 1
+    print(f"{actor.address} does not answer any more: taken out", file=sys.stderr)
+    return 1
+
+
+async def _answers(server: EnvironmentClient) -> bool:
+    try:
+        await server.describe(deadline_seconds=WATCH_SECONDS)
+    except RlserveError:
+        return False
+    return True

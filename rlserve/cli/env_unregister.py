@@ -1,0 +1,23 @@
+"""``rlserve env unregister``: take an environment out of a run."""
+
+import argparse
+import asyncio
+
+from rlserve.actors.hub.client import HubClient
+from rlserve.cli import hub_address
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="registered name")
+    hub_address.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    asyncio.run(_unregister(hub_address.hub_address(arguments.hub, arguments.run_directory), arguments.name))
+    print(f"{arguments.name} is registered no more; a run draws from the others within a second or two")
+    return 0
+
+
+async def _unregister(hub: str, name: str) -> None:
+    async with HubClient(hub) as client:
+        await client.unregister_environment(name)

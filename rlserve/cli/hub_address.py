@@ -1,0 +1,25 @@
+"""Which hub a command speaks to: one that is named, or that of a run on this machine."""
+
+import argparse
+from pathlib import Path
+
+from rlserve.config.paths import RunPaths
+from rlserve.errors import InvalidRequest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--hub`` and ``--run``."""
+    parser.add_argument("--hub", metavar="HOST:PORT", help="address of the hub")
+    parser.add_argument("--run", metavar="DIRECTORY", dest="run_directory", help="a run on this machine, for its hub")
+
+
+def hub_address(hub: str | None, run_directory: str | None) -> str:
+    """The address. Raises InvalidRequest that says what to give."""
+    if hub:
+        return hub
+    if not run_directory:
+        raise InvalidRequest("hub: is not known; give a run's directory, or --hub HOST:PORT")
+    path = RunPaths(Path(run_directory)).hub_address
+    if not path.exists():
+        raise InvalidRequest(f"run: {run_directory!r} has no running hub (no {path.name}); is it finished?")
+    return path.read_text(encoding="utf-8").strip()
