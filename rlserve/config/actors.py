@@ -23,7 +23,9 @@ class EnvironmentConfig(Section):
     """One environment of the mixture."""
 
     name: str = Field(min_length=1)
-    """Registered name."""
+    """Name in the mixture."""
+    plugin: str = ""
+    """Registered plug-in; empty: as ``name``. So that one plug-in can appear several times, with other options."""
     weight: float = Field(1.0, ge=0)
     """Share in the mixture, relative to the others."""
     split: str = "train"

@@ -76,6 +76,11 @@ class RunConfig(Section):
                 f"rollout.top_p: is {self.rollout.top_p}; behaviour log-probabilities are over the whole "
                 "vocabulary, train with 1.0"
             )
+        names = [e.name for e in self.environments]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"environments: {twice[0]!r} is there twice; give each a name, and the plug-in as `plugin`"
+            )
         if sum(e.weight for e in self.environments) <= 0:
             raise ValueError("environments: all weights are 0; give at least one a positive weight")
         return self

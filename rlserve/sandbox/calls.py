@@ -21,9 +21,9 @@ from typing import Any
 
 from rlserve.records import Outcome
 from rlserve.sandbox.box import Box, Channel, Ending, watch
-from rlserve.sandbox.inside.values import Decoder, Encoder, Unsupported
 from rlserve.sandbox.judgement import Judgement, SandboxFault, last_line, outcome_of, output_of
 from rlserve.sandbox.limits import Limits
+from rlserve.sandbox.plain import NotPlain, decode_plain, encode_plain
 from rlserve.sandbox.zygote import Zygote
 
 TOLERANCE = 1e-6
@@ -80,18 +80,13 @@ def equal(found: Any, wanted: Any) -> bool:
 
 
 def _question(number: int, test: CallTest) -> Mapping[str, Any]:
-    encoder = Encoder(_no_reference)
     return {
         "n": number,
         "op": "call",
         "f": 1,
-        "a": [encoder.encode(arg) for arg in test.args],
-        "k": [[name, encoder.encode(value)] for name, value in test.kwargs.items()],
+        "a": [encode_plain(arg) for arg in test.args],
+        "k": [[name, encode_plain(value)] for name, value in test.kwargs.items()],
     }
-
-
-def _no_reference(*_: object) -> Any:
-    raise Unsupported("it is no plain value")
 
 
 def _close(a: float, b: float) -> bool:
@@ -144,8 +139,8 @@ def _why_wrong(answer: Mapping[str, Any], test: CallTest) -> str:
     if "x" in answer or "v" not in answer:
         return f"a result that cannot cross ({str(answer.get('x'))[:80]})"
     try:
-        value = Decoder(_no_reference).decode(answer["v"])
-    except Unsupported as error:
+        value = decode_plain(answer["v"])
+    except NotPlain as error:
         return f"a result that is no plain value ({error})"
     if not equal(value, test.output):
         return f"returned {_shown(value)}"

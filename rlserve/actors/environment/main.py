@@ -70,7 +70,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
 
 
 def _load(index: int, config: EnvironmentConfig) -> Environment:
-    kind = plugins.load(plugins.ENVIRONMENT_GROUP, config.name)
+    kind = plugins.load(plugins.ENVIRONMENT_GROUP, config.plugin or config.name)
     try:
         environment = kind(**config.options)
     except RlserveError:
@@ -81,4 +81,5 @@ def _load(index: int, config: EnvironmentConfig) -> Environment:
         raise PluginFailed(f"environments.{index}: {config.name!r} failed to start: {error}") from error
     if not isinstance(environment, Environment):
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
+    environment.name = config.name  # its tasks carry the name that it has in this mixture
     return environment

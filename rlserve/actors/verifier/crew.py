@@ -36,6 +36,8 @@ class PoolLimits:
     start_seconds: float = 60.0
     recycle_completions: int = 5000
     recycle_growth_bytes: int = 128 * 2**20
+    prepare_all: bool = True
+    """False: verifiers that can be prepared when they are first used (``prepares_on_use``) are."""
 
 
 class Crew:
@@ -166,6 +168,7 @@ class Crew:
         return await WorkerProcess.start(
             self._verifiers,
             memory_bytes=self._limits.memory_bytes,
+            eager=self._limits.prepare_all,
             start_seconds=self._limits.start_seconds,
             on_exit=self._left,
         )

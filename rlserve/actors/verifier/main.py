@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rlserve import plugins
@@ -35,6 +35,7 @@ async def run_verifier(
 ) -> int:
     """Serve the verifiers ``names`` (none: all that are registered) until a signal; returns the exit code.
 
+    Those that are named are made ready at the start; of all the others, a costly one when it is first used.
     Registers at the hub unless ``hub_address`` is empty.
     """
     wanted = checked_names(names)
@@ -42,7 +43,7 @@ async def run_verifier(
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[str]:
-        async with verifier_server(config, names=wanted) as verifier:
+        async with verifier_server(config, names=wanted, prepare_all=bool(names)) as verifier:
             running.append(verifier)
             yield verifier.server.address
 
@@ -58,10 +59,13 @@ async def run_verifier(
 
 
 @asynccontextmanager
-async def verifier_server(config: VerifierConfig, *, names: Sequence[str]) -> AsyncIterator[RunningVerifier]:
+async def verifier_server(
+    config: VerifierConfig, *, names: Sequence[str], prepare_all: bool = True
+) -> AsyncIterator[RunningVerifier]:
     """A verifier server that answers until the block ends."""
     verifiers = {name: config.options.get(name, {}) for name in names}
-    async with WorkerPool(verifiers, pool_limits(config)) as pool:
+    limits = replace(pool_limits(config), prepare_all=prepare_all)
+    async with WorkerPool(verifiers, limits) as pool:
         service = VerifierService(
             pool,
             limit_seconds=config.limit_seconds,

@@ -115,6 +115,7 @@ class WorkerProcess:
         verifiers: Mapping[str, Mapping[str, Any]],
         *,
         memory_bytes: int,
+        eager: bool,
         start_seconds: float,
         on_exit: Callable[["WorkerProcess"], None],
     ) -> "WorkerProcess":
@@ -132,7 +133,8 @@ class WorkerProcess:
         )  # fmt: skip
         worker = cls(transport, pipes)
         try:
-            await worker._greet(verifiers, memory_bytes=memory_bytes, start_seconds=start_seconds)
+            hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "eager": eager}
+            await worker._greet(hello, start_seconds)
         except BaseException:
             await worker.kill()
             raise
@@ -181,10 +183,8 @@ class WorkerProcess:
         finally:
             self._transport.close()
 
-    async def _greet(
-        self, verifiers: Mapping[str, Mapping[str, Any]], *, memory_bytes: int, start_seconds: float
-    ) -> None:
-        self._send({"verifiers": verifiers, "memory_bytes": memory_bytes})
+    async def _greet(self, hello: Mapping[str, Any], start_seconds: float) -> None:
+        self._send(hello)
         try:
             message = await self._next(start_seconds)
         except WorkerStuck:

@@ -35,7 +35,7 @@ def main() -> int:
     hello = _read(jobs)
     if hello is None:
         return 0
-    verifiers, traits = _load(hello["verifiers"])
+    verifiers, traits = _load(hello["verifiers"], eager=hello["eager"])
     limits = _Limits(hello["memory_bytes"])
     _write(replies, {"traits": [encode_traits(found) for found in traits]})
     while (job := _read(jobs)) is not None:
@@ -77,14 +77,19 @@ def _write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
         frame = frame[replies.write(frame) :]
 
 
-def _load(wanted: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
-    """Instances that work, and traits of all: a plug-in that breaks takes nobody else along."""
+def _load(
+    wanted: Mapping[str, Mapping[str, Any]], *, eager: bool
+) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
+    """Instances that work, and traits of all: a plug-in that breaks takes nobody else along.
+
+    Without ``eager``, one that prepares itself when it is first used is left to do so.
+    """
     verifiers: dict[str, plugins.Verifier] = {}
     traits: list[VerifierTraits] = []
     for name, options in wanted.items():
         try:
             verifier = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
-            if hasattr(verifier, "prepare"):
+            if hasattr(verifier, "prepare") and (eager or not getattr(verifier, "prepares_on_use", False)):
                 verifier.prepare()
             traits.append(traits_of(name, verifier))
             verifiers[name] = verifier

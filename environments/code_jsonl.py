@@ -1,0 +1,120 @@
+"""Programming tasks from JSON-lines files: functions, calls, or standard input and output."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlserve.environments.jsonl import read_rows, row_at, text_field
+from rlserve.errors import InvalidRequest
+from rlserve.records import Message, Task
+
+INSTRUCTION = "Write the solution in Python, as one fenced code block."
+KINDS = ("function", "calls", "stdio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeRow:
+    """One programming task."""
+
+    task_id: str
+    prompt: str
+    payload: Mapping[str, Any]
+    """For the verifier ``code``, whose documentation tells its fields."""
+    solution: str = ""
+    """A right program; empty when the file has none."""
+
+
+class CodeEnvironment:
+    """What the programming environments have in common: rows, prompts, tasks.
+
+    ``prompt_format``: ``"chat"`` is one user message, the task and ``instruction``; ``"text"`` is the task alone, to be
+    continued by a completion model.
+    """
+
+    name = ""
+    version = "1"
+    verifier = "code"
+
+    def __init__(
+        self,
+        rows: Mapping[str, tuple[CodeRow, ...]],
+        *,
+        prompt_format: str,
+        instruction: str,
+        cpu_seconds: float | None,
+    ) -> None:
+        if prompt_format not in ("chat", "text"):
+            raise InvalidRequest(f'{self.name}.prompt_format: is {prompt_format!r}; give "chat" or "text"')
+        self._rows = rows
+        self._prompt_format = prompt_format
+        self._instruction = instruction
+        self._limits = {} if cpu_seconds is None else {"cpu_seconds": cpu_seconds}
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Number of rows of each file that was given."""
+        return {split: len(rows) for split, rows in self._rows.items()}
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """Row ``index`` of the split's file, in the file's order; ``seed`` changes nothing."""
+        row, _ = row_at(self._rows, self.name, split, index)
+        return Task(
+            environment=self.name,
+            environment_version=self.version,
+            split=split,
+            index=index,
+            task_id=row.task_id,
+            prompt=self._prompt(row),
+            verifier=self.verifier,
+            payload=json.dumps({**row.payload, **self._limits}).encode(),
+            seed=seed,
+        )
+
+    def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
+        """Prompt as text and a right program. Raises InvalidRequest when the row has none."""
+        row, position = row_at(self._rows, self.name, split, index)
+        if not row.solution:
+            raise InvalidRequest(f"{self.name}: row {position} of split {split!r} has no solution to imitate")
+        return row.prompt, row.solution
+
+    def _prompt(self, row: CodeRow) -> str | tuple[Message, ...]:
+        if self._prompt_format == "text":
+            return row.prompt
+        return (Message(role="user", content=f"{row.prompt}\n\n{self._instruction}"),)
+
+
+class CodeJsonlEnvironment(CodeEnvironment):
+    """Programming tasks: ``prompt``, ``tests``, ``kind`` (``function``, ``calls`` or ``stdio``), and what goes with it.
+
+    ``function``: ``tests`` is Python source of asserts; ``calls``: ``entry_point`` and a list of ``{args, output}``;
+    ``stdio``: a list of ``{input, output}``. Also read: ``task_id``, ``prefix``, ``solution``, ``partial``.
+    """
+
+    name = "code_jsonl"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        validation_path: str = "",
+        test_path: str = "",
+        prompt_format: str = "chat",
+        instruction: str = INSTRUCTION,
+        cpu_seconds: float | None = None,
+    ) -> None:
+        files = {"train": path, "validation": validation_path, "test": test_path}
+        rows = {split: read_rows(file, _row) for split, file in files.items() if file}
+        super().__init__(rows, prompt_format=prompt_format, instruction=instruction, cpu_seconds=cpu_seconds)
+
+
+def _row(row: Mapping[str, Any]) -> CodeRow:
+    kind = row.get("kind")
+    if kind not in KINDS:
+        raise InvalidRequest(f"kind: is {kind!r}; give one of {', '.join(KINDS)}")
+    if not row.get("tests"):
+        raise InvalidRequest("tests: is empty; give asserts, calls, or inputs and outputs")
+    prompt = text_field(row, "prompt")
+    payload = {name: row[name] for name in ("kind", "entry_point", "tests", "prefix", "partial") if name in row}
+    task_id = str(row.get("task_id") or prompt[:60])
+    return CodeRow(task_id=task_id, prompt=prompt, payload=payload, solution=str(row.get("solution", "")))

@@ -1,0 +1,121 @@
+"""The procedural tasks of the ``reasoning-gym`` library, about a hundred, through one adapter.
+
+Judged by each data set's own scorer, in the verifier's worker (see ``rlserve.verifiers.reasoning_gym``).
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from rlserve.errors import InvalidRequest, PluginFailed, UnknownName
+from rlserve.records import Message, Task
+from rlserve.sandbox.plain import encode_plain
+
+SPLITS = ("train", "validation", "test")
+CHUNK = 500
+"""Tasks of one seed: some data sets have no more."""
+TAGGED = "\n\nThink first; then write the answer between <answer> and </answer>."
+NEEDS_PARTS = frozenset({"composite"})
+
+
+class ReasoningGymEnvironment:
+    """One data set of reasoning-gym, endless; any of its own options can be given.
+
+    ``task`` is its name there, ``options`` its configuration, e.g. ``task="chain_sum", options={"max_terms": 3}``.
+    ``prompt_format``: ``"chat"`` asks for the answer in tags, ``"text"`` is the question and ``suffix`` alone. With
+    several in one mixture give each a name of its own, and ``plugin = "reasoning_gym"``.
+    """
+
+    name = "reasoning_gym"
+    verifier = "reasoning_gym"
+
+    def __init__(
+        self, *, task: str, options: Mapping[str, Any] | None = None, prompt_format: str = "chat", suffix: str = "\n"
+    ) -> None:
+        if prompt_format not in ("chat", "text"):
+            raise InvalidRequest(f'reasoning_gym.prompt_format: is {prompt_format!r}; give "chat" or "text"')
+        self._task = task
+        self._options = dict(options or {})
+        self._prompt_format = prompt_format
+        self._suffix = suffix
+        self._data_set = lru_cache(maxsize=8)(self._make)
+        self._data_set(0)  # a fault of the options shows at the start
+        self.version = _library_version()
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Train, validation and test, each endless; their seeds have nothing in common."""
+        return dict.fromkeys(SPLITS, 0)
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The task at ``index``. Raises UnknownName for a bad split."""
+        entry = self._entry(split, index, seed)
+        return Task(
+            environment=self.name,
+            environment_version=self.version,
+            split=split,
+            index=index,
+            task_id=f"{self._task}/{split}/{seed}/{index}",
+            prompt=self._prompt(str(entry["question"])),
+            verifier=self.verifier,
+            payload=json.dumps(
+                {
+                    "task": self._task,
+                    "options": self._options,
+                    "entry": encode_plain(dict(entry)),
+                    "tags": self._prompt_format == "chat",
+                }
+            ).encode(),
+            seed=seed,
+            labels={"task": self._task},
+        )
+
+    def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
+        """Question and answer, as text. Raises InvalidRequest where the data set gives no answer."""
+        entry = self._entry(split, index, seed)
+        if not isinstance(entry["answer"], str):
+            raise InvalidRequest(f"reasoning_gym: {self._task!r} gives no answer to imitate")
+        return str(entry["question"]) + self._suffix, entry["answer"]
+
+    def _entry(self, split: str, index: int, seed: int) -> Mapping[str, Any]:
+        if split not in SPLITS:
+            raise UnknownName(f"split: {split!r} is not one of reasoning_gym ({', '.join(SPLITS)})")
+        chunk, place = divmod(index, CHUNK)
+        digest = blake2b(f"{seed}/{split}/{chunk}".encode(), digest_size=4).digest()
+        data_set = self._data_set(int.from_bytes(digest, "big") >> 1)
+        state = random.getstate()  # a few data sets draw from the common generator
+        try:
+            random.seed(f"{seed}/{split}/{index}")
+            entry: Mapping[str, Any] = data_set[place]
+        finally:
+            random.setstate(state)
+        return entry
+
+    def _make(self, seed: int) -> Any:
+        import reasoning_gym
+
+        if self._task in NEEDS_PARTS:
+            raise InvalidRequest(f"reasoning_gym.task: {self._task!r} is a mixture; name its tasks one by one instead")
+        try:
+            return reasoning_gym.create_dataset(self._task, seed=seed, **self._options)
+        except ValueError as error:
+            raise InvalidRequest(f"reasoning_gym.task: {self._task!r} cannot be made: {error}") from error
+        except (TypeError, AssertionError) as error:
+            raise InvalidRequest(f"reasoning_gym.options: {self._task!r} does not take them: {error}") from error
+
+    def _prompt(self, question: str) -> str | tuple[Message, ...]:
+        if self._prompt_format == "text":
+            return question + self._suffix
+        return (Message(role="user", content=question + TAGGED),)
+
+
+def _library_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("reasoning-gym")
+    except PackageNotFoundError as error:
+        raise PluginFailed("reasoning_gym: is not installed; pip install 'rlserve[environments]'") from error

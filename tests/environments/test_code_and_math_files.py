@@ -1,0 +1,118 @@
+"""Programming and mathematics from files: rows become tasks whose own solutions score full marks."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlserve.environments.code_jsonl import CodeJsonlEnvironment
+from rlserve.environments.humaneval import HumanEvalEnvironment
+from rlserve.environments.math import MathEnvironment, last_box
+from rlserve.environments.mbpp import MbppEnvironment
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome
+from rlserve.verifiers.code.verifier import CodeVerifier
+from rlserve.verifiers.math.verifier import MathVerifier
+
+SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[2].parent / "shared"))
+HUMANEVAL = SHARED / "data" / "humaneval.jsonl"
+MBPP = {
+    "task_id": 2,
+    "text": "Write a function to find the shared elements from the given two lists.",
+    "code": "def similar_elements(a, b):\n    return tuple(set(a) & set(b))\n",
+    "test_setup_code": "",
+    "test_list": ["assert set(similar_elements((3, 4), (5, 4))) == {4}", "assert similar_elements((), ()) == ()"],
+}
+STDIO = {
+    "prompt": "Print the sum.",
+    "kind": "stdio",
+    "tests": [{"input": "1 2\n", "output": "3"}],
+    "solution": "print(sum(map(int, input().split())))",
+}
+
+
+@pytest.fixture(scope="module")
+def code() -> Iterator[CodeVerifier]:
+    verifier = CodeVerifier()
+    verifier.prepare()
+    yield verifier
+    verifier.close()
+
+
+def rows(path: Path, *content: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return str(path)
+
+
+@pytest.mark.skipif(not HUMANEVAL.exists(), reason="needs the shared data (RLSERVE_SHARED)")
+def test_humaneval_bodies_and_fenced_functions_both_pass(code: CodeVerifier) -> None:
+    environment = HumanEvalEnvironment(path=str(HUMANEVAL))
+    assert environment.splits == {"test": 164}
+    for index in range(0, 164, 20):
+        task = environment.task("test", index, 0)
+        prompt, body = environment.demonstration("test", index, 0)
+        chat = f"Here it is:\n```python\n{prompt}{body}\n```\nDone."
+        assert code.verify(body, task.payload, "").outcome is Outcome.PASS
+        assert code.verify(chat, task.payload, "").outcome is Outcome.PASS
+        assert code.verify("    pass\n", task.payload, "").outcome is not Outcome.PASS
+        assert "solution" not in task.payload.decode()
+
+
+def test_mbpp_rows_show_an_assert_and_hide_the_others(tmp_path: Path, code: CodeVerifier) -> None:
+    environment = MbppEnvironment(path=rows(tmp_path / "mbpp.jsonl", MBPP))
+    task = environment.task("train", 0, 0)
+    assert MBPP["test_list"][0] in task.prompt[0].content  # type: ignore[union-attr]
+    assert MBPP["test_list"][1] not in task.prompt[0].content  # type: ignore[union-attr]
+    assert json.loads(task.payload)["entry_point"] == "similar_elements"
+    _, solution = environment.demonstration("train", 0, 0)
+    verdict = code.verify(solution, task.payload, "")
+    assert (verdict.outcome, verdict.passed, verdict.total) == (Outcome.PASS, 2, 2)
+
+
+def test_programs_with_input_and_output_come_from_files(tmp_path: Path, code: CodeVerifier) -> None:
+    environment = CodeJsonlEnvironment(path=rows(tmp_path / "a.jsonl", STDIO), prompt_format="text", cpu_seconds=1.5)
+    task = environment.task("train", 7, 0)
+    assert task.prompt == "Print the sum."
+    assert json.loads(task.payload)["cpu_seconds"] == 1.5
+    assert code.verify(environment.demonstration("train", 0, 0)[1], task.payload, "").outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("make", "row", "problem"),
+    [
+        (MbppEnvironment, MBPP | {"test_list": []}, "line 1: test_list"),
+        (CodeJsonlEnvironment, STDIO | {"kind": "shell"}, "line 1: kind"),
+        (CodeJsonlEnvironment, STDIO | {"tests": []}, "line 1: tests"),
+        (HumanEvalEnvironment, {"prompt": "x", "entry_point": "a b"}, "line 1: entry_point"),
+        (MathEnvironment, {"problem": "x", "solution": "no box"}, "line 1: solution"),
+    ],
+)
+def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, make: Any, row: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        make(path=rows(tmp_path / "bad.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("so \\boxed{4}", "4"),
+        ("first \\boxed{1}, then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("\\fbox{7}", "7"),
+        ("\\boxed{open", None),
+        ("none", None),
+    ],
+)
+def test_the_last_box_is_the_answer(solution: str, answer: str | None) -> None:
+    assert last_box(solution) == answer
+
+
+def test_a_competition_problem_is_judged_by_its_boxed_answer(tmp_path: Path) -> None:
+    row = {"problem": "What is one half?", "solution": "It is $\\boxed{\\frac{1}{2}}$.", "level": "Level 1"}
+    environment = MathEnvironment(path=rows(tmp_path / "math.jsonl", row))
+    task = environment.task("train", 0, 0)
+    assert task.labels == {"level": "Level 1"}
+    assert MathVerifier().verify(environment.demonstration("train", 0, 0)[1], task.payload, "").reward == 1.0
+    assert MathVerifier().verify("\\boxed{0.6}", task.payload, "").reward == 0.0

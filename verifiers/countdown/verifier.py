@@ -1,0 +1,64 @@
+"""Countdown: the expression equals the target and uses the given numbers only."""
+
+import re
+from collections import Counter
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.countdown.expression import NoExpression, evaluate
+from rlserve.verifiers.payloads import decode_object, flag
+
+TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class CountdownVerifier:
+    """1 for an expression that equals the target, each number used at most once (all of them with ``use_all``).
+
+    An answer may end in ``= target``. With ``tags`` the expression stands in the last ``<answer>`` tags, else the last
+    line of the text is it.
+    """
+
+    name = "countdown"
+    version = "1"
+    description = "an expression over given numbers reaches a target; exact arithmetic, nothing is evaluated as code"
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one answer. Raises InvalidRequest for a payload that is none."""
+        content = decode_object(payload, fields=("numbers", "target", "use_all", "tags"))
+        numbers, target = content.get("numbers"), content.get("target")
+        if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
+            raise InvalidRequest("payload.numbers: is no list of whole numbers")
+        if type(target) is not int:
+            raise InvalidRequest(f"payload.target: is {str(target)[:40]!a}; send a whole number")
+        why = _why_wrong(_expression(completion, flag(content, "tags")), numbers, target, flag(content, "use_all"))
+        return Verdict(
+            outcome=Outcome.FAIL if why else Outcome.PASS,
+            reward=float(not why),
+            parts={"right": float(not why)},
+            reason=why or "right",
+            verifier=self.name,
+        )
+
+
+def _expression(completion: str, tags: bool) -> str:
+    if tags:
+        found = TAGS.findall(completion)
+        return str(found[-1]) if found else ""
+    lines = completion.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _why_wrong(text: str, numbers: list[int], target: int, use_all: bool) -> str:
+    left, equals, right = text.partition("=")
+    if equals and right.strip() != str(target):
+        return f"says = {right.strip()[:20]!a}"
+    try:
+        value, used = evaluate(left)
+    except NoExpression as error:
+        return f"no expression: {error}"
+    given, taken = Counter(numbers), Counter(used)
+    if taken - given:
+        return f"uses {min((taken - given).elements())} too often"
+    if use_all and given - taken:
+        return f"does not use {min((given - taken).elements())}"
+    return "" if value == target else f"equals {value}"

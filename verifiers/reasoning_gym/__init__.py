@@ -1,0 +1,1 @@
+"""Verifier of reasoning-gym's tasks: their own scorers."""

@@ -1,0 +1,88 @@
+"""The scorers of reasoning-gym, made safe for answers that a model wrote.
+
+A few evaluate the answer as Python. Where lists are meant, only literals are read (``ast.literal_eval`` takes the
+place of ``eval`` in those modules). Where a formula goes to sympy's parser, which evaluates it, the answer must look
+like a formula first: digits, operators, brackets and the names that such formulas use. Anything else scores 0.
+"""
+
+import ast
+import importlib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from rlserve.errors import InvalidRequest
+
+LITERAL_MODULES = (
+    "algorithmic.string_insertion",
+    "algorithmic.spiral_matrix",
+    "algorithmic.number_sorting",
+    "algorithmic.binary_matrix",
+    "games.n_queens",
+)
+MAX_FORMULA_CHARACTERS = 500
+ARITHMETIC = re.compile(r"[0-9+\-*/(). ]*")
+FORMULA = re.compile(r"(?:[0-9+\-*/^(), .=]|\b(?:[A-Za-z]|exp|log|ln|sin|cos|tan|sec|csc|cot|sqrt|pi|a?sin|a?tan)\b)*")
+POWER = re.compile(r"(?:\*\*|\^)\s*\(?\s*-?\d{4,}|\d{40,}|(?:\*\*|\^)[^+\-*/]*(?:\*\*|\^)")
+FORMULA_TASKS: Mapping[str, re.Pattern[str]] = {
+    "countdown": ARITHMETIC,
+    "puzzle24": ARITHMETIC,
+    "simple_integration": FORMULA,
+    "intermediate_integration": FORMULA,
+    "polynomial_multiplication": FORMULA,
+}
+
+
+def score(task: str, options: Mapping[str, Any], answer: str, entry: Mapping[str, Any]) -> float:
+    """The data set's own score, in [0, 1]; 0 for an answer that may not be evaluated.
+
+    Raises InvalidRequest for a task that there is none of.
+    """
+    data_set = _data_set(task, tuple(sorted((key, repr(value)) for key, value in options.items())), _Held(options))
+    if task in FORMULA_TASKS and not is_formula(task, answer):
+        return 0.0
+    try:
+        value = float(data_set.score_answer(answer, dict(entry)))
+    except (ValueError, TypeError, SyntaxError, ArithmeticError, LookupError, AttributeError, RecursionError):
+        return 0.0  # the scorers trust the form of an answer
+    return min(1.0, max(0.0, value))
+
+
+def is_formula(task: str, answer: str) -> bool:
+    """Whether an answer may go to a parser that evaluates."""
+    pattern = FORMULA_TASKS[task]
+    return (
+        len(answer) <= MAX_FORMULA_CHARACTERS and pattern.fullmatch(answer) is not None and POWER.search(answer) is None
+    )
+
+
+class _Held:
+    """Options beside their key in the cache: always equal."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _data_set(task: str, key: tuple[tuple[str, str], ...], held: _Held) -> Any:
+    library = _library()
+    try:
+        return library.create_dataset(task, seed=0, **held.options)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise InvalidRequest(f"payload.task: {task!r} with {dict(held.options)!r} cannot be made: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    """The library, with its evaluating modules made to read literals."""
+    library = importlib.import_module("reasoning_gym")
+    for name in LITERAL_MODULES:
+        vars(importlib.import_module(f"reasoning_gym.{name}"))["eval"] = ast.literal_eval
+    return library

@@ -1,0 +1,75 @@
+"""Answers to reasoning-gym's tasks, scored by the data sets themselves."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.sandbox.plain import NotPlain, decode_plain
+from rlserve.verifiers.payloads import decode_object, flag
+from rlserve.verifiers.reasoning_gym.scorers import score
+
+TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+MAX_ANSWER_CHARACTERS = 10_000
+
+
+class ReasoningGymVerifier:
+    """The score of the data set that asked; partial credit where it gives some.
+
+    With ``tags`` in the payload the answer is what stands in the last ``<answer>`` tags, else the whole text.
+    """
+
+    name = "reasoning_gym"
+    version = "1"
+    description = "reasoning-gym's own scorers; answers are never evaluated as Python"
+    reward_range = (0.0, 1.0)
+    prepares_on_use = True
+    limit_seconds = 5.0
+    timeout_is_failure = True
+
+    def prepare(self) -> None:
+        """Import the library while nobody waits. Raises ModuleNotFoundError without it."""
+        from rlserve.verifiers.reasoning_gym import scorers
+
+        scorers._library()
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one answer. Raises InvalidRequest for a payload that is none."""
+        content = decode_object(payload, fields=("task", "options", "entry", "tags"))
+        task, options = content.get("task"), content.get("options", {})
+        if not isinstance(task, str) or not isinstance(options, dict):
+            raise InvalidRequest("payload.task, payload.options: send the data set's name and an object")
+        entry = _entry(content.get("entry"))
+        answer = _answer(completion, tags=flag(content, "tags"))
+        if answer is None:
+            return self._verdict(0.0, "no <answer> tags")
+        if len(answer) > MAX_ANSWER_CHARACTERS:
+            return self._verdict(0.0, f"the answer is longer than {MAX_ANSWER_CHARACTERS} characters")
+        return self._verdict(score(task, options, answer, entry), f"found {answer[:60]!a}")
+
+    def _verdict(self, reward: float, reason: str) -> Verdict:
+        return Verdict(
+            outcome=Outcome.PASS if reward >= 1.0 else Outcome.FAIL,
+            reward=reward,
+            parts={"score": reward},
+            reason=reason,
+            verifier=self.name,
+        )
+
+
+def _entry(data: Any) -> Mapping[str, Any]:
+    try:
+        entry = decode_plain(data)
+    except NotPlain as error:
+        raise InvalidRequest(f"payload.entry: is no entry: {error}") from error
+    if not isinstance(entry, dict) or "question" not in entry or "answer" not in entry:
+        raise InvalidRequest("payload.entry: is no entry of reasoning-gym; send one as its environment does")
+    return entry
+
+
+def _answer(completion: str, *, tags: bool) -> str | None:
+    if not tags:
+        return completion.strip()
+    found = TAGS.findall(completion)
+    return str(found[-1]).strip() if found else None
