@@ -1,0 +1,1 @@
+"""Verifier of the form of a completion."""

@@ -1,0 +1,77 @@
+"""Whether a completion has the tags that it should, in order."""
+
+import re
+from collections.abc import Sequence
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.payloads import decode_object
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
+
+
+class FormatVerifier:
+    """1 when each of ``tags`` stands once, in order, closed, and (``strict``) nothing but blanks outside of them.
+
+    ``tags=["think", "answer"]`` wants ``<think>...</think><answer>...</answer>``. With ``partial`` a completion gets
+    the share of tags that are right. A task may name other tags in its payload: ``{"tags": [...]}``.
+    """
+
+    name = "format"
+    version = "1"
+    description = "required tags, each once, in order"
+
+    def __init__(
+        self, *, tags: Sequence[str] = ("think", "answer"), strict: bool = True, partial: bool = False
+    ) -> None:
+        self._tags = _checked(list(tags), "options.tags")
+        self._strict = strict
+        self._partial = partial
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one form. Raises InvalidRequest for a payload that is none."""
+        content = decode_object(payload or b"{}", fields=("tags",))
+        tags = _checked(content["tags"], "payload.tags") if "tags" in content else self._tags
+        right, why = _right_tags(completion, tags)
+        if not why and self._strict and (outside := _outside(completion, tags)):
+            why = f"{outside[:40]!a} stands outside of the tags"
+        share = len(right) / len(tags)
+        return Verdict(
+            outcome=Outcome.FAIL if why else Outcome.PASS,
+            reward=1.0 if not why else share if self._partial and share < 1 else 0.0,
+            parts={"tags": share},
+            reason=why or "the form is right",
+            verifier=self.name,
+        )
+
+
+def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
+    """The tags that are right, and what is wrong first."""
+    right, why, end = [], "", 0
+    for tag in tags:
+        opened, closed = text.count(f"<{tag}>"), text.count(f"</{tag}>")
+        start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
+        if (opened, closed) != (1, 1):
+            why = why or f"<{tag}> is there {opened} times and </{tag}> {closed} times"
+        elif stop < start or start < end:
+            why = why or f"<{tag}> is not in its place"
+        else:
+            right.append(tag)
+            end = stop
+    return right, why
+
+
+def _outside(text: str, tags: Sequence[str]) -> str:
+    """What stands outside of tags that are all right."""
+    for tag in tags:
+        start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
+        text = text[:start] + text[stop + len(tag) + 3 :]
+    return text.strip()
+
+
+def _checked(tags: object, field: str) -> list[str]:
+    if not isinstance(tags, list) or not tags or not all(isinstance(t, str) and NAME.fullmatch(t) for t in tags):
+        raise InvalidRequest(f"{field}: is {str(tags)[:60]!a}; give a list of tag names")
+    if len(set(tags)) < len(tags) or len(tags) > 20:
+        raise InvalidRequest(f"{field}: give at most 20 tags, each once")
+    return tags

@@ -1,0 +1,1 @@
+"""Verifier of JSON against a schema."""

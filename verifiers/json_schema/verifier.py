@@ -1,0 +1,104 @@
+"""JSON that a schema allows."""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from rlserve.errors import InvalidRequest
+from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.payloads import decode_object
+
+FENCE = re.compile(r"^ {0,3}```(?:json|JSON)?[ \t]*\n(.*?)^ {0,3}```[ \t]*$", re.MULTILINE | re.DOTALL)
+MAX_DEPTH = 100
+
+
+class JsonSchemaVerifier:
+    """1 when the completion is JSON that the payload's ``schema`` allows.
+
+    Drafts of JSON Schema up to 2020-12, which is meant where the schema does not say. The JSON is the last fenced block
+    if there is one, else the whole text. References to other documents are never fetched. With ``partial``, JSON that
+    parses and is not allowed gets that much.
+    """
+
+    name = "json_schema"
+    version = "1"
+    description = "JSON that a schema allows"
+    limit_seconds = 2.0
+    timeout_is_failure = True
+
+    def __init__(self, *, partial: float = 0.0) -> None:
+        if not 0 <= partial < 1:
+            raise InvalidRequest(f"options.partial: is {partial}; give a reward from 0 to below 1")
+        self._partial = partial
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge one text. Raises InvalidRequest for a payload whose schema is none."""
+        schema = decode_object(payload, fields=("schema",)).get("schema")
+        if not isinstance(schema, dict):
+            raise InvalidRequest("payload.schema: is no object; send a JSON schema")
+        allows = _validator(json.dumps(schema, sort_keys=True))
+        try:
+            value = _parse(completion)
+        except ValueError as error:
+            return self._verdict(0.0, 0.0, f"no JSON: {error}")
+        fault = next(allows.iter_errors(value), None)
+        if fault is None:
+            return self._verdict(1.0, 1.0, "valid")
+        where = "/".join(map(str, fault.absolute_path)) or "the value"
+        return self._verdict(1.0, 0.0, f"{where[:80]}: {fault.message[:150]!a}")
+
+    def _verdict(self, parses: float, valid: float, reason: str) -> Verdict:
+        return Verdict(
+            outcome=Outcome.PASS if valid else Outcome.FAIL,
+            reward=1.0 if valid else self._partial * parses,
+            parts={"parses": parses, "valid": valid},
+            reason=reason,
+            verifier=self.name,
+        )
+
+
+@lru_cache(maxsize=256)
+def _validator(schema_json: str) -> Any:
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    schema: Mapping[str, Any] = json.loads(schema_json)
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidRequest(f"payload.schema: is no JSON schema: {error.message[:200]}") from error
+    return kind(schema, registry=Registry())  # an empty registry fetches nothing
+
+
+def _parse(completion: str) -> Any:
+    """Raises ValueError."""
+    blocks = FENCE.findall(completion)
+    text = blocks[-1] if blocks else completion
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError(f"deeper than {MAX_DEPTH}")
+    return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _depth(value: Any) -> int:
+    """Nesting, without recursion."""
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if isinstance(item, list):
+            stack += [(child, depth + 1) for child in item]
+        elif isinstance(item, dict):
+            stack += [(child, depth + 1) for child in item.values()]
+    return deepest

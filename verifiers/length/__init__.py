@@ -1,0 +1,1 @@
+"""Verifier of the length of a completion."""

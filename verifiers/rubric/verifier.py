@@ -1,0 +1,177 @@
+"""Several verifiers as one: a weighted sum, and gates that must be passed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlserve import plugins
+from rlserve.errors import InvalidRequest
+from rlserve.records import Failure, FailureKind, Outcome, Verdict
+from rlserve.verifiers.payloads import decode_object
+
+FIELDS = {"name", "verifier", "weight", "gate", "least", "options", "payload"}
+MAX_PARTS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One verifier of a rubric."""
+
+    name: str
+    """Of its part in verdicts and metrics."""
+    verifier: Any
+    weight: float
+    gate: bool
+    """True: below ``least`` the whole reward is the gate's."""
+    least: float
+    payload: bytes | None
+    """Always this, or None: the task's own, under the part's name."""
+
+
+class RubricVerifier:
+    """Reward = sum of weight x reward over ``parts``; ``gate_reward`` when a gate is not passed.
+
+    A part is ``{name, verifier, weight = 1, gate = false, least = 1, options = {}, payload = {...}}``; ``name`` is the
+    verifier's unless given. A part without a ``payload`` of its own gets ``payloads[name]`` of the task's payload, or,
+    when the task has no ``payloads``, the task's whole payload. A gate with weight 0 only lets through. Every part's
+    reward is in the verdict's ``parts``, and so in the metrics; so are the parts' own parts, as ``name/part``.
+
+    A part without a verdict leaves the whole without one. Passing means: every gate passed, and every part that has a
+    positive weight passed.
+    """
+
+    name = "rubric"
+    version = "1"
+    description = "several verifiers as one: weighted sum and gates"
+
+    def __init__(self, *, parts: Sequence[Mapping[str, Any]] = (), gate_reward: float = 0.0) -> None:
+        if len(parts) > MAX_PARTS:
+            raise InvalidRequest(f"options.parts: are {len(parts)}; give at most {MAX_PARTS}")
+        self._parts = [_part(part, f"options.parts[{index}]") for index, part in enumerate(parts)]
+        names = [part.name for part in self._parts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InvalidRequest(f"options.parts: {twice[0]!r} is there twice; give each part a name of its own")
+        self._gate_reward = gate_reward
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """From the parts' ranges and weights."""
+        low = high = 0.0
+        for part in self._parts:
+            ends = [part.weight * end for end in getattr(part.verifier, "reward_range", (0.0, 1.0))]
+            low, high = low + min(ends), high + max(ends)
+        if any(part.gate for part in self._parts):
+            low, high = min(low, self._gate_reward), max(high, self._gate_reward)
+        return low, high
+
+    @property
+    def isolation(self) -> str:
+        """Of the part that runs untrusted code, if one does."""
+        return next((tier for part in self._parts if (tier := getattr(part.verifier, "isolation", ""))), "")
+
+    @property
+    def limit_seconds(self) -> float:
+        """Sum of the parts' own limits, where they have any."""
+        return sum(float(getattr(part.verifier, "limit_seconds", 5.0)) for part in self._parts) or 5.0
+
+    @property
+    def limits_itself(self) -> bool:
+        """True when a part does."""
+        return any(getattr(part.verifier, "limits_itself", False) for part in self._parts)
+
+    def prepare(self) -> None:
+        """Prepare every part that can be."""
+        for part in self._parts:
+            if hasattr(part.verifier, "prepare"):
+                part.verifier.prepare()
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge by every part. Raises InvalidRequest for a payload without what a part needs."""
+        if not self._parts:
+            raise InvalidRequest("options.parts: is empty; say in verifier.options.rubric which verifiers it has")
+        payloads = _payloads(payload)
+        found = {
+            part.name: part.verifier.verify(completion, self._own(part, payloads, payload), prompt)
+            for part in self._parts
+        }
+        missing = [name for name, verdict in found.items() if not verdict.has_reward]
+        if missing:
+            return self._none(missing[0], found[missing[0]])
+        return self._combined(found)
+
+    def _own(self, part: Part, payloads: Mapping[str, Any] | None, whole: bytes) -> bytes:
+        if part.payload is not None:
+            return part.payload
+        if payloads is None:
+            return whole
+        if part.name not in payloads:
+            raise InvalidRequest(f"payload.payloads.{part.name}: is missing; the rubric's part {part.name!r} needs it")
+        return json.dumps(payloads[part.name]).encode()
+
+    def _combined(self, found: Mapping[str, Verdict]) -> Verdict:
+        closed = [p.name for p in self._parts if p.gate and found[p.name].reward < p.least]
+        total = sum(part.weight * found[part.name].reward for part in self._parts)
+        failed = [p.name for p in self._parts if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
+        parts = {name: verdict.reward for name, verdict in found.items()}
+        parts |= {f"{name}/{part}": value for name, verdict in found.items() for part, value in verdict.parts.items()}
+        story = "; ".join(f"{name} {verdict.reward:g} ({verdict.reason[:80]})" for name, verdict in found.items())
+        counted = [verdict for verdict in found.values() if verdict.total]
+        return Verdict(
+            outcome=Outcome.FAIL if closed or failed else Outcome.PASS,
+            reward=self._gate_reward if closed else total,
+            parts=parts,
+            reason=(f"gate {closed[0]!r} is closed; " if closed else "") + story,
+            verifier=self.name,
+            passed=sum(verdict.passed for verdict in counted),
+            total=sum(verdict.total for verdict in counted),
+            isolation=self.isolation,
+            output="\n".join(verdict.output for verdict in found.values() if verdict.output)[:4000],
+        )
+
+    def _none(self, name: str, verdict: Verdict) -> Verdict:
+        why = verdict.failure.message if verdict.failure else verdict.reason
+        kind = verdict.failure.kind if verdict.failure else FailureKind.INTERNAL
+        retriable = verdict.failure.retriable if verdict.failure else False
+        return Verdict.none(
+            Failure(source=f"verifier:{self.name}", kind=kind, message=f"part {name!r}: {why}", retriable=retriable)
+        )
+
+
+def _payloads(payload: bytes) -> Mapping[str, Any] | None:
+    """The payloads by part; None when the task's payload is one for all."""
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or "payloads" not in content:
+        return None
+    payloads = decode_object(payload, fields=("payloads",))["payloads"]
+    if not isinstance(payloads, dict):
+        raise InvalidRequest("payload.payloads: is no object; send a payload for each part, by name")
+    return payloads
+
+
+def _part(part: Any, where: str) -> Part:
+    if not isinstance(part, Mapping) or not isinstance(part.get("verifier"), str):
+        raise InvalidRequest(f"{where}.verifier: is missing; name a registered verifier")
+    if unknown := sorted(set(part) - FIELDS):
+        raise InvalidRequest(f"{where}.{unknown[0]}: is unknown (known: {', '.join(sorted(FIELDS))})")
+    kind = part["verifier"]
+    if kind == RubricVerifier.name:
+        raise InvalidRequest(f"{where}.verifier: is a rubric; put its parts here instead")
+    weight, least = (_number(part.get(field, 1.0), f"{where}.{field}") for field in ("weight", "least"))
+    return Part(
+        name=str(part.get("name", kind)),
+        verifier=plugins.load(plugins.VERIFIER_GROUP, kind)(**part.get("options", {})),
+        weight=weight,
+        gate=part.get("gate", False) is True,
+        least=least,
+        payload=json.dumps(part["payload"]).encode() if "payload" in part else None,
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise InvalidRequest(f"{where}: is {str(value)[:40]!a}; give a finite number")
+    return float(value)
