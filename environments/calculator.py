@@ -33,7 +33,7 @@ TOOL = Tool(
 
 
 class CalculatorEnvironment:
-    """Sums of ``min_terms`` to ``max_terms`` numbers, taken from left to right, with a calculator."""
+    """Sums of ``min_terms`` to ``max_terms`` numbers up to ``max_number``, from left to right, with a calculator."""
 
     name = "calculator"
     version = "1"
@@ -45,32 +45,23 @@ class CalculatorEnvironment:
         *,
         min_terms: int = 2,
         max_terms: int = 3,
-        min_number: int = 10,
         max_number: int = 99,
         operators: str = "+",
         turns: int = 6,
         turn_end: str = "<eos>",
     ) -> None:
-        """``turns`` include the answer; ``turn_end`` is what demonstrations write for the end token.
-
-        Numbers of different lengths (``min_number = 0``) are harder to copy into a call for a small model.
-        """
-        if not 2 <= min_terms <= max_terms <= 16:
+        """``turns`` include the answer; ``turn_end`` is what demonstrations write for the end token."""
+        if not 2 <= min_terms <= max_terms <= 16 or not 1 <= max_number < 10**6:
             raise InvalidRequest(
-                f"calculator.min_terms, max_terms: are {min_terms} and {max_terms}; "
-                "give 2 <= min_terms <= max_terms <= 16"
-            )
-        if not 0 <= min_number < max_number < 10**6:
-            raise InvalidRequest(
-                f"calculator.min_number, max_number: are {min_number} and {max_number}; "
-                "give 0 <= min_number < max_number < 1e6"
+                f"calculator.min_terms, max_terms, max_number: are {min_terms}, {max_terms} and {max_number}; "
+                "give 2 <= min_terms <= max_terms <= 16 and 1 <= max_number < 1e6"
             )
         if not operators or not set(operators) <= set("+-") or not 1 <= turns <= 64:
             raise InvalidRequest(
                 f"calculator.operators, turns: are {operators!r} and {turns}; give '+', '-' or '+-', and 1 to 64"
             )
         self._terms = range(min_terms, max_terms + 1)
-        self._numbers = range(min_number, max_number + 1)
+        self._max_number = max_number
         self._operators = operators
         self._turns = turns
         self._turn_end = turn_end
@@ -122,14 +113,11 @@ class CalculatorEnvironment:
 
     def _draw(self, key: str) -> str:
         num_terms = self._terms[draw(f"{key}/terms", len(self._terms))]
-        text = self._number(f"{key}/0")
+        text = str(draw(f"{key}/0", self._max_number + 1))
         for term in range(1, num_terms):
             text += self._operators[draw(f"{key}/operator/{term}", len(self._operators))]
-            text += self._number(f"{key}/{term}")
+            text += str(draw(f"{key}/{term}", self._max_number + 1))
         return text + "?"
-
-    def _number(self, key: str) -> str:
-        return str(self._numbers[draw(key, len(self._numbers))])
 
 
 class CalculatorEpisode:

@@ -37,7 +37,7 @@ def test_nothing_else_is_evaluated(text: str) -> None:
 
 @given(st.integers(0, 10**6), st.integers(0, 99), st.sampled_from(["+", "-", "+-"]))
 def test_the_gold_answer_is_the_sum_from_left_to_right(index: int, seed: int, operators: str) -> None:
-    environment = CalculatorEnvironment(min_terms=2, max_terms=5, min_number=0, operators=operators)
+    environment = CalculatorEnvironment(min_terms=2, max_terms=5, operators=operators)
     task = environment.task("train", index, seed)
     total = sum(map(int, re.findall(r"[-+]?[0-9]+", str(task.prompt))))
     assert json.loads(task.payload)["answer"] == str(total)
@@ -79,8 +79,7 @@ def test_no_problem_is_in_two_splits_whatever_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"min_terms": 1}, {"max_terms": 17}, {"operators": "*"}, {"operators": ""}, {"turns": 0}, {"min_number": 99}],
+    "options", [{"min_terms": 1}, {"max_terms": 17}, {"operators": "*"}, {"operators": ""}, {"turns": 0}]
 )
 def test_options_out_of_range_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match=r"calculator\."):
