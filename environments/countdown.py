@@ -76,9 +76,10 @@ class CountdownEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """The prompt as text and a right expression."""
+        """The prompt as text and a right expression, in tags where the prompt asks for them."""
         numbers, target, expression = self._problem(split, index, seed)
-        return _short(numbers, target), expression
+        tagged = f"<answer>{expression}</answer>" if self._prompt_format == "chat" else expression
+        return _short(numbers, target), tagged
 
     def _problem(self, split: str, index: int, seed: int) -> tuple[list[int], int, str]:
         """Numbers, target, and an expression that reaches it with all the numbers."""

@@ -74,11 +74,15 @@ class ReasoningGymEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """Question and answer, as text. Raises InvalidRequest where the data set gives no answer."""
+        """Question and answer, in tags where the prompt asks for them.
+
+        Raises InvalidRequest where the data set gives no answer.
+        """
         entry = self._entry(split, index, seed)
         if not isinstance(entry["answer"], str):
             raise InvalidRequest(f"reasoning_gym: {self._task!r} gives no answer to imitate")
-        return str(entry["question"]) + self._suffix, entry["answer"]
+        tagged = f"<answer>{entry['answer']}</answer>" if self._prompt_format == "chat" else entry["answer"]
+        return str(entry["question"]) + self._suffix, tagged
 
     def _entry(self, split: str, index: int, seed: int) -> Mapping[str, Any]:
         if split not in SPLITS:

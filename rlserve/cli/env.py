@@ -19,6 +19,9 @@ ACTIONS = (
     Action("unregister", "rlserve.cli.env_unregister", "take an environment out of a run"),
     Action("list", "rlserve.cli.env_list", "what is registered with a hub, or installed here"),
     Action("sample", "rlserve.cli.env_sample", "print some tasks"),
+    Action("check", "rlserve.cli.env_check", "the conformance suite, for any environment, ours or a stranger's"),
+    Action("new", "rlserve.cli.env_new", "write a package with an environment that works, and its test"),
+    Action("decontaminate", "rlserve.cli.env_decontaminate", "overlap of a task file with an evaluation file"),
 )
 
 

@@ -30,6 +30,7 @@ COMMANDS = (
     Command("pretrain", "rlserve.cli.pretrain", "a small model from nothing"),
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
     Command("verify", "rlserve.cli.verify", "score a file of cases with a verifier"),
+    Command("verifier", "rlserve.cli.verifier", "verifiers: list those installed here, write a new one"),
     Command("bench", "rlserve.cli.bench", "speed against plain vLLM and PyTorch, as ratios in one run"),
     Command("doctor", "rlserve.cli.doctor", "what this machine has and lacks, and the fix for each"),
 )

@@ -82,8 +82,9 @@ def test_tags_mark_the_answer_of_a_chat() -> None:
     task = environment.task("train", 0, 0)
     assert "<answer>" in task.prompt[0].content  # type: ignore[union-attr]
     _, gold = environment.demonstration("train", 0, 0)
-    assert VERIFIER.verify(f"so <answer> {gold} </answer>", task.payload, "").reward == 1.0
-    assert VERIFIER.verify(gold, task.payload, "").reward == 0.0
+    assert VERIFIER.verify(f"so {gold}", task.payload, "").reward == 1.0
+    bare = gold.removeprefix("<answer>").removesuffix("</answer>")
+    assert VERIFIER.verify(bare, task.payload, "").reward == 0.0
 
 
 def test_faults_of_the_configuration_are_named() -> None:

@@ -23,7 +23,8 @@ class JudgeVerifier:
 
     The score, a number from ``low`` to ``high`` on the last line ``Score: N``, becomes a reward from 0 to 1;
     ``pass_at`` of it passes. The judged text stands between two fences that it cannot know, which keeps it from
-    closing them; no fence keeps a model from being persuaded by what it reads: mix a judge with verifiers that cannot be.
+    closing them; no fence keeps a model from being persuaded by what it reads: mix a judge with verifiers that
+    cannot be.
 
     No answer in ``timeout_seconds``, an answer without a score, or one out of range is no verdict, never a reward.
     The API key is read from ``key_file``, since verifiers run in an empty environment.

@@ -175,8 +175,9 @@ class WorkerProcess:
         """End it and all that it started, at once, and wait until it is reaped."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            self._transport.kill()
+        if not self._pipes.exited.is_set():  # its pid is its own until the loop has reaped it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         try:
             async with asyncio.timeout(10):
                 await self._pipes.exited.wait()
