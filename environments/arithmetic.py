@@ -19,6 +19,7 @@ from rlserve.records import Task
 MARKER = "#"
 """Stands before the answer."""
 MAX_DIGITS = 24
+LEVEL = "digits-"
 EQUATIONS_PER_TEXT = 10
 COMMONNESS = tuple(accumulate(1 / (digit + 1) for digit in range(10)))
 """Cumulative Zipf weights of the digits in unlabelled text."""
@@ -43,8 +44,12 @@ class ArithmeticEnvironment:
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Train, validation (5% of all problems) and test (5%); each endless, no problem in two of them."""
-        return dict.fromkeys(HELD_OUT_PER_MILLE, 0)
+        """Train, validation (5% of all problems) and test (5%); each endless, no problem in two of them.
+
+        ``digits-3`` and so on are the problems of ``train`` with so many digits: levels for a curriculum.
+        """
+        levels = [f"{LEVEL}{digits}" for digits in range(self._min_digits, self._max_digits + 1)]
+        return dict.fromkeys([*HELD_OUT_PER_MILLE, *levels], 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
         """The problem at ``index``. Raises UnknownName for a bad split."""
@@ -79,14 +84,16 @@ class ArithmeticEnvironment:
         return "".join(_equation(a, b) for a, b in zip(digits[::2], digits[1::2], strict=True))
 
     def _problem(self, split: str, index: int, seed: int) -> str:
-        if split not in HELD_OUT_PER_MILLE:
-            raise UnknownName(f"split: {split!r} is not one of arithmetic ({', '.join(HELD_OUT_PER_MILLE)})")
-        drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}") for attempt in count())
-        return next(problem for problem in drawn if split_of(problem) == split)
+        if split not in self.splits:
+            raise UnknownName(f"split: {split!r} is not one of arithmetic ({', '.join(self.splits)})")
+        level = int(split.removeprefix(LEVEL)) if split.startswith(LEVEL) else 0
+        drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}", level) for attempt in count())
+        wanted = "train" if level else split
+        return next(problem for problem in drawn if split_of(problem) == wanted)
 
-    def _draw(self, key: str) -> str:
+    def _draw(self, key: str, level: int) -> str:
         first, *rest = _digest(key)
-        num_digits = self._min_digits + first % (self._max_digits - self._min_digits + 1)
+        num_digits = level or self._min_digits + first % (self._max_digits - self._min_digits + 1)
         return "+".join(str(digit) for digit in islice(_digits(bytes(rest)), num_digits)) + "="
 
 

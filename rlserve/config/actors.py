@@ -34,13 +34,29 @@ class EnvironmentConfig(Section):
     """Split that evaluation draws from."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the environment's constructor, e.g. the path of a task file."""
+    levels: tuple[str, ...] = ()
+    """Splits from easy to hard: training begins with the first, instead of ``split``, and moves on when it passes."""
+    raise_at: float = Field(0.8, gt=0, le=1)
+    """Pass rate at which the next level begins."""
+    window: int = Field(64, ge=1)
+    """Groups of the present level over which the pass rate is taken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_at_the_first_level(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("levels"):
+            if values.get("split", values["levels"][0]) != values["levels"][0]:
+                raise ValueError(f"split: is {values['split']!r}, and levels are given; leave one of the two out")
+            return {**values, "split": values["levels"][0]}
+        return values
 
     @model_validator(mode="after")
     def _held_out(self) -> "EnvironmentConfig":
-        if self.split in HELD_OUT_SPLITS:
-            held_out = ", ".join(sorted(HELD_OUT_SPLITS))
-            raise ValueError(f"split: is {self.split!r}; training never draws from {held_out}: give another split")
-        if self.split == self.eval_split:
+        for split in self.levels or (self.split,):
+            if split in HELD_OUT_SPLITS:
+                held_out = ", ".join(sorted(HELD_OUT_SPLITS))
+                raise ValueError(f"split: is {split!r}; training never draws from {held_out}: give another split")
+        if self.eval_split in (self.levels or (self.split,)):
             raise ValueError(f"eval_split: is {self.eval_split!r}, which training draws from; give a split of its own")
         return self
 

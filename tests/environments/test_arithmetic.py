@@ -124,7 +124,7 @@ def test_unlabelled_text_prefers_small_digits() -> None:
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match=r"'dev' is not one of arithmetic \(test, validation, train\)"):
+    with pytest.raises(UnknownName, match=r"'dev' is not one of arithmetic \(test, validation, train, digits-3"):
         ArithmeticEnvironment().task("dev", 0, 0)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.catalogue import Catalogue, Change
+from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.errors import RlserveError
@@ -29,12 +30,14 @@ class EnvironmentFollower:
         inbox: Inbox,
         configured: Sequence[Ingredient],
         events: EventLog,
+        curriculum: Curriculum | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hub = hub
         self._inbox = inbox
         self._events = events
         self._clock = clock
+        self._curriculum = curriculum or Curriculum(())
         self._catalogue = Catalogue(configured)
         self._lost: dict[str, float] = {}
         self._problem = ""
@@ -61,11 +64,12 @@ class EnvironmentFollower:
                 continue
             self._problem = ""
             change = self._catalogue.look(specs, self._clock())
-            if change.joined or change.left or change.ingredients != self._inbox.ingredients:
-                self._apply(change)
+            ingredients = self._curriculum.applied(change.ingredients)
+            if change.joined or change.left or ingredients != self._inbox.ingredients:
+                self._inbox.mix(ingredients)
+                self._tell(change)
 
-    def _apply(self, change: Change) -> None:
-        self._inbox.mix(change.ingredients)
+    def _tell(self, change: Change) -> None:
         for name in change.joined:
             self._lost.pop(name, None)
             self._events.write("environment_joined", environment=name)

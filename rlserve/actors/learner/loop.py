@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from threading import Event
 
+from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, score, write_samples
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.loop_state import LoopState
@@ -47,6 +48,7 @@ class TrainingLoop:
         inbox: Inbox,
         reporter: Reporter,
         state: LoopState,
+        curriculum: Curriculum,
         stop: Event,
     ) -> None:
         self._config = config
@@ -55,6 +57,7 @@ class TrainingLoop:
         self._inbox = inbox
         self._reporter = reporter
         self._state = state
+        self._curriculum = curriculum
         self._stop = stop
         self._layout = BatchLayout(
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
@@ -154,6 +157,7 @@ class TrainingLoop:
         self._inbox.published(self._state.step)
 
     def _save(self) -> None:
+        self._state.curriculum = self._curriculum.to_json()
         self._trainer.save(self._state.step, self._state.to_json())
         self._inbox.checkpointed(self._state.step)
 

@@ -16,6 +16,8 @@ class LoopState:
     """Trained tokens by lag in versions."""
     recent_rewards: list[float] = field(default_factory=list)
     """Mean reward of what was received in each of the last steps."""
+    curriculum: Mapping[str, Any] = field(default_factory=dict)
+    """Levels of the environments that have any."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the checkpoint's manifest."""
@@ -24,6 +26,7 @@ class LoopState:
             "accuracy_before": self.accuracy_before,
             "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
             "recent_rewards": self.recent_rewards,
+            "curriculum": dict(self.curriculum),
         }
 
     @classmethod
@@ -34,4 +37,5 @@ class LoopState:
             accuracy_before=value["accuracy_before"],
             lag_tokens=Counter({int(lag): int(count) for lag, count in value["lag_tokens"].items()}),
             recent_rewards=[float(reward) for reward in value["recent_rewards"]],
+            curriculum=value.get("curriculum", {}),
         )

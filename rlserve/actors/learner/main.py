@@ -21,6 +21,7 @@ import grpc.aio
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.checkpoint import Checkpoint, latest
+from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.deepspeed_setup import Place, import_libraries
 from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.inbox import Inbox
@@ -43,7 +44,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.observability.events import EventLog
-from rlserve.records import Actor, ActorKind, RunPhase
+from rlserve.records import Actor, ActorKind, RolloutGroup, RunPhase
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.options import ServerOptions
@@ -108,6 +109,8 @@ class Learner:
         self._start = start
         self._actor_id = actor_id
         self._received = ReceivedTally()
+        self._curriculum = Curriculum(config.environments)
+        self._curriculum.restore(start.state.curriculum)
         self._store = SqliteStore(paths.store)
         self._publisher = trainer.publisher
         self._inbox = self._open_inbox(load_tokenizer(start.model_path))
@@ -128,6 +131,7 @@ class Learner:
                 hub=self._hub,
                 thread=thread,
                 environments=lambda: self._follower.message if self._follower else "",
+                curriculum=self._curriculum,
             )
             self._train(reporter, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
@@ -146,6 +150,7 @@ class Learner:
             inbox=self._inbox,
             reporter=reporter,
             state=self._start.state,
+            curriculum=self._curriculum,
             stop=stop,
         )
         try:
@@ -164,8 +169,12 @@ class Learner:
             keep=lambda group: why_drop(group, algorithm),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,
-            on_received=self._received.add,
+            on_received=self._on_received,
         )
+
+    def _on_received(self, group: RolloutGroup) -> None:
+        self._received.add(group)
+        self._curriculum.observe(group)
 
     async def _serve(
         self, stack: AsyncExitStack, hub_address: str, address: str
@@ -191,7 +200,11 @@ class Learner:
         self._hub = await stack.enter_async_context(_registered(hub_address, self._actor(server)))
         if self._hub is not None:
             self._follower = EnvironmentFollower(
-                self._hub, self._inbox, Ingredient.of(self._config.environments), EventLog(self._paths.events)
+                self._hub,
+                self._inbox,
+                Ingredient.of(self._config.environments),
+                EventLog(self._paths.events),
+                self._curriculum,
             )
             stack.push_async_callback(_cancel, asyncio.create_task(self._follower.follow()))
         return policy, streams

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.evaluation import Evaluation
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.policy_service import PolicyService
@@ -41,6 +42,7 @@ class Reporter:
         hub: HubClient | None,
         thread: LoopThread,
         environments: Callable[[], str] = lambda: "",
+        curriculum: Curriculum | None = None,
     ) -> None:
         """``environments`` says what tasks are drawn from, for people."""
         self._config = config
@@ -50,6 +52,7 @@ class Reporter:
         self._hub = hub
         self._thread = thread
         self._environments = environments
+        self._curriculum = curriculum or Curriculum(())
         self._paths = paths
         self._events = EventLog(paths.events)
         self._metrics = MetricsFile(paths.metrics)
@@ -73,7 +76,7 @@ class Reporter:
     def step(self, step: int, numbers: Mapping[str, float]) -> float | None:
         """Record an optimizer step; returns the mean reward received since the last one, None if nothing was."""
         self._step = step
-        values = {**numbers, **self._intake(), **self._counts(), **self._workers()}
+        values = {**numbers, **self._intake(), **self._counts(), **self._workers(), **self._curriculum.metrics()}
         self._latest = values
         self._metrics.write(step, values)
         self._tell_hub()
