@@ -1,0 +1,90 @@
+"""Tasksets of the verifiers library, served from a virtual environment of their own."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rlserve.actors.environment.client import EnvironmentClient
+from rlserve.actors.hub.client import HubClient
+from rlserve.actors.verifier.client import VerifierClient
+from rlserve.records import ActorKind, Outcome
+
+ROOT = Path(__file__).parents[2]
+VENV = ROOT / "build" / "prime-venv"
+SUPPORT = ROOT / "tests" / "support"
+HUB = SUPPORT / "hub_process.py"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def rlserve() -> str:
+    """``rlserve`` of an environment that has the library; made once."""
+    stamp = VENV / "installed"
+    if not stamp.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True, timeout=120)
+        pip = [str(VENV / "bin" / "pip"), "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "verifiers>=0.4,<0.5", str(ROOT)], check=True, timeout=400)
+        subprocess.run([*pip, "--no-deps", "--editable", str(ROOT / "environments" / "prime")], check=True, timeout=120)
+        stamp.touch()
+    return str(VENV / "bin" / "rlserve")
+
+
+@contextmanager
+def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_taskset_keeps_every_promise(rlserve: str) -> None:
+    command = [rlserve, "env", "check", "prime", "--option", "taskset=tiny_taskset"]
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT)}
+    checked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr[-2000:]
+    assert " 0 broken" in checked.stdout
+
+
+def test_its_tasks_and_rewards_reach_others_through_the_hub(rlserve: str, tmp_path: Path) -> None:
+    config = tmp_path / "prime.toml"
+    config.write_text(
+        'name = "prime"\n[model]\npath = "unused"\n[[environments]]\nname = "doubles"\nplugin = "prime"\n'
+        'options = { taskset = "tiny_taskset" }\n'
+    )
+    with process(sys.executable, str(HUB), "127.0.0.1:0", "2.0") as hub_process:
+        assert hub_process.stdout is not None
+        hub = hub_process.stdout.readline().strip()
+        serve = [rlserve, "serve"]
+        rest = ["--config", str(config), "--hub", hub, "--address", "127.0.0.1:0", "--id"]
+        with (
+            process(*serve, "environment", *rest, "environment-prime", PYTHONPATH=str(SUPPORT)),
+            process(*serve, "verifier", *rest, "verifier-prime", PYTHONPATH=str(SUPPORT)),
+        ):
+            asyncio.run(_use(hub))
+
+
+async def _use(hub: str) -> None:
+    async with HubClient(hub) as client:
+        environment = await client.wait_for(ActorKind.ENVIRONMENT, serves="doubles", deadline_seconds=60)
+        verifier = await client.wait_for(ActorKind.VERIFIER, serves="prime", deadline_seconds=60)
+    async with EnvironmentClient(environment.address) as server:
+        task = (await server.get_tasks("doubles", first_index=3))[0]
+    assert task.environment == "doubles"
+    assert json.loads(task.payload)["idx"] == 3
+    async with VerifierClient(verifier.address) as judge:
+        right, wrong, broken = await judge.verify("prime", ["6", "7", "break"], task.payload)
+    assert (right.outcome, right.reward, right.parts["length"]) == (Outcome.PASS, 1.0, 1.0)
+    assert (wrong.outcome, wrong.reward) == (Outcome.FAIL, 0.0)
+    assert not broken.has_reward
+    assert broken.failure is not None
+    assert "a broken reward" in broken.failure.message
