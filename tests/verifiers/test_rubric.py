@@ -82,3 +82,16 @@ def test_a_payload_that_lacks_a_part_is_refused() -> None:
         judge(RubricVerifier(parts=[MATH]), "4", {"payloads": {"other": {}}})
     with pytest.raises(InvalidRequest, match=r"options\.parts: is empty"):
         judge(RubricVerifier(), "4")
+
+
+def test_a_task_may_bring_its_own_rubric_but_no_options() -> None:
+    own = [{"verifier": "math", "weight": 2.0}, {"verifier": "length", "weight": 0.0}]
+    payloads = {"math": {"answer": "4"}, "length": {}}
+    for rubric in (RubricVerifier(), RubricVerifier(parts=[FORMAT])):
+        verdict = judge(rubric, "\\boxed{4}", {"parts": own, "payloads": payloads})
+        assert (verdict.reward, set(verdict.parts)) == (2.0, {"math", "length", "length/length"})
+    own[0]["options"] = {"percent": "lenient"}
+    with pytest.raises(InvalidRequest, match=r"payload\.parts: has options"):
+        judge(RubricVerifier(), "4", {"parts": own, "payloads": payloads})
+    with pytest.raises(InvalidRequest, match=r"payload\.parts\[0\]\.verifier: is a rubric"):
+        judge(RubricVerifier(), "4", {"parts": [{"verifier": "rubric"}], "payloads": {}})

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rlserve import plugins
@@ -36,6 +37,9 @@ class RubricVerifier:
     verifier's unless given. A part without a ``payload`` of its own gets ``payloads[name]`` of the task's payload, or,
     when the task has no ``payloads``, the task's whole payload. A gate with weight 0 only lets through. Every part's
     reward is in the verdict's ``parts``, and so in the metrics; so are the parts' own parts, as ``name/part``.
+
+    A task may bring parts of its own, ``{"parts": [...], "payloads": {...}}``, without ``options``: those are the
+    operator's to give.
 
     A part without a verdict leaves the whole without one. Passing means: every gate passed, and every part that has a
     positive weight passed.
@@ -88,9 +92,10 @@ class RubricVerifier:
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge by every part. Raises InvalidRequest for a payload without what a part needs."""
-        if not self._parts:
-            raise InvalidRequest("options.parts: is empty; say in verifier.options.rubric which verifiers it has")
-        payloads = _payloads(payload)
+        payloads, own = _of_task(payload)
+        parts = _own_parts(own) if own else self._parts
+        if not parts:
+            raise InvalidRequest("options.parts: is empty, and the payload has no parts; say which verifiers there are")
         found = {
             part.name: part.verifier.verify(completion, self._own(part, payloads, payload), prompt)
             for part in self._parts
@@ -98,7 +103,7 @@ class RubricVerifier:
         missing = [name for name, verdict in found.items() if not verdict.has_reward]
         if missing:
             return self._none(missing[0], found[missing[0]])
-        return self._combined(found)
+        return self._combined(parts, found)
 
     def _own(self, part: Part, payloads: Mapping[str, Any] | None, whole: bytes) -> bytes:
         if part.payload is not None:
@@ -109,10 +114,10 @@ class RubricVerifier:
             raise InvalidRequest(f"payload.payloads.{part.name}: is missing; the rubric's part {part.name!r} needs it")
         return json.dumps(payloads[part.name]).encode()
 
-    def _combined(self, found: Mapping[str, Verdict]) -> Verdict:
-        closed = [p.name for p in self._parts if p.gate and found[p.name].reward < p.least]
-        total = sum(part.weight * found[part.name].reward for part in self._parts)
-        failed = [p.name for p in self._parts if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
+    def _combined(self, rubric: Sequence[Part], found: Mapping[str, Verdict]) -> Verdict:
+        closed = [p.name for p in rubric if p.gate and found[p.name].reward < p.least]
+        total = sum(part.weight * found[part.name].reward for part in rubric)
+        failed = [p.name for p in rubric if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
         parts = {name: verdict.reward for name, verdict in found.items()}
         parts |= {f"{name}/{part}": value for name, verdict in found.items() for part, value in verdict.parts.items()}
         story = "; ".join(f"{name} {verdict.reward:g} ({verdict.reason[:80]})" for name, verdict in found.items())
@@ -125,7 +130,7 @@ class RubricVerifier:
             verifier=self.name,
             passed=sum(verdict.passed for verdict in counted),
             total=sum(verdict.total for verdict in counted),
-            isolation=self.isolation,
+            isolation=next((verdict.isolation for verdict in found.values() if verdict.isolation), ""),
             output="\n".join(verdict.output for verdict in found.values() if verdict.output)[:4000],
         )
 
@@ -138,18 +143,33 @@ class RubricVerifier:
         )
 
 
-def _payloads(payload: bytes) -> Mapping[str, Any] | None:
-    """The payloads by part; None when the task's payload is one for all."""
+def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:
+    """The payloads by part (None when the task's payload is one for all), and the parts that a task brings, as JSON."""
     try:
         content = json.loads(payload)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or "payloads" not in content:
-        return None
-    payloads = decode_object(payload, fields=("payloads",))["payloads"]
+        return None, ""
+    if not isinstance(content, dict) or not {"payloads", "parts"} & set(content):
+        return None, ""
+    content = decode_object(payload, fields=("payloads", "parts"))
+    payloads = content.get("payloads", {})
     if not isinstance(payloads, dict):
         raise InvalidRequest("payload.payloads: is no object; send a payload for each part, by name")
-    return payloads
+    return payloads, json.dumps(content["parts"]) if "parts" in content else ""
+
+
+@lru_cache(maxsize=64)
+def _own_parts(parts_json: str) -> tuple[Part, ...]:
+    """The parts that a task brings. Raises InvalidRequest."""
+    parts = json.loads(parts_json)
+    if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
+        raise InvalidRequest(f"payload.parts: is no list of 1 to {MAX_PARTS} parts")
+    if any(isinstance(part, dict) and part.get("options") for part in parts):
+        raise InvalidRequest("payload.parts: has options; those are given in verifier.options.rubric alone")
+    made = tuple(_part(part, f"payload.parts[{index}]") for index, part in enumerate(parts))
+    if len({part.name for part in made}) < len(made):
+        raise InvalidRequest("payload.parts: names one twice; give each part a name of its own")
+    return made
 
 
 def _part(part: Any, where: str) -> Part:
