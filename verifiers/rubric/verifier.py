@@ -13,6 +13,7 @@ from rlserve.verifiers.payloads import decode_object
 
 FIELDS = {"name", "verifier", "weight", "gate", "least", "options", "payload"}
 MAX_PARTS = 32
+UNKNOWN_PARTS_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +78,12 @@ class RubricVerifier:
     @property
     def limit_seconds(self) -> float:
         """Sum of the parts' own limits, where they have any."""
-        return sum(float(getattr(part.verifier, "limit_seconds", 5.0)) for part in self._parts) or 5.0
+        return sum(float(getattr(p.verifier, "limit_seconds", 5.0)) for p in self._parts) or UNKNOWN_PARTS_SECONDS
 
     @property
     def limits_itself(self) -> bool:
-        """True when a part does."""
-        return any(getattr(part.verifier, "limits_itself", False) for part in self._parts)
+        """True when a part does, or when tasks bring parts that nobody knows yet."""
+        return not self._parts or any(getattr(part.verifier, "limits_itself", False) for part in self._parts)
 
     def prepare(self) -> None:
         """Prepare every part that can be."""
@@ -97,8 +98,7 @@ class RubricVerifier:
         if not parts:
             raise InvalidRequest("options.parts: is empty, and the payload has no parts; say which verifiers there are")
         found = {
-            part.name: part.verifier.verify(completion, self._own(part, payloads, payload), prompt)
-            for part in self._parts
+            part.name: part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts
         }
         missing = [name for name, verdict in found.items() if not verdict.has_reward]
         if missing:
