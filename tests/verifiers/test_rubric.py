@@ -89,7 +89,7 @@ def test_a_task_may_bring_its_own_rubric_but_no_options() -> None:
     payloads = {"math": {"answer": "4"}, "length": {}}
     for rubric in (RubricVerifier(), RubricVerifier(parts=[FORMAT])):
         verdict = judge(rubric, "\\boxed{4}", {"parts": own, "payloads": payloads})
-        assert (verdict.reward, set(verdict.parts)) == (2.0, {"math", "length", "length/length"})
+        assert (verdict.reward, verdict.parts["math"], verdict.parts["length/length"]) == (2.0, 1.0, 9.0)
     own[0]["options"] = {"percent": "lenient"}
     with pytest.raises(InvalidRequest, match=r"payload\.parts: has options"):
         judge(RubricVerifier(), "4", {"parts": own, "payloads": payloads})
