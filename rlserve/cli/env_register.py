@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import sys
+import time
 import tomllib
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,15 @@ from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.cli import hub_address
 from rlserve.errors import InvalidRequest, RlserveError
-from rlserve.records import Actor, ActorKind, EnvironmentSpec
+from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
 
 WATCH_SECONDS = 2.0
 MAX_MISSES = 3
-FIELDS = ("name", "version", "address", "splits", "verifier", "weight", "multi_turn", "description", "held_out")
+START_SECONDS = 60.0
+FIELDS = (
+    "name", "version", "address", "splits", "verifier", "weight", "multi_turn", "description", "held_out", "sampling",
+    "command", "payload_schema_json",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stay, watch the server, and take it out when it dies or on Ctrl-C; without it the environment stays "
         "registered until `rlserve env unregister`",
+    )
+    parser.add_argument(
+        "--start", action="store_true", help="start the server by the spec's `command`, and end it afterwards; keeps"
     )
 
 
@@ -52,13 +61,19 @@ def read_spec(path: Path) -> EnvironmentSpec:
     missing = [field for field in ("name", "address", "splits") if not content.get(field)]
     if missing:
         raise InvalidRequest(f"{path.name}: {missing[0]}: is missing; give name, address and splits (size, 0: endless)")
-    fields: dict[str, Any] = {**content, "held_out": tuple(content.get("held_out", ()))}
-    return EnvironmentSpec(**fields)
+    fields: dict[str, Any] = {name: tuple(content[name]) for name in ("held_out", "command") if name in content}
+    try:
+        return EnvironmentSpec(**{**content, **fields, "sampling": Sampling(**content.get("sampling", {}))})
+    except TypeError as error:
+        raise InvalidRequest(f"{path.name}: sampling: {error}; give temperature or max_new_tokens") from error
 
 
 async def _register(arguments: argparse.Namespace, hub: str) -> int:
     specs = await _specs(arguments)
     async with HubClient(hub) as client:
+        if arguments.start:
+            async with _started(specs[0]):
+                return await _keep(client, specs)
         if arguments.keep:
             return await _keep(client, specs)
         for spec in specs:
@@ -105,6 +120,30 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
                     misses = 0 if await _answers(server) else misses + 1
     print(f"{actor.address} does not answer any more: taken out", file=sys.stderr)
     return 1
+
+
+@asynccontextmanager
+async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
+    """The server that the spec's command starts, once it answers. Raises InvalidRequest when it does not."""
+    if not spec.command:
+        raise InvalidRequest(f"command: the spec of {spec.name!r} has none; give one, or start the server by hand")
+    try:
+        server = await asyncio.create_subprocess_exec(*spec.command)
+    except OSError as error:
+        raise InvalidRequest(f"command: {spec.command[0]!r} cannot be started: {error}") from error
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        async with EnvironmentClient(spec.address) as client:
+            while not await _answers(client):
+                if server.returncode is not None or time.monotonic() > deadline:
+                    how = "ended" if server.returncode is not None else f"did not answer within {START_SECONDS:g} s"
+                    raise InvalidRequest(f"command: {' '.join(spec.command)!r} {how}; does it serve {spec.address}?")
+                await asyncio.sleep(0.1)
+        yield
+    finally:
+        if server.returncode is None:
+            server.terminate()
+            await server.wait()
 
 
 async def _answers(server: EnvironmentClient) -> bool:

@@ -19,6 +19,13 @@ class ModelConfig(Section):
     """Context in tokens, prompt and completion together."""
 
 
+class TaskSamplingConfig(Section):
+    """How an environment's tasks are sampled where they do not say themselves; unset: as ``[rollout]`` says."""
+
+    temperature: float | None = Field(None, gt=0)
+    max_new_tokens: int | None = Field(None, ge=1)
+
+
 class EnvironmentConfig(Section):
     """One environment of the mixture."""
 
@@ -34,6 +41,8 @@ class EnvironmentConfig(Section):
     """Split that evaluation draws from."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the environment's constructor, e.g. the path of a task file."""
+    sampling: TaskSamplingConfig = TaskSamplingConfig()
+    """Sampling of its tasks, e.g. ``{ max_new_tokens = 256 }``."""
     levels: tuple[str, ...] = ()
     """Splits from easy to hard: training begins with the first, instead of ``split``, and moves on when it passes."""
     raise_at: float = Field(0.8, gt=0, le=1)

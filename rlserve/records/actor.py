@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rlserve.records.task import Sampling
+
 
 class ActorKind(StrEnum):
     """What an actor does."""
@@ -74,6 +76,10 @@ class EnvironmentSpec:
     description: str = ""
     held_out: tuple[str, ...] = ()
     """Splits that training never draws from, besides ``validation`` and ``test``."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How its tasks ask to be sampled where they do not say themselves."""
+    command: tuple[str, ...] = ()
+    """How to start its server; empty when that is nobody else's business."""
 
 
 class RunPhase(StrEnum):

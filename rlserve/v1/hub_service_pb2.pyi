@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from rlserve.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -557,6 +558,8 @@ class EnvironmentSpec(_message.Message):
     MULTI_TURN_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     HELD_OUT_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     address: _builtins.str
@@ -576,6 +579,14 @@ class EnvironmentSpec(_message.Message):
     def held_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Splits that training never draws from, besides "validation" and "test"."""
 
+    @_builtins.property
+    def sampling(self) -> _task_pb2.Sampling:
+        """How its tasks ask to be sampled where they do not say themselves."""
+
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How to start its server, for `env register --start`; it must then answer at `address`."""
+
     def __init__(
         self,
         *,
@@ -589,10 +600,12 @@ class EnvironmentSpec(_message.Message):
         multi_turn: _builtins.bool = ...,
         description: _builtins.str = ...,
         held_out: _abc.Iterable[_builtins.str] | None = ...,
+        sampling: _task_pb2.Sampling | None = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "description", b"description", "held_out", b"held_out", "multi_turn", b"multi_turn", "name", b"name", "payload_schema_json", b"payload_schema_json", "splits", b"splits", "verifier", b"verifier", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "command", b"command", "description", b"description", "held_out", b"held_out", "multi_turn", b"multi_turn", "name", b"name", "payload_schema_json", b"payload_schema_json", "sampling", b"sampling", "splits", b"splits", "verifier", b"verifier", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

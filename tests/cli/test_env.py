@@ -1,6 +1,7 @@
 """``rlserve env`` against a real hub and a stranger's server, each in a process of its own."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,3 +102,25 @@ def test_an_installed_environment_is_sampled_without_a_server(capsys: pytest.Cap
     assert "arithmetic" in capsys.readouterr().out
     assert main(["env", "sample", "nothing"]) == 1
     assert "not registered (known: " in capsys.readouterr().err
+
+
+def test_a_spec_with_a_command_starts_its_server_and_ends_it(tmp_path: Path, hub: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        f'name = "letters"\nversion = "1"\naddress = "127.0.0.1:{port}"\nsplits = {{ train = 0 }}\nverifier = "exact"\n'
+        f'command = ["{sys.executable}", "{SUPPORT / "stranger_environment.py"}", "127.0.0.1:{port}"]\n'
+        "sampling = { max_new_tokens = 5 }\n"
+    )
+    command = ("-m", "rlserve.cli.main", "env", "register", str(spec), "--hub", hub, "--start")
+    with process(*command) as (keeper, _):
+        assert keeper.stdout is not None
+        while "Ctrl-C takes it out" not in keeper.stdout.readline():
+            pass
+        assert main(["env", "sample", "letters", "--hub", hub, "-n", "1"]) == 0
+        keeper.terminate()
+        assert keeper.wait(timeout=15) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0

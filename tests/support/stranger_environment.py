@@ -1,6 +1,7 @@
 """A stranger's environment server, which knows the proto and nothing else of rlserve: prints its address."""
 
 import hashlib
+import sys
 from concurrent import futures
 
 import grpc
@@ -41,7 +42,7 @@ class Letters(pb_grpc.EnvironmentServiceServicer):
 if __name__ == "__main__":
     server = grpc.server(futures.ThreadPoolExecutor(4))
     pb_grpc.add_EnvironmentServiceServicer_to_server(Letters(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0")
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     server.wait_for_termination()

@@ -247,6 +247,8 @@ environments = st.builds(
     multi_turn=st.booleans(),
     description=texts,
     held_out=st.lists(words, max_size=3).map(tuple),
+    sampling=st.builds(Sampling, temperature=st.none() | st.floats(0.1, 2.0), max_new_tokens=st.none() | st.just(9)),
+    command=st.lists(words, max_size=3).map(tuple),
 )
 run_states = st.builds(
     RunState,

@@ -11,7 +11,7 @@ from rlserve.config.actors import EnvironmentConfig
 from rlserve.config.episodes import EpisodesConfig
 from rlserve.errors import ConfigError, PluginFailed, RlserveError
 from rlserve.plugins import Environment
-from rlserve.records import ActorKind, EnvironmentSpec
+from rlserve.records import ActorKind, EnvironmentSpec, Sampling
 from rlserve.rpc.server import serving
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
@@ -66,6 +66,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
         weight=config.weight,
         multi_turn=bool(getattr(environment, "multi_turn", False)),
         description=(type(environment).__doc__ or "").strip().partition("\n")[0],
+        sampling=Sampling(temperature=config.sampling.temperature, max_new_tokens=config.sampling.max_new_tokens),
     )
 
 

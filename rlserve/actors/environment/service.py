@@ -5,6 +5,7 @@ Stateless between episodes: a restarted server gives the same task for the same 
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -35,7 +36,7 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     ) -> None:
         self._environments = environments
         self._specs = specs
-        self.episodes = EpisodeServer(episodes or EpisodesConfig(), find=self._find, give_task=_task)
+        self.episodes = EpisodeServer(episodes or EpisodesConfig(), find=self._find, give_task=self._task)
 
     async def Describe(
         self, request: pb.DescribeEnvironmentsRequest, context: Context
@@ -54,7 +55,7 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
             known = ", ".join(environment.splits) or "none"
             raise UnknownName(f"split: {request.split!r} is not one of {request.environment!r} (known: {known})")
         first, last = request.first_index, request.first_index + request.count
-        tasks = [_task(environment, request.split, index, request.seed) for index in range(first, last)]
+        tasks = [self._task(environment, request.split, index, request.seed) for index in range(first, last)]
         return pb.GetTasksResponse(tasks=[codec.task_to_proto(task) for task in tasks])
 
     async def Episode(
@@ -71,11 +72,23 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
             known = ", ".join(sorted(self._environments)) or "none"
             raise UnknownName(f"environment: {name!r} is not served here (known: {known})") from None
 
-
-def _task(environment: Environment, split: str, index: int, seed: int) -> Task:
-    try:
-        return environment.task(split, index, seed)
-    except RlserveError:
-        raise
-    except Exception as error:
-        raise PluginFailed(f"environment {environment.name!r}: {type(error).__name__}: {error}") from error
+    def _task(self, environment: Environment, split: str, index: int, seed: int) -> Task:
+        """The plug-in's task, with the sampling of its spec where it asks for none itself."""
+        try:
+            task = environment.task(split, index, seed)
+        except RlserveError:
+            raise
+        except Exception as error:
+            raise PluginFailed(f"environment {environment.name!r}: {type(error).__name__}: {error}") from error
+        spec = self._specs.get(environment.name)
+        if spec is None:
+            return task
+        own, usual = task.sampling, spec.sampling
+        return replace(
+            task,
+            sampling=replace(
+                own,
+                temperature=usual.temperature if own.temperature is None else own.temperature,
+                max_new_tokens=usual.max_new_tokens if own.max_new_tokens is None else own.max_new_tokens,
+            ),
+        )

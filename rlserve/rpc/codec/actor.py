@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from rlserve.errors import ConfigError
 from rlserve.records import Actor, ActorEvent, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
-from rlserve.rpc.codec.check import EnumCodec, count, fault, finite, integer, text, wire_text
-from rlserve.rpc.codec.task import json_text
+from rlserve.rpc.codec.check import EnumCodec, count, fault, finite, integer, join, text, wire_text
+from rlserve.rpc.codec.task import json_text, sampling_from_proto, sampling_to_proto
 from rlserve.rpc.tls import host_of
 from rlserve.v1 import hub_service_pb2 as pb
 
@@ -79,6 +79,8 @@ def environment_to_proto(spec: EnvironmentSpec) -> pb.EnvironmentSpec:
         multi_turn=spec.multi_turn,
         description=wire_text(spec.description),
         held_out=spec.held_out,
+        sampling=sampling_to_proto(spec.sampling),
+        command=spec.command,
     )
 
 
@@ -98,6 +100,8 @@ def environment_from_proto(message: pb.EnvironmentSpec, at: str = "") -> Environ
         multi_turn=message.multi_turn,
         description=message.description,
         held_out=tuple(text(name, at, "held_out") for name in message.held_out),
+        sampling=sampling_from_proto(message.sampling, join(at, "sampling")),
+        command=tuple(text(word, at, "command") for word in message.command),
     )
 
 

@@ -179,6 +179,8 @@ ENVIRONMENT = EnvironmentSpec(
     multi_turn=True,
     description="d",
     held_out=("dev",),
+    sampling=Sampling(temperature=0.5, max_new_tokens=7),
+    command=("serve", "--port"),
 )
 STATE = RunState(
     run_id="r",
