@@ -73,7 +73,7 @@ class BubblewrapZygote(Zygote):
                 stderr=subprocess.DEVNULL,
                 env=ENVIRONMENT,
                 cwd="/",
-                pass_fds=descriptors,
+                pass_fds=[*descriptors, *([self._settings["cgroup"]] if self._settings["cgroup"] is not None else [])],
                 start_new_session=True,
                 **self._identity,
             )

@@ -116,3 +116,24 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def test_boxes_enter_the_cgroup_that_the_operator_named() -> None:
+    mount = next((line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line), "")
+    group = Path(mount, f"rlserve-test-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no writable cgroup v2 here")
+    try:
+        with Sandbox(cgroup=str(group)) as sandbox:
+            seen: list[str] = []
+            watcher = threading.Timer(0.25, lambda: seen.extend((group / "cgroup.procs").read_text().split()))
+            watcher.start()
+            assert sandbox.stdio(SLEEP, SLOW, LIMITS).outcome is Outcome.PASS
+            watcher.join()
+            assert len(seen) == 2  # reaper and runner
+            assert str(sandbox._zygote.pid) not in seen
+        assert wait_until(lambda: not (group / "cgroup.procs").read_text())
+    finally:
+        group.rmdir()
