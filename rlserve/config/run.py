@@ -17,6 +17,7 @@ from rlserve.config.algorithms import AlgorithmConfig, GrpoConfig
 from rlserve.config.base import Section
 from rlserve.config.episodes import EpisodesConfig
 from rlserve.config.pretrain import PretrainConfig, SftConfig
+from rlserve.config.sync import SyncConfig
 
 
 class RunConfig(Section):
@@ -40,6 +41,7 @@ class RunConfig(Section):
     verifier: VerifierConfig = VerifierConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+    sync: SyncConfig = SyncConfig()
     algorithm: AlgorithmConfig = GrpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -49,6 +51,11 @@ class RunConfig(Section):
     def max_outstanding_groups(self) -> int:
         """Groups leased or queued at once: beyond this, lag would exceed ``learner.max_lag``."""
         return self.learner.groups_per_step * (self.learner.max_lag + 1)
+
+    @property
+    def max_lag_steps(self) -> int:
+        """Optimizer steps by which a token may be older than the newest weights that workers have."""
+        return self.learner.max_lag * self.sync.every_steps if self.sync.every_steps else self.steps
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> "RunConfig":

@@ -61,7 +61,7 @@ class InboxSettings:
             ingredients=Ingredient.of(config.environments),
             num_samples=config.rollout.group_size,
             max_outstanding=config.max_outstanding_groups,
-            max_lag=config.learner.max_lag,
+            max_lag=config.max_lag_steps,
             lease_seconds=config.learner.lease_seconds,
             tokenizer_fingerprint=tokenizer_fingerprint,
         )

@@ -20,6 +20,7 @@ from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.schedule import learning_rate
 from rlserve.actors.learner.trainer import Trainer
+from rlserve.algorithms.sync import why_sync
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -110,9 +111,11 @@ class TrainingLoop:
         self._state.step += 1
         self._inbox.commit(self._state.step, [group.group_id for group in groups])
         publishing = time.monotonic()
-        self._publish()
+        reason = self._sync_if_due(report.metrics.get("mismatch_kl", 0.0))
         self._count_lag(groups)
         numbers = {
+            "sync/steps_since": float(self._state.step - self._state.synced_step),
+            "sync/by_divergence": float(reason == "divergence"),
             **batch.summary,
             **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
             "learner/loss": report.loss,
@@ -152,11 +155,25 @@ class TrainingLoop:
                 self._save()
             raise Stopped
 
+    def _sync_if_due(self, mismatch_kl: float) -> str | None:
+        """Publish when the period or the divergence says so; returns which."""
+        since = self._state.step - self._state.synced_step
+        reason = why_sync(self._config.sync, steps_since=since, mismatch_kl=mismatch_kl)
+        if reason is not None:
+            self._publish()
+        return reason
+
     def _publish(self) -> None:
         self._trainer.publish(self._state.step)
         self._inbox.published(self._state.step)
+        self._state.synced_step = self._state.step
+
+    def _publish_if_behind(self) -> None:
+        if self._state.synced_step < self._state.step:
+            self._publish()
 
     def _save(self) -> None:
+        self._publish_if_behind()  # a resumed run begins by publishing: so does one that goes on
         self._state.curriculum = self._curriculum.to_json()
         self._trainer.save(self._state.step, self._state.to_json())
         self._inbox.checkpointed(self._state.step)
@@ -169,6 +186,7 @@ class TrainingLoop:
                     self._state.lag_tokens[version - span.version] += span.length
 
     def _evaluate(self, when: str) -> Evaluation:
+        self._publish_if_behind()
         self._reporter.phase(f"evaluate_{when}")
         self._reporter.wait_until_served(self._state.step, self._config.launch.start_seconds, self._end_if_asked)
         leases = evaluation_leases(self._config, when)

@@ -16,6 +16,8 @@ class LoopState:
     """Trained tokens by lag in versions."""
     recent_rewards: list[float] = field(default_factory=list)
     """Mean reward of what was received in each of the last steps."""
+    synced_step: int = 0
+    """Step of the newest weights that the workers were given."""
     curriculum: Mapping[str, Any] = field(default_factory=dict)
     """Levels of the environments that have any."""
 
@@ -26,6 +28,7 @@ class LoopState:
             "accuracy_before": self.accuracy_before,
             "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
             "recent_rewards": self.recent_rewards,
+            "synced_step": self.synced_step,
             "curriculum": dict(self.curriculum),
         }
 
@@ -37,5 +40,6 @@ class LoopState:
             accuracy_before=value["accuracy_before"],
             lag_tokens=Counter({int(lag): int(count) for lag, count in value["lag_tokens"].items()}),
             recent_rewards=[float(reward) for reward in value["recent_rewards"]],
+            synced_step=int(value.get("synced_step", value["step"])),
             curriculum=value.get("curriculum", {}),
         )
