@@ -120,10 +120,11 @@ def _row(row: Mapping[str, Any]) -> Row:
         raise InvalidRequest("answer, payload: give exactly one of the two")
     payload = row["payload"] if "payload" in row else {"answer": text_field(row, "answer")}
     completion = text_field(row, "completion") if "completion" in row else ""
-    return Row(prompt=_prompt(row), payload=json.dumps(payload).encode(), completion=completion)
+    return Row(prompt=prompt_field(row), payload=json.dumps(payload).encode(), completion=completion)
 
 
-def _prompt(row: Mapping[str, Any]) -> str | tuple[Message, ...]:
+def prompt_field(row: Mapping[str, Any]) -> str | tuple[Message, ...]:
+    """A prompt: text, or messages. Raises InvalidRequest."""
     messages = row.get("prompt")
     if not isinstance(messages, list):
         return text_field(row, "prompt")

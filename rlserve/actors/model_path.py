@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import DeadlineExceeded
+from rlserve.errors import DeadlineExceeded, InvalidRequest
 
 POLL_SECONDS = 0.05
 
@@ -17,7 +17,7 @@ def wait_for_start_model(config: RunConfig, paths: RunPaths) -> str:
     DeadlineExceeded when the preparation takes longer than ``launch.prepare_seconds``.
     """
     if config.model.path:
-        return config.model.path
+        return model_at(config.model.path)
     return str(_wait(paths.start_model, config.launch.prepare_seconds))
 
 
@@ -31,3 +31,21 @@ def _wait(path: Path, seconds: float) -> Path:
             )
         time.sleep(POLL_SECONDS)
     return path
+
+
+def model_at(path: str) -> str:
+    """The model that a user means by ``path``: a checkpoint, a hub name, or a run directory's newest checkpoint.
+
+    Raises InvalidRequest for a directory that is not there, and for a run that has none yet.
+    """
+    if not Path(path).exists() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
+        raise InvalidRequest(f"model: there is no directory {path!r}; give a checkpoint, a run, or a hub name")
+    checkpoints = RunPaths(Path(path)).checkpoints
+    if not checkpoints.is_dir():
+        return path
+    from rlserve.actors.learner.checkpoint import latest
+
+    newest = latest(checkpoints)
+    if newest is None:
+        raise InvalidRequest(f"model: {path!r} has no whole checkpoint yet; wait for one")
+    return str(newest.model_path.resolve())

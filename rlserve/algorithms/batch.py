@@ -33,6 +33,8 @@ class TokenBatch:
     """``[B, T]`` int64: versions between the weights in training and those that sampled; 0 elsewhere."""
     proximal_logprobs: Tensor | None = None
     """``[B, T]`` float32: log-probability at the start of the optimizer batch; None: the behaviour's."""
+    was_given: Tensor | None = None
+    """``[B, T]`` bool: of a completion that somebody else wrote, whose behaviour log-probabilities are unknown."""
     group_ids: Tensor | None = None
     """``[B, T]`` int64: number of the group (prompt) in the optimizer batch, 0..P-1; -1 on padding."""
 
@@ -112,6 +114,8 @@ class GroupOutcome:
     """``[G]`` bool: a teacher scored it."""
     supervised: Tensor | None = None
     """``[G]`` bool: it has tokens of the supervised objective."""
+    given: Tensor | None = None
+    """``[G]`` bool: somebody else wrote it, so its behaviour log-probabilities are unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,16 +47,23 @@ class Distill:
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
         """``"no_teacher"`` when no member was scored by a teacher."""
-        return None if outcome.taught is not None and outcome.taught.any() else "no_teacher"
+        return None if self._taught(outcome).any() else "no_teacher"
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
         """One assignment for each member that a teacher scored."""
         return [
             Assignment(group=group, member=member)
             for group, outcome in enumerate(outcomes)
-            if outcome.taught is not None
-            for member in torch.nonzero(outcome.taught).flatten().tolist()
+            for member in torch.nonzero(self._taught(outcome)).flatten().tolist()
         ]
+
+    def _taught(self, outcome: GroupOutcome) -> Tensor:
+        """``[G]`` members to learn from. The policy-gradient form is about the policy's own samples alone."""
+        if outcome.taught is None:
+            return torch.zeros_like(outcome.scored)
+        if self.config.estimator == "sampled" and outcome.given is not None:
+            return outcome.taught & ~outcome.given
+        return outcome.taught
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """See ``distill.loss``."""

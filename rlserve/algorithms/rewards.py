@@ -4,6 +4,7 @@ Members of a group without a verdict, or with nothing sampled, are not trained o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
 
     Variance is that of the rewards as verified: a group that differs only by its penalties is dropped.
     """
+    outcome = _sampled(outcome)
     scored, rewards = outcome.scored, outcome.rewards
     if scored.sum() < (2 if config.advantage in GROUP_ADVANTAGES else 1):
         return "no_verdict"
@@ -35,6 +37,7 @@ def prepare(
 
     ``baseline`` is the running one; without it the mean of this batch stands in.
     """
+    outcomes = [_sampled(outcome) for outcome in outcomes]
     shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
     scored = _all_scored(shaped, outcomes)
     deviation = advantages.batch_deviation(scored)
@@ -52,6 +55,7 @@ def prepare(
 
 def mean_reward(outcomes: Sequence[GroupOutcome], config: PolicyGradientConfig) -> float:
     """Mean shaped reward over the batch; 0 when nothing is scored."""
+    outcomes = [_sampled(outcome) for outcome in outcomes]
     scored = _all_scored([shaped_rewards(outcome, config) for outcome in outcomes], outcomes)
     return float(scored.mean()) if scored.numel() else 0.0
 
@@ -66,6 +70,11 @@ def shaped_rewards(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tenso
         penalty = shaping.overlong_penalty(outcome.lengths, limit, config.overlong_buffer)
         rewards = rewards + config.overlong_penalty * penalty
     return rewards
+
+
+def _sampled(outcome: GroupOutcome) -> GroupOutcome:
+    """Without the members that somebody else wrote: a policy gradient is about the policy's own samples."""
+    return outcome if outcome.given is None else replace(outcome, scored=outcome.scored & ~outcome.given)
 
 
 def _advantage(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -30,6 +31,8 @@ class BatchLayout:
     pad_id: int = 0
     max_token_lag: int | None = None
     """Tokens older than this many versions are masked, their sequences kept; None: no token is."""
+    reference: str = ""
+    """Teacher that serves the reference model; empty when none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,10 +53,10 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     The same groups in the same order give the same tensors. Raises LimitExceeded for a sequence that is
     longer than a micro-batch.
     """
-    outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens) for group in groups]
+    outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens, reference=layout.reference) for group in groups]
     assignments = algorithm.prepare(outcomes)
     rows = [
-        row_of(groups, assignment, number, version, layout.max_token_lag)
+        row_of(groups, assignment, number, version, layout.max_token_lag, layout.reference)
         for number, assignment in enumerate(assignments)
     ]
     micro_batches = _lay_out(rows, units_of(assignments), layout)
@@ -66,6 +69,13 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
         ),
         summary=summarize(groups, version) | {"batch/sequences": float(len(rows))},
     )
+
+
+def minibatches(groups: Sequence[RolloutGroup], count: int) -> list[Sequence[RolloutGroup]]:
+    """The groups in at most ``count`` parts that differ by one group at most, in their order."""
+    count = min(count, len(groups))
+    bounds = [len(groups) * i // count for i in range(count + 1)]
+    return [groups[start:stop] for start, stop in pairwise(bounds)]
 
 
 def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:

@@ -7,21 +7,24 @@ import torch
 
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.batching.objectives import SUPERVISED
+from rlserve.batching.objectives import SUPERVISED, scores_of, taught_by
 from rlserve.records import FinishReason, PreferenceRole, RolloutGroup, Trajectory
 
 _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}
 
 
-def why_drop(group: RolloutGroup, algorithm: Algorithm) -> str | None:
+def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") -> str | None:
     """A closed word for counters, or None to keep the group.
 
-    ``"empty"``: no member sampled a token or is an example. Other words are the algorithm's, e.g. ``"no_verdict"``,
+    ``"empty"``: no member sampled a token or is an example; ``"no_reference"``: the teacher ``reference`` (empty:
+    none is needed) did not score every member. Other words are the algorithm's, e.g. ``"no_verdict"``,
     ``"zero_variance"``.
     """
     if not any(usable(trajectory) or is_example(trajectory) for trajectory in group.trajectories):
         return "empty"
-    return algorithm.why_drop(outcome(group, max_new_tokens=0))
+    if reference and not all(scores_of(t, reference) for t in group.trajectories if t.num_sampled):
+        return "no_reference"
+    return algorithm.why_drop(outcome(group, max_new_tokens=0, reference=reference))
 
 
 def why_stale(group: RolloutGroup, *, version: int, max_lag: int) -> str | None:
@@ -39,8 +42,11 @@ def is_example(trajectory: Trajectory) -> bool:
     return any(o.objective == SUPERVISED and bool((o.weights > 0).any()) for o in trajectory.objective_weights)
 
 
-def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
-    """What an algorithm sees of a group; ``max_new_tokens`` is the run's limit, the task may have its own."""
+def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") -> GroupOutcome:
+    """What an algorithm sees of a group; ``max_new_tokens`` is the run's limit, the task may have its own.
+
+    Scores of the teacher ``reference`` teach nothing.
+    """
     members = group.trajectories
     scored = [t.verdict is not None and t.verdict.has_reward and usable(t) for t in members]
     rewards = [t.verdict.reward if kept and t.verdict else 0.0 for t, kept in zip(members, scored, strict=True)]
@@ -53,7 +59,8 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int) -> GroupOutcome:
         mode=group.task.labels.get("mode", ""),
         roles=torch.tensor([_ROLE[t.preference_role] for t in members], dtype=torch.int64),
         pair_numbers=torch.tensor([t.pair_index for t in members], dtype=torch.int64),
-        taught=torch.tensor([bool(t.teacher_scores) and usable(t) for t in members], dtype=torch.bool),
+        taught=torch.tensor([taught_by(t, reference) is not None and usable(t) for t in members], dtype=torch.bool),
+        given=torch.tensor([t.finish_reason is FinishReason.GIVEN for t in members], dtype=torch.bool),
         supervised=torch.tensor([is_example(t) for t in members], dtype=torch.bool),
         seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )

@@ -49,11 +49,30 @@ def token_weights(trajectory: Trajectory, objective: str, otherwise: float) -> n
     return weights
 
 
-def teacher_row(trajectory: Trajectory) -> TeacherRow | None:
-    """The first teacher's scores laid on the sequence; None without any."""
-    if not trajectory.teacher_scores:
+def scores_of(trajectory: Trajectory, teacher: str) -> TeacherScores | None:
+    """The scores of the teacher of that name; None without."""
+    return next((scores for scores in trajectory.teacher_scores if scores.teacher == teacher), None)
+
+
+def taught_by(trajectory: Trajectory, reference: str = "") -> TeacherScores | None:
+    """The scores to distil from: the first that are not the reference's; None without any."""
+    return next((scores for scores in trajectory.teacher_scores if scores.teacher != reference), None)
+
+
+def reference_row(trajectory: Trajectory, reference: str) -> npt.NDArray[np.float32] | None:
+    """``[T]`` log-probabilities under the served reference; None without one."""
+    scores = scores_of(trajectory, reference) if reference else None
+    if scores is None:
         return None
-    scores = trajectory.teacher_scores[0]
+    places = np.flatnonzero(trajectory.sampled_mask)
+    return _laid(scores.logprobs, places, len(trajectory.token_ids), 0.0)
+
+
+def teacher_row(trajectory: Trajectory, reference: str = "") -> TeacherRow | None:
+    """The teacher's scores laid on the sequence; None without any."""
+    scores = taught_by(trajectory, reference)
+    if scores is None:
+        return None
     length = len(trajectory.token_ids)
     places = np.flatnonzero(trajectory.sampled_mask)
     span_ids = np.full(length, -1, dtype=np.int64)

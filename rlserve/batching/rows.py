@@ -9,7 +9,7 @@ import numpy.typing as npt
 from rlserve.algorithms.batch import Assignment
 from rlserve.batching import objectives
 from rlserve.batching.objectives import TeacherRow
-from rlserve.records import RolloutGroup
+from rlserve.records import FinishReason, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +31,10 @@ class Row:
     group: int = -1
     """Number of its group in the optimizer batch; -1 for a filler."""
     teacher: TeacherRow | None = None
+    reference_logprobs: npt.NDArray[np.float32] | None = None
+    """``[T]`` when a served reference scored it."""
+    given: bool = False
+    """Somebody else wrote it."""
 
 
 _NOTHING = np.zeros(2, dtype=np.float32)
@@ -50,8 +54,12 @@ def row_of(
     sequence: int,
     version: int,
     max_token_lag: int | None = None,
+    reference: str = "",
 ) -> Row:
-    """The arrays of an assigned trajectory; tokens older than ``max_token_lag`` are not trained on by reward."""
+    """The arrays of an assigned trajectory; tokens older than ``max_token_lag`` are not trained on by reward.
+
+    ``reference`` names the teacher that serves the reference model; empty when none does.
+    """
     trajectory = groups[assignment.group].trajectories[assignment.member]
     sampled = trajectory.sampled_mask
     tokens = len(trajectory.token_ids)
@@ -75,5 +83,7 @@ def row_of(
         weight=assignment.weight,
         sequence=sequence,
         group=assignment.group,
-        teacher=objectives.teacher_row(trajectory),
+        teacher=objectives.teacher_row(trajectory, reference),
+        reference_logprobs=objectives.reference_row(trajectory, reference),
+        given=trajectory.finish_reason is FinishReason.GIVEN,
     )

@@ -33,6 +33,8 @@ class Fields:
     spans: bool = False
     teacher_temperature: float = 1.0
     supervised: bool = False
+    reference: bool = False
+    given: bool = False
     pad_id: int = 0
 
 
@@ -48,6 +50,8 @@ def fields_of(rows: Sequence[Row], pad_id: int) -> Fields:
         spans=any(teacher.has_spans for teacher in teachers),
         teacher_temperature=temperatures[0] if teachers else 1.0,
         supervised=any(bool(row.supervised_mask.any()) for row in rows),
+        reference=any(row.reference_logprobs is not None for row in rows),
+        given=any(row.given for row in rows),
         pad_id=pad_id,
     )
 
@@ -82,6 +86,10 @@ def _batch(rows: Sequence[Row], joined: Joiner, positions: Tensor, fields: Field
     optional: dict[str, Any] = _teacher_fields(rows, joined, fields) if fields.teacher else {}
     if fields.supervised:
         optional["supervised_mask"] = joined(lambda r: r.supervised_mask, 0)
+    if fields.reference:
+        optional["reference_logprobs"] = joined(_reference_logprobs, 0)
+    if fields.given:
+        optional["was_given"] = joined(lambda r: _constant(r, r.given, np.bool_), 0)
     return TokenBatch(
         token_ids=joined(lambda r: r.token_ids, fields.pad_id),
         position_ids=positions,
@@ -96,6 +104,10 @@ def _batch(rows: Sequence[Row], joined: Joiner, positions: Tensor, fields: Field
         weights=joined(lambda r: _constant(r, r.weight, np.float32), 0),
         **optional,
     )
+
+
+def _reference_logprobs(row: Row) -> npt.NDArray[np.float32]:
+    return np.zeros(len(row.token_ids), np.float32) if row.reference_logprobs is None else row.reference_logprobs
 
 
 def _teacher_fields(rows: Sequence[Row], joined: Joiner, fields: Fields) -> dict[str, Any]:

@@ -44,14 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _model(given: RunPaths) -> str:
     if not given.root.is_dir():
         raise InvalidRequest(f"model: no directory {str(given.root)!r}")
-    if not given.checkpoints.is_dir():
-        return str(given.root.resolve())
-    from rlserve.actors.learner.checkpoint import latest
+    from rlserve.actors.model_path import model_at
 
-    newest = latest(given.checkpoints)
-    if newest is None:
-        raise InvalidRequest(f"model: {str(given.root)!r} has no whole checkpoint yet; wait for one")
-    return str(newest.model_path.resolve())
+    return str(Path(model_at(str(given.root))).resolve())
 
 
 def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:

@@ -23,7 +23,9 @@ class Command:
 
 COMMANDS = (
     Command("run", "rlserve.cli.run", "a whole run on this machine, from a configuration"),
-    Command("serve", "rlserve.cli.serve", "one actor, for clusters: hub, rollout, verifier, environment, learner"),
+    Command(
+        "serve", "rlserve.cli.serve", "one actor, for clusters: hub, rollout, verifier, environment, teacher, learner"
+    ),
     Command("status", "rlserve.cli.status", "how a run stands and who is alive"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
     Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),

@@ -8,9 +8,11 @@ from pathlib import Path
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.config.teacher import START
+from rlserve.errors import InvalidRequest
 from rlserve.observability import logs
 
-KINDS = ("hub", "rollout", "verifier", "environment", "learner")
+KINDS = ("hub", "rollout", "verifier", "environment", "teacher", "learner")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", action="append", default=[], help="TOML files, later ones over earlier ones")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--run", type=Path, help="run directory; default: <directory>/<name> of the configuration")
+    parser.add_argument("--teacher", default="", help="teacher: which of [[teachers]]; default: the first")
     parser.add_argument("--id", help="name of this actor, unique in the run; default: KIND-<host>-<pid>")
     parser.add_argument("--hub", default="", help="address of the hub, HOST:PORT")
     parser.add_argument("--address", default="", help="where this actor listens; default: as configured")
@@ -71,6 +74,8 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             if arguments.address:
                 verifier = verifier.model_copy(update={"address": arguments.address})
             return asyncio.run(run_verifier(verifier, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name))
+        case "teacher":
+            return _serve_teacher(arguments, config, paths, actor_id)
         case "rollout":
             from rlserve.actors.rollout.main import run_rollout
 
@@ -89,3 +94,22 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
                 address=arguments.address,
                 resume=arguments.resume,
             )
+
+
+def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
+    from rlserve.actors.model_path import wait_for_start_model
+    from rlserve.actors.teacher.main import run_teacher
+
+    known = {teacher.name: teacher for teacher in config.teachers}
+    name = arguments.teacher or next(iter(known), "")
+    if name not in known:
+        raise InvalidRequest(f"--teacher: {name!r} is not in [[teachers]] (known: {', '.join(known) or 'none'})")
+    teacher = known[name]
+    if arguments.address:
+        teacher = teacher.model_copy(update={"address": arguments.address})
+    model = wait_for_start_model(config, paths) if teacher.model == START else teacher.model
+    if not model:
+        raise InvalidRequest(f"teachers.model: is empty for {name!r}; name a checkpoint to serve")
+    return asyncio.run(
+        run_teacher(teacher, model=model, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name)
+    )

@@ -14,7 +14,8 @@ class ModelConfig(Section):
     """The policy that is trained."""
 
     path: str = ""
-    """Hugging Face checkpoint directory or hub name. Empty: made here by [pretrain] and [sft]."""
+    """Hugging Face checkpoint directory, a run directory (its newest checkpoint), or a hub name. Empty: made here by
+    [pretrain] and [sft]."""
     max_length: int = Field(2048, ge=8)
     """Context in tokens, prompt and completion together."""
 
@@ -35,6 +36,8 @@ class EnvironmentConfig(Section):
     """Registered plug-in; empty: as ``name``. So that one plug-in can appear several times, with other options."""
     weight: float = Field(1.0, ge=0)
     """Share in the mixture, relative to the others."""
+    eval_weight: float | None = Field(None, ge=0)
+    """Share in the held-out measurement; none: as ``weight``. 0 for tasks that only teach, such as pairs."""
     split: str = "train"
     """Split that training draws from."""
     eval_split: str = "test"
@@ -49,6 +52,11 @@ class EnvironmentConfig(Section):
     """Pass rate at which the next level begins."""
     window: int = Field(64, ge=1)
     """Groups of the present level over which the pass rate is taken."""
+
+    @property
+    def share_in_evaluation(self) -> float:
+        """Weight in the held-out measurement."""
+        return self.weight if self.eval_weight is None else self.eval_weight
 
     @model_validator(mode="before")
     @classmethod
@@ -163,6 +171,14 @@ class LearnerConfig(Section):
     """Pack sequences into one row (needs an attention that honours position ids); else bucket by length."""
     max_lag: int = Field(4, ge=0)
     """No token older than this many versions is trained on."""
+    max_token_lag: int | None = Field(None, ge=0)
+    """Tokens older than this many versions are masked while the rest of their sequence is trained on; none: no token
+    is. ``max_lag`` drops whole groups."""
+    minibatches: int = Field(1, ge=1)
+    """Parts that a batch of groups is cut into, each an optimizer update of its own. With more than one update a
+    batch, ratios are to the policy at its start (the proximal policy), which the behaviour policy is corrected to."""
+    passes: int = Field(1, ge=1)
+    """Times that a batch is gone through."""
     lease_seconds: float = Field(120.0, gt=0)
     """A leased task that did not come back within this goes to another worker."""
     max_wait_seconds: float = Field(300.0, gt=0)
@@ -199,6 +215,10 @@ class EvaluateConfig(Section):
     """0 is greedy."""
     every_steps: int = Field(0, ge=0)
     """Steps between evaluations during training; 0: only before and after."""
+    from_training: bool = False
+    """Draw from the splits that training draws from, to make files of samples; such a figure is no held-out one."""
+    keep: int = Field(24, ge=0)
+    """Tasks of a measurement whose samples are written to ``samples.jsonl``."""
 
 
 class LaunchConfig(Section):

@@ -8,11 +8,6 @@ from pydantic import Discriminator, Field, model_validator
 from rlserve.config.algorithm_section import AlgorithmSection
 from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 
-_NO_TEACHER = (
-    "algorithm.type: distils from teachers or trains on examples, but no actor of a run brings their scores to the "
-    "learner; take a policy gradient or a loss on preferences"
-)
-
 
 class DistillConfig(AlgorithmSection):
     """Distillation on the student's own samples, or on given text."""
@@ -26,6 +21,8 @@ class DistillConfig(AlgorithmSection):
     generalised Jensen-Shannon divergence with teacher's share beta in the mixture."""
     normalize: bool = True
     """Divide the Jensen-Shannon divergence by beta (1 - beta), so that it goes over into the KLs at both ends."""
+    k: int = Field(16, ge=1)
+    """Entries of the teacher's top under ``top_k``."""
     temperature: float = Field(1.0, gt=0)
     """Softens both distributions under ``top_k``; the loss is multiplied by its square."""
     coefficient: float = Field(1.0, gt=0)
@@ -36,10 +33,6 @@ class DistillConfig(AlgorithmSection):
     """What the teacher is compared with under ``sampled``: the policy in training, or the one that sampled."""
     max_ratio: float = Field(5.0, gt=1)
     """Importance ratio of policy to behaviour is cut here, under ``sampled``."""
-
-    def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
-        """See ``AlgorithmSection.problems``."""
-        yield _NO_TEACHER
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> "DistillConfig":
@@ -81,7 +74,6 @@ class MixedConfig(AlgorithmSection):
         """See ``AlgorithmSection.problems``."""
         if self.reward:
             yield from self.reward.problems(group_size=group_size, max_new_tokens=max_new_tokens)
-        yield _NO_TEACHER
 
     @model_validator(mode="after")
     def _there_is_something_to_mix(self) -> "MixedConfig":

@@ -13,7 +13,8 @@ class PairsConfig(Section):
     """Which completions of a group become chosen and rejected."""
 
     selection: Literal["random", "best_worst", "all", "given"] = "random"
-    """Random right against random wrong; highest against lowest reward; all pairs; or roles from the data."""
+    """Random right against random wrong; highest against lowest reward; all pairs; or roles that come
+    with the tasks, see the environment ``pairs``."""
     correct_reward: float = 1.0
     """A completion is right when its reward is at least this (for ``random``)."""
     margin: float = Field(0.0, ge=0)
@@ -42,12 +43,7 @@ class PairedConfig(AlgorithmSection):
 
     def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
         """See ``AlgorithmSection.problems``."""
-        if self.pairs.selection == "given":
-            yield (
-                "algorithm.pairs.selection: is 'given', but samples of rollout workers come without roles; "
-                "take 'random', 'best_worst' or 'all'"
-            )
-        elif group_size < 2:
+        if self.pairs.selection != "given" and group_size < 2:
             yield f"rollout.group_size: is {group_size}, but a pair takes 2 completions of one task; give at least 2"
 
 

@@ -1,5 +1,7 @@
 """The configuration of one run: a section per actor, and the checks between sections."""
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
 from rlserve.config.actors import (
@@ -15,9 +17,11 @@ from rlserve.config.actors import (
 )
 from rlserve.config.algorithms import AlgorithmConfig, GrpoConfig
 from rlserve.config.base import Section
+from rlserve.config.distillation import DistillConfig, MixedConfig
 from rlserve.config.episodes import EpisodesConfig
 from rlserve.config.pretrain import PretrainConfig, SftConfig
 from rlserve.config.sync import SyncConfig
+from rlserve.config.teacher import ReferenceConfig, TeacherConfig
 
 
 class RunConfig(Section):
@@ -39,6 +43,8 @@ class RunConfig(Section):
     hub: HubConfig = HubConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     verifier: VerifierConfig = VerifierConfig()
+    teachers: tuple[TeacherConfig, ...] = ()
+    reference: ReferenceConfig = ReferenceConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
@@ -56,6 +62,14 @@ class RunConfig(Section):
     def max_lag_steps(self) -> int:
         """Optimizer steps by which a token may be older than the newest weights that workers have."""
         return self.learner.max_lag * self.sync.every_steps if self.sync.every_steps else self.steps
+
+    @property
+    def distillation(self) -> DistillConfig | None:
+        """How the run distils, by itself or in a mixture; None when it does not."""
+        algorithm = self.algorithm
+        if isinstance(algorithm, MixedConfig):
+            return algorithm.distill
+        return algorithm if isinstance(algorithm, DistillConfig) else None
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> "RunConfig":
@@ -90,4 +104,49 @@ class RunConfig(Section):
             )
         if sum(e.weight for e in self.environments) <= 0:
             raise ValueError("environments: all weights are 0; give at least one a positive weight")
+        if self.evaluate.problems and not any(e.share_in_evaluation for e in self.environments):
+            raise ValueError(
+                f"evaluate.problems: is {self.evaluate.problems}, but no environment has an eval_weight above 0; set "
+                "it to 0, or give one an eval_weight"
+            )
+        for problem in teacher_problems(self):
+            raise ValueError(problem)
         return self
+
+
+def teacher_problems(config: RunConfig) -> Iterator[str]:
+    """What does not fit between teachers, algorithm and model, as messages "field: what it was; what to do"."""
+    names = [teacher.name for teacher in config.teachers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"teachers: {twice[0]!r} is there twice; for several servers of one teacher set `servers`"
+    environments = {environment.name for environment in config.environments}
+    for teacher in config.teachers:
+        if unknown := sorted(set(teacher.environments) - environments):
+            known = ", ".join(sorted(environments))
+            yield f"teachers.environments: of {teacher.name!r} names {unknown[0]!r}; known are {known}"
+        if teacher.max_length < config.model.max_length:
+            yield (
+                f"teachers.max_length: of {teacher.name!r} is {teacher.max_length}, less than model.max_length = "
+                f"{config.model.max_length}; raise the former"
+            )
+    if config.reference.teacher and config.reference.teacher not in names:
+        yield f"reference.teacher: is {config.reference.teacher!r}, which is not in [[teachers]]; add it there"
+    distill = config.distillation
+    if distill is None:
+        return
+    teachers = [teacher for teacher in config.teachers if teacher.name != config.reference.teacher]
+    if not teachers:
+        kind = config.algorithm.type
+        yield f"teachers: there are none, but algorithm.type = {kind!r} distils from one; add [[teachers]]"
+    for teacher in teachers:
+        if distill.estimator == "top_k" and distill.k > teacher.max_k:
+            yield (
+                f"algorithm.k: is {distill.k}, but teacher {teacher.name!r} gives at most teachers.max_k = "
+                f"{teacher.max_k}; lower the one or raise the other"
+            )
+        asked = distill.temperature if distill.estimator == "top_k" else config.rollout.temperature
+        if teacher.engine == "vllm" and asked != 1.0:
+            yield (
+                f"teachers.engine: of {teacher.name!r} is 'vllm', which scores at temperature 1, but {asked:g} is "
+                "asked for; take 'transformers'"
+            )

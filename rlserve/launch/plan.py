@@ -44,6 +44,11 @@ def plan_processes(
         _actor("environment-0", "environment", common),
         _actor("verifier-0", "verifier", common),
     ]
+    specs += [
+        _actor(f"teacher-{teacher.name}-{i}", "teacher", ("--teacher", teacher.name, *common))
+        for teacher in config.teachers
+        for i in range(teacher.servers)
+    ]
     specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
     specs += [_actor(f"rollout-{i}", "rollout", common) for i in range(config.rollout.workers)]
     return specs

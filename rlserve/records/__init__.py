@@ -6,7 +6,7 @@ Nothing here imports torch, grpc or vLLM, so every actor and every plug-in can.
 from rlserve.records.actor import Actor, ActorEvent, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
 from rlserve.records.lease import Lease
 from rlserve.records.policy import PolicyVersion, TensorSpec
-from rlserve.records.task import Message, Purpose, Sampling, Task, Tool
+from rlserve.records.task import GivenCompletion, Message, Purpose, Sampling, Task, Tool
 from rlserve.records.trajectory import (
     FinishReason,
     ObjectiveWeights,
@@ -30,6 +30,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "FinishReason",
+    "GivenCompletion",
     "Lease",
     "Message",
     "ObjectiveWeights",

@@ -46,6 +46,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GivenCompletion:
+    """A completion that somebody else wrote: half of a preference pair, or a demonstration."""
+
+    text: str
+    chosen: bool | None = None
+    """Chosen or rejected of its pair; None for neither."""
+    pair: int = 0
+    """Which chosen belongs to which rejected."""
+    supervised_weight: float = 0.0
+    """Weight of its tokens under the supervised objective; 0 leaves them out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One task. The same (environment, version, split, index, seed) is always the same task.
 
@@ -60,7 +73,7 @@ class Task:
     task_id: str
     prompt: str | tuple[Message, ...] | tuple[int, ...]
     verifier: str
-    """Registered name of the verifier that judges completions."""
+    """Registered name of the verifier that judges completions; may be empty for episodes and given completions."""
     payload: bytes
     """Opaque to all but the verifier; never shown to the policy."""
     seed: int = 0
@@ -69,3 +82,5 @@ class Task:
     tools: tuple[Tool, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free labels for metrics, e.g. difficulty."""
+    given: tuple[GivenCompletion, ...] = ()
+    """Completions that come with the task; then nothing is sampled in training."""

@@ -32,6 +32,9 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ENVIRONMENT = "environment"
+    GIVEN = "given"
+    """Nothing was sampled: the completion came with the task. Who wrote it is not known, so its behaviour
+    log-probabilities are 0 and mean nothing."""
 
 
 class PreferenceRole(StrEnum):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rlserve/v1/task.proto\x12\nrlserve.v1\"\xcf\x03\n\x04Task\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x1b\n\x13\x65nvironment_version\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0e\n\x04text\x18\x06 \x01(\tH\x00\x12\x30\n\x0c\x63onversation\x18\x07 \x01(\x0b\x32\x18.rlserve.v1.ConversationH\x00\x12)\n\ttoken_ids\x18\x08 \x01(\x0b\x32\x14.rlserve.v1.TokenIdsH\x00\x12\x10\n\x08verifier\x18\t \x01(\t\x12\x0f\n\x07payload\x18\n \x01(\x0c\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12&\n\x08sampling\x18\x0c \x01(\x0b\x32\x14.rlserve.v1.Sampling\x12\x12\n\nmulti_turn\x18\r \x01(\x08\x12\x1f\n\x05tools\x18\x0e \x03(\x0b\x32\x10.rlserve.v1.Tool\x12,\n\x06labels\x18\x0f \x03(\x0b\x32\x1c.rlserve.v1.Task.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06promptJ\x04\x08\x10\x10\x14\"5\n\x0c\x43onversation\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Message\"X\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x03 \x01(\t\x12\x12\n\ntool_calls\x18\x04 \x03(\tJ\x04\x08\x05\x10\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"B\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xa8\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x11\n\x0f_max_new_tokensb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rlserve/v1/task.proto\x12\nrlserve.v1\"\xfb\x03\n\x04Task\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x1b\n\x13\x65nvironment_version\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0e\n\x04text\x18\x06 \x01(\tH\x00\x12\x30\n\x0c\x63onversation\x18\x07 \x01(\x0b\x32\x18.rlserve.v1.ConversationH\x00\x12)\n\ttoken_ids\x18\x08 \x01(\x0b\x32\x14.rlserve.v1.TokenIdsH\x00\x12\x10\n\x08verifier\x18\t \x01(\t\x12\x0f\n\x07payload\x18\n \x01(\x0c\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12&\n\x08sampling\x18\x0c \x01(\x0b\x32\x14.rlserve.v1.Sampling\x12\x12\n\nmulti_turn\x18\r \x01(\x08\x12\x1f\n\x05tools\x18\x0e \x03(\x0b\x32\x10.rlserve.v1.Tool\x12,\n\x06labels\x18\x0f \x03(\x0b\x32\x1c.rlserve.v1.Task.LabelsEntry\x12*\n\x05given\x18\x14 \x03(\x0b\x32\x1b.rlserve.v1.GivenCompletion\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06promptJ\x04\x08\x10\x10\x14\"h\n\x0fGivenCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x06\x63hosen\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x0c\n\x04pair\x18\x03 \x01(\r\x12\x19\n\x11supervised_weight\x18\x04 \x01(\x02\x42\t\n\x07_chosen\"5\n\x0c\x43onversation\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Message\"X\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x03 \x01(\t\x12\x12\n\ntool_calls\x18\x04 \x03(\tJ\x04\x08\x05\x10\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"B\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xa8\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x11\n\x0f_max_new_tokensb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASK_LABELSENTRY']._loaded_options = None
   _globals['_TASK_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TASK']._serialized_start=38
-  _globals['_TASK']._serialized_end=501
-  _globals['_TASK_LABELSENTRY']._serialized_start=440
-  _globals['_TASK_LABELSENTRY']._serialized_end=485
-  _globals['_CONVERSATION']._serialized_start=503
-  _globals['_CONVERSATION']._serialized_end=556
-  _globals['_MESSAGE']._serialized_start=558
-  _globals['_MESSAGE']._serialized_end=646
-  _globals['_TOKENIDS']._serialized_start=648
-  _globals['_TOKENIDS']._serialized_end=671
-  _globals['_TOOL']._serialized_start=673
-  _globals['_TOOL']._serialized_end=739
-  _globals['_SAMPLING']._serialized_start=742
-  _globals['_SAMPLING']._serialized_end=910
+  _globals['_TASK']._serialized_end=545
+  _globals['_TASK_LABELSENTRY']._serialized_start=484
+  _globals['_TASK_LABELSENTRY']._serialized_end=529
+  _globals['_GIVENCOMPLETION']._serialized_start=547
+  _globals['_GIVENCOMPLETION']._serialized_end=651
+  _globals['_CONVERSATION']._serialized_start=653
+  _globals['_CONVERSATION']._serialized_end=706
+  _globals['_MESSAGE']._serialized_start=708
+  _globals['_MESSAGE']._serialized_end=796
+  _globals['_TOKENIDS']._serialized_start=798
+  _globals['_TOKENIDS']._serialized_end=821
+  _globals['_TOOL']._serialized_start=823
+  _globals['_TOOL']._serialized_end=889
+  _globals['_SAMPLING']._serialized_start=892
+  _globals['_SAMPLING']._serialized_end=1060
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class Task(_message.Message):
     MULTI_TURN_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
     environment: _builtins.str
     """Registered environment name."""
     environment_version: _builtins.str
@@ -94,6 +95,10 @@ class Task(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels for metrics (difficulty, mode)."""
 
+    @_builtins.property
+    def given(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenCompletion]:
+        """Completions that come with the task (preference pairs, demonstrations): nothing is sampled then."""
+
     def __init__(
         self,
         *,
@@ -112,16 +117,52 @@ class Task(_message.Message):
         multi_turn: _builtins.bool = ...,
         tools: _abc.Iterable[Global___Tool] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        given: _abc.Iterable[Global___GivenCompletion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "prompt", b"prompt", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "environment", b"environment", "environment_version", b"environment_version", "index", b"index", "labels", b"labels", "multi_turn", b"multi_turn", "payload", b"payload", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "split", b"split", "task_id", b"task_id", "text", b"text", "token_ids", b"token_ids", "tools", b"tools", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "environment", b"environment", "environment_version", b"environment_version", "given", b"given", "index", b"index", "labels", b"labels", "multi_turn", b"multi_turn", "payload", b"payload", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "split", b"split", "task_id", b"task_id", "text", b"text", "token_ids", b"token_ids", "tools", b"tools", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "conversation", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class GivenCompletion(_message.Message):
+    """One completion that somebody else wrote."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    PAIR_FIELD_NUMBER: _builtins.int
+    SUPERVISED_WEIGHT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    chosen: _builtins.bool
+    """Chosen or rejected of its pair; unset for neither."""
+    pair: _builtins.int
+    """Which chosen belongs to which rejected."""
+    supervised_weight: _builtins.float
+    """Weight of its tokens under the supervised objective; 0 leaves them out."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        chosen: _builtins.bool | None = ...,
+        pair: _builtins.int = ...,
+        supervised_weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chosen", b"_chosen", "chosen", b"chosen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chosen", b"_chosen", "chosen", b"chosen", "pair", b"pair", "supervised_weight", b"supervised_weight", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chosen: _TypeAlias = _typing.Literal["chosen"]  # noqa: Y015
+    _WhichOneofArgType__chosen: _TypeAlias = _typing.Literal["_chosen", b"_chosen"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chosen) -> _WhichOneofReturnType__chosen | None: ...
+
+Global___GivenCompletion: _TypeAlias = GivenCompletion  # noqa: Y015
 
 @_typing.final
 class Conversation(_message.Message):

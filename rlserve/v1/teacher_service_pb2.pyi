@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from rlserve.v1 import task_pb2 as _task_pb2
 from rlserve.v1 import trajectory_pb2 as _trajectory_pb2
 import builtins as _builtins
 import sys
@@ -82,6 +83,8 @@ class ScoreRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     PROMPT_TEXT_FIELD_NUMBER: _builtins.int
     COMPLETION_TEXT_FIELD_NUMBER: _builtins.int
+    COMPLETION_ENDED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     teacher: _builtins.str
     tokenizer_fingerprint: _builtins.str
@@ -95,8 +98,16 @@ class ScoreRequest(_message.Message):
     prompt_text: _builtins.str
     """For another tokenizer: prompt and completion as text, tokenised by the teacher."""
     completion_text: _builtins.str
+    completion_ended: _builtins.bool
+    """With text: whether the completion's last token is the end of sequence; the teacher's own end is then scored
+    too, as its last token.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def conversation(self) -> _task_pb2.Conversation:
+        """With text, instead of prompt_text: messages, which the teacher writes by its own chat template."""
+
     def __init__(
         self,
         *,
@@ -110,10 +121,12 @@ class ScoreRequest(_message.Message):
         temperature: _builtins.float = ...,
         prompt_text: _builtins.str | None = ...,
         completion_text: _builtins.str | None = ...,
+        completion_ended: _builtins.bool = ...,
+        conversation: _task_pb2.Conversation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_text", b"completion_text", "prompt_text", b"prompt_text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_text", b"completion_text", "conversation", b"conversation", "prompt_text", b"prompt_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_text", b"completion_text", "count", b"count", "first", b"first", "k", b"k", "prompt_text", b"prompt_text", "request_id", b"request_id", "teacher", b"teacher", "temperature", b"temperature", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_ended", b"completion_ended", "completion_text", b"completion_text", "conversation", b"conversation", "count", b"count", "first", b"first", "k", b"k", "prompt_text", b"prompt_text", "request_id", b"request_id", "teacher", b"teacher", "temperature", b"temperature", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completion_text: _TypeAlias = _typing.Literal["completion_text"]  # noqa: Y015
     _WhichOneofArgType__completion_text: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text"]  # noqa: Y015

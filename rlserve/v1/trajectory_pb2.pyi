@@ -61,6 +61,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """Cancelled from outside."""
     FINISH_REASON_ENVIRONMENT: _FinishReason.ValueType  # 4
     """The environment ended a multi-turn episode."""
+    FINISH_REASON_GIVEN: _FinishReason.ValueType  # 5
+    """Nothing was sampled: the completion came with the task. Its behaviour log-probabilities are unknown, and 0."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -73,6 +75,8 @@ FINISH_REASON_ABORT: FinishReason.ValueType  # 3
 """Cancelled from outside."""
 FINISH_REASON_ENVIRONMENT: FinishReason.ValueType  # 4
 """The environment ended a multi-turn episode."""
+FINISH_REASON_GIVEN: FinishReason.ValueType  # 5
+"""Nothing was sampled: the completion came with the task. Its behaviour log-probabilities are unknown, and 0."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _PreferenceRole:

@@ -33,8 +33,8 @@ def test_a_mixture_names_its_parts():
 
 
 @pytest.mark.parametrize("overrides", [MIXTURE, [*RUN, "algorithm.type=distill"]])
-def test_distillation_is_refused_where_no_actor_brings_scores(overrides):
-    with pytest.raises(ConfigError, match="no actor of a run brings their scores"):
+def test_distillation_is_refused_without_a_teacher(overrides):
+    with pytest.raises(ConfigError, match="teachers: there are none"):
         load_run([], overrides)
 
 

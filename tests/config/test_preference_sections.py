@@ -26,7 +26,7 @@ def test_pairs_need_two_completions_of_a_task_but_kto_does_not():
     assert isinstance(load_run([], [*base, "algorithm.type=kto"]).algorithm, KtoConfig)
 
 
-def test_given_pairs_are_refused_where_samples_come_without_roles():
-    base = ["name=x", "model.path=m", 'environments=[{name="arithmetic"}]']
-    with pytest.raises(ConfigError, match="selection: is 'given'"):
-        load_run([], [*base, "algorithm.type=dpo", "algorithm.pairs.selection=given"])
+def test_given_pairs_need_no_second_sample():
+    base = ["name=x", "model.path=m", 'environments=[{name="arithmetic"}]', "rollout.group_size=1"]
+    config = load_run([], [*base, "algorithm.type=dpo", "algorithm.pairs.selection=given"])
+    assert config.rollout.group_size == 1

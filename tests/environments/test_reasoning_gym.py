@@ -1,10 +1,13 @@
 """The adapter of reasoning-gym: every data set, pure, judged right, and nothing that a model wrote evaluated."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
-pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (pip install 'rlserve[environments]')")
+# Not importorskip: a package that is there and cannot be imported is a broken installation.
+if find_spec("reasoning_gym") is None:
+    pytest.skip("needs reasoning-gym (pip install 'rlserve[environments]')", allow_module_level=True)
 
 from reasoning_gym.factory import DATASETS
 

@@ -14,6 +14,7 @@ from rlserve.records import (
     Failure,
     FailureKind,
     FinishReason,
+    GivenCompletion,
     Lease,
     Message,
     ObjectiveWeights,
@@ -53,6 +54,13 @@ sampling = st.builds(
     stop=st.lists(words, max_size=3).map(tuple),
     stop_token_ids=st.lists(st.integers(0, VOCABULARY - 1), max_size=3).map(tuple),
 )
+given_completions = st.builds(
+    GivenCompletion,
+    text=words,
+    chosen=st.none() | st.booleans(),
+    pair=counts,
+    supervised_weight=st.floats(0, 10, width=32),
+)
 messages = st.builds(
     Message,
     role=st.sampled_from(["system", "user", "assistant", "tool"]),
@@ -81,6 +89,7 @@ tasks = st.builds(
     multi_turn=st.booleans(),
     tools=st.lists(tools, max_size=2).map(tuple),
     labels=st.dictionaries(texts, texts, max_size=2),
+    given=st.lists(given_completions, max_size=2).map(tuple),
 )
 leases = st.builds(
     Lease,

@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from rlserve.errors import InvalidRequest
-from rlserve.records import RolloutGroup
+from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.store.base import GroupInfo
 
@@ -70,10 +70,12 @@ def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
             field="task.split",
             reason="wrong_task",
         )
-    if len(group.trajectories) != lease.num_samples:
+    given = bool(task.given) and lease.purpose is Purpose.TRAIN
+    wanted = len(task.given) if given else lease.num_samples
+    if len(group.trajectories) != wanted:
         raise InvalidRequest(
-            f"trajectories: are {len(group.trajectories)}, but the lease asks for {lease.num_samples}; "
-            "send every sample, failed ones too",
+            f"trajectories: are {len(group.trajectories)}, but the {'task gives' if given else 'lease asks for'} "
+            f"{wanted}; send every sample, failed ones too",
             field="trajectories",
             reason="wrong_num_samples",
         )

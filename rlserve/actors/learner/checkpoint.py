@@ -20,15 +20,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlserve.actors.learner import manifest
+from rlserve.actors.learner import manifest, weights
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.actors.learner.model_files import write_model, write_shards
+from rlserve.actors.learner.reference import Reference
 from rlserve.errors import StateCorrupt
 
 logger = logging.getLogger(__name__)
 
 TRAINING = "training"
 RNG_FILE = "rng.safetensors"
+REFERENCE = "reference"
 _NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 
@@ -50,6 +52,12 @@ class Checkpoint:
         """A directory that transformers and vLLM load."""
         return self.path
 
+    @property
+    def reference_path(self) -> Path | None:
+        """The reference model, when it is another than the run's start."""
+        path = self.path / REFERENCE
+        return path if path.is_dir() else None
+
     def restore(self, engine: LearnerEngine) -> None:
         """Optimizer and random state into an engine made from ``model_path``; called on every rank."""
         engine.restore_optimizer(self.optimizer_steps, self._read)
@@ -67,16 +75,29 @@ class Checkpoint:
         return {f: safe_open(self.path / TRAINING / f, framework="pt") for f in files}
 
 
-def save(directory: Path, step: int, engine: LearnerEngine, state: Mapping[str, Any], *, keep: int = 2) -> Checkpoint:
+def save(
+    directory: Path,
+    step: int,
+    engine: LearnerEngine,
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    reference: Reference | None = None,
+) -> Checkpoint:
     """Write ``step-<step>`` and drop all but the newest ``keep``. Rank 0; the others ``contribute`` meanwhile.
 
-    Checkpoints of later steps belong to a future that was given up, and go too.
+    ``reference`` is kept when it is another model than the run's start. Checkpoints of later steps belong to a
+    future that was given up, and go too.
     """
     directory.mkdir(parents=True, exist_ok=True)
     partial = directory / f".step-{step}.{os.getpid()}.partial"
     training = partial / TRAINING
     training.mkdir(parents=True)
     write_model(partial, engine.weights(engine.dtype), engine.companions, engine.dtype)
+    if reference is not None and not reference.is_start:
+        (partial / REFERENCE).mkdir()
+        kept = weights.gather(reference.module, engine.dtype, is_receiver=True)
+        write_model(partial / REFERENCE, kept, engine.companions, engine.dtype)
     files = write_shards(training, "optimizer", engine.optimizer_state())
     save_file({"torch": engine.rng_states()}, training / RNG_FILE)
     content = {

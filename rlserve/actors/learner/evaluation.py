@@ -8,12 +8,11 @@ from pathlib import Path
 
 from rlserve.batching.summary import is_right
 from rlserve.config.run import RunConfig
-from rlserve.records import Message, Purpose, RolloutGroup, Task
+from rlserve.records import FinishReason, Message, Purpose, RolloutGroup, Task
 from rlserve.records.lease import Lease
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_KEPT = 24
 GREEDY = 0.0
 
 
@@ -34,16 +33,16 @@ class Evaluation:
 
 def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
     """Held-out tasks in proportion to the environments' weights; the same ones in every measurement."""
-    chosen = [e for e in config.environments if e.weight > 0]
-    total = sum(e.weight for e in chosen)
+    chosen = [e for e in config.environments if e.share_in_evaluation > 0]
+    total = sum(e.share_in_evaluation for e in chosen)
     leases: list[Lease] = []
     for environment in chosen:
-        count = max(1, round(config.evaluate.problems * environment.weight / total))
+        count = max(1, round(config.evaluate.problems * environment.share_in_evaluation / total))
         leases += [
             Lease(
                 group_id=f"{config.name}/{name}/{environment.name}/{index}",
                 environment=environment.name,
-                split=environment.eval_split,
+                split=environment.split if config.evaluate.from_training else environment.eval_split,
                 index=index,
                 seed=(config.seed * 1_000_003 + index * config.evaluate.samples) % 2**31,
                 num_samples=config.evaluate.samples,
@@ -73,22 +72,24 @@ def score(groups: Sequence[RolloutGroup]) -> Evaluation:
     )
 
 
-def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup]) -> None:
-    """Append the first samples of a measurement, for people."""
+def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep: int) -> None:
+    """Append all samples of the first ``keep`` tasks of a measurement, one a line."""
     with open(path, "a", encoding="utf-8") as file:
-        for group in sorted(groups, key=lambda g: g.group_id)[:SAMPLES_KEPT]:
-            trajectory = group.trajectories[0]
-            verdict = trajectory.verdict
-            line = {
-                "when": when,
-                "environment": group.task.environment,
-                "prompt": prompt_text(group.task),
-                "completion": trajectory.completion,
-                "reward": verdict.reward if verdict and verdict.has_reward else None,
-                "right": is_right(trajectory),
-                "reason": verdict.reason if verdict else "",
-            }
-            file.write(json.dumps(line) + "\n")
+        for group in sorted(groups, key=lambda g: g.group_id)[:keep]:
+            for trajectory in group.trajectories:
+                verdict = trajectory.verdict
+                line = {
+                    "when": when,
+                    "environment": group.task.environment,
+                    "task_id": group.task.task_id,
+                    "prompt": prompt_text(group.task),
+                    "completion": trajectory.completion,
+                    "reward": verdict.reward if verdict and verdict.has_reward else None,
+                    "right": is_right(trajectory),
+                    "truncated": trajectory.finish_reason is FinishReason.LENGTH,
+                    "reason": verdict.reason if verdict else "",
+                }
+                file.write(json.dumps(line) + "\n")
 
 
 def prompt_text(task: Task) -> str:

@@ -21,7 +21,8 @@ from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.schedule import learning_rate
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.algorithms.sync import why_sync
-from rlserve.batching.collate import BatchLayout, collate
+from rlserve.batching.collate import BatchLayout, collate, minibatches
+from rlserve.batching.summary import summarize
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded
@@ -65,6 +66,8 @@ class TrainingLoop:
             max_new_tokens=config.rollout.max_new_tokens,
             ranks=config.learner.ranks,
             packing=config.learner.packing,
+            max_token_lag=config.learner.max_token_lag,
+            reference=trainer.served_reference,
         )
 
     def run(self) -> None:
@@ -105,23 +108,30 @@ class TrainingLoop:
         waiting = time.monotonic()
         groups = self._next_groups()
         waited = time.monotonic() - waiting
-        batch = collate(groups, self._trainer.algorithm, self._layout, self._state.step)
+        batches = [
+            collate(part, self._trainer.algorithm, self._layout, self._state.step)
+            for part in minibatches(groups, self._config.learner.minibatches)
+        ]
         lr = learning_rate(self._config.learner, self._state.step)
-        report = self._trainer.step(batch, lr=lr)
+        report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         self._state.step += 1
         self._inbox.commit(self._state.step, [group.group_id for group in groups])
         publishing = time.monotonic()
         reason = self._sync_if_due(report.metrics.get("mismatch_kl", 0.0))
+        refreshed = self._refresh_if_due(synced=reason is not None)
         self._count_lag(groups)
         numbers = {
             "sync/steps_since": float(self._state.step - self._state.synced_step),
             "sync/by_divergence": float(reason == "divergence"),
-            **batch.summary,
+            "sync/reference_refreshed": float(refreshed),
+            **summarize(groups, self._state.step - 1),
+            "batch/sequences": sum(batch.summary["batch/sequences"] for batch in batches),
             **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
             "learner/loss": report.loss,
             "learner/grad_norm": report.grad_norm,
             "learner/lr": lr,
             "learner/skipped_steps": float(report.skipped_steps),
+            "learner/updates": float(len(batches) * self._config.learner.passes),
             "learner/step_seconds": report.seconds,
             "learner/wait_seconds": waited,
             "learner/publish_seconds": time.monotonic() - publishing,
@@ -161,7 +171,16 @@ class TrainingLoop:
         reason = why_sync(self._config.sync, steps_since=since, mismatch_kl=mismatch_kl)
         if reason is not None:
             self._publish()
+            self._state.syncs += 1
         return reason
+
+    def _refresh_if_due(self, *, synced: bool) -> bool:
+        """Make the policy the reference after so many syncs; returns whether it did."""
+        every = self._config.reference.refresh_every_syncs
+        due = synced and every > 0 and self._state.syncs % every == 0 and self._trainer.has_reference
+        if due:
+            self._trainer.refresh_reference()
+        return due
 
     def _publish(self) -> None:
         self._trainer.publish(self._state.step)
@@ -193,7 +212,7 @@ class TrainingLoop:
         self._inbox.evaluate(leases)
         groups = self._collect(len(leases))
         evaluation = score(groups)
-        write_samples(self._paths.samples, when, groups)
+        write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
         self._reporter.accuracy(when, self._state.step, evaluation)
         return evaluation
 

@@ -16,6 +16,8 @@ class LoopState:
     """Trained tokens by lag in versions."""
     recent_rewards: list[float] = field(default_factory=list)
     """Mean reward of what was received in each of the last steps."""
+    syncs: int = 0
+    """Weight syncs that were due; the first publication is none."""
     synced_step: int = 0
     """Step of the newest weights that the workers were given."""
     curriculum: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +30,7 @@ class LoopState:
             "accuracy_before": self.accuracy_before,
             "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
             "recent_rewards": self.recent_rewards,
+            "syncs": self.syncs,
             "synced_step": self.synced_step,
             "curriculum": dict(self.curriculum),
         }
@@ -40,6 +43,7 @@ class LoopState:
             accuracy_before=value["accuracy_before"],
             lag_tokens=Counter({int(lag): int(count) for lag, count in value["lag_tokens"].items()}),
             recent_rewards=[float(reward) for reward in value["recent_rewards"]],
+            syncs=int(value.get("syncs", 0)),
             synced_step=int(value.get("synced_step", value["step"])),
             curriculum=value.get("curriculum", {}),
         )

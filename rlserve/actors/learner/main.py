@@ -36,6 +36,7 @@ from rlserve.actors.learner.received import ReceivedTally
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
+from rlserve.actors.learner.teachers import check_teachers
 from rlserve.actors.learner.trainer import Trainer, create_rank
 from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.tokenizer import Tokenizer, fingerprint, load_tokenizer
@@ -122,6 +123,7 @@ class Learner:
         stack = AsyncExitStack()
         try:
             policy, streams = thread.run(self._serve(stack, hub_address, address), START_SECONDS)
+            self._check_teachers(thread)
             reporter = Reporter(
                 config=self._config,
                 paths=self._paths,
@@ -142,6 +144,14 @@ class Learner:
             self._store.close()
             self._trainer.close()
 
+    def _check_teachers(self, thread: LoopThread) -> None:
+        if self._hub is None or not self._config.teachers:
+            return
+        seconds = self._config.launch.start_seconds * len(self._config.teachers)
+        thread.run(
+            check_teachers(self._config, self._hub, tokenizer_fingerprint=self._fingerprint), seconds + START_SECONDS
+        )
+
     def _train(self, reporter: Reporter, stop: threading.Event) -> None:
         loop = TrainingLoop(
             config=self._config,
@@ -161,12 +171,13 @@ class Learner:
         reporter.finished(RunPhase.FINISHED)
 
     def _open_inbox(self, tokenizer: Tokenizer) -> Inbox:
-        algorithm = self._trainer.algorithm
+        algorithm, reference = self._trainer.algorithm, self._trainer.served_reference
+        self._fingerprint = fingerprint(tokenizer)
         self._limits = limits = GroupLimits(vocab_size=len(tokenizer), max_tokens=self._config.model.max_length)
         return Inbox(
             self._store,
-            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokenizer)),
-            keep=lambda group: why_drop(group, algorithm),
+            InboxSettings.of(self._config, tokenizer_fingerprint=self._fingerprint),
+            keep=lambda group: why_drop(group, algorithm, reference=reference),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,
             on_received=self._on_received,

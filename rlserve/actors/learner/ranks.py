@@ -43,6 +43,7 @@ class Command(IntEnum):
     GATHER = 3
     SAVE = 4
     STOP = 5
+    REFRESH = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class Rank:
     engine: LearnerEngine
     algorithm: Algorithm
     reference: Reference | None = None
-    """There when the algorithm needs it; see ``needs_reference``."""
+    """There when the algorithm needs it and no teacher serves it; see ``needs_reference``."""
 
     def train(
         self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, temperature: float, lr: float
@@ -104,6 +105,7 @@ class Rank:
         """One optimizer step from this rank's micro-batches; all ranks at once."""
         if self.reference is not None:
             micro_batches = self.reference.score(micro_batches, temperature=temperature)
+        if needs_reference(self.algorithm):
             gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
             denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
         return self.engine.step(
@@ -114,13 +116,18 @@ class Rank:
             needs=self.algorithm.needs,
         )
 
+    def refresh_reference(self) -> None:
+        """Copy the policy into the reference; a collective."""
+        if self.reference is not None:
+            self.reference.copy_from(self.engine.module)
+
     def score(self, micro_batches: Sequence[TokenBatch], *, temperature: float) -> list[PolicyOutputs]:
         """Log-probabilities of this rank's micro-batches under the present weights."""
         return [self.engine.logprobs(batch, temperature=temperature, needs=()) for batch in micro_batches]
 
 
 def needs_reference(algorithm: Algorithm) -> bool:
-    """Whether ``Rank.reference`` must be there."""
+    """Whether the reference's log-probabilities must be there."""
     return REFERENCE in algorithm.needs
 
 
@@ -159,10 +166,20 @@ class Leader:
         with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
             yield from self._engine.weights(dtype)
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether a copy of the reference is held by the ranks."""
+        return self._rank.reference is not None
+
+    def refresh_reference(self) -> None:
+        """Make the present policy the reference."""
+        with self._command(Command.REFRESH):
+            self._rank.refresh_reference()
+
     def save(self, directory: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Checkpoint:
         """See ``checkpoint.save``."""
         with self._command(Command.SAVE):
-            return checkpoint.save(directory, step, self._engine, state, keep=keep)
+            return checkpoint.save(directory, step, self._engine, state, keep=keep, reference=self._rank.reference)
 
     def close(self) -> None:
         """Let the followers end, then this rank's engine. After a failed command they have ended already."""
@@ -220,6 +237,8 @@ def _obey(rank: Rank, header: Header) -> None:
         values = iter(engine.links.receive_values(0))
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
         engine.links.send_values(0, values_of(rank.score(share, temperature=header.temperature)))
+    elif header.command == Command.REFRESH:
+        rank.refresh_reference()
     elif header.command == Command.GATHER:
         for _ in engine.weights(PUBLISHED_DTYPES[header.dtype]):
             pass

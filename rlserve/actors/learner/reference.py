@@ -1,12 +1,14 @@
-"""The frozen model that an algorithm measures the policy's divergence from."""
+"""The model that an algorithm measures the policy's divergence from."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.model import Scorer, load_model
+from rlserve.actors.learner.weights import GATHER_BYTES, buckets, gathered
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.actors import LearnerConfig
 
@@ -17,6 +19,9 @@ class Reference:
     def __init__(self, model_path: str, config: LearnerConfig, place: Place) -> None:
         model = load_model(model_path, config).to(place.device)
         model.requires_grad_(False)
+        self.module = model
+        self.is_start = True
+        """False once it took over the policy's weights."""
         self._scorer = Scorer.around(model, model, place.device)
 
     @torch.no_grad()
@@ -24,3 +29,13 @@ class Reference:
         """The batches with ``reference_logprobs``."""
         scored = (self._scorer(batch, temperature=temperature, needs=()) for batch in batches)
         return [replace(b, reference_logprobs=o.logprobs.cpu()) for b, o in zip(batches, scored, strict=True)]
+
+    @torch.no_grad()
+    def copy_from(self, policy: nn.Module) -> None:
+        """Take over the policy's weights. Gathers those that are partitioned: all ranks call it."""
+        self.is_start = False
+        own = dict(self.module.named_parameters())
+        for bucket in buckets(list(policy.named_parameters()), GATHER_BYTES):
+            with gathered([parameter for _, parameter in bucket]):
+                for name, parameter in bucket:
+                    own[name].copy_(parameter)

@@ -1,7 +1,8 @@
 """What the loop asks of training: step, publish, save; over one rank or many."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlserve.actors.learner.checkpoint import Checkpoint
@@ -37,7 +38,11 @@ def create_rank(
         checkpoint.restore(engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
-    reference = Reference(start_model, config.learner, place) if needs_reference(algorithm) else None
+    beside = needs_reference(algorithm) and not config.reference.teacher
+    kept = checkpoint.reference_path if checkpoint is not None else None
+    reference = Reference(str(kept or start_model), config.learner, place) if beside else None
+    if reference is not None:
+        reference.is_start = kept is None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
@@ -49,11 +54,37 @@ class Trainer:
         self._paths = paths
         self._leader = Leader(rank)
         self.algorithm: Algorithm = rank.algorithm
+        self.served_reference = config.reference.teacher if needs_reference(rank.algorithm) else ""
+        """Teacher that scores for the reference; empty when it is held here, or not needed."""
         self.publisher = Publisher(shared_directory(paths.root), run_id=config.name)
 
-    def step(self, batch: OptimizerBatch, *, lr: float) -> StepReport:
-        """One optimizer step on all micro-batches of all ranks."""
-        return self._leader.step(batch, temperature=self._config.rollout.temperature, lr=lr)
+    def train(self, batches: Sequence[OptimizerBatch], *, passes: int, lr: float) -> StepReport:
+        """One update a batch, ``passes`` times over; the report of all of them together.
+
+        With more than one update each batch is scored before the first: that policy is the proximal one.
+        """
+        temperature = self._config.rollout.temperature
+        if len(batches) * passes > 1:
+            batches = [self._with_proximal(batch, temperature) for batch in batches]
+        reports = [self._leader.step(batch, temperature=temperature, lr=lr) for _ in range(passes) for batch in batches]
+        return reports[0] if len(reports) == 1 else combine(reports)
+
+    def _with_proximal(self, batch: OptimizerBatch, temperature: float) -> OptimizerBatch:
+        scored = self._leader.logprobs(batch.micro_batches, temperature=temperature)
+        shares = tuple(
+            tuple(replace(b, proximal_logprobs=o.logprobs) for b, o in zip(share, outputs, strict=True))
+            for share, outputs in zip(batch.micro_batches, scored, strict=True)
+        )
+        return replace(batch, micro_batches=shares)
+
+    def refresh_reference(self) -> None:
+        """Make the present policy the reference, on every rank."""
+        self._leader.refresh_reference()
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a copy of the reference is held here."""
+        return self._leader.has_reference
 
     def publish(self, version: int) -> None:
         """Make the present weights the version that workers fetch."""
@@ -72,3 +103,16 @@ class Trainer:
         """Remove published files and let all ranks end."""
         self.publisher.close()
         self._leader.close()
+
+
+def combine(reports: Sequence[StepReport]) -> StepReport:
+    """Several updates as one: means of what was measured, the last state, all the time."""
+    names = reports[0].metrics
+    return replace(
+        reports[-1],
+        loss=sum(report.loss for report in reports) / len(reports),
+        metrics={name: sum(report.metrics[name] for report in reports) / len(reports) for name in names},
+        grad_norm=sum(report.grad_norm for report in reports) / len(reports),
+        skipped=any(report.skipped for report in reports),
+        seconds=sum(report.seconds for report in reports),
+    )

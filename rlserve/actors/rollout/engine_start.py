@@ -31,8 +31,11 @@ def warm_up() -> None:
         import vllm.v1.engine.async_llm  # noqa: F401
 
 
-def launch(options: EngineOptions) -> Any:
-    """A running ``AsyncLLM`` with our weight transfer in it. Blocks; call it in a thread."""
+def launch(options: EngineOptions, **others: Any) -> Any:
+    """A running ``AsyncLLM`` with our weight transfer in it. Blocks; call it in a thread.
+
+    ``others`` are further arguments of vLLM's ``AsyncEngineArgs``.
+    """
     warm_up()
     from vllm.config.weight_transfer import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -45,7 +48,7 @@ def launch(options: EngineOptions) -> Any:
     if on_cpu:
         _import_model_class(options.model_path)
     config = AsyncEngineArgs(
-        **options.engine_arguments(on_cpu=on_cpu),
+        **{**options.engine_arguments(on_cpu=on_cpu), **others},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         worker_extension_cls=EXTENSION,
     ).create_engine_config()

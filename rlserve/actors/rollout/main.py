@@ -26,6 +26,7 @@ from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
 from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
 from rlserve.actors.rollout.session import StreamSession
 from rlserve.actors.rollout.tasks import RemoteTasks
+from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.actors.tokenizer import load_tokenizer
@@ -41,6 +42,8 @@ from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
+
+TEACHER_MESSAGE_BYTES = 64 * 2**20
 
 
 async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_address: str, address: str = "") -> int:
@@ -78,6 +81,11 @@ class RolloutProcess:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._hub.close)
             environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
+            teachers = await stack.enter_async_context(
+                EndpointPool(
+                    self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
+                )
+            )
             verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
             self._engine = await self._start_engine()
             stack.push_async_callback(self._engine.shutdown)
@@ -98,6 +106,7 @@ class RolloutProcess:
                     limits=config.episodes,
                     max_length=config.model.max_length,
                 ),
+                teach=RemoteTeachers(teachers, tokenizer, Questions.of(config)),
                 rollout=config.rollout,
                 model=config.model,
                 worker_id=self._worker_id,

@@ -13,7 +13,13 @@ from rlserve.actors.tokenizer import Tokenizer, encode_prompt, fingerprint
 from rlserve.config.actors import ModelConfig, RolloutConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import (
+    FinishReason,
+    GivenCompletion,
     Lease,
+    ObjectiveWeights,
+    PolicySpan,
+    PreferenceRole,
+    Purpose,
     RolloutGroup,
     Segment,
     SegmentKind,
@@ -26,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 GetTask = Callable[[Lease], Awaitable[Task]]
 Judge = Callable[[Task, Sequence[str]], Awaitable[Sequence[Verdict]]]
+Teach = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
 
 
 @dataclass(slots=True)
@@ -59,8 +66,10 @@ class GroupWorker:
         worker_id: str,
         run_id: str,
         episodes: EpisodeWorker | None = None,
+        teach: Teach | None = None,
     ) -> None:
-        """``episodes`` plays multi-turn tasks; without it they are refused."""
+        """``episodes`` plays multi-turn tasks; without it they are refused. ``teach`` adds teachers' scores."""
+        self._teach = teach
         self._episodes = episodes
         self._engine = engine
         self._tokenizer = tokenizer
@@ -83,10 +92,14 @@ class GroupWorker:
         sampling = self._sampling(lease, task)
         prompt, cut = encode_prompt(self._tokenizer, task, max_tokens=self._model.max_length - sampling.max_new_tokens)
         self.counters.truncated_prompts += cut
-        if task.multi_turn:
+        if task.given and lease.purpose is Purpose.TRAIN:
+            trajectories = await self._given(lease, task, prompt)
+        elif task.multi_turn:
             trajectories = await self._played(lease, task, prompt, sampling)
         else:
             trajectories = await self._completed(lease, task, prompt, sampling)
+        if self._teach is not None:
+            trajectories = await self._teach(lease, task, trajectories)
         self._count(trajectories)
         return RolloutGroup(
             group_id=lease.group_id,
@@ -140,6 +153,35 @@ class GroupWorker:
             for index, (sample, text, verdict) in enumerate(zip(samples, texts, verdicts, strict=True))
         )
 
+    async def _given(self, lease: Lease, task: Task, prompt: Sequence[int]) -> tuple[Trajectory, ...]:
+        """The completions that came with the task, as far as they fit into the context; nothing is sampled."""
+        started = time.time()
+        room = self._model.max_length - len(prompt)
+        completions = [given_tokens(self._tokenizer, given.text)[:room] for given in task.given]
+        texts = [given.text for given in task.given]
+        verdicts = await self._judge(task, texts) if task.verifier else [None] * len(texts)
+        return tuple(
+            Trajectory(
+                sample_index=index,
+                token_ids=np.array([*prompt, *ids], dtype=np.int64),
+                segments=(
+                    Segment(kind=SegmentKind.GIVEN, length=len(prompt)),
+                    Segment(kind=SegmentKind.SAMPLED, length=len(ids)),
+                ),
+                behavior_logprobs=np.zeros(len(ids), dtype=np.float32),
+                policy_spans=(PolicySpan(self._engine.version, len(ids)),),
+                finish_reason=FinishReason.GIVEN,
+                verdict=verdict,
+                completion=given.text,
+                objective_weights=_supervised(given),
+                preference_role=_ROLES[given.chosen],
+                pair_index=given.pair,
+                started_unix_seconds=started,
+                finished_unix_seconds=time.time(),
+            )
+            for index, (given, ids, verdict) in enumerate(zip(task.given, completions, verdicts, strict=True))
+        )
+
     def _sampling(self, lease: Lease, task: Task) -> SamplingChoice:
         asked = task.sampling
         return SamplingChoice(
@@ -160,6 +202,21 @@ class GroupWorker:
         self.counters.finished_groups += 1
         self.counters.sampled_tokens += sum(t.num_sampled for t in trajectories)
         self.counters.mixed_version_sequences += sum(len(t.policy_spans) > 1 for t in trajectories)
+
+
+_ROLES = {True: PreferenceRole.CHOSEN, False: PreferenceRole.REJECTED, None: PreferenceRole.NONE}
+
+
+def given_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A given completion as the policy would have sampled it: its tokens, and the end."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [*tokenizer.encode(text, add_special_tokens=False), *end]
+
+
+def _supervised(given: GivenCompletion) -> tuple[ObjectiveWeights, ...]:
+    if not given.supervised_weight:
+        return ()
+    return (ObjectiveWeights(objective="supervised", weights=np.array([given.supervised_weight], dtype=np.float32)),)
 
 
 def _first(*values: float | None) -> float:

@@ -2,14 +2,15 @@
 
 import json
 
-from rlserve.records import Lease, Message, Purpose, Sampling, Task, Tool
-from rlserve.rpc.codec.check import EnumCodec, fault, finite, integer, join, text, token_ids, wire_text
+from rlserve.records import GivenCompletion, Lease, Message, Purpose, Sampling, Task, Tool
+from rlserve.rpc.codec.check import EnumCodec, count, fault, finite, integer, join, text, token_ids, wire_text
 from rlserve.v1 import rollout_stream_service_pb2 as stream_pb
 from rlserve.v1 import task_pb2 as pb
 from rlserve.v1 import trajectory_pb2 as trajectory_pb
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_SCHEMA_CHARACTERS = 65536
+MAX_GIVEN = 64
 
 PURPOSE = EnumCodec(trajectory_pb.Purpose, "PURPOSE", Purpose)
 
@@ -29,6 +30,7 @@ def task_to_proto(task: Task) -> pb.Task:
         multi_turn=task.multi_turn,
         tools=[_tool_to_proto(tool) for tool in task.tools],
         labels=task.labels,
+        given=[_given_to_proto(given) for given in task.given],
     )
     _set_prompt(message, task.prompt)
     return message
@@ -36,8 +38,13 @@ def task_to_proto(task: Task) -> pb.Task:
 
 def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = None) -> Task:
     """A task, every field checked. Raises InvalidRequest."""
-    if not message.verifier and not message.multi_turn:
-        fault(at, "verifier", "is empty; name the verifier that judges (only episodes may go without)")
+    if not (message.verifier or message.multi_turn or message.given):
+        fault(
+            at,
+            "verifier",
+            "is empty; name the verifier that judges (only episodes and given completions may go without)",
+        )
+    count(message.given, at, "given", high=MAX_GIVEN)
     return Task(
         environment=text(message.environment, at, "environment"),
         environment_version=message.environment_version,
@@ -52,6 +59,7 @@ def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = 
         multi_turn=message.multi_turn,
         tools=tuple(_tool(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)),
         labels=dict(message.labels),
+        given=tuple(_given(given, join(at, f"given[{i}]")) for i, given in enumerate(message.given)),
     )
 
 
@@ -169,6 +177,23 @@ def message_from_proto(message: pb.Message, at: str = "") -> Message:
         content=message.content,
         tool_call_id=message.tool_call_id,
         tool_calls=tuple(message.tool_calls),
+    )
+
+
+def _given_to_proto(given: GivenCompletion) -> pb.GivenCompletion:
+    return pb.GivenCompletion(
+        text=wire_text(given.text), chosen=given.chosen, pair=given.pair, supervised_weight=given.supervised_weight
+    )
+
+
+def _given(message: pb.GivenCompletion, at: str) -> GivenCompletion:
+    if not message.text:
+        fault(at, "text", "is empty; give a completion")
+    return GivenCompletion(
+        text=message.text,
+        chosen=message.chosen if message.HasField("chosen") else None,
+        pair=message.pair,
+        supervised_weight=finite(message.supervised_weight, at, "supervised_weight", low=0),
     )
 
 

@@ -18,6 +18,7 @@ from rlserve.records import (
     Failure,
     FailureKind,
     FinishReason,
+    GivenCompletion,
     Lease,
     ObjectiveWeights,
     Outcome,
@@ -135,6 +136,7 @@ TASK = Task(
     multi_turn=True,
     tools=(Tool(name="sum"),),
     labels={"digits": "2"},
+    given=(GivenCompletion(text="11", chosen=False, pair=1, supervised_weight=0.5),),
 )
 GROUP = RolloutGroup(
     group_id="g",
@@ -215,6 +217,7 @@ EXCLUSIVE = {"no_verdict"}
     [
         codec.group_to_proto(GROUP),
         codec.task_to_proto(TASK),
+        codec.task_to_proto(TASK).given[0],
         codec.sampling_to_proto(TASK.sampling),
         codec.trajectory_to_proto(TRAJECTORY),
         codec.scores_to_proto(SCORES),

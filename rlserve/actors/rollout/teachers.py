@@ -1,0 +1,239 @@
+"""Asks teacher servers for log-probabilities of what was sampled, and lays them on the policy's tokens.
+
+With the policy's own tokenizer a teacher is sent token ids; with another one the text, and its tokens are aligned
+with the policy's by where they end. A teacher that gives no scores leaves the trajectory without: the learner
+counts it as ``no_teacher``, it is never trained on a made-up number.
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.tokenizer import Tokenizer, fingerprint
+from rlserve.algorithms.alignment import align, end_offsets, span_scores
+from rlserve.algorithms.token_bytes import vocabulary_bytes
+from rlserve.config.distillation import DistillConfig
+from rlserve.config.run import RunConfig
+from rlserve.config.teacher import TeacherConfig
+from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
+from rlserve.records import Lease, Message, Purpose, SegmentKind, Task, TeacherScores, Trajectory
+from rlserve.rpc import codec
+from rlserve.v1 import task_pb2
+from rlserve.v1 import teacher_service_pb2 as pb
+from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What one teacher is to be asked."""
+
+    teacher: TeacherConfig
+    k: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Who is asked about a group: one of the teachers to distil from, and the served reference."""
+
+    teachers: tuple[TeacherConfig, ...]
+    distill: DistillConfig | None
+    reference: TeacherConfig | None
+    temperature: float
+    """Of the rollouts, and so of log-probabilities of sampled tokens."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Questions":
+        """The questions that a run asks."""
+        named = {teacher.name: teacher for teacher in config.teachers}
+        reference = named.pop(config.reference.teacher, None)
+        return cls(tuple(named.values()), config.distillation, reference, config.rollout.temperature)
+
+    def about(self, lease: Lease) -> list[Question]:
+        """The teacher is drawn by weight among those of the lease's environment, and is the same for the same lease."""
+        asked = []
+        able = [t for t in self.teachers if not t.environments or lease.environment in t.environments]
+        if self.distill is not None and able:
+            chosen = Random(lease.seed).choices(able, [teacher.weight for teacher in able])[0]
+            top = self.distill.estimator == "top_k"
+            temperature = self.distill.temperature if top else self.temperature
+            asked.append(Question(teacher=chosen, k=self.distill.k if top else 0, temperature=temperature))
+        if self.reference is not None:
+            asked.append(Question(teacher=self.reference, k=0, temperature=self.temperature))
+        return asked
+
+
+class RemoteTeachers:
+    """Scores of a group's trajectories, from whichever server of a teacher is alive."""
+
+    def __init__(self, pool: EndpointPool, tokenizer: Tokenizer, questions: Questions) -> None:
+        self._pool = pool
+        self._tokenizer = tokenizer
+        self._fingerprint = fingerprint(tokenizer)
+        self._questions = questions
+        self._described: dict[str, pb.DescribeTeacherResponse] = {}
+        self._pieces: list[bytes] | None = None
+        self.failures = 0
+        """Trajectories left without scores."""
+
+    async def __call__(self, lease: Lease, task: Task, trajectories: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
+        """The trajectories with ``teacher_scores``; as they are where there is nobody to ask."""
+        scored = tuple(trajectories)
+        if lease.purpose is Purpose.TRAIN:
+            for question in self._questions.about(lease):
+                scored = await self._ask(question, task, scored)
+        return scored
+
+    async def _ask(
+        self, question: Question, task: Task, trajectories: tuple[Trajectory, ...]
+    ) -> tuple[Trajectory, ...]:
+        name = question.teacher.name
+        try:
+            teacher = await self._describe(question.teacher)
+            same = teacher.tokenizer_fingerprint == self._fingerprint
+            make = functools.partial(self._by_ids if same else self._by_text, question, task)
+            requests = {str(i): make(str(i), t) for i, t in enumerate(trajectories) if t.num_sampled}
+            answers = await self._score(question.teacher, list(requests.values()))
+            lay = self._laid if same else self._aligned
+            found = {int(i): lay(answers[i], trajectories[int(i)]) for i in requests}
+        except RlserveError as error:
+            self.failures += len(trajectories)
+            logger.warning("teacher %r: %s: %s", name, type(error).__name__, error)
+            return trajectories
+        return tuple(
+            replace(t, teacher_scores=(*t.teacher_scores, found[i])) if i in found else t
+            for i, t in enumerate(trajectories)
+        )
+
+    async def _describe(self, teacher: TeacherConfig) -> pb.DescribeTeacherResponse:
+        known = self._described.get(teacher.name)
+        if known is None:
+            known = self._described[teacher.name] = await self._pool.call(
+                lambda channel: pb_grpc.TeacherServiceStub(channel).Describe,
+                pb.DescribeTeacherRequest(),
+                serves=teacher.name,
+                deadline_seconds=teacher.score_seconds,
+            )
+        return known
+
+    async def _score(
+        self, teacher: TeacherConfig, requests: Sequence[pb.ScoreRequest]
+    ) -> Mapping[str, pb.ScoreResponse]:
+        return await self._pool.call(
+            lambda channel: functools.partial(score_all, channel),
+            requests,
+            serves=teacher.name,
+            deadline_seconds=teacher.score_seconds,
+        )
+
+    def _by_ids(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
+        first = int(np.argmax(trajectory.sampled_mask))
+        return pb.ScoreRequest(
+            request_id=request_id,
+            teacher=question.teacher.name,
+            tokenizer_fingerprint=self._fingerprint,
+            token_ids=trajectory.token_ids.tolist(),
+            first=first,
+            count=len(trajectory.token_ids) - first,
+            k=question.k,
+            temperature=question.temperature,
+        )
+
+    def _by_text(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
+        if question.k:
+            raise InvalidRequest(
+                f"algorithm.estimator: is 'top_k', but teacher {question.teacher.name!r} has another tokenizer than "
+                "the policy; take 'sampled'"
+            )
+        if sum(s.kind is SegmentKind.SAMPLED for s in trajectory.segments) != 1:
+            raise InvalidRequest(
+                f"teachers: {question.teacher.name!r} has another tokenizer than the policy, and the episode of "
+                f"{task.task_id!r} has several turns; take a teacher with the policy's tokenizer"
+            )
+        ids = trajectory.token_ids[trajectory.sampled_mask].tolist()
+        return pb.ScoreRequest(
+            request_id=request_id,
+            teacher=question.teacher.name,
+            k=0,
+            temperature=question.temperature,
+            completion_text=whole_text(b"".join(self._spelling(ids))),
+            completion_ended=ids[-1] == self._tokenizer.eos_token_id,
+            **self._prompt(task, trajectory),
+        )
+
+    def _prompt(self, task: Task, trajectory: Trajectory) -> dict[str, Any]:
+        if isinstance(task.prompt, str):
+            return {"prompt_text": task.prompt}
+        if task.prompt and isinstance(task.prompt[0], Message):
+            messages = [codec.message_to_proto(m) for m in task.prompt if isinstance(m, Message)]
+            return {"conversation": task_pb2.Conversation(messages=messages)}
+        given = trajectory.token_ids[: int(np.argmax(trajectory.sampled_mask))].tolist()
+        return {"prompt_text": self._tokenizer.decode(given, skip_special_tokens=True)}
+
+    def _laid(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
+        """The scores of the sampled tokens alone: environment turns between them were scored along."""
+        mask = trajectory.sampled_mask[int(np.argmax(trajectory.sampled_mask)) :]
+        scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(mask))
+        return replace(
+            scores,
+            logprobs=scores.logprobs[mask],
+            top_ids=scores.top_ids[mask],
+            top_logprobs=scores.top_logprobs[mask],
+            log_tail=scores.log_tail[mask] if len(scores.log_tail) else scores.log_tail,
+        )
+
+    def _aligned(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
+        """The teacher's scores summed over spans, on each span's first token."""
+        scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(response.end_offsets))
+        pieces = self._spelling(trajectory.token_ids[trajectory.sampled_mask].tolist())
+        spans = align(end_offsets(pieces), list(response.end_offsets))
+        if not spans:
+            raise InvalidRequest("teacher: its tokens and the policy's share no end; look at both tokenizers")
+        laid = span_scores(spans, scores.logprobs.tolist(), len(pieces))
+        return replace(
+            scores,
+            logprobs=laid.logprobs,
+            top_ids=np.zeros((len(pieces), 0), dtype=np.int64),
+            top_logprobs=np.zeros((len(pieces), 0), dtype=np.float32),
+            log_tail=np.zeros(0, dtype=np.float32),
+            span_lengths=np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64),
+        )
+
+    def _spelling(self, ids: Sequence[int]) -> list[bytes]:
+        if self._pieces is None:
+            self._pieces = vocabulary_bytes(self._tokenizer)
+        return [self._pieces[token] for token in ids]
+
+
+async def score_all(
+    channel: grpc.aio.Channel, requests: Sequence[pb.ScoreRequest], *, timeout: float, wait_for_ready: bool
+) -> Mapping[str, pb.ScoreResponse]:
+    """One Score stream: all requests, all responses by request id. Raises PluginFailed when one is missing."""
+
+    async def sending() -> AsyncIterator[pb.ScoreRequest]:
+        for request in requests:
+            yield request
+
+    stream = pb_grpc.TeacherServiceStub(channel).Score(sending(), timeout=timeout, wait_for_ready=wait_for_ready)
+    answers = {response.request_id: response async for response in stream}
+    missing = [request.request_id for request in requests if request.request_id not in answers]
+    if missing:
+        raise PluginFailed(f"teacher: answered {len(answers)} of {len(requests)} requests")
+    return answers
+
+
+def whole_text(spelled: bytes) -> str:
+    """The text up to the first byte that is no UTF-8: sampling may be cut inside of a character."""
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError as error:
+        return spelled[: error.start].decode()

@@ -1,0 +1,1 @@
+"""Teacher servers: token log-probabilities of a fixed model, behind ``TeacherService``."""

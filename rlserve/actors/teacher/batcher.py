@@ -1,0 +1,125 @@
+"""Queries of all callers in one queue, cut into batches for the engine.
+
+``score``  waits for: its turn and the engine. unblocked by: the scores, the engine's failure, or its own
+           cancellation (the caller gave up), which takes the query out of the queue.
+``_run``   waits for: queries. Ends with the batcher.
+
+While one batch runs, the queries that come meanwhile make the next one; nothing waits for a batch to fill up.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlserve.actors.teacher.cache import ScoreCache
+from rlserve.actors.teacher.scoring import Query, Scores, ScoringEngine
+from rlserve.errors import LimitExceeded
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    query: Query
+    answer: asyncio.Future[Scores] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Batcher:
+    """An async context manager around an engine."""
+
+    def __init__(self, engine: ScoringEngine, *, tokens_per_batch: int, max_queue: int, cache_bytes: int) -> None:
+        self._engine = engine
+        self._tokens_per_batch = tokens_per_batch
+        self._max_queue = max_queue
+        self._cache = ScoreCache(cache_bytes)
+        self._queue: list[_Waiting] = []
+        self._filled = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._in_engine = 0
+        self.scored = self.batches = 0
+
+    async def __aenter__(self) -> "Batcher":
+        self._running = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._running
+        for waiting in self._queue:
+            waiting.answer.cancel()
+
+    @property
+    def num_queued(self) -> int:
+        """Sequences waiting or being scored."""
+        return len(self._queue) + self._in_engine
+
+    @property
+    def cache_hits(self) -> int:
+        """Queries that cost nothing."""
+        return self._cache.hits
+
+    async def score(self, query: Query) -> Scores:
+        """Scores of one query. Raises LimitExceeded when the queue is full, and what the engine raises."""
+        known = self._cache.get(query)
+        if known is not None:
+            return known
+        if self.num_queued >= self._max_queue:
+            raise LimitExceeded(
+                f"teacher queue: {self.num_queued} sequences wait already; ask another server or try again"
+            )
+        self._engine.check(query)
+        waiting = _Waiting(query)
+        self._queue.append(waiting)
+        self._filled.set()
+        try:
+            return await waiting.answer
+        finally:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+            batch = next_batch(self._queue, self._tokens_per_batch)
+            self._queue = [waiting for waiting in self._queue if waiting not in batch]
+            self._in_engine = len(batch)
+            try:
+                await self._serve(batch)
+            finally:
+                self._in_engine = 0
+
+    async def _serve(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            answers = await self._engine.score([waiting.query for waiting in batch])
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.answer.cancel()
+            raise
+        except Exception as error:  # told to those who wait; the next batch may do better
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        self.batches += 1
+        self.scored += len(batch)
+        for waiting, scores in zip(batch, answers, strict=True):
+            self._cache.put(waiting.query, scores)
+            if not waiting.answer.done():
+                waiting.answer.set_result(scores)
+
+
+def next_batch(queue: Sequence[_Waiting], tokens: int) -> list[_Waiting]:
+    """The oldest query, and those nearest to its length that fit beside it in ``tokens`` padded tokens."""
+    oldest, *others = queue
+    length = len(oldest.query.token_ids)
+    batch, width = [oldest], length
+    for waiting in sorted(others, key=lambda w: abs(len(w.query.token_ids) - length)):
+        wider = max(width, len(waiting.query.token_ids))
+        if wider * (len(batch) + 1) > tokens:
+            break
+        batch.append(waiting)
+        width = wider
+    return batch

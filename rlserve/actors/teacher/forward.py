@@ -1,0 +1,71 @@
+"""A batched forward pass of transformers: the faster engine on CPU, and exact at any temperature.
+
+Shape letters: B sequences, T tokens, S scored ones of a sequence, K entries of the top, V vocabulary.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlserve.actors.teacher.scoring import Query, Scores
+
+
+class ForwardEngine:
+    """One model in one thread."""
+
+    def __init__(self, model_path: str, *, dtype: str, torch_threads: int = 0) -> None:
+        from transformers import AutoModelForCausalLM
+
+        if torch_threads:
+            torch.set_num_threads(torch_threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="teacher-forward")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """See ``ScoringEngine``."""
+        return int(self._model.config.get_text_config().vocab_size)
+
+    def check(self, query: Query) -> None:
+        """Every query can be served."""
+
+    async def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """See ``ScoringEngine``."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._score, queries)
+
+    async def close(self) -> None:
+        """See ``ScoringEngine``."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @torch.inference_mode()
+    def _score(self, queries: Sequence[Query]) -> list[Scores]:
+        width = max(len(query.token_ids) for query in queries)
+        # Padded on the right: under the causal mask no real token sees padding.
+        padded = np.stack([np.pad(query.token_ids, (0, width - len(query.token_ids))) for query in queries])
+        logits = self._model(input_ids=torch.from_numpy(padded).to(self._device), use_cache=False).logits
+        return [scores_of(logits[row], query) for row, query in enumerate(queries)]
+
+
+def scores_of(logits: Tensor, query: Query) -> Scores:
+    """The scores of one sequence from its logits ``[T, V]``; softmax in float32."""
+    predicting = logits[query.first - 1 : query.first + query.count - 1].float() / query.temperature
+    log_softmax = predicting.log_softmax(-1)
+    scored = torch.from_numpy(query.token_ids[query.first : query.first + query.count]).to(logits.device)
+    top = log_softmax.topk(min(query.k, log_softmax.shape[-1]), dim=-1)
+    # Summing what is left is exact where 1 - sum(top) would be rounding alone.
+    rest = log_softmax.scatter(-1, top.indices, -torch.inf).logsumexp(-1) if query.k else log_softmax.new_zeros(0)
+    return Scores(
+        logprobs=log_softmax.gather(-1, scored[:, None])[:, 0].cpu().numpy(),
+        top_ids=top.indices.cpu().numpy(),
+        top_logprobs=top.values.cpu().numpy(),
+        log_tail=rest.cpu().numpy(),
+    )

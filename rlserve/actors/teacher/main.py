@@ -1,0 +1,130 @@
+"""The teacher process: load one fixed model, serve its log-probabilities, stay registered."""
+
+import asyncio
+import functools
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from rlserve.actors.model_path import model_at
+from rlserve.actors.process import run_actor
+from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.teacher.batcher import Batcher
+from rlserve.actors.teacher.scoring import ScoringEngine
+from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
+from rlserve.actors.tokenizer import load_tokenizer
+from rlserve.config.teacher import TeacherConfig
+from rlserve.errors import ConfigError
+from rlserve.records import ActorKind
+from rlserve.rpc.options import ServerOptions
+from rlserve.rpc.server import RunningServer, serving
+from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+async def run_teacher(config: TeacherConfig, *, model: str, actor_id: str, hub_address: str, run_id: str = "") -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. ``model`` is a directory or hub name."""
+    running: list[Batcher] = []
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[str]:
+        async with teacher_server(config, model, running) as server:
+            yield server.address
+
+    def status() -> Mapping[str, str]:
+        if not running:
+            return {}
+        batcher = running[-1]
+        return {
+            "scored": str(batcher.scored),
+            "batches": str(batcher.batches),
+            "cache_hits": str(batcher.cache_hits),
+            "queued": str(batcher.num_queued),
+        }
+
+    return await run_actor(
+        kind=ActorKind.TEACHER,
+        actor_id=actor_id,
+        hub_address=hub_address,
+        serve=serve(),
+        serves=[config.name],
+        status=status,
+        run_id=run_id,
+    )
+
+
+@asynccontextmanager
+async def teacher_server(
+    config: TeacherConfig, model: str, running: list[Batcher] | None = None
+) -> AsyncIterator[RunningServer]:
+    """A teacher server that answers until the block ends; its batcher is added to ``running``."""
+    path = model_at(model)
+    async with AsyncExitStack() as stack:
+        engine = await _start_engine(config, path)
+        stack.push_async_callback(engine.close)
+        tokenizer = await asyncio.to_thread(load_tokenizer, path)
+        identity = describe(
+            config.name,
+            tokenizer,
+            weights_digest=await asyncio.to_thread(weights_digest, path),
+            vocabulary_size=engine.vocabulary_size,
+            max_k=min(config.max_k, engine.vocabulary_size),
+            max_tokens=config.max_length,
+        )
+        batcher = await stack.enter_async_context(
+            Batcher(
+                engine,
+                tokens_per_batch=config.tokens_per_batch,
+                max_queue=config.max_queue,
+                cache_bytes=config.cache_bytes,
+            )
+        )
+        if running is not None:
+            running.append(batcher)
+        add = functools.partial(
+            pb_grpc.add_TeacherServiceServicer_to_server, TeacherService(batcher, tokenizer, identity)
+        )
+        options = ServerOptions(max_message_bytes=MAX_MESSAGE_BYTES)
+        yield await stack.enter_async_context(
+            serving(add, address=config.address, service_names=[SERVICE_NAME], options=options)
+        )
+
+
+def weights_digest(path: str) -> str:
+    """Digest of the checkpoint's weight files; of its name when it is not a directory."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    for file in files:
+        with open(file, "rb") as content:
+            while chunk := content.read(2**22):
+                digest.update(chunk)
+    if not files:
+        digest.update(path.encode())
+    return digest.hexdigest()
+
+
+async def _start_engine(config: TeacherConfig, path: str) -> ScoringEngine:
+    if config.engine == "transformers":
+        from rlserve.actors.teacher.forward import ForwardEngine
+
+        try:
+            return await asyncio.to_thread(
+                functools.partial(ForwardEngine, path, dtype=config.dtype, torch_threads=config.torch_threads)
+            )
+        except (OSError, ValueError) as error:
+            problem = str(error).partition("\n")[0]
+            raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error
+    from rlserve.actors.teacher.vllm_engine import VllmEngine
+
+    options = EngineOptions(
+        model_path=path,
+        dtype=config.dtype,
+        max_length=config.max_length + 1,  # vLLM samples one token after the last
+        kv_cache_bytes=config.kv_cache_bytes,
+    )
+    return await VllmEngine.start(options, max_k=config.max_k)

@@ -1,0 +1,73 @@
+"""What a teacher is asked and answers, whichever engine runs it.
+
+Shape letters: T tokens of a sequence, S scored ones, K entries of the top.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Query:
+    """One sequence, and which of its tokens to score."""
+
+    token_ids: npt.NDArray[np.int64]
+    """``[T]``."""
+    first: int
+    """Position of the first scored token, >= 1: nothing predicts token 0."""
+    count: int
+    """S; the scored tokens follow one another."""
+    k: int = 0
+    """Top entries a token; 0 gives the token's own log-probability alone."""
+    temperature: float = 1.0
+
+    @property
+    def digest(self) -> bytes:
+        """Equal exactly for equal queries (of one teacher)."""
+        described = f"{self.first}/{self.count}/{self.k}/{self.temperature!r}/"
+        return hashlib.blake2b(described.encode() + self.token_ids.tobytes(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """The answer: entry i is about scored token i."""
+
+    logprobs: npt.NDArray[np.float32]
+    """``[S]``."""
+    top_ids: npt.NDArray[np.int64]
+    """``[S, K]``, likeliest first."""
+    top_logprobs: npt.NDArray[np.float32]
+    """``[S, K]``."""
+    log_tail: npt.NDArray[np.float32]
+    """``[S]`` log of the mass outside the top K, -infinity for none; empty when K is 0."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it holds."""
+        return self.logprobs.nbytes + self.top_ids.nbytes + self.top_logprobs.nbytes + self.log_tail.nbytes
+
+
+class ScoringEngine(Protocol):
+    """Runs the model. Used from one event loop, one batch at a time."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Columns of the model's output; token ids lie below."""
+        ...
+
+    def check(self, query: Query) -> None:
+        """Raise InvalidRequest for what this engine cannot do."""
+        ...
+
+    def score(self, queries: Sequence[Query]) -> Awaitable[list[Scores]]:
+        """Scores of a batch, in order. Raises EngineDied when there will be none any more."""
+        ...
+
+    def close(self) -> Awaitable[None]:
+        """Free the model."""
+        ...

@@ -1,0 +1,91 @@
+"""vLLM's ``prompt_logprobs`` as a scoring engine: for models that need vLLM's parallelism.
+
+Its prompt log-probabilities are those at temperature 1 whatever is asked, and come with no tail: the tail is what
+the top leaves of 1.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.rollout.engine_start import launch
+from rlserve.actors.teacher.scoring import Query, Scores
+from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
+
+
+class VllmEngine:
+    """One vLLM engine that generates nothing."""
+
+    def __init__(self, llm: Any, max_k: int) -> None:
+        """For ``start`` alone."""
+        self._llm = llm
+        self._max_k = max_k
+        self._numbers = itertools.count()
+
+    @classmethod
+    async def start(cls, options: EngineOptions, *, max_k: int) -> "VllmEngine":
+        """Start vLLM on the checkpoint. Raises DeadlineExceeded, and what vLLM raises."""
+        try:
+            async with asyncio.timeout(options.start_seconds):
+                llm = (
+                    await asyncio.to_thread(
+                        lambda: [launch(options, max_logprobs=max(max_k, 1), enable_prefix_caching=False)]
+                    )
+                ).pop()
+        except TimeoutError:
+            raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
+        return cls(llm, max_k)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """See ``ScoringEngine``."""
+        return int(self._llm.model_config.get_vocab_size())
+
+    def check(self, query: Query) -> None:
+        """Raise InvalidRequest for a temperature, and for a sequence that leaves no room for vLLM's own token."""
+        if query.temperature != 1.0:
+            raise InvalidRequest(
+                f"temperature: is {query.temperature:g}, but prompt_logprobs are at 1; ask for 1, or serve this "
+                "teacher with engine = 'transformers'"
+            )
+
+    async def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """See ``ScoringEngine``."""
+        return list(await asyncio.gather(*(self._score(query) for query in queries)))
+
+    async def close(self) -> None:
+        """See ``ScoringEngine``."""
+        await asyncio.to_thread(self._llm.shutdown)
+
+    async def _score(self, query: Query) -> Scores:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=query.k, detokenize=False)
+        prompt = TokensPrompt(prompt_token_ids=query.token_ids.tolist())
+        last = None
+        try:
+            async for output in self._llm.generate(prompt, parameters, f"score-{next(self._numbers)}"):
+                last = output
+        except EngineDeadError as error:
+            raise EngineDied(f"teacher: vLLM's engine died: {error}") from error
+        if last is None or last.prompt_logprobs is None:
+            raise EngineDied("teacher: vLLM answered without prompt log-probabilities")
+        rows = last.prompt_logprobs[query.first : query.first + query.count]
+        return scores_of(rows, query.token_ids[query.first : query.first + query.count].tolist(), query.k)
+
+
+def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int) -> Scores:
+    """vLLM's entries a position (the token's own, and the top k by rank) as scores."""
+    own = np.array([row[token].logprob for row, token in zip(rows, token_ids, strict=True)], dtype=np.float32)
+    top = [sorted(((e.rank, token, e.logprob) for token, e in row.items() if e.rank <= k))[:k] for row in rows]
+    ids = np.array([[token for _, token, _ in row] for row in top], dtype=np.int64).reshape(len(own), -1)
+    logprobs = np.array([[value for *_, value in row] for row in top], dtype=np.float32).reshape(len(own), -1)
+    with np.errstate(divide="ignore"):
+        mass = np.exp(logprobs.astype(np.float64)).sum(-1)
+        tail = np.log(np.clip(1.0 - mass, 0.0, None)).astype(np.float32) if k else np.zeros(0, dtype=np.float32)
+    return Scores(logprobs=own, top_ids=ids, top_logprobs=logprobs, log_tail=tail)

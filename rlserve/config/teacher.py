@@ -1,0 +1,78 @@
+"""Sections of served teachers, and of the frozen reference."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlserve.config.base import Section
+
+START = "start"
+"""As a teacher's model: the checkpoint that the run itself begins with."""
+
+
+class TeacherConfig(Section):
+    """One teacher: a fixed model that gives token log-probabilities."""
+
+    name: str = Field(min_length=1)
+    """Under which it is served; several servers may serve one name."""
+    model: str = ""
+    """Hugging Face checkpoint directory or hub name, a run directory (its newest checkpoint), or ``"start"`` (what
+    this run begins with). Empty: its servers join from elsewhere."""
+    servers: int = Field(1, ge=0)
+    """Servers that the launcher starts; more may join from elsewhere."""
+    environments: tuple[str, ...] = ()
+    """Environments whose samples it scores; none means all."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the groups that it scores, relative to other teachers of the same environment."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs it: a batched forward pass (the faster on CPU), or vLLM's ``prompt_logprobs``."""
+    address: str = "127.0.0.1:0"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    max_length: int = Field(2048, ge=8)
+    """Longest sequence that it scores, in tokens."""
+    max_k: int = Field(64, ge=0)
+    """Largest top k that it gives."""
+    tokens_per_batch: int = Field(8192, ge=8)
+    """Padded tokens in one forward pass."""
+    max_queue: int = Field(4096, ge=1)
+    """Sequences waiting or being scored; one more is refused, to be sent elsewhere."""
+    cache_bytes: int = Field(64 * 2**20, ge=0)
+    """Scores kept by content; 0 keeps none."""
+    score_seconds: float = Field(60.0, gt=0)
+    """Wait for the scores of one group; then another server is asked, or there are none."""
+    kv_cache_bytes: int = Field(0, ge=0)
+    """Of the vLLM engine; 0 as for rollout workers."""
+    torch_threads: int = Field(0, ge=0)
+    """CPU threads of torch; 0 leaves it to torch."""
+
+    @model_validator(mode="after")
+    def _a_sequence_fits_a_batch(self) -> "TeacherConfig":
+        if self.max_length > self.tokens_per_batch:
+            raise ValueError(
+                f"teachers.tokens_per_batch: is {self.tokens_per_batch} for {self.name!r}, less than one sequence of "
+                f"max_length = {self.max_length}; raise the former"
+            )
+        if self.servers and not self.model:
+            raise ValueError(
+                f"teachers.model: is empty for {self.name!r}, of which {self.servers} servers are to be started; name "
+                "a checkpoint, or set servers = 0 when they join from elsewhere"
+            )
+        return self
+
+
+class ReferenceConfig(Section):
+    """The model from which algorithms measure the policy's divergence; used by those that need one."""
+
+    teacher: str = ""
+    """Teacher that serves it. Empty: a copy of the start checkpoint on each learner rank."""
+    refresh_every_syncs: int = Field(0, ge=0)
+    """Weight syncs after which the present policy becomes the reference; 0 keeps it frozen."""
+
+    @model_validator(mode="after")
+    def _a_served_one_is_frozen(self) -> "ReferenceConfig":
+        if self.teacher and self.refresh_every_syncs:
+            raise ValueError(
+                f"reference.refresh_every_syncs: is {self.refresh_every_syncs}, but the served reference "
+                f"{self.teacher!r} never changes; set it to 0, or leave out reference.teacher"
+            )
+        return self

@@ -1,0 +1,86 @@
+"""Both engines say what a plain forward pass of Hugging Face says, batched or not."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_policies import VOCABULARY, tiny_model
+
+from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.teacher.forward import ForwardEngine
+from rlserve.actors.teacher.scoring import Query, Scores
+from rlserve.actors.teacher.vllm_engine import VllmEngine
+from rlserve.errors import InvalidRequest
+
+
+def query(length: int, *, seed: int = 0, first: int = 3, k: int = 5, temperature: float = 1.0) -> Query:
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, length)
+    return Query(token_ids=ids, first=first, count=length - first, k=k, temperature=temperature)
+
+
+@torch.no_grad()
+def check_against_plain_forward(model: Any, asked: Query, scores: Scores) -> None:
+    """In float64, from the definition."""
+    logits = model(torch.from_numpy(asked.token_ids)[None]).logits[0].double()
+    expected = (logits[asked.first - 1 : -1] / asked.temperature).log_softmax(-1)
+    tokens = torch.from_numpy(asked.token_ids[asked.first :])
+    np.testing.assert_allclose(scores.logprobs, expected.gather(-1, tokens[:, None])[:, 0], atol=1e-4)
+    top = expected.topk(asked.k, dim=-1)
+    np.testing.assert_allclose(scores.top_logprobs, top.values, atol=1e-4)
+    assert (scores.top_ids == top.indices.numpy()).mean() > 0.99
+    mass = 1 - top.values.exp().sum(-1)
+    np.testing.assert_allclose(np.exp(scores.log_tail), mass, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    path = tmp_path_factory.mktemp("teacher")
+    model = tiny_model("qwen3", tied=True)
+    model.save_pretrained(path)
+    return str(path), model
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+async def test_a_batch_of_unequal_lengths_is_scored_as_each_alone(
+    checkpoint: tuple[str, Any], temperature: float
+) -> None:
+    path, model = checkpoint
+    engine = ForwardEngine(path, dtype="float32")
+    asked = [query(n, seed=n, k=k, temperature=temperature) for n, k in ((40, 5), (7, 1), (23, VOCABULARY - 1))]
+    answers = await engine.score(asked)
+    await engine.close()
+    for one, scores in zip(asked, answers, strict=True):
+        check_against_plain_forward(model, one, scores)
+
+
+async def test_the_whole_vocabulary_leaves_no_tail_and_k_0_no_top(checkpoint: tuple[str, Any]) -> None:
+    engine = ForwardEngine(checkpoint[0], dtype="float32")
+    whole, none = await engine.score([query(9, k=VOCABULARY + 7), query(9, k=0)])
+    await engine.close()
+    assert whole.top_ids.shape[1] == VOCABULARY
+    assert np.isneginf(whole.log_tail).all()
+    assert none.top_ids.shape == (6, 0)
+    assert none.log_tail.shape == (0,)
+
+
+@pytest.mark.slow
+def test_vllm_says_the_same(checkpoint: tuple[str, Any]) -> None:
+    path, model = checkpoint
+
+    async def ask() -> tuple[list[Query], list[Scores]]:
+        options = EngineOptions(model_path=path, dtype="float32", max_length=128, kv_cache_bytes=2**26)
+        engine = await VllmEngine.start(options, max_k=8)
+        try:
+            with pytest.raises(InvalidRequest, match="temperature: is 2"):
+                engine.check(query(9, temperature=2.0))
+            asked = [query(n, seed=n, k=k) for n, k in ((40, 5), (7, 1), (23, 8), (23, 0))]
+            return asked, await engine.score(asked)
+        finally:
+            await engine.close()
+
+    asked, answers = asyncio.run(ask())
+    for one, scores in zip(asked[:3], answers[:3], strict=True):
+        check_against_plain_forward(model, one, scores)
+    assert answers[3].top_ids.shape == (20, 0)

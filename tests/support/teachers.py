@@ -1,0 +1,26 @@
+"""Real tiny teachers: a random model with a tokenizer of characters, or of byte pairs, served over gRPC."""
+
+from pathlib import Path
+from typing import Any
+
+from characters import tokenizer as character_tokenizer
+from tiny_policies import tiny_model
+
+from rlserve.config.pretrain import TokenizerConfig
+from rlserve.pretrain.tokenizer import train_tokenizer
+
+TEXTS = [f"{a}+{b}={a + b};#{(a + b) % 10}" for a in range(40) for b in range(40)]
+
+
+def pairs_tokenizer() -> Any:
+    """Byte pairs: several characters a token, so it never agrees with the characters' one."""
+    return train_tokenizer(TokenizerConfig(type="bpe", vocab_size=320), TEXTS, max_length=512)
+
+
+def save_teacher(path: Path, *, tokenizer: Any = None, seed: int = 0) -> str:
+    """A checkpoint directory with its tokenizer."""
+    tokenizer = tokenizer or character_tokenizer()
+    model = tiny_model("qwen3", tied=True, seed=seed, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
