@@ -139,6 +139,6 @@ async def test_a_conversation_is_written_by_the_teacher(paired_channel: Any) -> 
 
 
 async def test_a_teacher_that_cannot_be_loaded_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="teachers.model: .* cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"teachers\.model: .* cannot be loaded"):
         async with teacher_server(CONFIG, str(tmp_path)):
             pass
