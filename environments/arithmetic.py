@@ -33,12 +33,16 @@ class ArithmeticEnvironment:
     version = "1"
     verifier = "exact"
 
-    def __init__(self, *, min_digits: int = 3, max_digits: int = 5) -> None:
+    def __init__(self, *, min_digits: int = 3, max_digits: int = 5, worked_share: float = 0.5) -> None:
+        """``worked_share``: of the demonstrations, those that show the work; 1 makes a teacher."""
         if not 2 <= min_digits <= max_digits <= MAX_DIGITS:
             raise InvalidRequest(
                 f"arithmetic.min_digits, max_digits: are {min_digits} and {max_digits}; "
                 f"give 2 <= min_digits <= max_digits <= {MAX_DIGITS}"
             )
+        if not 0 <= worked_share <= 1:
+            raise InvalidRequest(f"arithmetic.worked_share: is {worked_share}; give a number from 0 to 1")
+        self._worked_share = worked_share
         self._min_digits = min_digits
         self._max_digits = max_digits
 
@@ -68,10 +72,14 @@ class ArithmeticEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """The prompt of ``task(split, index, seed)`` and a right completion; a fair coin shows the work."""
+        """The prompt of ``task(split, index, seed)`` and a right completion; a coin shows the work, fair by default."""
         problem = self._problem(split, index, seed)
-        shows_work = (_digest(f"coin/{seed}/{split}/{index // 2}")[0] + index) % 2 == 1
-        return problem, (worked(problem) if shows_work else "") + MARKER + answer(problem)
+        return problem, (worked(problem) if self._shows_work(split, index, seed) else "") + MARKER + answer(problem)
+
+    def _shows_work(self, split: str, index: int, seed: int) -> bool:
+        if self._worked_share == 0.5:  # one of every two: no batch has many of one kind
+            return (_digest(f"coin/{seed}/{split}/{index // 2}")[0] + index) % 2 == 1
+        return int.from_bytes(_digest(f"coin/{seed}/{split}/{index}")[:4]) < self._worked_share * 2**32
 
     def text(self, split: str, index: int, seed: int) -> str:
         """Unlabelled text for pretraining: true equations, ``3+0=3;1+6=7;...``, none of them a problem.

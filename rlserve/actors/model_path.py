@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.config.teacher import START, TeacherConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest
 
 POLL_SECONDS = 0.05
@@ -19,6 +20,18 @@ def wait_for_start_model(config: RunConfig, paths: RunPaths) -> str:
     if config.model.path:
         return model_at(config.model.path)
     return str(_wait(paths.start_model, config.launch.prepare_seconds))
+
+
+def wait_for_teacher_model(teacher: TeacherConfig, config: RunConfig, paths: RunPaths) -> str:
+    """Path or hub name of a teacher's model, once it is there; empty when the configuration names none.
+
+    Raises DeadlineExceeded like ``wait_for_start_model``.
+    """
+    if teacher.is_made_here:
+        return str(_wait(paths.teacher(teacher.name).start_model, config.launch.prepare_seconds))
+    if teacher.model == START:
+        return wait_for_start_model(config, paths)
+    return model_at(teacher.model) if teacher.model else ""
 
 
 def _wait(path: Path, seconds: float) -> Path:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rlserve.errors import InvalidRequest
+
 BENCHES = {
     "rollout": "tokens a second of the rollout engine against plain vLLM on the same prompts",
     "sync": "how long generation stands still for a weight update, against vLLM's own calls",
@@ -15,11 +17,22 @@ BENCHES = {
     "soak": "thousands of hostile and honest programs in a row: leaks, slow-down, wrong verdicts",
     "transport": "publishing and fetching a version: shared, as a delta, whole",
 }
+LONG = {
+    "learn": "every method, same start and budget of samples: accuracy and what it took (12 minutes a seed)",
+    "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes a seed)",
+    "pipeline": "pipeline GRPO against synchronous pools and one colocated pool, long-tailed lengths (5 minutes a seed)",
+    "peer": "pipeline GRPO against TRL's GRPOTrainer: wall seconds to accuracy 0.9 (10 minutes a seed)",
+}
+"""Whole training runs; not part of ``all``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    listed = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
-    parser.add_argument("what", choices=(*BENCHES, "all"), help=listed)
+    listed = "; ".join(f"{name}: {what}" for name, what in {**BENCHES, **LONG}.items())
+    parser.add_argument("what", choices=(*BENCHES, *LONG, "all"), help=listed)
+    parser.add_argument("--seeds", type=int, default=3, help=f"for {', '.join(LONG)}: repetitions (default 3)")
+    parser.add_argument("--out", help="for the same: directory of the runs; default: runs/bench-NAME")
+    parser.add_argument("--only", nargs="+", default=[], help="for the same: names of the lines to run; default: all")
+    parser.add_argument("--keep", action="store_true", help="for the same: read runs that are there, repeat none")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON alone")
 
 
@@ -28,13 +41,22 @@ def run(arguments: argparse.Namespace) -> int:
     results: dict[str, Any] = {}
     for name in chosen:
         if not arguments.json:
-            print(f"{name}: {BENCHES[name]}", file=sys.stderr, flush=True)
-        results[name] = importlib.import_module(f"rlserve.bench.{name}").measure()
+            print(f"{name}: {({**BENCHES, **LONG})[name]}", file=sys.stderr, flush=True)
+        results[name] = importlib.import_module(f"rlserve.bench.{name}").measure(**_options(name, arguments))
         if not arguments.json:
             print_numbers(results[name])
     if arguments.json:
         print(json.dumps(results))
     return 0
+
+
+def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    if name not in LONG:
+        return {}
+    if arguments.seeds < 1:
+        raise InvalidRequest(f"--seeds: is {arguments.seeds}; give at least 1")
+    out = arguments.out or f"runs/bench-{name}"
+    return {"seeds": arguments.seeds, "only": arguments.only, "keep": arguments.keep, "out": out}
 
 
 def print_numbers(numbers: Mapping[str, Any], indent: str = "  ") -> None:

@@ -25,11 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     given = RunPaths(Path(arguments.model))
-    config_file = Path(arguments.config) if arguments.config else given.config
-    if not config_file.exists():
-        raise InvalidRequest(f"--config: no file {str(config_file)!r}; give the configuration of a run")
+    config_file = config_of(given, arguments.config)
     with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
-        config = _evaluation_config(load_run([config_file], arguments.overrides), _model(given), arguments, directory)
+        config = _evaluation_config(load_run([config_file], arguments.overrides), model_of(given), arguments, directory)
         path = Path(directory) / "eval.toml"
         path.write_text(to_toml(config), encoding="utf-8")
         status = run_command.run(
@@ -41,7 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
 
-def _model(given: RunPaths) -> str:
+def config_of(given: RunPaths, asked: str | None) -> Path:
+    """The configuration to take: as asked, or the run's own. Raises InvalidRequest when it is not there."""
+    path = Path(asked) if asked else given.config
+    if not path.exists():
+        raise InvalidRequest(f"--config: no file {str(path)!r}; give the configuration of a run")
+    return path
+
+
+def model_of(given: RunPaths) -> str:
+    """Absolute path of the checkpoint that is meant. Raises InvalidRequest when there is none."""
     if not given.root.is_dir():
         raise InvalidRequest(f"model: no directory {str(given.root)!r}")
     from rlserve.actors.model_path import model_at

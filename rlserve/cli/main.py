@@ -29,6 +29,8 @@ COMMANDS = (
     Command("status", "rlserve.cli.status", "how a run stands and who is alive"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
     Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),
+    Command("generate", "rlserve.cli.generate", "graded samples of a model, as a file"),
+    Command("pairs", "rlserve.cli.pairs", "preference pairs or examples from files of samples"),
     Command("pretrain", "rlserve.cli.pretrain", "a small model from nothing"),
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
     Command("verify", "rlserve.cli.verify", "score a file of cases with a verifier"),

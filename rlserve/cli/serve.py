@@ -8,7 +8,6 @@ from pathlib import Path
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import START
 from rlserve.errors import InvalidRequest
 from rlserve.observability import logs
 
@@ -97,7 +96,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
 
 
 def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
-    from rlserve.actors.model_path import wait_for_start_model
+    from rlserve.actors.model_path import wait_for_teacher_model
     from rlserve.actors.teacher.main import run_teacher
 
     known = {teacher.name: teacher for teacher in config.teachers}
@@ -107,7 +106,7 @@ def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunP
     teacher = known[name]
     if arguments.address:
         teacher = teacher.model_copy(update={"address": arguments.address})
-    model = wait_for_start_model(config, paths) if teacher.model == START else teacher.model
+    model = wait_for_teacher_model(teacher, config, paths)
     if not model:
         raise InvalidRequest(f"teachers.model: is empty for {name!r}; name a checkpoint to serve")
     return asyncio.run(

@@ -1,4 +1,4 @@
-"""Configuration from TOML files and dotted overrides: defaults < files left to right < ``--set``.
+"""Configuration from TOML files and dotted overrides: defaults < a file's ``base`` < files left to right < ``--set``.
 
 Errors name the key, the value and the fix; an unknown key is answered with the nearest known one.
 """
@@ -28,10 +28,24 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
     """Any section from files and overrides. Raises ConfigError."""
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, read_toml(path))
+        merged = merge(merged, read_with_base(path))
     for text in overrides:
         merged = merge(merged, parse_override(text))
     return validate(section, merged)
+
+
+def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A TOML file over the file that its key ``base`` names, relative to its own directory."""
+    here = Path(path).resolve()
+    if here in seen:
+        raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
+    values = read_toml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"base: is {base!r} in {str(path)!r}; give the path of a TOML file")
+    return merge(read_with_base(here.parent / base, seen=(*seen, here)), values)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -63,13 +77,15 @@ def parse_override(text: str) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Tables merge key by key; anything else in ``over`` replaces what is in ``base``.
 
-    A numeric key replaces one element of an array of tables (``environments.0.weight=2``).
+    A table of another ``type`` has other keys: it replaces the whole one. A numeric key replaces one element of an
+    array of tables (``environments.0.weight=2``).
     """
     result = dict(base)
     for key, value in over.items():
         present = result.get(key)
         if isinstance(present, Mapping) and isinstance(value, Mapping):
-            result[key] = merge(present, value)
+            another = "type" in value and "type" in present and value["type"] != present["type"]
+            result[key] = dict(value) if another else merge(present, value)
         elif isinstance(present, list) and isinstance(value, Mapping):
             result[key] = _merge_elements(key, present, value)
         else:

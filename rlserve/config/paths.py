@@ -50,6 +50,10 @@ class RunPaths:
         """The checkpoint between [pretrain] and [sft]."""
         return self.root / "pretrained"
 
+    def teacher(self, name: str) -> "RunPaths":
+        """Where a teacher that the run makes has its ``start_model`` and ``pretrained_model``."""
+        return RunPaths(self.root / "teachers" / name)
+
     @property
     def checkpoints(self) -> Path:
         """Training checkpoints, ``step-<n>`` each."""

@@ -36,6 +36,9 @@ class RunConfig(Section):
     stop_reward: float | None = None
     """End early once the mean training reward of the last 5 steps reaches this."""
 
+    stop_groups: int | None = Field(None, ge=1)
+    """End early once this many groups were received: a budget of samples."""
+
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig | None = None
     sft: SftConfig | None = None

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
+from rlserve.config.pretrain import PretrainConfig, SftConfig
 
 START = "start"
 """As a teacher's model: the checkpoint that the run itself begins with."""
@@ -18,6 +19,10 @@ class TeacherConfig(Section):
     model: str = ""
     """Hugging Face checkpoint directory or hub name, a run directory (its newest checkpoint), or ``"start"`` (what
     this run begins with). Empty: its servers join from elsewhere."""
+    pretrain: PretrainConfig | None = None
+    """Make its model here, instead of ``model``."""
+    sft: SftConfig | None = None
+    """Fine-tune it here first."""
     servers: int = Field(1, ge=0)
     """Servers that the launcher starts; more may join from elsewhere."""
     environments: tuple[str, ...] = ()
@@ -45,6 +50,11 @@ class TeacherConfig(Section):
     torch_threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves it to torch."""
 
+    @property
+    def is_made_here(self) -> bool:
+        """Whether the run prepares its model."""
+        return self.pretrain is not None or self.sft is not None
+
     @model_validator(mode="after")
     def _a_sequence_fits_a_batch(self) -> "TeacherConfig":
         if self.max_length > self.tokens_per_batch:
@@ -52,10 +62,15 @@ class TeacherConfig(Section):
                 f"teachers.tokens_per_batch: is {self.tokens_per_batch} for {self.name!r}, less than one sequence of "
                 f"max_length = {self.max_length}; raise the former"
             )
-        if self.servers and not self.model:
+        if self.model and self.pretrain:
+            raise ValueError(
+                f"teachers.model: is {self.model!r} for {self.name!r}, which has [teachers.pretrain] too; give one of "
+                "the two"
+            )
+        if self.servers and not (self.model or self.pretrain):
             raise ValueError(
                 f"teachers.model: is empty for {self.name!r}, of which {self.servers} servers are to be started; name "
-                "a checkpoint, or set servers = 0 when they join from elsewhere"
+                "a checkpoint, give [teachers.pretrain], or set servers = 0 when they join from elsewhere"
             )
         return self
 

@@ -39,7 +39,8 @@ def plan_processes(
     ``rank_port``: where learner ranks meet; used only with ``learner.ranks`` > 1.
     """
     common = ("--run", str(run_directory), "--hub", hub_address)
-    specs = [_prepare(run_directory)] if config.pretrain else []
+    prepares = config.pretrain is not None or any(teacher.is_made_here for teacher in config.teachers)
+    specs = [_prepare(run_directory)] if prepares else []
     specs += [
         _actor("environment-0", "environment", common),
         _actor("verifier-0", "verifier", common),

@@ -1,4 +1,4 @@
-"""Makes the start checkpoint of a run in a process of its own: pretrain, then SFT."""
+"""Makes the start checkpoint of a run, and teachers, in a process of its own: pretrain, then SFT."""
 
 import argparse
 import sys
@@ -6,22 +6,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlserve.actors.model_path import model_at, wait_for_start_model
 from rlserve.actors.process import die_with_parent
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
+from rlserve.config.pretrain import PretrainConfig, SftConfig
 from rlserve.config.run import RunConfig
+from rlserve.config.teacher import START, TeacherConfig
 from rlserve.observability import logs
 from rlserve.observability.events import EventLog
 
 
 def prepare(config: RunConfig, paths: RunPaths) -> None:
-    """Make ``paths.start_model``; what is already there is kept, so a second call costs nothing."""
+    """Make ``paths.start_model``, then teachers' models; what is already there is kept, so a second call is free."""
+    events = EventLog(paths.events)
+    _make(config.pretrain, config.sft, config, paths, events)
+    for teacher in config.teachers:
+        if teacher.is_made_here:
+            base = model_of(teacher, config, paths)
+            _make(teacher.pretrain, teacher.sft, config, paths.teacher(teacher.name), events, base, of=teacher.name)
+
+
+def model_of(teacher: TeacherConfig, config: RunConfig, paths: RunPaths) -> str:
+    """What a teacher is, or is fine-tuned from; empty when it is made from nothing."""
+    return wait_for_start_model(config, paths) if teacher.model == START else teacher.model
+
+
+def _make(
+    pretraining: PretrainConfig | None,
+    tuning: SftConfig | None,
+    config: RunConfig,
+    paths: RunPaths,
+    events: EventLog,
+    base: str = "",
+    of: str = "",
+) -> None:
     from rlserve.pretrain.sft import sft
     from rlserve.pretrain.train import pretrain
 
-    events = EventLog(paths.events)
-    if config.pretrain is None or paths.start_model.exists():
+    if paths.start_model.exists() or not (pretraining or base):
         return
+    title = f" {of}" if of else ""
 
     def report(stage: str) -> Any:
         def write(values: Mapping[str, float]) -> None:
@@ -29,14 +54,15 @@ def prepare(config: RunConfig, paths: RunPaths) -> None:
 
         return write
 
-    seed, length = config.seed, config.model.max_length
-    target = paths.pretrained_model if config.sft else paths.start_model
-    events.write("phase", name="pretrain")
-    if not target.exists():
-        pretrain(config.pretrain, target, seed, length, report("pretrain"))
-    if config.sft:
-        events.write("phase", name="sft")
-        sft(config.sft, paths.pretrained_model, paths.start_model, seed, report("sft"))
+    target = paths.pretrained_model if tuning else paths.start_model
+    if pretraining:
+        events.write("phase", name=f"pretrain{title}")
+        if not target.exists():
+            pretrain(pretraining, target, config.seed, config.model.max_length, report("pretrain"))
+    if tuning:
+        events.write("phase", name=f"sft{title}")
+        start = target if pretraining else Path(model_at(base))
+        sft(tuning, start, paths.start_model, config.seed, report("sft"))
 
 
 def main() -> int:

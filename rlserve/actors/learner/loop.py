@@ -102,6 +102,9 @@ class TrainingLoop:
         if wanted is not None and len(recent) == REWARD_WINDOW and sum(recent) / REWARD_WINDOW >= wanted:
             logger.info("mean reward of the last %d steps reached %g", REWARD_WINDOW, wanted)
             return True
+        if self._config.stop_groups is not None and self._inbox.counts().received >= self._config.stop_groups:
+            logger.info("received %d groups, as many as were wanted", self._config.stop_groups)
+            return True
         return self._state.step >= self._config.steps
 
     def _one_step(self) -> None:
@@ -148,6 +151,7 @@ class TrainingLoop:
         every = self._config.evaluate.every_steps
         if every and self._state.step % every == 0 and self._state.step < self._config.steps:
             self._evaluate(f"at-{self._state.step}")
+            self._reporter.phase("training", total_steps=self._config.steps)
 
     def _next_groups(self) -> list[RolloutGroup]:
         deadline = time.monotonic() + self._config.learner.max_wait_seconds

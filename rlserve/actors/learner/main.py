@@ -36,7 +36,7 @@ from rlserve.actors.learner.received import ReceivedTally
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
-from rlserve.actors.learner.teachers import check_teachers
+from rlserve.actors.learner.teachers import check_teachers, wait_seconds
 from rlserve.actors.learner.trainer import Trainer, create_rank
 from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.tokenizer import Tokenizer, fingerprint, load_tokenizer
@@ -147,7 +147,7 @@ class Learner:
     def _check_teachers(self, thread: LoopThread) -> None:
         if self._hub is None or not self._config.teachers:
             return
-        seconds = self._config.launch.start_seconds * len(self._config.teachers)
+        seconds = wait_seconds(self._config) * len(self._config.teachers)
         thread.run(
             check_teachers(self._config, self._hub, tokenizer_fingerprint=self._fingerprint), seconds + START_SECONDS
         )

@@ -19,14 +19,20 @@ DESCRIBE_SECONDS = 10.0
 async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer_fingerprint: str) -> None:
     """Wait for one server of each teacher and hold its description against the configuration.
 
-    Raises DeadlineExceeded for a teacher that does not come within ``launch.start_seconds``, and ConfigError for one
+    Raises DeadlineExceeded for a teacher that does not come in time (see ``wait_seconds``), and ConfigError for one
     that cannot be used.
     """
     for teacher in config.teachers:
-        description = await _describe(teacher, hub, config.launch.start_seconds)
+        description = await _describe(teacher, hub, wait_seconds(config))
         for problem in problems(config, teacher, description, tokenizer_fingerprint):
             raise ConfigError(problem)
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
+
+
+def wait_seconds(config: RunConfig) -> float:
+    """How long a teacher may take to come: those that the run makes have to be made first."""
+    made_here = any(teacher.is_made_here for teacher in config.teachers)
+    return config.launch.start_seconds + (config.launch.prepare_seconds if made_here else 0.0)
 
 
 def problems(

@@ -1,0 +1,204 @@
+"""What a comparison runs: start checkpoint, teachers and files once a seed, then one ``rlserve run`` a method."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlserve.bench.learn.methods import GROUPS, MAX_STEPS, OTHER, SAME, Method
+from rlserve.config.load import load_run, merge, read_with_base, to_toml, validate
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import RlserveError
+from rlserve.observability.events import read_json_lines
+from rlserve.observability.summary import read_json
+
+PREPARE_SECONDS = 900.0
+RUN_SECONDS = 900.0
+EVALUATE_PROBLEMS = 1000
+LOOK_EVERY = 4
+"""Steps between measurements of a method that samples nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What all methods of a seed start from."""
+
+    seed: int
+    root: Path
+    config: Mapping[str, Any]
+    """The quick start's values, with the start checkpoint by path."""
+    teachers: Mapping[str, str]
+    """Model by name."""
+    pairs: Path
+    examples: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One run: accuracy against what it cost. ``accuracy[i]`` is of what was received in step i."""
+
+    accuracy_before: float
+    accuracy_after: float
+    samples: tuple[int, ...]
+    """Sampled (or given) completions so far."""
+    steps: tuple[int, ...]
+    seconds: tuple[float, ...]
+    """Waiting, training and publishing so far; measurements are left out."""
+    accuracy: tuple[float, ...]
+    ess: tuple[float, ...]
+    lag: tuple[float, ...]
+
+
+def prepare(config_file: str, out: Path, seed: int, wanted: Sequence[Method]) -> Ground:
+    """Make what ``wanted`` needs, unless it is there from an earlier call."""
+    root = out / f"seed-{seed}"
+    root.mkdir(parents=True, exist_ok=True)
+    made = {**read_with_base(config_file), "directory": str(root), "name": "ground", "seed": seed, "steps": 0}
+    teachers = [_teacher_section(name) for name in (SAME, OTHER) if any(m.teacher == name for m in wanted)]
+    ground = RunPaths(root / "ground")
+    ground.root.mkdir(exist_ok=True)
+    ground.config.write_text(to_toml(validate(RunConfig, merge(made, {"teachers": teachers}))), encoding="utf-8")
+    _call([sys.executable, "-m", "rlserve.launch.prepare", str(ground.root)], PREPARE_SECONDS)
+    values = {key: value for key, value in made.items() if key not in ("pretrain", "sft", "name", "steps")}
+    paths = Ground(
+        seed=seed,
+        root=root,
+        config=merge(values, {"model": {"path": str(ground.start_model.resolve())}}),
+        teachers={name: str(ground.teacher(name).start_model.resolve()) for name in (SAME, OTHER)},
+        pairs=root / "pairs.jsonl",
+        examples=root / "examples.jsonl",
+    )
+    if any(m.given == "pairs" for m in wanted):
+        _make_file(
+            paths, str(ground.start_model), paths.pairs, problems=GROUPS, samples=8, how=("--pairs-per-prompt", "2")
+        )
+    if any(m.given == "examples" for m in wanted):
+        _make_file(paths, paths.teachers[SAME], paths.examples, problems=GROUPS * 8, samples=1, how=("--examples",))
+    return paths
+
+
+def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
+    """One run of a method; one that is there already is read again when ``keep``."""
+    paths = RunPaths(ground.root / method.name)
+    if not (keep and paths.summary.exists()):
+        config = validate(RunConfig, _config(method, ground))
+        file = ground.root / f"{method.name}.toml"
+        file.write_text(to_toml(config), encoding="utf-8")
+        _call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
+    return read_curve(paths, given=bool(method.given))
+
+
+def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
+    """The curve of a finished run; of one that samples nothing, accuracy comes from its measurements."""
+    rows = [row for row in read_json_lines(paths.metrics) if "learner/lr" in row]
+    config = load_run([paths.config])
+    summary = read_json(paths.summary)
+    looks = {int(e["step"]): float(e["value"]) for e in read_json_lines(paths.events) if e["event"] == "accuracy"}
+    seconds = samples = 0.0
+    points: list[tuple[int, int, float, float, float, float]] = []
+    for row in rows:
+        parts = ("learner/wait_seconds", "learner/step_seconds", "learner/publish_seconds")
+        seconds += sum(row[part] for part in parts)
+        samples = samples + row["batch/sequences"] if given else row["groups/received"] * config.rollout.group_size
+        accuracy = looks.get(int(row["step"])) if given else row.get("received/accuracy")
+        if accuracy is not None:
+            ess = row.get("algorithm/ess") or 1.0
+            points.append((int(samples), int(row["step"]), seconds, accuracy, ess, row["lag/mean"]))
+    columns = list(zip(*points, strict=True)) or [()] * 6
+    return Curve(
+        accuracy_before=float(summary["accuracy_before"]),
+        accuracy_after=float(summary["accuracy_after"]),
+        samples=columns[0],
+        steps=columns[1],
+        seconds=columns[2],
+        accuracy=columns[3],
+        ess=columns[4],
+        lag=columns[5],
+    )
+
+
+def _config(method: Method, ground: Ground) -> dict[str, Any]:
+    fixed: dict[str, Any] = {
+        "name": method.name,
+        "steps": MAX_STEPS,
+        "evaluate": {"problems": EVALUATE_PROBLEMS, "every_steps": LOOK_EVERY if method.given else 0},
+        "checkpoint": {"every_steps": 0},
+    }
+    if not method.given:
+        fixed["stop_groups"] = GROUPS
+    if method.teacher:
+        teacher = {
+            "name": method.teacher,
+            "model": ground.teachers[method.teacher],
+            "dtype": "float32",
+            "max_length": 64,
+        }
+        fixed["teachers"] = [{**teacher, "torch_threads": 1}]
+    values = {key: value for key, value in ground.config.items() if key not in ("stop_reward", "algorithm")}
+    text = json.dumps(merge(merge(values, fixed), method.changes))
+    for name, path in (("PAIRS", ground.pairs), ("EXAMPLES", ground.examples)):
+        text = text.replace(f'"{name}"', json.dumps(str(path.resolve())))
+    return dict(json.loads(text))
+
+
+def _teacher_section(name: str) -> dict[str, Any]:
+    """As ``configs/distill.toml`` and ``configs/distill_cross_tokenizer.toml`` have them."""
+    tuned = {
+        "steps": 200,
+        "batch_size": 32,
+        "cooldown_steps": 40,
+        "corpus": {"environment": "arithmetic", "options": {"worked_share": 1.0}},
+    }
+    common = {"name": name, "dtype": "float32", "max_length": 64, "sft": {"stage": tuned}}
+    if name == SAME:
+        return {**common, "model": "start"}
+    own = tomllib.loads(_PAIRED)
+    return {**common, "pretrain": own}
+
+
+_PAIRED = """
+[architecture]
+family = "qwen3"
+hidden_size = 256
+num_layers = 2
+num_heads = 4
+num_kv_heads = 2
+head_dim = 64
+ffn_size = 512
+initializer_range = 0.1
+[tokenizer]
+type = "bpe"
+vocab_size = 300
+[stage]
+steps = 120
+batch_size = 16
+corpus = { environment = "arithmetic" }
+"""
+
+
+def _make_file(ground: Ground, model: str, out: Path, *, problems: int, samples: int, how: Sequence[str]) -> None:
+    if out.exists():
+        return
+    config = out.with_suffix(".toml")
+    values = merge(ground.config, {"name": "made", "steps": 0})
+    config.write_text(to_toml(validate(RunConfig, values)), encoding="utf-8")
+    graded = out.with_suffix(".graded.jsonl")
+    rlserve = [sys.executable, "-m", "rlserve.cli.main"]
+    graded.unlink(missing_ok=True)
+    asked = ["--problems", str(problems), "--samples", str(samples)]
+    _call([*rlserve, "generate", model, "--config", str(config), *asked, "--out", str(graded)], RUN_SECONDS)
+    _call([*rlserve, "pairs", str(graded), *how, "--out", str(out)], RUN_SECONDS)
+
+
+def _call(command: Sequence[str], seconds: float) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=dict(os.environ), check=False)
+    if done.returncode:
+        raise RlserveError(
+            f"bench: `{' '.join(command[1:])}` ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
