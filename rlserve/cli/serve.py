@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", help="name of this actor, unique in the run; default: KIND-<host>-<pid>")
     parser.add_argument("--hub", default="", help="address of the hub, HOST:PORT")
     parser.add_argument("--address", default="", help="where this actor listens; default: as configured")
+    parser.add_argument("--cores", default="", help="processor cores to run on, e.g. 0,1; default: any")
     parser.add_argument("--resume", action="store_true", help="learner: go on from the last checkpoint")
 
 
@@ -34,10 +35,20 @@ def run(arguments: argparse.Namespace) -> int:
     from rlserve.actors.process import die_with_parent
 
     die_with_parent()
+    if arguments.cores:
+        _stay_on(arguments.cores)
     config, paths = _configuration(arguments)
     actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
     logs.set_up(actor_id)
     return _serve(arguments, config, paths, actor_id)
+
+
+def _stay_on(cores: str) -> None:
+    try:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    except (ValueError, OSError) as error:
+        there = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise InvalidRequest(f"--cores: is {cores!r} ({error}); this process may run on {there}") from None
 
 
 def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:

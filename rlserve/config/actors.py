@@ -234,9 +234,16 @@ class LaunchConfig(Section):
     """First pause before a restart; doubles each time."""
     max_restarts: int = Field(5, ge=0)
     """Restarts of one actor within ten minutes before the run gives up."""
+    cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Processor cores by kind of actor, e.g. ``{ learner = [0], rollout = [1] }``; others run anywhere."""
 
     @model_validator(mode="after")
     def _grace_is_short(self) -> "LaunchConfig":
         if self.stop_seconds > 600:
             raise ValueError(f"launch.stop_seconds: is {self.stop_seconds}; at most 600")
+        for kind, cores in self.cores.items():
+            if kind not in ("hub", "environment", "verifier", "teacher", "learner", "rollout"):
+                raise ValueError(f"launch.cores: names {kind!r}, which is no kind of actor; see `rlserve serve --help`")
+            if not cores or min(cores) < 0:
+                raise ValueError(f"launch.cores.{kind}: is {list(cores)}; give core numbers from 0")
         return self

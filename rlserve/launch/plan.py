@@ -1,8 +1,8 @@
 """A run configuration as a list of processes: pure, so that ``--dry-run`` can show it."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlserve.config.run import RunConfig
@@ -52,7 +52,7 @@ def plan_processes(
     ]
     specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
     specs += [_actor(f"rollout-{i}", "rollout", common) for i in range(config.rollout.workers)]
-    return specs
+    return [_on_cores(spec, config.launch.cores) for spec in specs]
 
 
 def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
@@ -63,6 +63,13 @@ def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
 def _prepare(run_directory: Path) -> ProcessSpec:
     command = (sys.executable, "-m", "rlserve.launch.prepare", str(run_directory))
     return ProcessSpec(name=PREPARE, kind=PREPARE, command=command, restartable=False)
+
+
+def _on_cores(spec: ProcessSpec, cores: Mapping[str, Sequence[int]]) -> ProcessSpec:
+    if spec.kind not in cores:
+        return spec
+    listed = ",".join(map(str, cores[spec.kind]))
+    return replace(spec, command=(*spec.command, "--cores", listed))
 
 
 def _actor(name: str, kind: str, options: tuple[str, ...]) -> ProcessSpec:

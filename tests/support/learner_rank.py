@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from families import Several, family_batch
 from learner_work import random_batch, split
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.actors.learner.ranks import Leader, Rank, follow, needs_reference
 from rlserve.actors.learner.reference import Reference
 from rlserve.algorithms import registry
+from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.config.actors import LearnerConfig
@@ -32,7 +34,11 @@ LR = 3e-3
 
 def optimizer_batch(seed: int, ranks: int) -> OptimizerBatch:
     """Four micro-batches, laid out over the ranks; the same whole batch for any number of them."""
-    whole = random_batch(seed)
+    return laid_out(random_batch(seed), ranks)
+
+
+def laid_out(whole: TokenBatch, ranks: int) -> OptimizerBatch:
+    """Four micro-batches over the ranks."""
     parts = split(whole, 4)
     shares = tuple(tuple(parts[rank::ranks]) for rank in range(ranks))
     total = denominator([whole], num_sequences=16, num_groups=4)
@@ -43,7 +49,8 @@ def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:
     """At the start of the job: from its model, or from the checkpoint in the directory."""
     kept = latest(directory / "checkpoints") if job["first"] else None
     path = str(kept.model_path) if kept else job["model"]
-    algorithm = registry.create(GrpoConfig.model_validate(job.get("algorithm", {})))
+    several = job.get("algorithm") == "several"
+    algorithm = Several() if several else registry.create(GrpoConfig.model_validate(job.get("algorithm", {})))
     engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, place=place)
     if kept:
         kept.restore(engine)
@@ -55,7 +62,9 @@ def train(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> t
     """Rank 0: the steps of the job, a checkpoint among them; (weights and log-probabilities, reports)."""
     reports = []
     for step in range(job["first"], job["last"]):
-        report = leader.step(optimizer_batch(step, ranks), temperature=1.0, lr=LR)
+        several = job.get("algorithm") == "several"
+        batch = laid_out(family_batch(step), ranks) if several else optimizer_batch(step, ranks)
+        report = leader.step(batch, temperature=1.0, lr=LR)
         reports.append([report.loss, report.grad_norm, report.metrics["entropy"]])
         print(f"stepped {step}", flush=True)
         if step + 1 == job.get("save_at"):

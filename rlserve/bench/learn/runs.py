@@ -87,7 +87,7 @@ def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
     """One run of a method; one that is there already is read again when ``keep``."""
     paths = RunPaths(ground.root / method.name)
     if not (keep and paths.summary.exists()):
-        config = validate(RunConfig, _config(method, ground))
+        config = validate(RunConfig, method_config(method, ground))
         file = ground.root / f"{method.name}.toml"
         file.write_text(to_toml(config), encoding="utf-8")
         _call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
@@ -123,7 +123,8 @@ def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
     )
 
 
-def _config(method: Method, ground: Ground) -> dict[str, Any]:
+def method_config(method: Method, ground: Ground) -> dict[str, Any]:
+    """The values of the run of a method."""
     fixed: dict[str, Any] = {
         "name": method.name,
         "steps": MAX_STEPS,

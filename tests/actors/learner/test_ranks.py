@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import torch
 from children import child
+from families import FAMILIES
 from learner_rank import create_rank, train
 from learner_work import save_policy
 from safetensors.torch import load_file
@@ -78,6 +79,15 @@ def assert_alike(both, alone):
 async def test_two_ranks_train_and_score_as_one_does(start, tmp_path, stage):
     job = {"model": str(start), "learner": LEARNER | {"zero_stage": stage}, "first": 0, "last": 3}
     assert_alike(await run_two(tmp_path, **job), run_alone(tmp_path, **job))
+
+
+@pytest.mark.slow
+async def test_every_family_trains_on_two_ranks_as_on_one(start, tmp_path):
+    """Loss, gradient norm and, through the weights, the gradient of each: one step a family."""
+    job = {"model": str(start), "learner": LEARNER, "algorithm": "several", "first": 0, "last": len(FAMILIES)}
+    both, alone = await run_two(tmp_path, **job), run_alone(tmp_path, **job)
+    assert_alike(both, alone)
+    assert all(norm > 1e-4 for _, norm, _ in alone[1])
 
 
 @pytest.mark.slow
