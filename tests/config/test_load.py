@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.config.load import load, load_run, merge, parse_override, to_toml, validate
+from rlserve.config.load import load, load_run, merge, parse_override, read_with_base, to_toml, validate
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
 
@@ -106,3 +106,23 @@ def test_a_resolved_configuration_loads_back_to_an_equal_one(change: dict[str, A
         path = Path(directory) / "c.toml"
         path.write_text(to_toml(config), encoding="utf-8")
         assert load(RunConfig, [path]) == config
+
+
+def test_a_file_may_stand_on_another_one(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('name = "b"\nsteps = 5\n[algorithm]\ntype = "grpo"\nclip_high = 0.3\n')
+    (tmp_path / "deep").mkdir()
+    over = tmp_path / "deep" / "over.toml"
+    over.write_text('base = "../base.toml"\nname = "o"\n[algorithm]\ntype = "dpo"\n')
+    # A table of another type replaces the whole one: clip_high is no key of dpo.
+    assert read_with_base(over) == {"name": "o", "steps": 5, "algorithm": {"type": "dpo"}}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [('"over.toml"', "is its own base"), ("3", "base: is 3"), ('"none.toml"', "no file")],
+)
+def test_a_base_that_cannot_be_is_explained(tmp_path: Path, base: str, message: str) -> None:
+    over = tmp_path / "over.toml"
+    over.write_text(f"base = {base}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_with_base(over)
