@@ -55,12 +55,17 @@ class TokenBatch:
     """``[B, T]`` float32: the teacher's of token t; of its whole span on the span's first token."""
     span_ids: Tensor | None = None
     """``[B, T]`` int64: number of the token's span in the micro-batch; -1 for none. None: every token its own."""
+    span_mask: Tensor | None = None
+    """``[B, T]`` float32: 1 on tokens that are in a span. There with ``span_ids``."""
     teacher_top_ids: Tensor | None = None
-    """``[B, T, K]`` int64: the teacher's most likely tokens at t."""
+    """``[B, T, K]`` int64: the teacher's most likely tokens at t; -1 for one that the student has not. With spans
+    they are at each span's last token, see ``aligned``."""
     teacher_top_logprobs: Tensor | None = None
     """``[B, T, K]`` float32; -infinity where there are fewer."""
     teacher_log_tail: Tensor | None = None
     """``[B, T]`` float32: log of the mass outside the top K; -infinity when there is none."""
+    matched_share: Tensor | None = None
+    """``[B, T]`` float32: share of the teacher's vocabulary that the student has too; there with ``span_ids``."""
     teacher_temperature: float = 1.0
     """At which the teacher's distribution was taken; the student's at its top K is taken at the same."""
     supervised_mask: Tensor | None = None
@@ -86,6 +91,11 @@ class PolicyOutputs:
     """``[B, T]`` with gradient: logsumexp of the logits (before temperature) that predict token t."""
     top_logprobs: Tensor | None = None
     """``[B, T, K]`` with gradient: at the batch's ``teacher_top_ids``, at its ``teacher_temperature``."""
+    unmatched_logprobs: Tensor | None = None
+    """``[B, T, R]`` with gradient, falling: the likeliest tokens that the teacher's vocabulary has not, at the same
+    temperature; R is 0 when it has all."""
+    log_unmatched: Tensor | None = None
+    """``[B, T]`` with gradient: log of the mass of all of them; -infinity when there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

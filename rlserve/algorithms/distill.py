@@ -7,7 +7,8 @@
   bound, and lowest for the reverse divergence where the student's mass lies outside the teacher's top k.
 
 Across tokenizers, tokens between two common text boundaries are one span, and the span is the action: its
-log-probability is the sum of its tokens', so all of them carry the span's A and its ratio in full.
+log-probability is the sum of its tokens', so all of them carry the span's A and its ratio in full. The top k of a
+span is that of its last token, times the probability of its beginning; see ``aligned``.
 
 Means are over the tokens that the teacher scored, of the whole optimizer batch.
 """
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import divergences, measures, metrics, ratios
+from rlserve.algorithms import aligned, divergences, measures, metrics, ratios
+from rlserve.algorithms.aligned import over_spans
 from rlserve.algorithms.batch import (
     Assignment,
     Denominator,
@@ -28,7 +30,7 @@ from rlserve.algorithms.batch import (
     PolicyOutputs,
     TokenBatch,
 )
-from rlserve.algorithms.masked import masked_sum, sequence_sum, spread
+from rlserve.algorithms.masked import masked_sum
 from rlserve.config.distillation import DistillConfig
 from rlserve.errors import InvalidRequest
 
@@ -42,7 +44,7 @@ class Distill:
     @property
     def needs(self) -> frozenset[str]:
         """The teacher's scores, and the student's at the teacher's top k."""
-        top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs"}
+        top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs", "unmatched_logprobs", "log_unmatched"}
         return frozenset({"entropy", "teacher_logprobs"} | (top if self.config.estimator == "top_k" else set()))
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
@@ -106,21 +108,17 @@ def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfi
     return -weight * advantages * trained, measured
 
 
-def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
-    """``[B, T] -> [B, T]``: the sum over each token's span; itself where every token is its own."""
-    if batch.span_ids is None:
-        return values
-    return spread(sequence_sum(values, batch.span_ids, int(batch.span_ids.max()) + 1), batch.span_ids)
-
-
 def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig) -> tuple[Tensor, dict[str, Metric]]:
     """``[B, T]`` divergences times the squared temperature."""
     teacher, tail, student = batch.teacher_top_logprobs, batch.teacher_log_tail, outputs.top_logprobs
     if teacher is None or tail is None or student is None or batch.teacher_mask is None:
         raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
     mask = batch.teacher_mask
-    q, p = divergences.buckets(student, teacher, tail)
-    divergence = divergences.generalized_jsd(q, p, config.beta, normalize=config.normalize)
+    if batch.span_ids is None:
+        q, p = divergences.buckets(student, teacher, tail)
+        divergence = divergences.generalized_jsd(q, p, config.beta, normalize=config.normalize)
+    else:
+        divergence, q, p = aligned.divergence(outputs, batch, beta=config.beta, normalize=config.normalize)
     measured = {
         "teacher_divergence": metrics.mean(divergence, mask),
         "teacher_top_mass": metrics.mean(p[..., :-1].exp().sum(-1), mask),

@@ -23,16 +23,19 @@ def policy_outputs(
     temperature: float = 1.0,
     needs: Collection[str] = ("entropy",),
     chunk_tokens: int = 4096,
+    unmatched: Tensor | None = None,
 ) -> PolicyOutputs:
     """The outputs in ``needs``, from ``logits`` ``[B, T, V]`` of ``batch``.
 
     Logits are divided by ``temperature`` first, as they were when the tokens were sampled. The entropy has a
-    gradient only when ``needs`` also holds ``"entropy_gradient"``.
+    gradient only when ``needs`` also holds ``"entropy_gradient"``. ``unmatched`` ``[V]`` bool: tokens that a teacher
+    with another tokenizer has not.
     """
     settings = _Settings(
         temperature=temperature,
         top_temperature=batch.teacher_temperature,
         wanted=frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set()),
+        unmatched=unmatched if "unmatched_logprobs" in needs else None,
     )
     # The token that each position predicts; the last of a row predicts nothing and is cut off below.
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
@@ -49,7 +52,7 @@ def policy_outputs(
     return PolicyOutputs(**outputs)
 
 
-OPTIONAL = ("entropy", "log_partition", "top_logprobs")
+OPTIONAL = ("entropy", "log_partition", "top_logprobs", "unmatched_logprobs", "log_unmatched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +60,17 @@ class _Settings:
     temperature: float
     top_temperature: float
     wanted: frozenset[str]
+    unmatched: Tensor | None = None
 
 
-_Scores = tuple[Tensor, Tensor, Tensor, Tensor]
+_Scores = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _top_ids(batch: TokenBatch, wanted: frozenset[str]) -> Tensor:
     """``[B*T, K]`` tokens to score at each predicting position; K is 0 unless wanted."""
     if "top_logprobs" not in wanted or batch.teacher_top_ids is None:
         return batch.token_ids.new_zeros(batch.token_ids.numel(), 0)
-    return batch.teacher_top_ids.roll(-1, dims=1).flatten(0, 1)
+    return batch.teacher_top_ids.clamp(min=0).roll(-1, dims=1).flatten(0, 1)
 
 
 def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
@@ -94,8 +98,14 @@ def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings) ->
     if "entropy" in wanted:
         with torch.set_grad_enabled("entropy_gradient" in wanted and torch.is_grad_enabled()):
             entropy = -(log_softmax.exp() * log_softmax).sum(-1)
+    none, nothing = logprobs.new_zeros(len(ids), 0), torch.full_like(logprobs, -torch.inf)
     if top_ids.shape[-1] == 0:
-        return logprobs, entropy, log_partition, logprobs.new_zeros(*top_ids.shape)
+        return logprobs, entropy, log_partition, none, none, nothing
     if settings.top_temperature != settings.temperature:
         log_softmax = (exact / settings.top_temperature).log_softmax(-1)
-    return logprobs, entropy, log_partition, log_softmax.gather(-1, top_ids)
+    top = log_softmax.gather(-1, top_ids)
+    if settings.unmatched is None or not settings.unmatched.any():
+        return logprobs, entropy, log_partition, top, none, nothing
+    others = log_softmax[:, settings.unmatched]
+    most = others.topk(min(top_ids.shape[-1], others.shape[-1]), dim=-1).values
+    return logprobs, entropy, log_partition, top, most, others.logsumexp(-1)

@@ -62,6 +62,22 @@ def piece_bytes(piece: str, style: str) -> bytes:
     return bytes([int(fallback[1], 16)]) if fallback else piece.replace(METASPACE, " ").encode()
 
 
+def counterparts(
+    theirs: Sequence[bytes], ours: Sequence[bytes], *, their_end: int | None, our_end: int | None
+) -> list[int]:
+    """For each of their tokens ours that stands for the same bytes, or -1; the ends of sequence are the same.
+
+    Of several tokens with the same bytes the first on each side is matched, so that no token is matched twice.
+    """
+    first = {spelled: token for token, spelled in reversed(list(enumerate(ours))) if spelled}
+    found = [-1] * len(theirs)
+    for token, spelled in enumerate(theirs):
+        found[token] = first.pop(spelled, -1) if spelled else -1
+    if their_end is not None and our_end is not None:
+        found[their_end] = our_end
+    return found
+
+
 def ends_in_text(pieces: Sequence[bytes], text: str) -> list[int]:
     """Offset in ``text``, in bytes, after each token; ``pieces`` are the tokens' bytes.
 

@@ -32,6 +32,7 @@ class TeacherRow:
     log_tail: npt.NDArray[np.float32]
     """``[T]``."""
     has_spans: bool = False
+    matched_share: float = 1.0
     temperature: float = 1.0
 
 
@@ -81,6 +82,8 @@ def teacher_row(trajectory: Trajectory, reference: str = "") -> TeacherRow | Non
         spans = np.repeat(np.arange(len(scores.span_lengths)), scores.span_lengths)
         span_ids[places[: len(spans)]] = spans
         mask[span_ids < 0] = 0
+        if scores.top_ids.shape[1]:  # the loss of a span is at its last token
+            mask[:-1][span_ids[:-1] == span_ids[1:]] = 0
     return TeacherRow(
         mask=mask,
         logprobs=_laid(scores.logprobs, places, length, 0.0),
@@ -89,6 +92,7 @@ def teacher_row(trajectory: Trajectory, reference: str = "") -> TeacherRow | Non
         top_logprobs=_laid(scores.top_logprobs, places, length, -np.inf),
         log_tail=_laid(_tail(scores), places, length, 0.0),
         has_spans=len(scores.span_lengths) > 0,
+        matched_share=scores.matched_share,
         temperature=scores.temperature,
     )
 

@@ -124,6 +124,8 @@ def _teacher_fields(rows: Sequence[Row], joined: Joiner, fields: Fields) -> dict
     if fields.spans:
         starts = dict(zip(map(id, rows), np.cumsum([0] + [len(r.token_ids) for r in rows]), strict=False))
         made["span_ids"] = joined(lambda r: _numbered(teachers[id(r)], int(starts[id(r)])), -1)
+        made["span_mask"] = (made["span_ids"] >= 0).to(torch.float32)
+        made["matched_share"] = joined(lambda r: _constant(r, teachers[id(r)].matched_share, np.float32), 1)
     if fields.support:
         made |= {
             "teacher_top_ids": of(lambda t: _widened(t.top_ids, fields.support, 0), 0),

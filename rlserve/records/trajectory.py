@@ -72,7 +72,7 @@ class TeacherScores:
     logprobs: npt.NDArray[np.float32]
     """``[S]`` log-probability of each sampled token."""
     top_ids: npt.NDArray[np.int64]
-    """``[S, k]``, k may be 0."""
+    """``[S, k]`` of the policy's vocabulary, -1 where it has no such token; k may be 0."""
     top_logprobs: npt.NDArray[np.float32]
     """``[S, k]``."""
     log_tail: npt.NDArray[np.float32]
@@ -80,7 +80,10 @@ class TeacherScores:
     temperature: float = 1.0
     span_lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Only when the tokenizers differ: tokens of each span, see ``rlserve.algorithms.alignment``. The teacher's
-    log-probability of a span stands on its first token, 0 on the others; tokens after the last have no score."""
+    log-probability of a span stands on its first token, 0 on the others; tokens after the last have no score. The
+    top k of a span stands on its last token, as joint log-probabilities of its beginning and each possible end."""
+    matched_share: float = 1.0
+    """Share of the teacher's vocabulary that the policy's has too; 1 when they are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

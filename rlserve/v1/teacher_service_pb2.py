@@ -26,7 +26,7 @@ from rlserve.v1 import task_pb2 as rlserve_dot_v1_dot_task__pb2
 from rlserve.v1 import trajectory_pb2 as rlserve_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rlserve/v1/teacher_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\x18\n\x16\x44\x65scribeTeacherRequest\"\x9d\x01\n\x17\x44\x65scribeTeacherResponse\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\r\n\x05max_k\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\"\xc9\x02\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07teacher\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\r\n\x05\x66irst\x18\x05 \x01(\r\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\t\n\x01k\x18\x07 \x01(\r\x12\x13\n\x0btemperature\x18\x08 \x01(\x01\x12\x18\n\x0bprompt_text\x18\t \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0f\x63ompletion_text\x18\n \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10\x63ompletion_ended\x18\x0b \x01(\x08\x12.\n\x0c\x63onversation\x18\x0c \x01(\x0b\x32\x18.rlserve.v1.ConversationB\x0e\n\x0c_prompt_textB\x12\n\x10_completion_text\"v\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x06scores\x18\x02 \x01(\x0b\x32\x19.rlserve.v1.TeacherScores\x12\x13\n\x0b\x65nd_offsets\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r2\xa7\x01\n\x0eTeacherService\x12S\n\x08\x44\x65scribe\x12\".rlserve.v1.DescribeTeacherRequest\x1a#.rlserve.v1.DescribeTeacherResponse\x12@\n\x05Score\x12\x18.rlserve.v1.ScoreRequest\x1a\x19.rlserve.v1.ScoreResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rlserve/v1/teacher_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\x18\n\x16\x44\x65scribeTeacherRequest\"\x9d\x01\n\x17\x44\x65scribeTeacherResponse\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\r\n\x05max_k\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\"\x13\n\x11VocabularyRequest\"I\n\x12VocabularyResponse\x12\x13\n\x0btoken_bytes\x18\x01 \x03(\x0c\x12\x13\n\x06\x65nd_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_end_id\"\xc9\x02\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07teacher\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\r\n\x05\x66irst\x18\x05 \x01(\r\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\t\n\x01k\x18\x07 \x01(\r\x12\x13\n\x0btemperature\x18\x08 \x01(\x01\x12\x18\n\x0bprompt_text\x18\t \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x0f\x63ompletion_text\x18\n \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10\x63ompletion_ended\x18\x0b \x01(\x08\x12.\n\x0c\x63onversation\x18\x0c \x01(\x0b\x32\x18.rlserve.v1.ConversationB\x0e\n\x0c_prompt_textB\x12\n\x10_completion_text\"v\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x06scores\x18\x02 \x01(\x0b\x32\x19.rlserve.v1.TeacherScores\x12\x13\n\x0b\x65nd_offsets\x18\x03 \x03(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r2\xf4\x01\n\x0eTeacherService\x12S\n\x08\x44\x65scribe\x12\".rlserve.v1.DescribeTeacherRequest\x1a#.rlserve.v1.DescribeTeacherResponse\x12K\n\nVocabulary\x12\x1d.rlserve.v1.VocabularyRequest\x1a\x1e.rlserve.v1.VocabularyResponse\x12@\n\x05Score\x12\x18.rlserve.v1.ScoreRequest\x1a\x19.rlserve.v1.ScoreResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBETEACHERREQUEST']._serialized_end=124
   _globals['_DESCRIBETEACHERRESPONSE']._serialized_start=127
   _globals['_DESCRIBETEACHERRESPONSE']._serialized_end=284
-  _globals['_SCOREREQUEST']._serialized_start=287
-  _globals['_SCOREREQUEST']._serialized_end=616
-  _globals['_SCORERESPONSE']._serialized_start=618
-  _globals['_SCORERESPONSE']._serialized_end=736
-  _globals['_TEACHERSERVICE']._serialized_start=739
-  _globals['_TEACHERSERVICE']._serialized_end=906
+  _globals['_VOCABULARYREQUEST']._serialized_start=286
+  _globals['_VOCABULARYREQUEST']._serialized_end=305
+  _globals['_VOCABULARYRESPONSE']._serialized_start=307
+  _globals['_VOCABULARYRESPONSE']._serialized_end=380
+  _globals['_SCOREREQUEST']._serialized_start=383
+  _globals['_SCOREREQUEST']._serialized_end=712
+  _globals['_SCORERESPONSE']._serialized_start=714
+  _globals['_SCORERESPONSE']._serialized_end=832
+  _globals['_TEACHERSERVICE']._serialized_start=835
+  _globals['_TEACHERSERVICE']._serialized_end=1079
 # @@protoc_insertion_point(module_scope)

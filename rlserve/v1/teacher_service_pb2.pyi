@@ -70,6 +70,49 @@ class DescribeTeacherResponse(_message.Message):
 Global___DescribeTeacherResponse: _TypeAlias = DescribeTeacherResponse  # noqa: Y015
 
 @_typing.final
+class VocabularyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VocabularyRequest: _TypeAlias = VocabularyRequest  # noqa: Y015
+
+@_typing.final
+class VocabularyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    END_ID_FIELD_NUMBER: _builtins.int
+    end_id: _builtins.int
+    """The end of sequence."""
+    @_builtins.property
+    def token_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """By token id; special tokens stand for none."""
+
+    def __init__(
+        self,
+        *,
+        token_bytes: _abc.Iterable[_builtins.bytes] | None = ...,
+        end_id: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_id", b"_end_id", "end_id", b"end_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_id", b"_end_id", "end_id", b"end_id", "token_bytes", b"token_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_id: _TypeAlias = _typing.Literal["end_id"]  # noqa: Y015
+    _WhichOneofArgType__end_id: _TypeAlias = _typing.Literal["_end_id", b"_end_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_id) -> _WhichOneofReturnType__end_id | None: ...
+
+Global___VocabularyResponse: _TypeAlias = VocabularyResponse  # noqa: Y015
+
+@_typing.final
 class ScoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class TeacherServiceStub:
                 request_serializer=rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherRequest.SerializeToString,
                 response_deserializer=rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherResponse.FromString,
                 _registered_method=True)
+        self.Vocabulary = channel.unary_unary(
+                '/rlserve.v1.TeacherService/Vocabulary',
+                request_serializer=rlserve_dot_v1_dot_teacher__service__pb2.VocabularyRequest.SerializeToString,
+                response_deserializer=rlserve_dot_v1_dot_teacher__service__pb2.VocabularyResponse.FromString,
+                _registered_method=True)
         self.Score = channel.stream_stream(
                 '/rlserve.v1.TeacherService/Score',
                 request_serializer=rlserve_dot_v1_dot_teacher__service__pb2.ScoreRequest.SerializeToString,
@@ -53,6 +58,13 @@ class TeacherServiceServicer:
 
     def Describe(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Vocabulary(self, request, context):
+        """What each of the teacher's tokens stands for, to be matched with another tokenizer's.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -71,6 +83,11 @@ def add_TeacherServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherRequest.FromString,
                     response_serializer=rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherResponse.SerializeToString,
+            ),
+            'Vocabulary': grpc.unary_unary_rpc_method_handler(
+                    servicer.Vocabulary,
+                    request_deserializer=rlserve_dot_v1_dot_teacher__service__pb2.VocabularyRequest.FromString,
+                    response_serializer=rlserve_dot_v1_dot_teacher__service__pb2.VocabularyResponse.SerializeToString,
             ),
             'Score': grpc.stream_stream_rpc_method_handler(
                     servicer.Score,
@@ -106,6 +123,33 @@ class TeacherService:
             '/rlserve.v1.TeacherService/Describe',
             rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherRequest.SerializeToString,
             rlserve_dot_v1_dot_teacher__service__pb2.DescribeTeacherResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Vocabulary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rlserve.v1.TeacherService/Vocabulary',
+            rlserve_dot_v1_dot_teacher__service__pb2.VocabularyRequest.SerializeToString,
+            rlserve_dot_v1_dot_teacher__service__pb2.VocabularyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,8 @@ class TeacherServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TeacherServiceAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_teacher_service_pb2.DescribeTeacherRequest, _teacher_service_pb2.DescribeTeacherResponse]
+    Vocabulary: _grpc.UnaryUnaryMultiCallable[_teacher_service_pb2.VocabularyRequest, _teacher_service_pb2.VocabularyResponse]
+    """What each of the teacher's tokens stands for, to be matched with another tokenizer's."""
     Score: _grpc.StreamStreamMultiCallable[_teacher_service_pb2.ScoreRequest, _teacher_service_pb2.ScoreResponse]
     """One response a request, in any order, matched by request_id."""
 
@@ -43,6 +45,8 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_teacher_service_pb2.DescribeTeacherRequest, _teacher_service_pb2.DescribeTeacherResponse]  # type: ignore[assignment]
+    Vocabulary: _aio.UnaryUnaryMultiCallable[_teacher_service_pb2.VocabularyRequest, _teacher_service_pb2.VocabularyResponse]  # type: ignore[assignment]
+    """What each of the teacher's tokens stands for, to be matched with another tokenizer's."""
     Score: _aio.StreamStreamMultiCallable[_teacher_service_pb2.ScoreRequest, _teacher_service_pb2.ScoreResponse]  # type: ignore[assignment]
     """One response a request, in any order, matched by request_id."""
 
@@ -55,6 +59,14 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _teacher_service_pb2.DescribeTeacherRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_teacher_service_pb2.DescribeTeacherResponse, _abc.Awaitable[_teacher_service_pb2.DescribeTeacherResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Vocabulary(
+        self,
+        request: _teacher_service_pb2.VocabularyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_teacher_service_pb2.VocabularyResponse, _abc.Awaitable[_teacher_service_pb2.VocabularyResponse]]:
+        """What each of the teacher's tokens stands for, to be matched with another tokenizer's."""
 
     @_abc_1.abstractmethod
     def Score(

@@ -319,14 +319,19 @@ class TeacherScores(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     SPAN_LENGTHS_FIELD_NUMBER: _builtins.int
+    MATCHED_SHARE_FIELD_NUMBER: _builtins.int
     teacher: _builtins.str
     tokenizer_fingerprint: _builtins.str
     """Fingerprint of the teacher's tokenizer."""
     weights_digest: _builtins.str
     """Digest of the teacher's weights."""
     k: _builtins.int
-    """Flattened [scored tokens, k]: ids and log-probabilities of the teacher's top k."""
+    """Flattened [scored tokens, k]: ids and log-probabilities of the teacher's top k. On a trajectory ids are of the
+    policy's vocabulary, whichever the teacher has; 4294967295 where the policy has no such token.
+    """
     temperature: _builtins.float
+    matched_share: _builtins.float
+    """Only when the tokenizers differ: share of the teacher's vocabulary that the policy's has too."""
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Log-probability of each sampled token; NaN is refused at the border."""
@@ -344,6 +349,7 @@ class TeacherScores(_message.Message):
         """Only when the tokenizers differ: sampled tokens between two ends that both share, span after span from the
         first. The teacher's log-probability of a span stands on its first token, 0 on the others. Tokens after the
         last span have no score.
+        The top k of a span stands on its last token: log-probabilities of the span's beginning and each possible end.
         """
 
     def __init__(
@@ -359,12 +365,15 @@ class TeacherScores(_message.Message):
         log_tail: _abc.Iterable[_builtins.float] | None = ...,
         temperature: _builtins.float = ...,
         span_lengths: _abc.Iterable[_builtins.int] | None = ...,
+        matched_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_matched_share", b"_matched_share", "matched_share", b"matched_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "log_tail", b"log_tail", "logprobs", b"logprobs", "span_lengths", b"span_lengths", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_fingerprint", b"tokenizer_fingerprint", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_matched_share", b"_matched_share", "k", b"k", "log_tail", b"log_tail", "logprobs", b"logprobs", "matched_share", b"matched_share", "span_lengths", b"span_lengths", "teacher", b"teacher", "temperature", b"temperature", "tokenizer_fingerprint", b"tokenizer_fingerprint", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__matched_share: _TypeAlias = _typing.Literal["matched_share"]  # noqa: Y015
+    _WhichOneofArgType__matched_share: _TypeAlias = _typing.Literal["_matched_share", b"_matched_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__matched_share) -> _WhichOneofReturnType__matched_share | None: ...
 
 Global___TeacherScores: _TypeAlias = TeacherScores  # noqa: Y015
 

@@ -121,6 +121,12 @@ class LearnerEngine:
             seconds=time.perf_counter() - started,
         )
 
+    def set_unmatched(self, tokens: Tensor) -> None:
+        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not; shorter is padded with False."""
+        mask = torch.zeros(self._scorer.vocabulary, dtype=torch.bool)
+        mask[: len(tokens)] = tokens
+        self._scorer = replace(self._scorer, unmatched=mask.to(self.place.device))
+
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Copies of all weights in host memory, by Hugging Face name, tied ones once; on rank 0 only.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import grpc.aio
+import torch
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.checkpoint import Checkpoint, latest
@@ -148,9 +149,11 @@ class Learner:
         if self._hub is None or not self._config.teachers:
             return
         seconds = wait_seconds(self._config) * len(self._config.teachers)
-        thread.run(
-            check_teachers(self._config, self._hub, tokenizer_fingerprint=self._fingerprint), seconds + START_SECONDS
+        unmatched = thread.run(
+            check_teachers(self._config, self._hub, tokenizer=self._tokenizer), seconds + START_SECONDS
         )
+        if unmatched is not None:
+            self._trainer.set_unmatched(torch.from_numpy(unmatched))
 
     def _train(self, reporter: Reporter, stop: threading.Event) -> None:
         loop = TrainingLoop(
@@ -172,11 +175,11 @@ class Learner:
 
     def _open_inbox(self, tokenizer: Tokenizer) -> Inbox:
         algorithm, reference = self._trainer.algorithm, self._trainer.served_reference
-        self._fingerprint = fingerprint(tokenizer)
+        self._tokenizer = tokenizer
         self._limits = limits = GroupLimits(vocab_size=len(tokenizer), max_tokens=self._config.model.max_length)
         return Inbox(
             self._store,
-            InboxSettings.of(self._config, tokenizer_fingerprint=self._fingerprint),
+            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokenizer)),
             keep=lambda group: why_drop(group, algorithm, reference=reference),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,
@@ -192,7 +195,10 @@ class Learner:
     ) -> tuple[PolicyService, RolloutStreamService]:
         policy = PolicyService(self._publisher, chunk_bytes=self._config.learner.chunk_bytes)
         streams = RolloutStreamService(
-            self._inbox, limits=self._limits, max_message_bytes=self._config.learner.max_message_bytes
+            self._inbox,
+            limits=self._limits,
+            max_message_bytes=self._config.learner.max_message_bytes,
+            events=EventLog(self._paths.events),
         )
         stack.push_async_callback(streams.close)
 

@@ -78,6 +78,8 @@ class Scorer:
     vocabulary: int
     chooses_columns: bool
     """The model's forward takes ``logits_to_keep``: the head is run on the columns trained on alone."""
+    unmatched: Tensor | None = None
+    """``[V]`` bool: tokens that a teacher with another tokenizer has not."""
 
     @classmethod
     def around(cls, model: nn.Module, forward: Callable[..., Any], device: torch.device) -> "Scorer":
@@ -108,6 +110,7 @@ class Scorer:
             temperature=temperature,
             needs=needs,
             chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
+            unmatched=self.unmatched,
         )
         return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
 

@@ -44,6 +44,7 @@ class Command(IntEnum):
     SAVE = 4
     STOP = 5
     REFRESH = 6
+    VOCABULARY = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,14 @@ class Header:
             lr=lr,
             temperature=temperature,
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unmatched:
+    """Tokens that a teacher with another tokenizer has not."""
+
+    tokens: Tensor
+    """``[V]`` bool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +185,13 @@ class Leader:
         with self._command(Command.REFRESH):
             self._rank.refresh_reference()
 
+    def set_unmatched(self, tokens: Tensor) -> None:
+        """See ``LearnerEngine.set_unmatched``."""
+        with self._command(Command.VOCABULARY):
+            for rank in range(1, self._engine.place.world_size):
+                self._engine.links.send_values(rank, values_of([Unmatched(tokens)]))
+            self._engine.set_unmatched(tokens)
+
     def save(self, directory: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Checkpoint:
         """See ``checkpoint.save``."""
         with self._command(Command.SAVE):
@@ -237,6 +253,8 @@ def _obey(rank: Rank, header: Header) -> None:
         values = iter(engine.links.receive_values(0))
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
         engine.links.send_values(0, values_of(rank.score(share, temperature=header.temperature)))
+    elif header.command == Command.VOCABULARY:
+        engine.set_unmatched(take_record(Unmatched, iter(engine.links.receive_values(0))).tokens)
     elif header.command == Command.REFRESH:
         rank.refresh_reference()
     elif header.command == Command.GATHER:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from rlserve.actors.learner.border import AckDecision, AckStatus
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.errors import InvalidRequest
+from rlserve.observability.events import EventLog
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
 from rlserve.v1 import rollout_stream_service_pb2 as pb
@@ -41,7 +42,11 @@ STATUS = {
 class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     """Create it in the event loop that serves it; ``close`` ends its housekeeping."""
 
-    def __init__(self, inbox: Inbox, *, limits: GroupLimits, max_message_bytes: int) -> None:
+    def __init__(
+        self, inbox: Inbox, *, limits: GroupLimits, max_message_bytes: int, events: EventLog | None = None
+    ) -> None:
+        """``events`` is told who joined."""
+        self._events = events
         self._inbox = inbox
         self._limits = limits
         self._max_message_bytes = max_message_bytes
@@ -78,6 +83,8 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self._take_over(hello.worker_id, outbox)
         self._inbox.join(hello.worker_id, capacity=hello.capacity, held=hello.held_group_ids)
         logger.info("%s joined the stream, capacity %d", hello.worker_id, hello.capacity)
+        if self._events is not None:
+            self._events.write("worker_joined", worker=hello.worker_id, capacity=hello.capacity)
         reading = asyncio.create_task(self._read(frames, hello.worker_id, outbox))
         try:
             while (frame := await outbox.get()) is not None:

@@ -2,37 +2,64 @@
 
 import logging
 
+import numpy as np
+import numpy.typing as npt
+
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.rollout.teachers import matched_tokens
+from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
 from rlserve.errors import ConfigError
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import call, open_channel
+from rlserve.rpc.options import ChannelOptions
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS = 10.0
+MESSAGE_BYTES = 64 * 2**20
 
 
-async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer_fingerprint: str) -> None:
-    """Wait for one server of each teacher and hold its description against the configuration.
+async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokenizer) -> npt.NDArray[np.bool_] | None:
+    """The policy's tokens ``[V]`` that a teacher with another tokenizer has not, if its top k is to be asked for.
+
+    Wait for one server of each teacher and hold its description against the configuration.
 
     Raises DeadlineExceeded for a teacher that does not come in time (see ``wait_seconds``), and ConfigError for one
     that cannot be used.
     """
+    own = fingerprint(tokenizer)
+    unmatched: dict[str, npt.NDArray[np.bool_]] = {}
     for teacher in config.teachers:
-        description = await _describe(teacher, hub, wait_seconds(config))
-        for problem in problems(config, teacher, description, tokenizer_fingerprint):
+        description, vocabulary = await _describe(teacher, hub, wait_seconds(config))
+        for problem in problems(config, teacher, description, own):
             raise ConfigError(problem)
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
+        distill = config.distillation
+        if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
+            matched = matched_tokens(vocabulary, tokenizer)
+            unmatched[teacher.name] = np.ones(len(tokenizer), dtype=np.bool_)
+            unmatched[teacher.name][matched[matched >= 0]] = False
+    return _only_one(unmatched)
 
 
 def wait_seconds(config: RunConfig) -> float:
     """How long a teacher may take to come: those that the run makes have to be made first."""
     made_here = any(teacher.is_made_here for teacher in config.teachers)
     return config.launch.start_seconds + (config.launch.prepare_seconds if made_here else 0.0)
+
+
+def _only_one(unmatched: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_] | None:
+    first, *others = [*unmatched.values(), None]
+    if any(other is not None and not np.array_equal(first, other) for other in others if first is not None):
+        raise ConfigError(
+            f"teachers: {', '.join(map(repr, unmatched))} have different tokenizers, none of them the policy's; with "
+            "algorithm.estimator = 'top_k' take one of them, or 'sampled'"
+        )
+    return first
 
 
 def problems(
@@ -43,18 +70,14 @@ def problems(
     distill = config.distillation
     same = description.tokenizer_fingerprint == tokenizer_fingerprint
     is_reference = teacher.name == config.reference.teacher
-    needs_same = "is the reference" if is_reference else ""
-    if distill is not None and not is_reference and distill.estimator == "top_k":
-        needs_same = "is asked for its top k"
-        if distill.k > description.max_k:
-            found.append(
-                f"algorithm.k: is {distill.k}, but teacher {teacher.name!r} gives at most {description.max_k}; lower it"
-            )
-    if needs_same and not same:
+    if distill is not None and not is_reference and distill.estimator == "top_k" and distill.k > description.max_k:
         found.append(
-            f"teachers: {teacher.name!r} {needs_same}, but its tokenizer is not the policy's (fingerprints "
-            f"{description.tokenizer_fingerprint} and {tokenizer_fingerprint}); take a teacher with the same one, or "
-            "algorithm.estimator = 'sampled'"
+            f"algorithm.k: is {distill.k}, but teacher {teacher.name!r} gives at most {description.max_k}; lower it"
+        )
+    if is_reference and not same:
+        found.append(
+            f"reference.teacher: {teacher.name!r} has another tokenizer than the policy (fingerprints "
+            f"{description.tokenizer_fingerprint} and {tokenizer_fingerprint}); take one with the same"
         )
     if same and description.max_tokens < config.model.max_length:
         found.append(
@@ -64,13 +87,19 @@ def problems(
     return found
 
 
-async def _describe(teacher: TeacherConfig, hub: HubClient, seconds: float) -> pb.DescribeTeacherResponse:
+async def _describe(
+    teacher: TeacherConfig, hub: HubClient, seconds: float
+) -> tuple[pb.DescribeTeacherResponse, pb.VocabularyResponse]:
     actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=seconds)
-    async with open_channel(actor.address) as channel:
-        return await call(
-            pb_grpc.TeacherServiceStub(channel).Describe,
+    what = f"{actor.actor_id} at {actor.address}"
+    async with open_channel(actor.address, options=ChannelOptions(max_message_bytes=MESSAGE_BYTES)) as channel:
+        stub = pb_grpc.TeacherServiceStub(channel)
+        described = await call(
+            stub.Describe,
             pb.DescribeTeacherRequest(),
             deadline_seconds=DESCRIBE_SECONDS,
-            what=f"{actor.actor_id} at {actor.address}",
+            what=what,
             wait_for_ready=True,
         )
+        vocabulary = await call(stub.Vocabulary, pb.VocabularyRequest(), deadline_seconds=DESCRIBE_SECONDS, what=what)
+        return described, vocabulary

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from rlserve.actors.learner.checkpoint import Checkpoint
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
@@ -76,6 +78,10 @@ class Trainer:
             for share, outputs in zip(batch.micro_batches, scored, strict=True)
         )
         return replace(batch, micro_batches=shares)
+
+    def set_unmatched(self, tokens: Tensor) -> None:
+        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not."""
+        self._leader.set_unmatched(tokens)
 
     def refresh_reference(self) -> None:
         """Make the present policy the reference, on every rank."""

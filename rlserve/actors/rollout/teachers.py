@@ -14,17 +14,19 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
+import numpy.typing as npt
 
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
-from rlserve.algorithms.alignment import align, end_offsets, span_scores
-from rlserve.algorithms.token_bytes import vocabulary_bytes
+from rlserve.algorithms.alignment import Span, align, end_offsets, span_scores
+from rlserve.algorithms.token_bytes import counterparts, vocabulary_bytes
 from rlserve.config.distillation import DistillConfig
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
 from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
 from rlserve.records import Lease, Message, Purpose, SegmentKind, Task, TeacherScores, Trajectory
 from rlserve.rpc import codec
+from rlserve.rpc.codec.check import MIN_LOGPROB
 from rlserve.v1 import task_pb2
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
@@ -82,6 +84,7 @@ class RemoteTeachers:
         self._questions = questions
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
         self._pieces: list[bytes] | None = None
+        self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
         self.failures = 0
         """Trajectories left without scores."""
 
@@ -100,6 +103,8 @@ class RemoteTeachers:
         try:
             teacher = await self._describe(question.teacher)
             same = teacher.tokenizer_fingerprint == self._fingerprint
+            if question.k and not same:
+                await self._match(question.teacher)
             make = functools.partial(self._by_ids if same else self._by_text, question, task)
             requests = {str(i): make(str(i), t) for i, t in enumerate(trajectories) if t.num_sampled}
             answers = await self._score(question.teacher, list(requests.values()))
@@ -125,6 +130,18 @@ class RemoteTeachers:
             )
         return known
 
+    async def _match(self, teacher: TeacherConfig) -> None:
+        """Know which of the policy's tokens each of the teacher's is."""
+        if teacher.name in self._counterparts:
+            return
+        vocabulary = await self._pool.call(
+            lambda channel: pb_grpc.TeacherServiceStub(channel).Vocabulary,
+            pb.VocabularyRequest(),
+            serves=teacher.name,
+            deadline_seconds=teacher.score_seconds,
+        )
+        self._counterparts[teacher.name] = matched_tokens(vocabulary, self._tokenizer)
+
     async def _score(
         self, teacher: TeacherConfig, requests: Sequence[pb.ScoreRequest]
     ) -> Mapping[str, pb.ScoreResponse]:
@@ -149,11 +166,6 @@ class RemoteTeachers:
         )
 
     def _by_text(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
-        if question.k:
-            raise InvalidRequest(
-                f"algorithm.estimator: is 'top_k', but teacher {question.teacher.name!r} has another tokenizer than "
-                "the policy; take 'sampled'"
-            )
         if sum(s.kind is SegmentKind.SAMPLED for s in trajectory.segments) != 1:
             raise InvalidRequest(
                 f"teachers: {question.teacher.name!r} has another tokenizer than the policy, and the episode of "
@@ -163,7 +175,7 @@ class RemoteTeachers:
         return pb.ScoreRequest(
             request_id=request_id,
             teacher=question.teacher.name,
-            k=0,
+            k=question.k,
             temperature=question.temperature,
             completion_text=whole_text(b"".join(self._spelling(ids))),
             completion_ended=ids[-1] == self._tokenizer.eos_token_id,
@@ -199,19 +211,42 @@ class RemoteTeachers:
         if not spans:
             raise InvalidRequest("teacher: its tokens and the policy's share no end; look at both tokenizers")
         laid = span_scores(spans, scores.logprobs.tolist(), len(pieces))
-        return replace(
-            scores,
-            logprobs=laid.logprobs,
-            top_ids=np.zeros((len(pieces), 0), dtype=np.int64),
-            top_logprobs=np.zeros((len(pieces), 0), dtype=np.float32),
-            log_tail=np.zeros(0, dtype=np.float32),
-            span_lengths=np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64),
-        )
+        lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
+        tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(pieces))
+        return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
 
     def _spelling(self, ids: Sequence[int]) -> list[bytes]:
         if self._pieces is None:
             self._pieces = vocabulary_bytes(self._tokenizer)
         return [self._pieces[token] for token in ids]
+
+
+def matched_tokens(vocabulary: pb.VocabularyResponse, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """``[W]``: the policy's token for each of the teacher's, or -1."""
+    their_end = vocabulary.end_id if vocabulary.HasField("end_id") else None
+    found = counterparts(
+        vocabulary.token_bytes, vocabulary_bytes(tokenizer), their_end=their_end, our_end=tokenizer.eos_token_id
+    )
+    return np.array(found, dtype=np.int64)
+
+
+def tops_of_spans(
+    spans: Sequence[Span], scores: TeacherScores, matched: npt.NDArray[np.int64] | None, num_tokens: int
+) -> dict[str, Any]:
+    """Fields of TeacherScores: each span's top at its last token, times the probability of the span's beginning."""
+    k = scores.top_ids.shape[1]
+    ids = np.zeros((num_tokens, k), dtype=np.int64)
+    logprobs = np.zeros((num_tokens, k), dtype=np.float32)
+    tail = np.zeros(num_tokens if k else 0, dtype=np.float32)
+    if k and matched is not None:
+        for span in spans:
+            here, there = span.student_stop - 1, span.teacher_stop - 1
+            beginning = scores.logprobs[span.teacher_start : there].sum()
+            ids[here] = matched[scores.top_ids[there]]
+            logprobs[here] = np.maximum(beginning + scores.top_logprobs[there], MIN_LOGPROB)
+            tail[here] = beginning + scores.log_tail[there]
+    share = 1.0 if matched is None else float((matched >= 0).mean())
+    return {"top_ids": ids, "top_logprobs": logprobs, "log_tail": tail, "matched_share": share}
 
 
 async def score_all(

@@ -56,6 +56,9 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
             max_tokens=identity.max_tokens,
         )
 
+    async def Vocabulary(self, request: pb.VocabularyRequest, context: Context) -> pb.VocabularyResponse:
+        return pb.VocabularyResponse(token_bytes=self._speller.spelling, end_id=self._speller.end_id)
+
     async def Score(
         self, request_iterator: AsyncIterator[pb.ScoreRequest], context: Context
     ) -> AsyncIterator[pb.ScoreResponse]:

@@ -53,7 +53,7 @@ class Speller:
         )
         prompt, _ = encode_prompt(self._tokenizer, task, max_tokens=2**31)
         completion = list(self._tokenizer.encode(text.completion, add_special_tokens=False))
-        ends = ends_in_text([self._spelling[token] for token in completion], text.completion)
+        ends = ends_in_text([self.spelling[token] for token in completion], text.completion)
         if text.ended and self._tokenizer.eos_token_id is not None:
             completion.append(self._tokenizer.eos_token_id)
             ends.append(ends[-1] if ends else 0)
@@ -69,7 +69,13 @@ class Speller:
         return Spelled(query=query, ends=tuple(ends))
 
     @property
-    def _spelling(self) -> list[bytes]:
+    def end_id(self) -> int | None:
+        """The end of sequence."""
+        return self._tokenizer.eos_token_id
+
+    @property
+    def spelling(self) -> list[bytes]:
+        """Bytes of each token. Raises InvalidRequest for a tokenizer whose way to spell is not known."""
         if self._bytes is None:
             tokenizer: Any = self._tokenizer
             self._bytes = vocabulary_bytes(tokenizer)

@@ -11,7 +11,7 @@ MAX_STEPS = 60
 CONSTANT = {"averaging": "constant", "constant_length": 38}
 GRPO = {"type": "grpo", "clip_high": 0.2, **CONSTANT}
 GSPO = {"type": "gspo", "clip_low": 0.02, "clip_high": 0.03}
-"""Wider than the published bounds, which are for long sequences: with short ones at lag 2 those stop most of a batch."""
+"""Wider than the published bounds, which are for long sequences: those stop most of a batch of short ones that lag."""
 DPO = {"type": "dpo", "beta": 0.1, "pairs": {"pairs_per_group": 2}}
 SAME, OTHER = "worked", "paired"
 """Teachers: one with the policy's tokenizer, one with byte pairs."""

@@ -1,7 +1,8 @@
 """``rlserve bench peer``: wall seconds to accuracy 0.9, and what a step costs; runs interleaved, seed by seed.
 
-Clocks: ``seconds`` runs from the first generation, ``seconds_since_start`` from the command itself, imports and
-engine start included. A run's accuracy is that of its fresh samples, over its last 3 steps.
+Clocks: ``seconds`` runs from when everything is loaded and the first generation begins, ``seconds_since_start`` from
+the command itself, imports and engine start included. A run's accuracy is that of its fresh samples, over its last 3
+steps. All take 32 prompts a step and train on all of them, also where all samples of a prompt are alike.
 """
 
 import json
@@ -34,8 +35,15 @@ CONTESTANTS = {
 PIPELINE = Method(
     name="peer",
     title="",
-    changes={"algorithm": GRPO, "evaluate": {"problems": 0}, "steps": STEPS, "stop_groups": 10**6},
+    changes={
+        "algorithm": {**GRPO, "zero_variance": "keep"},
+        "evaluate": {"problems": 0},
+        "steps": STEPS,
+        "stop_groups": 10**6,
+    },
 )
+BEGINNINGS = ("phase", "worker_joined")
+"""The learner trains once it and a worker are there."""
 Line = Mapping[str, float]
 
 
@@ -112,10 +120,10 @@ def _run_rlserve(ground: Ground, name: str, out: Path) -> None:
 def _rlserve_lines(paths: RunPaths, config: RunConfig, started: float) -> list[dict[str, float]]:
     if not paths.metrics.exists() or not paths.events.exists():
         return []
-    events = [e for e in read_json_lines(paths.events) if e["event"] == "phase" and e["name"] == "training"]
-    if not events or float(events[-1]["unix_seconds"]) < started:
+    times = [float(e["unix_seconds"]) for e in read_json_lines(paths.events) if e["event"] in BEGINNINGS]
+    began = max(times, default=0.0)
+    if began < started:
         return []
-    began = float(events[-1]["unix_seconds"])
     return [
         {
             "step": row["step"],

@@ -62,6 +62,9 @@ def _trainer(options: Options) -> Any:
     recorder = _Recorder(options)
 
     class Stop(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            recorder.training_begins()
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             recorder.step_ended(state.global_step)
             control.should_training_stop = recorder.is_there
@@ -124,10 +127,9 @@ class _Recorder:
         """The rewards of one batch of samples."""
         self._rewards += rewards
 
-    def generation_begins(self) -> None:
-        """The first one is where training begins."""
-        if self._began is None:
-            self._began = time.time()
+    def training_begins(self) -> None:
+        """Everything is loaded; the first generation follows."""
+        self._began = time.time()
 
     def step_ended(self, step: int) -> None:
         """Write what the step's samples were like."""

@@ -10,6 +10,9 @@ from rlserve.records import TeacherScores
 from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
 from rlserve.v1 import trajectory_pb2 as pb
 
+UNMATCHED = 2**32 - 1
+"""On the wire: a teacher's token that the policy's vocabulary has not."""
+
 
 def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
     """Scores as their message."""
@@ -19,11 +22,12 @@ def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
         weights_digest=scores.weights_digest,
         logprobs=scores.logprobs.tolist(),
         k=scores.top_ids.shape[1],
-        top_ids=scores.top_ids.ravel().tolist(),
+        top_ids=np.where(scores.top_ids < 0, UNMATCHED, scores.top_ids).ravel().tolist(),
         top_logprobs=scores.top_logprobs.ravel().tolist(),
         log_tail=scores.log_tail.tolist(),
         temperature=scores.temperature,
         span_lengths=scores.span_lengths.tolist(),
+        matched_share=scores.matched_share if len(scores.span_lengths) else None,
     )
 
 
@@ -32,12 +36,12 @@ def scores_from_proto(
 ) -> TeacherScores:
     """Scores, every field checked. Raises InvalidRequest.
 
-    ``num_scored`` is S (None: as many as there are), ``vocab_size`` the size of the teacher's vocabulary.
+    ``num_scored`` is S (None: as many as there are), ``vocab_size`` the size of the vocabulary that ids are of.
     ``log_tail`` may be -inf: a top k that holds everything leaves nothing.
     """
     sampled = logprobs(message.logprobs, at, "logprobs", length=num_scored)
     size = len(sampled) * message.k
-    top_ids = token_ids(message.top_ids, at, "top_ids", vocab_size=vocab_size)
+    top_ids = _top_ids(message, at, vocab_size)
     if len(top_ids) != size:
         fault(at, "top_ids", _size_problem(top_ids, len(sampled), message.k), "wrong_length")
     shape = (len(sampled), message.k)
@@ -52,7 +56,18 @@ def scores_from_proto(
         log_tail=tail,
         temperature=finite(message.temperature, at, "temperature", low=0),
         span_lengths=_spans(message, at, len(sampled)),
+        matched_share=finite(message.matched_share, at, "matched_share", low=0, high=1)
+        if message.HasField("matched_share")
+        else 1.0,
     )
+
+
+def _top_ids(message: pb.TeacherScores, at: str, vocab_size: int | None) -> npt.NDArray[np.int64]:
+    """-1 for tokens without a counterpart, which only a teacher with another tokenizer may have."""
+    ids = np.array(message.top_ids, dtype=np.int64)
+    unmatched = (ids == UNMATCHED) if message.span_lengths else np.zeros(len(ids), dtype=np.bool_)
+    ids = token_ids(np.where(unmatched, 0, ids), at, "top_ids", vocab_size=vocab_size)
+    return np.where(unmatched, -1, ids)
 
 
 def _spans(message: pb.TeacherScores, at: str, num_scored: int) -> npt.NDArray[np.int64]:

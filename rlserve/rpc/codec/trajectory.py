@@ -83,7 +83,7 @@ def trajectory_from_proto(
         policy_spans=_spans(message, at, num_sampled=num_sampled),
         finish_reason=FINISH_REASON.decode(message.finish_reason, at, "finish_reason"),
         verdict=verdict_from_proto(message.verdict, join(at, "verdict")) if message.HasField("verdict") else None,
-        teacher_scores=_scores(message, at, num_sampled, tokenizer, limits.vocab_size),
+        teacher_scores=_scores(message, at, num_sampled, limits.vocab_size),
         objective_weights=_weights(message, at, num_tokens=len(tokens)),
         completion=message.completion,
         temperature=finite(message.temperature, at, "temperature", low=0),
@@ -140,16 +140,14 @@ def _check_runs(runs: Sequence[_Run], at: str, field: str, *, total: int, what: 
         fault(at, field, f"cover {covered} tokens; there are {total} {what}", "wrong_length")
 
 
-def _scores(
-    message: pb.Trajectory, at: str, num_sampled: int, tokenizer: str, vocab_size: int | None
-) -> tuple[TeacherScores, ...]:
+def _scores(message: pb.Trajectory, at: str, num_sampled: int, vocab_size: int | None) -> tuple[TeacherScores, ...]:
     count(message.teacher_scores, at, "teacher_scores", high=MAX_SCORES)
     return tuple(
         scores_from_proto(
             scores,
             join(at, f"teacher_scores[{i}]"),
             num_scored=num_sampled,
-            vocab_size=vocab_size if scores.tokenizer_fingerprint == tokenizer else None,
+            vocab_size=vocab_size,
         )
         for i, scores in enumerate(message.teacher_scores)
     )

@@ -1,16 +1,22 @@
 """A teacher that cannot be used is named before training starts."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from characters import tokenizer
+from teachers import pairs_tokenizer, save_teacher
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.learner.teachers import check_teachers, problems
+from rlserve.actors.teacher.main import teacher_server
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
+from rlserve.records import Actor, ActorKind
 from rlserve.v1 import teacher_service_pb2 as pb
 
 RUN = [
@@ -44,11 +50,7 @@ def described(**changes: Any) -> pb.DescribeTeacherResponse:
             {},
             "algorithm.k: is 9, but teacher 't' gives at most 8",
         ),
-        (
-            "algorithm={type='distill', estimator='top_k', k=8}",
-            {"tokenizer_fingerprint": "other"},
-            "'t' is asked for its top k, but its tokenizer is not the policy's",
-        ),
+        ("algorithm={type='distill', estimator='top_k', k=8}", {"tokenizer_fingerprint": "other"}, None),
         ("algorithm={type='distill'}", {"max_tokens": 63}, "model.max_length: is 64, but teacher 't' takes 63"),
     ],
 )
@@ -63,7 +65,7 @@ def test_what_it_serves_is_held_against_what_is_asked(
 def test_a_reference_must_have_the_policys_tokenizer() -> None:
     config = run(TEACHER, "algorithm={type='dpo'}", "reference.teacher=t")
     (found,) = problems(config, config.teachers[0], described(tokenizer_fingerprint="other"), "same")
-    assert "'t' is the reference, but its tokenizer is not the policy's" in found
+    assert "reference.teacher: 't' has another tokenizer than the policy" in found
 
 
 @pytest.mark.parametrize(
@@ -97,4 +99,31 @@ async def test_a_teacher_that_does_not_come_is_named() -> None:
     config = run(TEACHER, "algorithm.type=distill", "launch.start_seconds=0.5")
     async with hub_server("127.0.0.1:0", 1.0) as hub, HubClient(hub.address) as client:
         with pytest.raises(DeadlineExceeded, match="teacher: none that serves 't' joined"):
-            await asyncio.wait_for(check_teachers(config, client, tokenizer_fingerprint="same"), 10)
+            await asyncio.wait_for(check_teachers(config, client, tokenizer=tokenizer()), 10)
+
+
+async def test_the_policys_own_tokens_are_known_where_a_top_k_is_matched(tmp_path: Path) -> None:
+    config = run(TEACHER, "algorithm={type='distill', estimator='top_k', k=8}")
+    model = save_teacher(tmp_path / "pairs", tokenizer=pairs_tokenizer())
+    teacher = config.teachers[0].model_copy(update={"dtype": "float32"})
+    async with (
+        hub_server("127.0.0.1:0", 3.0) as hub,
+        HubClient(hub.address) as client,
+        teacher_server(teacher, model) as server,
+    ):
+        actor = Actor(
+            actor_id="t-0",
+            kind=ActorKind.TEACHER,
+            address=server.address,
+            incarnation="i",
+            host="h",
+            pid=1,
+            serves=("t",),
+        )
+        async with client.registered(actor):
+            unmatched = await check_teachers(config, client, tokenizer=tokenizer())
+    assert unmatched is not None
+    own = tokenizer()
+    # Byte pairs hold every single character, and the end; the other special tokens have no counterpart.
+    ends = own.eos_token_id
+    assert np.flatnonzero(unmatched).tolist() == sorted(set(own.all_special_ids) - {ends})

@@ -143,6 +143,26 @@ async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str])
     assert np.count_nonzero(scores.logprobs) == len(sums)
 
 
+async def test_the_top_of_another_tokenizer_is_in_the_policys_tokens_at_the_end_of_each_span(
+    models: dict[str, str],
+) -> None:
+    asked = questions(teacher("pairs"), distill=DistillConfig(estimator="top_k", k=4))
+    async with asking(models, asked, "pairs/pairs") as (remote, _):
+        (after,) = await remote(LEASE, TASK, [trajectory("12+30=42;#2")])
+    (scores,) = after.teacher_scores
+    ends = np.cumsum(scores.span_lengths) - 1
+    assert scores.top_ids.shape == (12, 4)
+    assert 0.01 < scores.matched_share < 0.2
+    matched = scores.top_ids[ends] >= 0
+    assert (scores.top_ids[ends] < len(tokenizer())).all()
+    # Spans of one token: top and tail are a whole distribution, matched or not.
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    single = (starts == ends) & (ends < 11)
+    mass = np.exp(scores.top_logprobs[ends[single]]).sum(-1) + np.exp(scores.log_tail[ends[single]])
+    np.testing.assert_allclose(mass, 1, atol=1e-4)
+    assert not matched.all()  # most byte pairs are no single character
+
+
 async def test_a_completion_cut_short_is_not_given_an_end(models: dict[str, str]) -> None:
     async with asking(models, questions(teacher("pairs")), "pairs/pairs") as (remote, _):
         (cut,) = await remote(LEASE, TASK, [trajectory("12+30", ended=False)])

@@ -193,11 +193,19 @@ def test_every_reason_is_met_by_some_fault() -> None:
     assert {reason for _, _, reason in FAULTS} == set(codec.REASONS)
 
 
-def test_a_teacher_with_its_own_tokenizer_has_its_own_vocabulary() -> None:
+def test_a_teacher_with_its_own_tokenizer_may_have_tokens_that_the_policy_has_not() -> None:
     group = good_group()
+    put("teacher_scores[0].top_ids[0]", 2**32 - 1)(group)
+    with pytest.raises(InvalidRequest, match=r"teacher_scores\[0\].top_ids\[0\]"):
+        codec.group_from_proto(group, limits=LIMITS)
+    group.trajectories[1].teacher_scores[0].span_lengths.extend([1])
+    group.trajectories[1].teacher_scores[0].matched_share = 0.5
+    (scores,) = codec.group_from_proto(group, limits=LIMITS).trajectories[1].teacher_scores
+    assert scores.top_ids[0, 0] == -1
+    assert scores.matched_share == 0.5
     put("teacher_scores[0].top_ids[0]", 5000)(group)
-    put("teacher_scores[0].tokenizer_fingerprint", "another")(group)
-    assert codec.group_from_proto(group, limits=LIMITS).trajectories[1].teacher_scores[0].top_ids[0, 0] == 5000
+    with pytest.raises(InvalidRequest, match=r"teacher_scores\[0\].top_ids\[0\]"):
+        codec.group_from_proto(group, limits=LIMITS)
 
 
 @pytest.mark.parametrize(
