@@ -17,17 +17,26 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from teachers import save_teacher
 
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME as ENVIRONMENT
 from rlserve.actors.environment.service import EnvironmentService
 from rlserve.actors.hub.main import hub_server
+from rlserve.actors.teacher.main import teacher_server
 from rlserve.actors.verifier.main import verifier_server
 from rlserve.config.actors import EnvironmentConfig, VerifierConfig
+from rlserve.config.teacher import TeacherConfig
 from rlserve.rpc.server import serving
 from rlserve.rpc.thread import LoopThread
-from rlserve.v1 import environment_service_pb2_grpc, hub_service_pb2_grpc, verifier_service_pb2_grpc
+from rlserve.v1 import (
+    environment_service_pb2_grpc,
+    hub_service_pb2_grpc,
+    teacher_service_pb2_grpc,
+    verifier_service_pb2_grpc,
+)
 
+TEACHER = TeacherConfig(name="t", model="m", dtype="float32", max_length=64, max_k=8)
 EXAMPLES = int(os.environ.get("RLSERVE_FUZZ_EXAMPLES", "60"))
 SECONDS = 2.0
 REFUSALS = {
@@ -43,14 +52,21 @@ METHODS = {
     " UnregisterEnvironment ListEnvironments",
     "environment": "Describe GetTasks",
     "verifier": "Describe Verify",
+    "teacher": "Describe Vocabulary",
 }
 UNARY = [(server, method) for server, methods in METHODS.items() for method in methods.split()]
-SERVICES = {"hub": "HubService", "environment": "EnvironmentService", "verifier": "VerifierService"}
+SERVICES = {
+    "hub": "HubService",
+    "environment": "EnvironmentService",
+    "verifier": "VerifierService",
+    "teacher": "TeacherService",
+}
 
 
 @pytest.fixture(scope="module")
-def stubs() -> Iterator[dict[str, Any]]:
-    """A hub, an environment server and a verifier server, and stubs that block."""
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A hub, an environment server, a verifier server and a teacher, and stubs that block."""
+    model = save_teacher(tmp_path_factory.mktemp("teacher"))
     thread = LoopThread("servers")
     stack = AsyncExitStack()
 
@@ -63,13 +79,20 @@ def stubs() -> Iterator[dict[str, Any]]:
         environment = await stack.enter_async_context(serving(add, service_names=[ENVIRONMENT]))
         config = VerifierConfig(workers=1, spares=0)
         verifier = await stack.enter_async_context(verifier_server(config, names=["exact", "regex", "math", "format"]))
-        return {"hub": hub.address, "environment": environment.address, "verifier": verifier.server.address}
+        teacher = await stack.enter_async_context(teacher_server(TEACHER, model))
+        return {
+            "hub": hub.address,
+            "environment": environment.address,
+            "verifier": verifier.server.address,
+            "teacher": teacher.address,
+        }
 
     addresses = thread.run(start(), 60.0)
     kinds = {
         "hub": hub_service_pb2_grpc.HubServiceStub,
         "environment": environment_service_pb2_grpc.EnvironmentServiceStub,
         "verifier": verifier_service_pb2_grpc.VerifierServiceStub,
+        "teacher": teacher_service_pb2_grpc.TeacherServiceStub,
     }
     channels = {name: grpc.insecure_channel(address) for name, address in addresses.items()}
     yield {name: kind(channels[name]) for name, kind in kinds.items()}
@@ -112,7 +135,35 @@ def test_any_episode_is_answered_or_refused(stubs: dict[str, Any]) -> None:
     check()
 
 
+def test_any_score_request_is_answered_or_refused(stubs: dict[str, Any]) -> None:
+    """Half of them name the teacher and have an id, so that the fields behind are looked at."""
+    descriptor = request_type("teacher_service_pb2", "TeacherService", "Score")
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(messages(descriptor), min_size=1, max_size=3), st.booleans())
+    def check(requests: list[Any], known: bool) -> None:
+        if known:
+            for request in requests:
+                request.request_id, request.teacher = "r", TEACHER.name
+                request.temperature = request.temperature or 1.0
+        start = time.monotonic()
+        try:
+            for response in stubs["teacher"].Score(iter(requests), timeout=SECONDS):
+                assert response.request_id == "r"
+        except grpc.RpcError as error:
+            assert error.code() in REFUSALS, f"{error.code().name}: {error.details()}"
+            assert error.details()
+        assert time.monotonic() - start < SECONDS
+
+    check()
+
+
 def test_the_servers_still_answer(stubs: dict[str, Any]) -> None:
-    for server, method in (("hub", "ListActors"), ("environment", "Describe"), ("verifier", "Describe")):
+    for server, method in (
+        ("hub", "ListActors"),
+        ("environment", "Describe"),
+        ("verifier", "Describe"),
+        ("teacher", "Describe"),
+    ):
         descriptor = request_type(f"{server}_service_pb2", SERVICES[server], method)
         assert getattr(stubs[server], method)(GetMessageClass(descriptor)(), timeout=SECONDS) is not None

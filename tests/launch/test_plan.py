@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from rlserve.config.load import validate
 from rlserve.config.run import RunConfig
+from rlserve.errors import ConfigError
 from rlserve.launch.plan import plan_processes
 
 BASE = {"name": "t", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}]}
@@ -37,3 +40,34 @@ def test_what_must_not_restart_is_marked() -> None:
     values = {**BASE, "model": {}, "pretrain": {"stage": {"corpus": {"environment": "arithmetic"}}}}
     specs = plan_processes(validate(RunConfig, values), Path("runs/t"), hub_address="h:1")
     assert {s.kind for s in specs if not s.restartable} == {"learner", "prepare"}
+
+
+def test_each_server_of_a_teacher_is_a_process_and_a_made_one_is_prepared() -> None:
+    teacher = {"name": "big", "model": "start", "servers": 2, "max_length": 4096}
+    specs = plan_processes(validate(RunConfig, {**BASE, "teachers": [teacher]}), Path("runs/t"), hub_address="h:1")
+    found = [s for s in specs if s.kind == "teacher"]
+    assert [s.name for s in found] == ["teacher-big-0", "teacher-big-1"]
+    assert all("--teacher" in s.command and "big" in s.command for s in found)
+    assert "prepare" not in [s.kind for s in specs]
+    made = {**teacher, "sft": {"stage": {"corpus": {"environment": "arithmetic"}}}}
+    specs = plan_processes(validate(RunConfig, {**BASE, "teachers": [made]}), Path("runs/t"), hub_address="h:1")
+    assert specs[0].kind == "prepare"
+
+
+def test_actors_stay_on_the_cores_that_they_are_given() -> None:
+    config = validate(RunConfig, {**BASE, "launch": {"cores": {"learner": [0], "rollout": [1, 2]}}})
+    cores = {
+        s.kind: s.command[s.command.index("--cores") + 1]
+        for s in plan_processes(config, Path("runs/t"), hub_address="h:1")
+        if "--cores" in s.command
+    }
+    assert cores == {"learner": "0", "rollout": "1,2"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "message"),
+    [({"learners": [0]}, "names 'learners'"), ({"learner": []}, r"learner: is \[\]"), ({"learner": [-1]}, r"\[-1\]")],
+)
+def test_cores_that_cannot_be_are_named(cores: dict[str, list[int]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(RunConfig, {**BASE, "launch": {"cores": cores}})
