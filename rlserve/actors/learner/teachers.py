@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlserve.actors.hub.client import HubClient
-from rlserve.actors.rollout.teachers import matched_tokens
+from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.algorithms.alignment import Span, align, end_offsets, span_scores
-from rlserve.algorithms.token_bytes import counterparts, vocabulary_bytes
+from rlserve.algorithms.token_bytes import vocabulary_bytes
 from rlserve.config.distillation import DistillConfig
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
@@ -219,15 +220,6 @@ class RemoteTeachers:
         if self._pieces is None:
             self._pieces = vocabulary_bytes(self._tokenizer)
         return [self._pieces[token] for token in ids]
-
-
-def matched_tokens(vocabulary: pb.VocabularyResponse, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """``[W]``: the policy's token for each of the teacher's, or -1."""
-    their_end = vocabulary.end_id if vocabulary.HasField("end_id") else None
-    found = counterparts(
-        vocabulary.token_bytes, vocabulary_bytes(tokenizer), their_end=their_end, our_end=tokenizer.eos_token_id
-    )
-    return np.array(found, dtype=np.int64)
 
 
 def tops_of_spans(

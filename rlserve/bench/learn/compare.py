@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from rlserve.bench.learn.methods import GROUPS, METHODS, Method
-from rlserve.bench.learn.plots import draw
+from rlserve.bench.learn.plots import draw, draw_each
 from rlserve.bench.learn.runs import Curve, prepare, run
 from rlserve.errors import InvalidRequest
 
@@ -86,8 +86,9 @@ def reached(curve: Curve) -> tuple[int, int, float] | None:
 
 
 def write(stem: Path, curves: Curves, titles: Mapping[str, str]) -> None:
-    """The numbers and the plot of a comparison."""
+    """The numbers and the plots of a comparison."""
     content = {name: [asdict(curve) for curve in found] for name, found in curves.items()}
     stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
     draw(curves, titles, stem.with_suffix(".png"))
+    draw_each(curves, titles, stem.with_name(f"{stem.name}-each.png"))
     print(f"  plot {stem.with_suffix('.png')}", file=sys.stderr)

@@ -36,6 +36,34 @@ def draw(curves: Mapping[str, Sequence[Curve]], titles: Mapping[str, str], path:
     figure.savefig(path, dpi=110)
 
 
+def draw_each(
+    curves: Mapping[str, Sequence[Curve]], titles: Mapping[str, str], path: Path, *, columns: int = 4
+) -> None:
+    """A panel a method: accuracy against samples, a line a seed, and the start's accuracy."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.3 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    shared = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in list(shared.flat)[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (name, found) in zip(shared.flat, curves.items(), strict=False):
+        for curve in found:
+            axes.plot([0, *curve.samples], [curve.accuracy_before, *curve.accuracy], linewidth=1.2)
+        axes.axhline(np.mean([c.accuracy_before for c in found]), color="#999999", linewidth=0.8, linestyle=":")
+        axes.set_title(titles[name], fontsize=9, loc="left")
+        axes.set_ylim(0.3, 1.02)
+        axes.tick_params(labelsize=7)
+        axes.grid(color="#d9dee5", linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.supxlabel("completions sampled", fontsize=9)
+    figure.supylabel("accuracy of fresh samples", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
 def _line(axes: Any, found: Sequence[Curve], field: str, colour: Any, title: str) -> None:
     sides = [(np.array([0, *getattr(c, field)], dtype=float), [c.accuracy_before, *c.accuracy]) for c in found]
     last = min(x[-1] for x, _ in sides)

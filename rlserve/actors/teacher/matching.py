@@ -1,0 +1,17 @@
+"""A teacher's vocabulary against the policy's."""
+
+import numpy as np
+import numpy.typing as npt
+
+from rlserve.actors.tokenizer import Tokenizer
+from rlserve.algorithms.token_bytes import counterparts, vocabulary_bytes
+from rlserve.v1 import teacher_service_pb2 as pb
+
+
+def matched_tokens(vocabulary: pb.VocabularyResponse, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """``[W]``: the policy's token for each of the teacher's, or -1."""
+    their_end = vocabulary.end_id if vocabulary.HasField("end_id") else None
+    found = counterparts(
+        vocabulary.token_bytes, vocabulary_bytes(tokenizer), their_end=their_end, our_end=tokenizer.eos_token_id
+    )
+    return np.array(found, dtype=np.int64)
