@@ -1,6 +1,7 @@
 """``rlserve bench``: ratios measured in one run on this machine."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -42,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in chosen:
         if not arguments.json:
             print(f"{name}: {({**BENCHES, **LONG})[name]}", file=sys.stderr, flush=True)
-        results[name] = importlib.import_module(f"rlserve.bench.{name}").measure(**_options(name, arguments))
+        # Libraries log to standard output, which is for the numbers.
+        with contextlib.redirect_stdout(sys.stderr):
+            results[name] = importlib.import_module(f"rlserve.bench.{name}").measure(**_options(name, arguments))
         if not arguments.json:
             print_numbers(results[name])
     if arguments.json:

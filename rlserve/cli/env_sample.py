@@ -76,6 +76,7 @@ def _plain(task: Task) -> dict[str, Any]:
         "verifier": task.verifier,
         "payload": task.payload.decode("utf-8", "backslashreplace"),
         "labels": dict(task.labels),
+        "given": [{"text": g.text, "chosen": g.chosen, "weight": g.supervised_weight} for g in task.given],
     }
 
 
@@ -86,4 +87,7 @@ def _shown(task: Task) -> str:
         prompt = "\n".join(f"[{m['role']}] {m['content']}" if isinstance(m, dict) else str(m) for m in prompt)
     payload = plain["payload"][:SHOWN_PAYLOAD_BYTES]
     labels = "".join(f"  {name}={value}" for name, value in plain["labels"].items())
-    return f"--- {task.task_id}{labels}\n{prompt}\n    {task.verifier}: {payload}"
+    marks = {True: "chosen", False: "rejected", None: "example"}
+    given = "".join(f"\n    {marks[g['chosen']]}: {g['text']}" for g in plain["given"])
+    judged = f"\n    {task.verifier}: {payload}" if task.verifier or not given else ""
+    return f"--- {task.task_id}{labels}\n{prompt}{given}{judged}"

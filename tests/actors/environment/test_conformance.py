@@ -50,6 +50,14 @@ async def test_good_environments_keep_every_promise(sums: None, name: str, optio
     assert await failed(name, options) == {}
 
 
+async def test_environments_that_bring_completions_keep_every_promise(tmp_path: Path) -> None:
+    pairs, examples = tmp_path / "pairs.jsonl", tmp_path / "examples.jsonl"
+    pairs.write_text("".join(f'{{"prompt": "{i}+0=", "chosen": "#{i}", "rejected": "#x"}}\n' for i in range(9)))
+    examples.write_text("".join(f'{{"prompt": "{i}+0=", "completion": "#{i}"}}\n' for i in range(9)))
+    assert await failed("pairs", {"path": str(pairs)}) == {}
+    assert await failed("examples", {"path": str(examples)}) == {}
+
+
 @pytest.mark.parametrize(("fault", "promise"), BROKEN_PROMISES.items())
 async def test_a_broken_promise_is_found(sums: None, monkeypatch: pytest.MonkeyPatch, fault: str, promise: str) -> None:
     monkeypatch.setattr(checks, "TASK_SECONDS", 0.25)

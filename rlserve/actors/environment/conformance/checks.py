@@ -168,6 +168,8 @@ async def verifier_is_known(site: Site) -> str:
     """Single-turn tasks name a verifier that is served here."""
     if site.spec.multi_turn and not site.spec.verifier:
         raise Skip("the environment gives the verdict itself")
+    if not site.spec.verifier and (await _sample(site, seed=4))[0].given:
+        raise Skip("completions come with its tasks, and are only learned from")
     if not site.spec.verifier:
         return "tasks name no verifier, and the environment answers no turns: nobody would judge"
     return "" if site.judge else f"verifier {site.spec.verifier!r} is not installed here; install it, or give --hub"
