@@ -9,7 +9,7 @@ import pytest
 
 from rlserve.cli.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # whoever comes first waits for the quick start
 Arguments = Callable[[Any], Sequence[str]]
 
 
@@ -130,3 +130,19 @@ refresh_every_syncs = 2
     assert rows[4]["algorithm/margin"] == pytest.approx(0, abs=1e-3)
     assert rows[3]["algorithm/margin"] > 0.01
     assert run.summary()["accuracy_after"] is not None
+
+
+def test_samples_of_a_checkpoint_become_a_file_of_pairs(quickstart: Any, tmp_path: Path) -> None:
+    graded, pairs = tmp_path / "graded.jsonl", tmp_path / "pairs.jsonl"
+    start = str(quickstart.root / "start")
+    asked = ["--problems", "40", "--samples", "4", "--out", str(graded)]
+    assert main(["generate", start, "--config", str(quickstart.root / "config.toml"), *asked]) == 0
+    rows = [json.loads(line) for line in graded.read_text().splitlines()]
+    assert len(rows) == 160
+    assert len({row["prompt"] for row in rows}) <= 40
+    assert 0.2 < sum(row["right"] for row in rows) / 160 < 0.9
+    assert main(["pairs", str(graded), "--out", str(pairs)]) == 0
+    made = [json.loads(line) for line in pairs.read_text().splitlines()]
+    right = {(row["prompt"], row["completion"]) for row in rows if row["right"]}
+    assert all((row["prompt"], row["chosen"]) in right for row in made)
+    assert not any((row["prompt"], row["rejected"]) in right for row in made)
