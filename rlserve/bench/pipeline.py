@@ -18,12 +18,12 @@ from rlserve.bench.learn.runs import Curve, prepare, run
 
 STEPS = 14
 LONG_TASKS = {"plugin": "arithmetic", "options": {"min_digits": 18, "max_digits": 22}}
+CONTEXT = {"model": {"max_length": 240}}
 TASK: dict[str, Any] = {
     "environments": [
         {"name": "arithmetic", "weight": 0.9},
         {"name": "long", "weight": 0.1, "eval_weight": 0, **LONG_TASKS},
     ],
-    "model": {"max_length": 240},
     "rollout": {"max_new_tokens": 160},
     "algorithm": {**GRPO, "zero_variance": "keep", "constant_length": 160},
     "steps": STEPS,
@@ -56,7 +56,7 @@ def measure(
     chosen = choose(METHODS, only)
     curves: dict[str, list[Curve]] = {method.name: [] for method in chosen}
     for seed in range(seeds):
-        ground = prepare(config, Path(out), seed, [])
+        ground = prepare(config, Path(out), seed, [], changes=CONTEXT)
         for method in chosen:
             curve = run(method, ground, keep=keep)
             curves[method.name].append(curve)

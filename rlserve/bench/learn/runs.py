@@ -55,11 +55,19 @@ class Curve:
     lag: tuple[float, ...]
 
 
-def prepare(config_file: str, out: Path, seed: int, wanted: Sequence[Method]) -> Ground:
-    """Make what ``wanted`` needs, unless it is there from an earlier call."""
+def prepare(
+    config_file: str, out: Path, seed: int, wanted: Sequence[Method], *, changes: Mapping[str, Any] | None = None
+) -> Ground:
+    """Make what ``wanted`` needs, unless it is there from an earlier call. ``changes`` go over the configuration."""
     root = out / f"seed-{seed}"
     root.mkdir(parents=True, exist_ok=True)
-    made = {**read_with_base(config_file), "directory": str(root), "name": "ground", "seed": seed, "steps": 0}
+    made = {
+        **merge(read_with_base(config_file), changes or {}),
+        "directory": str(root),
+        "name": "ground",
+        "seed": seed,
+        "steps": 0,
+    }
     teachers = [_teacher_section(name) for name in (SAME, OTHER) if any(m.teacher == name for m in wanted)]
     ground = RunPaths(root / "ground")
     ground.root.mkdir(exist_ok=True)
