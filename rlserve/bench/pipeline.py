@@ -34,11 +34,13 @@ PINNED = {"launch": {"cores": {"learner": [0], "rollout": [1]}}}
 
 
 def _learner(max_lag: int, threads: int) -> dict[str, Any]:
-    return {"learner": {"max_lag": max_lag, "torch_threads": threads}}
+    """With lag, two batches are under way, and the longest answers may take several steps."""
+    batches = {"outstanding_batches": 2} if max_lag else {}
+    return {"learner": {"max_lag": max_lag, "torch_threads": threads, **batches}}
 
 
 METHODS = (
-    Method(name="pipeline", title="pipeline, a core a role", changes={**TASK, **PINNED, **_learner(2, 1)}),
+    Method(name="pipeline", title="pipeline, a core a role", changes={**TASK, **PINNED, **_learner(16, 1)}),
     Method(name="synchronous", title="pools in turn, a core a role", changes={**TASK, **PINNED, **_learner(0, 1)}),
     Method(name="colocated", title="one pool in turn, both cores", changes={**TASK, **_learner(0, 2)}),
 )

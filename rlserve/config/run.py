@@ -58,8 +58,8 @@ class RunConfig(Section):
 
     @property
     def max_outstanding_groups(self) -> int:
-        """Groups leased or queued at once: beyond this, lag would exceed ``learner.max_lag``."""
-        return self.learner.groups_per_step * (self.learner.max_lag + 1)
+        """Groups leased or queued at once: beyond ``max_lag + 1`` batches, lag would exceed ``learner.max_lag``."""
+        return self.learner.groups_per_step * (self.learner.outstanding_batches or self.learner.max_lag + 1)
 
     @property
     def max_lag_steps(self) -> int:
@@ -111,6 +111,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"evaluate.problems: is {self.evaluate.problems}, but no environment has an eval_weight above 0; set "
                 "it to 0, or give one an eval_weight"
+            )
+        learner = self.learner
+        if learner.outstanding_batches is not None and learner.outstanding_batches > learner.max_lag + 1:
+            raise ValueError(
+                f"learner.outstanding_batches: is {learner.outstanding_batches}, but with learner.max_lag = "
+                f"{learner.max_lag} more than {learner.max_lag + 1} would only grow stale; lower it"
             )
         for problem in teacher_problems(self):
             raise ValueError(problem)

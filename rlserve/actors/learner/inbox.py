@@ -56,6 +56,7 @@ class Inbox:
         self._wake: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
         store.rollback(version)
+        self._publishing = False
         self._queue = GroupQueue(store, max_lag=settings.max_lag, version=version, decode=decode)
         self._issuer = Issuer(
             store,
@@ -103,7 +104,7 @@ class Inbox:
     def grant(self, *, ready: Collection[str] | None = None) -> dict[str, list[Lease]]:
         """Leases to send now, by worker, among those in ``ready``; a later process knows of them."""
         with self._changed:
-            granted = self._book.grant(queued=len(self._queue), ready=ready)
+            granted = self._book.grant(queued=len(self._queue), ready=() if self._publishing else ready)
             self._issuer.save()
         return granted
 
@@ -153,10 +154,15 @@ class Inbox:
             self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._describe_missing(n))
             return self._queue.take(n)
 
-    def commit(self, step: int, group_ids: Sequence[str]) -> None:
-        """The groups were trained on by ``step``, which makes policy version ``step``."""
+    def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
+        """The groups were trained on by ``step``, which makes policy version ``step``.
+
+        With ``publishes`` that version is about to be published: until then no lease is handed out, since it would
+        be sampled by weights that are old already.
+        """
         with self._changed:
             self._queue.consume(group_ids, step=step)
+            self._publishing = publishes
         self._wake()
 
     def drop(self, step: int, group_ids: Sequence[str], reason: str) -> None:
@@ -168,6 +174,7 @@ class Inbox:
     def published(self, version: int) -> None:
         """The newest version that workers can have; the lag of a group counts from it."""
         with self._changed:
+            self._publishing = False
             self._queue.published(version)
             self._changed.notify_all()
         self._wake()

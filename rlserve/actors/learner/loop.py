@@ -118,9 +118,12 @@ class TrainingLoop:
         lr = learning_rate(self._config.learner, self._state.step)
         report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         self._state.step += 1
-        self._inbox.commit(self._state.step, [group.group_id for group in groups])
+        reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
+        self._inbox.commit(self._state.step, [group.group_id for group in groups], publishes=reason is not None)
         publishing = time.monotonic()
-        reason = self._sync_if_due(report.metrics.get("mismatch_kl", 0.0))
+        if reason is not None:
+            self._publish()
+            self._state.syncs += 1
         refreshed = self._refresh_if_due(synced=reason is not None)
         self._count_lag(groups)
         numbers = {
@@ -169,14 +172,9 @@ class TrainingLoop:
                 self._save()
             raise Stopped
 
-    def _sync_if_due(self, mismatch_kl: float) -> str | None:
-        """Publish when the period or the divergence says so; returns which."""
+    def _why_sync(self, mismatch_kl: float) -> str | None:
         since = self._state.step - self._state.synced_step
-        reason = why_sync(self._config.sync, steps_since=since, mismatch_kl=mismatch_kl)
-        if reason is not None:
-            self._publish()
-            self._state.syncs += 1
-        return reason
+        return why_sync(self._config.sync, steps_since=since, mismatch_kl=mismatch_kl)
 
     def _refresh_if_due(self, *, synced: bool) -> bool:
         """Make the policy the reference after so many syncs; returns whether it did."""

@@ -199,7 +199,9 @@ class Learner:
             limits=self._limits,
             max_message_bytes=self._config.learner.max_message_bytes,
             events=EventLog(self._paths.events),
+            served=policy.served,
         )
+        policy.on_confirmed = streams.wake
         stack.push_async_callback(streams.close)
 
         def add(server: grpc.aio.Server) -> None:

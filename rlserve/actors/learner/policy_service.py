@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         self._news = asyncio.Condition()
         self._reports: list[ServedReport] = []
         self._served: dict[str, int] = {}
+        self.on_confirmed: Callable[[], object] = lambda: None
+        """Called in the service's event loop when a worker serves another version."""
         self._lock = threading.Lock()
         self.num_mismatches = 0
         """Confirmations whose digest was not the published one."""
@@ -115,6 +117,7 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         with self._lock:
             self._reports.append(report)
             self._served[request.worker_id] = request.version
+        self.on_confirmed()
         return pb.ConfirmResponse()
 
     async def _newer_than(self, version: int) -> PolicyVersion:

@@ -10,7 +10,7 @@ One housekeeping task for all streams grants leases when something may have chan
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc.aio
@@ -43,10 +43,17 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     """Create it in the event loop that serves it; ``close`` ends its housekeeping."""
 
     def __init__(
-        self, inbox: Inbox, *, limits: GroupLimits, max_message_bytes: int, events: EventLog | None = None
+        self,
+        inbox: Inbox,
+        *,
+        limits: GroupLimits,
+        max_message_bytes: int,
+        events: EventLog | None = None,
+        served: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """``events`` is told who joined."""
+        """``events`` is told who joined; ``served`` says which version each worker serves, as far as is known."""
         self._events = events
+        self._served = served
         self._inbox = inbox
         self._limits = limits
         self._max_message_bytes = max_message_bytes
@@ -169,8 +176,15 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 await asyncio.wait_for(self._wake.wait(), HOUSEKEEPING_SECONDS)
             self._wake.clear()
 
+    def wake(self) -> None:
+        """Look again for leases to hand out; call it in the service's event loop."""
+        self._wake.set()
+
     def _grant(self) -> None:
-        for worker_id, leases in self._inbox.grant(ready=set(self._outboxes)).items():
+        """No lease goes to a worker whose weights are so old already that its samples would be dropped."""
+        oldest, served = self._inbox.version - self._inbox.settings.max_lag, self._served()
+        ready = {worker for worker in self._outboxes if served.get(worker, oldest) >= oldest}
+        for worker_id, leases in self._inbox.grant(ready=ready).items():
             credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])
             self._outboxes[worker_id].put_nowait(pb.StreamResponse(credit=credit))
 

@@ -51,6 +51,16 @@ def test_groups_are_taken_in_order_of_arrival_and_counted_when_trained(inbox: In
     assert inbox.counts() == counts(3, consumed=2, queued=1)
 
 
+def test_no_lease_goes_out_between_a_step_and_its_weights(inbox: Inbox) -> None:
+    """It would be sampled by weights that are old already."""
+    deliver(inbox, lease_out(inbox)[:4])
+    taken = ids(inbox.take(4, deadline_seconds=1))
+    inbox.commit(1, taken, publishes=True)
+    assert inbox.grant() == {}
+    inbox.published(1)
+    assert sum(map(len, inbox.grant().values())) == 4
+
+
 def test_taken_groups_are_not_handed_out_again_before_they_are_committed(inbox: Inbox) -> None:
     deliver(inbox, lease_out(inbox)[:4])
     assert not set(ids(inbox.take(2, deadline_seconds=1))) & set(ids(inbox.take(2, deadline_seconds=1)))

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,9 +88,13 @@ class Setting:
 
 
 @asynccontextmanager
-async def learner(path: Path, **changes: Any) -> AsyncIterator[Setting]:
+async def learner(
+    path: Path, *, served: Callable[[], Mapping[str, int]] = dict, **changes: Any
+) -> AsyncIterator[Setting]:
     inbox = make_inbox(path / "groups.sqlite", **changes)
-    service = RolloutStreamService(inbox, limits=GroupLimits(vocab_size=100, max_tokens=64), max_message_bytes=20_000)
+    service = RolloutStreamService(
+        inbox, limits=GroupLimits(vocab_size=100, max_tokens=64), max_message_bytes=20_000, served=served
+    )
     add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, service)
     options = ServerOptions(max_message_bytes=20_000, stop_grace_seconds=0.1)
     async with serving(add, service_names=[SERVICE_NAME], options=options) as server:
@@ -121,6 +125,20 @@ async def test_a_stream_without_hello_is_refused(tmp_path: Path) -> None:
         worker._hello = pb.StreamRequest(lease_return=pb.LeaseReturn(group_id="x"))
         with pytest.raises(grpc.aio.AioRpcError, match="hello: is missing"):
             await worker.join()
+
+
+async def test_a_worker_with_weights_that_are_too_old_waits_for_newer_ones(tmp_path: Path) -> None:
+    served = {"w": 2, "late": 4}
+    async with learner(tmp_path, version=5, max_lag=2, served=lambda: served) as setting:
+        late = await setting.worker("late", capacity=2)
+        assert len(await late.leased(2)) == 2
+        worker = await setting.worker(capacity=3)
+        waiting = asyncio.create_task(worker.leased(3))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        served["w"] = 3
+        setting.service.wake()
+        assert len(await waiting) == 3
 
 
 async def test_credits_are_bounded_by_capacity_and_renewed_by_acknowledged_groups(tmp_path: Path) -> None:
