@@ -37,6 +37,7 @@ PIPELINE = Method(
     title="",
     changes={
         "algorithm": {**GRPO, "zero_variance": "keep"},
+        "learner": {"max_lag": 6, "outstanding_batches": 2},
         "evaluate": {"problems": 0},
         "steps": STEPS,
         "stop_groups": 10**6,
