@@ -182,7 +182,11 @@ def _traps() -> Iterator[_Traps]:
 
 
 def _attempts(zygote: Zygote, traps: _Traps) -> list[str]:
-    verdict = judge_stdio(zygote, PROGRAM, [StdioTest(traps.facts + "\n", "")], PROBE_LIMITS)
+    test = StdioTest(traps.facts + "\n", "")
+    try:
+        verdict = judge_stdio(zygote, PROGRAM, [test], PROBE_LIMITS)
+    except SandboxFault:  # the machine's trouble once, as for any program; twice in a row it is the sandbox's
+        verdict = judge_stdio(zygote, PROGRAM, [test], PROBE_LIMITS)
     found = [line for line in verdict.output.splitlines() if line.strip()]
     if verdict.outcome is not Outcome.PASS and not found:
         found.append(f"the probes did not run ({verdict.outcome.value}: {verdict.reason})")

@@ -1,6 +1,7 @@
 """Other algorithms than the quick start's in whole runs: served teachers, semi-on-line and off-line pairs."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,17 @@ refresh_every_syncs = 2
     over = write(tmp_path / "over.toml", changes)
     config, *rest = small_run_arguments(run)
     sets = ["steps=6", "evaluate.problems=50", "checkpoint.every_steps=0", "learner.groups_per_step=16"]
+    sets += ["learner.warmup_steps=0"]
     run.start(config, over, *rest, *(word for change in sets for word in ("--set", change)))
     assert run.wait(240) == 0, run.tail()
     check_counts(run.summary())
     rows = run.metrics()
     assert [row["sync/reference_refreshed"] for row in rows] == [0, 0, 0, 1, 0, 0]
     assert all(row["algorithm/pairs"] == 16 for row in rows)
-    # Just refreshed, the reference is the policy again: no pair has a margin before the next step.
-    assert rows[4]["algorithm/margin"] == pytest.approx(0, abs=1e-3)
-    assert rows[3]["algorithm/margin"] > 0.01
+    # Where the reference is the policy, at the start and just refreshed, no pair has a margin: the loss is ln 2.
+    away = [abs(row["learner/loss"] - math.log(2)) for row in rows]
+    assert max(away[0], away[4]) < 1e-6
+    assert min(away[1], away[2], away[3]) > 1e-5
     assert run.summary()["accuracy_after"] is not None
 
 
