@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import prompt_field, read_rows, row_at, text_field
+from rlserve.environments.jsonl import prompt_field, read_rows, row_at, task_of, text_field
 from rlserve.errors import InvalidRequest
 from rlserve.records import GivenCompletion, Message, Task
 
@@ -44,18 +44,8 @@ class ExamplesEnvironment:
     def task(self, split: str, index: int, seed: int) -> Task:
         """Example ``index`` of the file, in the file's order; ``seed`` changes nothing."""
         row, position = row_at(self._rows, self.name, split, index)
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
-            task_id=f"{split}/{position}",
-            prompt=row.prompt,
-            verifier=self.verifier,
-            payload=b"",
-            seed=seed,
-            given=(GivenCompletion(text=row.completion, supervised_weight=self._weight),),
-        )
+        given = (GivenCompletion(text=row.completion, supervised_weight=self._weight),)
+        return task_of(self, split, index, seed, position, prompt=row.prompt, given=given)
 
 
 def _row(row: Mapping[str, Any]) -> Example:

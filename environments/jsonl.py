@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlserve.errors import InvalidRequest, UnknownName
-from rlserve.records import Message, Task
+from rlserve.plugins import Environment
+from rlserve.records import GivenCompletion, Message, Task
 
 R = TypeVar("R")
 
@@ -46,17 +47,7 @@ class JsonlEnvironment:
     def task(self, split: str, index: int, seed: int) -> Task:
         """Row ``index`` of the split's file, in the file's order; ``seed`` changes nothing."""
         row, position = row_at(self._rows, self.name, split, index)
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
-            task_id=f"{split}/{position}",
-            prompt=row.prompt,
-            verifier=self.verifier,
-            payload=row.payload,
-            seed=seed,
-        )
+        return task_of(self, split, index, seed, position, prompt=row.prompt, payload=row.payload)
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
         """Prompt and completion of a row. Raises InvalidRequest when it has no text to imitate."""
@@ -67,6 +58,32 @@ class JsonlEnvironment:
                 "give both to learn by imitation"
             )
         return row.prompt, row.completion
+
+
+def task_of(
+    environment: Environment,
+    split: str,
+    index: int,
+    seed: int,
+    position: int,
+    *,
+    prompt: str | tuple[Message, ...],
+    payload: bytes = b"",
+    given: tuple[GivenCompletion, ...] = (),
+) -> Task:
+    """The task of the row at ``position`` of a split's file."""
+    return Task(
+        environment=environment.name,
+        environment_version=environment.version,
+        split=split,
+        index=index,
+        task_id=f"{split}/{position}",
+        prompt=prompt,
+        verifier=environment.verifier,
+        payload=payload,
+        seed=seed,
+        given=given,
+    )
 
 
 def read_rows(path: str, parse: Callable[[Mapping[str, Any]], R]) -> tuple[R, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import prompt_field, read_rows, row_at, text_field
+from rlserve.environments.jsonl import prompt_field, read_rows, row_at, task_of, text_field
 from rlserve.errors import InvalidRequest
 from rlserve.records import GivenCompletion, Message, Task
 
@@ -40,21 +40,11 @@ class PairsEnvironment:
     def task(self, split: str, index: int, seed: int) -> Task:
         """Pair ``index`` of the file, in the file's order; ``seed`` changes nothing."""
         row, position = row_at(self._rows, self.name, split, index)
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
-            task_id=f"{split}/{position}",
-            prompt=row.prompt,
-            verifier=self.verifier,
-            payload=b"",
-            seed=seed,
-            given=(
-                GivenCompletion(text=row.chosen, chosen=True),
-                GivenCompletion(text=row.rejected, chosen=False),
-            ),
+        given = (
+            GivenCompletion(text=row.chosen, chosen=True),
+            GivenCompletion(text=row.rejected, chosen=False),
         )
+        return task_of(self, split, index, seed, position, prompt=row.prompt, given=given)
 
 
 def _row(row: Mapping[str, Any]) -> Pair:

@@ -6,15 +6,14 @@ step waits. The baselines: the same two pools in turn, and one colocated pool, w
 cores. All train on the same number of samples.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rlserve.bench.learn.compare import choose
+from rlserve.bench.learn.compare import choose, run_all
 from rlserve.bench.learn.methods import GRPO, Method
-from rlserve.bench.learn.runs import Curve, prepare, run
+from rlserve.bench.learn.runs import prepare
 
 STEPS = 14
 LONG_TASKS = {"plugin": "arithmetic", "options": {"min_digits": 18, "max_digits": 22}}
@@ -56,13 +55,8 @@ def measure(
 ) -> dict[str, Any]:
     """Samples trained on a second, and the pipeline's speed over that of each baseline, seed by seed."""
     chosen = choose(METHODS, only)
-    curves: dict[str, list[Curve]] = {method.name: [] for method in chosen}
-    for seed in range(seeds):
-        ground = prepare(config, Path(out), seed, [], changes=CONTEXT)
-        for method in chosen:
-            curve = run(method, ground, keep=keep)
-            curves[method.name].append(curve)
-            print(f"  seed {seed}  {method.title:32} {curve.seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+    grounds = (prepare(config, Path(out), seed, [], changes=CONTEXT) for seed in range(seeds))
+    curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.seconds[-1]:.1f} s")
     result: dict[str, Any] = {
         name: {
             "seconds_a_step": [round(c.seconds[-1] / c.steps[-1], 2) for c in found],

@@ -4,15 +4,14 @@ Weights are sent every L steps only, and tokens may be older by one period: so l
 speed of the machine. Same start, task and budget of samples as ``rlserve bench learn``.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rlserve.bench.learn.compare import choose, write
+from rlserve.bench.learn.compare import choose, run_all, write
 from rlserve.bench.learn.methods import CONSTANT, Method
-from rlserve.bench.learn.runs import Curve, prepare, run
+from rlserve.bench.learn.runs import Curve, prepare
 
 LAGS = (0, 1, 2, 4, 8, 16)
 VARIANTS = {"ratio": ("with ratios", "token_truncate"), "none": ("without", "off")}
@@ -44,13 +43,8 @@ def measure(
 ) -> dict[str, Any]:
     """Final accuracy, effective sample size and lag of each line; means over seeds, and the range of the result."""
     chosen = choose(METHODS, only)
-    curves: dict[str, list[Curve]] = {method.name: [] for method in chosen}
-    for seed in range(seeds):
-        ground = prepare(config, Path(out), seed, chosen)
-        for method in chosen:
-            curve = run(method, ground, keep=keep)
-            curves[method.name].append(curve)
-            print(f"  seed {seed}  {method.title:32} {curve.accuracy_after:.3f}", file=sys.stderr, flush=True)
+    grounds = (prepare(config, Path(out), seed, chosen) for seed in range(seeds))
+    curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.accuracy_after:.3f}")
     write(Path(out) / "staleness", curves, {method.name: method.title for method in chosen})
     return {name: _summary(found) for name, found in curves.items()}
 

@@ -28,15 +28,20 @@ def run(arguments: argparse.Namespace) -> int:
     config_file = config_of(given, arguments.config)
     with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
         config = _evaluation_config(load_run([config_file], arguments.overrides), model_of(given), arguments, directory)
-        path = Path(directory) / "eval.toml"
-        path.write_text(to_toml(config), encoding="utf-8")
-        status = run_command.run(
-            argparse.Namespace(config=[str(path)], overrides=[], dry_run=False, resume=False, overwrite=False)
-        )
+        status = run_once(config)
         if status == 0:
             summary = read_json(RunPaths(Path(config.directory) / config.name).summary)
             _print(summary, as_json=arguments.json)
         return status
+
+
+def run_once(config: RunConfig) -> int:
+    """A whole run of ``config`` in its (temporary) directory; returns the exit code."""
+    path = Path(config.directory) / f"{config.name}.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    return run_command.run(
+        argparse.Namespace(config=[str(path)], overrides=[], dry_run=False, resume=False, overwrite=False)
+    )
 
 
 def config_of(given: RunPaths, asked: str | None) -> Path:

@@ -5,9 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rlserve.cli import run as run_command
-from rlserve.cli.evaluate import config_of, model_of
-from rlserve.config.load import load_run, merge, to_toml, validate
+from rlserve.cli.evaluate import config_of, model_of, run_once
+from rlserve.config.load import load_run, merge, validate
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
@@ -38,11 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = _config(
             load_run([config_of(given, arguments.config)], arguments.overrides), given, arguments, directory
         )
-        path = Path(directory) / "generate.toml"
-        path.write_text(to_toml(config), encoding="utf-8")
-        status = run_command.run(
-            argparse.Namespace(config=[str(path)], overrides=[], dry_run=False, resume=False, overwrite=False)
-        )
+        status = run_once(config)
         if status == 0:
             shutil.copyfile(RunPaths(Path(config.directory) / config.name).samples, arguments.out)
             print(f"samples {arguments.out}")

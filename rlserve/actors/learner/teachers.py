@@ -1,17 +1,19 @@
 """Before training starts: is every teacher there, and can it answer what this run will ask?"""
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
 from rlserve.errors import ConfigError
-from rlserve.records import ActorKind
+from rlserve.records import Actor, ActorKind
 from rlserve.rpc.channel import call, open_channel
 from rlserve.rpc.options import ChannelOptions
 from rlserve.v1 import teacher_service_pb2 as pb
@@ -20,7 +22,6 @@ from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 logger = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS = 10.0
-MESSAGE_BYTES = 64 * 2**20
 
 
 async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokenizer) -> npt.NDArray[np.bool_] | None:
@@ -34,13 +35,14 @@ async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokeni
     own = fingerprint(tokenizer)
     unmatched: dict[str, npt.NDArray[np.bool_]] = {}
     for teacher in config.teachers:
-        description, vocabulary = await _describe(teacher, hub, wait_seconds(config))
+        actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=wait_seconds(config))
+        description: pb.DescribeTeacherResponse = await _ask(actor, "Describe", pb.DescribeTeacherRequest())
         for problem in problems(config, teacher, description, own):
             raise ConfigError(problem)
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
-            matched = matched_tokens(vocabulary, tokenizer)
+            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokenizer)
             unmatched[teacher.name] = np.ones(len(tokenizer), dtype=np.bool_)
             unmatched[teacher.name][matched[matched >= 0]] = False
     return _only_one(unmatched)
@@ -87,19 +89,12 @@ def problems(
     return found
 
 
-async def _describe(
-    teacher: TeacherConfig, hub: HubClient, seconds: float
-) -> tuple[pb.DescribeTeacherResponse, pb.VocabularyResponse]:
-    actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=seconds)
-    what = f"{actor.actor_id} at {actor.address}"
-    async with open_channel(actor.address, options=ChannelOptions(max_message_bytes=MESSAGE_BYTES)) as channel:
-        stub = pb_grpc.TeacherServiceStub(channel)
-        described = await call(
-            stub.Describe,
-            pb.DescribeTeacherRequest(),
+async def _ask(actor: Actor, method: str, request: Any) -> Any:
+    async with open_channel(actor.address, options=ChannelOptions(max_message_bytes=MAX_MESSAGE_BYTES)) as channel:
+        return await call(
+            getattr(pb_grpc.TeacherServiceStub(channel), method),
+            request,
             deadline_seconds=DESCRIBE_SECONDS,
-            what=what,
+            what=f"{actor.actor_id} at {actor.address}",
             wait_for_ready=True,
         )
-        vocabulary = await call(stub.Vocabulary, pb.VocabularyRequest(), deadline_seconds=DESCRIBE_SECONDS, what=what)
-        return described, vocabulary

@@ -29,6 +29,7 @@ from rlserve.actors.rollout.tasks import RemoteTasks
 from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
+from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -42,8 +43,6 @@ from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
-
-TEACHER_MESSAGE_BYTES = 64 * 2**20
 
 
 async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_address: str, address: str = "") -> int:
@@ -82,9 +81,7 @@ class RolloutProcess:
             stack.push_async_callback(self._hub.close)
             environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
             teachers = await stack.enter_async_context(
-                EndpointPool(
-                    self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
-                )
+                EndpointPool(self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=MAX_MESSAGE_BYTES))
             )
             verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
             self._engine = await self._start_engine()

@@ -12,6 +12,7 @@ from rlserve.actors.model_path import model_at
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.teacher.batcher import Batcher
+from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.scoring import ScoringEngine
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
 from rlserve.actors.tokenizer import load_tokenizer
@@ -23,8 +24,6 @@ from rlserve.rpc.server import RunningServer, serving
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
-
-MAX_MESSAGE_BYTES = 64 * 2**20
 
 
 async def run_teacher(config: TeacherConfig, *, model: str, actor_id: str, hub_address: str, run_id: str = "") -> int:

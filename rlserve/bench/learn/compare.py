@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -10,7 +10,7 @@ from typing import Any
 
 from rlserve.bench.learn.methods import GROUPS, METHODS, Method
 from rlserve.bench.learn.plots import draw, draw_each
-from rlserve.bench.learn.runs import Curve, prepare, run
+from rlserve.bench.learn.runs import Curve, Ground, prepare, run
 from rlserve.errors import InvalidRequest
 
 REACHED = 0.9
@@ -32,20 +32,24 @@ def measure(
     Writes ``learn.json`` and ``learn.png`` under ``out``. ``keep`` reads runs that are there instead of repeating them.
     """
     chosen = choose(METHODS, only)
-    curves: dict[str, list[Curve]] = {method.name: [] for method in chosen}
-    for seed in range(seeds):
-        ground = prepare(config, Path(out), seed, chosen)
-        for method in chosen:
-            curve = run(method, ground, keep=keep)
-            curves[method.name].append(curve)
-            print(
-                f"  seed {seed}  {method.title:42} {curve.accuracy_before:.3f} -> {curve.accuracy_after:.3f}",
-                file=sys.stderr,
-                flush=True,
-            )
+    grounds = (prepare(config, Path(out), seed, chosen) for seed in range(seeds))
+    curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.accuracy_before:.3f} -> {c.accuracy_after:.3f}")
     titles = {method.name: method.title for method in chosen}
     write(Path(out) / "learn", curves, titles)
     return {"samples": GROUPS * 8, **{name: summary(found) for name, found in curves.items()}}
+
+
+def run_all(
+    methods: Sequence[Method], grounds: Iterable[Ground], *, keep: bool, say: Callable[[Curve], str]
+) -> dict[str, list[Curve]]:
+    """The curves of each method, one a ground; ``say`` is what is told of each as it comes."""
+    curves: dict[str, list[Curve]] = {method.name: [] for method in methods}
+    for ground in grounds:
+        for method in methods:
+            curve = run(method, ground, keep=keep)
+            curves[method.name].append(curve)
+            print(f"  seed {ground.seed}  {method.title:42} {say(curve)}", file=sys.stderr, flush=True)
+    return curves
 
 
 def choose(methods: Sequence[Method], only: Sequence[str]) -> list[Method]:
@@ -78,11 +82,14 @@ def summary(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def reached(curve: Curve) -> tuple[int, int, float] | None:
     """(samples, steps, seconds) at which the mean of the last 3 accuracies first was 0.9; None for never."""
-    window = min(WINDOW, len(curve.accuracy))
-    for i in range(window - 1, len(curve.accuracy)):
-        if mean(curve.accuracy[i - window + 1 : i + 1]) >= REACHED:
-            return curve.samples[i], curve.steps[i], curve.seconds[i]
-    return None
+    at = first_reached(curve.accuracy, window=min(WINDOW, len(curve.accuracy)))
+    return None if at is None else (curve.samples[at], curve.steps[at], curve.seconds[at])
+
+
+def first_reached(accuracies: Sequence[float], *, window: int = WINDOW) -> int | None:
+    """Position of the first whose mean with those before it, ``window`` in all, is 0.9; None for never."""
+    ends = range(window - 1, len(accuracies))
+    return next((i for i in ends if mean(accuracies[i - window + 1 : i + 1]) >= REACHED), None)
 
 
 def write(stem: Path, curves: Curves, titles: Mapping[str, str]) -> None:

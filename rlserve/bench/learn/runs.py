@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +67,9 @@ def prepare(
         "seed": seed,
         "steps": 0,
     }
-    teachers = [_teacher_section(name) for name in (SAME, OTHER) if any(m.teacher == name for m in wanted)]
+    teachers = [
+        _teacher_section(name, made["pretrain"]) for name in (SAME, OTHER) if any(m.teacher == name for m in wanted)
+    ]
     ground = RunPaths(root / "ground")
     ground.root.mkdir(exist_ok=True)
     ground.config.write_text(to_toml(validate(RunConfig, merge(made, {"teachers": teachers}))), encoding="utf-8")
@@ -156,7 +157,7 @@ def method_config(method: Method, ground: Ground) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _teacher_section(name: str) -> dict[str, Any]:
+def _teacher_section(name: str, pretrain: Mapping[str, Any]) -> dict[str, Any]:
     """As ``configs/distill.toml`` and ``configs/distill_cross_tokenizer.toml`` have them."""
     tuned = {
         "steps": 200,
@@ -167,28 +168,7 @@ def _teacher_section(name: str) -> dict[str, Any]:
     common = {"name": name, "dtype": "float32", "max_length": 64, "sft": {"stage": tuned}}
     if name == SAME:
         return {**common, "model": "start"}
-    own = tomllib.loads(_PAIRED)
-    return {**common, "pretrain": own}
-
-
-_PAIRED = """
-[architecture]
-family = "qwen3"
-hidden_size = 256
-num_layers = 2
-num_heads = 4
-num_kv_heads = 2
-head_dim = 64
-ffn_size = 512
-initializer_range = 0.1
-[tokenizer]
-type = "bpe"
-vocab_size = 300
-[stage]
-steps = 120
-batch_size = 16
-corpus = { environment = "arithmetic" }
-"""
+    return {**common, "pretrain": {**pretrain, "tokenizer": {"type": "bpe", "vocab_size": 300}}}
 
 
 def _make_file(ground: Ground, model: str, out: Path, *, problems: int, samples: int, how: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from rlserve.bench.learn.compare import REACHED, WINDOW, first_reached
 from rlserve.bench.learn.methods import GRPO, Method
 from rlserve.bench.learn.runs import Ground, method_config, prepare
 from rlserve.config.load import to_toml, validate
@@ -24,7 +25,6 @@ from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.observability.events import read_json_lines
 
-REACHED, WINDOW = 0.9, 3
 STEPS = 40
 RUN_SECONDS = 900.0
 CONTESTANTS = {
@@ -166,10 +166,8 @@ def _run_trl(ground: Ground, name: str, out: Path) -> None:
 
 def _at(lines: Sequence[Line]) -> Line | None:
     """The line at which the mean of the last 3 accuracies first was 0.9."""
-    for i in range(WINDOW - 1, len(lines)):
-        if mean(line["accuracy"] for line in lines[i - WINDOW + 1 : i + 1]) >= REACHED:
-            return lines[i]
-    return None
+    at = first_reached([line["accuracy"] for line in lines])
+    return None if at is None else lines[at]
 
 
 def _summary(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:
