@@ -146,6 +146,8 @@ class Assignment:
     """Of its pair's or its own loss in the batch's loss."""
     trains_policy: bool = True
     """Whether ``loss_mask`` is set on its sampled tokens; else only other objectives train it."""
+    has_gradient: bool = True
+    """False: its loss is 0 whatever the policy. It counts in every denominator, and the model need not see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

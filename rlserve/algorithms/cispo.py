@@ -16,6 +16,8 @@ from rlserve.config.policy_gradient import CispoConfig
 class Cispo(PolicyGradient[CispoConfig]):
     """Registered as ``cispo``."""
 
+    proportional = True
+
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """See ``cispo.loss``."""
         return loss(outputs, batch, denominator, self.config)

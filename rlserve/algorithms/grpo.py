@@ -16,6 +16,8 @@ from rlserve.config.policy_gradient import GrpoConfig
 class Grpo(PolicyGradient[GrpoConfig]):
     """Registered as ``grpo``."""
 
+    proportional = True
+
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """See ``grpo.loss``."""
         return loss(outputs, batch, denominator, self.config)

@@ -16,6 +16,8 @@ from rlserve.config.policy_gradient import GspoConfig
 class Gspo(PolicyGradient[GspoConfig]):
     """Registered as ``gspo``."""
 
+    proportional = True
+
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """See ``gspo.loss``."""
         return loss(outputs, batch, denominator, self.config)

@@ -52,8 +52,8 @@ def sequence_sum(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Te
 
 def spread(per_sequence: Tensor, sequence_ids: Tensor) -> Tensor:
     """``[N] -> [B, T]``: each sequence's value on each of its tokens, 0 on padding."""
-    values = per_sequence[sequence_ids.clamp(min=0)]
-    return torch.where(sequence_ids < 0, torch.zeros_like(values), values)
+    # index -1, of padding, falls on the 0 at the end
+    return torch.cat([per_sequence, per_sequence.new_zeros(1)])[sequence_ids]
 
 
 def denominator(batches: Sequence[TokenBatch], *, num_sequences: int, num_groups: int = 0) -> Denominator:

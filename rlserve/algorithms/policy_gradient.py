@@ -4,8 +4,8 @@ A member of the family is a surrogate: a loss for each token, from the log-ratio
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ class PolicyGradient(Generic[C]):
     With the running baseline it has a memory of one number: ``state`` and ``restore`` are for checkpoints.
     """
 
+    proportional: ClassVar[bool] = False
+    """The surrogate is proportional to the advantage: without one a sequence has no gradient."""
     config: C
     baseline: float | None = None
     """Running mean of shaped rewards; None before the first batch."""
@@ -73,7 +75,8 @@ class PolicyGradient(Generic[C]):
         if self.config.advantage == "running_baseline" and assignments:
             mean = rewards.mean_reward(outcomes, self.config)
             self.baseline = advantages.next_baseline(self.baseline, mean, self.config.baseline_decay)
-        return assignments
+        silent = self.proportional and not _has_other_terms(self.config)
+        return [replace(a, has_gradient=a.advantage != 0) for a in assignments] if silent else assignments
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""
@@ -116,6 +119,10 @@ def loss(
         "loss_policy": metrics.total(masked_sum(made.token_loss * weight, shares)),
     }
     return LossOutput(total, measured)
+
+
+def _has_other_terms(config: PolicyGradientConfig) -> bool:
+    return bool(config.kl.coefficient or config.entropy_coefficient or config.z_loss_coefficient)
 
 
 def _surrogate_ratio(outputs: PolicyOutputs, batch: TokenBatch, behavior_ratio: Tensor) -> Tensor:

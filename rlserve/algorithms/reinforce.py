@@ -19,6 +19,8 @@ from rlserve.config.policy_gradient import ReinforceConfig
 class Reinforce(PolicyGradient[ReinforceConfig]):
     """Registered as ``reinforce``."""
 
+    proportional = True
+
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """See ``reinforce.loss``."""
         return loss(outputs, batch, denominator, self.config)

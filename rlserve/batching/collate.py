@@ -13,8 +13,10 @@ from rlserve.batching import packing
 from rlserve.batching.filters import outcome
 from rlserve.batching.rows import EMPTY, Row, row_of
 from rlserve.batching.summary import summarize
-from rlserve.batching.tensors import fields_of, packed_batch, padded_batch
+from rlserve.batching.tensors import Fields, fields_of, packed_batch, padded_batch
 from rlserve.records import RolloutGroup
+
+ROUND_WIDTH_TO = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,9 @@ class BatchLayout:
     packing: bool = False
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0
+    max_length: int | None = None
+    """Tokens of the longest sequence that the model takes: padded rows are widened to a multiple of 8, no further than
+    to this. None: they are as wide as the longest of them."""
     max_token_lag: int | None = None
     """Tokens older than this many versions are masked, their sequences kept; None: no token is."""
     reference: str = ""
@@ -37,7 +42,7 @@ class BatchLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OptimizerBatch:
-    """Everything one optimizer step needs."""
+    """Everything one optimizer step needs. Sequences without a gradient are in its denominator alone."""
 
     micro_batches: tuple[tuple[TokenBatch, ...], ...]
     """By rank, all of one length so that collective operations stay aligned; fillers have an empty mask."""
@@ -59,15 +64,19 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
         row_of(groups, assignment, number, version, layout.max_token_lag, layout.reference)
         for number, assignment in enumerate(assignments)
     ]
-    micro_batches = _lay_out(rows, units_of(assignments), layout)
+    run = [assignment.has_gradient for assignment in assignments]
+    micro_batches = _lay_out(rows, [unit for unit in units_of(assignments) if any(run[i] for i in unit)], layout)
+    counted = [row for row, is_run in zip(rows, run, strict=True) if not is_run]
+    uncomputed = [padded_batch(counted, fields_of(rows, layout.pad_id))] if counted else []
     return OptimizerBatch(
         micro_batches=micro_batches,
         denominator=denominator(
-            [batch for rank in micro_batches for batch in rank],
+            [*(batch for rank in micro_batches for batch in rank), *uncomputed],
             num_sequences=len(rows),
             num_groups=len(groups),
         ),
-        summary=summarize(groups, version) | {"batch/sequences": float(len(rows))},
+        summary=summarize(groups, version)
+        | {"batch/sequences": float(len(rows)), "batch/sequences_without_gradient": float(len(counted))},
     )
 
 
@@ -91,19 +100,37 @@ def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:
 def _lay_out(
     rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout
 ) -> tuple[tuple[TokenBatch, ...], ...]:
-    lengths = [len(row.token_ids) for row in rows]
-    fill = packing.best_fit if layout.packing else packing.by_length
-    build = packed_batch if layout.packing else padded_batch
     fields = fields_of(rows, layout.pad_id)
-    per_rank = [
-        [
-            build([rows[i] for unit in bin_ for i in unit], fields)
-            for bin_ in fill(on_rank, lengths, layout.tokens_per_micro_batch)
-        ]
-        for on_rank in packing.over_ranks(units, lengths, layout.ranks)
-    ]
+    make = _packed if layout.packing else _padded
+    lengths = [len(row.token_ids) for row in rows]
+    per_rank = [make(rows, on_rank, layout, fields) for on_rank in packing.over_ranks(units, lengths, layout.ranks)]
     steps = max(1, *(len(batches) for batches in per_rank))
     return tuple(tuple(batches + [padded_batch([EMPTY], fields)] * (steps - len(batches))) for batches in per_rank)
+
+
+def _packed(
+    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout, fields: Fields
+) -> list[TokenBatch]:
+    lengths = [len(row.token_ids) for row in rows]
+    bins = packing.best_fit(units, lengths, layout.tokens_per_micro_batch)
+    return [packed_batch([rows[i] for unit in bin_ for i in unit], fields) for bin_ in bins]
+
+
+def _padded(
+    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout, fields: Fields
+) -> list[TokenBatch]:
+    widths = [_width(len(row.token_ids), layout) for row in rows]
+    bins = packing.by_length(units, widths, layout.tokens_per_micro_batch)
+    members = [[i for unit in bin_ for i in unit] for bin_ in bins]
+    return [padded_batch([rows[i] for i in bin_], fields, max(widths[i] for i in bin_)) for bin_ in members]
+
+
+def _width(length: int, layout: BatchLayout) -> int:
+    """Few different widths: kernels are chosen, and on CPU compiled, for every shape that comes."""
+    if layout.max_length is None:
+        return length
+    rounded = -(-length // ROUND_WIDTH_TO) * ROUND_WIDTH_TO
+    return max(length, min(rounded, layout.max_length, layout.tokens_per_micro_batch))
 
 
 def token_counts(batch: OptimizerBatch) -> tuple[int, int]:

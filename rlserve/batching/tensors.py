@@ -56,12 +56,12 @@ def fields_of(rows: Sequence[Row], pad_id: int) -> Fields:
     )
 
 
-def padded_batch(rows: Sequence[Row], fields: Fields) -> TokenBatch:
-    """A sequence a row, padded on the right to the longest.
+def padded_batch(rows: Sequence[Row], fields: Fields, width: int = 0) -> TokenBatch:
+    """A sequence a row, padded on the right to the longest, or to ``width`` when that is more.
 
     Positions go on counting over the padding, so the plain causal mask is enough: no token sees padding.
     """
-    width = max(len(row.token_ids) for row in rows)
+    width = max(width, *(len(row.token_ids) for row in rows))
 
     def stack(values: Values, fill: float) -> Tensor:
         arrays = [values(row) for row in rows]

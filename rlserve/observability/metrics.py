@@ -27,6 +27,9 @@ METRICS: Mapping[str, MetricInfo] = {
     "batch/groups": MetricInfo("groups", "groups in the optimizer batch"),
     "batch/samples": MetricInfo("samples", "completions in the optimizer batch"),
     "batch/sequences": MetricInfo("sequences", "sequences trained on in the optimizer batch"),
+    "batch/sequences_without_gradient": MetricInfo(
+        "sequences", "of these, those with advantage 0, which only denominators count and the model does not see"
+    ),
     "length/mean": MetricInfo("tokens", "mean sampled tokens of a completion of the batch"),
     "length/max": MetricInfo("tokens", "longest completion of the batch"),
     "length/min": MetricInfo("tokens", "shortest completion of the batch"),

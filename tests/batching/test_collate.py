@@ -48,10 +48,11 @@ def test_every_trained_token_arrives_once_with_what_the_engine_recorded(rewards,
             mean = sum(rewards[g]) / len(rewards[g])
             expected = t.verdict.reward - mean
             assert b.advantages[trained].tolist() == pytest.approx([expected] * t.num_sampled, abs=1e-6)
-    assert seen == set(range(len(members)))
+    assert seen == {number for number, (g, _) in enumerate(members) if len(set(rewards[g])) > 1}
     assert batch.denominator.tokens == sum(t.num_sampled for _, t in members)
     assert batch.denominator.sequences == len(members)
-    assert token_counts(batch)[0] == batch.denominator.tokens
+    assert batch.summary["batch/sequences_without_gradient"] == len(members) - len(seen)
+    assert token_counts(batch)[0] == sum(members[number][1].num_sampled for number in seen)
 
 
 def test_the_same_groups_give_the_same_tensors():
@@ -117,6 +118,19 @@ def test_padding_is_invisible_to_the_causal_mask():
     pad = batch.sequence_ids == -1
     assert pad.sum() == 4
     assert (batch.token_ids[pad] == 29).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_length", "budget", "width"),
+    [([2, 6], 64, 64, 16), ([2, 6], 12, 64, 12), ([2, 6], 9, 64, 9), ([5, 1], 64, 64, 8), ([10, 10], 64, 13, 13)],
+)
+def test_rows_are_widened_to_few_widths_within_every_bound(lengths, max_length, budget, width):
+    batch = collate(
+        [group([1, 0], lengths)], GRPO, layout(max_length=max_length, tokens_per_micro_batch=budget), version=0
+    )
+    assert {b.token_ids.shape[1] for b in flat(batch)} == {width}
+    assert all(b.token_ids.numel() <= budget for b in flat(batch))
+    assert batch.denominator.tokens == sum(lengths)
 
 
 def test_the_summary_counts_what_was_verified():

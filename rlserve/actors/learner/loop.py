@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 REWARD_WINDOW = 5
+SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
 
 
 class Stopped(Exception):
@@ -64,6 +65,7 @@ class TrainingLoop:
         self._layout = BatchLayout(
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             max_new_tokens=config.rollout.max_new_tokens,
+            max_length=config.model.max_length,
             ranks=config.learner.ranks,
             packing=config.learner.packing,
             max_token_lag=config.learner.max_token_lag,
@@ -131,7 +133,7 @@ class TrainingLoop:
             "sync/by_divergence": float(reason == "divergence"),
             "sync/reference_refreshed": float(refreshed),
             **summarize(groups, self._state.step - 1),
-            "batch/sequences": sum(batch.summary["batch/sequences"] for batch in batches),
+            **{name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES},
             **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
             "learner/loss": report.loss,
             "learner/grad_norm": report.grad_norm,
