@@ -34,7 +34,7 @@ PINNED = {"launch": {"cores": {"learner": [0], "rollout": [1]}}}
 
 def _learner(max_lag: int, threads: int) -> dict[str, Any]:
     """With lag, two batches are under way, and the longest answers may take several steps."""
-    batches = {"outstanding_batches": 2} if max_lag else {}
+    batches = {"batches_ahead": 1} if max_lag else {}
     return {"learner": {"max_lag": max_lag, "torch_threads": threads, **batches}}
 
 

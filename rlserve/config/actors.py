@@ -171,9 +171,10 @@ class LearnerConfig(Section):
     """Pack sequences into one row (needs an attention that honours position ids); else bucket by length."""
     max_lag: int = Field(4, ge=0)
     """No token older than this many versions is trained on."""
-    outstanding_batches: int | None = Field(None, ge=1)
-    """Batches of groups leased or queued at once; none: max_lag + 1. Fewer keep samples fresh, while ``max_lag``
-    leaves room for those that take long."""
+    batches_ahead: int | None = Field(None, ge=0)
+    """Batches of groups leased or queued at once, beside the one in training; none: max_lag. 0 waits for the weights
+    of each step (synchronous). Few keep samples fresh, while a larger ``max_lag`` leaves room for those that take
+    long."""
     max_token_lag: int | None = Field(None, ge=0)
     """Tokens older than this many versions are masked while the rest of their sequence is trained on; none: no token
     is. ``max_lag`` drops whole groups."""

@@ -58,8 +58,19 @@ class RunConfig(Section):
 
     @property
     def max_outstanding_groups(self) -> int:
-        """Groups leased or queued at once: beyond ``max_lag + 1`` batches, lag would exceed ``learner.max_lag``."""
-        return self.learner.groups_per_step * (self.learner.outstanding_batches or self.learner.max_lag + 1)
+        """Groups leased or queued at once, beside those in training if ``leases_ahead``."""
+        return self.learner.groups_per_step * max(self._batches_ahead, 1)
+
+    @property
+    def leases_ahead(self) -> bool:
+        """Whether groups are made while others are in training."""
+        return self._batches_ahead > 0
+
+    @property
+    def _batches_ahead(self) -> int:
+        """Beyond ``max_lag``, lag would exceed it."""
+        asked = self.learner.batches_ahead
+        return self.learner.max_lag if asked is None else asked
 
     @property
     def max_lag_steps(self) -> int:
@@ -113,10 +124,10 @@ class RunConfig(Section):
                 "it to 0, or give one an eval_weight"
             )
         learner = self.learner
-        if learner.outstanding_batches is not None and learner.outstanding_batches > learner.max_lag + 1:
+        if learner.batches_ahead is not None and learner.batches_ahead > learner.max_lag:
             raise ValueError(
-                f"learner.outstanding_batches: is {learner.outstanding_batches}, but with learner.max_lag = "
-                f"{learner.max_lag} more than {learner.max_lag + 1} would only grow stale; lower it"
+                f"learner.batches_ahead: is {learner.batches_ahead}, but with learner.max_lag = {learner.max_lag} more "
+                "than that would only grow stale; lower it, or raise max_lag"
             )
         for problem in teacher_problems(self):
             raise ValueError(problem)

@@ -21,4 +21,5 @@ def test_the_lag_bound_counts_syncs(every_steps: int, max_lag: int, steps: int) 
         }
     )
     assert config.max_lag_steps == steps
-    assert config.max_outstanding_groups == config.learner.groups_per_step * (max_lag + 1)
+    assert config.max_outstanding_groups == config.learner.groups_per_step * max(max_lag, 1)
+    assert config.leases_ahead == (max_lag > 0)

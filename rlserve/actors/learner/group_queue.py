@@ -37,6 +37,11 @@ class GroupQueue:
         """Groups that stand in the way of new ones: taken or to be taken, future ones left out."""
         return sum(queued.versions.newest <= self.newest_known for queued in self._queued.values())
 
+    @property
+    def num_taken(self) -> int:
+        """Groups in training: taken, and neither consumed nor dropped."""
+        return len(self._taken)
+
     def add(self, group: RolloutGroup, payload: bytes, info: GroupInfo, versions: VersionRange) -> None:
         """Store a group; it is durable when this returns."""
         self._store.receive(info, payload)

@@ -104,7 +104,9 @@ class Inbox:
     def grant(self, *, ready: Collection[str] | None = None) -> dict[str, list[Lease]]:
         """Leases to send now, by worker, among those in ``ready``; a later process knows of them."""
         with self._changed:
-            granted = self._book.grant(queued=len(self._queue), ready=() if self._publishing else ready)
+            in_training = self._queue.num_taken if self.settings.leases_ahead else 0
+            queued = len(self._queue) - in_training
+            granted = self._book.grant(queued=queued, ready=() if self._publishing else ready)
             self._issuer.save()
         return granted
 
@@ -146,13 +148,15 @@ class Inbox:
         return releases
 
     def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
-        """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit``.
+        """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit`` or ``drop``.
 
         Raises DeadlineExceeded, naming the workers and what they owe, or NotReady after ``close``.
         """
         with self._changed:
             self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._describe_missing(n))
-            return self._queue.take(n)
+            taken = self._queue.take(n)
+        self._wake()
+        return taken
 
     def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
         """The groups were trained on by ``step``, which makes policy version ``step``.

@@ -45,12 +45,14 @@ class InboxSettings:
     num_samples: int
     """Trajectories of a group."""
     max_outstanding: int
-    """Groups leased or queued at once."""
+    """Groups leased or queued at once, beside those in training."""
     max_lag: int
     lease_seconds: float
     tokenizer_fingerprint: str
     grace_seconds: float = GRACE_SECONDS
     """A worker whose stream broke keeps its leases for this long."""
+    leases_ahead: bool = True
+    """Lease while a batch is in training; else its groups count as queued until the step is done."""
 
     @classmethod
     def of(cls, config: RunConfig, *, tokenizer_fingerprint: str) -> "InboxSettings":
@@ -61,6 +63,7 @@ class InboxSettings:
             ingredients=Ingredient.of(config.environments),
             num_samples=config.rollout.group_size,
             max_outstanding=config.max_outstanding_groups,
+            leases_ahead=config.leases_ahead,
             max_lag=config.max_lag_steps,
             lease_seconds=config.learner.lease_seconds,
             tokenizer_fingerprint=tokenizer_fingerprint,

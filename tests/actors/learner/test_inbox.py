@@ -167,7 +167,7 @@ def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refi
     inbox.on_credit(lambda: wakes.append(1))
     assert ids(inbox.take(2, deadline_seconds=1)) == [lease.group_id for lease in leases[2:4]]
     assert inbox.counts() == counts(4, queued=2, stale=2)
-    assert wakes and len(inbox.grant()["w"]) == 2
+    assert wakes and len(inbox.grant()["w"]) == 2 + 2  # dropped, and in training
 
 
 def test_what_teaches_nothing_is_dropped_on_arrival_and_frees_its_credit(inbox: Inbox) -> None:
@@ -310,7 +310,7 @@ def test_groups_of_versions_that_are_yet_to_be_made_again_wait_and_block_no_cred
     assert ids(again.take(1, deadline_seconds=0)) == [leases[0].group_id]
     with pytest.raises(DeadlineExceeded):
         again.take(1, deadline_seconds=0)
-    assert len(lease_out(again)) == 7
+    assert len(lease_out(again)) == 8  # those of version 4 and the one in training are not counted
     again.published(4)
     assert ids(again.take(7, deadline_seconds=0)) == [lease.group_id for lease in leases[1:]]
 
@@ -418,6 +418,27 @@ def test_a_new_evaluation_ends_an_unfinished_one(inbox: Inbox) -> None:
     deliver(inbox, new[:1], rewards=(1.0,))
     assert len(inbox.take_evaluation(1, deadline_seconds=0)) == 1
     assert inbox.evaluation_counts().given_up == 2
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_batch_in_training_leaves_room_for_the_next_or_none(path: Path, ahead: bool) -> None:
+    inbox = make_inbox(path, max_outstanding=4, leases_ahead=ahead)
+    deliver(inbox, lease_out(inbox, capacity=9))
+    assert inbox.grant() == {}
+    taken = inbox.take(4, deadline_seconds=0)
+    during = sum(len(leases) for leases in inbox.grant().values())
+    assert during == (4 if ahead else 0)
+    inbox.commit(1, [group.group_id for group in taken], publishes=True)
+    inbox.published(1)
+    assert during + sum(len(leases) for leases in inbox.grant().values()) == 4
+
+
+def test_groups_that_could_not_be_trained_on_make_room_again(path: Path) -> None:
+    inbox = make_inbox(path, max_outstanding=2, leases_ahead=False)
+    deliver(inbox, lease_out(inbox, capacity=9))
+    taken = inbox.take(2, deadline_seconds=0)
+    inbox.drop(1, [group.group_id for group in taken], "untrainable")
+    assert len(inbox.grant()["w"]) == 2
 
 
 def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> None:
