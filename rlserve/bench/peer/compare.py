@@ -1,7 +1,7 @@
 """``rlserve bench peer``: wall seconds to accuracy 0.9, and what a step costs; runs interleaved, seed by seed.
 
 Clocks: ``seconds`` runs from when everything is loaded and the first generation begins, ``seconds_since_start`` from
-the command itself, imports and engine start included. A run's accuracy is that of its fresh samples, over its last 3
+the command itself, imports and engine start included. A run's accuracy is that of the samples that came in its last 3
 steps. All take 32 prompts a step and train on all of them, also where all samples of a prompt are alike.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rlserve.bench.learn.compare import REACHED, WINDOW, first_reached
+from rlserve.bench.learn.compare import REACHED, WINDOW
 from rlserve.bench.learn.methods import GRPO, Method
 from rlserve.bench.learn.runs import Ground, method_config, prepare
 from rlserve.config.load import to_toml, validate
@@ -37,7 +37,7 @@ PIPELINE = Method(
     title="",
     changes={
         "algorithm": {**GRPO, "zero_variance": "keep"},
-        "learner": {"max_lag": 6, "outstanding_batches": 2},
+        "learner": {"max_lag": 6, "batches_ahead": 1},
         "evaluate": {"problems": 0},
         "steps": STEPS,
         "stop_groups": 10**6,
@@ -165,9 +165,18 @@ def _run_trl(ground: Ground, name: str, out: Path) -> None:
 
 
 def _at(lines: Sequence[Line]) -> Line | None:
-    """The line at which the mean of the last 3 accuracies first was 0.9."""
-    at = first_reached([line["accuracy"] for line in lines])
-    return None if at is None else lines[at]
+    """The line at which the samples that came since the third last were first right to 0.9.
+
+    A step of rlserve's may have none: groups come when they are done.
+    """
+    right, samples = [0.0], [0.0]
+    for line in lines:
+        right.append(right[-1] + line["accuracy"] * (line["samples"] - samples[-1]))
+        samples.append(line["samples"])
+    for i in range(WINDOW, len(samples)):
+        if right[i] - right[i - WINDOW] >= REACHED * max(samples[i] - samples[i - WINDOW], 1.0):
+            return lines[i - 1]
+    return None
 
 
 def _summary(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:
