@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlserve.config.pretrain import StageConfig
+from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn, short_attention
 from rlserve.pretrain.data import IGNORE, Batch
 
 MAX_THREADS = 8
@@ -51,6 +52,8 @@ def run_stage(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
+    prefer_onednn()
+    keep_freed_memory()
     pace = _Pace()
     step, last, loss, accuracy = 0, config.steps, 0.0, None
     model.train()
@@ -81,7 +84,8 @@ def rate_share(step: int, last: int, config: StageConfig) -> float:
 
 def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Mean cross-entropy over the targets, in nats; logits are made only where there is a target."""
-    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
+    with short_attention(batch.input_ids.shape[1], batch.input_ids.device):
+        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
     chosen = batch.targets != IGNORE
     logits = model.get_output_embeddings()(hidden[chosen])  # [targets, V]
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets[chosen])

@@ -33,6 +33,7 @@ from rlserve.actors.learner.model_files import read_companions
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
 from rlserve.config.actors import LearnerConfig
+from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn
 from rlserve.errors import LimitExceeded
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class LearnerEngine:
         self.companions = read_companions(model_path)
         """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
+        prefer_onednn()
+        keep_freed_memory()
         torch.manual_seed(seed)
         deepspeed = import_deepspeed(self.place.device)
         init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)
@@ -121,6 +124,22 @@ class LearnerEngine:
             seconds=time.perf_counter() - started,
         )
 
+    def rehearse(self, *, width: int, needs: Collection[str] = ENTROPY) -> None:
+        """Go through a full micro-batch of rows of ``width`` tokens and add its gradient, which is 0.
+
+        So what is made at first use is made before the first step, while others start. Raises LimitExceeded when the
+        micro-batch does not fit into the device's memory. Every rank must call it.
+        """
+        tokens = self.config.tokens_per_micro_batch
+        batch = blank(rows=max(1, tokens // width), width=min(width, tokens), packed=self.config.packing)
+        try:
+            self._backward(batch, _nothing, 1.0, needs, is_last=False)
+        except torch.OutOfMemoryError as error:
+            raise LimitExceeded(
+                f"learner.tokens_per_micro_batch: {tokens} tokens do not fit into the memory of {self.place.device}; "
+                f"lower it, set learner.gradient_checkpointing, or raise learner.zero_stage ({error})"
+            ) from error
+
     def set_unmatched(self, tokens: Tensor) -> None:
         """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not; shorter is padded with False."""
         mask = torch.zeros(self._scorer.vocabulary, dtype=torch.bool)
@@ -148,7 +167,7 @@ class LearnerEngine:
         if not steps:
             return
         # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
-        self.step([_probe()], loss=_nothing, temperature=1.0, lr=0.0)
+        self.step([blank(rows=1, width=2)], loss=_nothing, temperature=1.0, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
 
     def rng_states(self) -> Tensor:
@@ -229,17 +248,19 @@ def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device:
     return engine
 
 
-def _probe() -> TokenBatch:
-    """Two tokens, one of which is predicted."""
-    zeros = torch.zeros(1, 2)
+def blank(*, rows: int, width: int, packed: bool = False) -> TokenBatch:
+    """``rows`` sequences of ``width`` tokens 0, of which all but the first are predicted; in one row if ``packed``."""
+    shape = (1, rows * width) if packed else (rows, width)
+    positions = torch.arange(width).repeat(rows).view(shape)
+    zeros = torch.zeros(shape)
     return TokenBatch(
-        token_ids=torch.zeros(1, 2, dtype=torch.int64),
-        position_ids=torch.arange(2)[None],
-        sequence_ids=torch.zeros(1, 2, dtype=torch.int64),
-        loss_mask=torch.tensor([[0.0, 1.0]]),
+        token_ids=torch.zeros(shape, dtype=torch.int64),
+        position_ids=positions,
+        sequence_ids=torch.arange(rows).repeat_interleave(width).view(shape),
+        loss_mask=(positions > 0).float(),
         behavior_logprobs=zeros,
         advantages=zeros,
-        lag=torch.zeros(1, 2, dtype=torch.int64),
+        lag=torch.zeros(shape, dtype=torch.int64),
     )
 
 

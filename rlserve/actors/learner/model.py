@@ -5,7 +5,7 @@ Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.actors import LearnerConfig
+from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
 
 SOFTMAX_ELEMENTS = 2**27
@@ -78,6 +79,8 @@ class Scorer:
     vocabulary: int
     chooses_columns: bool
     """The model's forward takes ``logits_to_keep``: the head is run on the columns trained on alone."""
+    recomputes: bool = False
+    """Layers are computed again in the backward pass."""
     unmatched: Tensor | None = None
     """``[V]`` bool: tokens that a teacher with another tokenizer has not."""
 
@@ -86,7 +89,8 @@ class Scorer:
         """A scorer of ``model``, called through ``forward``."""
         names = inspect.signature(model.forward).parameters
         config: Any = model.config
-        return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names)
+        recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
+        return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names, recomputes)
 
     def __call__(self, batch: TokenBatch, *, temperature: float, needs: Collection[str]) -> PolicyOutputs:
         """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row is trained on.
@@ -102,7 +106,8 @@ class Scorer:
         if narrow:
             # one column more than needed: what policy_outputs shifts by one then lines up
             inputs["logits_to_keep"] = torch.cat([predicted - 1, torch.zeros(1, dtype=torch.int64)]).to(self.device)
-        logits: Tensor = self.forward(**inputs).logits
+        with self._attention(batch.token_ids.shape[1]):
+            logits: Tensor = self.forward(**inputs).logits
         scored = _only(batch, predicted) if narrow else batch
         outputs = policy_outputs(
             logits,
@@ -113,6 +118,9 @@ class Scorer:
             unmatched=self.unmatched,
         )
         return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
+
+    def _attention(self, width: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.recomputes else short_attention(width, self.device)
 
 
 def is_packed(batch: TokenBatch) -> bool:

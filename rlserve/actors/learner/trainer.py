@@ -24,6 +24,8 @@ from rlserve.policy.publisher import Publisher
 logger = logging.getLogger(__name__)
 
 ALGORITHM_STATE = "algorithm"
+POLICY_OUTPUTS = frozenset({"entropy", "entropy_gradient", "log_partition"})
+"""Needs that a batch without teacher or reference can meet."""
 
 
 def create_rank(
@@ -40,6 +42,7 @@ def create_rank(
         checkpoint.restore(engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
+    engine.rehearse(width=config.model.max_length, needs=algorithm.needs & POLICY_OUTPUTS)
     beside = needs_reference(algorithm) and not config.reference.teacher
     kept = checkpoint.reference_path if checkpoint is not None else None
     reference = Reference(str(kept or start_model), config.learner, place) if beside else None

@@ -6,13 +6,17 @@ that memory. Plug-ins are not loaded here: each EngineCore loads its own.
 
 import os
 
+from rlserve.actors.rollout.cpu_products import round_products
 from rlserve.actors.rollout.deathwatch import follow_owner
 from rlserve.actors.rollout.engine_start import collector_paused
+from rlserve.cpu_kernels import keep_freed_memory
 
 with collector_paused():
     import vllm.v1.engine.core
     import vllm.v1.executor.uniproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
+round_products()
+keep_freed_memory()
 # From a child's first moment: until its plug-ins load it may wait minutes for a worker that is gone.
 os.register_at_fork(after_in_child=follow_owner)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlserve.actors.teacher.scoring import Query, Scores
+from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn, short_attention
 
 
 class ForwardEngine:
@@ -23,6 +24,8 @@ class ForwardEngine:
 
         if torch_threads:
             torch.set_num_threads(torch_threads)
+        prefer_onednn()
+        keep_freed_memory()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=False
@@ -51,7 +54,8 @@ class ForwardEngine:
         width = max(len(query.token_ids) for query in queries)
         # Padded on the right: under the causal mask no real token sees padding.
         padded = np.stack([np.pad(query.token_ids, (0, width - len(query.token_ids))) for query in queries])
-        logits = self._model(input_ids=torch.from_numpy(padded).to(self._device), use_cache=False).logits
+        with short_attention(width, self._device):
+            logits = self._model(input_ids=torch.from_numpy(padded).to(self._device), use_cache=False).logits
         return [scores_of(logits[row], query) for row, query in enumerate(queries)]
 
 

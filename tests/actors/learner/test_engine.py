@@ -196,3 +196,26 @@ def test_after_an_engine_was_closed_another_can_start(start):
     expected = step(first, [random_batch(0)]).grad_norm
     first.close()
     assert step(engine_of(start, zero_stage=2), [random_batch(0)]).grad_norm == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"zero_stage": 2}, {"gradient_checkpointing": True}, {"packing": True}])
+def test_a_rehearsal_changes_nothing(start, settings):
+    plain, rehearsed = engine_of(start, **settings), engine_of(start, **settings, tokens_per_micro_batch=64)
+    rehearsed.rehearse(width=24)
+    reports = [[step(engine, [random_batch(seed)]) for seed in range(2)] for engine in (plain, rehearsed)]
+    for one, other in zip(*reports, strict=True):
+        assert one.loss == other.loss and one.grad_norm == other.grad_norm
+    assert plain.optimizer_steps == rehearsed.optimizer_steps == 2
+    for name, tensor in weights_of(rehearsed).items():
+        assert torch.equal(tensor, weights_of(plain)[name])
+
+
+def test_a_micro_batch_that_does_not_fit_is_found_before_training(start, monkeypatch):
+    engine = engine_of(start, tokens_per_micro_batch=64)
+
+    def full(*_, **__):  # a machine that is out of memory cannot be had
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "_backward", full)
+    with pytest.raises(LimitExceeded, match=r"learner\.tokens_per_micro_batch: 64 tokens do not fit"):
+        engine.rehearse(width=24)
