@@ -18,6 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists them in no __all__
 
+from rlserve.actors.importing import collector_paused
 from rlserve.config.actors import LearnerConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 
@@ -76,8 +77,9 @@ def import_deepspeed(device: torch.device) -> ModuleType:
 
 def import_libraries() -> None:
     """All that an engine imports, several seconds' worth: to be called before a wait for something else."""
-    import_deepspeed(Place.from_environment(os.environ).device)
-    importlib.import_module("transformers.models.auto.modeling_auto")
+    with collector_paused():
+        import_deepspeed(Place.from_environment(os.environ).device)
+        importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: float) -> None:

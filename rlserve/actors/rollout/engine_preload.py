@@ -4,11 +4,12 @@ EngineCore is then a fork of a process that has imported vLLM and runs no other 
 that memory. Plug-ins are not loaded here: each EngineCore loads its own.
 """
 
+import gc
 import os
 
+from rlserve.actors.importing import collector_paused
 from rlserve.actors.rollout.cpu_products import round_products
 from rlserve.actors.rollout.deathwatch import follow_owner
-from rlserve.actors.rollout.engine_start import collector_paused
 from rlserve.cpu_kernels import keep_freed_memory
 
 with collector_paused():
@@ -16,6 +17,7 @@ with collector_paused():
     import vllm.v1.executor.uniproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
+gc.freeze()  # EngineCore need not look for garbage among what was imported
 round_products()
 keep_freed_memory()
 # From a child's first moment: until its plug-ins load it may wait minutes for a worker that is gone.

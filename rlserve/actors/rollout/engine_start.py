@@ -1,23 +1,47 @@
 """Starts vLLM: the slow part of a rollout worker, so everything that can be done early or saved is.
 
-Importing vLLM takes 7 to 9 seconds, here and again where EngineCore runs. On CPU, EngineCore is forked by a *fork
-server* (of ``multiprocessing``) which imports beside us, from ``warm_up`` on: before there is a model to serve. We
-are no process to fork from ourselves, with gRPC's threads. Measured on two cores, to the first token: 23 seconds as
-vLLM comes, 12 as done here, 4 after a warm-up.
+Importing vLLM takes 4 to 9 seconds, here and again where EngineCore runs. On CPU, EngineCore is forked by a *fork
+server* (of ``multiprocessing``) which has imported it; we are no process to fork from ourselves, with gRPC's threads.
+A worker process imports before it has any thread, and the fork server is a fork of it: one import, in one memory
+(``fork_early``). Elsewhere the fork server is a process of its own, which imports beside us, from ``warm_up`` on.
 """
 
 import contextlib
 import gc
 import multiprocessing
-from collections.abc import Iterator
+import os
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from rlserve.actors.importing import collector_paused
 from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.rollout.settings import prepare_environment, runs_on_cpu
 
 PRELOAD = "rlserve.actors.rollout.engine_preload"
+
+
+def fork_early() -> None:
+    """Import vLLM and fork the fork server off. Blocks for seconds; call it while this process has one thread.
+
+    Where there is no need for a fork server, or there is a second thread already, this does nothing.
+    """
+    if not runs_on_cpu() or threading.active_count() > 1:
+        return
+    prepare_environment(on_cpu=True)
+    with collector_paused():
+        import vllm.v1.engine.async_llm
+        import vllm.v1.engine.core
+        import vllm.v1.executor.uniproc_executor
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+    gc.freeze()
+    multiprocessing.set_forkserver_preload([PRELOAD])
+    with _forking():
+        forkserver.ensure_running()
 
 
 def warm_up() -> None:
@@ -57,15 +81,36 @@ def launch(options: EngineOptions, **others: Any) -> Any:
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Importing makes objects that stay; looking for garbage among them takes 2 seconds of 9."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+def _forking() -> Iterator[None]:
+    """Have ``multiprocessing`` fork this process where it would start an interpreter for the fork server."""
+    module: Any = forkserver.util  # type: ignore[attr-defined]
+    theirs = module.spawnv_passfds
+
+    def fork(_: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        child = os.fork()
+        if not child:
+            _become(arguments[-1], descriptors)
+        return child
+
+    module.spawnv_passfds = fork
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        module.spawnv_passfds = theirs
+
+
+def _become(command: str, descriptors: Sequence[int]) -> NoReturn:
+    """Go on as the interpreter that would have been started: nothing but these files open, ``command`` to run."""
+    try:
+        kept = sorted({2, *descriptors})
+        for before, after in pairwise([*kept, os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(before + 1, after)
+        exec(command, {})
+    except SystemExit:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from rlserve.actors.rollout.settings import OWNER_VARIABLE
 
 WORKER = """
 import asyncio, sys
+if __name__ == "__main__" and "early" in sys.argv:
+    from rlserve.actors.rollout.engine_start import fork_early
+    fork_early()
 from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine
 
 async def serve():
@@ -56,11 +59,11 @@ def test_a_process_ends_with_its_owner(owner: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["starting", "serving"])
-def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize(("moment", "fork"), [("starting", "late"), ("starting", "early"), ("serving", "early")])
+def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str, fork: str) -> None:
     tiny_model("qwen3", tied=True).save_pretrained(tmp_path / "model")
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "model")]
+    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "model"), fork]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
         try:
             children = _engine_core_appears(worker.pid)
@@ -73,6 +76,30 @@ def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str) -> None:
     for process in alive:
         process.kill()
     assert not alive
+
+
+@pytest.mark.slow
+def test_the_fork_server_of_a_worker_is_its_fork_and_holds_nothing_of_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from multiprocessing import forkserver\n"
+        "from rlserve.actors.rollout.engine_start import fork_early\n"
+        "mine = open(sys.argv[1], 'w'); fork_early()\n"
+        "print(forkserver._forkserver._forkserver_pid, flush=True); sys.stdin.read()"
+    )
+    mine = str(tmp_path / "mine")
+    command = [sys.executable, "-c", code, mine]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None and worker.stdin is not None
+        server = psutil.Process(int(worker.stdout.readline()))
+        assert server.cmdline() == command
+        assert mine in [opened.path for opened in psutil.Process(worker.pid).open_files()]
+        deadline = time.monotonic() + 10
+        while mine in [opened.path for opened in server.open_files()]:
+            assert time.monotonic() < deadline, "the fork server keeps its parent's file"
+            time.sleep(0.05)
+        worker.stdin.close()
+        assert worker.wait(timeout=20) == 0
+    assert psutil.wait_procs([server], timeout=20)[1] == []
 
 
 def _engine_core_appears(worker: int) -> list[psutil.Process]:
