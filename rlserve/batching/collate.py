@@ -16,7 +16,7 @@ from rlserve.batching.summary import summarize
 from rlserve.batching.tensors import Fields, fields_of, packed_batch, padded_batch
 from rlserve.records import RolloutGroup
 
-ROUND_WIDTH_TO = 8
+ROUND_WIDTH_TO = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class BatchLayout:
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0
     max_length: int | None = None
-    """Tokens of the longest sequence that the model takes: padded rows are widened to a multiple of 8, no further than
+    """Tokens of the longest sequence that the model takes: padded rows are widened to a multiple of 4, no further than
     to this. None: they are as wide as the longest of them."""
     max_token_lag: int | None = None
     """Tokens older than this many versions are masked, their sequences kept; None: no token is."""
