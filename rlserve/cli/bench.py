@@ -19,10 +19,10 @@ BENCHES = {
     "transport": "publishing and fetching a version: shared, as a delta, whole",
 }
 LONG = {
-    "learn": "every method, same start and budget of samples: accuracy and what it took (12 minutes a seed)",
+    "learn": "every method, same start and budget of samples: accuracy and what it took (8 minutes a seed)",
     "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes a seed)",
-    "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (5 minutes a seed)",
-    "peer": "pipeline GRPO against TRL's GRPOTrainer: wall seconds to accuracy 0.9 (10 minutes a seed)",
+    "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes a seed)",
+    "peer": "pipeline GRPO against TRL's GRPOTrainer: wall seconds to accuracy 0.9 (a minute a seed)",
 }
 """Whole training runs; not part of ``all``."""
 

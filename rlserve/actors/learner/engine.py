@@ -124,14 +124,15 @@ class LearnerEngine:
             seconds=time.perf_counter() - started,
         )
 
-    def rehearse(self, *, width: int, needs: Collection[str] = ENTROPY) -> None:
-        """Go through a full micro-batch of rows of ``width`` tokens and add its gradient, which is 0.
+    def rehearse(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
+        """Go through a full micro-batch of rows of ``width`` tokens, the last ``trained`` of which are trained on.
 
-        So what is made at first use is made before the first step, while others start. Raises LimitExceeded when the
-        micro-batch does not fit into the device's memory. Every rank must call it.
+        Its gradient, which is added, is 0. So what is made at first use is made before the first step, while others
+        start. Raises LimitExceeded when the micro-batch does not fit into the device's memory. Every rank must call it.
         """
         tokens = self.config.tokens_per_micro_batch
-        batch = blank(rows=max(1, tokens // width), width=min(width, tokens), packed=self.config.packing)
+        rows, width = max(1, tokens // width), min(width, tokens)
+        batch = blank(rows=rows, width=width, trained=trained, packed=self.config.packing)
         try:
             self._backward(batch, _nothing, 1.0, needs, is_last=False)
         except torch.OutOfMemoryError as error:
@@ -167,7 +168,7 @@ class LearnerEngine:
         if not steps:
             return
         # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
-        self.step([blank(rows=1, width=2)], loss=_nothing, temperature=1.0, lr=0.0)
+        self.step([blank(rows=1, width=2, trained=1)], loss=_nothing, temperature=1.0, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
 
     def rng_states(self) -> Tensor:
@@ -248,8 +249,8 @@ def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device:
     return engine
 
 
-def blank(*, rows: int, width: int, packed: bool = False) -> TokenBatch:
-    """``rows`` sequences of ``width`` tokens 0, of which all but the first are predicted; in one row if ``packed``."""
+def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> TokenBatch:
+    """``rows`` sequences of ``width`` tokens 0, trained on the last ``trained``; in one row if ``packed``."""
     shape = (1, rows * width) if packed else (rows, width)
     positions = torch.arange(width).repeat(rows).view(shape)
     zeros = torch.zeros(shape)
@@ -257,7 +258,7 @@ def blank(*, rows: int, width: int, packed: bool = False) -> TokenBatch:
         token_ids=torch.zeros(shape, dtype=torch.int64),
         position_ids=positions,
         sequence_ids=torch.arange(rows).repeat_interleave(width).view(shape),
-        loss_mask=(positions > 0).float(),
+        loss_mask=(positions >= max(1, width - trained)).float(),
         behavior_logprobs=zeros,
         advantages=zeros,
         lag=torch.zeros(shape, dtype=torch.int64),

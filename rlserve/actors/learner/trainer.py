@@ -42,7 +42,11 @@ def create_rank(
         checkpoint.restore(engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
-    engine.rehearse(width=config.model.max_length, needs=algorithm.needs & POLICY_OUTPUTS)
+    engine.rehearse(
+        width=config.model.max_length,
+        trained=config.rollout.max_new_tokens,
+        needs=algorithm.needs & POLICY_OUTPUTS,
+    )
     beside = needs_reference(algorithm) and not config.reference.teacher
     kept = checkpoint.reference_path if checkpoint is not None else None
     reference = Reference(str(kept or start_model), config.learner, place) if beside else None

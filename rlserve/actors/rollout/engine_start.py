@@ -8,6 +8,7 @@ A worker process imports before it has any thread, and the fork server is a fork
 
 import contextlib
 import gc
+import importlib
 import multiprocessing
 import os
 import threading
@@ -102,6 +103,7 @@ def _forking() -> Iterator[None]:
 def _become(command: str, descriptors: Sequence[int]) -> NoReturn:
     """Go on as the interpreter that would have been started: nothing but these files open, ``command`` to run."""
     try:
+        _rename("rlserve::ForkServer")
         kept = sorted({2, *descriptors})
         for before, after in pairwise([*kept, os.sysconf("SC_OPEN_MAX")]):
             os.closerange(before + 1, after)
@@ -111,6 +113,12 @@ def _become(command: str, descriptors: Sequence[int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     os._exit(0)
+
+
+def _rename(title: str) -> None:
+    """In lists of processes; vLLM does the same with EngineCore."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle(title)
 
 
 @contextlib.contextmanager

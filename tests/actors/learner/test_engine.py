@@ -201,7 +201,7 @@ def test_after_an_engine_was_closed_another_can_start(start):
 @pytest.mark.parametrize("settings", [{}, {"zero_stage": 2}, {"gradient_checkpointing": True}, {"packing": True}])
 def test_a_rehearsal_changes_nothing(start, settings):
     plain, rehearsed = engine_of(start, **settings), engine_of(start, **settings, tokens_per_micro_batch=64)
-    rehearsed.rehearse(width=24)
+    rehearsed.rehearse(width=24, trained=10)
     reports = [[step(engine, [random_batch(seed)]) for seed in range(2)] for engine in (plain, rehearsed)]
     for one, other in zip(*reports, strict=True):
         assert one.loss == other.loss and one.grad_norm == other.grad_norm
@@ -218,4 +218,4 @@ def test_a_micro_batch_that_does_not_fit_is_found_before_training(start, monkeyp
 
     monkeypatch.setattr(engine, "_backward", full)
     with pytest.raises(LimitExceeded, match=r"learner\.tokens_per_micro_batch: 64 tokens do not fit"):
-        engine.rehearse(width=24)
+        engine.rehearse(width=24, trained=10)
