@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlserve.config.pretrain import StageConfig
-from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn, short_attention
+from rlserve.cpu_kernels import set_up_process, short_attention
 from rlserve.pretrain.data import IGNORE, Batch
 
 MAX_THREADS = 8
@@ -52,8 +52,7 @@ def run_stage(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    prefer_onednn()
-    keep_freed_memory()
+    set_up_process()
     pace = _Pace()
     step, last, loss, accuracy = 0, config.steps, 0.0, None
     model.train()

@@ -23,6 +23,12 @@ SHORT = 256
 """Tokens up to which attention without fusion is faster."""
 
 
+def set_up_process() -> None:
+    """Choose kernels and memory for a process that trains or scores on CPU."""
+    prefer_onednn()
+    keep_freed_memory()
+
+
 def prefer_onednn() -> bool:
     """Have oneDNN multiply, in the whole process, where that is faster and still float32; says whether it does."""
     if not _gains():

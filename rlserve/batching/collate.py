@@ -13,7 +13,7 @@ from rlserve.batching import packing
 from rlserve.batching.filters import outcome
 from rlserve.batching.rows import EMPTY, Row, row_of
 from rlserve.batching.summary import summarize
-from rlserve.batching.tensors import Fields, fields_of, packed_batch, padded_batch
+from rlserve.batching.tensors import fields_of, packed_batch, padded_batch
 from rlserve.records import RolloutGroup
 
 ROUND_WIDTH_TO = 4
@@ -101,28 +101,25 @@ def _lay_out(
     rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout
 ) -> tuple[tuple[TokenBatch, ...], ...]:
     fields = fields_of(rows, layout.pad_id)
-    make = _packed if layout.packing else _padded
     lengths = [len(row.token_ids) for row in rows]
-    per_rank = [make(rows, on_rank, layout, fields) for on_rank in packing.over_ranks(units, lengths, layout.ranks)]
+    widths = lengths if layout.packing else [_width(length, layout) for length in lengths]
+    fill = packing.best_fit if layout.packing else packing.by_length
+
+    def build(bin_: Sequence[packing.Unit]) -> TokenBatch:
+        members = [i for unit in bin_ for i in unit]
+        chosen = [rows[i] for i in members]
+        return (
+            packed_batch(chosen, fields)
+            if layout.packing
+            else padded_batch(chosen, fields, max(widths[i] for i in members))
+        )
+
+    per_rank = [
+        [build(bin_) for bin_ in fill(on_rank, widths, layout.tokens_per_micro_batch)]
+        for on_rank in packing.over_ranks(units, lengths, layout.ranks)
+    ]
     steps = max(1, *(len(batches) for batches in per_rank))
     return tuple(tuple(batches + [padded_batch([EMPTY], fields)] * (steps - len(batches))) for batches in per_rank)
-
-
-def _packed(
-    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout, fields: Fields
-) -> list[TokenBatch]:
-    lengths = [len(row.token_ids) for row in rows]
-    bins = packing.best_fit(units, lengths, layout.tokens_per_micro_batch)
-    return [packed_batch([rows[i] for unit in bin_ for i in unit], fields) for bin_ in bins]
-
-
-def _padded(
-    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout, fields: Fields
-) -> list[TokenBatch]:
-    widths = [_width(len(row.token_ids), layout) for row in rows]
-    bins = packing.by_length(units, widths, layout.tokens_per_micro_batch)
-    members = [[i for unit in bin_ for i in unit] for bin_ in bins]
-    return [padded_batch([rows[i] for i in bin_], fields, max(widths[i] for i in bin_)) for bin_ in members]
 
 
 def _width(length: int, layout: BatchLayout) -> int:

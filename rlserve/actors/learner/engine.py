@@ -33,7 +33,7 @@ from rlserve.actors.learner.model_files import read_companions
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
 from rlserve.config.actors import LearnerConfig
-from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn
+from rlserve.cpu_kernels import set_up_process
 from rlserve.errors import LimitExceeded
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,7 @@ class LearnerEngine:
         self.companions = read_companions(model_path)
         """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
-        prefer_onednn()
-        keep_freed_memory()
+        set_up_process()
         torch.manual_seed(seed)
         deepspeed = import_deepspeed(self.place.device)
         init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)

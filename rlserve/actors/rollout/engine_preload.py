@@ -7,16 +7,12 @@ that memory. Plug-ins are not loaded here: each EngineCore loads its own.
 import gc
 import os
 
-from rlserve.actors.importing import collector_paused
 from rlserve.actors.rollout.cpu_products import round_products
 from rlserve.actors.rollout.deathwatch import follow_owner
+from rlserve.actors.rollout.engine_start import import_engine_core
 from rlserve.cpu_kernels import keep_freed_memory
 
-with collector_paused():
-    import vllm.v1.engine.core
-    import vllm.v1.executor.uniproc_executor
-    import vllm.v1.worker.cpu_worker  # noqa: F401
-
+import_engine_core()
 gc.freeze()  # EngineCore need not look for garbage among what was imported
 round_products()
 keep_freed_memory()

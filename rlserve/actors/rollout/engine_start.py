@@ -34,11 +34,8 @@ def fork_early() -> None:
     if not runs_on_cpu() or threading.active_count() > 1:
         return
     prepare_environment(on_cpu=True)
-    with collector_paused():
-        import vllm.v1.engine.async_llm
-        import vllm.v1.engine.core
-        import vllm.v1.executor.uniproc_executor
-        import vllm.v1.worker.cpu_worker  # noqa: F401
+    _import_front()
+    import_engine_core()
     gc.freeze()
     multiprocessing.set_forkserver_preload([PRELOAD])
     with _forking():
@@ -52,8 +49,7 @@ def warm_up() -> None:
     if on_cpu:
         multiprocessing.set_forkserver_preload([PRELOAD])
         forkserver.ensure_running()
-    with collector_paused():
-        import vllm.v1.engine.async_llm  # noqa: F401
+    _import_front()
 
 
 def launch(options: EngineOptions, **others: Any) -> Any:
@@ -79,6 +75,19 @@ def launch(options: EngineOptions, **others: Any) -> Any:
     ).create_engine_config()
     with _fork_server() if on_cpu else contextlib.nullcontext():
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+
+def import_engine_core() -> None:
+    """All that EngineCore runs on CPU."""
+    with collector_paused():
+        import vllm.v1.engine.core
+        import vllm.v1.executor.uniproc_executor
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+
+
+def _import_front() -> None:
+    with collector_paused():
+        import vllm.v1.engine.async_llm  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlserve.actors.teacher.scoring import Query, Scores
-from rlserve.cpu_kernels import keep_freed_memory, prefer_onednn, short_attention
+from rlserve.cpu_kernels import set_up_process, short_attention
 
 
 class ForwardEngine:
@@ -24,8 +24,7 @@ class ForwardEngine:
 
         if torch_threads:
             torch.set_num_threads(torch_threads)
-        prefer_onednn()
-        keep_freed_memory()
+        set_up_process()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=False

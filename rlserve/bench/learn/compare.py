@@ -82,14 +82,11 @@ def summary(curves: Sequence[Curve]) -> dict[str, Any]:
 
 def reached(curve: Curve) -> tuple[int, int, float] | None:
     """(samples, steps, seconds) at which the mean of the last 3 accuracies first was 0.9; None for never."""
-    at = first_reached(curve.accuracy, window=min(WINDOW, len(curve.accuracy)))
-    return None if at is None else (curve.samples[at], curve.steps[at], curve.seconds[at])
-
-
-def first_reached(accuracies: Sequence[float], *, window: int = WINDOW) -> int | None:
-    """Position of the first whose mean with those before it, ``window`` in all, is 0.9; None for never."""
-    ends = range(window - 1, len(accuracies))
-    return next((i for i in ends if mean(accuracies[i - window + 1 : i + 1]) >= REACHED), None)
+    window = min(WINDOW, len(curve.accuracy))
+    for i in range(window - 1, len(curve.accuracy)):
+        if mean(curve.accuracy[i - window + 1 : i + 1]) >= REACHED:
+            return curve.samples[i], curve.steps[i], curve.seconds[i]
+    return None
 
 
 def write(stem: Path, curves: Curves, titles: Mapping[str, str]) -> None:
