@@ -13,6 +13,7 @@ import psutil
 
 from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.bench.footprint import footprint
 from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import UID_BASES
@@ -126,15 +127,12 @@ async def _judge(pool: WorkerPool, program: str, payload: dict[str, object]) -> 
 
 def _state(pool: WorkerPool) -> dict[str, float]:
     """Mounts of the machine as the service sees it; descriptors and memory of its workers and their zygotes."""
-    members = []
-    for pid in pool.pids:
-        worker = psutil.Process(pid)
-        members += [worker, *worker.children(recursive=True)]
+    held = footprint(pool.pids)
     with open("/proc/self/mounts") as mounts:
         return {
-            "descriptors": sum(member.num_fds() for member in members),
+            "descriptors": held.descriptors,
             "mounts": len(mounts.readlines()),
-            "megabytes": sum(member.memory_full_info().uss for member in members) / 2**20,
+            "megabytes": held.unshared_bytes / 2**20,
         }
 
 

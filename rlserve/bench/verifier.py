@@ -8,10 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
-
 from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.bench.footprint import footprint
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import bubblewrap, real_python
 
@@ -61,7 +60,7 @@ async def _measure() -> dict[str, object]:
             return await _judge(pool, "math", text, {"answer": gold})
 
         numbers["math"] = await _rates(answer)
-        numbers["megabytes_a_worker"] = round(_resident_bytes(pool.pids) / len(pool.pids) / 2**20)
+        numbers["megabytes_a_worker"] = round(footprint(pool.pids).unshared_bytes / len(pool.pids) / 2**20)
     bare = _bare_rate()
     numbers["bare_process_per_second"] = bare
     if bubblewrap() is not None:
@@ -135,12 +134,3 @@ def _limit() -> None:
 
 def _bubblewrap_command() -> list[str]:
     return [bubblewrap() or "bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent"]
-
-
-def _resident_bytes(pids: Sequence[int]) -> int:
-    """Unshared memory of the workers and everything below them."""
-    total = 0
-    for pid in pids:
-        process = psutil.Process(pid)
-        total += sum(member.memory_full_info().uss for member in [process, *process.children(recursive=True)])
-    return total

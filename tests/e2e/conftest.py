@@ -92,10 +92,7 @@ class Run:
 
     def pid_of(self, actor: str) -> int:
         for pid in self.pids():
-            try:
-                command = psutil.Process(pid).cmdline()
-            except psutil.Error:
-                continue
+            command = _command_line(pid).split()
             if "--id" in command and command[command.index("--id") + 1] == actor:
                 return pid
         pytest.fail(f"{actor} is not running\n{self.tail()}")
@@ -104,7 +101,7 @@ class Run:
         deadline = time.monotonic() + seconds
         while self.pids():
             if time.monotonic() > deadline:
-                names = [" ".join(psutil.Process(pid).cmdline())[:150] for pid in self.pids()]
+                names = [_command_line(pid)[:150] for pid in self.pids()]
                 self.kill()
                 pytest.fail(f"left behind: {names}")
             time.sleep(0.1)
@@ -120,6 +117,13 @@ class Run:
         logs = sorted((self.root / "logs").glob("*.log"))
         parts = [f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-12:]) for path in logs]
         return "\n".join([self.output.read_text(errors="replace")[-2000:], *parts])
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return "(ended)"
 
 
 def with_suppressed_kill(pid: int) -> None:

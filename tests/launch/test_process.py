@@ -54,7 +54,10 @@ async def test_stop_kills_what_ignores_it_and_its_children(tmp_path: Path) -> No
     await child.stop(0.2)
     assert await child.wait() == -signal.SIGKILL
     for _ in range(200):
-        if not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
             return
         time.sleep(0.01)
     os.kill(grandchild, signal.SIGKILL)
