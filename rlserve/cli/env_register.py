@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.cli import hub_address
+from rlserve.config.actors import TaskSamplingConfig
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
 
@@ -63,9 +66,13 @@ def read_spec(path: Path) -> EnvironmentSpec:
         raise InvalidRequest(f"{path.name}: {missing[0]}: is missing; give name, address and splits (size, 0: endless)")
     fields: dict[str, Any] = {name: tuple(content[name]) for name in ("held_out", "command") if name in content}
     try:
-        return EnvironmentSpec(**{**content, **fields, "sampling": Sampling(**content.get("sampling", {}))})
-    except TypeError as error:
-        raise InvalidRequest(f"{path.name}: sampling: {error}; give temperature or max_new_tokens") from error
+        usual = TaskSamplingConfig.model_validate(content.get("sampling", {}))
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        where = ".".join(map(str, ("sampling", *first["loc"])))
+        known = ", ".join(TaskSamplingConfig.model_fields)
+        raise InvalidRequest(f"{path.name}: {where}: {first['msg']} (known: {known})") from error
+    return EnvironmentSpec(**{**content, **fields, "sampling": Sampling(**usual.model_dump())})
 
 
 async def _register(arguments: argparse.Namespace, hub: str) -> int:

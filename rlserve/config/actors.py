@@ -1,6 +1,6 @@
 """One section per actor."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from rlserve.config.base import Section
 from rlserve.plugins import HELD_OUT_SPLITS
 
 Dtype = Literal["float32", "bfloat16"]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ModelConfig(Section):
@@ -25,6 +26,8 @@ class TaskSamplingConfig(Section):
 
     temperature: float | None = Field(None, gt=0)
     max_new_tokens: int | None = Field(None, ge=1)
+    stop: tuple[StopText, ...] = Field((), max_length=64)
+    """Texts that end a completion, or a turn; the tokens that spell them are kept."""
 
 
 class EnvironmentConfig(Section):

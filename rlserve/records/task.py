@@ -44,6 +44,16 @@ class Sampling:
     """Strings that end a completion; the tokens that spell them are kept."""
     stop_token_ids: tuple[int, ...] = ()
 
+    def or_else(self, usual: "Sampling") -> "Sampling":
+        """What ``usual`` says where this says nothing."""
+        return Sampling(
+            temperature=usual.temperature if self.temperature is None else self.temperature,
+            top_p=usual.top_p if self.top_p is None else self.top_p,
+            max_new_tokens=usual.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens,
+            stop=self.stop or usual.stop,
+            stop_token_ids=self.stop_token_ids or usual.stop_token_ids,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenCompletion:

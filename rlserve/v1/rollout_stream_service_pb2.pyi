@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from rlserve.v1 import task_pb2 as _task_pb2
 from rlserve.v1 import trajectory_pb2 as _trajectory_pb2
 import builtins as _builtins
 import sys
@@ -212,6 +213,7 @@ class Lease(_message.Message):
     LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    USUAL_SAMPLING_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     environment: _builtins.str
     split: _builtins.str
@@ -223,8 +225,12 @@ class Lease(_message.Message):
     limit_seconds: _builtins.float
     """The lease goes to another worker when this runs out."""
     temperature: _builtins.float
-    """Sampling for this lease; unset fields as the worker's configuration says."""
+    """Sampling for this lease, whatever the task says; unset fields leave it to the task."""
     max_new_tokens: _builtins.int
+    @_builtins.property
+    def usual_sampling(self) -> _task_pb2.Sampling:
+        """Of the environment's spec: holds where the task says nothing; then the worker's configuration."""
+
     def __init__(
         self,
         *,
@@ -238,10 +244,11 @@ class Lease(_message.Message):
         limit_seconds: _builtins.float = ...,
         temperature: _builtins.float | None = ...,
         max_new_tokens: _builtins.int | None = ...,
+        usual_sampling: _task_pb2.Sampling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "max_new_tokens", b"max_new_tokens", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "max_new_tokens", b"max_new_tokens", "temperature", b"temperature", "usual_sampling", b"usual_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "environment", b"environment", "group_id", b"group_id", "index", b"index", "limit_seconds", b"limit_seconds", "max_new_tokens", b"max_new_tokens", "num_samples", b"num_samples", "purpose", b"purpose", "seed", b"seed", "split", b"split", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "environment", b"environment", "group_id", b"group_id", "index", b"index", "limit_seconds", b"limit_seconds", "max_new_tokens", b"max_new_tokens", "num_samples", b"num_samples", "purpose", b"purpose", "seed", b"seed", "split", b"split", "temperature", b"temperature", "usual_sampling", b"usual_sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015

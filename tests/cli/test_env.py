@@ -112,7 +112,7 @@ def test_a_spec_with_a_command_starts_its_server_and_ends_it(tmp_path: Path, hub
     spec.write_text(
         f'name = "letters"\nversion = "1"\naddress = "127.0.0.1:{port}"\nsplits = {{ train = 0 }}\nverifier = "exact"\n'
         f'command = ["{sys.executable}", "{SUPPORT / "stranger_environment.py"}", "127.0.0.1:{port}"]\n'
-        "sampling = { max_new_tokens = 5 }\n"
+        "sampling = { max_new_tokens = 5, stop = ['#'] }\n"
     )
     command = ("-m", "rlserve.cli.main", "env", "register", str(spec), "--hub", hub, "--start")
     with process(*command) as (keeper, _):
@@ -124,3 +124,14 @@ def test_a_spec_with_a_command_starts_its_server_and_ends_it(tmp_path: Path, hub
         assert keeper.wait(timeout=15) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_spec_says_which_sampling_it_does_not_know(
+    tmp_path: Path, hub: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.toml"
+    for sampling, message in [("{ topp = 1 }", "sampling.topp: "), ("{ stop = [''] }", "sampling.stop.0: ")]:
+        spec.write_text(f"name = 'x'\naddress = '127.0.0.1:1'\nsplits = {{ train = 0 }}\nsampling = {sampling}\n")
+        assert main(["env", "register", str(spec), "--hub", hub]) == 1
+        said = capsys.readouterr().err
+        assert f"spec.toml: {message}" in said and "known: temperature, max_new_tokens, stop" in said

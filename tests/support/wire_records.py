@@ -103,6 +103,7 @@ leases = st.builds(
     limit_seconds=seconds,
     temperature=st.none() | st.floats(0, 10),
     max_new_tokens=st.none() | st.integers(1, 10_000),
+    usual_sampling=sampling,
 )
 failures = st.builds(Failure, source=words, kind=st.sampled_from(FailureKind), message=texts, retriable=st.booleans())
 

@@ -66,7 +66,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
         weight=config.weight,
         multi_turn=bool(getattr(environment, "multi_turn", False)),
         description=(type(environment).__doc__ or "").strip().partition("\n")[0],
-        sampling=Sampling(temperature=config.sampling.temperature, max_new_tokens=config.sampling.max_new_tokens),
+        sampling=Sampling(**config.sampling.model_dump()),
     )
 
 

@@ -83,12 +83,4 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
         spec = self._specs.get(environment.name)
         if spec is None:
             return task
-        own, usual = task.sampling, spec.sampling
-        return replace(
-            task,
-            sampling=replace(
-                own,
-                temperature=usual.temperature if own.temperature is None else own.temperature,
-                max_new_tokens=usual.max_new_tokens if own.max_new_tokens is None else own.max_new_tokens,
-            ),
-        )
+        return replace(task, sampling=task.sampling.or_else(spec.sampling))

@@ -70,6 +70,12 @@ def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
             field="task.split",
             reason="wrong_task",
         )
+    if lease.purpose is Purpose.TRAIN and any(t.top_p != 1 for t in group.trajectories):
+        raise InvalidRequest(
+            "trajectories.top_p: is below 1, but log-probabilities are over the whole vocabulary; sample with 1",
+            field="trajectories.top_p",
+            reason="truncated_sampling",
+        )
     given = bool(task.given) and lease.purpose is Purpose.TRAIN
     wanted = len(task.given) if given else lease.num_samples
     if len(group.trajectories) != wanted:

@@ -58,7 +58,7 @@ class Catalogue:
         for name, spec in sorted(registered.items()):
             split = training_split(spec)
             if name not in configured and spec.weight > 0 and split is not None:
-                found.append(Ingredient(name, split, spec.weight))
+                found.append(Ingredient(name, split, spec.weight, spec.sampling))
         return found
 
     def _is_gone(self, name: str, registered: Mapping[str, EnvironmentSpec], now: float) -> bool:

@@ -100,4 +100,5 @@ class Issuer:
             seed=task.seed,
             num_samples=self._num_samples,
             limit_seconds=self._limit_seconds,
+            usual_sampling=task.sampling,
         )

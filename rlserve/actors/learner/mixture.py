@@ -11,10 +11,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rlserve.config.actors import EnvironmentConfig
 from rlserve.errors import InvalidRequest, StateCorrupt
+from rlserve.records import Sampling
 
 SHARE_STEPS = 1000
 """Shares are rounded to 1 / SHARE_STEPS; a positive weight gets at least that."""
@@ -28,6 +30,8 @@ class Ingredient:
     split: str
     weight: float
     """Share relative to the others, >= 0."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """Of its tasks, where they say nothing themselves and their server does not either."""
 
     @classmethod
     def of(cls, environments: Iterable[EnvironmentConfig]) -> "tuple[Ingredient, ...]":
@@ -45,6 +49,7 @@ class TaskReference:
     """Position in the environment's split; endless, a finite split wraps around."""
     seed: int
     """In [0, 2**52): exact as a double, with room for the numbers of the samples."""
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 class _Stretch:
@@ -93,7 +98,8 @@ class TaskSource:
         """The task at ``counter``, >= 0."""
         stretch = next(s for s in reversed(self._stretches) if s.start <= counter)
         ingredient, index = stretch.at(counter)
-        return TaskReference(ingredient.environment, ingredient.split, index, derived_seed(self._seed, counter))
+        seed = derived_seed(self._seed, counter)
+        return TaskReference(ingredient.environment, ingredient.split, index, seed, ingredient.sampling)
 
     def changed(self, counter: int, ingredients: Sequence[Ingredient]) -> "TaskSource":
         """The same source up to ``counter``, another mixture from there on.
@@ -121,7 +127,7 @@ class TaskSource:
         """The source that was encoded. Raises StateCorrupt when it is none."""
         try:
             saved = json.loads(text)
-            first, *later = [(s["start"], [Ingredient(**i) for i in s["ingredients"]]) for s in saved["stretches"]]
+            first, *later = [(s["start"], [_decoded(i) for i in s["ingredients"]]) for s in saved["stretches"]]
             source = cls(saved["seed"], first[1])
             for start, ingredients in later:
                 source = source.changed(start, ingredients)
@@ -134,6 +140,13 @@ def derived_seed(*parts: int | str) -> int:
     """A seed for each combination of ``parts``, in [0, 2**52)."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 12
+
+
+def _decoded(saved: dict[str, Any]) -> Ingredient:
+    sampling: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in saved.get("sampling", {}).items()
+    }
+    return Ingredient(**{**saved, "sampling": Sampling(**sampling)})
 
 
 def _key(ingredient: Ingredient) -> tuple[str, str]:

@@ -115,6 +115,10 @@ class RolloutEngine:
         """Processes of the engine, for supervision."""
         return self._link.process_ids
 
+    def read_with(self, tokenizer: Any) -> None:
+        """Look for ``SamplingChoice.stop`` in the text that this Hugging Face tokenizer makes of the samples."""
+        self._link.llm.output_processor.tokenizer = tokenizer
+
     def stats(self) -> EngineStats:
         """Counts since the start."""
         return EngineStats(
@@ -135,6 +139,8 @@ class RolloutEngine:
         Raises InvalidRequest, Unavailable, EngineDied.
         """
         self._check_prompt(prompt_token_ids)
+        if sampling.stop and self._link.llm.output_processor.tokenizer is None:
+            raise InvalidRequest("sampling.stop: this engine has no tokenizer; give stop_token_ids")
         prompt = list(prompt_token_ids)
         tasks = [
             asyncio.create_task(self._generate_one(prompt, sampling, seed + i, f"{request_id}/{i}")) for i in range(n)
@@ -295,6 +301,8 @@ def _parameters(sampling: SamplingChoice, seed: int) -> Any:
         seed=seed % 2**63,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+        detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -93,3 +93,5 @@ class SamplingChoice:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end a completion; the one that did is its last token."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; the token that completes one is its last."""

@@ -89,6 +89,7 @@ class RolloutProcess:
             stack.push_async_callback(self._subscriber.close)
             self._follower = WeightFollower(self._engine, self._subscriber)
             tokenizer = load_tokenizer(self._model_path)
+            self._engine.read_with(tokenizer)
             judge = RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds)
             self._worker = GroupWorker(
                 engine=self._engine,

@@ -126,4 +126,5 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
             top_p=asked.top_p or self._rollout.top_p,
             max_new_tokens=tokens,
             stop_token_ids=asked.stop_token_ids,
+            stop=asked.stop,
         )

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class GroupWorker:
         self._run_id = run_id
         self.tokenizer_fingerprint = fingerprint(tokenizer)
         self.counters = WorkerCounters()
+        self._warned: set[str] = set()
 
     async def work(self, lease: Lease) -> RolloutGroup:
         """Sample and judge one task.
@@ -89,6 +90,7 @@ class GroupWorker:
         over for this process. A verifier that cannot judge yields "no verdict", not an error.
         """
         task = await self._get_task(lease)
+        task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
         sampling = self._sampling(lease, task)
         prompt, cut = encode_prompt(self._tokenizer, task, max_tokens=self._model.max_length - sampling.max_new_tokens)
         self.counters.truncated_prompts += cut
@@ -184,14 +186,25 @@ class GroupWorker:
 
     def _sampling(self, lease: Lease, task: Task) -> SamplingChoice:
         asked = task.sampling
+        training = lease.purpose is Purpose.TRAIN
+        if training and asked.top_p not in (None, self._rollout.top_p) and task.environment not in self._warned:
+            self._warned.add(task.environment)
+            logger.warning(
+                "task.sampling.top_p: is %s in environment %r; training samples with rollout.top_p = %s, since "
+                "log-probabilities are over the whole vocabulary",
+                asked.top_p,
+                task.environment,
+                self._rollout.top_p,
+            )
         return SamplingChoice(
             temperature=_first(lease.temperature, asked.temperature, self._rollout.temperature),
-            top_p=_first(asked.top_p, self._rollout.top_p),
+            top_p=_first(None if training else asked.top_p, self._rollout.top_p),
             max_new_tokens=min(
                 int(_first(lease.max_new_tokens, asked.max_new_tokens, self._rollout.max_new_tokens)),
                 self._model.max_length - 1,
             ),
             stop_token_ids=_stop_ids(self._tokenizer, asked.stop_token_ids),
+            stop=asked.stop,
         )
 
     def _text(self, sample: Sample) -> str:

@@ -11,6 +11,7 @@ from rlserve.v1 import trajectory_pb2 as trajectory_pb
 ROLES = ("system", "user", "assistant", "tool")
 MAX_SCHEMA_CHARACTERS = 65536
 MAX_GIVEN = 64
+MAX_STOPS = 64
 
 PURPOSE = EnumCodec(trajectory_pb.Purpose, "PURPOSE", Purpose)
 
@@ -78,6 +79,7 @@ def sampling_from_proto(message: pb.Sampling, at: str = "", *, vocab_size: int |
     """Sampling, every field checked; unset becomes None. Raises InvalidRequest."""
     if message.HasField("top_p") and not 0 < message.top_p <= 1:
         fault(at, "top_p", f"is {message.top_p}; give a number in (0, 1]")
+    count(message.stop, at, "stop", high=MAX_STOPS)
     return Sampling(
         temperature=temperature_from_proto(message, at),
         top_p=message.top_p if message.HasField("top_p") else None,
@@ -100,6 +102,7 @@ def lease_to_proto(lease: Lease) -> stream_pb.Lease:
         limit_seconds=lease.limit_seconds,
         temperature=lease.temperature,
         max_new_tokens=lease.max_new_tokens,
+        usual_sampling=sampling_to_proto(lease.usual_sampling),
     )
 
 
@@ -116,6 +119,7 @@ def lease_from_proto(message: stream_pb.Lease, at: str = "") -> Lease:
         limit_seconds=finite(message.limit_seconds, at, "limit_seconds", low=0),
         temperature=temperature_from_proto(message, at),
         max_new_tokens=max_new_tokens_from_proto(message, at),
+        usual_sampling=sampling_from_proto(message.usual_sampling, join(at, "usual_sampling")),
     )
 
 

@@ -16,7 +16,7 @@ from rlserve.actors.hub.main import hub_server
 from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.observability.events import EventLog
-from rlserve.records import Actor, ActorKind, EnvironmentSpec
+from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
 
 LEASE_SECONDS = 2.0
 
@@ -42,7 +42,9 @@ async def until(true_of: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def guest(weight: float = 1.0) -> EnvironmentSpec:
-    return EnvironmentSpec(name="guest", address="127.0.0.1:9", splits={"train": 0, "test": 0}, weight=weight)
+    splits = {"train": 0, "test": 0}
+    sampling = Sampling(temperature=0.5, stop=("</answer>",))
+    return EnvironmentSpec(name="guest", address="127.0.0.1:9", splits=splits, weight=weight, sampling=sampling)
 
 
 def drawn(inbox: Inbox) -> set[str]:
@@ -54,8 +56,10 @@ async def test_a_registered_environment_is_drawn_from_within_five_seconds(tmp_pa
         home = drawn(inbox)
         await hub.register_environment(guest())
         await until(lambda: "guest" in drawn(inbox))
-        leased = {lease.environment for lease in lease_out(inbox, capacity=8)}
-        assert leased == home | {"guest"}
+        leases = lease_out(inbox, capacity=8)
+        assert {lease.environment for lease in leases} == home | {"guest"}
+        usual = {lease.usual_sampling for lease in leases if lease.environment == "guest"}
+        assert usual == {guest().sampling}, "its server need not know what its spec says"
         assert "guest (1)" in follower.message
 
 

@@ -94,6 +94,11 @@ def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox)
         (lambda g: replace(g, purpose=Purpose.EVALUATE), "wrong_task", "task.split"),
         (lambda g: replace(g, trajectories=g.trajectories[:1]), "wrong_num_samples", "trajectories"),
         (
+            lambda g: replace(g, trajectories=tuple(replace(t, top_p=0.9) for t in g.trajectories)),
+            "truncated_sampling",
+            "trajectories.top_p",
+        ),
+        (
             lambda g: replace(g, trajectories=(g.trajectories[0], trajectory(4, 0.0, spans=[(0, 2), (1, 2)]))),
             "unknown_version",
             "policy_spans",

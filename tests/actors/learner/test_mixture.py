@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlserve.actors.learner.mixture import Ingredient, TaskSource
 from rlserve.errors import InvalidRequest, StateCorrupt
+from rlserve.records import Sampling
 
 
 def mixture(**weights: float) -> list[Ingredient]:
@@ -75,7 +76,10 @@ def test_an_environment_that_comes_back_goes_on_where_it_stopped() -> None:
 
 
 def test_a_saved_source_gives_the_same_tasks() -> None:
-    source = TaskSource(5, mixture(a=0.7, b=0.3)).changed(17, mixture(b=2, c=1))
+    sampling = Sampling(temperature=0.5, max_new_tokens=9, stop=("a", "b"), stop_token_ids=(3,))
+    guest = Ingredient("guest", "train", 1.0, sampling)
+    source = TaskSource(5, mixture(a=0.7, b=0.3)).changed(17, [*mixture(b=2, c=1), guest])
+    assert {source.at(c).sampling for c in range(17, 30)} == {Sampling(), sampling}
     again = TaskSource.decode(source.encode())
     assert [again.at(c) for c in range(200)] == [source.at(c) for c in range(200)]
     assert again.ingredients == source.ingredients

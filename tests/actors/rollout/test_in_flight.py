@@ -13,13 +13,16 @@ import pytest_asyncio
 from tiny_policies import Weights, biased_to, logprobs_under, perturbed, publish, replay, tiny_model, weights_of
 
 from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, Sample, SamplingChoice
+from rlserve.config.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest, NotReady, WeightsMismatch
-from rlserve.records import FinishReason, PolicyVersion
+from rlserve.pretrain.tokenizer import train_tokenizer
+from rlserve.records import FinishReason, PolicySpan, PolicyVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 LONG = SamplingChoice(max_new_tokens=300)
 CLOSE = 1e-4
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"
 
 
 class Serving:
@@ -178,6 +181,25 @@ async def test_a_stop_token_ends_the_completion_and_is_its_last_token(serving: S
     assert sample.finish_reason is FinishReason.STOP
     assert (sample.token_ids == free.token_ids[: first + 1]).all()
     assert len(sample.logprobs) == first + 1
+
+
+async def test_a_stop_text_ends_the_completion_with_the_token_that_completes_it(serving: Serving) -> None:
+    letters = train_tokenizer(TokenizerConfig(type="characters", alphabet=ALPHABET), [], max_length=512)
+    [free] = await serving.sample([2, 5], seed=3)
+    text = letters.decode(free.token_ids.tolist(), skip_special_tokens=True)
+    stop = text[10:13]
+    choice = SamplingChoice(max_new_tokens=64, stop=("never", stop))
+    with pytest.raises(InvalidRequest, match=r"sampling\.stop: this engine has no tokenizer"):
+        await serving.engine.generate([2, 5], n=1, sampling=choice, seed=3, request_id="no-tokenizer")
+    serving.engine.read_with(letters)
+    [sample] = await serving.engine.generate([2, 5], n=1, sampling=choice, seed=3, request_id="stop-text")
+    kept = letters.decode(sample.token_ids.tolist(), skip_special_tokens=True)
+    assert kept == text[: text.index(stop) + len(stop)]
+    assert sample.token_ids.tolist() == free.token_ids[: len(sample.token_ids)].tolist()
+    assert sample.finish_reason is FinishReason.STOP
+    assert sample.policy_spans == (PolicySpan(serving.engine.version, len(sample.token_ids)),)
+    assert np.array_equal(sample.logprobs, free.logprobs[: len(sample.token_ids)])
+    assert not serving.engine.llm.output_processor.request_states, "vLLM goes on with none"
 
 
 async def test_no_prefix_computed_by_older_weights_is_served(serving: Serving) -> None:
