@@ -31,6 +31,8 @@ class TokenBatch:
     """``[B, T]`` float32, no gradient."""
     lag: Tensor
     """``[B, T]`` int64: versions between the weights in training and those that sampled; 0 elsewhere."""
+    temperatures: Tensor | None = None
+    """``[B, T]`` float32: at which the token was sampled, and is scored; None: 1 everywhere."""
     proximal_logprobs: Tensor | None = None
     """``[B, T]`` float32: log-probability at the start of the optimizer batch; None: the behaviour's."""
     was_given: Tensor | None = None

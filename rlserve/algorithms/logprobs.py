@@ -20,20 +20,19 @@ def policy_outputs(
     logits: Tensor,
     batch: TokenBatch,
     *,
-    temperature: float = 1.0,
     needs: Collection[str] = ("entropy",),
     chunk_tokens: int = 4096,
     unmatched: Tensor | None = None,
 ) -> PolicyOutputs:
     """The outputs in ``needs``, from ``logits`` ``[B, T, V]`` of ``batch``.
 
-    Logits are divided by ``temperature`` first, as they were when the tokens were sampled. The entropy has a
-    gradient only when ``needs`` also holds ``"entropy_gradient"``. ``unmatched`` ``[V]`` bool: tokens that a teacher
-    with another tokenizer has not.
+    Logits are divided by the temperature at which each token was sampled first. The entropy has a gradient only when
+    ``needs`` also holds ``"entropy_gradient"``. ``unmatched`` ``[V]`` bool: tokens that a teacher with another
+    tokenizer has not.
     """
+    seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
     settings = _Settings(
-        temperature=temperature,
-        top_temperature=batch.teacher_temperature,
+        top_temperature=None if _is_everywhere(batch, seen, batch.teacher_temperature) else batch.teacher_temperature,
         wanted=frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set()),
         unmatched=unmatched if "unmatched_logprobs" in needs else None,
     )
@@ -41,9 +40,9 @@ def policy_outputs(
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
     targets = torch.split(batch.token_ids.roll(-1, dims=1).flatten(), chunk_tokens)
     tops = torch.split(_top_ids(batch, settings.wanted), chunk_tokens)
+    heats = _divisors(batch).split(chunk_tokens) if batch.temperatures is not None else [None] * len(flat)
     recompute = len(flat) > 1 and torch.is_grad_enabled()
-    parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, strict=True)]
-    seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
+    parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, heats, strict=True)]
     outputs = {
         name: _about_own_token(torch.cat([part[i] for part in parts]), seen)
         for i, name in enumerate(("logprobs", *OPTIONAL))
@@ -57,8 +56,8 @@ OPTIONAL = ("entropy", "log_partition", "top_logprobs", "unmatched_logprobs", "l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    temperature: float
-    top_temperature: float
+    top_temperature: float | None
+    """Of ``top_ids``; None: that of the tokens themselves."""
     wanted: frozenset[str]
     unmatched: Tensor | None = None
 
@@ -79,18 +78,36 @@ def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen.view(*seen.shape, *(1,) * (moved.dim() - 2)), moved, torch.zeros_like(moved))
 
 
-def _chunk(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings, recompute: bool) -> _Scores:
+def _is_everywhere(batch: TokenBatch, seen: Tensor, temperature: float) -> bool:
+    """Whether each token that is ``seen`` was sampled at this temperature."""
+    if batch.temperatures is None:
+        return temperature == 1
+    return bool((batch.temperatures[seen] == temperature).all())
+
+
+def _divisors(batch: TokenBatch) -> Tensor:
+    """``[B*T, 1]`` temperature of the token that each position predicts."""
+    assert batch.temperatures is not None
+    return batch.temperatures.roll(-1, dims=1).reshape(-1, 1)
+
+
+def _chunk(
+    logits: Tensor, ids: Tensor, top_ids: Tensor, heat: Tensor | None, settings: _Settings, recompute: bool
+) -> _Scores:
     if not recompute:
-        return _score(logits, ids, top_ids, settings)
-    result: _Scores = checkpoint(_score, logits, ids, top_ids, settings, use_reentrant=False)
+        return _score(logits, ids, top_ids, heat, settings)
+    result: _Scores = checkpoint(_score, logits, ids, top_ids, heat, settings, use_reentrant=False)
     return result
 
 
-def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings) -> _Scores:
-    """Log-probability of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), ``top_ids`` ``[C, K]``."""
+def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, heat: Tensor | None, settings: _Settings) -> _Scores:
+    """Log-probability of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), ``top_ids`` ``[C, K]``.
+
+    ``heat`` is their temperature ``[C, 1]``; None: 1.
+    """
     wanted = settings.wanted
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_softmax = (exact / settings.temperature).log_softmax(-1)
+    log_softmax = (exact if heat is None else exact / heat).log_softmax(-1)
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     entropy = log_partition = torch.zeros_like(logprobs)
     if "log_partition" in wanted:
@@ -101,7 +118,7 @@ def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, settings: _Settings) ->
     none, nothing = logprobs.new_zeros(len(ids), 0), torch.full_like(logprobs, -torch.inf)
     if top_ids.shape[-1] == 0:
         return logprobs, entropy, log_partition, none, none, nothing
-    if settings.top_temperature != settings.temperature:
+    if settings.top_temperature is not None:
         log_softmax = (exact / settings.top_temperature).log_softmax(-1)
     top = log_softmax.gather(-1, top_ids)
     if settings.unmatched is None or not settings.unmatched.any():

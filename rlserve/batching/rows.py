@@ -35,6 +35,8 @@ class Row:
     """``[T]`` when a served reference scored it."""
     given: bool = False
     """Somebody else wrote it."""
+    temperature: float = 1.0
+    """At which it was sampled."""
 
 
 _NOTHING = np.zeros(2, dtype=np.float32)
@@ -86,4 +88,5 @@ def row_of(
         teacher=objectives.teacher_row(trajectory, reference),
         reference_logprobs=objectives.reference_row(trajectory, reference),
         given=trajectory.finish_reason is FinishReason.GIVEN,
+        temperature=trajectory.temperature or 1.0,  # what is sampled greedily has its log-probabilities at 1
     )

@@ -35,23 +35,26 @@ class Fields:
     supervised: bool = False
     reference: bool = False
     given: bool = False
+    temperatures: bool = False
+    """Some sequence was sampled at another temperature than 1."""
     pad_id: int = 0
 
 
 def fields_of(rows: Sequence[Row], pad_id: int) -> Fields:
-    """The fields that these rows need. Raises InvalidRequest for teachers at different temperatures."""
+    """The fields that these rows need. Raises InvalidRequest for top Ks at different temperatures."""
     teachers = [row.teacher for row in rows if row.teacher is not None]
-    temperatures = sorted({teacher.temperature for teacher in teachers})
+    temperatures = sorted({teacher.temperature for teacher in teachers if objectives.support_size([teacher])})
     if len(temperatures) > 1:
         raise InvalidRequest(f"teacher_scores.temperature: are {temperatures} in one batch; score all at one")
     return Fields(
         teacher=bool(teachers),
         support=objectives.support_size(teachers),
         spans=any(teacher.has_spans for teacher in teachers),
-        teacher_temperature=temperatures[0] if teachers else 1.0,
+        teacher_temperature=temperatures[0] if temperatures else 1.0,
         supervised=any(bool(row.supervised_mask.any()) for row in rows),
         reference=any(row.reference_logprobs is not None for row in rows),
         given=any(row.given for row in rows),
+        temperatures=any(row.temperature != 1 for row in rows),
         pad_id=pad_id,
     )
 
@@ -90,6 +93,8 @@ def _batch(rows: Sequence[Row], joined: Joiner, positions: Tensor, fields: Field
         optional["reference_logprobs"] = joined(_reference_logprobs, 0)
     if fields.given:
         optional["was_given"] = joined(lambda r: _constant(r, r.given, np.bool_), 0)
+    if fields.temperatures:
+        optional["temperatures"] = joined(lambda r: _constant(r, r.temperature, np.float32), 1)
     return TokenBatch(
         token_ids=joined(lambda r: r.token_ids, fields.pad_id),
         position_ids=positions,

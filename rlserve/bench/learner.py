@@ -104,7 +104,6 @@ def _step(engine: LearnerEngine, batches: Sequence[TokenBatch]) -> None:
     engine.step(
         batches,
         loss=lambda outputs, batch: algorithm.loss(outputs, batch, total),
-        temperature=1.0,
         lr=LR,
         needs=algorithm.needs,
     )

@@ -164,7 +164,8 @@ def teacher_problems(config: RunConfig) -> Iterator[str]:
                 f"algorithm.k: is {distill.k}, but teacher {teacher.name!r} gives at most teachers.max_k = "
                 f"{teacher.max_k}; lower the one or raise the other"
             )
-        asked = distill.temperature if distill.estimator == "top_k" else config.rollout.temperature
+        sampled_at = {e.sampling.temperature or config.rollout.temperature for e in config.environments}
+        asked = distill.temperature if distill.estimator == "top_k" else max(sampled_at, key=lambda t: abs(t - 1))
         if teacher.engine == "vllm" and asked != 1.0:
             yield (
                 f"teachers.engine: of {teacher.name!r} is 'vllm', which scores at temperature 1, but {asked:g} is "

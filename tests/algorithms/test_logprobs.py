@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from rlserve.algorithms.logprobs import policy_outputs
 VOCABULARY = 9
 
 
-def by_hand(logits, batch, temperature):
+def by_hand(logits, batch):
     """One token at a time."""
     logprobs = torch.zeros(batch.token_ids.shape, dtype=torch.float64)
     entropy = torch.zeros_like(logprobs)
@@ -16,7 +18,8 @@ def by_hand(logits, batch, temperature):
         for t in range(1, logits.shape[1]):
             if batch.position_ids[b, t] == 0 or batch.sequence_ids[b, t] < 0:
                 continue
-            p = torch.softmax(logits[b, t - 1].double() / temperature, -1)
+            divisor = 1.0 if batch.temperatures is None else batch.temperatures[b, t]
+            p = torch.softmax(logits[b, t - 1].double() / divisor, -1)
             logprobs[b, t] = p[batch.token_ids[b, t]].log()
             entropy[b, t] = -(p * p.log()).sum()
     return logprobs, entropy
@@ -26,15 +29,17 @@ def by_hand(logits, batch, temperature):
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     seed=st.integers(0, 999),
-    temperature=st.floats(0.3, 3),
+    heated=st.booleans(),
     chunk=st.integers(1, 40),
     pack=st.booleans(),
 )
-def test_log_probabilities_and_entropy_oracle_one_token_at_a_time(lengths, seed, temperature, chunk, pack):
+def test_log_probabilities_and_entropy_oracle_one_token_at_a_time(lengths, seed, heated, chunk, pack):
     batch = (packed if pack else padded)(random_samples(lengths, seed))
+    if heated:  # each token at its own
+        batch = replace(batch, temperatures=0.3 + 2 * torch.rand(batch.token_ids.shape, dtype=torch.float64))
     logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
-    out = policy_outputs(logits, batch, temperature=temperature, chunk_tokens=chunk)
-    logprobs, entropy = by_hand(logits, batch, temperature)
+    out = policy_outputs(logits, batch, chunk_tokens=chunk)
+    logprobs, entropy = by_hand(logits, batch)
     torch.testing.assert_close(out.logprobs, logprobs)
     torch.testing.assert_close(out.entropy, entropy)
 
@@ -66,7 +71,7 @@ def test_softmax_is_in_float32_when_logits_are_bfloat16():
     logits = torch.randn(*batch.token_ids.shape, VOCABULARY).bfloat16()
     out = policy_outputs(logits, batch)
     assert out.logprobs.dtype == torch.float32
-    logprobs, _ = by_hand(logits, batch, 1.0)
+    logprobs, _ = by_hand(logits, batch)
     torch.testing.assert_close(out.logprobs.double(), logprobs, atol=1e-6, rtol=1e-6)
 
 
@@ -78,8 +83,14 @@ def test_entropy_is_absent_unless_needed_and_has_no_gradient_unless_asked_for():
     assert policy_outputs(logits, batch, needs=("entropy_gradient",)).entropy.requires_grad
 
 
-def test_temperature_divides_the_logits():
-    batch = padded(random_samples([3], 0))
+def test_a_teachers_top_is_scored_at_the_teachers_temperature_whatever_the_tokens_were_sampled_at():
+    batch = padded(random_samples([3, 4], 0))
     logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
-    halved = policy_outputs(logits / 2, batch)
-    torch.testing.assert_close(policy_outputs(logits, batch, temperature=2.0).logprobs, halved.logprobs)
+    top = torch.randint(0, VOCABULARY, (*batch.token_ids.shape, 2))
+    warm = torch.full(batch.token_ids.shape, 2.0, dtype=torch.float64)
+    expected = (logits / 2).log_softmax(-1).roll(1, dims=1).gather(-1, top)
+    seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
+    for sampled_at in (None, warm, warm / 4):
+        asked = replace(batch, teacher_top_ids=top, teacher_temperature=2.0, temperatures=sampled_at)
+        out = policy_outputs(logits, asked, needs=("top_logprobs",))
+        torch.testing.assert_close(out.top_logprobs[seen], expected[seen])

@@ -101,11 +101,16 @@ def test_spans_of_a_teacher_with_another_tokenizer_are_kept_apart():
         assert sums == pytest.approx([-0.4, -1.3, -0.4, -1.3])
 
 
-def test_teachers_at_two_temperatures_are_refused():
-    members = taught([3, 2]).trajectories
+@pytest.mark.parametrize("k", [0, 2])
+def test_tops_at_two_temperatures_are_refused_and_sampled_tokens_may_have_their_own(k):
+    members = taught([3, 2], k=k).trajectories
     cold = replace(members[0], teacher_scores=(replace(members[0].teacher_scores[0], temperature=0.5),))
+    given = [replace(taught([3, 2]), trajectories=(cold, members[1]))]
+    if not k:
+        assert collate(given, SAMPLED, layout(), version=0).denominator.teacher_tokens == 5
+        return
     with pytest.raises(InvalidRequest, match=r"temperature: are \[0.5, 1.0\]"):
-        collate([replace(taught([3, 2]), trajectories=(cold, members[1]))], SAMPLED, layout(), version=0)
+        collate(given, TOP_K, layout(), version=0)
 
 
 def example(length, weights):

@@ -18,6 +18,8 @@ OPTIONS = {
     "learner.max_lag": 0,
     "algorithm.zero_variance": "keep",
     "evaluate.problems": 0,
+    # One environment is sampled at another temperature than the others: its tokens are scored at that.
+    "environments.1.sampling.temperature": 0.7,
 }
 
 

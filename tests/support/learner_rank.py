@@ -64,12 +64,12 @@ def train(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> t
     for step in range(job["first"], job["last"]):
         several = job.get("algorithm") == "several"
         batch = laid_out(family_batch(step), ranks) if several else optimizer_batch(step, ranks)
-        report = leader.step(batch, temperature=1.0, lr=LR)
+        report = leader.step(batch, lr=LR)
         reports.append([report.loss, report.grad_norm, report.metrics["entropy"]])
         print(f"stepped {step}", flush=True)
         if step + 1 == job.get("save_at"):
             leader.save(directory / "checkpoints", step + 1, {"step": step + 1}, keep=2)
-    scored = leader.logprobs(optimizer_batch(99, ranks).micro_batches, temperature=1.0)
+    scored = leader.logprobs(optimizer_batch(99, ranks).micro_batches)
     result = dict(leader.weights(torch.float32))
     for part in range(4):
         result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs

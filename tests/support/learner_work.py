@@ -30,7 +30,10 @@ def save_policy(path: Path, *, family: str = "qwen3", tied: bool = True, **chang
 
 
 def random_batch(seed: int, *, rows: int = 16, width: int = 20, prompt: int = 4) -> TokenBatch:
-    """``rows`` sequences of 6 to ``width`` tokens, one a row; the first ``prompt`` of each are given."""
+    """``rows`` sequences of 6 to ``width`` tokens, one a row; the first ``prompt`` of each are given.
+
+    They were sampled at temperatures 0.8, 1 and 1.2, by turns.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(6, width + 1, (rows,), generator=generator)
     lengths[0] = width
@@ -46,6 +49,7 @@ def random_batch(seed: int, *, rows: int = 16, width: int = 20, prompt: int = 4)
         advantages=mask * torch.randn(rows, 1, generator=generator),
         lag=torch.zeros(rows, width, dtype=torch.int64),
         group_ids=torch.where(here, torch.arange(rows)[:, None] // 4, -1),
+        temperatures=torch.where(here, 0.8 + 0.2 * (torch.arange(rows)[:, None] % 3), 1.0),
     )
 
 

@@ -85,9 +85,9 @@ class LearnerEngine:
             check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
 
     @torch.no_grad()
-    def logprobs(self, batch: TokenBatch, *, temperature: float, needs: Collection[str] = ENTROPY) -> PolicyOutputs:
+    def logprobs(self, batch: TokenBatch, *, needs: Collection[str] = ENTROPY) -> PolicyOutputs:
         """Outputs ``[B, T]`` under the present weights, without gradient, in host memory."""
-        outputs = self._scorer(batch, temperature=temperature, needs=needs)
+        outputs = self._scorer(batch, needs=needs)
         given = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
         return replace(outputs, **{name: t.cpu() for name, t in given.items() if isinstance(t, Tensor)})
 
@@ -96,7 +96,6 @@ class LearnerEngine:
         micro_batches: Sequence[TokenBatch],
         *,
         loss: LossFunction,
-        temperature: float,
         lr: float,
         needs: Collection[str] = ENTROPY,
     ) -> StepReport:
@@ -108,7 +107,7 @@ class LearnerEngine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         shares = [
-            self._backward(batch, loss, temperature, needs, is_last=index == len(micro_batches) - 1)
+            self._backward(batch, loss, needs, is_last=index == len(micro_batches) - 1)
             for index, batch in enumerate(micro_batches)
         ]
         grad_norm, skipped = self._update()
@@ -133,7 +132,7 @@ class LearnerEngine:
         rows, width = max(1, tokens // width), min(width, tokens)
         batch = blank(rows=rows, width=width, trained=trained, packed=self.config.packing)
         try:
-            self._backward(batch, _nothing, 1.0, needs, is_last=False)
+            self._backward(batch, _nothing, needs, is_last=False)
         except torch.OutOfMemoryError as error:
             raise LimitExceeded(
                 f"learner.tokens_per_micro_batch: {tokens} tokens do not fit into the memory of {self.place.device}; "
@@ -167,7 +166,7 @@ class LearnerEngine:
         if not steps:
             return
         # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
-        self.step([blank(rows=1, width=2, trained=1)], loss=_nothing, temperature=1.0, lr=0.0)
+        self.step([blank(rows=1, width=2, trained=1)], loss=_nothing, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
 
     def rng_states(self) -> Tensor:
@@ -188,10 +187,10 @@ class LearnerEngine:
         comm.destroy_process_group()
 
     def _backward(
-        self, batch: TokenBatch, loss: LossFunction, temperature: float, needs: Collection[str], *, is_last: bool
+        self, batch: TokenBatch, loss: LossFunction, needs: Collection[str], *, is_last: bool
     ) -> tuple[Tensor, dict[str, Metric]]:
         self.deepspeed.set_gradient_accumulation_boundary(is_last)
-        outputs = self._scorer(batch, temperature=temperature, needs=needs)
+        outputs = self._scorer(batch, needs=needs)
         share = loss(outputs, batch.to(self.place.device))
         # A gradient may be finite under a loss that is not: spoil it, so that all ranks see it and skip the step.
         spoil = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)

@@ -92,7 +92,7 @@ class Scorer:
         recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
         return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names, recomputes)
 
-    def __call__(self, batch: TokenBatch, *, temperature: float, needs: Collection[str]) -> PolicyOutputs:
+    def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
         """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row is trained on.
 
         Rows are padded on the right, so the causal mask alone keeps padding out of sight; packed rows are told
@@ -112,7 +112,6 @@ class Scorer:
         outputs = policy_outputs(
             logits,
             scored.to(self.device),
-            temperature=temperature,
             needs=needs,
             chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
             unmatched=self.unmatched,
@@ -160,8 +159,8 @@ def check_packing(scorer: Scorer, tolerance: float) -> None:
     ids = (torch.arange(12) * 7 + 3) % min(scorer.vocabulary, 97)
     alone = [_probe(ids[:5], [5]), _probe(ids[5:], [7])]
     together = _probe(ids, [5, 7])
-    apart = torch.cat([scorer(b, temperature=1.0, needs=()).logprobs for b in alone], dim=1)
-    packed = scorer(together, temperature=1.0, needs=()).logprobs
+    apart = torch.cat([scorer(b, needs=()).logprobs for b in alone], dim=1)
+    packed = scorer(together, needs=()).logprobs
     if not torch.allclose(apart, packed, atol=tolerance):
         worst = float((apart - packed).abs().max())
         raise ConfigError(

@@ -49,7 +49,7 @@ class Command(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A command and its arguments; travels as 7 float64 numbers."""
+    """A command and its arguments; travels as 6 float64 numbers."""
 
     command: Command
     number: int
@@ -58,7 +58,6 @@ class Header:
     dtype: int = 0
     """Index into PUBLISHED_DTYPES."""
     lr: float = 0.0
-    temperature: float = 1.0
 
     @property
     def title(self) -> str:
@@ -68,17 +67,17 @@ class Header:
     @staticmethod
     def empty() -> Tensor:
         """Room for an encoded header."""
-        return torch.zeros(7, dtype=torch.float64)
+        return torch.zeros(6, dtype=torch.float64)
 
     def encode(self) -> Tensor:
-        """``[7]`` float64."""
-        values = [MAGIC, self.command, self.number, self.micro_batches, self.dtype, self.lr, self.temperature]
+        """``[6]`` float64."""
+        values = [MAGIC, self.command, self.number, self.micro_batches, self.dtype, self.lr]
         return torch.tensor(values, dtype=torch.float64)
 
     @classmethod
     def decode(cls, encoded: Tensor) -> "Header":
         """Undo ``encode``. Raises StateCorrupt for anything else."""
-        magic, command, number, micro_batches, dtype, lr, temperature = encoded.tolist()
+        magic, command, number, micro_batches, dtype, lr = encoded.tolist()
         if magic != MAGIC or command not in list(Command):
             raise StateCorrupt(f"learner ranks: {encoded.tolist()} is no command")
         return cls(
@@ -87,7 +86,6 @@ class Header:
             micro_batches=int(micro_batches),
             dtype=int(dtype),
             lr=lr,
-            temperature=temperature,
         )
 
 
@@ -108,19 +106,16 @@ class Rank:
     reference: Reference | None = None
     """There when the algorithm needs it and no teacher serves it; see ``needs_reference``."""
 
-    def train(
-        self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, temperature: float, lr: float
-    ) -> StepReport:
+    def train(self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, lr: float) -> StepReport:
         """One optimizer step from this rank's micro-batches; all ranks at once."""
         if self.reference is not None:
-            micro_batches = self.reference.score(micro_batches, temperature=temperature)
+            micro_batches = self.reference.score(micro_batches)
         if needs_reference(self.algorithm):
             gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
             denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
         return self.engine.step(
             micro_batches,
             loss=lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator),
-            temperature=temperature,
             lr=lr,
             needs=self.algorithm.needs,
         )
@@ -130,9 +125,9 @@ class Rank:
         if self.reference is not None:
             self.reference.copy_from(self.engine.module)
 
-    def score(self, micro_batches: Sequence[TokenBatch], *, temperature: float) -> list[PolicyOutputs]:
+    def score(self, micro_batches: Sequence[TokenBatch]) -> list[PolicyOutputs]:
         """Log-probabilities of this rank's micro-batches under the present weights."""
-        return [self.engine.logprobs(batch, temperature=temperature, needs=()) for batch in micro_batches]
+        return [self.engine.logprobs(batch, needs=()) for batch in micro_batches]
 
 
 def needs_reference(algorithm: Algorithm) -> bool:
@@ -149,22 +144,20 @@ class Leader:
         self._number = 0
         self._failed = False
 
-    def step(self, batch: OptimizerBatch, *, temperature: float, lr: float) -> StepReport:
+    def step(self, batch: OptimizerBatch, *, lr: float) -> StepReport:
         """One optimizer step from a batch that is laid out over the ranks."""
         shares = batch.micro_batches
-        with self._command(Command.STEP, lr=lr, temperature=temperature, micro_batches=len(shares[0])):
+        with self._command(Command.STEP, lr=lr, micro_batches=len(shares[0])):
             for rank, share in self._others(shares):
                 self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
-            return self._rank.train(shares[0], batch.denominator, temperature=temperature, lr=lr)
+            return self._rank.train(shares[0], batch.denominator, lr=lr)
 
-    def logprobs(
-        self, shares: Sequence[Sequence[TokenBatch]], *, temperature: float
-    ) -> tuple[tuple[PolicyOutputs, ...], ...]:
+    def logprobs(self, shares: Sequence[Sequence[TokenBatch]]) -> tuple[tuple[PolicyOutputs, ...], ...]:
         """By rank and micro-batch, under the present weights; every rank has equally many micro-batches."""
-        with self._command(Command.LOGPROBS, temperature=temperature, micro_batches=len(shares[0])):
+        with self._command(Command.LOGPROBS, micro_batches=len(shares[0])):
             for rank, share in self._others(shares):
                 self._engine.links.send_values(rank, values_of(share))
-            scored = [tuple(self._rank.score(shares[0], temperature=temperature))]
+            scored = [tuple(self._rank.score(shares[0]))]
             for rank, share in self._others(shares):
                 values = iter(self._engine.links.receive_values(rank))
                 scored.append(tuple(take_record(PolicyOutputs, values) for _ in share))
@@ -248,11 +241,11 @@ def _obey(rank: Rank, header: Header) -> None:
         values = iter(engine.links.receive_values(0))
         denominator = take_record(Denominator, values)
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
-        rank.train(share, denominator, temperature=header.temperature, lr=header.lr)
+        rank.train(share, denominator, lr=header.lr)
     elif header.command == Command.LOGPROBS:
         values = iter(engine.links.receive_values(0))
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
-        engine.links.send_values(0, values_of(rank.score(share, temperature=header.temperature)))
+        engine.links.send_values(0, values_of(rank.score(share)))
     elif header.command == Command.VOCABULARY:
         engine.set_unmatched(take_record(Unmatched, iter(engine.links.receive_values(0))).tokens)
     elif header.command == Command.REFRESH:

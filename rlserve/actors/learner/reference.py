@@ -25,9 +25,9 @@ class Reference:
         self._scorer = Scorer.around(model, model, place.device)
 
     @torch.no_grad()
-    def score(self, batches: Sequence[TokenBatch], *, temperature: float) -> list[TokenBatch]:
+    def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
         """The batches with ``reference_logprobs``."""
-        scored = (self._scorer(batch, temperature=temperature, needs=()) for batch in batches)
+        scored = (self._scorer(batch, needs=()) for batch in batches)
         return [replace(b, reference_logprobs=o.logprobs.cpu()) for b, o in zip(batches, scored, strict=True)]
 
     @torch.no_grad()

@@ -72,14 +72,13 @@ class Trainer:
 
         With more than one update each batch is scored before the first: that policy is the proximal one.
         """
-        temperature = self._config.rollout.temperature
         if len(batches) * passes > 1:
-            batches = [self._with_proximal(batch, temperature) for batch in batches]
-        reports = [self._leader.step(batch, temperature=temperature, lr=lr) for _ in range(passes) for batch in batches]
+            batches = [self._with_proximal(batch) for batch in batches]
+        reports = [self._leader.step(batch, lr=lr) for _ in range(passes) for batch in batches]
         return reports[0] if len(reports) == 1 else combine(reports)
 
-    def _with_proximal(self, batch: OptimizerBatch, temperature: float) -> OptimizerBatch:
-        scored = self._leader.logprobs(batch.micro_batches, temperature=temperature)
+    def _with_proximal(self, batch: OptimizerBatch) -> OptimizerBatch:
+        scored = self._leader.logprobs(batch.micro_batches)
         shares = tuple(
             tuple(replace(b, proximal_logprobs=o.logprobs) for b, o in zip(share, outputs, strict=True))
             for share, outputs in zip(batch.micro_batches, scored, strict=True)

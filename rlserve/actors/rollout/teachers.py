@@ -41,7 +41,12 @@ class Question:
 
     teacher: TeacherConfig
     k: int
-    temperature: float
+    temperature: float | None
+    """None: that at which each trajectory was sampled."""
+
+    def temperature_of(self, trajectory: Trajectory) -> float:
+        """At which the trajectory is to be scored; one that was sampled greedily has its log-probabilities at 1."""
+        return (trajectory.temperature or 1.0) if self.temperature is None else self.temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +56,13 @@ class Questions:
     teachers: tuple[TeacherConfig, ...]
     distill: DistillConfig | None
     reference: TeacherConfig | None
-    temperature: float
-    """Of the rollouts, and so of log-probabilities of sampled tokens."""
 
     @classmethod
     def of(cls, config: RunConfig) -> "Questions":
         """The questions that a run asks."""
         named = {teacher.name: teacher for teacher in config.teachers}
         reference = named.pop(config.reference.teacher, None)
-        return cls(tuple(named.values()), config.distillation, reference, config.rollout.temperature)
+        return cls(tuple(named.values()), config.distillation, reference)
 
     def about(self, lease: Lease) -> list[Question]:
         """The teacher is drawn by weight among those of the lease's environment, and is the same for the same lease."""
@@ -68,10 +71,10 @@ class Questions:
         if self.distill is not None and able:
             chosen = Random(lease.seed).choices(able, [teacher.weight for teacher in able])[0]
             top = self.distill.estimator == "top_k"
-            temperature = self.distill.temperature if top else self.temperature
+            temperature = self.distill.temperature if top else None
             asked.append(Question(teacher=chosen, k=self.distill.k if top else 0, temperature=temperature))
         if self.reference is not None:
-            asked.append(Question(teacher=self.reference, k=0, temperature=self.temperature))
+            asked.append(Question(teacher=self.reference, k=0, temperature=None))
         return asked
 
 
@@ -163,7 +166,7 @@ class RemoteTeachers:
             first=first,
             count=len(trajectory.token_ids) - first,
             k=question.k,
-            temperature=question.temperature,
+            temperature=question.temperature_of(trajectory),
         )
 
     def _by_text(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
@@ -177,7 +180,7 @@ class RemoteTeachers:
             request_id=request_id,
             teacher=question.teacher.name,
             k=question.k,
-            temperature=question.temperature,
+            temperature=question.temperature_of(trajectory),
             completion_text=whole_text(b"".join(self._spelling(ids))),
             completion_ended=ids[-1] == self._tokenizer.eos_token_id,
             **self._prompt(task, trajectory),

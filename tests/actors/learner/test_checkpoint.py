@@ -20,7 +20,7 @@ LR = 3e-3
 def train(engine, steps):
     for step in steps:
         batches = split(random_batch(step), 2)
-        engine.step(batches, loss=policy_gradient(batches), temperature=1.0, lr=LR)
+        engine.step(batches, loss=policy_gradient(batches), lr=LR)
 
 
 def weights_of(engine):

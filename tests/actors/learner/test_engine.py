@@ -24,7 +24,7 @@ def weights_of(engine):
 
 
 def step(engine, batches, loss=None, lr=LR):
-    return engine.step(batches, loss=loss or policy_gradient(batches), temperature=0.9, lr=lr)
+    return engine.step(batches, loss=loss or policy_gradient(batches), lr=lr)
 
 
 def plain_training(path, steps):
@@ -36,7 +36,8 @@ def plain_training(path, steps):
     norms, losses = [], []
     for seed in range(steps):
         batch = random_batch(seed)
-        logits = model(input_ids=batch.token_ids, attention_mask=(batch.sequence_ids >= 0).long()).logits / 0.9
+        logits = model(input_ids=batch.token_ids, attention_mask=(batch.sequence_ids >= 0).long()).logits
+        logits = logits / batch.temperatures[:, :1, None]
         chosen = logits[:, :-1].log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None]).squeeze(-1)
         loss = -(chosen * batch.advantages[:, 1:] * batch.loss_mask[:, 1:]).sum() / batch.loss_mask.sum()
         loss.backward()
@@ -64,7 +65,8 @@ def test_steps_equal_a_plain_loop_however_the_batch_is_split_oracle(start, plain
     reports = [step(engine, split(random_batch(seed), parts)) for seed in range(3)]
     weights, norms, losses = plain
     for name, ours in weights_of(engine).items():
-        torch.testing.assert_close(ours, weights[name], atol=2e-6, rtol=0)
+        # Adam makes a whole step of a gradient near 0, whose rounding differs: 0.3 % of one step.
+        torch.testing.assert_close(ours, weights[name], atol=1e-5, rtol=0)
     assert [r.grad_norm for r in reports] == pytest.approx(norms, rel=2e-6)
     assert [r.loss for r in reports] == pytest.approx(losses, abs=2e-6)
     assert min(norms) > 0.7  # so that clipping took part
@@ -161,9 +163,9 @@ def test_logprobs_are_those_of_the_model_where_it_is_trained_on(start):
     from transformers import AutoModelForCausalLM
 
     batch = random_batch(3)
-    outputs = engine_of(start).logprobs(batch, temperature=0.7)
+    outputs = engine_of(start).logprobs(batch)
     logits = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)(input_ids=batch.token_ids).logits
-    expected = policy_outputs(logits, batch, temperature=0.7)
+    expected = policy_outputs(logits, batch)
     trained = batch.loss_mask != 0
     torch.testing.assert_close(outputs.logprobs[trained], expected.logprobs[trained])
     torch.testing.assert_close(outputs.entropy[trained], expected.entropy[trained])

@@ -23,7 +23,7 @@ def packed(batch):
     """All sequences of a padded batch in one row."""
     here = batch.sequence_ids >= 0
     names = ("token_ids", "position_ids", "sequence_ids", "loss_mask", "behavior_logprobs", "advantages", "lag")
-    return TokenBatch(**{name: getattr(batch, name)[here][None] for name in names})
+    return TokenBatch(**{name: getattr(batch, name)[here][None] for name in (*names, "temperatures")})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_scoring_only_what_is_trained_on_changes_neither_value_nor_gradient(star
     batch = replace(batch, loss_mask=batch.loss_mask * (batch.position_ids != 11))  # a hole in the middle
     results = []
     for scorer in (narrow, replace(narrow, chooses_columns=False)):
-        outputs = scorer(batch, temperature=0.8, needs=NEEDS)
+        outputs = scorer(batch, needs=NEEDS)
         parts = [(getattr(outputs, name) * batch.loss_mask) for name in ("logprobs", *NEEDS)]
         model.zero_grad()
         (parts[0].sum() + parts[2].square().sum()).backward()
@@ -61,7 +61,7 @@ def test_columns_of_every_mask_are_scored():
 def test_a_batch_without_anything_to_train_on_gives_zeros_with_a_gradient(start):
     model, scorer = scorer_of(start)
     batch = random_batch(0)
-    outputs = scorer(replace(batch, loss_mask=torch.zeros_like(batch.loss_mask)), temperature=1.0, needs=())
+    outputs = scorer(replace(batch, loss_mask=torch.zeros_like(batch.loss_mask)), needs=())
     assert not outputs.logprobs.any()
     outputs.logprobs.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -74,8 +74,8 @@ def test_padding_is_not_seen(start):
     row = pick_rows(batch, slice(5, 6))
     length = int((row.sequence_ids >= 0).sum())
     row = replace(row, token_ids=torch.where(row.sequence_ids >= 0, row.token_ids, 63))  # other padding, alone
-    alone = scorer(row, temperature=1.0, needs=()).logprobs
-    among = scorer(batch, temperature=1.0, needs=()).logprobs
+    alone = scorer(row, needs=()).logprobs
+    among = scorer(batch, needs=()).logprobs
     torch.testing.assert_close(alone[0, :length], among[5, :length])
 
 
@@ -86,8 +86,8 @@ def test_packed_sequences_are_scored_as_if_alone(start, attention):
     batch = random_batch(3)
     row = packed(batch)
     assert is_packed(row) and not is_packed(batch)
-    expected = scorer(batch, temperature=1.0, needs=()).logprobs * batch.loss_mask
-    got = scorer(row, temperature=1.0, needs=()).logprobs * row.loss_mask
+    expected = scorer(batch, needs=()).logprobs * batch.loss_mask
+    got = scorer(row, needs=()).logprobs * row.loss_mask
     torch.testing.assert_close(got[0], expected[batch.sequence_ids >= 0])
     check_packing(scorer, tolerance=1e-3)
 

@@ -22,7 +22,7 @@ REFERENCE = {"kl": {"coefficient": 0.1}}
 
 
 def test_a_header_comes_back_and_anything_else_is_refused():
-    header = Header(command=Command.STEP, number=7, micro_batches=3, lr=1e-7, temperature=0.3)
+    header = Header(command=Command.STEP, number=7, micro_batches=3, lr=1e-7)
     assert Header.decode(header.encode()) == header
     for place, value in ((0, 1.0), (1, 9.0), (1, float("nan"))):
         encoded = header.encode()

@@ -61,9 +61,9 @@ def test_every_update_is_measured_against_the_policy_at_the_batchs_start(start: 
     found = weights(rank)
     by_hand = rank_at(start)
     leader = Leader(by_hand)
-    scored = [[o.logprobs for o in leader.logprobs(b.micro_batches, temperature=1.0)[0]] for b in batches]
+    scored = [[o.logprobs for o in leader.logprobs(b.micro_batches)[0]] for b in batches]
     ready = [with_proximal(b, values) for b, values in zip(batches, scored, strict=True)]
-    reports = [leader.step(b, temperature=1.0, lr=LR) for b in (*ready, *ready)]
+    reports = [leader.step(b, lr=LR) for b in (*ready, *ready)]
     for name, expected in weights(by_hand).items():
         assert found[name].equal(expected), name
     assert report.loss == pytest.approx(sum(r.loss for r in reports) / 4)
@@ -77,7 +77,7 @@ def test_one_update_needs_no_scoring(start: Path, tmp_path: Path) -> None:
     batch = laid_out(random_batch(1), 1)
     one, other = rank_at(start), rank_at(start)
     trainer_of(one, tmp_path).train([batch], passes=1, lr=LR)
-    Leader(other).step(batch, temperature=1.0, lr=LR)
+    Leader(other).step(batch, lr=LR)
     assert all(weights(one)[name].equal(value) for name, value in weights(other).items())
 
 
@@ -92,10 +92,10 @@ def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(st
     rank = rank_at(start)
     leader = Leader(rank)
     assert leader.save(tmp_path / "c", 1, {}, keep=2).reference_path is None
-    leader.step(laid_out(random_batch(1), 1), temperature=1.0, lr=LR)
+    leader.step(laid_out(random_batch(1), 1), lr=LR)
     leader.refresh_reference()
     kept = weights(rank)
-    leader.step(laid_out(random_batch(2), 1), temperature=1.0, lr=LR)
+    leader.step(laid_out(random_batch(2), 1), lr=LR)
     assert rank.reference is not None
     held = dict(rank.reference.module.named_parameters())
     assert all(held[name].equal(value) for name, value in kept.items())
@@ -105,8 +105,8 @@ def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(st
     again = Reference(str(found.reference_path), CONFIG, Place())
     assert all(dict(again.module.named_parameters())[name].equal(value) for name, value in kept.items())
     batch = random_batch(3)
-    (before,) = rank.reference.score([batch], temperature=1.0)
-    (after,) = again.score([batch], temperature=1.0)
+    (before,) = rank.reference.score([batch])
+    (after,) = again.score([batch])
     assert before.reference_logprobs is not None and after.reference_logprobs is not None
     assert before.reference_logprobs.equal(after.reference_logprobs)
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def teacher(name: str = "same", **changes: Any) -> TeacherConfig:
 def questions(*teachers: TeacherConfig, distill: DistillConfig | None = None, reference: str = "") -> Questions:
     named = {t.name: t for t in teachers}
     others = tuple(t for t in teachers if t.name != reference)
-    return Questions(others, distill or DistillConfig(), named.get(reference), 1.0)
+    return Questions(others, distill or DistillConfig(), named.get(reference))
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +102,11 @@ async def asking(models: dict[str, str], asked: Questions, *serving: str) -> Asy
 
 
 @torch.no_grad()
-def logprobs(model: str, tokens: Sequence[int]) -> np.ndarray:
+def logprobs(model: str, tokens: Sequence[int], temperature: float = 1.0) -> np.ndarray:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(model)
-    table = loaded(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    table = loaded(torch.tensor([tokens])).logits[0].div(temperature).log_softmax(-1)
     return np.array([float(table[i - 1, token]) for i, token in enumerate(tokens) if i])
 
 
@@ -120,6 +121,16 @@ async def test_each_sampled_token_has_its_score_and_environment_turns_have_none(
         np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4)
         assert scores.top_ids.shape == (before.num_sampled, 3)
         assert len(scores.span_lengths) == 0
+
+
+async def test_each_trajectory_is_scored_at_the_temperature_at_which_it_was_sampled(models: dict[str, str]) -> None:
+    told = [replace(trajectory("12+30=42;#2"), temperature=temperature) for temperature in (0.5, 1.0, 0.0)]
+    async with asking(models, questions(teacher()), "same/same") as (remote, _):
+        scored = await remote(LEASE, TASK, told)
+    for after, temperature in zip(scored, (0.5, 1.0, 1.0), strict=True):
+        expected = logprobs(models["same"], after.token_ids.tolist(), temperature)[after.sampled_mask[1:]]
+        np.testing.assert_allclose(after.teacher_scores[0].logprobs, expected, atol=1e-4)
+        assert after.teacher_scores[0].temperature == temperature
 
 
 async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str]) -> None:
