@@ -1,43 +1,63 @@
-"""The bytes that each token of a Hugging Face tokenizer stands for, so that token ends in a text are exact.
+"""The bytes that each token of a Hugging Face tokenizer stands for, and where tokens end in a text.
 
 Character offsets are not enough: tokens of byte-level and byte-fallback vocabularies may end inside a character.
-Known ways to spell: byte-level (GPT-2, Llama 3, Qwen), metaspace with or without byte fallback (Llama 2, Gemma),
-and plain pieces that are joined as they are.
+Exact ways to spell: byte-level (GPT-2, Llama 3, Qwen), metaspace with or without byte fallback (Llama 2, Gemma),
+and plain pieces that are joined as they are. Others change what they join (WordPiece, pieces that end with ``</w>``):
+their tokens' ends come from the tokenizer's own offsets or from decoding, and their bytes, which only match the
+vocabularies, are those in the middle of a text.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from rlserve.errors import InvalidRequest
 
+EXACT = frozenset({"byte_level", "metaspace", "plain"})
 METASPACE = "\u2581"
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def vocabulary_bytes(tokenizer: Any) -> list[bytes]:
-    """Bytes of each token id of a fast tokenizer; special tokens stand for none.
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What each token id of a vocabulary stands for."""
 
-    Raises InvalidRequest for a tokenizer whose way to spell is not known.
-    """
-    description = json.loads(tokenizer.backend_tokenizer.to_str())
-    style = spelling(description)
-    added = {token["id"]: token for token in description["added_tokens"]}
+    pieces: tuple[bytes, ...]
+    """By token id; special tokens stand for nothing."""
+    is_exact: bool
+    """Joined, the pieces of a text's tokens are the text."""
+
+
+def spelling_of(tokenizer: Any) -> Spelling:
+    """The spelling of a Hugging Face tokenizer."""
     vocabulary = tokenizer.get_vocab()
     spelled = [b""] * (max(vocabulary.values()) + 1)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    description = {} if backend is None else json.loads(backend.to_str())
+    style = "decoded" if backend is None else style_of(description)
+    added = {token["id"]: token for token in description.get("added_tokens", [])}
+    special = set(tokenizer.all_special_ids)
     for piece, number in vocabulary.items():
         token = added.get(number)
-        if token is None:
-            spelled[number] = piece_bytes(piece, style)
-        elif not token["special"]:
+        if number in special or (token is not None and token["special"]):
+            continue
+        if token is not None:
             spelled[number] = piece.encode()
-    return spelled
+        elif style == "decoded":
+            spelled[number] = str(tokenizer.decode([number])).encode()
+        else:
+            spelled[number] = piece_bytes(piece, style)
+    return Spelling(tuple(spelled), is_exact=style in EXACT)
 
 
-def spelling(description: dict[str, Any]) -> str:
-    """``"byte_level"``, ``"metaspace"`` or ``"plain"``, from a tokenizer's own description."""
+def style_of(description: dict[str, Any]) -> str:
+    """How a fast tokenizer joins its pieces, from its own description: one of ``EXACT``, or
+
+    ``"wordpiece"`` (``##`` inside of words), ``"suffix"`` (``</w>`` at their ends) or ``"decoded"`` (anything else).
+    """
     steps = list(_steps(description.get("decoder")))
     kinds = {step["type"] for step in steps}
     if "ByteLevel" in kinds:
@@ -46,10 +66,7 @@ def spelling(description: dict[str, Any]) -> str:
         return "metaspace"
     if kinds <= {"Fuse"}:
         return "plain"
-    raise InvalidRequest(
-        f"tokenizer: decodes by {', '.join(sorted(kinds))}, which does not say which bytes a token stands for; "
-        "take one that is byte-level, metaspace, or joins its pieces as they are"
-    )
+    return {"WordPiece": "wordpiece", "BPEDecoder": "suffix"}.get(steps[0]["type"], "decoded")
 
 
 def piece_bytes(piece: str, style: str) -> bytes:
@@ -58,6 +75,14 @@ def piece_bytes(piece: str, style: str) -> bytes:
         return bytes(_BYTE_OF[character] for character in piece)
     if style == "plain":
         return piece.encode()
+    if style == "wordpiece":
+        inside = piece.removeprefix("##")
+        begins = inside == piece and piece[:1].isalnum()
+        return (" " * begins + inside).encode()
+    if style == "suffix":
+        inside = piece.removesuffix("</w>")
+        begins = inside != piece and piece[:1].isalnum()
+        return (" " * begins + inside).encode()
     fallback = _FALLBACK.fullmatch(piece)
     return bytes([int(fallback[1], 16)]) if fallback else piece.replace(METASPACE, " ").encode()
 
@@ -89,6 +114,29 @@ def ends_in_text(pieces: Sequence[bytes], text: str) -> list[int]:
         raise InvalidRequest(f"token_ids: spell {spelled[:80]!r}, not {wanted[:80]!r}; give the text of these tokens")
     added = len(spelled) - len(wanted)
     return [max(0, end - added) for end in accumulate(map(len, pieces))]
+
+
+def ends_by_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[int]:
+    """Offset in ``text``, in bytes, after each token, from the characters that a fast tokenizer says it covers."""
+    bytes_before = [0, *accumulate(len(character.encode()) for character in text)]
+    return list(accumulate((bytes_before[stop] for _, stop in offsets), max))
+
+
+def ends_by_decoding(decode: Callable[[list[int]], str], ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of ``ids``, and the offset in it, in bytes, after each token.
+
+    A token ends where the text of the tokens up to it stops to agree with the whole text: what a later token changes
+    (a space that is taken back) belongs to the later one.
+    """
+    whole = decode(list(ids))
+    shared = (_agreement(decode(list(ids[: place + 1])), whole) for place in range(len(ids)))
+    return whole, list(accumulate((len(whole[:characters].encode()) for characters in shared), max))
+
+
+def _agreement(left: str, right: str) -> int:
+    """Characters that both begin with."""
+    both = zip(left, right, strict=False)
+    return next((i for i, (a, b) in enumerate(both) if a != b), min(len(left), len(right)))
 
 
 def _steps(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

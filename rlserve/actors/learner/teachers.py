@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.matching import matched_tokens
+from rlserve.actors.token_text import TokenText
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
@@ -42,7 +43,7 @@ async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokeni
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
-            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokenizer)
+            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), TokenText(tokenizer))
             unmatched[teacher.name] = np.ones(len(tokenizer), dtype=np.bool_)
             unmatched[teacher.name][matched[matched >= 0]] = False
     return _only_one(unmatched)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.teacher.matching import matched_tokens
+from rlserve.actors.token_text import TokenText
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
-from rlserve.algorithms.alignment import Span, align, end_offsets, span_scores
-from rlserve.algorithms.token_bytes import vocabulary_bytes
+from rlserve.algorithms.alignment import Span, align, span_scores
 from rlserve.config.distillation import DistillConfig
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
@@ -87,7 +87,7 @@ class RemoteTeachers:
         self._fingerprint = fingerprint(tokenizer)
         self._questions = questions
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
-        self._pieces: list[bytes] | None = None
+        self._text = TokenText(tokenizer)
         self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
         self.failures = 0
         """Trajectories left without scores."""
@@ -144,7 +144,7 @@ class RemoteTeachers:
             serves=teacher.name,
             deadline_seconds=teacher.score_seconds,
         )
-        self._counterparts[teacher.name] = matched_tokens(vocabulary, self._tokenizer)
+        self._counterparts[teacher.name] = matched_tokens(vocabulary, self._text)
 
     async def _score(
         self, teacher: TeacherConfig, requests: Sequence[pb.ScoreRequest]
@@ -181,7 +181,7 @@ class RemoteTeachers:
             teacher=question.teacher.name,
             k=question.k,
             temperature=question.temperature_of(trajectory),
-            completion_text=whole_text(b"".join(self._spelling(ids))),
+            completion_text=self._text.read(ids)[0],
             completion_ended=ids[-1] == self._tokenizer.eos_token_id,
             **self._prompt(task, trajectory),
         )
@@ -210,19 +210,14 @@ class RemoteTeachers:
     def _aligned(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The teacher's scores summed over spans, on each span's first token."""
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(response.end_offsets))
-        pieces = self._spelling(trajectory.token_ids[trajectory.sampled_mask].tolist())
-        spans = align(end_offsets(pieces), list(response.end_offsets))
+        _, ends = self._text.read(trajectory.token_ids[trajectory.sampled_mask].tolist())
+        spans = align(ends, list(response.end_offsets))
         if not spans:
             raise InvalidRequest("teacher: its tokens and the policy's share no end; look at both tokenizers")
-        laid = span_scores(spans, scores.logprobs.tolist(), len(pieces))
+        laid = span_scores(spans, scores.logprobs.tolist(), len(ends))
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
-        tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(pieces))
+        tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))
         return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
-
-    def _spelling(self, ids: Sequence[int]) -> list[bytes]:
-        if self._pieces is None:
-            self._pieces = vocabulary_bytes(self._tokenizer)
-        return [self._pieces[token] for token in ids]
 
 
 def tops_of_spans(
@@ -259,11 +254,3 @@ async def score_all(
     if missing:
         raise PluginFailed(f"teacher: answered {len(answers)} of {len(requests)} requests")
     return answers
-
-
-def whole_text(spelled: bytes) -> str:
-    """The text up to the first byte that is no UTF-8: sampling may be cut inside of a character."""
-    try:
-        return spelled.decode()
-    except UnicodeDecodeError as error:
-        return spelled[: error.start].decode()

@@ -3,15 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from rlserve.actors.tokenizer import Tokenizer
-from rlserve.algorithms.token_bytes import counterparts, vocabulary_bytes
+from rlserve.actors.token_text import TokenText
+from rlserve.algorithms.token_bytes import counterparts
 from rlserve.v1 import teacher_service_pb2 as pb
 
 
-def matched_tokens(vocabulary: pb.VocabularyResponse, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+def matched_tokens(vocabulary: pb.VocabularyResponse, policy: TokenText) -> npt.NDArray[np.int64]:
     """``[W]``: the policy's token for each of the teacher's, or -1."""
     their_end = vocabulary.end_id if vocabulary.HasField("end_id") else None
-    found = counterparts(
-        vocabulary.token_bytes, vocabulary_bytes(tokenizer), their_end=their_end, our_end=tokenizer.eos_token_id
-    )
+    found = counterparts(vocabulary.token_bytes, policy.spelling.pieces, their_end=their_end, our_end=policy.end_id)
     return np.array(found, dtype=np.int64)

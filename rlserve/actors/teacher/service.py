@@ -57,7 +57,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         )
 
     async def Vocabulary(self, request: pb.VocabularyRequest, context: Context) -> pb.VocabularyResponse:
-        return pb.VocabularyResponse(token_bytes=self._speller.spelling, end_id=self._speller.end_id)
+        return pb.VocabularyResponse(token_bytes=self._speller.text.spelling.pieces, end_id=self._speller.text.end_id)
 
     async def Score(
         self, request_iterator: AsyncIterator[pb.ScoreRequest], context: Context

@@ -1,13 +1,12 @@
 """Text as a teacher's own tokens, with the place where each of them ends."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rlserve.actors.teacher.scoring import Query
+from rlserve.actors.token_text import TokenText
 from rlserve.actors.tokenizer import Tokenizer, encode_prompt
-from rlserve.algorithms.token_bytes import ends_in_text, vocabulary_bytes
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task
 
@@ -38,10 +37,10 @@ class Speller:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bytes: list[bytes] | None = None
+        self.text = TokenText(tokenizer)
 
     def spell(self, text: TextQuery) -> Spelled:
-        """Raises InvalidRequest for a text without tokens, or a tokenizer whose way to spell is not known."""
+        """Raises InvalidRequest for a text without tokens, or one that the tokenizer cannot write."""
         task = Task(
             environment="",
             split="",
@@ -52,8 +51,7 @@ class Speller:
             payload=b"",
         )
         prompt, _ = encode_prompt(self._tokenizer, task, max_tokens=2**31)
-        completion = list(self._tokenizer.encode(text.completion, add_special_tokens=False))
-        ends = ends_in_text([self.spelling[token] for token in completion], text.completion)
+        completion, ends = self.text.write(text.completion)
         if text.ended and self._tokenizer.eos_token_id is not None:
             completion.append(self._tokenizer.eos_token_id)
             ends.append(ends[-1] if ends else 0)
@@ -67,16 +65,3 @@ class Speller:
             temperature=text.temperature,
         )
         return Spelled(query=query, ends=tuple(ends))
-
-    @property
-    def end_id(self) -> int | None:
-        """The end of sequence."""
-        return self._tokenizer.eos_token_id
-
-    @property
-    def spelling(self) -> list[bytes]:
-        """Bytes of each token. Raises InvalidRequest for a tokenizer whose way to spell is not known."""
-        if self._bytes is None:
-            tokenizer: Any = self._tokenizer
-            self._bytes = vocabulary_bytes(tokenizer)
-        return self._bytes

@@ -12,12 +12,12 @@ import pytest
 import torch
 from characters import ids, tokenizer
 from children import child
-from teachers import pairs_tokenizer, save_teacher
+from teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.hub.pool import EndpointPool
-from rlserve.actors.rollout.teachers import Questions, RemoteTeachers, whole_text
+from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.algorithms.alignment import align, end_offsets
 from rlserve.config.distillation import DistillConfig
 from rlserve.config.teacher import TeacherConfig
@@ -79,6 +79,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "same": save_teacher(root / "same"),
         "pairs": save_teacher(root / "pairs", tokenizer=pairs_tokenizer(), seed=1),
+        "pieces": save_teacher(root / "pieces", tokenizer=pieces_tokenizer(), seed=2),
     }
 
 
@@ -133,19 +134,19 @@ async def test_each_trajectory_is_scored_at_the_temperature_at_which_it_was_samp
         assert after.teacher_scores[0].temperature == temperature
 
 
-async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str]) -> None:
+@pytest.mark.parametrize(("model", "own"), [("pairs", pairs_tokenizer()), ("pieces", pieces_tokenizer())])
+async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str], model: str, own: Any) -> None:
     text = "12+30=42;#2"
-    own = pairs_tokenizer()
     theirs = [*own.encode(text, add_special_tokens=False), own.eos_token_id]
-    async with asking(models, questions(teacher("pairs")), "pairs/pairs") as (remote, _):
+    async with asking(models, questions(teacher(model)), f"{model}/{model}") as (remote, _):
         (after,) = await remote(LEASE, TASK, [trajectory(text)])
     (scores,) = after.teacher_scores
     prompt = own.encode("12+30=")
-    expected = logprobs(models["pairs"], [*prompt, *theirs])[len(prompt) - 1 :]
+    expected = logprobs(models[model], [*prompt, *theirs])[len(prompt) - 1 :]
     # All of the teacher's log-probability is there, once, and every span sums what its tokens had.
     np.testing.assert_allclose(scores.logprobs.sum(), expected.sum(), atol=1e-3)
     assert scores.span_lengths.sum() == len(text) + 1
-    ends = end_offsets([own.decode([i]).encode() for i in theirs[:-1]])
+    ends = end_offsets([piece.removeprefix("##").encode() for piece in own.convert_ids_to_tokens(theirs[:-1])])
     spans = align([*range(1, len(text) + 1)], ends)
     assert scores.span_lengths.tolist() == [s.student_stop - s.student_start for s in spans] + [1]
     starts = np.cumsum([0, *scores.span_lengths[:-1]])
@@ -242,8 +243,3 @@ def test_a_teacher_is_drawn_by_weight_among_those_of_the_environment() -> None:
     assert drawn == [asked.about(lease)[0].teacher.name for lease in leases]
     assert abs(drawn.count("a") / 2000 - 0.75) < 0.04
     assert "c" not in drawn
-
-
-def test_text_ends_before_half_a_character() -> None:
-    assert whole_text("aé".encode()[:-1]) == "a"
-    assert whole_text("aé".encode()) == "aé"

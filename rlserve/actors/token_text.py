@@ -1,0 +1,65 @@
+"""Tokens to text and text to tokens, with the place where each token ends: two tokenizers meet at such places."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from rlserve.actors.tokenizer import Tokenizer
+from rlserve.algorithms.alignment import end_offsets
+from rlserve.algorithms.token_bytes import Spelling, ends_by_decoding, ends_by_offsets, ends_in_text, spelling_of
+from rlserve.errors import InvalidRequest
+
+
+class TokenText:
+    """Any Hugging Face tokenizer. Offsets are UTF-8 bytes from the start of the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer: Any = tokenizer
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What each token stands for."""
+        return spelling_of(self._tokenizer)
+
+    @property
+    def end_id(self) -> int | None:
+        """The end of sequence."""
+        end: int | None = self._tokenizer.eos_token_id
+        return end
+
+    def read(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """The text of ``ids``, up to half a character at its end, and the offset after each token."""
+        if not self.spelling.is_exact:
+            return ends_by_decoding(self._decode, ids)
+        pieces = [self.spelling.pieces[token] for token in ids]
+        return whole_text(b"".join(pieces)), end_offsets(pieces)
+
+    def write(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of ``text``, and the offset after each. Raises InvalidRequest when they stand for other text."""
+        ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=False))
+        if self.spelling.is_exact:
+            try:
+                return ids, ends_in_text([self.spelling.pieces[token] for token in ids], text)
+            except InvalidRequest:  # it changes text before it splits it, e.g. to lower case
+                pass
+        if getattr(self._tokenizer, "is_fast", False):
+            encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            return list(encoded["input_ids"]), ends_by_offsets(encoded["offset_mapping"], text)
+        again, ends = ends_by_decoding(self._decode, ids)
+        if again != text:
+            raise InvalidRequest(
+                f"tokenizer: its tokens of {text[:80]!r} stand for {again[:80]!r}, and it tells no offsets; "
+                "take a fast tokenizer"
+            )
+        return ids, ends
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def whole_text(spelled: bytes) -> str:
+    """The text up to the first byte that is no UTF-8: sampling may be cut inside of a character."""
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError as error:
+        return spelled[: error.start].decode()
