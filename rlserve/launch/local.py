@@ -1,7 +1,8 @@
 """Runs a plan as local processes, restarts what dies, stops all of it at the end.
 
-``run``            starts the hub, then everyone else; waits for: the learner's exit, a stop request, or an
-                   actor that keeps dying. Whatever ends it, every process is stopped before it returns.
+``run``            starts everyone beside the hub, which they dial until it listens; waits for: the learner's exit,
+                   a stop request, a hub that does not come up, or an actor that keeps dying. Whatever ends it,
+                   every process is stopped before it returns.
 ``_keep_running``  one task a process. waits for: its exit. unblocked by: the process or ``stop``.
 """
 
@@ -57,15 +58,16 @@ class LocalLauncher:
         self.hub_address = ""
 
     async def start_hub(self) -> str:
-        """Start the hub and return its address. Raises DeadlineExceeded when it does not come up."""
-        port = _free_port(self._config.hub.address)
-        self.hub_address = port
-        child = await self._start(plan_hub(self._paths.root, port))
-        await self._wait_until_listening(child, port)
-        return port
+        """Start the hub and return its address, at which it will listen; ``run`` sees to it that it does."""
+        self.hub_address = _free_port(self._config.hub.address)
+        await self._start(plan_hub(self._paths.root, self.hub_address))
+        return self.hub_address
 
     async def run(self) -> None:
-        """Run to the learner's end. Raises RunFailed when it fails; returns early after ``stop``."""
+        """Run to the learner's end; returns early after ``stop``.
+
+        Raises RunFailed when it fails, DeadlineExceeded when the hub does not come up.
+        """
         specs = plan_processes(
             self._config,
             self._paths.root,
@@ -78,7 +80,8 @@ class LocalLauncher:
         stopped = asyncio.create_task(self._stopping.wait())
         watching = asyncio.create_task(self._note_recoveries())
         learners = {task for task in tasks if task.get_name() == LEARNER}
-        pending = {*tasks, stopped}
+        listening = asyncio.create_task(self._hub_listens(self._children[HUB]))
+        pending = {*tasks, stopped, listening}
         try:
             while not (learners & {t for t in pending if t.done()}) and not stopped.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -87,9 +90,9 @@ class LocalLauncher:
                 if done & learners:
                     return
         finally:
-            for task in (*tasks, stopped, watching):
+            for task in (*tasks, stopped, watching, listening):
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, watching, return_exceptions=True)
+            await asyncio.gather(*tasks, stopped, watching, listening, return_exceptions=True)
 
     def request_stop(self) -> None:
         """Make ``run`` return; ``close`` then stops the processes."""
@@ -171,8 +174,8 @@ class LocalLauncher:
     def _log(self, spec: ProcessSpec) -> Path:
         return self._paths.logs / f"{spec.name}.log"
 
-    async def _wait_until_listening(self, child: Child, address: str) -> None:
-        host, port = address.rsplit(":", 1)
+    async def _hub_listens(self, child: Child) -> None:
+        host, port = self.hub_address.rsplit(":", 1)
         seconds = self._config.launch.start_seconds
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -188,7 +191,7 @@ class LocalLauncher:
             writer.close()
             return
         raise DeadlineExceeded(
-            f"hub: does not listen at {address} after {seconds:.0f} s (launch.start_seconds); see its log"
+            f"hub: does not listen at {self.hub_address} after {seconds:.0f} s (launch.start_seconds); see its log"
         )
 
 

@@ -9,10 +9,17 @@ import sys
 import time
 from pathlib import Path
 
-from rlserve.errors import InvalidRequest
+from rlserve.errors import InvalidRequest, NotReady
 from rlserve.records import Outcome, Verdict
 
-NAMES = {"odd": "OddVerifier", "blaming": "BlamingVerifier", "broken": "BrokenVerifier"}
+NAMES = {
+    "odd": "OddVerifier",
+    "blaming": "BlamingVerifier",
+    "broken": "BrokenVerifier",
+    "slow_to_start": "SlowToStartVerifier",
+    "never_ready": "NeverReadyVerifier",
+    "stuck_at_start": "StuckAtStartVerifier",
+}
 
 
 class OddVerifier:
@@ -76,6 +83,37 @@ class BlamingVerifier(OddVerifier):
     name = "blaming"
     timeout_is_failure = True
     limit_seconds = 0.8
+
+
+class SlowToStartVerifier(BlamingVerifier):
+    """Takes longer to be prepared than its limit, and more memory than it may have."""
+
+    name = "slow_to_start"
+    memory_bytes = 2**24
+
+    def prepare(self) -> None:
+        deadline = time.process_time() + 1.5
+        while time.process_time() < deadline:
+            pass
+        self.kept = b"x" * 2**26
+
+
+class NeverReadyVerifier(OddVerifier):
+    """Cannot be prepared."""
+
+    name = "never_ready"
+
+    def prepare(self) -> None:
+        raise NotReady("options.key: is missing; give one")
+
+
+class StuckAtStartVerifier(OddVerifier):
+    """Is never done with preparing."""
+
+    name = "stuck_at_start"
+
+    def prepare(self) -> None:
+        time.sleep(600)
 
 
 class BrokenVerifier:

@@ -22,7 +22,6 @@ class CodeVerifier:
     version = "1"
     description = "Python programs against asserts, calls or stdin/stdout tests, in a sandbox"
     reward_range = (0.0, 1.0)
-    prepares_on_use = True
     limits_itself = True
     """Its limits are those of the programs; the pool's own stands behind them."""
 

@@ -24,7 +24,6 @@ class ReasoningGymVerifier:
     version = "1"
     description = "reasoning-gym's own scorers; answers are never evaluated as Python"
     reward_range = (0.0, 1.0)
-    prepares_on_use = True
     limit_seconds = 5.0
     timeout_is_failure = True
 

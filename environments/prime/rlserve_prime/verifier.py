@@ -22,7 +22,6 @@ class PrimeVerifier:
     version = "1"
     description = "the own rewards of a taskset of the verifiers library"
     reward_range = (-1e6, 1e6)
-    prepares_on_use = True
 
     def __init__(self, *, pass_at: float = 1.0) -> None:
         self._pass_at = pass_at

@@ -37,7 +37,7 @@ class PoolLimits:
     recycle_completions: int = 5000
     recycle_growth_bytes: int = 128 * 2**20
     prepare_all: bool = True
-    """False: verifiers that can be prepared when they are first used (``prepares_on_use``) are."""
+    """False: each is prepared for its first job."""
 
 
 class Crew:

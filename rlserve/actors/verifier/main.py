@@ -35,7 +35,7 @@ async def run_verifier(
 ) -> int:
     """Serve the verifiers ``names`` (none: all that are registered) until a signal; returns the exit code.
 
-    Those that are named are made ready at the start; of all the others, a costly one when it is first used.
+    Those that are named are made ready at the start; of all, each when it is first used.
     Registers at the hub unless ``hub_address`` is empty.
     """
     wanted = checked_names(names)

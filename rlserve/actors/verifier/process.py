@@ -108,6 +108,8 @@ class WorkerProcess:
         self.start_bytes = 0
         """Resident size when it was ready."""
         self._cpu_seconds = 0.0
+        self._unprepared: set[str] = set()
+        self._start_seconds = 0.0
 
     @classmethod
     async def start(
@@ -121,6 +123,7 @@ class WorkerProcess:
     ) -> "WorkerProcess":
         """Start a process and wait until its verifiers are loaded; kills it when that fails.
 
+        ``eager`` prepares all of them; otherwise each is prepared for its first job, within ``start_seconds``.
         Raises Unavailable (with its last words) or DeadlineExceeded.
         """
         worker: WorkerProcess | None = None
@@ -135,6 +138,7 @@ class WorkerProcess:
         try:
             hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "eager": eager}
             await worker._greet(hello, start_seconds)
+            worker._unprepared = set() if eager else set(worker.traits)
         except BaseException:
             await worker.kill()
             raise
@@ -159,6 +163,8 @@ class WorkerProcess:
         Raises WorkerLost or WorkerStuck at the completion that it happened to; the worker must then be killed.
         """
         self._send(job.message())
+        if job.verifier in self._unprepared:
+            await self._preparing(job.verifier)
         for index in range(len(job.completions)):
             message = await self._next(job.limit_seconds)
             try:
@@ -170,6 +176,17 @@ class WorkerProcess:
             self.completions += 1
             self._cpu_seconds = reply.cpu_seconds
             yield reply
+
+    async def _preparing(self, verifier: str) -> None:
+        try:
+            message = await self._next(self._start_seconds)
+        except WorkerStuck:
+            raise WorkerLost(f"{verifier!r} was not prepared within {self._start_seconds:g} s") from None
+        if message.get("prepared") != verifier:
+            raise WorkerLost("a verdict before it was prepared")
+        self._unprepared.discard(verifier)
+        self._cpu_seconds = self._used_cpu_seconds()
+        self.start_bytes = self.resident_bytes()
 
     async def kill(self) -> None:
         """End it and all that it started, at once, and wait until it is reaped."""
@@ -185,6 +202,7 @@ class WorkerProcess:
             self._transport.close()
 
     async def _greet(self, hello: Mapping[str, Any], start_seconds: float) -> None:
+        self._start_seconds = start_seconds
         self._send(hello)
         try:
             message = await self._next(start_seconds)

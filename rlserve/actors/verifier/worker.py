@@ -22,7 +22,7 @@ from rlserve import plugins
 from rlserve.actors.verifier.frames import LENGTH, Garbage, encode, encode_verdict
 from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of
 from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
-from rlserve.records import FailureKind
+from rlserve.records import FailureKind, Verdict
 
 PR_SET_PDEATHSIG = 1
 PAGE_BYTES = resource.getpagesize()
@@ -38,9 +38,14 @@ def main() -> int:
     verifiers, traits = _load(hello["verifiers"], eager=hello["eager"])
     limits = _Limits(hello["memory_bytes"])
     _write(replies, {"traits": [encode_traits(found) for found in traits]})
+    unprepared = {} if hello["eager"] else dict(verifiers)
     while (job := _read(jobs)) is not None:
+        name = job["verifier"]
+        if name in unprepared:
+            verifiers[name] = _prepared(unprepared.pop(name), limits)
+            _write(replies, {"prepared": name})
         limits.set_memory(job["memory_bytes"])
-        _judge_all(verifiers[job["verifier"]], job, replies, limits)
+        _judge_all(verifiers[name], job, replies, limits)
     return 0
 
 
@@ -82,15 +87,15 @@ def _load(
 ) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
     """Instances that work, and traits of all: a plug-in that breaks takes nobody else along.
 
-    Without ``eager``, one that prepares itself when it is first used is left to do so.
+    Without ``eager`` they are prepared when they get their first job.
     """
     verifiers: dict[str, plugins.Verifier] = {}
     traits: list[VerifierTraits] = []
     for name, options in wanted.items():
         try:
             verifier = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
-            if hasattr(verifier, "prepare") and (eager or not getattr(verifier, "prepares_on_use", False)):
-                verifier.prepare()
+            if eager:
+                _prepare(verifier)
             traits.append(traits_of(name, verifier))
             verifiers[name] = verifier
         except Exception as error:
@@ -98,15 +103,53 @@ def _load(
     return verifiers, traits
 
 
+def _prepare(verifier: plugins.Verifier) -> None:
+    if hasattr(verifier, "prepare"):
+        verifier.prepare()
+
+
+def _prepared(verifier: plugins.Verifier, limits: "_Limits") -> plugins.Verifier:
+    """The verifier when it is ready, or one that says of each completion why it is not."""
+    limits.lift()
+    try:
+        _prepare(verifier)
+    except Exception as error:
+        return _Unready(error)
+    finally:
+        limits.begin()
+    return verifier
+
+
+class _Unready:
+    """In place of a verifier that could not be prepared."""
+
+    def __init__(self, error: Exception) -> None:
+        self.name = self.version = self.description = ""
+        self._error = error
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Raises what preparing raised."""
+        raise self._error
+
+
 class _Limits:
     """Address space and CPU time of this process; raised and lowered below the hard limits."""
 
     def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self.begin()
+
+    def begin(self) -> None:
+        """What is in memory now counts for nothing."""
         with open("/proc/self/statm") as statm:
             self._base = int(statm.read().split()[0]) * PAGE_BYTES
-        self._memory_bytes = memory_bytes
         self._current = 0
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def lift(self) -> None:
+        """No limits until the next ones are set."""
+        for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+            resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def set_memory(self, memory_bytes: int) -> None:
         """Allow this much beyond the size at start."""

@@ -137,6 +137,40 @@ async def test_an_idle_worker_that_was_killed_is_replaced_before_it_is_needed() 
         assert pool.counts["lost"] == 0
 
 
+@pytest.mark.parametrize("prepare_all", [True, False])
+async def test_preparing_a_verifier_counts_for_no_limit_and_happens_once_a_worker(prepare_all: bool) -> None:
+    async with pool_of("odd", "slow_to_start", workers=1, spares=0, prepare_all=prepare_all) as pool:
+        assert (await pool.judge("odd", "a", b"")).reward == 1.0
+        for _ in range(2):
+            verdicts = await pool.judge_all("slow_to_start", ["a", "bb", "spin", f"eat {2**25}"], b"")
+            assert [verdict.outcome for verdict in verdicts[:3]] == [Outcome.PASS, Outcome.PASS, Outcome.FAIL]
+            assert kind_of(verdicts[3]) is FailureKind.RESOURCE
+        assert pool.counts["lost"] == 0 and pool.counts["timeouts"] == 2
+        assert pool.counts["started"] == 3, "the two that spun were replaced"
+        assert (await pool.judge("slow_to_start", "a", b"")).reward == 1.0
+        start = time.monotonic()
+        assert (await pool.judge("slow_to_start", "a", b"")).reward == 1.0
+        assert time.monotonic() - start < 1, "it is not prepared again"
+
+
+async def test_a_verifier_that_cannot_be_prepared_says_why_and_takes_nobody_along() -> None:
+    async with pool_of("odd", "never_ready", workers=1, prepare_all=False) as pool:
+        for verdict in await pool.judge_all("never_ready", ["a", "bb"], b""):
+            assert kind_of(verdict) is FailureKind.UNAVAILABLE
+            assert verdict.failure is not None and verdict.failure.message == "options.key: is missing; give one"
+        assert (await pool.judge("odd", "abc", b"")).reward == 3.0
+        assert pool.counts["lost"] == pool.counts["retries"] == 0
+    async with pool_of("odd", "never_ready", workers=1) as pool:
+        assert pool.traits["never_ready"].error == "NotReady: options.key: is missing; give one"
+
+
+async def test_preparing_for_ever_ends_after_the_start_seconds() -> None:
+    async with pool_of("stuck_at_start", prepare_all=False, start_seconds=4.0, attempts=1) as pool:
+        verdict = await pool.judge("stuck_at_start", "a", b"")
+        assert kind_of(verdict) is FailureKind.CRASH
+        assert verdict.failure is not None and "was not prepared within 4 s" in verdict.failure.message
+
+
 @pytest.mark.parametrize("word", ["exit", "segfault", "garbage \xff\xff\xff\xff", "garbage ....{", "forge", "close"])
 async def test_a_worker_that_dies_or_lies_every_time_is_no_verdict_after_the_attempts(word: str) -> None:
     async with pool_of("odd", workers=1, limit_seconds=1.0) as pool:
