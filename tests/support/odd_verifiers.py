@@ -92,10 +92,16 @@ class SlowToStartVerifier(BlamingVerifier):
     memory_bytes = 2**24
 
     def prepare(self) -> None:
-        deadline = time.process_time() + 1.5
+        deadline = time.process_time() + 1.0
         while time.process_time() < deadline:
             pass
         self.kept = b"x" * 2**26
+        self.times_prepared = getattr(self, "times_prepared", 0) + 1
+
+    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        if completion == "times prepared":
+            return _verdict(float(self.times_prepared))
+        return super().verify(completion, payload, prompt)
 
 
 class NeverReadyVerifier(OddVerifier):

@@ -147,10 +147,8 @@ async def test_preparing_a_verifier_counts_for_no_limit_and_happens_once_a_worke
             assert kind_of(verdicts[3]) is FailureKind.RESOURCE
         assert pool.counts["lost"] == 0 and pool.counts["timeouts"] == 2
         assert pool.counts["started"] == 3, "the two that spun were replaced"
-        assert (await pool.judge("slow_to_start", "a", b"")).reward == 1.0
-        start = time.monotonic()
-        assert (await pool.judge("slow_to_start", "a", b"")).reward == 1.0
-        assert time.monotonic() - start < 1, "it is not prepared again"
+        for _ in range(2):
+            assert (await pool.judge("slow_to_start", "times prepared", b"")).reward == 1.0
 
 
 async def test_a_verifier_that_cannot_be_prepared_says_why_and_takes_nobody_along() -> None:
@@ -230,13 +228,11 @@ async def test_workers_are_recycled_after_their_completions_and_when_they_have_g
 
 
 async def test_a_spare_makes_a_kill_cost_no_start() -> None:
-    async with pool_of("math", workers=1, spares=1, limit_seconds=0.3) as pool:
+    async with pool_of("odd", workers=1, spares=1) as pool:
         await all_ready(pool, 2)
-        for pid in pool.pids[:1]:
-            os.kill(pid, signal.SIGKILL)
-        start = time.monotonic()
-        assert (await pool.judge("math", "42", GOLD)).reward == 1.0
-        assert time.monotonic() - start < 0.3, "a start imports sympy, which takes longer"
+        killed, spare = pool.pids
+        os.kill(killed, signal.SIGKILL)
+        assert (await pool.judge("odd", "pid", b"")).reward == spare
 
 
 async def test_a_caller_that_gives_up_frees_its_workers() -> None:
