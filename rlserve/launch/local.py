@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -58,8 +59,13 @@ class LocalLauncher:
         self.hub_address = ""
 
     async def start_hub(self) -> str:
-        """Start the hub and return its address, at which it will listen; ``run`` sees to it that it does."""
+        """Start the hub and return its address, at which it will listen; ``run`` sees to it that it does.
+
+        Raises RunFailed when something else listens there.
+        """
         self.hub_address = _free_port(self._config.hub.address)
+        if _is_taken(self.hub_address):
+            raise RunFailed(f"hub.address: {self.hub_address!r} is taken; stop what listens there, or take port 0")
         await self._start(plan_hub(self._paths.root, self.hub_address))
         return self.hub_address
 
@@ -193,6 +199,16 @@ class LocalLauncher:
         raise DeadlineExceeded(
             f"hub: does not listen at {self.hub_address} after {seconds:.0f} s (launch.start_seconds); see its log"
         )
+
+
+def _is_taken(address: str) -> bool:
+    """Whether somebody listens at ``address``; what else is wrong with it, the hub says."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port))).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _free_port(address: str) -> str:
