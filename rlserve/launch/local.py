@@ -181,24 +181,35 @@ class LocalLauncher:
         return self._paths.logs / f"{spec.name}.log"
 
     async def _hub_listens(self, child: Child) -> None:
-        host, port = self.hub_address.rsplit(":", 1)
         seconds = self._config.launch.start_seconds
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if not child.running:
-                status = await child.wait()
-                log = self._log(child.spec)
-                raise RunFailed(f"hub: {describe_exit(status)} at start. End of {log}:\n{last_lines(log)}")
-            try:
-                _, writer = await asyncio.open_connection(host, int(port))
-            except OSError:
-                await asyncio.sleep(0.05)
-                continue
-            writer.close()
+        death = asyncio.create_task(child.wait())
+        listening = asyncio.create_task(_answers(self.hub_address))
+        try:
+            done, _ = await asyncio.wait({death, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            death.cancel()
+            listening.cancel()
+        if listening in done:
             return
+        if death in done:
+            log = self._log(child.spec)
+            raise RunFailed(f"hub: {describe_exit(death.result())} at start. End of {log}:\n{last_lines(log)}")
         raise DeadlineExceeded(
             f"hub: does not listen at {self.hub_address} after {seconds:.0f} s (launch.start_seconds); see its log"
         )
+
+
+async def _answers(address: str) -> None:
+    """Return once somebody takes connections."""
+    host, port = address.rsplit(":", 1)
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:
+            await asyncio.sleep(0.05)
+            continue
+        writer.close()
+        return
 
 
 def _is_taken(address: str) -> bool:
