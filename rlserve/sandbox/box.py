@@ -19,6 +19,10 @@ KEPT_STDERR_BYTES = 8192
 MEMORY_EXIT = 86
 """What ``inside/program.py`` exits with after an uncaught MemoryError."""
 MAX_STATUS_BYTES = 4096
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+TICKS_SHARE = 0.8
+"""A program that was killed after this share of its CPU limit was killed for it: the kernel counts in ticks, and on a
+busy machine it counted 4 s where 3.84 s were used."""
 
 
 class Ending(StrEnum):
@@ -90,6 +94,8 @@ class Box:
     """True once it is known to be gone."""
     waited_seconds: float = 0.0
     """How long its program waited for a core, when the wall limit ran out."""
+    used_seconds: float = 0.0
+    """CPU time of all its processes at that moment: what they took from each other is no starvation."""
 
     @property
     def deadline(self) -> float:
@@ -101,7 +107,7 @@ class Box:
         if self.killed is None:
             self.killed = why
             if why is Ending.TIMEOUT:
-                self.waited_seconds = _waited_seconds(self.pid)
+                self.waited_seconds, self.used_seconds = _waited_seconds(self.pid), cpu_seconds_below(self.pid)
             self._signal(signal.SIGTERM)
 
     def close(self) -> bool:
@@ -128,13 +134,13 @@ class Box:
         code = os.waitstatus_to_exitcode(status)
         limits = self.limits
         if self.killed is Ending.TIMEOUT:
-            starved = cpu < 0.5 * limits.cpu_seconds and self.waited_seconds > 0.5 * limits.wall_seconds
-            if starved:
+            idle = max(cpu, self.used_seconds) < 0.5 * limits.cpu_seconds
+            if idle and self.waited_seconds > 0.5 * limits.wall_seconds:
                 return Ending.STARVED, code, cpu, f"waited {self.waited_seconds:.1f} s for a core"
             return Ending.TIMEOUT, code, cpu, f"ran for {limits.wall_seconds:g} s ({cpu:.1f} s of CPU time)"
         if self.killed is not None:
             return self.killed, code, cpu, f"wrote more than {limits.output_bytes} bytes"
-        if code in (-signal.SIGXCPU, -signal.SIGKILL) and cpu >= 0.98 * limits.cpu_seconds:
+        if code in (-signal.SIGXCPU, -signal.SIGKILL) and cpu >= TICKS_SHARE * limits.cpu_seconds:
             return Ending.TIMEOUT, code, cpu, f"used {cpu:.1f} s of CPU time"
         if code == MEMORY_EXIT or (code == -signal.SIGKILL and peak > 0.9 * limits.memory_bytes):
             return Ending.MEMORY, code, cpu, f"needs more than {limits.memory_bytes >> 20} MiB"
@@ -255,9 +261,34 @@ def _in_memory(content: bytes) -> int:
 def _waited_seconds(reaper: int) -> float:
     """How long the program under this reaper waited for a core; 0 when the kernel does not say."""
     try:
-        with open(f"/proc/{reaper}/task/{reaper}/children") as children:
-            runner = children.read().split()[0]
-        with open(f"/proc/{runner}/schedstat") as schedstat:
+        with open(f"/proc/{_children(reaper)[0]}/schedstat") as schedstat:
             return int(schedstat.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def cpu_seconds_below(pid: int) -> float:
+    """CPU time of all living descendants; 0 when the kernel does not say."""
+    total, waiting = 0.0, _children(pid)
+    while waiting:
+        process = waiting.pop()
+        waiting += _children(process)
+        try:
+            with open(f"/proc/{process}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    """Of all threads of a process."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as children:
+                found += map(int, children.read().split())
+    except OSError:
+        pass
+    return found

@@ -37,7 +37,7 @@ class PoolLimits:
     recycle_completions: int = 5000
     recycle_growth_bytes: int = 128 * 2**20
     prepare_all: bool = True
-    """False: each is prepared for its first job."""
+    """False: each is prepared for its first job, and from then on in every new worker."""
 
 
 class Crew:
@@ -53,6 +53,8 @@ class Crew:
         self._live: set[WorkerProcess] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.in_use: set[str] = set(verifiers) if limits.prepare_all else set()
+        """Verifiers that a new worker prepares before it counts as ready."""
         self.traits: Mapping[str, VerifierTraits] = {}
         """Traits by name, once started."""
 
@@ -168,7 +170,7 @@ class Crew:
         return await WorkerProcess.start(
             self._verifiers,
             memory_bytes=self._limits.memory_bytes,
-            eager=self._limits.prepare_all,
+            prepare=self.in_use & set(self._verifiers),
             start_seconds=self._limits.start_seconds,
             on_exit=self._left,
         )

@@ -131,6 +131,7 @@ class WorkerPool:
         cancelled, the workers at its completions are killed.
         """
         traits = self._find(verifier)
+        self._crew.in_use.add(traits.name)
         limit = effective_limit_seconds(traits, self._limits.limit_seconds)
         chunks = _divide(len(completions), self._num_chunks(verifier, len(completions)))
         works = [

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,13 +117,13 @@ class WorkerProcess:
         verifiers: Mapping[str, Mapping[str, Any]],
         *,
         memory_bytes: int,
-        eager: bool,
+        prepare: Collection[str],
         start_seconds: float,
         on_exit: Callable[["WorkerProcess"], None],
     ) -> "WorkerProcess":
         """Start a process and wait until its verifiers are loaded; kills it when that fails.
 
-        ``eager`` prepares all of them; otherwise each is prepared for its first job, within ``start_seconds``.
+        Those in ``prepare`` are prepared too; each of the others is for its first job, within ``start_seconds``.
         Raises Unavailable (with its last words) or DeadlineExceeded.
         """
         worker: WorkerProcess | None = None
@@ -136,9 +136,9 @@ class WorkerProcess:
         )  # fmt: skip
         worker = cls(transport, pipes)
         try:
-            hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "eager": eager}
+            hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "prepare": sorted(prepare)}
             await worker._greet(hello, start_seconds)
-            worker._unprepared = set() if eager else set(worker.traits)
+            worker._unprepared = set(worker.traits) - set(prepare)
         except BaseException:
             await worker.kill()
             raise

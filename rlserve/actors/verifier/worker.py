@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 from rlserve import plugins
@@ -35,10 +35,10 @@ def main() -> int:
     hello = _read(jobs)
     if hello is None:
         return 0
-    verifiers, traits = _load(hello["verifiers"], eager=hello["eager"])
+    verifiers, traits = _load(hello["verifiers"], prepare=hello["prepare"])
     limits = _Limits(hello["memory_bytes"])
     _write(replies, {"traits": [encode_traits(found) for found in traits]})
-    unprepared = {} if hello["eager"] else dict(verifiers)
+    unprepared = {name: verifier for name, verifier in verifiers.items() if name not in hello["prepare"]}
     while (job := _read(jobs)) is not None:
         name = job["verifier"]
         if name in unprepared:
@@ -83,22 +83,22 @@ def _write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
 
 
 def _load(
-    wanted: Mapping[str, Mapping[str, Any]], *, eager: bool
+    wanted: Mapping[str, Mapping[str, Any]], *, prepare: Collection[str]
 ) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
-    """Instances that work, and traits of all: a plug-in that breaks takes nobody else along.
+    """Instances and traits of all: a plug-in that breaks takes nobody else along.
 
-    Without ``eager`` they are prepared when they get their first job.
+    Those that are not named in ``prepare`` are prepared when they get their first job.
     """
     verifiers: dict[str, plugins.Verifier] = {}
     traits: list[VerifierTraits] = []
     for name, options in wanted.items():
         try:
-            verifier = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
-            if eager:
-                _prepare(verifier)
-            traits.append(traits_of(name, verifier))
-            verifiers[name] = verifier
+            verifiers[name] = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
+            if name in prepare:
+                _prepare(verifiers[name])
+            traits.append(traits_of(name, verifiers[name]))
         except Exception as error:
+            verifiers[name] = _Unready(error)
             traits.append(VerifierTraits(name=name, error=f"{type(error).__name__}: {error}"))
     return verifiers, traits
 

@@ -45,6 +45,11 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def rewards(verdicts: Sequence[Verdict]) -> list[float | None]:
     return [verdict.reward if verdict.has_reward else None for verdict in verdicts]
 
@@ -149,6 +154,21 @@ async def test_preparing_a_verifier_counts_for_no_limit_and_happens_once_a_worke
         assert pool.counts["started"] == 3, "the two that spun were replaced"
         for _ in range(2):
             assert (await pool.judge("slow_to_start", "times prepared", b"")).reward == 1.0
+
+
+async def test_once_a_verifier_is_used_a_new_worker_prepares_it_before_it_is_ready() -> None:
+    async with pool_of("odd", "slow_to_start", workers=1, spares=1, prepare_all=False) as pool:
+        await all_ready(pool, 2)
+        assert (await pool.judge("slow_to_start", "a", b"")).reward == 1.0
+        before = set(pool.pids)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        while before & set(pool.pids):
+            await asyncio.sleep(0.01)
+        await all_ready(pool, 2)
+        ready = {pid: cpu_seconds(pid) for pid in pool.pids}
+        assert (await pool.judge("slow_to_start", "times prepared", b"")).reward == 1.0
+        assert max(cpu_seconds(pid) - used for pid, used in ready.items()) < 0.7, "preparing takes a second of it"
 
 
 async def test_a_verifier_that_cannot_be_prepared_says_why_and_takes_nobody_along() -> None:
