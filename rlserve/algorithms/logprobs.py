@@ -40,9 +40,11 @@ def policy_outputs(
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
     targets = torch.split(batch.token_ids.roll(-1, dims=1).flatten(), chunk_tokens)
     tops = torch.split(_top_ids(batch, settings.wanted), chunk_tokens)
-    heats = _divisors(batch).split(chunk_tokens) if batch.temperatures is not None else [None] * len(flat)
+    temperatures = (
+        [None] * len(flat) if batch.temperatures is None else _predicted(batch.temperatures).split(chunk_tokens)
+    )
     recompute = len(flat) > 1 and torch.is_grad_enabled()
-    parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, heats, strict=True)]
+    parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, temperatures, strict=True)]
     outputs = {
         name: _about_own_token(torch.cat([part[i] for part in parts]), seen)
         for i, name in enumerate(("logprobs", *OPTIONAL))
@@ -85,29 +87,28 @@ def _is_everywhere(batch: TokenBatch, seen: Tensor, temperature: float) -> bool:
     return bool((batch.temperatures[seen] == temperature).all())
 
 
-def _divisors(batch: TokenBatch) -> Tensor:
-    """``[B*T, 1]`` temperature of the token that each position predicts."""
-    assert batch.temperatures is not None
-    return batch.temperatures.roll(-1, dims=1).reshape(-1, 1)
+def _predicted(values: Tensor) -> Tensor:
+    """``[B, T] -> [B*T, 1]``: of the token that each position predicts."""
+    return values.roll(-1, dims=1).reshape(-1, 1)
 
 
 def _chunk(
-    logits: Tensor, ids: Tensor, top_ids: Tensor, heat: Tensor | None, settings: _Settings, recompute: bool
+    logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | None, settings: _Settings, recompute: bool
 ) -> _Scores:
     if not recompute:
-        return _score(logits, ids, top_ids, heat, settings)
-    result: _Scores = checkpoint(_score, logits, ids, top_ids, heat, settings, use_reentrant=False)
+        return _score(logits, ids, top_ids, temperature, settings)
+    result: _Scores = checkpoint(_score, logits, ids, top_ids, temperature, settings, use_reentrant=False)
     return result
 
 
-def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, heat: Tensor | None, settings: _Settings) -> _Scores:
+def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | None, settings: _Settings) -> _Scores:
     """Log-probability of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), ``top_ids`` ``[C, K]``.
 
-    ``heat`` is their temperature ``[C, 1]``; None: 1.
+    ``temperature`` ``[C, 1]`` is theirs; None: 1.
     """
     wanted = settings.wanted
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_softmax = (exact if heat is None else exact / heat).log_softmax(-1)
+    log_softmax = (exact if temperature is None else exact / temperature).log_softmax(-1)
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     entropy = log_partition = torch.zeros_like(logprobs)
     if "log_partition" in wanted:

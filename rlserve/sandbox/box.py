@@ -19,6 +19,7 @@ KEPT_STDERR_BYTES = 8192
 MEMORY_EXIT = 86
 """What ``inside/program.py`` exits with after an uncaught MemoryError."""
 MAX_STATUS_BYTES = 4096
+MAX_PROCESSES = 256
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 TICKS_SHARE = 0.8
 """A program that was killed after this share of its CPU limit was killed for it: the kernel counts in ticks, and on a
@@ -270,7 +271,9 @@ def _waited_seconds(reaper: int) -> float:
 def cpu_seconds_below(pid: int) -> float:
     """CPU time of all living descendants; 0 when the kernel does not say."""
     total, waiting = 0.0, _children(pid)
-    while waiting:
+    for _ in range(MAX_PROCESSES):  # a program may fork on while it is counted
+        if not waiting:
+            break
         process = waiting.pop()
         waiting += _children(process)
         try:
