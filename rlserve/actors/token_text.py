@@ -27,19 +27,22 @@ class TokenText:
         end: int | None = self._tokenizer.eos_token_id
         return end
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, up to half a character at its end."""
+        return whole_text(b"".join(self._pieces(ids))) if self.spelling.is_exact else self._decode(list(ids))
+
     def read(self, ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text of ``ids``, up to half a character at its end, and the offset after each token."""
+        """The text of ``ids``, and the offset in it after each token."""
         if not self.spelling.is_exact:
             return ends_by_decoding(self._decode, ids)
-        pieces = [self.spelling.pieces[token] for token in ids]
-        return whole_text(b"".join(pieces)), end_offsets(pieces)
+        return self.text(ids), end_offsets(self._pieces(ids))
 
     def write(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of ``text``, and the offset after each. Raises InvalidRequest when they stand for other text."""
         ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=False))
         if self.spelling.is_exact:
             try:
-                return ids, ends_in_text([self.spelling.pieces[token] for token in ids], text)
+                return ids, ends_in_text(self._pieces(ids), text)
             except InvalidRequest:  # it changes text before it splits it, e.g. to lower case
                 pass
         if getattr(self._tokenizer, "is_fast", False):
@@ -52,6 +55,9 @@ class TokenText:
                 "take a fast tokenizer"
             )
         return ids, ends
+
+    def _pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [self.spelling.pieces[token] for token in ids]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))

@@ -76,13 +76,9 @@ def piece_bytes(piece: str, style: str) -> bytes:
     if style == "plain":
         return piece.encode()
     if style == "wordpiece":
-        inside = piece.removeprefix("##")
-        begins = inside == piece and piece[:1].isalnum()
-        return (" " * begins + inside).encode()
+        return _in_a_text(piece.removeprefix("##"), is_word=not piece.startswith("##"))
     if style == "suffix":
-        inside = piece.removesuffix("</w>")
-        begins = inside != piece and piece[:1].isalnum()
-        return (" " * begins + inside).encode()
+        return _in_a_text(piece.removesuffix("</w>"), is_word=piece.endswith("</w>"))
     fallback = _FALLBACK.fullmatch(piece)
     return bytes([int(fallback[1], 16)]) if fallback else piece.replace(METASPACE, " ").encode()
 
@@ -131,6 +127,11 @@ def ends_by_decoding(decode: Callable[[list[int]], str], ids: Sequence[int]) -> 
     whole = decode(list(ids))
     shared = (_agreement(decode(list(ids[: place + 1])), whole) for place in range(len(ids)))
     return whole, list(accumulate((len(whole[:characters].encode()) for characters in shared), max))
+
+
+def _in_a_text(letters: str, *, is_word: bool) -> bytes:
+    """A whole word stands behind a space, what is inside of one and punctuation does not."""
+    return (" " * (is_word and letters[:1].isalnum()) + letters).encode()
 
 
 def _agreement(left: str, right: str) -> int:

@@ -88,5 +88,5 @@ def row_of(
         teacher=objectives.teacher_row(trajectory, reference),
         reference_logprobs=objectives.reference_row(trajectory, reference),
         given=trajectory.finish_reason is FinishReason.GIVEN,
-        temperature=trajectory.temperature or 1.0,  # what is sampled greedily has its log-probabilities at 1
+        temperature=trajectory.scored_temperature,
     )

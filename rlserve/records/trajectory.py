@@ -152,6 +152,11 @@ class Trajectory:
         )
 
     @property
+    def scored_temperature(self) -> float:
+        """Temperature of ``behavior_logprobs``: what is sampled greedily has them at 1."""
+        return self.temperature or 1.0
+
+    @property
     def oldest_version(self) -> int:
         """Version of the first sampled token; the lag bound looks at it."""
         return self.policy_spans[0].version if self.policy_spans else 0

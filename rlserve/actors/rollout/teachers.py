@@ -45,8 +45,8 @@ class Question:
     """None: that at which each trajectory was sampled."""
 
     def temperature_of(self, trajectory: Trajectory) -> float:
-        """At which the trajectory is to be scored; one that was sampled greedily has its log-probabilities at 1."""
-        return (trajectory.temperature or 1.0) if self.temperature is None else self.temperature
+        """At which the trajectory is to be scored."""
+        return trajectory.scored_temperature if self.temperature is None else self.temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class RemoteTeachers:
             teacher=question.teacher.name,
             k=question.k,
             temperature=question.temperature_of(trajectory),
-            completion_text=self._text.read(ids)[0],
+            completion_text=self._text.text(ids),
             completion_ended=ids[-1] == self._tokenizer.eos_token_id,
             **self._prompt(task, trajectory),
         )
