@@ -1,6 +1,7 @@
 # Two commands do everything, set-up included:
 #   make quickstart   pretrain, fine-tune and train by reinforcement a small model, on this machine
-#   make test         the whole test suite, end-to-end runs included
+#   make test         the test suite, end-to-end runs included
+#   make test-all     that, and the longest whole runs
 # Variables: PYTHON (interpreter for the virtual environment), TORCH_INDEX (where the CPU build of torch is
 # taken from when the configured package index has none), SEED and RUN (of the quick start).
 
@@ -17,10 +18,10 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements-cpu.lock)
 PROTOS := $(sort $(wildcard proto/rlserve/v1/*.proto))
 PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=OUT --grpc_python_out=OUT --mypy_out=quiet:OUT --mypy_grpc_out=quiet:OUT
 
-.PHONY: help install quickstart test lint format proto lock bench clean
+.PHONY: help install quickstart test test-all lint format proto lock bench clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 install: $(STAMP)
 
@@ -44,6 +45,9 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
