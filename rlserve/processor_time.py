@@ -1,0 +1,129 @@
+"""Time that counts against a limit: wall time, less the time in which the judged waited for a processor.
+
+The kernel accounts for each thread how long it ran and how long it stood in a run queue, ready to run, while
+others ran (``/proc/PID/task/TID/schedstat``). A limit that turns into a reward must not charge the second: it is the
+machine's load. A thread that sleeps or waits for input stands in no queue, so that its time counts.
+
+How the threads of all processes of a tree combine, in each interval between two readings:
+
+- *used* and *waited* are sums over all threads, those that began in the interval included; what a thread did between
+  the last reading and its end is not seen, so that read often where processes come and go;
+- what counts is the interval less *waited* (one thread at a time is on the way of the others, as in calls from one
+  process to another), at least zero, but no less than *used* divided by the number of processors: a tree whose own
+  crowd fills the machine waits for itself;
+- the kernel adds a wait when it ends, so that a short interval may hear of more waiting than it is long: what is over
+  goes to the next one;
+- an interval counts at most as long as it was meant to be: a reader that comes late was itself kept waiting.
+
+Where the kernel does not account waiting, all wall time counts.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+MAX_PROCESSES = 256
+"""Of a tree: a program may fork on while it is read."""
+READ_EVERY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """Sums over threads, since each began."""
+
+    used_seconds: float = 0.0
+    """In which it ran."""
+    waited_seconds: float = 0.0
+    """In which it could have run, and others did."""
+
+    def __add__(self, other: "ProcessorTime") -> "ProcessorTime":
+        return ProcessorTime(self.used_seconds + other.used_seconds, self.waited_seconds + other.waited_seconds)
+
+    def since(self, earlier: "ProcessorTime") -> "ProcessorTime":
+        """What was added; all of it when a number was given to a new thread."""
+        used, waited = self.used_seconds - earlier.used_seconds, self.waited_seconds - earlier.waited_seconds
+        return self if used < 0 or waited < 0 else ProcessorTime(used, waited)
+
+
+def processor_time(*pids: int) -> ProcessorTime:
+    """Of these processes and all their living descendants; nothing for processes that are gone."""
+    return sum(_threads(pids).values(), start=ProcessorTime())
+
+
+class CountedTime:
+    """The time of a tree of processes that counts against a limit, from now on.
+
+    Call :meth:`read` about every ``read_every`` seconds.
+    """
+
+    def __init__(
+        self,
+        *pids: int,
+        read_every: float = READ_EVERY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``pids`` are the roots; all that descends from them counts with them."""
+        self.wall_seconds = 0.0
+        self.used_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.counted_seconds = 0.0
+        """As of the last reading, like the others."""
+        self._pids, self._clock = pids, clock
+        self._longest = 2 * read_every
+        self._num_processors = len(os.sched_getaffinity(0))
+        self._owed = 0.0
+        self._last = clock()
+        self._threads = _threads(pids)
+
+    def read(self) -> float:
+        """Seconds that count so far."""
+        now, threads = self._clock(), _threads(self._pids)
+        parts = [time.since(self._threads.get(thread, ProcessorTime())) for thread, time in threads.items()]
+        added = sum(parts, start=ProcessorTime(waited_seconds=self._owed))
+        interval = now - self._last
+        self.wall_seconds += interval
+        self.used_seconds += added.used_seconds
+        self.waited_seconds += min(interval, added.waited_seconds)
+        self._owed = min(max(0.0, added.waited_seconds - interval), self._longest)
+        self.counted_seconds += counted(min(interval, self._longest), added, self._num_processors)
+        self._last, self._threads = now, threads
+        return self.counted_seconds
+
+
+def counted(interval: float, added: ProcessorTime, num_processors: int) -> float:
+    """How much of an interval counts, given what all threads together used and waited in it."""
+    own = min(interval, added.used_seconds / num_processors)
+    return max(0.0, own, interval - added.waited_seconds)
+
+
+def _threads(pids: tuple[int, ...]) -> Mapping[tuple[int, int], ProcessorTime]:
+    """Of each living thread of the trees, by process and thread number."""
+    found: dict[tuple[int, int], ProcessorTime] = {}
+    waiting = list(pids)
+    for _ in range(MAX_PROCESSES):
+        if not waiting:
+            break
+        pid = waiting.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                found[pid, int(thread)] = _thread(f"/proc/{pid}/task/{thread}")
+                with open(f"/proc/{pid}/task/{thread}/children") as children:
+                    waiting += map(int, children.read().split())
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def _thread(path: str) -> ProcessorTime:
+    try:
+        with open(f"{path}/schedstat") as schedstat:
+            used, waited = map(int, schedstat.read().split()[:2])
+        if used or waited:
+            return ProcessorTime(used / 1e9, waited / 1e9)
+    except (FileNotFoundError, ValueError):
+        pass  # a kernel without this account; if it is the thread that is gone, the next line says so
+    with open(f"{path}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return ProcessorTime((int(fields[11]) + int(fields[12])) / CLOCK_TICKS)
