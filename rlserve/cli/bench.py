@@ -22,6 +22,7 @@ LONG = {
     "learn": "every method, same start and budget of samples: accuracy and what it took (8 minutes a seed)",
     "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes a seed)",
     "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes a seed)",
+    "load": "the quick start beside two busy processes, over its time alone (5 minutes a seed)",
     "peer": "pipeline GRPO against TRL's GRPOTrainer: wall seconds to accuracy 0.9 (a minute a seed)",
 }
 """Whole training runs; not part of ``all``."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rlserve import __version__
 from rlserve.errors import RlserveError
+from rlserve.idle_threads import sleep_when_idle
 
 INTERRUPTED = 130
 
@@ -58,6 +59,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors for people go to standard error, without a traceback."""
+    sleep_when_idle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((a for a in given if not a.startswith("-")), None)
     parsed = build_parser(chosen).parse_args(given)

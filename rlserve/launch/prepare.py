@@ -13,6 +13,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.pretrain import PretrainConfig, SftConfig
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import START, TeacherConfig
+from rlserve.idle_threads import sleep_when_idle
 from rlserve.observability import logs
 from rlserve.observability.events import EventLog
 
@@ -71,6 +72,7 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     paths = RunPaths(parser.parse_args().run)
     die_with_parent()
+    sleep_when_idle()
     logs.set_up("prepare")
     prepare(load_run([paths.config]), paths)
     return 0
