@@ -14,6 +14,14 @@ RUN ?= quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+# Where uv is there it installs in seconds; pip takes over what it cannot do.
+UV := $(shell command -v uv)
+PACKAGES := $(shell grep -c == requirements-cpu.lock)
+# pip's own output is a page a package: a line for every twentieth.
+TELL := '/^Collecting/ { if (++n % 20 == 0) print "  fetched " n " of " total } \
+	/^Installing collected/ { print "  fetched all; unpacking (a minute or two)" } { fflush() }'
 TORCH := $(shell sed -n 's/^torch==//p' requirements-cpu.lock)
 PROTOS := $(sort $(wildcard proto/rlserve/v1/*.proto))
 PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=OUT --grpc_python_out=OUT --mypy_out=quiet:OUT --mypy_grpc_out=quiet:OUT
@@ -28,16 +36,19 @@ install: $(STAMP)
 $(STAMP): requirements-cpu.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "rlserve needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing torch $(TORCH)"
-	@$(PIP) install --quiet --no-deps 'torch==$(TORCH)' 2>$(VENV)/torch.log \
-		|| $(PIP) install --quiet --no-deps --timeout 15 --retries 2 --index-url $(TORCH_INDEX) 'torch==$(TORCH)' \
-		|| { cat $(VENV)/torch.log; \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch $(TORCH) (about 200 MB)"
+	@$(PIP) install -qq --no-deps 'torch==$(TORCH)' 2>$(VENV)/torch.log \
+		|| $(PIP) install -qq --no-deps --timeout 15 --retries 2 --index-url $(TORCH_INDEX) 'torch==$(TORCH)' 2>>$(VENV)/torch.log \
+		|| { tail -n 20 $(VENV)/torch.log; \
 		     echo "no source has torch==$(TORCH): set TORCH_INDEX to an index with CPU builds,"; \
 		     echo "or PIP_FIND_LINKS to a folder that holds the wheel"; exit 1; }
-	@echo "installing the packages of requirements-cpu.lock"
-	@$(PIP) install --quiet --no-deps -r requirements-cpu.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@echo "installing $(PACKAGES) packages of requirements-cpu.lock"
+	@$(if $(UV),$(UV) pip install --python $(BIN)/python --no-deps -r requirements-cpu.lock || echo "uv cannot; pip tries";)
+	@$(PIP) install --no-deps -r requirements-cpu.lock 2>&1 | tee $(VENV)/install.log | awk -v total=$(PACKAGES) $(TELL) \
+		|| { grep -v 'is ignored' $(VENV)/install.log | tail -n 20; echo "the whole log is $(VENV)/install.log"; exit 1; }
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable . 2>>$(VENV)/install.log \
+		|| { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
 
 quickstart: $(STAMP)
