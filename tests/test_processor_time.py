@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,15 +21,15 @@ seconds = st.floats(0, 100)
 
 @contextlib.contextmanager
 def running(*programs: str) -> Iterator[list[int]]:
-    """Processes that share one processor with each other."""
+    """Processes that share one processor with each other; what they forked ends with them."""
     processor = max(os.sched_getaffinity(0))
     pin = f"import os\nos.sched_setaffinity(0, [{processor}])\nos.write(1, b'.')\n"
     with contextlib.ExitStack() as stack:
         processes = []
         for program in programs:
             command = [sys.executable, "-S", "-c", pin + program]
-            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
-            stack.callback(process.kill)
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            stack.callback(os.killpg, process.pid, signal.SIGKILL)
             assert process.stdout is not None
             assert process.stdout.read(1) == b"."
             processes.append(process)
