@@ -2,7 +2,7 @@
 
 OpenMP's threads spin at barriers. Alone on a machine that saves microseconds; where other processes want the cores
 too, a spinning thread holds the core that the thread it waits for needs: 60 steps of pretraining with two threads on
-two busy cores took 72 to 115 s spinning and 9 to 13 s sleeping, and as long as with one thread when the cores were idle.
+two busy cores took 72 to 115 s spinning and 9 to 13 s sleeping.
 """
 
 import os
