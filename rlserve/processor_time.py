@@ -11,8 +11,8 @@ How the threads of all processes of a tree combine, in each interval between two
 - what counts is the interval less *waited* (one thread at a time is on the way of the others, as in calls from one
   process to another), at least zero, but no less than *used* divided by the number of processors: a tree whose own
   crowd fills the machine waits for itself;
-- the kernel adds a wait when it ends, so that a short interval may hear of more waiting than it is long: what is over
-  goes to the next one;
+- the kernel adds a wait when it ends: a thread that is ready and neither ran nor waited since the last reading is
+  taken to wait, and what an interval hears of more waiting than it is long goes to the next one;
 - an interval counts at most as long as it was meant to be: a reader that comes late was itself kept waiting.
 
 Where the kernel does not account waiting, all wall time counts.
@@ -52,6 +52,10 @@ def processor_time(*pids: int) -> ProcessorTime:
     return sum(_threads(pids).values(), start=ProcessorTime())
 
 
+Thread = tuple[int, int]
+"""Process and thread number."""
+
+
 class CountedTime:
     """The time of a tree of processes that counts against a limit, from now on.
 
@@ -76,13 +80,15 @@ class CountedTime:
         self._owed = 0.0
         self._last = clock()
         self._threads = _threads(pids)
+        self._unfinished: dict[Thread, float] = {}
+        """Waits that were counted before the kernel added them."""
 
     def read(self) -> float:
         """Seconds that count so far."""
         now, threads = self._clock(), _threads(self._pids)
-        parts = [time.since(self._threads.get(thread, ProcessorTime())) for thread, time in threads.items()]
-        added = sum(parts, start=ProcessorTime(waited_seconds=self._owed))
         interval = now - self._last
+        parts = [self._added(thread, time, interval) for thread, time in threads.items()]
+        added = sum(parts, start=ProcessorTime(waited_seconds=self._owed))
         self.wall_seconds += interval
         self.used_seconds += added.used_seconds
         self.waited_seconds += min(interval, added.waited_seconds)
@@ -91,6 +97,14 @@ class CountedTime:
         self._last, self._threads = now, threads
         return self.counted_seconds
 
+    def _added(self, thread: Thread, time: ProcessorTime, interval: float) -> ProcessorTime:
+        added = time.since(self._threads.get(thread, ProcessorTime()))
+        known = self._unfinished.pop(thread, 0.0)
+        if added == ProcessorTime() and _is_ready(thread):
+            self._unfinished[thread] = known + interval
+            return ProcessorTime(0.0, interval)
+        return ProcessorTime(added.used_seconds, max(0.0, added.waited_seconds - known))
+
 
 def counted(interval: float, added: ProcessorTime, num_processors: int) -> float:
     """How much of an interval counts, given what all threads together used and waited in it."""
@@ -98,9 +112,9 @@ def counted(interval: float, added: ProcessorTime, num_processors: int) -> float
     return max(0.0, own, interval - added.waited_seconds)
 
 
-def _threads(pids: tuple[int, ...]) -> Mapping[tuple[int, int], ProcessorTime]:
-    """Of each living thread of the trees, by process and thread number."""
-    found: dict[tuple[int, int], ProcessorTime] = {}
+def _threads(pids: tuple[int, ...]) -> Mapping[Thread, ProcessorTime]:
+    """Of each living thread of the trees."""
+    found: dict[Thread, ProcessorTime] = {}
     waiting = list(pids)
     for _ in range(MAX_PROCESSES):
         if not waiting:
@@ -124,6 +138,19 @@ def _thread(path: str) -> ProcessorTime:
             return ProcessorTime(used / 1e9, waited / 1e9)
     except (FileNotFoundError, ValueError):
         pass  # a kernel without this account; if it is the thread that is gone, the next line says so
-    with open(f"{path}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
+    fields = _status(path)
     return ProcessorTime((int(fields[11]) + int(fields[12])) / CLOCK_TICKS)
+
+
+def _is_ready(thread: Thread) -> bool:
+    """Whether it runs or stands in a run queue."""
+    try:
+        return _status(f"/proc/{thread[0]}/task/{thread[1]}")[0] == "R"
+    except OSError:
+        return False
+
+
+def _status(path: str) -> list[str]:
+    """The fields from the state on."""
+    with open(f"{path}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()
