@@ -82,8 +82,8 @@ def check_machine() -> Iterator[Finding]:
     yield Finding(
         "shared memory",
         State.OK if shared > 0.25 else State.OPTIONAL,
-        f"{shared:.1f} GiB free in /dev/shm",
-        "weights then travel through the run directory; in a container start it with --shm-size=1g",
+        f"{shared:.1f} GiB free in /dev/shm: room for weights of {shared / 3:.1f} GiB (three versions at once)",
+        "weights of a larger model go through the run directory; in a container give --shm-size 3 x the weights",
     )
 
 

@@ -3,30 +3,22 @@
 ``publish`` is called by the training thread; ``latest``, ``get`` and ``delta`` by service threads.
 """
 
-import contextlib
 import logging
-import mmap
 import os
-import re
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-
-from rlserve.errors import UnknownName
+from rlserve.errors import Unavailable, UnknownName
 from rlserve.policy import delta
 from rlserve.policy.manifest import Bytes, manifest_digest, spec_of
+from rlserve.policy.weight_files import WeightFiles, mapped
 from rlserve.records import PolicyVersion, TensorSpec
 
 logger = logging.getLogger(__name__)
-
-PREFIX = "rlserve-weights"
-_NAME = re.compile(rf"{PREFIX}-(?P<pid>\d+)-[0-9a-f]+-v\d+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,27 +29,63 @@ class Published:
     path: Path
     """Flat file; removed when newer versions have taken its place."""
     flat: Bytes
-    """The same bytes, mapped; still valid after the file is removed."""
+    """The same bytes, mapped; valid after the file is removed, but not after it is cut: see :meth:`check_whole`."""
+    file: IO[bytes]
+
+    def check_whole(self) -> None:
+        """Raises Unavailable when something else has cut the file: to touch what was mapped would end the process."""
+        if (size := os.fstat(self.file.fileno()).st_size) != self.policy.total_bytes:
+            raise Unavailable(
+                f"version {self.policy.version}: {self.path} was cut from {self.policy.total_bytes} to {size} bytes by "
+                "something else; the next version replaces it"
+            )
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes from ``start``; fewer than ``size`` at the end. Raises Unavailable when they are gone."""
+        size = min(size, self.policy.total_bytes - start)
+        data = os.pread(self.file.fileno(), size, start)
+        if len(data) != size:
+            self.check_whole()
+        return data
 
 
 class Publisher:
     """Keeps the last ``keep`` versions; older ones are gone, and who asks for one is told what there is."""
 
-    def __init__(self, directory: Path, *, run_id: str, keep: int = 2) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run_id: str,
+        keep: int = 2,
+        fallback: Path | None = None,
+        warn: Callable[[str], object] = logger.warning,
+    ) -> None:
+        """``directory``, ``fallback`` and ``warn``: see :class:`WeightFiles`."""
+        self._files = WeightFiles(directory, fallback=fallback, warn=warn)
         self._run_id = run_id
         self._keep = keep
-        self._token = uuid.uuid4().hex[:8]
         self._lock = threading.Lock()
+        self._encoding = threading.Lock()
         self._versions: dict[int, Published] = {}
         self._deltas: dict[tuple[int, int], bytes | None] = {}
         self._listeners: list[Callable[[PolicyVersion], object]] = []
-        remove_leftovers(directory)
 
-    def publish(self, tensors: Iterable[tuple[str, Any]], version: int, *, is_final: bool = False) -> PolicyVersion:
-        """Write, digest and announce a version. Tensors are contiguous and on the CPU, tied ones given once."""
-        path = self._directory / f"{PREFIX}-{os.getpid()}-{self._token}-v{version}"
-        specs = _write(path, tensors)
+    def publish(
+        self,
+        tensors: Iterable[tuple[str, Any]],
+        version: int,
+        *,
+        is_final: bool = False,
+        size_bytes: int | None = None,
+    ) -> PolicyVersion:
+        """Write, digest and announce a version. Tensors are contiguous and on the CPU, tied ones given once.
+
+        ``size_bytes`` is what they take together, where that is known before. Raises LimitExceeded when they fit
+        nowhere.
+        """
+        specs: list[TensorSpec] = []
+        path, file = self._files.write(version, _contents(tensors, specs), size_bytes=size_bytes)
         previous = self.latest()
         policy = PolicyVersion(
             version=version,
@@ -68,7 +96,7 @@ class Publisher:
             run_id=self._run_id,
             is_final=is_final,
         )
-        self._add(Published(policy, path, _map(path)))
+        self._add(Published(policy, path, mapped(file), file))
         for listener in list(self._listeners):
             listener(policy)
         return policy
@@ -99,51 +127,46 @@ class Publisher:
             old, new = self._versions[base], self._versions[version]
             if (base, version) in self._deltas:
                 return self._deltas[base, version]
-        same = [(t.name, t.shape, t.dtype) for t in old.policy.tensors] == [
-            (t.name, t.shape, t.dtype) for t in new.policy.tensors
-        ]
-        encoded = delta.encode(old.flat, new.flat, new.policy.tensors) if same else None
-        with self._lock:
-            self._deltas[base, version] = encoded
+        with self._encoding:  # once for all who ask at the same time
+            with self._lock:
+                if (base, version) in self._deltas:
+                    return self._deltas[base, version]
+            encoded = _difference(old, new)
+            with self._lock:
+                self._deltas[base, version] = encoded
         return encoded
 
     def close(self) -> None:
         """Remove the files."""
         with self._lock:
-            for published in self._versions.values():
-                published.path.unlink(missing_ok=True)
             self._versions.clear()
             self._deltas.clear()
+            self._files.close()
 
     def _add(self, published: Published) -> None:
         with self._lock:
+            if (same := self._versions.pop(published.policy.version, None)) is not None:
+                self._files.remove(same.path)
             self._versions[published.policy.version] = published
             for old in sorted(self._versions)[: -self._keep]:
-                self._versions.pop(old).path.unlink(missing_ok=True)
+                self._files.remove(self._versions.pop(old).path)
             self._deltas = {key: d for key, d in self._deltas.items() if set(key) <= set(self._versions)}
 
 
-def _write(path: Path, tensors: Iterable[tuple[str, Any]]) -> list[TensorSpec]:
-    specs: list[TensorSpec] = []
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        for name, tensor in tensors:
-            spec, content = spec_of(name, tensor)
-            file.write(content.data)
-            specs.append(spec)
-    return specs
+def _contents(tensors: Iterable[tuple[str, Any]], specs: list[TensorSpec]) -> Iterator[memoryview]:
+    """The bytes of each tensor; its declaration is added to ``specs``."""
+    for name, tensor in tensors:
+        spec, content = spec_of(name, tensor)
+        specs.append(spec)
+        yield content.data
 
 
-def _map(path: Path) -> Bytes:
-    with open(path, "rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove weight files of processes that no longer live (killed before they could)."""
-    for path in directory.glob(f"{PREFIX}-*"):
-        match = _NAME.fullmatch(path.name)
-        if match and not Path(f"/proc/{match['pid']}").exists():
-            with contextlib.suppress(OSError):
-                path.unlink()
-                logger.info("removed %s, left behind by a dead process", path.name)
+def _difference(old: Published, new: Published) -> bytes | None:
+    same = [(t.name, t.shape, t.dtype) for t in old.policy.tensors] == [
+        (t.name, t.shape, t.dtype) for t in new.policy.tensors
+    ]
+    if not same:
+        return None
+    old.check_whole()
+    new.check_whole()
+    return delta.encode(old.flat, new.flat, new.policy.tensors)

@@ -4,17 +4,16 @@
               for as long as the caller iterates; the caller decides when to give up.
 ``fetch``     waits for: chunks. Every chunk has a deadline whose end names the learner.
 
-The way of a version: the publisher's own file when it is on this host; else a delta to the version that is held;
+The way of a version: the publisher's own file when it can be opened here; else a delta to the version that is held;
 else (or when what came does not have the published digests) a full copy.
 """
 
 import asyncio
 import contextlib
 import logging
-import mmap
 import os
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+import stat
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from rlserve.errors import DeadlineExceeded, InvalidRequest, RlserveError, Weigh
 from rlserve.policy import delta
 from rlserve.policy.host import host_id
 from rlserve.policy.manifest import Bytes, check, tensor_digest
-from rlserve.policy.publisher import PREFIX, remove_leftovers
+from rlserve.policy.weight_files import WeightFiles, mapped
 from rlserve.records import PolicyVersion
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, rpc_errors
@@ -59,7 +58,7 @@ class FetchCounts:
     delta: int = 0
     full: int = 0
     refused: int = 0
-    """Copies thrown away because their digests did not match."""
+    """Copies thrown away because their digests did not match, and offered files that could not be used."""
 
 
 class Subscriber:
@@ -71,22 +70,22 @@ class Subscriber:
         *,
         worker_id: str,
         staging: Path,
+        fallback: Path | None = None,
         chunk_seconds: float = 30.0,
         use_shared_memory: bool = True,
     ) -> None:
+        """``staging`` and ``fallback``: where copies that come over the stream lie, see :class:`WeightFiles`."""
         self._connect = connect
         self._worker_id = worker_id
-        self._staging = staging
+        self._files = WeightFiles(staging, fallback=fallback)
         self._chunk_seconds = chunk_seconds
         self._host_id = host_id() if use_shared_memory else ""
-        self._token = uuid.uuid4().hex[:8]
         self._channel: grpc.aio.Channel | None = None
         self._held: tuple[int, Bytes] | None = None
         self._own_files: list[Path] = []
         self.counts = FetchCounts()
-        remove_leftovers(staging)
 
-    async def versions(self) -> AsyncIterator[PolicyVersion]:
+    async def versions(self) -> AsyncGenerator[PolicyVersion, None]:
         """The present version, then each newer one; a slow caller misses those in between."""
         while True:
             try:
@@ -98,22 +97,25 @@ class Subscriber:
             await self._forget_channel()
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def fetch(self, policy: PolicyVersion, *, held: int | None) -> Path:
+    async def fetch(self, policy: PolicyVersion, *, held: int | None, by_stream: bool = False) -> Path:
         """A flat file with exactly the bytes of ``policy``.
 
         ``held``: version that the caller serves and may be sent a delta from; None asks for a full copy.
+        ``by_stream``: the publisher's own file is of no use to the caller, send the bytes.
         Raises WeightsMismatch when also the full copy is wrong, UnknownName when the version is gone already,
-        Unavailable or DeadlineExceeded when the learner does not answer.
+        Unavailable or DeadlineExceeded when the learner does not answer, LimitExceeded when a copy fits nowhere.
         """
         base = self._held if held is not None and self._held and self._held[0] == held else None
-        for attempt in ([base] if base else []) + [None]:
+        ways = [(base, False)] if self._host_id and not by_stream else []
+        ways += [(base, True)] if base else []
+        for base, stream in [*ways, (None, True)]:
             try:
-                return await self._fetch_once(policy, attempt)
+                return await self._fetch_once(policy, base, by_stream=stream)
             except WeightsMismatch as error:
                 self.counts.refused += 1
-                if attempt is None:
+                if stream and base is None:
                     raise
-                logger.warning("%s; asking for a full copy", error)
+                logger.warning("%s; asking for %s", error, "a copy over the stream" if not stream else "a full copy")
         raise AssertionError("unreachable")
 
     async def confirm(self, confirmation: Confirmation) -> None:
@@ -132,35 +134,31 @@ class Subscriber:
     async def close(self) -> None:
         """Close the channel and remove staged files."""
         await self._forget_channel()
-        for path in self._own_files:
-            path.unlink(missing_ok=True)
+        self._files.close()
+        self._own_files.clear()
         self._held = None
 
-    async def _fetch_once(self, policy: PolicyVersion, base: tuple[int, Bytes] | None) -> Path:
+    async def _fetch_once(self, policy: PolicyVersion, base: tuple[int, Bytes] | None, *, by_stream: bool) -> Path:
         stub = await self._stub()
         request = pb.FetchRequest(
             worker_id=self._worker_id,
             version=policy.version,
             held_version=base[0] if base else None,
             host_id=self._host_id,
+            by_stream=by_stream,
         )
         with rpc_errors(f"learner (weights of version {policy.version})"):
             stream = stub.Fetch(request)
             try:
                 header = (await self._next(stream, policy)).header
-                if header.shared_path and self._host_id:
-                    return self._use_shared(policy, Path(header.shared_path))
+                if header.shared_path and not by_stream:
+                    _check_shared(policy, header.shared_path)
+                    self.counts.shared += 1
+                    return Path(header.shared_path)
                 content = await self._receive(stream, header, policy)
             finally:
                 stream.cancel()
         return await asyncio.to_thread(self._stage, policy, header, content, base)
-
-    def _use_shared(self, policy: PolicyVersion, path: Path) -> Path:
-        # The engine checks each tensor's digest when it stages the file; a second pass here would only cost.
-        if not path.is_file() or path.stat().st_size != policy.total_bytes:
-            raise WeightsMismatch(f"version {policy.version}: the shared file is not whole")
-        self.counts.shared += 1
-        return path
 
     async def _receive(self, stream: Any, header: pb.FetchHeader, policy: PolicyVersion) -> bytearray:
         # A delta is never larger than the full copy it stands for.
@@ -211,16 +209,11 @@ class Subscriber:
         return self._write(policy, flat)
 
     def _write(self, policy: PolicyVersion, flat: Bytes) -> Path:
-        path = self._staging / f"{PREFIX}-{os.getpid()}-{self._token}-v{policy.version}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(flat.data)
-        with open(path, "rb") as mapped:
-            view = np.frombuffer(mmap.mmap(mapped.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-        self._held = (policy.version, view)
+        path, file = self._files.write(policy.version, [flat.data], size_bytes=policy.total_bytes)
+        self._held = (policy.version, mapped(file))
         self._own_files.append(path)
         for old in self._own_files[:-2]:
-            old.unlink(missing_ok=True)
+            self._files.remove(old)
         self._own_files = self._own_files[-2:]
         return path
 
@@ -234,6 +227,26 @@ class Subscriber:
         if channel is not None:
             with contextlib.suppress(grpc.RpcError):
                 await channel.close()
+
+
+def _check_shared(policy: PolicyVersion, path: str) -> None:
+    """Raises WeightsMismatch unless the publisher's file can be opened from here and has its size.
+
+    The engine checks each tensor's digest when it stages the file; a second pass here would only cost.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise WeightsMismatch(f"version {policy.version}: the learner's file cannot be opened here ({error})") from None
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != policy.total_bytes:
+        raise WeightsMismatch(
+            f"version {policy.version}: the learner's file {path} is not whole ({found.st_size} of "
+            f"{policy.total_bytes} bytes)"
+        )
 
 
 def _short(error: Exception) -> str:

@@ -87,13 +87,16 @@ class FetchRequest(_message.Message):
     HELD_VERSION_FIELD_NUMBER: _builtins.int
     CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     HOST_ID_FIELD_NUMBER: _builtins.int
+    BY_STREAM_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     version: _builtins.int
     held_version: _builtins.int
     """Version held by the caller; a delta is sent when the learner has one from there."""
     chunk_bytes: _builtins.int
     host_id: _builtins.str
-    """Host and boot of the caller; when it is the learner's own, the bytes may be offered as a file."""
+    """The caller's machine; when it is the learner's own, the bytes may be offered as a file."""
+    by_stream: _builtins.bool
+    """Send the bytes: the caller could not use the file that was offered."""
     def __init__(
         self,
         *,
@@ -102,10 +105,11 @@ class FetchRequest(_message.Message):
         held_version: _builtins.int | None = ...,
         chunk_bytes: _builtins.int = ...,
         host_id: _builtins.str = ...,
+        by_stream: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "held_version", b"held_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "host_id", b"host_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "by_stream", b"by_stream", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "host_id", b"host_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held_version: _TypeAlias = _typing.Literal["held_version"]  # noqa: Y015
     _WhichOneofArgType__held_version: _TypeAlias = _typing.Literal["_held_version", b"_held_version"]  # noqa: Y015

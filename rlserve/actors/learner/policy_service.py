@@ -8,18 +8,21 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import InvalidRequest, WeightsMismatch
+from rlserve.errors import WeightsMismatch
 from rlserve.policy.host import host_id
 from rlserve.policy.manifest import tensor_digest
 from rlserve.policy.publisher import Published, Publisher
 from rlserve.records import PolicyVersion
 from rlserve.rpc import codec
+from rlserve.rpc.codec.check import fault, finite, integer, optional_text, text
+from rlserve.rpc.codec.policy import digest
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 
@@ -27,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyStreamService"].full_name
-MAX_CHUNK_BYTES = 3 * 2**20
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 3 * 2**20
+MAX_SECONDS = 1e6
+MAX_REPORTS = 4096
+"""Confirmations that are kept for one step's metrics."""
+MAX_WORKERS = 4096
+"""Workers whose version is remembered; the one that confirmed longest ago is forgotten first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +61,10 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         self._chunk_bytes = chunk_bytes
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Condition()
-        self._reports: list[ServedReport] = []
+        self._reports: deque[ServedReport] = deque(maxlen=MAX_REPORTS)
         self._served: dict[str, int] = {}
+        self.num_reports = 0
+        """Confirmations so far."""
         self.on_confirmed: Callable[[], object] = lambda: None
         """Called in the service's event loop when a worker serves another version."""
         self._lock = threading.Lock()
@@ -63,7 +73,7 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         publisher.subscribe(lambda _: asyncio.run_coroutine_threadsafe(self._wake(), self._loop))
 
     def reports(self) -> list[ServedReport]:
-        """Every confirmation so far, in order of arrival."""
+        """The last confirmations, in order of arrival."""
         with self._lock:
             return list(self._reports)
 
@@ -73,6 +83,7 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
             return dict(self._served)
 
     async def Announce(self, request: pb.AnnounceRequest, context: Context) -> AsyncIterator[pb.AnnounceResponse]:
+        text(request.worker_id, "", "worker_id")
         sent = -1
         while True:
             policy = await self._newer_than(sent)
@@ -80,11 +91,11 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
             yield pb.AnnounceResponse(policy=codec.policy_to_proto(policy))
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
+        size = _checked_chunk_bytes(request) or self._chunk_bytes
         published = self._publisher.get(request.version)
-        if request.host_id and request.host_id == host_id():
+        if request.host_id and request.host_id == host_id() and not request.by_stream:
             yield pb.FetchResponse(header=_header(published, pb.ENCODING_FULL, shared_path=str(published.path)))
             return
-        size = min(request.chunk_bytes or self._chunk_bytes, MAX_CHUNK_BYTES)
         delta = None
         if request.HasField("held_version") and request.held_version != request.version:
             delta = await asyncio.to_thread(self._publisher.delta, request.held_version, request.version)
@@ -93,12 +104,14 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         else:
             header = _header(published, pb.ENCODING_DELTA, size=size, length=len(delta), base=request.held_version)
         yield pb.FetchResponse(header=header)
-        async for chunk in _chunks(memoryview(delta) if delta is not None else published.flat.data, size):
+        async for chunk in _chunks(published.read if delta is None else _reader(delta), header.total_bytes, size):
             yield pb.FetchResponse(chunk=chunk)
 
     async def Confirm(self, request: pb.ConfirmRequest, context: Context) -> pb.ConfirmResponse:
-        if not request.worker_id:
-            raise InvalidRequest("worker_id: is empty; say who serves the version")
+        text(request.worker_id, "", "worker_id")
+        digest(request.digest, "", "digest")
+        stall = finite(request.stall_seconds, "", "stall_seconds", low=0, high=MAX_SECONDS)
+        update = finite(request.update_seconds, "", "update_seconds", low=0, high=MAX_SECONDS)
         published = self._publisher.get(request.version)
         if request.digest != published.policy.digest:
             self.num_mismatches += 1
@@ -109,14 +122,18 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         report = ServedReport(
             worker_id=request.worker_id,
             version=request.version,
-            stall_seconds=request.stall_seconds,
-            update_seconds=request.update_seconds,
+            stall_seconds=stall,
+            update_seconds=update,
             running_sequences=request.running_sequences,
             monotonic_seconds=time.monotonic(),
         )
         with self._lock:
             self._reports.append(report)
+            self.num_reports += 1
+            self._served.pop(request.worker_id, None)
             self._served[request.worker_id] = request.version
+            if len(self._served) > MAX_WORKERS:
+                del self._served[next(iter(self._served))]
         self.on_confirmed()
         return pb.ConfirmResponse()
 
@@ -153,9 +170,24 @@ def _header(
     )
 
 
-async def _chunks(content: memoryview, size: int) -> AsyncIterator[pb.Chunk]:
-    for index, start in enumerate(range(0, len(content), size)):
-        data = bytes(content[start : start + size])
+def _checked_chunk_bytes(request: pb.FetchRequest) -> int:
+    """Size of the chunks that are asked for; 0 leaves it to the learner."""
+    text(request.worker_id, "", "worker_id")
+    optional_text(request.host_id, "", "host_id")
+    integer(request.version, "", "version")
+    integer(request.held_version, "", "held_version")
+    if request.chunk_bytes and not MIN_CHUNK_BYTES <= request.chunk_bytes <= MAX_CHUNK_BYTES:
+        fault("", "chunk_bytes", f"is {request.chunk_bytes}; give {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES}, or 0")
+    return request.chunk_bytes
+
+
+def _reader(content: bytes) -> Callable[[int, int], bytes]:
+    return lambda start, size: content[start : start + size]
+
+
+async def _chunks(read: Callable[[int, int], bytes], total: int, size: int) -> AsyncIterator[pb.Chunk]:
+    for index, start in enumerate(range(0, total, size)):
+        data = read(start, size)
         yield pb.Chunk(index=index, data=data, digest=tensor_digest(data))
         # Large fetches must not keep acks and announcements waiting.
         await asyncio.sleep(0)

@@ -22,6 +22,7 @@ from rlserve.actors.learner.checkpoint import Checkpoint
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.tensor_wire import take_record, values_of
+from rlserve.actors.learner.weights import weight_bytes
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import Denominator, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import with_reference
@@ -167,6 +168,10 @@ class Leader:
         """See ``LearnerEngine.weights``; must be exhausted."""
         with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
             yield from self._engine.weights(dtype)
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes that ``weights`` gives in all."""
+        return weight_bytes(self._engine.module, dtype)
 
     @property
     def has_reference(self) -> bool:

@@ -188,12 +188,13 @@ class Reporter:
         }
 
     def _workers(self) -> dict[str, float]:
-        reports = self._policy.reports()
-        stalls = [report.stall_seconds for report in reports[self._num_reports :]]
-        self._num_reports = len(reports)
+        reports, num_reports = self._policy.reports(), self._policy.num_reports
+        new = min(num_reports - self._num_reports, len(reports))
+        stalls = [report.stall_seconds for report in reports[len(reports) - new :]]
+        self._num_reports = num_reports
         numbers = {
             "rollout/workers": float(sum(w.connected for w in self._inbox.workers())),
-            "rollout/weight_updates": float(len(reports)),
+            "rollout/weight_updates": float(num_reports),
         }
         if stalls:
             numbers["rollout/stall_seconds_p50"] = percentile(stalls, 0.5)

@@ -18,7 +18,8 @@ from rlserve.algorithms.base import Algorithm, Stateful
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.policy.host import shared_directory
+from rlserve.observability.events import EventLog
+from rlserve.policy.host import SHARED_MEMORY
 from rlserve.policy.publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Trainer:
         self.algorithm: Algorithm = rank.algorithm
         self.served_reference = config.reference.teacher if needs_reference(rank.algorithm) else ""
         """Teacher that scores for the reference; empty when it is held here, or not needed."""
-        self.publisher = Publisher(shared_directory(paths.root), run_id=config.name)
+        self._events = EventLog(paths.events)
+        self.publisher = Publisher(SHARED_MEMORY, fallback=paths.root, run_id=config.name, warn=self._warn)
 
     def train(self, batches: Sequence[OptimizerBatch], *, passes: int, lr: float) -> StepReport:
         """One update a batch, ``passes`` times over; the report of all of them together.
@@ -101,7 +103,7 @@ class Trainer:
     def publish(self, version: int) -> None:
         """Make the present weights the version that workers fetch."""
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
-        self.publisher.publish(self._leader.weights(dtype), version)
+        self.publisher.publish(self._leader.weights(dtype), version, size_bytes=self._leader.weight_bytes(dtype))
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint and drop the oldest."""
@@ -115,6 +117,10 @@ class Trainer:
         """Remove published files and let all ranks end."""
         self.publisher.close()
         self._leader.close()
+
+    def _warn(self, message: str) -> None:
+        logger.warning("%s", message)
+        self._events.write("warning", message=f"learner: {message}")
 
 
 def combine(reports: Sequence[StepReport]) -> StepReport:

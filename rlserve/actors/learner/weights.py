@@ -40,6 +40,15 @@ def _stream(model: nn.Module, dtype: torch.dtype, is_receiver: bool) -> Iterator
         yield from ((name, _copy(b, dtype)) for name, b in model.named_buffers() if name in kept)
 
 
+def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes that ``gather`` gives in all, where no names are converted."""
+    kept = model.state_dict(keep_vars=True).keys()
+    buffers = [buffer for name, buffer in model.named_buffers() if name in kept]
+    return sum(
+        full_numel(t) * (dtype if t.is_floating_point() else t.dtype).itemsize for t in (*model.parameters(), *buffers)
+    )
+
+
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
     """Whole parameters inside the block; all ranks enter it. Free where they are not partitioned."""
     if not hasattr(parameters[0], "ds_id"):
@@ -65,7 +74,7 @@ def buckets(named: Sequence[tuple[str, nn.Parameter]], size_bytes: int) -> Itera
         yield run
 
 
-def full_numel(parameter: nn.Parameter) -> int:
+def full_numel(parameter: Tensor) -> int:
     """Elements of the whole parameter, also where this rank holds a part."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 

@@ -233,8 +233,9 @@ class RolloutEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         started = time.monotonic()
-        # Salted, so that no request finds a prompt prefix that other weights computed.
-        request = {"prompt_token_ids": prompt, "cache_salt": str(self._version)}
+        # Salted, so that no request finds a prompt prefix that other weights computed. Not by the version: a learner
+        # that went on from a checkpoint may publish a number for the second time.
+        request = {"prompt_token_ids": prompt, "cache_salt": str(self._num_swaps)}
         parameters = _parameters(sampling, seed)
         try:
             async for output in self._link.llm.generate(request, parameters, request_id=request_id):

@@ -34,7 +34,7 @@ from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import EngineDied
-from rlserve.policy.host import shared_directory
+from rlserve.policy.host import SHARED_MEMORY
 from rlserve.policy.subscriber import Subscriber
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import open_channel
@@ -67,7 +67,7 @@ class RolloutProcess:
         self._paths = paths
         self._worker_id = worker_id
         self._hub = HubClient(hub_address)
-        self._subscriber = Subscriber(self._connect, worker_id=worker_id, staging=shared_directory(paths.root))
+        self._subscriber = Subscriber(self._connect, worker_id=worker_id, staging=SHARED_MEMORY, fallback=paths.root)
         self._engine: RolloutEngine
         self._follower: WeightFollower
         self._worker: GroupWorker

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlserve.errors import WeightsMismatch
 from rlserve.policy.manifest import check, manifest_digest, slices, spec_of
 from rlserve.records import PolicyVersion, TensorSpec
 
@@ -17,7 +18,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
     """The tensors by name, every digest checked. Raises WeightsMismatch unless file and manifest agree in full."""
-    flat = np.fromfile(path, dtype=np.uint8)
+    try:
+        flat = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:  # gone or closed to this process: a copy that comes another way may do
+        raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
     check(policy, flat)
     return {
         spec.name: torch.from_numpy(flat[place]).view(DTYPES[spec.dtype]).reshape(spec.shape)

@@ -5,6 +5,7 @@ generation; only the swap itself holds it, for milliseconds.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -15,6 +16,9 @@ from rlserve.records import PolicyVersion
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1.0
+"""Pause after a version that could not be fetched; then the learner's newest one is asked for."""
+
 
 class WeightFollower:
     """Takes announced versions, newest first, and swaps them in."""
@@ -23,48 +27,58 @@ class WeightFollower:
         self._engine = engine
         self._subscriber = subscriber
         self._caught_up = asyncio.Event()
+        self._served: Confirmation | None = None
         self.num_updates = 0
         self.digest = ""
 
     async def run(self) -> None:
-        """Follow announcements until cancelled."""
-        async for policy in self._subscriber.versions():
-            if policy.version <= self._engine.version and self._caught_up.is_set():
-                continue
-            try:
-                await self._update(policy)
-            except (UnknownName, FileNotFoundError):
-                logger.info("version %d was gone before it was fetched; a newer one is announced", policy.version)
-            except (Unavailable, DeadlineExceeded) as error:
-                logger.warning("version %d: %s", policy.version, error)
-            else:
-                self._caught_up.set()
+        """Follow announcements until cancelled. Raises WeightsMismatch, EngineDied, LimitExceeded."""
+        while True:
+            async with contextlib.aclosing(self._subscriber.versions()) as versions:
+                async for policy in versions:
+                    if not await self._follow(policy):
+                        break
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self, policy: PolicyVersion) -> bool:
+        """Serve what is announced and say so; False when the learner has to be asked anew."""
+        try:
+            if self._served is None or (policy.version, policy.digest) != (self._served.version, self._served.digest):
+                self._served = await self._update(policy)
+            # Also when nothing changed: a learner that was restarted has not heard it yet.
+            await self._subscriber.confirm(self._served)
+        except UnknownName:
+            logger.info("version %d was gone before it was fetched; a newer one is announced", policy.version)
+        except (Unavailable, DeadlineExceeded) as error:
+            logger.warning("version %d: %s; asking again", policy.version, error)
+            return False
+        else:
+            self._caught_up.set()
+        return True
 
     async def caught_up(self) -> None:
         """Returns once the engine serves what the learner published last."""
         await self._caught_up.wait()
 
-    async def _update(self, policy: PolicyVersion) -> None:
+    async def _update(self, policy: PolicyVersion) -> Confirmation:
         announced = time.monotonic()
         held = self._engine.version if self.num_updates else None
         try:
-            report = await self._stage_and_swap(policy, held)
+            report = await self._stage_and_swap(policy, held, by_stream=False)
         except WeightsMismatch as error:
             logger.warning("version %d was refused (%s); asking for a full copy", policy.version, error)
-            report = await self._stage_and_swap(policy, None)
+            report = await self._stage_and_swap(policy, None, by_stream=True)
         self.num_updates += 1
         self.digest = report.digest
-        await self._subscriber.confirm(
-            Confirmation(
-                version=report.version,
-                digest=report.digest,
-                stall_seconds=report.stall_seconds,
-                update_seconds=time.monotonic() - announced,
-                running_sequences=report.running_sequences,
-            )
+        return Confirmation(
+            version=report.version,
+            digest=report.digest,
+            stall_seconds=report.stall_seconds,
+            update_seconds=time.monotonic() - announced,
+            running_sequences=report.running_sequences,
         )
 
-    async def _stage_and_swap(self, policy: PolicyVersion, held: int | None) -> SwapReport:
-        path = await self._subscriber.fetch(policy, held=held)
+    async def _stage_and_swap(self, policy: PolicyVersion, held: int | None, *, by_stream: bool) -> SwapReport:
+        path = await self._subscriber.fetch(policy, held=held, by_stream=by_stream)
         await self._engine.stage(policy, path)
         return await self._engine.swap(policy)

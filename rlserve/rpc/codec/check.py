@@ -30,6 +30,8 @@ REASONS = (
 
 MAX_INT64 = 2**63 - 1
 MAX_PARTS = 256
+MAX_NAME = 256
+"""Characters of an id or a name."""
 # Rounding can lift a log-probability of a certain token a little above 0.
 MAX_LOGPROB, MIN_LOGPROB = 1e-4, -1000.0
 
@@ -71,13 +73,18 @@ class EnumCodec(Generic[E]):
         return member
 
 
-def text(value: str, at: str, field: str, *, max_length: int = 256) -> str:
+def text(value: str, at: str, field: str, *, max_length: int = MAX_NAME) -> str:
     """A name: not empty, not absurdly long."""
     if not value:
         fault(at, field, "is empty; give it a value")
     if len(value) > max_length:
         fault(at, field, f"has {len(value)} characters; at most {max_length}")
     return value
+
+
+def optional_text(value: str, at: str, field: str, *, max_length: int = MAX_NAME) -> str:
+    """A name or a text that may be empty, not absurdly long."""
+    return text(value, at, field, max_length=max_length) if value else value
 
 
 def finite(value: float, at: str, field: str, *, low: float = -math.inf, high: float = math.inf) -> float:

@@ -34,7 +34,7 @@ def policy_from_proto(message: pb.PolicyVersion, at: str = "") -> PolicyVersion:
     policy = PolicyVersion(
         version=integer(message.version, at, "version"),
         tensors=_tensors(message, at),
-        digest=_digest(message.digest, at, "digest"),
+        digest=digest(message.digest, at, "digest"),
         parent_version=message.parent_version if message.HasField("parent_version") else None,
         published_unix_seconds=finite(message.published_unix_seconds, at, "published_unix_seconds", low=0),
         run_id=message.run_id,
@@ -70,12 +70,13 @@ def _tensor(message: pb.TensorSpec, at: str) -> TensorSpec:
         name=text(message.name, at, "name"),
         shape=tuple(message.shape),
         dtype=message.dtype,
-        digest=_digest(message.digest, at, "digest"),
+        digest=digest(message.digest, at, "digest"),
         num_bytes=size,
     )
 
 
-def _digest(value: str, at: str, field: str) -> str:
+def digest(value: str, at: str, field: str) -> str:
+    """A digest in hexadecimal digits."""
     if not value or not _HEX.issuperset(value) or len(value) > 128:
         fault(at, field, f"is {value[:40]!r}; give hexadecimal digits")
     return value
