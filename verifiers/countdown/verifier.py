@@ -1,21 +1,19 @@
 """Countdown: the expression equals the target and uses the given numbers only."""
 
-import re
 from collections import Counter
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.countdown.expression import NoExpression, evaluate
 from rlserve.verifiers.payloads import decode_object, flag
-
-TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from rlserve.verifiers.reasoning import answer_of, tagged_answer
 
 
 class CountdownVerifier:
     """1 for an expression that equals the target, each number used at most once (all of them with ``use_all``).
 
     An answer may end in ``= target``. With ``tags`` the expression stands in the last ``<answer>`` tags, else the last
-    line of the text is it.
+    line of the text is it. Thoughts (``<think>...</think>``) are no answer.
     """
 
     name = "countdown"
@@ -30,7 +28,9 @@ class CountdownVerifier:
             raise InvalidRequest("payload.numbers: is no list of whole numbers")
         if type(target) is not int:
             raise InvalidRequest(f"payload.target: is {str(target)[:40]!a}; send a whole number")
-        why = _why_wrong(_expression(completion, flag(content, "tags")), numbers, target, flag(content, "use_all"))
+        why = _why_wrong(
+            _expression(completion, prompt, flag(content, "tags")), numbers, target, flag(content, "use_all")
+        )
         return Verdict(
             outcome=Outcome.FAIL if why else Outcome.PASS,
             reward=float(not why),
@@ -40,11 +40,10 @@ class CountdownVerifier:
         )
 
 
-def _expression(completion: str, tags: bool) -> str:
+def _expression(completion: str, prompt: str, tags: bool) -> str:
     if tags:
-        found = TAGS.findall(completion)
-        return str(found[-1]) if found else ""
-    lines = completion.strip().splitlines()
+        return tagged_answer(completion, prompt) or ""
+    lines = answer_of(completion, prompt).strip().splitlines()
     return lines[-1] if lines else ""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.payloads import decode_object
+from rlserve.verifiers.reasoning import turn_of
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
+TAIL_CHARACTERS = 2000
 
 
 class FormatVerifier:
@@ -15,6 +17,9 @@ class FormatVerifier:
 
     ``tags=["think", "answer"]`` wants ``<think>...</think><answer>...</answer>``. With ``partial`` a completion gets
     the share of tags that are right. A task may name other tags in its payload: ``{"tags": [...]}``.
+
+    Judged is the model's whole turn: a tag that the prompt opened in its place (chat templates end in ``<think>``, or
+    in ``<think>\\n\\n</think>``) counts, and is not to be opened again.
     """
 
     name = "format"
@@ -32,8 +37,9 @@ class FormatVerifier:
         """Judge one form. Raises InvalidRequest for a payload that is none."""
         content = decode_object(payload or b"{}", fields=("tags",))
         tags = _checked(content["tags"], "payload.tags") if "tags" in content else self._tags
-        right, why = _right_tags(completion, tags)
-        if not why and self._strict and (outside := _outside(completion, tags)):
+        turn = begun(prompt, tags) + completion
+        right, why = _right_tags(turn, tags)
+        if not why and self._strict and (outside := _outside(turn, tags)):
             why = f"{outside[:40]!a} stands outside of the tags"
         share = len(right) / len(tags)
         return Verdict(
@@ -43,6 +49,23 @@ class FormatVerifier:
             reason=why or "the form is right",
             verifier=self.name,
         )
+
+
+def begun(prompt: str, tags: Sequence[str]) -> str:
+    """What the prompt wrote of the model's turn, from its first tag on; empty when it wrote none.
+
+    The turn is what follows the template's mark of one. In a prompt without such marks it is a tag at the very end,
+    open, or closed again with nothing but line breaks in it: an instruction that names tags in a sentence is none.
+    """
+    names = "|".join(map(re.escape, tags))
+    turn = turn_of(prompt)
+    first = re.search(rf"<(?:{names})>", turn)
+    if first is not None:
+        return turn[first.start() :]
+    tail = re.search(
+        rf"(?:<(?P<tag>{names})>\s*\n\s*</(?P=tag)>\s*)*(?:<(?:{names})>\s*)?\Z", prompt[-TAIL_CHARACTERS:]
+    )
+    return tail.group() if tail is not None else ""
 
 
 def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:

@@ -9,8 +9,11 @@ from typing import Any
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.payloads import decode_object
+from rlserve.verifiers.reasoning import MARK, answer_of, thinks_at_end
 
-FENCE = re.compile(r"^ {0,3}```(?:json|JSON)?[ \t]*\n(.*?)^ {0,3}```[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^[ \t]*(```|~~~)(?:json[0-9a-z]*)?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL | re.IGNORECASE
+)
 MAX_DEPTH = 100
 
 
@@ -18,8 +21,8 @@ class JsonSchemaVerifier:
     """1 when the completion is JSON that the payload's ``schema`` allows.
 
     Drafts of JSON Schema up to 2020-12, which is meant where the schema does not say. The JSON is the last fenced block
-    if there is one, else the whole text. References to other documents are never fetched. With ``partial``, JSON that
-    parses and is not allowed gets that much.
+    if there is one, else the whole text, both without thoughts (``<think>...</think>``) around it. References to other
+    documents are never fetched. With ``partial``, JSON that parses and is not allowed gets that much.
     """
 
     name = "json_schema"
@@ -40,7 +43,7 @@ class JsonSchemaVerifier:
             raise InvalidRequest("payload.schema: is no object; send a JSON schema")
         allows = _validator(json.dumps(schema, sort_keys=True))
         try:
-            value = _parse(completion)
+            value = _parse(completion, prompt)
         except ValueError as error:
             return self._verdict(0.0, 0.0, f"no JSON: {error}")
         fault = next(allows.iter_errors(value), None)
@@ -74,12 +77,15 @@ def _validator(schema_json: str) -> Any:
     return kind(schema, registry=Registry())  # an empty registry fetches nothing
 
 
-def _parse(completion: str) -> Any:
+def _parse(completion: str, prompt: str) -> Any:
     """Raises ValueError."""
-    blocks = FENCE.findall(completion)
-    text = blocks[-1] if blocks else completion
+    answer = answer_of(completion, prompt)
+    begins = completion.lstrip()
+    if begins[:1] in ("{", "[", '"') and not MARK.match(begins) and not thinks_at_end(prompt):
+        answer = completion  # JSON from its first character on: a mark of thoughts in it is a string's
+    blocks = [block[1] for block in FENCE.findall(answer.replace("\r\n", "\n"))]
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(blocks[-1] if blocks else answer, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("too deep") from error
     if _depth(value) > MAX_DEPTH:

@@ -1,6 +1,5 @@
 """Answers to reasoning-gym's tasks, scored by the data sets themselves."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +7,17 @@ from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.plain import NotPlain, decode_plain
 from rlserve.verifiers.payloads import decode_object, flag
+from rlserve.verifiers.reasoning import answer_of, tagged_answer
 from rlserve.verifiers.reasoning_gym.scorers import score
 
-TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 MAX_ANSWER_CHARACTERS = 10_000
 
 
 class ReasoningGymVerifier:
     """The score of the data set that asked; partial credit where it gives some.
 
-    With ``tags`` in the payload the answer is what stands in the last ``<answer>`` tags, else the whole text.
+    With ``tags`` in the payload the answer is what stands in the last ``<answer>`` tags, else the whole text; thoughts
+    (``<think>...</think>``) are no answer.
     """
 
     name = "reasoning_gym"
@@ -40,7 +40,7 @@ class ReasoningGymVerifier:
         if not isinstance(task, str) or not isinstance(options, dict):
             raise InvalidRequest("payload.task, payload.options: send the data set's name and an object")
         entry = _entry(content.get("entry"))
-        answer = _answer(completion, tags=flag(content, "tags"))
+        answer = _answer(completion, prompt, tags=flag(content, "tags"))
         if answer is None:
             return self._verdict(0.0, "no <answer> tags")
         if len(answer) > MAX_ANSWER_CHARACTERS:
@@ -67,8 +67,5 @@ def _entry(data: Any) -> Mapping[str, Any]:
     return entry
 
 
-def _answer(completion: str, *, tags: bool) -> str | None:
-    if not tags:
-        return completion.strip()
-    found = TAGS.findall(completion)
-    return str(found[-1]).strip() if found else None
+def _answer(completion: str, prompt: str, *, tags: bool) -> str | None:
+    return tagged_answer(completion, prompt) if tags else answer_of(completion, prompt).strip()

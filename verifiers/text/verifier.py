@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
+from rlserve.verifiers.reasoning import MARK, answer_of
 from rlserve.verifiers.text.answers import after_marker
 from rlserve.verifiers.text.payload import ExactPayload, decode_exact, decode_pattern
 
@@ -16,8 +17,9 @@ MAX_REGEX_CHARACTERS = 20_000
 class ExactVerifier:
     """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42", "marker": "#"}``.
 
-    The answer is the stripped text after the last marker; the whole text when the marker is empty. The marker of
-    the payload, if there is one, goes before the option. ``ignore_case`` compares lower case.
+    The answer is the stripped text after the last marker; the whole text when the marker is empty. Thoughts
+    (``<think>...</think>``) are no answer and are left out first. The marker of the payload, if there is one, goes
+    before the option. ``ignore_case`` compares lower case.
     """
 
     name = "exact"
@@ -33,7 +35,7 @@ class ExactVerifier:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
         task = _exact_payload(payload)
         marker = self._marker if task.marker is None else task.marker
-        answer = after_marker(completion, marker)
+        answer = after_marker(answer_of(completion, prompt), marker)
         if answer is None:
             return _verdict("exact", False, f"expected {_shown(task.golds[0])}, found no {marker!a}")
         correct = self._spelled(answer) in map(self._spelled, task.golds)
@@ -47,7 +49,8 @@ class ExactVerifier:
 class RegexVerifier:
     """1 when a regular expression of the task matches. Payload: ``{"pattern": "..."}``.
 
-    ``full`` wants the whole (stripped) text to match, else any part of it. Patterns come from the task and
+    ``full`` wants the whole (stripped) text to match, else any part of it. The text is the answer, without thoughts
+    (``<think>...</think>``); a pattern that names such a tag sees them, too. Patterns come from the task and
     texts from the policy: a pattern with nested repetition may need exponential time, which the limit of the
     worker ends as a failure of the verifier, not of the text.
     """
@@ -64,7 +67,8 @@ class RegexVerifier:
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload or pattern."""
         pattern = _pattern(payload)
-        answer = after_marker(completion, self._marker)
+        about_thoughts = MARK.search(pattern.pattern.replace("\\", "")) is not None
+        answer = after_marker(completion if about_thoughts else answer_of(completion, prompt), self._marker)
         if answer is None:
             return _verdict("regex", False, f"found no {self._marker!a}")
         answer = answer[-MAX_REGEX_CHARACTERS:]
