@@ -44,7 +44,7 @@ class MathVerifier:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
         task = decode_payload(payload)
         golds = [_gold_text(gold) for gold in task.golds]
-        found = find_answer(trim(completion), bare=task.bare)
+        found = find_answer(trim(completion), bare=task.bare, prompt=prompt)
         if found is None:
             return _verdict(False, f"expected {_shown(golds[0])}, found no answer", answered=0.0)
         answer = trim(found.text)

@@ -1,0 +1,158 @@
+r"""Announcements of an answer: "the answer is", "**Answer**:", a heading, ``####``, ``<answer>``.
+
+Each finder gives the last announcement that says something, or None.
+"""
+
+import re
+from dataclasses import dataclass
+
+from rlserve.verifiers.math.clause import answer_in, unwrap
+from rlserve.verifiers.math.prose import is_expression
+
+MAX_TRIES = 32
+"""How many announcements that say nothing are passed over."""
+MAX_ITEMS = 20
+EMPHASIS = r"[*_`}\s]{0,6}"
+VERB = (
+    r"(?:is|are|was|equals|comes(?: out)? to|turns out to be|should be|must be|would be|will be|can only be"
+    r"|=|[:\uff1a])"
+)
+ADVERB = r"(?:,?[ \t]+(?:then|therefore|thus|hence|here|now|so|choice|option|value)\b,?)?"
+QUALIFIER = (
+    r"(?:[ \t]*\([^()\n]{1,40}\)|[ \t]+(?:to|of|for|in|we|you|i|that we)(?:[ \t]+(?!(?:can|be|by|if|when|since|because"
+    r"|depends|requires|must|should|is|are)\b)[^\s:=\uff1a]{1,30}){1,8}?)?"
+)
+OTHERS = (
+    r"\b(?:la (?:respuesta|risposta)|la r[e\u00e9]ponse|die (?:Antwort|L[o\u00f6]sung)|a resposta)"
+    r"(?: final| correct[ae])?"
+    r"(?:[ \t]+(?:es|est|ist|lautet|\u00e9|\u00e8)\b|[ \t]*[:=])|\b(?:respuesta|r\u00e9ponse|Antwort|resposta|risposta)"
+    r"(?: (?:final|finale|correcta))?[ \t]*[:=]|\b\u043e\u0442\u0432\u0435\u0442[ \t]*[:=\u2014-]"
+)
+CHINESE = (
+    r"(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
+    r"|\u306f|\u9009|\u9078|[:\uff1a=])+|(?:\u7b54|\u89e3\u7b54)[:\uff1a]|(?:\u6545|\u5e94|\u56e0\u6b64|\u6240\u4ee5)"
+    r"(?:\u9009|\u9078)(?:\u62e9)?[:\uff1a]?|(?:\uc815\ub2f5|\ub2f5|\ub2f5\ubcc0)(?:\uc740|[:\uff1a])"
+)
+LABEL = rf"\b(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])(?:[ \t]*(?:is\b|are\b|:|=))?"
+HEADING = r"^[ \t>]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:the |my )?(?:final |correct )?answers?[*_]{0,3}[ \t]*$"
+PHRASE = re.compile(rf"{LABEL}|{HEADING}|{CHINESE}|{OTHERS}", re.IGNORECASE | re.MULTILINE)
+BLANK = re.compile(r"[\s*_:}\uff1a]*")
+BULLET = re.compile(r"[ \t]*(?:[-*+\u2022\u2013][ \t]+|[0-9]{1,2}[.)][ \t]+|>[ \t]+)")
+DISPLAY = re.compile(
+    r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>(?:[^\\]|\\[^\[\]])+)\\\]|```[a-zA-Z]*[ \t]*\n(?P<c>[^`]+)```"
+    r"|\\begin\{(?:equation|align|gather|displaymath)\*?\}(?P<d>(?:[^\\]|\\(?!end\{(?:equation|align|gather|displaymath)))+)\\end"
+)
+SENTENCE_END = re.compile(
+    r"\n|(?<!\.)\.(?=\s|$)(?<![A-Z][a-z]\.)|[!?](?=\s|$)|;(?=\s*$|\s+[A-Za-z]{2})|[\u3002\uff01\uff1f\uff1b]"
+)
+MARKER = re.compile(r"#{4,}")
+STEP = re.compile(r"\s*[*_]*(?:[A-Za-z]+ ?[0-9]+\b\s*(?:[:.)\u2014-]|$)|[0-9]+[.):]\s+[A-Za-z*\\])")
+TAG = re.compile(r"<(?P<close>/)?(?:final[_-]?)?answer\s?>", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    r"[.\u2026\s_]*|(?:your|the|final|my|insert|put)?\s*(?:final )?(?:answer|result|number|solution)s?(?: here)?"
+    r"|\[.*\]",
+    re.IGNORECASE,
+)
+COMMENT = re.compile(
+    r"(?:correct|right|wrong|incorrect|reasonable|unique|valid|clear|obvious|simple|below|above|shown|given|indeed"
+    r"|the same|positive|negative|an? \w+|in (?:the|simplest|this)\b.*|supposed\b.*|expected\b.*|therefore|as|that"
+    r"|this|consistent\b.*|exact|boxed|already\b.*|verified|confirmed|your\b.*)",
+    re.IGNORECASE,
+)
+"""Words about an answer that are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An announcement, and the answer that it says."""
+
+    start: int
+    end: int
+    text: str
+    labelled: bool = False
+    """By a colon, a heading or a mark, and not by a verb alone."""
+
+
+def last_phrase(text: str) -> Announced | None:
+    """What the last "answer is" or "answer:" announces, in its sentence, or below it."""
+    matches = list(PHRASE.finditer(text))
+    for match in reversed(matches[-MAX_TRIES:]):
+        found = _announced(text, match)
+        if found is not None:
+            return found
+    return None
+
+
+def _announced(text: str, match: re.Match[str]) -> Announced | None:
+    blank = BLANK.match(text, match.end())
+    place = blank.end() if blank else match.end()
+    labelled = match.group().rstrip(" \t*_")[-1:] in ":\uff1a=" or not re.search(r"\bis|are|was\b", match.group()[-12:])
+    if (display := DISPLAY.match(text, place)) is not None:
+        content = next(group for group in display.groups() if group is not None)
+        return Announced(match.start(), display.end(), " ".join(content.split()), True)
+    below = "\n" in text[match.end() : place]
+    if below and (items := _items(text, match.end())) is not None:
+        return Announced(match.start(), place, items, True)
+    stop = SENTENCE_END.search(text, place)
+    end = stop.start() if stop else len(text)
+    found = answer_in(text[place:end])
+    if found is None or COMMENT.fullmatch(found) or PLACEHOLDER.fullmatch(found):
+        return None
+    return Announced(match.start(), end, found, labelled or below)
+
+
+def _items(text: str, place: int) -> str | None:
+    """The items of a list below an announcement, joined by commas; None for no list."""
+    items: list[str] = []
+    for line in text[place : place + 4000].split("\n")[1:]:
+        if not line.strip():
+            continue
+        bullet = BULLET.match(line)
+        if bullet is None or len(items) == MAX_ITEMS:
+            break
+        found = answer_in(line[bullet.end() :])
+        if found is None:
+            return None
+        items.append(found)
+    return ", ".join(items) if items else None
+
+
+def last_marker(text: str) -> Announced | None:
+    """What follows the last ``####`` on its line (GSM8K). A markdown heading of that level is none."""
+    matches = list(MARKER.finditer(text))
+    for match in reversed(matches[-MAX_TRIES:]):
+        end = text.find("\n", match.end())
+        end = len(text) if end < 0 else end
+        line = unwrap(text[match.end() : end])
+        heads = bool(text[end:].strip())
+        if not line or STEP.match(line) or (heads and not _is_answer(line)):
+            continue
+        found = answer_in(line)
+        if found is not None and (is_expression(found) or not heads):
+            return Announced(match.start(), end, found, True)
+    return None
+
+
+def _is_answer(line: str) -> bool:
+    return re.match(r"[-+$\\({\[0-9.\u20ac\u00a3]|[A-Za-z]\b(?!\w)", line) is not None
+
+
+def last_tag(text: str) -> Announced | None:
+    """What stands in the last ``<answer>`` tags; one that never closes counts to the end, one that never opened
+    (a prompt may have opened it) from the beginning or the tag before."""
+    marks = list(TAG.finditer(text))[-2 * MAX_TRIES :]
+    end = len(text)
+    for index in range(len(marks) - 1, -1, -1):
+        mark = marks[index]
+        if mark["close"]:
+            end = mark.start()
+            if index and not marks[index - 1]["close"]:
+                continue
+            begin = marks[index - 1].end() if index else 0
+        else:
+            begin = mark.end()
+        content = text[begin:end].strip()
+        if content and not PLACEHOLDER.fullmatch(content):
+            return Announced(begin, end, content, True)
+        end = mark.start()
+    return None

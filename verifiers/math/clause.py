@@ -1,0 +1,147 @@
+r"""What a clause that announces an answer says: ``therefore 42, since 6*7 = 42`` says ``42``.
+
+The answer keeps every word that changes its value (``at least 3``, ``6 hundred``, ``10 miles``): the reader judges
+those. Words that only name what is counted, and reasons behind it, are left out.
+"""
+
+import re
+from itertools import islice, pairwise
+
+from rlserve.verifiers.math.prose import CHANGING, CJK, is_expression, is_unit
+from rlserve.verifiers.math.runs import Run, runs
+
+LEAD = re.compile(
+    r"(?:(?:therefore|thus|hence|so|then|just|simply|exactly|precisely|indeed|clearly|obviously|also|now|still|again"
+    r"|actually|in fact|of course|finally|equal to|given by|found to be|either|the (?:number|value|expression|fraction"
+    r"|integer|set|point|pair|interval|letter|choice|option)(?= *[-$\\0-9({A-Z*])"
+    r"|(?:option|choice|letter)(?= *[($\\*]*[A-Z]\b)"
+    r"|(?:as follows|the following|this|below)(?=\s*:)|:|=)\s*,?\s*)+",
+    re.IGNORECASE,
+)
+NEGATED = re.compile(r"(?:not|n't|never|no longer|neither)\b(?P<rest>[^\n]*)", re.IGNORECASE)
+BUT = re.compile(r"\b(?:but|rather|instead)\b(?: rather)?,?\s*", re.IGNORECASE)
+REASON = re.compile(
+    r"\s*(?:,\s*|;\s*|\s+)(?:(?:since|because|as|which|where|whereas|thus|hence|therefore|meaning|so|but|while|when|if"
+    r"|not|given|obtained|found|using|i\.e\.|e\.g\.|after|before|rounded|based on|according to|in total|in all"
+    r"|altogether|respectively|as (?:required|desired|expected|claimed)|and (?:not|we|this|that|the|it|so|thus|hence)"
+    r"|we|this|that|it)(?![A-Za-z]))"
+    r"|\s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{3})|\s*\((?=[^()]*(?:[A-Za-z]{4}|\b(?:and|of|is|in|the|not)\b))(?![^()]*\\)"
+    rf"|\s*[\uff0c,]\s*(?=[{CJK}])(?![\u6216\u548c\u4e14\u53ca])|\s*\uff08(?=[^\uff09]*[{CJK}])"
+    r"|\s*(?:\u3067\u3059|\u3067\u3042\u308b|\uc785\ub2c8\ub2e4|\uc774\ub2e4)",
+    re.IGNORECASE,
+)
+LISTED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*|\s*[,;]\s*|\s*[\u6216\u548c\u3001\uff0c]\s*", re.IGNORECASE)
+CHOICE_WITH_TEXT = re.compile(
+    r"(?:\\text\w*\{)?[*_]{0,2}(?:\([A-J]\)|\\text\w*\{\(?[A-J]\)?\}|[A-J][).:])[*_]{0,2}(?:\\ |[\s}:.])+\S"
+)
+WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'), ("\u201c", "\u201d"), ("*", "*"), ("<b>", "</b>"))
+SENTENCE = re.compile(r"(?<![A-Za-z\\])(?:is|are|was|equals|has|have|get|gets|gives)(?![A-Za-z])", re.IGNORECASE)
+TEXTED = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
+UNIT_WORDS = re.compile(
+    r"[ \u00a0](?:of (?:a|an) )?([A-Za-z]+)((?: (?:per|an?|square|cubic|and|of|the|at) [A-Za-z]+| [A-Za-z]+)?)"
+)
+NAME_FIRST = re.compile(r"(?i:yes|no|true|false)\b|[A-Z][a-z]+(?= *,)")
+BETWEEN = re.compile(r",?\s*(?:and|or|to|through)?", re.IGNORECASE)
+MAX_LISTED = 50
+MAX_ANSWER_WORDS = 5
+YES_NO = ("yes", "no", "true", "false")
+
+
+def answer_in(clause: str) -> str | None:
+    """The answer that a clause (what follows "answer is") says; None when it says none."""
+    core = unwrap(LEAD.sub("", unwrap(clause), count=1) if LEAD.match(unwrap(clause)) else unwrap(clause))
+    if (negated := NEGATED.match(core)) is not None:
+        but = BUT.search(negated["rest"])
+        return answer_in(negated["rest"][but.end() :]) if but else None
+    if not core or CHOICE_WITH_TEXT.match(core) or _is_list(core):
+        return core or None
+    if (reason := REASON.search(core, 1)) is not None:
+        core = unwrap(core[: reason.start()]) or core
+    if _is_list(core):
+        return core
+    return _of_prose(core)
+
+
+def value_in_sentence(content: str) -> str:
+    r"""What a box says: ``\text{There are 3 solutions}`` says ``3``. A content without a sentence stays as it is."""
+    plain = TEXTED.sub(r" \1 ", content)
+    if CHOICE_WITH_TEXT.match(content) or CHOICE_WITH_TEXT.match(plain.strip()):
+        return content
+    announced = re.match(r"\s*(?:the |my |our )?(?:final |correct )?answers?\s*:\s*(?=\S)", plain, re.IGNORECASE)
+    verbs = list(SENTENCE.finditer(plain))
+    if announced is not None and not verbs:
+        return plain[announced.end() :].strip()
+    if len(verbs) != 1:
+        return content
+    before, after = plain[: verbs[0].start()], plain[verbs[0].end() :]
+    for part in (after, before):
+        found = answer_in(" ".join(part.split()))
+        if found is not None and re.search(r"[0-9]|\\[a-z]", found):
+            return found
+    return content
+
+
+def unwrap(text: str) -> str:
+    """Without blanks, emphasis, quotation marks and closing punctuation around it."""
+    text = text.strip()
+    for _ in range(6):
+        before = text
+        for left, right in WRAPPERS:
+            if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
+                text = text[len(left) : -len(right)].strip()
+        text = text.strip("*_ \t\n").rstrip(",;\u3002\uff0c\uff1b ").strip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        if text == before:
+            break
+    return text
+
+
+def _is_list(text: str) -> bool:
+    """One expression, or several with ``and``, ``or`` or commas between them."""
+    if is_expression(text):
+        return True
+    parts = [part for part in LISTED.split(text) if part.strip()]
+    return 1 < len(parts) <= 50 and all(is_expression(part) and _is_value(part) for part in parts)
+
+
+def _is_value(text: str) -> bool:
+    if re.match(rf"[{CJK}]", text) or any(text.count(left) != text.count(right) for left, right in ("()", "[]")):
+        return False
+    return re.search(r"[0-9]|\\[A-Za-z]|^[A-Za-z]$|[=<>]", text) is not None
+
+
+def _of_prose(text: str) -> str:
+    """The first value of a clause with words in it, or its first words."""
+    found = list(islice(runs(text), MAX_LISTED))
+    if not found:
+        words = re.split(r"[,;(]| [-\u2013\u2014] ", text, maxsplit=1)[0].strip()
+        return words if words and len(words.split()) <= MAX_ANSWER_WORDS else text
+    run = found[0]
+    if (word := NAME_FIRST.match(text)) is not None:
+        return word.group()
+    if CHANGING.search(text[: run.start]):
+        return text
+    joined = [run]
+    for before, after in pairwise(found):
+        between = text[before.end : after.start].strip()
+        if not between or not BETWEEN.fullmatch(between):
+            break
+        if between in ("to", "through"):
+            return text
+        joined.append(after)
+    if len(joined) > 1:
+        return ", ".join(item.text for item in joined)
+    return run.text + words_that_matter(text, run)
+
+
+def words_that_matter(text: str, run: Run) -> str:
+    """The words behind a value that change it: number words, operations, units; else nothing."""
+    following = UNIT_WORDS.match(text, run.end)
+    rest = re.split(r"[,.;:(\n]", text[run.end :], maxsplit=1)[0]
+    if (changing := CHANGING.match(rest.strip())) is not None and changing.group().lower() != "to the":
+        return rest.rstrip()
+    if following is not None and is_unit(following[1]):
+        second = following[2] if following[2] and is_unit(following[2].split()[-1]) else ""
+        return text[run.end : following.end(1)] + second
+    return ""

@@ -1,0 +1,174 @@
+r"""Formulas and numbers in prose, with or without dollar signs: ``they meet at (1, 2)``, ``f is x^2+1``, ``7 600``.
+
+A run is the longest stretch of mathematics between words. Everything is linear in the length of the text.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlserve.verifiers.math.prose import is_expression
+
+# A formula ends where another one opens: without that, unclosed ones cost quadratic time.
+FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]")
+GROUPED = r"(?:\{,\}[0-9]{3})+|(?:,[0-9]{3})+|(?:(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )[0-9]{3})+"
+NUMBER = (
+    r"(?:\\?\$ ?|[\u20ac\u00a3\u00a5])?(?<![A-Za-z0-9_])"
+    rf"(?:[0-9]{{1,3}}(?:{GROUPED})(?![0-9])|[0-9]{{1,400}}|(?=\.[0-9]))"
+    r"(?:\.[0-9]{1,400})?(?:\.\.\.|\u2026|\\l?dots(?![A-Za-z]))?(?:[eE][-+]?[0-9]{1,5}(?![A-Za-z0-9]))?"
+    r"(?:\s?/\s?[0-9]{1,400})?(?:\s?\\?%)?"
+)
+GROUP_BLANKS = re.compile(r"(?<=[0-9])(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )(?=[0-9]{3})")
+FUNCTIONS = r"(?:sqrt|a?sinh?|a?cosh?|a?tanh?|arc(?:sin|cos|tan)|log|ln|exp|pi|infinity|cot|sec|csc)(?![A-Za-z])"
+TOKEN = re.compile(
+    rf"(?P<number>{NUMBER})|(?P<text>\\(?:text\w*|mbox|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}})"
+    rf"|(?P<command>\\(?:begin|end)\{{[a-zA-Z*]{{1,20}}\}}|\\[A-Za-z]+|(?<![A-Za-z]){FUNCTIONS}"
+    r"|[\u221a\u03c0\u221e\u2205\u2211\u222b\u03b1-\u03c9\u00bd\u00bc\u00be\u2153\u2154])"
+    r"|(?P<letter>(?<![A-Za-z'\u2019])[A-Za-z](?![A-Za-z'\u2019]))|(?P<word>[^\W\d_]+)|(?P<open>\\\{|[(\[{])"
+    r"|(?P<close>\\\}|[)\]}])|(?P<comma>[,;])"
+    r"|(?P<sign>[-+*/^_=<>|!:\u2212\u00d7\u00b7\u22c5\u00f7\u00b1\u2264\u2265\u2260\u2248\u222a\u2229\u2208\u00b0\u00b2"
+    r"\u00b3\u2070-\u207f&]|\\[,;:! |]|\\\\)|(?P<blank>[ \t\u00a0]+)|(?P<other>.)",
+    re.DOTALL,
+)
+EDGE = " \t*/:,;&~|^_\u00b7\u00d7"
+BRACKETS = {")": "([", "]": "([", "}": "{"}
+ARITHMETIC = re.compile(r"[-+]?\s*[0-9.,]+(?:\s*[-+\u2212]\s*[0-9.,]+)+")
+LAST_NUMBER = re.compile(r"[0-9][0-9.,]*$")
+LETTERS_OF_UNITS = re.compile(r"([-\u2212]?[0-9][0-9.,]*)[mgshlLNJWVAK]")
+SIMPLE_NAME = re.compile(r"[A-Za-z](?:_\{?\w{1,6}\}?)?\s*(?:\([^()=]{0,20}\))?\s*")
+VALUE = re.compile(
+    r"[0-9]|\\[A-Za-z]|[\u221a\u03c0\u221e\u2205\u00bd\u00bc\u00be\u2153\u2154]|[A-Za-z)}]\s*[=^+*_<>]|pi|infinity"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch of mathematics: where it stands, and what it says without what only surrounds it."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(slots=True)
+class _Open:
+    """A run that is being read."""
+
+    start: int
+    end: int
+    depth: int = 0
+    operand: bool = False
+    """The last token was an operand, and a blank came behind it."""
+    blank: bool = False
+
+
+def runs(text: str) -> Iterator[Run]:
+    """The runs of a text that say a value, in order."""
+    run: _Open | None = None
+    position = 0
+    while position < len(text):
+        formula = FORMULA.match(text, position) if text[position] in "$\\" else None
+        content = "" if formula is None else next(group for group in formula.groups() if group is not None)
+        if formula is not None and is_expression(" ".join(content.split())):
+            yield from _finished(text, run)
+            run = None
+            yield from _formula(formula, content)
+            position = formula.end()
+            continue
+        token = TOKEN.match(text, position)
+        assert token is not None
+        position = token.end()
+        kind = str(token.lastgroup)
+        if _breaks(kind, token.group(), run):
+            yield from _finished(text, run)
+            run = None
+        if kind not in ("blank", "word", "other", "comma") or run is not None:
+            run = _extended(run, kind, token)
+    yield from _finished(text, run)
+
+
+def _formula(match: re.Match[str], content: str) -> Iterator[Run]:
+    said = _value(content.strip(" \t\n.,;"))
+    if said and VALUE.search(said):
+        yield Run(match.start(), match.end(), said)
+
+
+def _breaks(kind: str, token: str, run: _Open | None) -> bool:
+    if run is None or kind in ("word", "other"):
+        return True
+    if kind == "comma":
+        return run.depth == 0
+    after_blank = run.blank and run.operand and run.depth == 0
+    return after_blank and kind in ("number", "letter", "open") and token != "{"
+
+
+def _extended(run: _Open | None, kind: str, token: re.Match[str]) -> _Open | None:
+    if kind in ("word", "other", "comma") and (run is None or not run.depth):
+        return None
+    run = run or _Open(token.start(), token.end())
+    if kind == "blank":
+        run.blank = True
+        return run
+    run.depth = max(0, run.depth + {"open": 1, "close": -1}.get(kind, 0))
+    run.operand = kind in ("number", "letter", "close")
+    run.blank = False
+    run.end = token.end()
+    return run
+
+
+def _finished(text: str, run: _Open | None) -> Iterator[Run]:
+    if run is None:
+        return
+    said = _value(_balanced(text[run.start : run.end]))
+    if said and VALUE.search(said):
+        yield Run(run.start, run.end, said)
+
+
+def _value(text: str) -> str:
+    """Without signs that only join it to the words around it; the last side of a chain that is no relation."""
+    text = re.sub(r"^\s*[0-9]+:\s+(?=\S)", "", text)  # "Step 2: 12"
+    text = re.sub(r"^\s*(?:[-\u2212>]\s+|[=\u2248]\s*)+", "", text.strip(EDGE)).strip(EDGE)
+    text = re.sub(r"(?:\s*[-+=<>!\u2212]|\s*\\[,;: !])+$", "", text)
+    sides = _sides(text)
+    if (
+        len(sides) > 1
+        and sides[-1].strip()
+        and not SIMPLE_NAME.fullmatch(sides[0])
+        and not re.search("[a-zA-Z]", sides[0])
+    ):
+        text = sides[-1].strip()
+    if len(sides) == 1 and ARITHMETIC.fullmatch(text) and (number := LAST_NUMBER.search(text)):
+        negative = not re.search("[0-9]", text[: number.start()])
+        text = text if negative else number.group()
+    if unit := LETTERS_OF_UNITS.fullmatch(text):
+        text = unit[1]
+    return GROUP_BLANKS.sub("", text)
+
+
+def _sides(text: str) -> list[str]:
+    """What stands between equals signs outside of brackets."""
+    sides, depth, start = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "=" and depth == 0:
+            sides.append(text[start:index])
+            start = index + 1
+    return [*sides, text[start:]]
+
+
+def _balanced(text: str) -> str:
+    """Without brackets at its ends that have no other half; what is left of an unclosed one in the middle."""
+    opened: list[tuple[int, str]] = []
+    begin, end = 0, len(text)
+    for index, character in enumerate(text):
+        if character in "([{":
+            opened.append((index, character))
+        elif character in BRACKETS:
+            if not opened:
+                begin = index + 1
+            elif opened[-1][1] in BRACKETS[character]:
+                opened.pop()
+    if opened:
+        first = opened[0][0]
+        begin, end = (begin, first) if VALUE.search(text[begin:first]) else (opened[-1][0] + 1, end)
+    return text[begin:end].strip().removesuffix("\\")
