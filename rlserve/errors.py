@@ -3,6 +3,7 @@
 * RlserveError
   - InvalidRequest     the caller must change the request (names the field and the fix)
       + ConfigError    a run configuration cannot work
+      + TaskRefused    a task can never be sampled: too long, refused by the chat template, malformed
   - UnknownName        nothing is registered by that name
   - NotReady           asked too early or too late; try again
   - Unavailable        nobody who could do it is reachable
@@ -36,6 +37,18 @@ class InvalidRequest(RlserveError, ValueError):
 
 class ConfigError(InvalidRequest):
     """A run configuration cannot work. Names key, value and fix."""
+
+
+class TaskRefused(InvalidRequest):
+    """No worker can ever sample this task, so trying again is of no use. ``reason`` is one of ``TASK_FAULTS``."""
+
+
+TASK_FAULTS = (
+    "prompt_too_long",  # with max_new_tokens it exceeds model.max_length
+    "completion_too_long",  # so does a completion that came with the task
+    "template_failed",  # the chat template or the tokenizer refuses it
+    "task_invalid",  # a field of it is malformed
+)
 
 
 class UnknownName(RlserveError, LookupError):

@@ -1,31 +1,36 @@
 """Tokens to text and text to tokens, with the place where each token ends: two tokenizers meet at such places."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
-from rlserve.actors.tokenizer import Tokenizer
+from rlserve.actors.tokenizer import Tokenizer, decode_text
 from rlserve.algorithms.alignment import end_offsets
-from rlserve.algorithms.token_bytes import Spelling, ends_by_decoding, ends_by_offsets, ends_in_text, spelling_of
+from rlserve.algorithms.token_bytes import (
+    Spelling,
+    control_ids,
+    ends_by_decoding,
+    ends_by_offsets,
+    ends_in_text,
+    spelling_of,
+)
 from rlserve.errors import InvalidRequest
 
 
 class TokenText:
     """Any Hugging Face tokenizer. Offsets are UTF-8 bytes from the start of the text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, silent: Collection[int] = (), end_id: int | None = None) -> None:
+        """``silent`` tokens stand for no text, as control tokens do; ``end_id`` (None: the tokenizer's) ends a text."""
         self._tokenizer: Any = tokenizer
+        self._silent = control_ids(tokenizer) | set(silent)
+        self.end_id = tokenizer.eos_token_id if end_id is None else end_id
+        """The end of sequence."""
 
     @cached_property
     def spelling(self) -> Spelling:
         """What each token stands for."""
-        return spelling_of(self._tokenizer)
-
-    @property
-    def end_id(self) -> int | None:
-        """The end of sequence."""
-        end: int | None = self._tokenizer.eos_token_id
-        return end
+        return spelling_of(self._tokenizer, silent=self._silent)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, up to half a character at its end."""
@@ -57,10 +62,12 @@ class TokenText:
         return ids, ends
 
     def _pieces(self, ids: Sequence[int]) -> list[bytes]:
-        return [self.spelling.pieces[token] for token in ids]
+        pieces = self.spelling.pieces  # a model with a padded embedding may sample ids beyond them
+        return [pieces[token] if token < len(pieces) else b"" for token in ids]
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        known = [token for token in ids if token < len(self.spelling.pieces)]
+        return decode_text(self._tokenizer, known, unwritten=self._silent)
 
 
 def whole_text(spelled: bytes) -> str:

@@ -1,24 +1,25 @@
-"""Tokenizers as the actors use them: load, fingerprint, prompt in, text out."""
+"""Tokenizers as the actors use them: load, fingerprint, text to tokens and back."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
-
-from rlserve.errors import InvalidRequest
-from rlserve.records import Message, Task, Tool
 
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the actors rely on."""
 
     eos_token_id: int | None
+    pad_token_id: int | None
     all_special_ids: list[int]
 
     def get_vocab(self) -> dict[str, int]: ...
+    def get_added_vocab(self) -> dict[str, int]: ...
     def __len__(self) -> int: ...
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
-    def decode(self, ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
+    def decode(
+        self, ids: list[int], *, skip_special_tokens: bool = ..., clean_up_tokenization_spaces: bool = ...
+    ) -> str: ...
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
 
 
@@ -38,61 +39,25 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def encode_prompt(tokenizer: Tokenizer, task: Task, *, max_tokens: int) -> tuple[list[int], bool]:
-    """Token ids of a task's prompt, and whether it was cut (from the left) to ``max_tokens``.
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a text that begins a sequence: with what the tokenizer puts in front (BOS), unless it is there.
 
-    Chat messages need a tokenizer with a chat template; without one they are a plain transcript.
+    What the tokenizer would put behind it (EOS) is left out: the text goes on.
     """
-    ids = _prompt_ids(tokenizer, task)
-    if not ids:
-        raise InvalidRequest(f"task.prompt: of {task.task_id!r} is empty; give at least one token")
-    return ids[-max_tokens:], len(ids) > max_tokens
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    start = added_in_front(tokenizer)
+    return ids if ids[: len(start)] == start else [*start, *ids]
 
 
-def _prompt_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
-    prompt = task.prompt
-    if isinstance(prompt, str):
-        return list(tokenizer.encode(prompt))
-    if prompt and isinstance(prompt[0], int):
-        return [int(str(i)) for i in prompt]
-    if has_template(tokenizer):
-        options = _template_options(task.tools)
-        ids = tokenizer.apply_chat_template(_as_dicts(chat_messages(task)), return_dict=False, **options)
-        return list(ids)
-    return list(tokenizer.encode(plain_chat(chat_messages(task))))
+def added_in_front(tokenizer: Tokenizer) -> list[int]:
+    """Tokens that the tokenizer puts in front of every text, mostly none or BOS."""
+    probe = list(tokenizer.encode("a", add_special_tokens=False))
+    whole = list(tokenizer.encode("a"))
+    places = (place for place in range(len(whole)) if whole[place : place + len(probe)] == probe)
+    return whole[: next(places, 0)]
 
 
-def has_template(tokenizer: Tokenizer) -> bool:
-    """Whether it says how chat messages become text."""
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
-def chat_messages(task: Task) -> list[Message]:
-    """The messages of a task whose prompt is a conversation."""
-    return [message for message in task.prompt if isinstance(message, Message)]
-
-
-def plain_chat(messages: Sequence[Message]) -> str:
-    """Messages as a plain transcript, up to the assistant's next turn."""
-    return "".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant:"
-
-
-def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-    """Messages as the chat template writes them, up to the assistant's next turn."""
-    return str(tokenizer.apply_chat_template(_as_dicts(messages), tokenize=False, **_template_options(tools)))
-
-
-def _template_options(tools: Sequence[Tool]) -> dict[str, Any]:
-    described = [
-        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": p}}
-        for t in tools
-        for p in [json.loads(t.parameters_json)]
-    ]
-    return {"add_generation_prompt": True, **({"tools": described} if described else {})}
-
-
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [
-        {"role": m.role, "content": m.content, **({"tool_call_id": m.tool_call_id} if m.tool_call_id else {})}
-        for m in messages
-    ]
+def decode_text(tokenizer: Tokenizer, ids: Sequence[int], *, unwritten: Collection[int] = ()) -> str:
+    """The text of ``ids`` with its special tokens, but for those that are ``unwritten``."""
+    written = [token for token in ids if token not in unwritten]
+    return str(tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))

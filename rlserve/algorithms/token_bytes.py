@@ -9,7 +9,7 @@ vocabularies, are those in the middle of a text.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,8 @@ from rlserve.errors import InvalidRequest
 
 EXACT = frozenset({"byte_level", "metaspace", "plain"})
 METASPACE = "\u2581"
+CONTROL = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
+"""Special tokens that are no text. Others, such as tags of tool calls and thoughts, stand for what they look like."""
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -26,25 +28,34 @@ class Spelling:
     """What each token id of a vocabulary stands for."""
 
     pieces: tuple[bytes, ...]
-    """By token id; special tokens stand for nothing."""
+    """By token id; ends, padding and their like stand for nothing, other special tokens for what they look like."""
     is_exact: bool
     """Joined, the pieces of a text's tokens are the text."""
 
 
-def spelling_of(tokenizer: Any) -> Spelling:
-    """The spelling of a Hugging Face tokenizer."""
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """The special tokens of a Hugging Face tokenizer that are no text."""
+    named = [getattr(tokenizer, f"{name}_token_id", None) for name in CONTROL]
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if unknown := getattr(model, "unk_token", None):  # also where the tokenizer around it does not name it
+        named.append(model.token_to_id(unknown))
+    return frozenset(token for token in named if token is not None)
+
+
+def spelling_of(tokenizer: Any, *, silent: Collection[int] = ()) -> Spelling:
+    """The spelling of a Hugging Face tokenizer; ``silent`` tokens stand for nothing, as control tokens do."""
     vocabulary = tokenizer.get_vocab()
     spelled = [b""] * (max(vocabulary.values()) + 1)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     description = {} if backend is None else json.loads(backend.to_str())
     style = "decoded" if backend is None else style_of(description)
-    added = {token["id"]: token for token in description.get("added_tokens", [])}
-    special = set(tokenizer.all_special_ids)
+    added = {token["id"] for token in description.get("added_tokens", [])}
+    nothing = control_ids(tokenizer) | set(silent)
+    as_written = {*tokenizer.all_special_ids, *added}
     for piece, number in vocabulary.items():
-        token = added.get(number)
-        if number in special or (token is not None and token["special"]):
+        if number in nothing:
             continue
-        if token is not None:
+        if number in as_written:
             spelled[number] = piece.encode()
         elif style == "decoded":
             spelled[number] = str(tokenizer.decode([number])).encode()

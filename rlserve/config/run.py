@@ -97,6 +97,13 @@ class RunConfig(Section):
                 f"rollout.max_new_tokens: is {self.rollout.max_new_tokens}, but the context "
                 f"(model.max_length) is {self.model.max_length}; leave room for a prompt"
             )
+        for index, environment in enumerate(self.environments):
+            asked = environment.sampling.max_new_tokens
+            if asked is not None and asked >= self.model.max_length:
+                raise ValueError(
+                    f"environments.{index}.sampling.max_new_tokens: is {asked}, but the context (model.max_length) is "
+                    f"{self.model.max_length}; leave room for a prompt"
+                )
         if self.model.max_length > self.learner.tokens_per_micro_batch:
             raise ValueError(
                 f"learner.tokens_per_micro_batch: is {self.learner.tokens_per_micro_batch}, less than one "

@@ -22,6 +22,7 @@ STATUS: dict[type[RlserveError], StatusCode] = {
     RlserveError: StatusCode.INTERNAL,
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
     errors.ConfigError: StatusCode.INVALID_ARGUMENT,
+    errors.TaskRefused: StatusCode.INVALID_ARGUMENT,
     errors.UnknownName: StatusCode.NOT_FOUND,
     errors.NotReady: StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: StatusCode.UNAVAILABLE,

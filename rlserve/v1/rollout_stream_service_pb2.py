@@ -26,7 +26,7 @@ from rlserve.v1 import task_pb2 as rlserve_dot_v1_dot_task__pb2
 from rlserve.v1 import trajectory_pb2 as rlserve_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rlserve/v1/rollout_stream_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\x98\x01\n\rStreamRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.rlserve.v1.HelloH\x00\x12)\n\x05group\x18\x02 \x01(\x0b\x32\x18.rlserve.v1.RolloutGroupH\x00\x12/\n\x0clease_return\x18\x03 \x01(\x0b\x32\x17.rlserve.v1.LeaseReturnH\x00\x42\x07\n\x05\x66rame\"\x88\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x16\n\x0eheld_group_ids\x18\x05 \x03(\t\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"/\n\x0bLeaseReturn\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x01\n\x0eStreamResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.rlserve.v1.WelcomeH\x00\x12$\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x12.rlserve.v1.CreditH\x00\x12\x1e\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0f.rlserve.v1.AckH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.rlserve.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"]\n\x07Welcome\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x0f\n\x07max_lag\x18\x03 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\"+\n\x06\x43redit\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.rlserve.v1.Lease\"\xb4\x02\n\x05Lease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose\x12\x15\n\rlimit_seconds\x18\x08 \x01(\x01\x12\x18\n\x0btemperature\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12,\n\x0eusual_sampling\x18\x0b \x01(\x0b\x32\x14.rlserve.v1.SamplingB\x0e\n\x0c_temperatureB\x11\n\x0f_max_new_tokens\"\xd4\x01\n\x03\x41\x63k\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.rlserve.v1.Ack.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x10\n\x0cSTATUS_STALE\x10\x03\x12\x13\n\x0fSTATUS_REJECTED\x10\x04\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2[\n\x14RolloutStreamService\x12\x43\n\x06Stream\x12\x19.rlserve.v1.StreamRequest\x1a\x1a.rlserve.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rlserve/v1/rollout_stream_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\x98\x01\n\rStreamRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.rlserve.v1.HelloH\x00\x12)\n\x05group\x18\x02 \x01(\x0b\x32\x18.rlserve.v1.RolloutGroupH\x00\x12/\n\x0clease_return\x18\x03 \x01(\x0b\x32\x17.rlserve.v1.LeaseReturnH\x00\x42\x07\n\x05\x66rame\"\x88\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x16\n\x0eheld_group_ids\x18\x05 \x03(\t\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"=\n\x0bLeaseReturn\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04\x64rop\x18\x04 \x01(\t\"\xaf\x01\n\x0eStreamResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.rlserve.v1.WelcomeH\x00\x12$\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x12.rlserve.v1.CreditH\x00\x12\x1e\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0f.rlserve.v1.AckH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.rlserve.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"]\n\x07Welcome\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x0f\n\x07max_lag\x18\x03 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\"+\n\x06\x43redit\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.rlserve.v1.Lease\"\xb4\x02\n\x05Lease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose\x12\x15\n\rlimit_seconds\x18\x08 \x01(\x01\x12\x18\n\x0btemperature\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12,\n\x0eusual_sampling\x18\x0b \x01(\x0b\x32\x14.rlserve.v1.SamplingB\x0e\n\x0c_temperatureB\x11\n\x0f_max_new_tokens\"\xd4\x01\n\x03\x41\x63k\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.rlserve.v1.Ack.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x10\n\x0cSTATUS_STALE\x10\x03\x12\x13\n\x0fSTATUS_REJECTED\x10\x04\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2[\n\x14RolloutStreamService\x12\x43\n\x06Stream\x12\x19.rlserve.v1.StreamRequest\x1a\x1a.rlserve.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=263
   _globals['_HELLO']._serialized_end=399
   _globals['_LEASERETURN']._serialized_start=401
-  _globals['_LEASERETURN']._serialized_end=448
-  _globals['_STREAMRESPONSE']._serialized_start=451
-  _globals['_STREAMRESPONSE']._serialized_end=626
-  _globals['_WELCOME']._serialized_start=628
-  _globals['_WELCOME']._serialized_end=721
-  _globals['_CREDIT']._serialized_start=723
-  _globals['_CREDIT']._serialized_end=766
-  _globals['_LEASE']._serialized_start=769
-  _globals['_LEASE']._serialized_end=1077
-  _globals['_ACK']._serialized_start=1080
-  _globals['_ACK']._serialized_end=1292
-  _globals['_ACK_STATUS']._serialized_start=1178
-  _globals['_ACK_STATUS']._serialized_end=1292
-  _globals['_GOODBYE']._serialized_start=1294
-  _globals['_GOODBYE']._serialized_end=1319
-  _globals['_ROLLOUTSTREAMSERVICE']._serialized_start=1321
-  _globals['_ROLLOUTSTREAMSERVICE']._serialized_end=1412
+  _globals['_LEASERETURN']._serialized_end=462
+  _globals['_STREAMRESPONSE']._serialized_start=465
+  _globals['_STREAMRESPONSE']._serialized_end=640
+  _globals['_WELCOME']._serialized_start=642
+  _globals['_WELCOME']._serialized_end=735
+  _globals['_CREDIT']._serialized_start=737
+  _globals['_CREDIT']._serialized_end=780
+  _globals['_LEASE']._serialized_start=783
+  _globals['_LEASE']._serialized_end=1091
+  _globals['_ACK']._serialized_start=1094
+  _globals['_ACK']._serialized_end=1306
+  _globals['_ACK_STATUS']._serialized_start=1192
+  _globals['_ACK_STATUS']._serialized_end=1306
+  _globals['_GOODBYE']._serialized_start=1308
+  _globals['_GOODBYE']._serialized_end=1333
+  _globals['_ROLLOUTSTREAMSERVICE']._serialized_start=1335
+  _globals['_ROLLOUTSTREAMSERVICE']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

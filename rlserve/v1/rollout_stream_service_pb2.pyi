@@ -99,17 +99,23 @@ class LeaseReturn(_message.Message):
 
     GROUP_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     reason: _builtins.str
+    drop: _builtins.str
+    """Set when no worker can ever do the task, so that it is dropped and not worked on again; the counter's word:
+    "prompt_too_long", "completion_too_long", "template_failed" or "task_invalid".
+    """
     def __init__(
         self,
         *,
         group_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        drop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "group_id", b"group_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

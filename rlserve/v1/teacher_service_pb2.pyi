@@ -128,6 +128,7 @@ class ScoreRequest(_message.Message):
     COMPLETION_TEXT_FIELD_NUMBER: _builtins.int
     COMPLETION_ENDED_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     teacher: _builtins.str
     tokenizer_fingerprint: _builtins.str
@@ -151,6 +152,10 @@ class ScoreRequest(_message.Message):
     def conversation(self) -> _task_pb2.Conversation:
         """With text, instead of prompt_text: messages, which the teacher writes by its own chat template."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Tool]:
+        """With a conversation: the tools that the policy was offered."""
+
     def __init__(
         self,
         *,
@@ -166,10 +171,11 @@ class ScoreRequest(_message.Message):
         completion_text: _builtins.str | None = ...,
         completion_ended: _builtins.bool = ...,
         conversation: _task_pb2.Conversation | None = ...,
+        tools: _abc.Iterable[_task_pb2.Tool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_text", b"completion_text", "conversation", b"conversation", "prompt_text", b"prompt_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_ended", b"completion_ended", "completion_text", b"completion_text", "conversation", b"conversation", "count", b"count", "first", b"first", "k", b"k", "prompt_text", b"prompt_text", "request_id", b"request_id", "teacher", b"teacher", "temperature", b"temperature", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text", "_prompt_text", b"_prompt_text", "completion_ended", b"completion_ended", "completion_text", b"completion_text", "conversation", b"conversation", "count", b"count", "first", b"first", "k", b"k", "prompt_text", b"prompt_text", "request_id", b"request_id", "teacher", b"teacher", "temperature", b"temperature", "token_ids", b"token_ids", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completion_text: _TypeAlias = _typing.Literal["completion_text"]  # noqa: Y015
     _WhichOneofArgType__completion_text: _TypeAlias = _typing.Literal["_completion_text", b"_completion_text"]  # noqa: Y015

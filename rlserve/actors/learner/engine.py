@@ -79,6 +79,8 @@ class LearnerEngine:
         self.deepspeed = _initialize(deepspeed, self.module, config, self.place.device)
         bound_collectives(config.rank_timeout_seconds)
         self._scorer = Scorer.around(self.module, self.deepspeed, self.place.device)
+        self.vocabulary = self._scorer.vocabulary
+        """Columns of the model's output."""
         self.links = Links(self.place, timeout_seconds=config.rank_timeout_seconds)
         self._skipped_steps = self._skipped_in_a_row = 0
         if config.packing:

@@ -21,7 +21,7 @@ from rlserve.actors.learner.intake import InboxSettings, Intake, Keep
 from rlserve.actors.learner.issuer import Issuer
 from rlserve.actors.learner.leases import LeaseBook, Release, WorkerLeases
 from rlserve.actors.learner.mixture import Ingredient
-from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady
+from rlserve.errors import TASK_FAULTS, DeadlineExceeded, InvalidRequest, NotReady
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.store.base import GroupCounts, Store
@@ -126,13 +126,16 @@ class Inbox:
         self._wake()
         return decision
 
-    def returned(self, group_id: str, *, worker_id: str, reason: str) -> None:
-        """The worker cannot do the task; another will, or the same one later."""
+    def returned(self, group_id: str, *, worker_id: str, reason: str, drop: str = "") -> None:
+        """The worker cannot do the task; another will, or the same one later.
+
+        With ``drop``, one of ``TASK_FAULTS``, nobody ever can: the lease is dropped under that word.
+        """
         with self._changed:
-            release = self._book.give_back(group_id, worker_id)
+            release = self._book.give_back(group_id, worker_id, final=drop in TASK_FAULTS)
             if release is not None:
                 logger.info("%s gave back %s: %s", worker_id, group_id, reason)
-                self._intake.released(release, "returned")
+                self._intake.released(release, drop if drop in TASK_FAULTS else "returned")
                 self._changed.notify_all()
         self._wake()
 

@@ -2,7 +2,8 @@
 
 A training group ends as trained on; dropped as stale, on arrival or at batch time; dropped on arrival because it
 teaches nothing (a word of ``keep``); or dropped because its lease failed too often (``"returned"``, ``"expired"``
-or the last reason of rejection). What is rejected is counted by reason and its lease is worked on again.
+or the last reason of rejection) or nobody can ever do it (``TASK_FAULTS``).
+What is rejected is counted by reason and its lease is worked on again.
 """
 
 import logging
@@ -118,7 +119,7 @@ class Intake:
         if not release.abandoned:
             return
         lease = release.lease
-        logger.error("%s failed too often and is given up (%s)", lease.group_id, reason)
+        logger.error("%s is given up (%s)", lease.group_id, reason)
         if lease.purpose is Purpose.EVALUATE:
             self._evaluation.give_up(lease.group_id)
             return

@@ -191,15 +191,16 @@ class LeaseBook:
         self._outstanding -= entry.lease.purpose is Purpose.TRAIN
         return True
 
-    def give_back(self, group_id: str, worker_id: str, *, failed: bool = True) -> Release | None:
+    def give_back(self, group_id: str, worker_id: str, *, failed: bool = True, final: bool = False) -> Release | None:
         """The holder will not finish the lease. None when the worker does not hold it (any more).
 
-        A lease that ``failed`` pauses before it is tried again, each time longer, and is abandoned at last.
+        A lease that ``failed`` pauses before it is tried again, each time longer, and is abandoned at last; one
+        whose failure is ``final`` is abandoned at once.
         """
         entry = self._entries.get(group_id)
         if entry is None or entry.holder != worker_id:
             return None
-        entry.attempts += failed
+        entry.attempts = self._max_attempts if final else entry.attempts + failed
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** max(0, entry.attempts - 1))
         entry.not_before = self._clock() + pause
         return self._take_away(entry)

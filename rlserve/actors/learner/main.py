@@ -20,6 +20,7 @@ from types import FrameType
 import grpc.aio
 import torch
 
+from rlserve.actors.end_tokens import end_token_warning
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.checkpoint import Checkpoint, latest
 from rlserve.actors.learner.curriculum import Curriculum
@@ -40,7 +41,8 @@ from rlserve.actors.learner.stream_service import RolloutStreamService
 from rlserve.actors.learner.teachers import check_teachers, wait_seconds
 from rlserve.actors.learner.trainer import Trainer, create_rank
 from rlserve.actors.model_path import wait_for_start_model
-from rlserve.actors.tokenizer import Tokenizer, fingerprint, load_tokenizer
+from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.tokenizer import fingerprint
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -115,7 +117,7 @@ class Learner:
         self._curriculum.restore(start.state.curriculum)
         self._store = SqliteStore(paths.store)
         self._publisher = trainer.publisher
-        self._inbox = self._open_inbox(load_tokenizer(start.model_path))
+        self._inbox = self._open_inbox(ModelTokens.load(start.model_path))
         self._follower: EnvironmentFollower | None = None
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
@@ -150,7 +152,8 @@ class Learner:
             return
         seconds = wait_seconds(self._config) * len(self._config.teachers)
         unmatched = thread.run(
-            check_teachers(self._config, self._hub, tokenizer=self._tokenizer), seconds + START_SECONDS
+            check_teachers(self._config, self._hub, tokens=self._tokens, vocab_size=self._trainer.vocabulary),
+            seconds + START_SECONDS,
         )
         if unmatched is not None:
             self._trainer.set_unmatched(torch.from_numpy(unmatched))
@@ -173,13 +176,17 @@ class Learner:
             raise
         reporter.finished(RunPhase.FINISHED)
 
-    def _open_inbox(self, tokenizer: Tokenizer) -> Inbox:
+    def _open_inbox(self, tokens: ModelTokens) -> Inbox:
         algorithm, reference = self._trainer.algorithm, self._trainer.served_reference
-        self._tokenizer = tokenizer
-        self._limits = limits = GroupLimits(vocab_size=len(tokenizer), max_tokens=self._config.model.max_length)
+        self._tokens = tokens
+        if warning := end_token_warning(tokens.tokenizer, tokens.end_ids):
+            EventLog(self._paths.events).write("warning", message=warning)
+        # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
+        vocab_size, max_tokens = self._trainer.vocabulary, self._config.model.max_length
+        self._limits = limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens)
         return Inbox(
             self._store,
-            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokenizer)),
+            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer)),
             keep=lambda group: why_drop(group, algorithm, reference=reference),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,

@@ -113,7 +113,9 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                         outbox.put_nowait(pb.StreamResponse(ack=_ack(decision)))
                     case "lease_return":
                         back = request.lease_return
-                        self._inbox.returned(back.group_id, worker_id=worker_id, reason=back.reason[:500])
+                        self._inbox.returned(
+                            back.group_id, worker_id=worker_id, reason=back.reason[:500], drop=back.drop
+                        )
                     case _:
                         error = InvalidRequest(
                             "frame: is a second hello or unknown; send groups and lease returns after the hello"

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.matching import matched_tokens
-from rlserve.actors.token_text import TokenText
-from rlserve.actors.tokenizer import Tokenizer, fingerprint
+from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.teacher import TeacherConfig
 from rlserve.errors import ConfigError
@@ -25,15 +25,17 @@ logger = logging.getLogger(__name__)
 DESCRIBE_SECONDS = 10.0
 
 
-async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokenizer) -> npt.NDArray[np.bool_] | None:
-    """The policy's tokens ``[V]`` that a teacher with another tokenizer has not, if its top k is to be asked for.
+async def check_teachers(
+    config: RunConfig, hub: HubClient, *, tokens: ModelTokens, vocab_size: int
+) -> npt.NDArray[np.bool_] | None:
+    """The policy's tokens ``[vocab_size]`` that a teacher with another tokenizer has not, if its top k is asked for.
 
     Wait for one server of each teacher and hold its description against the configuration.
 
     Raises DeadlineExceeded for a teacher that does not come in time (see ``wait_seconds``), and ConfigError for one
     that cannot be used.
     """
-    own = fingerprint(tokenizer)
+    own = fingerprint(tokens.tokenizer)
     unmatched: dict[str, npt.NDArray[np.bool_]] = {}
     for teacher in config.teachers:
         actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=wait_seconds(config))
@@ -43,8 +45,8 @@ async def check_teachers(config: RunConfig, hub: HubClient, *, tokenizer: Tokeni
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
-            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), TokenText(tokenizer))
-            unmatched[teacher.name] = np.ones(len(tokenizer), dtype=np.bool_)
+            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokens.as_text())
+            unmatched[teacher.name] = np.ones(vocab_size, dtype=np.bool_)
             unmatched[teacher.name][matched[matched >= 0]] = False
     return _only_one(unmatched)
 

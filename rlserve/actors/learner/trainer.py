@@ -66,6 +66,8 @@ class Trainer:
         self.algorithm: Algorithm = rank.algorithm
         self.served_reference = config.reference.teacher if needs_reference(rank.algorithm) else ""
         """Teacher that scores for the reference; empty when it is held here, or not needed."""
+        self.vocabulary = rank.engine.vocabulary
+        """Rows of the policy's embedding: token ids lie below."""
         self._events = EventLog(paths.events)
         self.publisher = Publisher(SHARED_MEMORY, fallback=paths.root, run_id=config.name, warn=self._warn)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from rlserve.actors.tokenizer import Tokenizer, chat_messages, has_template, plain_chat, render
-from rlserve.errors import InvalidRequest
+from rlserve.actors.chat import chat_messages, has_template, plain_chat, render
+from rlserve.actors.tokenizer import Tokenizer
+from rlserve.errors import TaskRefused
 from rlserve.records import FinishReason, Message, Task, Turn
 
 
@@ -30,8 +31,8 @@ def continuation(
 
     A plain prompt (text or token ids) is followed by the messages' plain text. After chat messages the template
     writes the end of the policy's turn, the messages, and the head of the next turn; ``last_token``, the last one
-    sampled, is not repeated when the policy has ended its turn itself. Raises InvalidRequest when the template
-    does not show the policy's turn.
+    sampled, is not repeated when the policy has ended its turn itself. Raises TaskRefused when the template
+    refuses the messages or does not show the policy's turn.
     """
     answer = exchanges[-1].turn.messages
     if isinstance(task.prompt, str) or not isinstance(task.prompt[0], Message):
@@ -55,7 +56,11 @@ def _after_last_turn(tokenizer: Tokenizer, task: Task, exchanges: Sequence[Excha
     conversation += [Message(role="assistant", content=mark), *last.turn.messages]
     _, found, after = render(tokenizer, conversation, task.tools).rpartition(mark)
     if not found:
-        raise InvalidRequest("chat_template: leaves out the assistant's last turn; take one that appends turns")
+        raise TaskRefused(
+            "chat_template: leaves out the assistant's last turn; take one that appends turns",
+            field="task.prompt",
+            reason="template_failed",
+        )
     return after
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
 
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.continuation import Exchange, continuation
 from rlserve.actors.rollout.engine_options import SamplingChoice
 from rlserve.actors.rollout.samples import Sample
 from rlserve.actors.rollout.transcript import Transcript
-from rlserve.actors.tokenizer import Tokenizer
 from rlserve.config.episodes import EpisodesConfig
-from rlserve.errors import Unavailable
+from rlserve.errors import TaskRefused, Unavailable
 from rlserve.records import FinishReason, Task, Turn, Verdict
 
 
@@ -32,7 +32,7 @@ class Generator(Protocol):
 
 
 class PolicyFailed(Exception):
-    """Sampling failed, for the reason in ``cause``: no fault of the environment."""
+    """Sampling or the chat template failed, for the reason in ``cause``: no fault of the environment."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -56,7 +56,7 @@ class Part:
 class Dialogue:
     """One episode of one sample. ``close`` it in the end."""
 
-    def __init__(self, part: Part, *, engine: Generator, tokenizer: Tokenizer, limits: EpisodesConfig) -> None:
+    def __init__(self, part: Part, *, engine: Generator, tokens: ModelTokens, limits: EpisodesConfig) -> None:
         self.task = part.task
         self.episode_id = part.request_id
         self.transcript = Transcript(part.prompt)
@@ -66,7 +66,7 @@ class Dialogue:
         self.generation_seconds = 0.0
         self._part = part
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._limits = limits
         self._speaking: asyncio.Task[tuple[str, FinishReason]] | None = None
 
@@ -92,7 +92,7 @@ class Dialogue:
         return await asyncio.shield(self._speaking)
 
     def hear(self, text: str, finish_reason: FinishReason, turn: Turn) -> None:
-        """Take the environment's answer to what ``speak`` gave."""
+        """Take the environment's answer to what ``speak`` gave. Raises PolicyFailed when the template refuses it."""
         self._speaking = None
         self.exchanges.append(Exchange(text, finish_reason, turn))
         self.finish_reason = self._why_over(turn)
@@ -109,7 +109,10 @@ class Dialogue:
         if transcript.num_samples >= self._limits.max_turns or self._tokens_left <= 0:
             return FinishReason.LENGTH
         last = transcript.context[-1]
-        ids = continuation(self._tokenizer, self.task, self.exchanges, last_token=last)
+        try:
+            ids = continuation(self._tokens.tokenizer, self.task, self.exchanges, last_token=last)
+        except TaskRefused as error:  # by our template: the environment is not to blame
+            raise PolicyFailed(error) from error
         if len(transcript) + len(ids) >= self._part.max_length:
             return FinishReason.LENGTH
         transcript.add_environment(ids)
@@ -136,7 +139,7 @@ class Dialogue:
             raise PolicyFailed(error) from error
         self.transcript.add_sample(sample)
         self.generation_seconds += sample.seconds
-        return self._tokenizer.decode(sample.token_ids.tolist(), skip_special_tokens=True), sample.finish_reason
+        return self._tokens.text(sample.token_ids.tolist()), sample.finish_reason
 
 
 def turn_seed(seed: int, turn: int) -> int:

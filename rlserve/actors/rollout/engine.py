@@ -62,7 +62,8 @@ class RolloutEngine:
         self._link = link
         self._options = options
         self._version = version
-        self._vocabulary_size: int = link.llm.model_config.get_vocab_size()
+        self.vocabulary_size: int = link.llm.model_config.get_vocab_size()
+        """Rows of the model's embedding: token ids lie below."""
         self._slots = asyncio.Semaphore(options.max_num_seqs)
         self._open = asyncio.Event()
         self._open.set()
@@ -281,7 +282,7 @@ class RolloutEngine:
         return digest
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
-        longest, largest = self._options.max_length - 1, self._vocabulary_size - 1
+        longest, largest = self._options.max_length - 1, self.vocabulary_size - 1
         if not 0 < len(prompt) <= longest:
             raise InvalidRequest(f"prompt_token_ids: {len(prompt)} tokens; give 1 to {longest}")
         # vLLM does not check this without a tokenizer, and an id too large ends EngineCore.
@@ -305,5 +306,7 @@ def _parameters(sampling: SamplingChoice, seed: int) -> Any:
         stop=list(sampling.stop),
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),
+        skip_special_tokens=False,  # a text to stop at may be one, such as a tag
+        spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

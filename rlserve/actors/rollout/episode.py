@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.prompts import Prompt
 from rlserve.actors.rollout.dialogue import Dialogue, Generator, Part, PolicyFailed
 from rlserve.actors.rollout.engine_options import SamplingChoice
-from rlserve.actors.tokenizer import Tokenizer
 from rlserve.config.episodes import EpisodesConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
 from rlserve.records import (
@@ -27,7 +28,8 @@ from rlserve.records import (
 
 T = TypeVar("T")
 Carry = Callable[[Dialogue], Awaitable[None]]
-Judge = Callable[[Task, Sequence[str]], Awaitable[Sequence[Verdict]]]
+Judge = Callable[[Task, str, Sequence[str]], Awaitable[Sequence[Verdict]]]
+"""Verdicts of a task's completions, whose prompt reads as the text."""
 TURNS_APART = "\n"
 """Between turns in a trajectory's completion, so that the end of one and the start of the next stay two."""
 
@@ -51,7 +53,7 @@ class EpisodeWorker:
         self,
         *,
         engine: Generator,
-        tokenizer: Tokenizer,
+        tokens: ModelTokens,
         carry: Carry,
         judge: Judge,
         limits: EpisodesConfig,
@@ -59,21 +61,21 @@ class EpisodeWorker:
     ) -> None:
         """``carry`` brings a dialogue to its end or raises, as ``RemoteEpisodes`` does."""
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._carry = carry
         self._judge = judge
         self._limits = limits
         self._max_length = max_length
 
     async def trajectories(
-        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+        self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
     ) -> tuple[Trajectory, ...]:
         """One trajectory a sample; sample i is drawn with ``lease.seed + i``. Raises what sampling raises."""
         started = time.time()
         parts = [
             Part(
                 task=task,
-                prompt=prompt,
+                prompt=prompt.token_ids,
                 sampling=sampling,
                 seed=lease.seed + index,
                 request_id=f"{lease.group_id}/{index}",
@@ -83,7 +85,7 @@ class EpisodeWorker:
         ]
         episodes = await _together([self._play(part) for part in parts])
         played = time.time()
-        verdicts = await self._verdicts(task, episodes)
+        verdicts = await self._verdicts(task, prompt.text, episodes)
         finished = time.time()
         return tuple(
             Trajectory(
@@ -107,7 +109,7 @@ class EpisodeWorker:
         )
 
     async def _play(self, part: Part) -> _Played:
-        dialogue = Dialogue(part, engine=self._engine, tokenizer=self._tokenizer, limits=self._limits)
+        dialogue = Dialogue(part, engine=self._engine, tokens=self._tokens, limits=self._limits)
         try:
             await self._carry(dialogue)
         except PolicyFailed as error:
@@ -118,10 +120,10 @@ class EpisodeWorker:
             dialogue.close()
         return _Played(dialogue, None)
 
-    async def _verdicts(self, task: Task, episodes: Sequence[_Played]) -> list[Verdict]:
+    async def _verdicts(self, task: Task, prompt: str, episodes: Sequence[_Played]) -> list[Verdict]:
         verdicts = {i: _given(task, episode) for i, episode in enumerate(episodes)}
         open_ = [i for i, verdict in verdicts.items() if verdict is None]
-        judged = await self._judge(task, [episodes[i].completion for i in open_]) if open_ else ()
+        judged = await self._judge(task, prompt, [episodes[i].completion for i in open_]) if open_ else ()
         found = {**verdicts, **dict(zip(open_, judged, strict=True))}
         return [verdict for i in range(len(episodes)) if (verdict := found[i]) is not None]
 

@@ -6,6 +6,7 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.errors import RlserveError
 from rlserve.records import Failure, FailureKind, Task, Verdict
 from rlserve.rpc import codec
+from rlserve.rpc.codec.check import wire_text
 from rlserve.v1 import verifier_service_pb2 as pb
 from rlserve.v1 import verifier_service_pb2_grpc as pb_grpc
 
@@ -17,13 +18,13 @@ class RemoteJudge:
         self._pool = pool
         self._deadline_seconds = deadline_seconds
 
-    async def __call__(self, task: Task, completions: Sequence[str]) -> Sequence[Verdict]:
-        """One verdict a completion, in order."""
+    async def __call__(self, task: Task, prompt: str, completions: Sequence[str]) -> Sequence[Verdict]:
+        """One verdict a completion, in order. ``prompt`` is what they go on from, as the chat template wrote it."""
         request = pb.VerifyRequest(
             verifier=task.verifier,
             payload=task.payload,
             completions=[text.encode("utf-8", "surrogatepass") for text in completions],
-            prompt=task.prompt if isinstance(task.prompt, str) else "",
+            prompt=wire_text(prompt),
         )
         try:
             response = await self._pool.call(

@@ -16,6 +16,7 @@ import grpc.aio
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_path import wait_for_start_model
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.engine import RolloutEngine
 from rlserve.actors.rollout.engine_options import EngineOptions
@@ -30,7 +31,6 @@ from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
-from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import EngineDied
@@ -88,23 +88,28 @@ class RolloutProcess:
             stack.push_async_callback(self._engine.shutdown)
             stack.push_async_callback(self._subscriber.close)
             self._follower = WeightFollower(self._engine, self._subscriber)
-            tokenizer = load_tokenizer(self._model_path)
-            self._engine.read_with(tokenizer)
+            tokens = ModelTokens.load(self._model_path)
+            self._engine.read_with(tokens.tokenizer)
             judge = RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds)
             self._worker = GroupWorker(
                 engine=self._engine,
-                tokenizer=tokenizer,
-                get_task=RemoteTasks(environments, seed=config.seed, deadline_seconds=config.rollout.task_seconds),
+                tokens=tokens,
+                get_task=RemoteTasks(
+                    environments,
+                    seed=config.seed,
+                    deadline_seconds=config.rollout.task_seconds,
+                    vocab_size=self._engine.vocabulary_size,
+                ),
                 judge=judge,
                 episodes=EpisodeWorker(
                     engine=self._engine,
-                    tokenizer=tokenizer,
+                    tokens=tokens,
                     carry=RemoteEpisodes(environments, config.episodes),
                     judge=judge,
                     limits=config.episodes,
                     max_length=config.model.max_length,
                 ),
-                teach=RemoteTeachers(teachers, tokenizer, Questions.of(config)),
+                teach=RemoteTeachers(teachers, tokens, Questions.of(config)),
                 rollout=config.rollout,
                 model=config.model,
                 worker_id=self._worker_id,
@@ -126,7 +131,7 @@ class RolloutProcess:
                 session=self._session,
                 rollout=config.rollout,
                 model=config.model,
-                vocabulary_size=len(tokenizer),
+                vocabulary_size=self._engine.vocabulary_size,
             )
             add = functools.partial(pb_grpc.add_RolloutServiceServicer_to_server, service)
             async with serving(add, address=address, service_names=[SERVICE_NAME]) as server:

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import EngineDied, RlserveError
+from rlserve.errors import EngineDied, RlserveError, TaskRefused
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
@@ -158,14 +158,14 @@ class StreamSession:
             if not self._fatal.done():
                 self._fatal.set_exception(error)
             return
-        except (RlserveError, TimeoutError) as error:
+        except Exception as error:  # what one task brings costs that task, never the worker
             reason = f"{type(error).__name__}: {error}"
-            logger.warning("giving back %s: %s", lease.group_id, reason)
-            request = pb.StreamRequest(lease_return=pb.LeaseReturn(group_id=lease.group_id, reason=reason[:500]))
-        except Exception as error:
-            if not self._fatal.done():
-                self._fatal.set_exception(error)
-            return
+            unknown = not isinstance(error, RlserveError | TimeoutError)
+            logger.warning("giving back %s: %s", lease.group_id, reason, exc_info=unknown)
+            drop = error.reason if isinstance(error, TaskRefused) else ""
+            request = pb.StreamRequest(
+                lease_return=pb.LeaseReturn(group_id=lease.group_id, reason=reason[:500], drop=drop)
+            )
         finally:
             self._running.pop(lease.group_id, None)
         self._outbox.put_nowait(request)

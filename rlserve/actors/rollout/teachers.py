@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.model_tokens import ModelTokens, is_chat
 from rlserve.actors.teacher.matching import matched_tokens
-from rlserve.actors.token_text import TokenText
-from rlserve.actors.tokenizer import Tokenizer, fingerprint
+from rlserve.actors.tokenizer import fingerprint
 from rlserve.algorithms.alignment import Span, align, span_scores
 from rlserve.config.distillation import DistillConfig
 from rlserve.config.run import RunConfig
@@ -81,13 +81,13 @@ class Questions:
 class RemoteTeachers:
     """Scores of a group's trajectories, from whichever server of a teacher is alive."""
 
-    def __init__(self, pool: EndpointPool, tokenizer: Tokenizer, questions: Questions) -> None:
+    def __init__(self, pool: EndpointPool, tokens: ModelTokens, questions: Questions) -> None:
         self._pool = pool
-        self._tokenizer = tokenizer
-        self._fingerprint = fingerprint(tokenizer)
+        self._tokens = tokens
+        self._fingerprint = fingerprint(tokens.tokenizer)
         self._questions = questions
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
-        self._text = TokenText(tokenizer)
+        self._text = tokens.as_text()
         self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
         self.failures = 0
         """Trajectories left without scores."""
@@ -110,7 +110,8 @@ class RemoteTeachers:
             if question.k and not same:
                 await self._match(question.teacher)
             make = functools.partial(self._by_ids if same else self._by_text, question, task)
-            requests = {str(i): make(str(i), t) for i, t in enumerate(trajectories) if t.num_sampled}
+            able = {str(i): t for i, t in enumerate(trajectories) if t.num_sampled and _is_known(t, teacher, same)}
+            requests = {i: make(i, t) for i, t in able.items()}
             answers = await self._score(question.teacher, list(requests.values()))
             lay = self._laid if same else self._aligned
             found = {int(i): lay(answers[i], trajectories[int(i)]) for i in requests}
@@ -182,18 +183,19 @@ class RemoteTeachers:
             k=question.k,
             temperature=question.temperature_of(trajectory),
             completion_text=self._text.text(ids),
-            completion_ended=ids[-1] == self._tokenizer.eos_token_id,
+            completion_ended=ids[-1] in self._tokens.ends_of(task),
             **self._prompt(task, trajectory),
         )
 
     def _prompt(self, task: Task, trajectory: Trajectory) -> dict[str, Any]:
         if isinstance(task.prompt, str):
             return {"prompt_text": task.prompt}
-        if task.prompt and isinstance(task.prompt[0], Message):
+        if is_chat(task.prompt):
             messages = [codec.message_to_proto(m) for m in task.prompt if isinstance(m, Message)]
-            return {"conversation": task_pb2.Conversation(messages=messages)}
+            tools = [codec.tool_to_proto(tool) for tool in task.tools]
+            return {"conversation": task_pb2.Conversation(messages=messages), "tools": tools}
         given = trajectory.token_ids[: int(np.argmax(trajectory.sampled_mask))].tolist()
-        return {"prompt_text": self._tokenizer.decode(given, skip_special_tokens=True)}
+        return {"prompt_text": self._text.text(given)}
 
     def _laid(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The scores of the sampled tokens alone: environment turns between them were scored along."""
@@ -218,6 +220,11 @@ class RemoteTeachers:
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))
         return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
+
+
+def _is_known(trajectory: Trajectory, teacher: pb.DescribeTeacherResponse, same: bool) -> bool:
+    """Whether the teacher's embedding has all of its ids: that of the same tokenizer may be padded otherwise."""
+    return not same or int(trajectory.token_ids.max()) < teacher.vocabulary_size
 
 
 def tops_of_spans(

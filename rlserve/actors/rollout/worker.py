@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rlserve.actors.rollout.engine import RolloutEngine, Sample, SamplingChoice
-from rlserve.actors.rollout.episode import EpisodeWorker
-from rlserve.actors.tokenizer import Tokenizer, encode_prompt, fingerprint
+from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.prompts import Prompt, encode_prompt
+from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
+from rlserve.actors.rollout.episode import EpisodeWorker, Judge
+from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.actors import ModelConfig, RolloutConfig
-from rlserve.errors import InvalidRequest
+from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import (
     FinishReason,
     GivenCompletion,
@@ -25,13 +27,11 @@ from rlserve.records import (
     SegmentKind,
     Task,
     Trajectory,
-    Verdict,
 )
 
 logger = logging.getLogger(__name__)
 
 GetTask = Callable[[Lease], Awaitable[Task]]
-Judge = Callable[[Task, Sequence[str]], Awaitable[Sequence[Verdict]]]
 Teach = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
 
 
@@ -41,7 +41,6 @@ class WorkerCounters:
 
     finished_groups: int = 0
     sampled_tokens: int = 0
-    truncated_prompts: int = 0
     mixed_version_sequences: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -58,7 +57,7 @@ class GroupWorker:
         self,
         *,
         engine: RolloutEngine,
-        tokenizer: Tokenizer,
+        tokens: ModelTokens,
         get_task: GetTask,
         judge: Judge,
         rollout: RolloutConfig,
@@ -72,34 +71,33 @@ class GroupWorker:
         self._teach = teach
         self._episodes = episodes
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._get_task = get_task
         self._judge = judge
         self._rollout = rollout
         self._model = model
         self._worker_id = worker_id
         self._run_id = run_id
-        self.tokenizer_fingerprint = fingerprint(tokenizer)
+        self.tokenizer_fingerprint = fingerprint(tokens.tokenizer)
         self.counters = WorkerCounters()
         self._warned: set[str] = set()
 
     async def work(self, lease: Lease) -> RolloutGroup:
         """Sample and judge one task.
 
-        Raises Unavailable or DeadlineExceeded when the task cannot be had, EngineDied when generation is
-        over for this process. A verifier that cannot judge yields "no verdict", not an error.
+        Raises TaskRefused when nobody can ever sample the task, Unavailable or DeadlineExceeded when it cannot be
+        had, EngineDied when generation is over for this process. A verifier that cannot judge yields "no verdict",
+        not an error.
         """
         task = await self._get_task(lease)
         task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
-        sampling = self._sampling(lease, task)
-        prompt, cut = encode_prompt(self._tokenizer, task, max_tokens=self._model.max_length - sampling.max_new_tokens)
-        self.counters.truncated_prompts += cut
         if task.given and lease.purpose is Purpose.TRAIN:
-            trajectories = await self._given(lease, task, prompt)
-        elif task.multi_turn:
-            trajectories = await self._played(lease, task, prompt, sampling)
+            trajectories = await self._given(lease, task, self._prompt(task, max_new_tokens=1))
         else:
-            trajectories = await self._completed(lease, task, prompt, sampling)
+            sampling = self._sampling(lease, task)
+            prompt = self._prompt(task, max_new_tokens=sampling.max_new_tokens)
+            sample = self._played if task.multi_turn else self._completed
+            trajectories = await sample(lease, task, prompt, sampling)
         if self._teach is not None:
             trajectories = await self._teach(lease, task, trajectories)
         self._count(trajectories)
@@ -113,30 +111,33 @@ class GroupWorker:
             purpose=lease.purpose,
         )
 
+    def _prompt(self, task: Task, *, max_new_tokens: int) -> Prompt:
+        return encode_prompt(self._tokens.tokenizer, task, max_tokens=self._model.max_length - max_new_tokens)
+
     async def _played(
-        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+        self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
     ) -> tuple[Trajectory, ...]:
         if self._episodes is None:
             raise InvalidRequest(f"task.multi_turn: of {task.task_id!r} is set, but this worker plays no episodes")
         return await self._episodes.trajectories(lease, task, prompt, sampling)
 
     async def _completed(
-        self, lease: Lease, task: Task, prompt: Sequence[int], sampling: SamplingChoice
+        self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
     ) -> tuple[Trajectory, ...]:
         started = time.time()
         samples = await self._engine.generate(
-            prompt, n=lease.num_samples, sampling=sampling, seed=lease.seed, request_id=lease.group_id
+            prompt.token_ids, n=lease.num_samples, sampling=sampling, seed=lease.seed, request_id=lease.group_id
         )
         sampled = time.time()
-        texts = [self._text(sample) for sample in samples]
-        verdicts = await self._judge(task, texts)
+        texts = [self._tokens.text(sample.token_ids.tolist()) for sample in samples]
+        verdicts = await self._judge(task, prompt.text, texts)
         finished = time.time()
         return tuple(
             Trajectory(
                 sample_index=index,
-                token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
+                token_ids=np.concatenate([np.asarray(prompt.token_ids, dtype=np.int64), sample.token_ids]),
                 segments=(
-                    Segment(kind=SegmentKind.GIVEN, length=len(prompt)),
+                    Segment(kind=SegmentKind.GIVEN, length=len(prompt.token_ids)),
                     Segment(kind=SegmentKind.SAMPLED, length=len(sample.token_ids)),
                 ),
                 behavior_logprobs=sample.logprobs,
@@ -155,19 +156,19 @@ class GroupWorker:
             for index, (sample, text, verdict) in enumerate(zip(samples, texts, verdicts, strict=True))
         )
 
-    async def _given(self, lease: Lease, task: Task, prompt: Sequence[int]) -> tuple[Trajectory, ...]:
-        """The completions that came with the task, as far as they fit into the context; nothing is sampled."""
+    async def _given(self, lease: Lease, task: Task, prompt: Prompt) -> tuple[Trajectory, ...]:
+        """The completions that came with the task; nothing is sampled."""
         started = time.time()
-        room = self._model.max_length - len(prompt)
-        completions = [given_tokens(self._tokenizer, given.text)[:room] for given in task.given]
-        texts = [given.text for given in task.given]
-        verdicts = await self._judge(task, texts) if task.verifier else [None] * len(texts)
+        completions = [self._tokens.given(task, given.text) for given in task.given]
+        self._check_room(task, prompt, completions)
+        texts = [self._tokens.text(ids) for ids in completions]
+        verdicts = await self._judge(task, prompt.text, texts) if task.verifier else [None] * len(texts)
         return tuple(
             Trajectory(
                 sample_index=index,
-                token_ids=np.array([*prompt, *ids], dtype=np.int64),
+                token_ids=np.array([*prompt.token_ids, *ids], dtype=np.int64),
                 segments=(
-                    Segment(kind=SegmentKind.GIVEN, length=len(prompt)),
+                    Segment(kind=SegmentKind.GIVEN, length=len(prompt.token_ids)),
                     Segment(kind=SegmentKind.SAMPLED, length=len(ids)),
                 ),
                 behavior_logprobs=np.zeros(len(ids), dtype=np.float32),
@@ -184,6 +185,16 @@ class GroupWorker:
             for index, (given, ids, verdict) in enumerate(zip(task.given, completions, verdicts, strict=True))
         )
 
+    def _check_room(self, task: Task, prompt: Prompt, completions: Sequence[Sequence[int]]) -> None:
+        longest, length = max(map(len, completions)), len(prompt.token_ids)
+        if length + longest > self._model.max_length:
+            raise TaskRefused(
+                f"task.given: a completion of {task.task_id!r} has {longest} tokens and its prompt {length}, but "
+                f"model.max_length is {self._model.max_length}; raise it, or shorten the text",
+                field="task.given",
+                reason="completion_too_long",
+            )
+
     def _sampling(self, lease: Lease, task: Task) -> SamplingChoice:
         asked = task.sampling
         training = lease.purpose is Purpose.TRAIN
@@ -199,17 +210,10 @@ class GroupWorker:
         return SamplingChoice(
             temperature=_first(lease.temperature, asked.temperature, self._rollout.temperature),
             top_p=_first(None if training else asked.top_p, self._rollout.top_p),
-            max_new_tokens=min(
-                int(_first(lease.max_new_tokens, asked.max_new_tokens, self._rollout.max_new_tokens)),
-                self._model.max_length - 1,
-            ),
-            stop_token_ids=_stop_ids(self._tokenizer, asked.stop_token_ids),
+            max_new_tokens=int(_first(lease.max_new_tokens, asked.max_new_tokens, self._rollout.max_new_tokens)),
+            stop_token_ids=tuple(dict.fromkeys((*self._tokens.ends_of(task), *asked.stop_token_ids))),
             stop=asked.stop,
         )
-
-    def _text(self, sample: Sample) -> str:
-        ids = sample.token_ids.tolist()
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def _count(self, trajectories: Sequence[Trajectory]) -> None:
         self.counters.finished_groups += 1
@@ -220,12 +224,6 @@ class GroupWorker:
 _ROLES = {True: PreferenceRole.CHOSEN, False: PreferenceRole.REJECTED, None: PreferenceRole.NONE}
 
 
-def given_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A given completion as the policy would have sampled it: its tokens, and the end."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [*tokenizer.encode(text, add_special_tokens=False), *end]
-
-
 def _supervised(given: GivenCompletion) -> tuple[ObjectiveWeights, ...]:
     if not given.supervised_weight:
         return ()
@@ -234,8 +232,3 @@ def _supervised(given: GivenCompletion) -> tuple[ObjectiveWeights, ...]:
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
-
-
-def _stop_ids(tokenizer: Tokenizer, asked: Sequence[int]) -> tuple[int, ...]:
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    return tuple(dict.fromkeys((*end, *asked)))

@@ -19,12 +19,14 @@ from rlserve.cpu_kernels import set_up_process, short_attention
 class ForwardEngine:
     """One model in one thread."""
 
-    def __init__(self, model_path: str, *, dtype: str, torch_threads: int = 0) -> None:
+    def __init__(self, model_path: str, *, dtype: str, torch_threads: int = 0, num_tokens: int | None = None) -> None:
+        """``num_tokens`` of the model's columns are the tokenizer's; the others, padding, are in no top."""
         from transformers import AutoModelForCausalLM
 
         if torch_threads:
             torch.set_num_threads(torch_threads)
         set_up_process()
+        self._num_tokens = num_tokens
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=False
@@ -55,15 +57,16 @@ class ForwardEngine:
         padded = np.stack([np.pad(query.token_ids, (0, width - len(query.token_ids))) for query in queries])
         with short_attention(width, self._device):
             logits = self._model(input_ids=torch.from_numpy(padded).to(self._device), use_cache=False).logits
-        return [scores_of(logits[row], query) for row, query in enumerate(queries)]
+        return [scores_of(logits[row], query, self._num_tokens) for row, query in enumerate(queries)]
 
 
-def scores_of(logits: Tensor, query: Query) -> Scores:
-    """The scores of one sequence from its logits ``[T, V]``; softmax in float32."""
+def scores_of(logits: Tensor, query: Query, num_tokens: int | None = None) -> Scores:
+    """The scores of one sequence from its logits ``[T, V]``; softmax in float32, the top among ``num_tokens``."""
     predicting = logits[query.first - 1 : query.first + query.count - 1].float() / query.temperature
     log_softmax = predicting.log_softmax(-1)
     scored = torch.from_numpy(query.token_ids[query.first : query.first + query.count]).to(logits.device)
-    top = log_softmax.topk(min(query.k, log_softmax.shape[-1]), dim=-1)
+    known = log_softmax[:, :num_tokens]
+    top = known.topk(min(query.k, known.shape[-1]), dim=-1)
     # Summing what is left is exact where 1 - sum(top) would be rounding alone.
     rest = log_softmax.scatter(-1, top.indices, -torch.inf).logsumexp(-1) if query.k else log_softmax.new_zeros(0)
     return Scores(

@@ -4,18 +4,18 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from rlserve.actors.model_path import model_at
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.scoring import ScoringEngine
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
-from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.teacher import TeacherConfig
 from rlserve.errors import ConfigError
 from rlserve.records import ActorKind
@@ -64,12 +64,13 @@ async def teacher_server(
     """A teacher server that answers until the block ends; its batcher is added to ``running``."""
     path = model_at(model)
     async with AsyncExitStack() as stack:
-        engine = await _start_engine(config, path)
+        with _blaming(config, path):
+            tokens = await asyncio.to_thread(ModelTokens.load, path)
+        engine = await _start_engine(config, path, num_tokens=tokens.size)
         stack.push_async_callback(engine.close)
-        tokenizer = await asyncio.to_thread(load_tokenizer, path)
         identity = describe(
             config.name,
-            tokenizer,
+            tokens.tokenizer,
             weights_digest=await asyncio.to_thread(weights_digest, path),
             vocabulary_size=engine.vocabulary_size,
             max_k=min(config.max_k, engine.vocabulary_size),
@@ -85,9 +86,7 @@ async def teacher_server(
         )
         if running is not None:
             running.append(batcher)
-        add = functools.partial(
-            pb_grpc.add_TeacherServiceServicer_to_server, TeacherService(batcher, tokenizer, identity)
-        )
+        add = functools.partial(pb_grpc.add_TeacherServiceServicer_to_server, TeacherService(batcher, tokens, identity))
         options = ServerOptions(max_message_bytes=MAX_MESSAGE_BYTES)
         yield await stack.enter_async_context(
             serving(add, address=config.address, service_names=[SERVICE_NAME], options=options)
@@ -107,17 +106,30 @@ def weights_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-async def _start_engine(config: TeacherConfig, path: str) -> ScoringEngine:
+@contextmanager
+def _blaming(config: TeacherConfig, path: str) -> Iterator[None]:
+    """A checkpoint that a library cannot read is a fault of the configuration."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error
+
+
+async def _start_engine(config: TeacherConfig, path: str, *, num_tokens: int) -> ScoringEngine:
     if config.engine == "transformers":
         from rlserve.actors.teacher.forward import ForwardEngine
 
-        try:
+        with _blaming(config, path):
             return await asyncio.to_thread(
-                functools.partial(ForwardEngine, path, dtype=config.dtype, torch_threads=config.torch_threads)
+                functools.partial(
+                    ForwardEngine,
+                    path,
+                    dtype=config.dtype,
+                    torch_threads=config.torch_threads,
+                    num_tokens=num_tokens,
+                )
             )
-        except (OSError, ValueError) as error:
-            problem = str(error).partition("\n")[0]
-            raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error
     from rlserve.actors.teacher.vllm_engine import VllmEngine
 
     options = EngineOptions(
@@ -126,4 +138,4 @@ async def _start_engine(config: TeacherConfig, path: str) -> ScoringEngine:
         max_length=config.max_length + 1,  # vLLM samples one token after the last
         kv_cache_bytes=config.kv_cache_bytes,
     )
-    return await VllmEngine.start(options, max_k=config.max_k)
+    return await VllmEngine.start(options, max_k=config.max_k, num_tokens=num_tokens)

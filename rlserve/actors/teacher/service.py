@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc.aio
 
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.actors.teacher.texts import Spelled, Speller, TextQuery
@@ -40,10 +41,10 @@ class TeacherIdentity:
 class TeacherService(pb_grpc.TeacherServiceServicer):
     """The gRPC face of one teacher."""
 
-    def __init__(self, batcher: Batcher, tokenizer: Tokenizer, identity: TeacherIdentity) -> None:
+    def __init__(self, batcher: Batcher, tokens: ModelTokens, identity: TeacherIdentity) -> None:
         self._batcher = batcher
         self._identity = identity
-        self._speller = Speller(tokenizer)
+        self._speller = Speller(tokens)
 
     async def Describe(self, request: pb.DescribeTeacherRequest, context: Context) -> pb.DescribeTeacherResponse:
         identity = self._identity
@@ -57,7 +58,9 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         )
 
     async def Vocabulary(self, request: pb.VocabularyRequest, context: Context) -> pb.VocabularyResponse:
-        return pb.VocabularyResponse(token_bytes=self._speller.text.spelling.pieces, end_id=self._speller.text.end_id)
+        pieces = list(self._speller.text.spelling.pieces)
+        pieces += [b""] * (self._identity.vocabulary_size - len(pieces))  # a padded embedding
+        return pb.VocabularyResponse(token_bytes=pieces, end_id=self._speller.text.end_id)
 
     async def Score(
         self, request_iterator: AsyncIterator[pb.ScoreRequest], context: Context
@@ -156,6 +159,7 @@ def _text_query(request: pb.ScoreRequest) -> TextQuery:
     return TextQuery(
         prompt=messages or request.prompt_text,
         completion=request.completion_text,
+        tools=tuple(codec.tool_from_proto(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)),
         ended=request.completion_ended,
         k=request.k,
         temperature=request.temperature,

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.teacher.scoring import Query
-from rlserve.actors.token_text import TokenText
-from rlserve.actors.tokenizer import Tokenizer, encode_prompt
 from rlserve.errors import InvalidRequest
-from rlserve.records import Message, Task
+from rlserve.records import Message, Task, Tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class TextQuery:
     completion: str
     ended: bool
     """Whether the completion's last token was the end of sequence; the teacher's own end is then scored too."""
+    tools: tuple[Tool, ...] = ()
     k: int = 0
     temperature: float = 1.0
 
@@ -33,11 +34,11 @@ class Spelled:
 
 
 class Speller:
-    """Text to tokens for one tokenizer."""
+    """Text to tokens for one teacher."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self.text = TokenText(tokenizer)
+    def __init__(self, tokens: ModelTokens) -> None:
+        self._tokens = tokens
+        self.text = tokens.as_text()
 
     def spell(self, text: TextQuery) -> Spelled:
         """Raises InvalidRequest for a text without tokens, or one that the tokenizer cannot write."""
@@ -47,13 +48,15 @@ class Speller:
             index=0,
             task_id="the request",
             prompt=text.prompt,
+            tools=text.tools,
             verifier="",
             payload=b"",
         )
-        prompt, _ = encode_prompt(self._tokenizer, task, max_tokens=2**31)
+        prompt = encode_prompt(self._tokens.tokenizer, task, max_tokens=2**31).token_ids
         completion, ends = self.text.write(text.completion)
-        if text.ended and self._tokenizer.eos_token_id is not None:
-            completion.append(self._tokenizer.eos_token_id)
+        end = next(iter(self._tokens.ends_of(task)), None)
+        if text.ended and end is not None:
+            completion.append(end)
             ends.append(ends[-1] if ends else 0)
         if not completion:
             raise InvalidRequest("completion_text: is empty, and no end is to be scored; give text")

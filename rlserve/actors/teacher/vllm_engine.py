@@ -20,15 +20,19 @@ from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
 class VllmEngine:
     """One vLLM engine that generates nothing."""
 
-    def __init__(self, llm: Any, max_k: int) -> None:
+    def __init__(self, llm: Any, max_k: int, num_tokens: int | None) -> None:
         """For ``start`` alone."""
         self._llm = llm
         self._max_k = max_k
+        self._num_tokens = num_tokens
         self._numbers = itertools.count()
 
     @classmethod
-    async def start(cls, options: EngineOptions, *, max_k: int) -> "VllmEngine":
-        """Start vLLM on the checkpoint. Raises DeadlineExceeded, and what vLLM raises."""
+    async def start(cls, options: EngineOptions, *, max_k: int, num_tokens: int | None = None) -> "VllmEngine":
+        """Start vLLM on the checkpoint; ``num_tokens`` of its columns are the tokenizer's.
+
+        Raises DeadlineExceeded, and what vLLM raises.
+        """
         try:
             async with asyncio.timeout(options.start_seconds):
                 llm = (
@@ -38,7 +42,7 @@ class VllmEngine:
                 ).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
-        return cls(llm, max_k)
+        return cls(llm, max_k, num_tokens)
 
     @property
     def vocabulary_size(self) -> int:
@@ -76,13 +80,19 @@ class VllmEngine:
         if last is None or last.prompt_logprobs is None:
             raise EngineDied("teacher: vLLM answered without prompt log-probabilities")
         rows = last.prompt_logprobs[query.first : query.first + query.count]
-        return scores_of(rows, query.token_ids[query.first : query.first + query.count].tolist(), query.k)
+        scored = query.token_ids[query.first : query.first + query.count].tolist()
+        return scores_of(rows, scored, query.k, self._num_tokens)
 
 
-def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int) -> Scores:
-    """vLLM's entries a position (the token's own, and the top k by rank) as scores."""
+def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int, num_tokens: int | None = None) -> Scores:
+    """vLLM's entries a position (the token's own, and the top k by rank) as scores.
+
+    What is in the top but none of ``num_tokens`` is padding; where there is some, all tops are shorter by as much.
+    """
     own = np.array([row[token].logprob for row, token in zip(rows, token_ids, strict=True)], dtype=np.float32)
-    top = [sorted(((e.rank, token, e.logprob) for token, e in row.items() if e.rank <= k))[:k] for row in rows]
+    known = [{t: e for t, e in row.items() if e.rank <= k and (num_tokens is None or t < num_tokens)} for row in rows]
+    top = [sorted((e.rank, token, e.logprob) for token, e in row.items())[:k] for row in known]
+    top = [row[: min(map(len, top))] for row in top]
     ids = np.array([[token for _, token, _ in row] for row in top], dtype=np.int64).reshape(len(own), -1)
     logprobs = np.array([[value for *_, value in row] for row in top], dtype=np.float32).reshape(len(own), -1)
     with np.errstate(divide="ignore"):

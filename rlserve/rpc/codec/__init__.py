@@ -32,6 +32,8 @@ from rlserve.rpc.codec.task import (
     sampling_to_proto,
     task_from_proto,
     task_to_proto,
+    tool_from_proto,
+    tool_to_proto,
 )
 from rlserve.rpc.codec.trajectory import FINISH_REASON, trajectory_from_proto, trajectory_to_proto
 from rlserve.rpc.codec.turn import turn_from_proto, turn_to_proto
@@ -71,6 +73,8 @@ __all__ = [
     "status_to_proto",
     "task_from_proto",
     "task_to_proto",
+    "tool_from_proto",
+    "tool_to_proto",
     "trajectory_from_proto",
     "trajectory_to_proto",
     "turn_from_proto",

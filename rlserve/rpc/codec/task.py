@@ -29,7 +29,7 @@ def task_to_proto(task: Task) -> pb.Task:
         seed=task.seed,
         sampling=sampling_to_proto(task.sampling),
         multi_turn=task.multi_turn,
-        tools=[_tool_to_proto(tool) for tool in task.tools],
+        tools=[tool_to_proto(tool) for tool in task.tools],
         labels=task.labels,
         given=[_given_to_proto(given) for given in task.given],
     )
@@ -58,7 +58,7 @@ def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = 
         seed=message.seed,
         sampling=sampling_from_proto(message.sampling, join(at, "sampling"), vocab_size=vocab_size),
         multi_turn=message.multi_turn,
-        tools=tuple(_tool(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)),
+        tools=tuple(tool_from_proto(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)),
         labels=dict(message.labels),
         given=tuple(_given(given, join(at, f"given[{i}]")) for i, given in enumerate(message.given)),
     )
@@ -201,11 +201,13 @@ def _given(message: pb.GivenCompletion, at: str) -> GivenCompletion:
     )
 
 
-def _tool_to_proto(tool: Tool) -> pb.Tool:
+def tool_to_proto(tool: Tool) -> pb.Tool:
+    """A tool as its message."""
     return pb.Tool(name=tool.name, description=tool.description, parameters_json=tool.parameters_json)
 
 
-def _tool(message: pb.Tool, at: str) -> Tool:
+def tool_from_proto(message: pb.Tool, at: str = "") -> Tool:
+    """A tool. Raises InvalidRequest."""
     return Tool(
         name=text(message.name, at, "name"),
         description=message.description,

@@ -12,6 +12,7 @@ from teachers import pairs_tokenizer, save_teacher
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.learner.teachers import check_teachers, problems
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.teacher.main import teacher_server
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
@@ -99,7 +100,9 @@ async def test_a_teacher_that_does_not_come_is_named() -> None:
     config = run(TEACHER, "algorithm.type=distill", "launch.start_seconds=0.5")
     async with hub_server("127.0.0.1:0", 1.0) as hub, HubClient(hub.address) as client:
         with pytest.raises(DeadlineExceeded, match="teacher: none that serves 't' joined"):
-            await asyncio.wait_for(check_teachers(config, client, tokenizer=tokenizer()), 10)
+            await asyncio.wait_for(
+                check_teachers(config, client, tokens=ModelTokens.of(tokenizer()), vocab_size=len(tokenizer())), 10
+            )
 
 
 async def test_the_policys_own_tokens_are_known_where_a_top_k_is_matched(tmp_path: Path) -> None:
@@ -121,9 +124,11 @@ async def test_the_policys_own_tokens_are_known_where_a_top_k_is_matched(tmp_pat
             serves=("t",),
         )
         async with client.registered(actor):
-            unmatched = await check_teachers(config, client, tokenizer=tokenizer())
+            unmatched = await check_teachers(
+                config, client, tokens=ModelTokens.of(tokenizer()), vocab_size=len(tokenizer())
+            )
     assert unmatched is not None
-    own = tokenizer()
     # Byte pairs hold every single character, and the end; the other special tokens have no counterpart.
+    own = tokenizer()
     ends = own.eos_token_id
     assert np.flatnonzero(unmatched).tolist() == sorted(set(own.all_special_ids) - {ends})

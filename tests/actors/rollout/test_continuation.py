@@ -9,8 +9,8 @@ import pytest
 from characters import tokenizer as characters
 from odd_episodes import OddEnvironment
 
+from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.rollout.continuation import Exchange, continuation
-from rlserve.actors.tokenizer import encode_prompt
 from rlserve.config.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest
 from rlserve.pretrain.tokenizer import train_tokenizer
@@ -47,7 +47,7 @@ def user(content: str) -> Message:
 
 def conversation(tokenizer: Any, task: Task, exchanges: list[Exchange], *, cut: bool) -> str:
     """The text of all tokens: the policy writes its turns, and ends them itself unless it is cut."""
-    ids = list(encode_prompt(tokenizer, task, max_tokens=500)[0])
+    ids = list(encode_prompt(tokenizer, task, max_tokens=500).token_ids)
     for number, said in enumerate(exchanges):
         sampled = tokenizer.encode(said.text + ("" if cut else "<|im_end|>"), add_special_tokens=False)
         ids += sampled

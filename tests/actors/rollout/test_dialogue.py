@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from odd_episodes import OddEnvironment
 from scripted_engine import Call, ScriptedEngine
 
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.dialogue import Dialogue, Part, turn_seed
 from rlserve.config.episodes import EpisodesConfig
 from rlserve.records import FinishReason, Message, SegmentKind, Turn
@@ -59,7 +60,7 @@ async def played(play: Play) -> tuple[Dialogue, ScriptedEngine]:
         max_length=play.max_length,
     )
     limits = EpisodesConfig(max_turns=play.max_turns, max_turn_tokens=play.max_turn_tokens)
-    dialogue = Dialogue(part, engine=engine, tokenizer=characters.tokenizer(), limits=limits)
+    dialogue = Dialogue(part, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=limits)
     answers = iter(play.environment)
     while (spoken := await dialogue.speak()) is not None:
         text = next(answers, None)
@@ -117,7 +118,7 @@ def test_an_episode_ends_within_its_limits_and_with_a_turn_of_the_policy(play: P
 async def test_a_turn_is_sampled_once_however_often_it_is_asked_for() -> None:
     engine = ScriptedEngine(script=lambda call, number: characters.ids("5<eos>"), seconds=0.05)
     part = Part(task=TASK, prompt=[1, 5], sampling=characters.sampling(9), seed=1, request_id="group/0", max_length=64)
-    dialogue = Dialogue(part, engine=engine, tokenizer=characters.tokenizer(), limits=EpisodesConfig())
+    dialogue = Dialogue(part, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=EpisodesConfig())
     broken = asyncio.create_task(dialogue.speak())
     await asyncio.sleep(0.01)
     broken.cancel()

@@ -14,6 +14,8 @@ from episode_site import EpisodeSite, episode_site
 from odd_episodes import OddEnvironment, OddEpisode
 from scripted_engine import Call, ScriptedEngine
 
+from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.rollout.episode import EpisodeWorker
 from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
 from rlserve.algorithms import registry
@@ -65,7 +67,7 @@ class Player:
         config = EpisodesConfig(**limits)
         self._worker = EpisodeWorker(
             engine=engine,
-            tokenizer=characters.tokenizer(),
+            tokens=ModelTokens.of(characters.tokenizer()),
             carry=RemoteEpisodes(site.pool, config),
             judge=self._judge,
             limits=config,
@@ -73,11 +75,11 @@ class Player:
         )
 
     async def group(self, task: Task, samples: int = 1, tokens: int = 64) -> tuple[Trajectory, ...]:
-        prompt = characters.tokenizer().encode(task.prompt)
+        prompt = encode_prompt(characters.tokenizer(), task, max_tokens=500)
         async with asyncio.timeout(20):
             return await self._worker.trajectories(lease(task, samples), task, prompt, characters.sampling(tokens))
 
-    async def _judge(self, task: Task, completions: Sequence[str]) -> list[Verdict]:
+    async def _judge(self, task: Task, prompt: str, completions: Sequence[str]) -> list[Verdict]:
         self.judged += completions
         return [ExactVerifier().verify(text, task.payload, str(task.prompt)) for text in completions]
 

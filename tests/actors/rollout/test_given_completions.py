@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlserve.actors.learner.border import check_against_lease
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
@@ -18,7 +19,7 @@ from rlserve.config.actors import ModelConfig, RolloutConfig
 from rlserve.config.algorithms import DpoConfig, GrpoConfig, MixedConfig
 from rlserve.environments.examples import ExamplesEnvironment
 from rlserve.environments.pairs import PairsEnvironment
-from rlserve.errors import InvalidRequest
+from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import FinishReason, Lease, PreferenceRole, RolloutGroup, Task
 from rlserve.rpc import codec
 
@@ -40,12 +41,12 @@ async def group_of(task: Task, *, max_length: int = 40) -> RolloutGroup:
     async def get_task(lease: Lease) -> Task:
         return codec.task_from_proto(codec.task_to_proto(task))
 
-    async def judge(task: Task, texts: Any) -> Any:
+    async def judge(task: Task, prompt: str, texts: Any) -> Any:
         raise AssertionError("there is no verifier")
 
     worker = GroupWorker(
         engine=IdleEngine(),  # type: ignore[arg-type]
-        tokenizer=characters.tokenizer(),
+        tokens=ModelTokens.of(characters.tokenizer()),
         get_task=get_task,
         judge=judge,
         rollout=RolloutConfig(max_new_tokens=8),
@@ -99,10 +100,13 @@ async def test_examples_train_the_supervised_part_of_a_mixture_and_no_policy_gra
     assert why_drop(await group_of(ExamplesEnvironment(path=path, weight=0).task("train", 0, 0)), mixed) is not None
 
 
-async def test_a_completion_is_cut_where_the_context_ends(tmp_path: Path) -> None:
-    path = write(tmp_path / "examples.jsonl", {"prompt": "3+4=", "completion": "1" * 50})
-    group = await group_of(ExamplesEnvironment(path=path).task("train", 0, 0), max_length=20)
-    assert len(group.trajectories[0].token_ids) == 20
+async def test_a_completion_that_does_not_fit_is_refused_and_never_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "examples.jsonl", {"prompt": "3+4=", "completion": "1" * 14})
+    task = ExamplesEnvironment(path=path).task("train", 0, 0)
+    assert len((await group_of(task, max_length=20)).trajectories[0].token_ids) == 20
+    with pytest.raises(TaskRefused, match=r"has 15 tokens and its prompt 5, but model.max_length is 19") as caught:
+        await group_of(task, max_length=19)
+    assert caught.value.reason == "completion_too_long"
 
 
 @pytest.mark.parametrize(

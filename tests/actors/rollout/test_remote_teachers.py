@@ -17,6 +17,7 @@ from teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.algorithms.alignment import align, end_offsets
 from rlserve.config.distillation import DistillConfig
@@ -99,7 +100,7 @@ async def asking(models: dict[str, str], asked: Questions, *serving: str) -> Asy
             servers.append(process)
         for named in serving:
             await client.wait_for(ActorKind.TEACHER, serves=named.split("/")[0], deadline_seconds=60)
-        yield RemoteTeachers(pool, tokenizer(), asked), servers
+        yield RemoteTeachers(pool, ModelTokens.of(tokenizer()), asked), servers
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import characters
 import pytest
 from scripted_engine import ScriptedEngine
 
+from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.engine_options import SamplingChoice
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.actors import ModelConfig, RolloutConfig
@@ -23,13 +24,13 @@ async def sampled(*, own: Sampling, lease: Lease) -> tuple[SamplingChoice, Rollo
     async def get_task(_: Lease) -> Task:
         return task
 
-    async def judge(_: Task, texts: object) -> list[Verdict | None]:
+    async def judge(_: Task, prompt: str, texts: object) -> list[Verdict | None]:
         return [None]
 
     engine = ScriptedEngine(lambda call, number: [*characters.ids("#2"), END])
     worker = GroupWorker(
         engine=engine,  # type: ignore[arg-type]
-        tokenizer=characters.tokenizer(),
+        tokens=ModelTokens.of(characters.tokenizer()),
         get_task=get_task,
         judge=judge,  # type: ignore[arg-type]
         rollout=RolloutConfig(max_new_tokens=30, temperature=0.9),

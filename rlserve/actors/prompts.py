@@ -1,0 +1,67 @@
+"""A task's prompt as tokens and as text: never cut, and whatever cannot be written is the task's fault."""
+
+from dataclasses import dataclass
+
+from rlserve.actors.chat import chat_messages, has_template, plain_chat, render
+from rlserve.actors.tokenizer import Tokenizer, decode_text, encode_text
+from rlserve.errors import RlserveError, TaskRefused
+from rlserve.records import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What comes before a completion."""
+
+    token_ids: list[int]
+    text: str
+    """As the chat template wrote it: what verifiers read."""
+
+
+def encode_prompt(tokenizer: Tokenizer, task: Task, *, max_tokens: int) -> Prompt:
+    """A task's prompt.
+
+    Chat messages need a tokenizer with a chat template; without one they are a plain transcript. Raises
+    TaskRefused for a prompt of more than ``max_tokens``, for an empty one, and for one that the chat template or
+    the tokenizer refuses.
+    """
+    try:
+        prompt = _prompt(tokenizer, task)
+    except RlserveError:
+        raise
+    except Exception as error:  # a tokenizer raises what it likes
+        raise TaskRefused(
+            f"task.prompt: of {task.task_id!r} cannot be tokenised: {type(error).__name__}: {error}",
+            field="task.prompt",
+            reason="template_failed",
+        ) from error
+    ids = prompt.token_ids
+    if not ids:
+        raise TaskRefused(
+            f"task.prompt: of {task.task_id!r} is empty; give at least one token",
+            field="task.prompt",
+            reason="task_invalid",
+        )
+    if len(ids) > max_tokens:
+        raise TaskRefused(
+            f"task.prompt: of {task.task_id!r} has {len(ids)} tokens, but there is room for {max(max_tokens, 0)} "
+            "(model.max_length less max_new_tokens); raise model.max_length, lower max_new_tokens, or shorten the "
+            "prompt",
+            field="task.prompt",
+            reason="prompt_too_long",
+        )
+    return prompt
+
+
+def _prompt(tokenizer: Tokenizer, task: Task) -> Prompt:
+    prompt = task.prompt
+    if isinstance(prompt, str):
+        return Prompt(encode_text(tokenizer, prompt), prompt)
+    messages = chat_messages(task)
+    if not messages:
+        ids = [int(str(token)) for token in prompt]
+        return Prompt(ids, decode_text(tokenizer, ids))
+    if has_template(tokenizer):
+        text = render(tokenizer, messages, task.tools)
+        return Prompt(list(tokenizer.encode(text, add_special_tokens=False)), text)
+    text = plain_chat(messages)
+    return Prompt(encode_text(tokenizer, text), text)
