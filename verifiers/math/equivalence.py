@@ -6,15 +6,19 @@ less (one of two roots) or another kind of thing (a set for a point). Rules by k
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
+from rlserve.verifiers.math.choices import is_letter, letter_of, read_choice
+from rlserve.verifiers.math.clock import Clock
+from rlserve.verifiers.math.framing import announced, with_parameter_of
 from rlserve.verifiers.math.lists import distinct, matching_order, number_of
 from rlserve.verifiers.math.normalize import key, normalize
 from rlserve.verifiers.math.numerals import read_numeral
 from rlserve.verifiers.math.quantities import Policy, QuantityComparer
 from rlserve.verifiers.math.reader import read
-from rlserve.verifiers.math.relations import equal_relations, value_of
+from rlserve.verifiers.math.relations import any_equal, equal_relations, values_of
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
-from rlserve.verifiers.math.sets import pieces_of, same_pieces, variables
+from rlserve.verifiers.math.sets import same_sets
 from rlserve.verifiers.math.shapes import (
     BasedNumber,
     Group,
@@ -44,13 +48,25 @@ class Equivalence:
     def compare(self, gold: str, answer: str) -> Comparison:
         """Decide for two raw answers, gold first. The answer has passed the prefilter.
 
-        Never raises for what an answer holds; may be slow only inside math-verify, for formulas beyond our reader.
+        Never raises for what an answer or a gold holds; may be slow only inside math-verify, for formulas beyond our
+        reader (which raises TimeUp).
         """
-        gold_text, answer_text = normalize(gold), normalize(answer)
-        if not answer_text:
+        try:
+            return self._compare(announced(normalize(gold)), announced(normalize(answer)))
+        except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            # Whatever an untrusted formula does to our arithmetic, it gets a verdict: nobody can make one vanish.
+            return Comparison(False, f"cannot be compared ({type(error).__name__})")
+        except (RecursionError, MemoryError) as error:
+            return Comparison(False, f"too large to compare ({type(error).__name__})")
+
+    def _compare(self, gold: str, answer: str) -> Comparison:
+        if not answer:
             return Comparison(False, "empty")
-        fast = _fast(gold_text, answer_text)
-        return fast if fast is not None else self._read_and_compare(gold_text, answer_text)
+        fast = _fast(gold, answer)
+        if fast is not None:
+            return fast
+        found = self._read_and_compare(gold, answer)
+        return found if found.equal else self._choices(gold, answer) or found
 
     def _read_and_compare(self, gold_text: str, answer_text: str) -> Comparison:
         try:
@@ -58,12 +74,33 @@ class Equivalence:
         except Unreadable:
             return Comparison(_as_text(gold_text) == _as_text(answer_text), "text")
         try:
-            answer = read(answer_text, letters=_has_unit(gold))
+            answer = read(with_parameter_of(gold_text, answer_text), letters=_has_unit(gold))
         except Unreadable as error:
             return Comparison(False, f"unreadable ({error})")
         if _is_bare_list(gold) != _is_bare_list(answer):
             gold, answer = _reread(gold_text, gold, answer), _reread(answer_text, answer, gold)
         return self.shapes(gold, answer)
+
+    def _choices(self, gold: str, answer: str) -> Comparison | None:
+        """The letter of a choice with or without the option's text; None when neither side has a letter and more."""
+        mine, theirs = read_choice(gold), read_choice(answer)
+        if mine is None and theirs is None:
+            return None
+        if mine is not None and theirs is not None:
+            same = mine.letter == theirs.letter
+            return Comparison(
+                same and (not mine.text or not theirs.text or self._same(mine.text, theirs.text)), "choice"
+            )
+        choice, other = (mine, answer) if mine is not None else (theirs, gold)
+        assert choice is not None
+        if is_letter(other):
+            return Comparison(choice.letter == letter_of(other), "choice")
+        pair = (choice.text, other) if choice is mine else (other, choice.text)
+        return Comparison(bool(choice.text) and self._same(*pair), "text of a choice")
+
+    def _same(self, gold: str, answer: str) -> bool:
+        fast = _fast(gold, answer)
+        return (fast or self._read_and_compare(gold, answer)).equal
 
     def shapes(self, gold: Shape, answer: Shape) -> Comparison:
         """Decide for two shapes."""
@@ -85,6 +122,9 @@ class Equivalence:
             return Comparison(_spelled(gold) == _spelled(answer) != "", "word")
         if isinstance(gold, BasedNumber) or isinstance(answer, BasedNumber):
             return self._based(gold, answer)
+        if isinstance(gold, Clock) and isinstance(answer, Clock):
+            return Comparison(gold.same_time(answer), "time of day")
+        gold, answer = _as_ratio(gold), _as_ratio(answer)
         if isinstance(gold, Ratio) or isinstance(answer, Ratio):
             return self._ratios(gold, answer)
         return Comparison(False, DIFFERENT)
@@ -103,25 +143,23 @@ class Equivalence:
         relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
         assert isinstance(relation, Relation)
         is_set = isinstance(other, Group | Union | NamedSet) and not _holds_equations(other)
-        if is_set and set(relation.ops) != {"="}:
+        values = values_of(relation, self._scalars, self.shapes, of_answer=relation is answer)
+        if is_set and set(relation.ops) != {"="} and not (values and relation.ops == ("in",)):
             return self._sets(gold, answer)
-        value = value_of(relation, self.shapes)
-        if value is None or (isinstance(other, Group) and not isinstance(value, Group)):
+        if not values or (isinstance(other, Group) and not isinstance(values[0], Group | Matrix)):
             return Comparison(False, "a relation that is no value")
-        pair = (value, other) if relation is gold else (other, value)
-        return self.shapes(*pair)
+        if relation is gold:
+            return any_equal(values, (other,), self.shapes)
+        return any_equal((other,), values, self.shapes)
 
     def _sets(self, gold: Shape, answer: Shape, otherwise: Comparison | None = None) -> Comparison:
         """As sets of reals; ``otherwise`` holds when one side is none that we read."""
         if isinstance(gold, NamedSet) and isinstance(answer, NamedSet) and gold == answer:
             return Comparison(True, "set")
-        left, right = pieces_of(gold, self._scalars), pieces_of(answer, self._scalars)
-        if left is None or right is None:
+        same = same_sets(gold, answer, self._scalars)
+        if same is None:
             return otherwise or Comparison(False, DIFFERENT)
-        names = [variables(shape) for shape in (gold, answer)]
-        if all(names) and names[0] != names[1]:
-            return Comparison(False, "another variable")
-        return Comparison(same_pieces(left, right), "set of reals")
+        return Comparison(same, "set of reals")
 
     def _groups(self, gold: Shape, answer: Shape) -> Comparison:
         if isinstance(gold, Group) and isinstance(answer, Group):
@@ -138,7 +176,7 @@ class Equivalence:
         return self.shapes(group.items[0], other) if group is gold else self.shapes(other, group.items[0])
 
     def _two_groups(self, gold: Group, answer: Group) -> Comparison:
-        if _is_condition(gold) and _is_condition(answer):
+        if _is_condition(gold) or _is_condition(answer):
             found = self._sets(gold, answer)
             if found.rule != DIFFERENT:
                 return found
@@ -250,6 +288,13 @@ def _reread(text: str, shape: Shape, partner: Shape) -> Shape:
 
 def _is_bare_list(shape: Shape) -> bool:
     return isinstance(shape, Group) and shape.brackets in ("", "{}")
+
+
+def _as_ratio(shape: Shape) -> Shape:
+    """A time of day beside what can be no time, when it may be a ratio."""
+    if not isinstance(shape, Clock) or shape.terms is None:
+        return shape
+    return Ratio(tuple(Scalar(Number(Fraction(term))) for term in shape.terms))
 
 
 def _has_unit(shape: Shape) -> bool:

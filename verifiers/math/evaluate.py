@@ -22,6 +22,13 @@ MAX_FACTORIAL = 200
 MAX_CHOOSE = 2_000
 
 
+FUNCTIONS = {
+    "ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec",
+    "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "abs": "fabs", "sgn": "sign",
+}  # fmt: skip
+"""Our name of a function and mpmath's, where they differ."""
+
+
 class Undefined(Exception):
     """There is no finite value."""
 
@@ -196,7 +203,10 @@ class Approximator:
         if name == "infty":
             raise Undefined
         context = self._context
-        return {"pi": +context.pi, "e": +context.e, "i": context.mpc(0, 1)}[name]
+        constants = {"pi": +context.pi, "e": +context.e, "i": context.mpc(0, 1)}
+        if name not in constants:
+            raise Undefined  # a variable that has no value here
+        return constants[name]
 
     def _apply(self, node: Apply, args: list[Any]) -> Any:
         context, op = self._context, node.op
@@ -216,10 +226,9 @@ class Approximator:
             return self._power("pow", [+context.e, args[0]])
         if op == "lg":
             return context.log(args[0]) / context.log(10)
-        functions = {"ln": "log", "log": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "abs": "fabs"}
         if op in ("factorial", "binom", "permutations", "gcd", "lcm"):
             return self._of_integers(op, args)
-        return getattr(context, functions.get(op, op))(args[0])
+        return getattr(context, FUNCTIONS.get(op, op))(args[0])
 
     def _of_integers(self, op: str, args: list[Any]) -> Any:
         if not all(self._context.isint(arg) for arg in args):

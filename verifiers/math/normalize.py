@@ -1,4 +1,4 @@
-r"""One spelling for the many that LaTeX, unicode and Python have for the same thing.
+r"""One spelling for the many that LaTeX, unicode, markdown and Python have for the same thing.
 
 ``normalize`` changes how an answer is written, never what it says: no unit, sign, bracket or base is dropped.
 Its results are for ``tokens.py`` and for comparing texts; each step is linear in the length.
@@ -6,58 +6,89 @@ Its results are for ``tokens.py`` and for comparing texts; each step is linear i
 
 import re
 
+from rlserve.verifiers.math.characters import to_tex
+
 
 def vocabulary(words: str) -> frozenset[str]:
     """The words of a text between blanks."""
     return frozenset(words.split())
 
 
-CHARACTERS = str.maketrans(
-    {
-        "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-",
-        "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u2217": "*", "\u00f7": "\\div ",
-        "\u2044": "/", "\u2215": "/", "\u2236": ":", "\u2264": "\\leq ", "\u2265": "\\geq ",
-        "\u2260": "\\neq ", "\u2248": "\\approx ", "\u2261": "\\equiv ", "\u00b1": "\\pm ", "\u2213": "\\mp ",
-        "\u221a": "\\sqrt ", "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ",
-        "\u2208": "\\in ", "\u2205": "\\emptyset ", "\u2216": "\\setminus ", "\u00b0": "^\\circ ",
-        "\u00b2": "^2", "\u00b3": "^3", "\u00b9": "^1", "\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}",
-        "\u00be": "\\frac{3}{4}", "\u2026": "\\ldots ", "\u2032": "'", "\u2019": "'", "\u20ac": "\\euro ",
-        "\u00a3": "\\pounds ", "\u27e8": "\\langle ", "\u27e9": "\\rangle ", "\u211d": "\\mathbb{R}",
-        "\u2124": "\\mathbb{Z}", "\u03b1": "\\alpha ", "\u03b2": "\\beta ", "\u03b3": "\\gamma ",
-        "\u03b8": "\\theta ", "\u03bb": "\\lambda ", "\u03bc": "\\mu ", "\u03c3": "\\sigma ",
-        "\u03c6": "\\phi ", "\u03c9": "\\omega ",
-    }
-    | dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f\u3000", " ")
-)  # fmt: skip
 SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac",
-    "le": "leq", "ge": "geq", "leqslant": "leq",
+    "le": "leq", "ge": "geq", "leqslant": "leq", "leqq": "leq", "geqq": "geq",
     "geqslant": "geq", "ne": "neq", "lor": "vee", "land": "wedge", "varnothing": "emptyset",
-    "dbinom": "binom", "tbinom": "binom", "dots": "ldots", "cdots": "ldots", "varphi": "phi",
-    "varepsilon": "epsilon", "bmod": "mod", "gets": "leftarrow", "implies": "Rightarrow", "bar": "overline",
-    "lang": "langle", "rang": "rangle",
+    "dbinom": "binom", "tbinom": "binom", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "varphi": "phi",
+    "varepsilon": "epsilon", "vartheta": "theta", "bmod": "mod", "gets": "leftarrow",
+    "implies": "Rightarrow", "bar": "overline", "lang": "langle", "rang": "rangle", "backslash": "setminus",
+    "doteq": "approx", "thickapprox": "approx", "infin": "infty", "infinity": "infty", "bigcup": "cup",
+    "smallsetminus": "setminus", "arctg": "arctan", "tg": "tan", "ctg": "cot",
+    "texteuro": "euro", "textsterling": "pounds", "textyen": "yen", "textdollar": "dollar",
+    "mathdollar": "dollar", "widehat": "hat", "measuredangle": "angle", "ohm": "Omega",
 }  # fmt: skip
 SYMBOLS = {
     "lbrace": "\\{", "rbrace": "\\}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "times": "*",
-    "cdot": "*", "ast": "*", "div": "/", "lt": "<", "gt": ">", "colon": ":", "degree": "^\\circ ",
-    "lbrack": "[", "rbrack": "]", "quad": "  ", "qquad": "  ", "space": " ",
+    "lVert": "\\|", "rVert": "\\|", "Vert": "\\|", "cdot": "*", "ast": "*", "bullet": "*", "div": "/", "lt": "<",
+    "gt": ">", "colon": ":", "degree": "^\\circ ", "lbrack": "[", "rbrack": "]", "quad": "  ", "qquad": "  ",
+    "space": " ", "enspace": " ", "thinspace": " ", "nobreakspace": " ", "lparen": "(", "rparen": ")",
+    "percent": "%", "textdegree": "^\\circ ", "prime": "'",
 }  # fmt: skip
 DROPPED = vocabulary(
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle"
-    " scriptstyle limits nolimits strut hfill underline"
+    " scriptstyle scriptscriptstyle limits nolimits strut mathstrut hfill underline bf rm it sf tt sc sl cal mit"
+    " em bm pmb mathrm mathbf mathit mathsf mathtt mathnormal boldmath unboldmath boldsymbol bfseries rmfamily"
+    " itshape mathcal mathscr mathopen mathclose mathord mathop mathbin mathrel mathinner tiny scriptsize"
+    " footnotesize small normalsize large Large LARGE huge Huge normalfont vec overrightarrow noindent centering"
+    " nonumber notag ensuremath relax"
 )
-FUNCTIONS = vocabulary("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt gcd lcm max min")
+"""Commands that change how their argument looks and not what it says."""
+FUNCTIONS = vocabulary(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt gcd lcm max min cis sgn"
+)
+FUNCTION_NAMES = {name: name for name in FUNCTIONS} | {
+    "arctg": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "sign": "sgn", "Re": "Re", "Im": "Im",
+    "GCD": "gcd", "LCM": "lcm", "Max": "max", "Min": "min", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+    "arcsinh": "arcsinh", "arsinh": "arcsinh", "asinh": "arcsinh", "arccosh": "arccosh", "arccot": "arccot",
+    "arcsec": "arcsec", "coth": "coth", "pi": "pi", "det": "det", "lim": "lim",
+}  # fmt: skip
 NUMBER_SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
 COMMAND = re.compile(r"\\([A-Za-z]+) ?")
+NULL_DELIMITER = re.compile(r"\\(?:left|right|middle|[bB]igg?[lr]?) ?\.")
 TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|normal)|mbox|hbox|operatorname\*?|boldsymbol)"
-    r" ?\{([^{}]*)\}"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|boldsymbol"
+    r"|emph|bm) ?\{([^{}]*)\}"
 )
-NUMBER_SET = re.compile(r"\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])")
+BRACED_POWER = re.compile(r"(\\(?:text|math)[a-z]* ?\{[^{}]*[A-Za-z]) ?\^ ?\{ ?(-?[0-9]) ?\}")
+NUMBER_SET = re.compile(r"(?:\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])) ?")
 COLOR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
-SPACES = re.compile(r"\\[,;: >]|~|[\t\r\n]|\\hspace ?\{[^{}]*\}")
+PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
+SPACES = re.compile(r"\\[,;: >]|~|[\t\r\n]|\\hspace\*? ?\{[^{}]*\}|\\[hm]skip ?-?[0-9.]+ ?(?:pt|em|ex|mu)")
 LONE_DOLLAR = re.compile(r"([-+]?) ?\$ ?(?=[0-9.])")
+TRAILING_DOLLAR = re.compile(r"(?<=[0-9]) ?\$$")
+WRAPPERS = ("**", "__", "```", "``", "`", '"', "''", "'", "*")
+"""Marks of emphasis, code and quotation that may stand around a whole answer."""
+HEADING = re.compile(r"(?:\\?#)+ ?(?=[^#\s])")
+ANGLE_MARK = re.compile(
+    r"(?<=[0-9}]) ?\^ ?(?:\{ ?(?:\\text\{ ?[oO] ?\}|[oO]) ?\}|\\text\{ ?[oO] ?\}|[oO](?![A-Za-z]))|\^ ?\{ ?\\circ ?\}"
+)
+ORDINAL = re.compile(
+    r"(?<=[0-9])(?: ?\^ ?\{ ?(?:\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)) ?\}"
+    r"| ?\^? ?\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)(?![A-Za-z]))"
+)
+INFINITY = re.compile(r"(?<![A-Za-z\\{])(?:inf|infty|infinity|Infinity|oo)(?![A-Za-z])")
+SPELLED_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt ?([0-9]+(?:\.[0-9]+)?)")
+DIGITS = r"(?:\{ ?([0-9]{1,4}) ?\}|([0-9]{1,4}))"
+COUNT = re.compile(
+    rf"(?:\{{ ?\}} ?|(?<![A-Za-z0-9)}}\]]))[_^] ?{DIGITS} ?(?:\{{ ?\}} ?)?(?:\\text\{{ ?([CPA]) ?\}}|([CPA]))"
+    rf" ?(?:_ ?{DIGITS}|\{{ ?_ ?{DIGITS} ?\}})"
+)
+BRACED_COUNT = re.compile(r"\{ ?([_^] ?\{? ?[0-9]{1,4} ?\}?) ?\}(?= ?[CPA] ?[_{])")
+BARE_COUNT = re.compile(r"([0-9]{1,4}) ?([CP]) ?([0-9]{1,4})")
 TRAILING = ".,;: "
+END = re.compile(r"(?<!\\)[.,;:\s]+$")
+CURRENCY_COMMANDS = vocabulary("\\dollar \\euro \\pounds \\yen \\rupee \\won \\ruble")
+UNITS_TOO = vocabulary("min sec")
+"""Names of functions that are units behind a numeral."""
 
 
 def normalize(text: str) -> str:
@@ -65,15 +96,34 @@ def normalize(text: str) -> str:
 
     Commands end in exactly one blank, row breaks are ``\\cr ``, currency signs are ``\\dollar `` and kin.
     """
-    text = text.translate(CHARACTERS).replace("\\\\", "\\cr ").replace("...", "\\ldots ")
-    text = _without_delimiters(text).replace("\\!", "").replace("{,}", ",").replace("\\%", "%")
+    text = unwrapped(END.sub("", to_tex(text).replace("...", "\\ldots "))).replace("\\\\", "\\cr ")
+    text = _without_delimiters(text).replace("\\!", "").replace("{,}", ",").replace("{:}", ":")
+    text = NULL_DELIMITER.sub("", text.replace("\\%", "%").replace("\\#", "#"))
     text = NUMBER_SET.sub(lambda m: f"\\{NUMBER_SETS[m.group(1) or m.group(2) or m.group(3)]} ", text)
-    text = TEXT.sub(_text, SPACES.sub(" ", COLOR.sub("", text)))
-    text = COMMAND.sub(_command, text).replace("^{\\circ }", "^\\circ ").replace("^ \\circ", "^\\circ")
+    text = BRACED_POWER.sub(r"\1^\2", SPACES.sub(" ", PHANTOM.sub(" ", COLOR.sub("", text))))
+    text = COMMAND.sub(_command, SPELLED_ROOT.sub(r"\\sqrt{\1}", TEXT.sub(_text, text)))
+    text = ORDINAL.sub("", ANGLE_MARK.sub("^\\\\circ ", text)).replace("^ \\circ", "^\\circ")
     for old, new in (("**", "^"), ("<=", "\\leq "), (">=", "\\geq "), ("!=", "\\neq "), ("==", "=")):
         text = text.replace(old, new)
-    text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", "*", text)
-    return text.strip().lstrip("=: ").rstrip(TRAILING).strip()
+    text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", "*", INFINITY.sub("\\\\infty ", text))
+    text = text.strip().lstrip("=: ").rstrip(TRAILING)
+    if "C" in text or "P" in text or "A" in text:
+        text = COUNT.sub(_count, BRACED_COUNT.sub(r"\1", text))
+        text = _count(bare) if (bare := BARE_COUNT.fullmatch(text)) else text
+    return unwrapped(text)
+
+
+def unwrapped(text: str) -> str:
+    """Without emphasis, code marks, quotation marks and a heading's marks around the whole text."""
+    text = text.strip()
+    heading = HEADING.match(text)
+    if heading is not None:
+        text = text[heading.end() :]
+    for mark in WRAPPERS:
+        inside = text[len(mark) : -len(mark)]
+        if inside and text.startswith(mark) and text.endswith(mark) and mark not in inside:
+            return unwrapped(inside)
+    return text
 
 
 def key(normal: str) -> str:
@@ -85,18 +135,33 @@ def key(normal: str) -> str:
 
 
 def _without_delimiters(text: str) -> str:
-    """Without math delimiters; a dollar sign that stands alone before a number is a currency."""
+    """Without math delimiters; a dollar sign that stands alone before or behind a number is a currency."""
     text = text.replace("\\$", "\\dollar ")
     for delimiter in ("\\(", "\\)", "\\[", "\\]"):
         text = text.replace(delimiter, " ")
     if text.count("$") % 2:
         text = LONE_DOLLAR.sub(r"\1\\dollar ", text, count=1)
+        text = TRAILING_DOLLAR.sub("\\\\dollar ", text) if text.count("$") % 2 else text
     return text.replace("$", " ")
 
 
 def _text(match: re.Match[str]) -> str:
-    content = match.group(1).strip()
-    return f"\\{content} " if content in FUNCTIONS else f"\\text{{{content}}}"
+    """A function's name is that function, ``e`` and ``i`` are the constants, a numeral is a numeral."""
+    content = match.group(1)
+    bare = content.strip()
+    if bare in UNITS_TOO and match.string[: match.start()].rstrip()[-1:].isdigit():
+        return f"\\text{{{bare}}}"
+    if bare in FUNCTION_NAMES:
+        return f"\\{FUNCTION_NAMES[bare]} "
+    if bare in CURRENCY_COMMANDS or bare in ("e", "i", "%") or re.fullmatch(r"[0-9.]+", bare):
+        return bare if content == bare and bare.isalnum() else f" {bare} "
+    return f"\\text{{{bare}}}"
+
+
+def _count(match: re.Match[str]) -> str:
+    """``_5C_2``, ``{}^5C_2`` and ``5C2`` as ``\\binom {5}{2}``."""
+    top, letter, bottom = filter(None, match.groups())
+    return f"\\{'binom' if letter == 'C' else 'permutations'} {{{top}}}{{{bottom}}}"
 
 
 def _command(match: re.Match[str]) -> str:
@@ -106,4 +171,6 @@ def _command(match: re.Match[str]) -> str:
     if name in SYMBOLS:
         return SYMBOLS[name]
     name = SYNONYMS.get(name, name)
-    return f"\\{name}" if name == "text" else f"\\{name} "
+    if name.startswith("text"):
+        return "\\text" if match.string.startswith("{", match.end()) else ""
+    return f"\\{name} "

@@ -15,7 +15,10 @@ from rlserve.verifiers.math.tokens import Token, tokenize
 from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, Unreadable, negated, symbols
 
 MAX_DEPTH = 250
-ELEMENTARY = vocabulary("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp")
+ELEMENTARY = vocabulary(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh"
+    " arctanh ln log lg exp cis sgn Re Im"
+)
 SEVERAL = {"gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min"}
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 CONSTANT_COMMANDS = {"pi": "pi", "infty": "infty"}
@@ -26,6 +29,18 @@ GREEK = vocabulary(
 OPENING = {"(": ")", "[": "]", "{": "}"}
 COMMAND_OPENING = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
 DEGREE = Apply("div", (Symbol("pi"), Number(Fraction(180))))
+DECORATIONS = vocabulary("overline hat tilde dot ddot widetilde")
+"""What stands over a letter makes it another one."""
+COUNT_FORMS = {
+    ("_", "number", "^", "number"): (1, 3, 4),
+    ("^", "number", "_", "number"): (1, 3, 4),
+    ("_", "{", "number", "}", "^", "{", "number", "}"): (2, 6, 8),
+    ("^", "{", "number", "}", "_", "{", "number", "}"): (2, 6, 8),
+    ("_", "number", "^", "{", "number", "}"): (1, 4, 6),
+    ("_", "{", "number", "}", "^", "number"): (2, 5, 6),
+    ("(", "number", ",", "number", ")"): (1, 3, 5),
+}
+"""Kinds of tokens behind the letter, and where both numbers and the end are."""
 COUNTS = {"C": "binom", "P": "permutations", "A": "permutations"}
 
 
@@ -58,11 +73,13 @@ class _Parser(Cursor):
     # Sums and products
 
     def choice(self) -> Node:
-        """An expression, or two of them with ``\\choose`` between."""
+        """An expression, or two of them with ``\\choose`` or ``\\over`` between."""
         node = self._nested(self.expression)
-        if not self.accept_command("choose"):
+        op = {"choose": "binom", "over": "div"}.get(self.command())
+        if op is None:
             return node
-        return Apply("binom", (node, self._nested(self.expression)))
+        self.index += 1
+        return Apply(op, (node, self._nested(self.expression)))
 
     def expression(self) -> Node:
         terms = [self._nested(self._term)]
@@ -104,7 +121,9 @@ class _Parser(Cursor):
         token = self.peek()
         if token.kind == "command":
             is_function = token.text in ELEMENTARY or token.text in SEVERAL
-            return token.text not in ("}", "rfloor", "rceil", "rangle", "choose") and not (in_argument and is_function)
+            return token.text not in ("}", "rfloor", "rceil", "rangle", "choose", "over") and not (
+                in_argument and is_function
+            )
         if token.kind == "|":
             return self._bars == 0
         return token.kind in ("symbol", "(", "[", "{")
@@ -185,12 +204,13 @@ class _Parser(Cursor):
 
     def _count(self, op: str) -> Node | None:
         """``C_5^2``, ``C^2_5`` and ``C(5,2)``; None when the letter is a variable."""
-        marks = (self.peek().kind, self.peek(2).kind, self.peek(4).kind)
-        scripts = marks[:2] in (("_", "^"), ("^", "_"))
-        top, bottom = self.peek(1).number, self.peek(3).number
-        if top is None or bottom is None or not (scripts or marks == ("(", ",", ")")):
+        kinds = [self.peek(ahead).kind for ahead in range(8)]
+        places = next((places for form, places in COUNT_FORMS.items() if tuple(kinds[: len(form)]) == form), None)
+        if places is None:
             return None
-        self.index += 4 if scripts else 5
+        top, bottom = (self.peek(place).number for place in places[:2])
+        assert top is not None and bottom is not None
+        self.index += places[2]
         # The larger one is chosen from: both orders of the scripts are in use.
         return Apply(op, (top, bottom) if top.value >= bottom.value else (bottom, top))
 
@@ -254,9 +274,11 @@ class _Parser(Cursor):
             return self._function(name)
         if name in SEVERAL:
             return Apply(SEVERAL[name], self._several())
-        if name in ("frac", "binom"):
+        if name in ("frac", "binom", "permutations"):
             top = self._argument()
-            return Apply("div" if name == "frac" else "binom", (top, self._argument()))
+            return Apply("div" if name == "frac" else name, (top, self._argument()))
+        if name in DECORATIONS:
+            return self._decorated(name)
         if name == "sqrt":
             return self._root()
         if name in COMMAND_OPENING:
@@ -266,6 +288,13 @@ class _Parser(Cursor):
                 raise Unreadable(f"no \\{closing}")
             return Apply(op, (node,))
         raise Unreadable(f"\\{name} is not read here", name)
+
+    def _decorated(self, name: str) -> Node:
+        """A letter, or several in braces, under a mark: a variable of its own."""
+        letters = self._raw()
+        if not letters.isalpha():
+            raise Unreadable(f"\\{name} over no letter", name)
+        return self._named(f"{name} {letters}")
 
     def _root(self) -> Node:
         if not self.accept("["):
@@ -280,7 +309,7 @@ class _Parser(Cursor):
         if exponent == Number(Fraction(-1)) and name in INVERSE:
             name, exponent = INVERSE[name], None
         argument = self._function_argument()
-        node = Apply(name, (argument,))
+        node = _cis(argument) if name == "cis" else Apply(OPERATIONS.get(name, name), (argument,))
         if base is not None:
             node = Apply("div", (Apply("ln", (argument,)), Apply("ln", (base,))))
         return node if exponent is None else Apply("pow", (node, exponent))
@@ -300,6 +329,14 @@ class _Parser(Cursor):
             nodes.append(self._nested(self.expression))
         self.take(OPENING[opening])
         return tuple(nodes)
+
+
+OPERATIONS = {"Re": "re", "Im": "im"}
+
+
+def _cis(angle: Node) -> Node:
+    """``cos + i sin``."""
+    return Apply("add", (Apply("cos", (angle,)), Apply("mul", (Symbol("i"), Apply("sin", (angle,))))))
 
 
 def _quotient(over: list[Node], under: list[Node]) -> Node:

@@ -19,10 +19,14 @@ FORBIDDEN = re.compile(
     r"\\(?:input|include|def|edef|gdef|xdef|let|csname|catcode|write|read|openin|openout|immediate|newcommand"
     r"|renewcommand|loop|expandafter|usepackage|href|url|special)(?![A-Za-z])"
 )
-CODE = re.compile(r"__|[\"`;@#?]|\b(?:import|lambda|exec|eval|open|print|system|getattr)\b")
+CODE = re.compile(
+    r"\.__[A-Za-z]+__|__[A-Za-z]+__\s?[(.\[]|(?<![\\A-Za-z0-9_])(?:import [A-Za-z_]+|lambda\b[^:\n]{0,80}:"
+    r"|(?:exec|eval|open|print|system|getattr|compile|globals)\s{0,3}\()"
+)
+"""What only a program says: the marks and words that prose and LaTeX share with one (``;``, quotes, ``open``) pass."""
 REPEATED_FACTORIAL = re.compile(r"!\s*!")
-KNOWN_NUMERIC = frozenset("\u00b2\u00b3\u00b9\u00bd\u00bc\u00be")
-"""Numeric characters outside ASCII that ``normalize`` maps: squares, cubes, common fractions."""
+NUMERIC_FORMS = ("<super>", "<sub>", "<fraction>")
+"""How Unicode marks the numerals outside of ASCII that ``characters.py`` maps."""
 
 
 def trim(text: str) -> str:
@@ -53,10 +57,12 @@ def reason_to_refuse(text: str) -> str | None:
 
 def _is_unsafe(character: str) -> bool:
     """Digits of other scripts, control, bidirectional, zero-width, surrogate and private characters."""
-    if character < "\x7f" or character in KNOWN_NUMERIC or character in BLANKS[:11]:
+    if character < "\x7f" or character in BLANKS[:11]:
         return False
     category = unicodedata.category(character)
-    return category[0] in "CN" or category in ("Zl", "Zp")
+    if category[0] == "N":
+        return not unicodedata.decomposition(character).startswith(NUMERIC_FORMS)
+    return category[0] == "C" or category in ("Zl", "Zp")
 
 
 def _depth(text: str) -> int:

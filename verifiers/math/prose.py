@@ -2,7 +2,7 @@
 
 import re
 
-from rlserve.verifiers.math.units import KNOWN
+from rlserve.verifiers.math.unit_table import KNOWN
 
 MAX_WHOLE_CHARACTERS = 2000
 MAX_WORDS_CHARACTERS = 60

@@ -31,7 +31,7 @@ class QuantityComparer:
         """Decide ``gold == answer``, after conversion when both have a unit."""
         left, right = gold.unit, answer.unit
         if left is not None and right is not None:
-            if left.dimension != right.dimension:
+            if not left.measures_like(right):
                 return Comparison(False, "another unit")
             return self._scalars.compare(_scaled(gold.node, left), _scaled(answer.node, right))
         if any(unit is not None and unit.percent for unit in (left, right)):

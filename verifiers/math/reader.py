@@ -2,13 +2,17 @@ r"""Normalised text to a shape, from the outermost structure inwards: list, rela
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
+from rlserve.verifiers.math.clock import read_clock
+from rlserve.verifiers.math.matrices import read_matrix
+from rlserve.verifiers.math.named_sets import read_named_set
+from rlserve.verifiers.math.names import is_name_text
 from rlserve.verifiers.math.numerals import read_based, read_numeral
 from rlserve.verifiers.math.parser import parse
 from rlserve.verifiers.math.shapes import (
     BasedNumber,
     Group,
-    Matrix,
     NamedSet,
     Opaque,
     Ratio,
@@ -19,33 +23,48 @@ from rlserve.verifiers.math.shapes import (
     Word,
 )
 from rlserve.verifiers.math.split import closing_index, split_top
-from rlserve.verifiers.math.tree import Apply, Node, Symbol, Unreadable, negated
-from rlserve.verifiers.math.units import split_unit
+from rlserve.verifiers.math.tree import Apply, Number, Symbol, Unreadable
+from rlserve.verifiers.math.units import Unit, parse_unit, split_unit
+from rlserve.verifiers.math.words import spelled_out
 
 MAX_DEPTH = 20
 OPAQUE = re.compile(r"\\(int|iint|oint|sum|prod|lim|det|partial|mod|pmod)(?![A-Za-z])")
 JOINERS = {
-    "or": re.compile(r"\\text\{,? ?or\}|\\vee |(?<![A-Za-z\\])or(?![A-Za-z])"),
-    "and": re.compile(r"\\text\{,? ?and\}|\\wedge |(?<![A-Za-z\\])and(?![A-Za-z])"),
+    "or": re.compile(
+        r"\\text\{,? ?(?:or|ou|o|u|oder|\u0438\u043b\u0438|或|或者|または|또는)\}|\\vee |或者?|または|또는"
+        r"|(?<![\w\\])(?:or|ou|oder|\u0438\u043b\u0438)(?![\w])"
+    ),
+    "and": re.compile(
+        r"\\text\{,? ?(?:and|y|e|et|und|\u0438|和|与|及|以及)\}|\\wedge |以及|和|与|及"
+        r"|(?<![\w\\])(?:and|et|und|\u0438)(?![\w])"
+    ),
 }
 RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "\\leq ": "<=", "\\geq ": ">=", "\\neq ": "!=", "\\approx ": "~",
+    "=": "=", "<": "<", ">": ">", "\\leq ": "<=", "\\geq ": ">=", "\\neq ": "!=", "\\approx ": "approx",
     "\\equiv ": "~", "\\sim ": "~", "\\simeq ": "~", "\\cong ": "~", "\\propto ": "~", "\\in ": "in",
-    "\\notin ": "notin", "\\rightarrow ": "~", "\\Rightarrow ": "~", "\\iff ": "~", "\\nless ": "~",
+    "\\notin ": "notin", "\\rightarrow ": "~", "\\to ": "~", "\\Rightarrow ": "~", "\\iff ": "~", "\\nless ": "~",
 }  # fmt: skip
 RELATION = re.compile(
-    r"\\(?:leq|geq|neq|approx|equiv|simeq|sim|cong|propto|in|notin|rightarrow|Rightarrow|iff|nless) |[=<>]"
+    r"\\(?:leq|geq|neq|approx|equiv|simeq|sim|cong|propto|in|notin|rightarrow|to|Rightarrow|iff|nless) |[=<>]"
 )
 NOT_EQUAL = re.compile(r"\\not ?=")
 CHOICE = re.compile(r"\(?([A-Z])\)?")
-LABEL = re.compile(r"\\(?:angle|triangle|overline|vec|hat|measuredangle|text) ?\{?[A-Za-z ]{1,20}\}?")
 WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?: [^\W\d_][^\W\d_'-]*)*")
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
 THOUSANDS = re.compile(r"[-+]?(?:\\[a-z]+ )?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?:[^0-9,].*)?")
-MATRIX = re.compile(
-    r"\\begin ?\{([bpvBV]?matrix|array|cases|aligned)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}(.*)", re.DOTALL
-)
-PROPERTY = re.compile(r" ?[A-Za-z] ?(?:\\in ?\\reals ?)?[|:] ?")
+PROPERTY = re.compile(r" *([A-Za-z]) *(?:\\in ?\\(reals|integers|naturals|rationals|complexes) *)?[|:] *")
 """``{x | x > 3}`` says what ``x > 3`` says."""
+SPELLED_UNION = re.compile(r"(?<=[)\]}]) ?(?:\\text\{ ?(?:U|union) ?\}|U|union) ?(?=[(\[\\])")
+TO = re.compile(r" ?\\text\{ ?(?:is )?to ?\} ?| ?-to- ?|(?<=[0-9a-z}]) (?:is )?to (?=[0-9a-z\\])|:|\\text\{ ?: ?\}|比")
+OUT_OF = re.compile(r" ?\\text\{ ?out of ?\} ?|(?<=[0-9}]) out of (?=[0-9\\])")
+PARAMETER = re.compile(
+    r"(.+?),? ?(?:\\text\{,? ?(?:where|for|with)(?: all| any| some)? ?\}|,? (?:where|for|with)(?: all| any| some)? )?"
+    r" ?\(? ?([a-z](?: ?, ?[a-z])* ?\\in [^()]+?)\)?"
+)
+r"""``2k\pi (k \in \mathbb{Z})``: a value and what its letter may be."""
+SINGLE_UNIT = re.compile(
+    r" ?(?:,|(?:\\text\{)? ?and ?\}?)? ?([0-9]+(?:\.[0-9]+)?) ?(?:\\text\{ ?([A-Za-z]+)\.? ?\}|([A-Za-z]+)\.?)"
+)
 NAMED_SETS = ("reals", "integers", "naturals", "rationals", "complexes")
 LITTLE_WORDS = frozenset(("yes", "no", "true", "false", "odd", "even", "none", "dne", "nan", "inf", "am", "pm", "up"))
 
@@ -60,6 +79,8 @@ def read(normal: str, *, letters: bool = False, thousands: bool = True, depth: i
     text = _without_wrapping(normal.strip())
     if not text:
         raise Unreadable("empty")
+    if (named := read_named_set(text, lambda part: read(part, depth=depth + 1))) is not None:
+        return named
     if normal.startswith("\\text{") and WORDS.fullmatch(text) and 1 < len(text) <= 3:
         return Word(text.lower())
 
@@ -68,10 +89,7 @@ def read(normal: str, *, letters: bool = False, thousands: bool = True, depth: i
 
     if thousands and _is_thousands(text):
         return _scalar(text, letters=letters)
-    steps: tuple[Callable[[str, Callable[[str], Shape]], Shape | None], ...] = (
-        _word, _matrix, _vector, _joined, _plus_minus, _listed, _relation, _set, _bracket, _ratio,
-    )  # fmt: skip
-    for step in steps:
+    for step in STEPS:
         shape = step(text, inner)
         if shape is not None:
             return shape
@@ -86,6 +104,10 @@ def _without_wrapping(text: str) -> str:
     return text
 
 
+def _clock(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    return read_clock(text)
+
+
 def _word(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     choice = CHOICE.fullmatch(text)
     if choice is not None:
@@ -93,47 +115,33 @@ def _word(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     if not WORDS.fullmatch(text) or JOINERS["or"].search(text) or JOINERS["and"].search(text):
         return None
     lower = text.lower()
-    if lower == "empty set":
-        return Group("{", "}", ())
     if lower in ("infinity", "inf"):
         return Scalar(Symbol("infty"))
-    is_product = len(text) <= 3 and lower not in LITTLE_WORDS
+    is_product = len(text) <= 3 and text.isascii() and lower not in LITTLE_WORDS
     return None if is_product else Word(lower)
 
 
-def _matrix(text: str, inner: Callable[[str], Shape]) -> Shape | None:
-    match = MATRIX.fullmatch(text)
-    if match is None or match.group(3).strip() or "\\begin" in match.group(2):
-        return None
-    body = match.group(2).strip().removesuffix("\\cr").strip()
-    if match.group(1) in ("cases", "aligned"):
-        return Group("", "", tuple(inner(row.replace("&", "")) for row in body.split("\\cr ")))
-    rows = [tuple(inner(cell) for cell in row.split("&")) for row in body.split("\\cr ")]
-    if len({len(row) for row in rows}) != 1:
-        raise Unreadable("rows of different length")
-    if match.group(1) not in ("vmatrix", "Vmatrix"):
-        return Matrix(tuple(rows))
-    return Scalar(_determinant([[_node(cell) for cell in row] for row in rows]), None, text)
+def _spelled(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    """Words for operations and scales written out: ``6 hundred``, ``5 squared``."""
+    written = spelled_out(text)
+    return inner(written) if written != text else None
 
 
-def _node(cell: Shape) -> Node:
-    if not isinstance(cell, Scalar) or cell.unit is not None:
-        raise Unreadable("an entry that is no formula")
-    return cell.node
-
-
-def _determinant(rows: list[list[Node]]) -> Node:
-    """Expanded along the first row."""
-    if len(rows) != len(rows[0]) or len(rows) > 4:
-        raise Unreadable("a determinant that is not square or has more than 4 rows")
-    if len(rows) == 1:
-        return rows[0][0]
-    terms: list[Node] = []
-    for column, entry in enumerate(rows[0]):
-        minor = _determinant([row[:column] + row[column + 1 :] for row in rows[1:]])
-        term = Apply("mul", (entry, minor))
-        terms.append(negated(term) if column % 2 else term)
-    return Apply("add", tuple(terms))
+def _several_units(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    """``2 hours 30 minutes``: one quantity in two or three units of the same kind, the largest first."""
+    index, total = 0, Fraction(0)
+    units: list[Unit] = []
+    while index < len(text):
+        part = SINGLE_UNIT.match(text, index)
+        unit = parse_unit(f"\\text{{{part.group(2) or part.group(3)}}}") if part is not None else None
+        if part is None or unit is None or unit.words or len(unit.dimension) != 1 or len(units) == 3:
+            return None
+        if units and (unit.dimension != units[0].dimension or unit.factor >= units[-1].factor):
+            return None
+        units.append(unit)
+        total += Fraction(part.group(1)) * unit.factor
+        index = part.end()
+    return Scalar(Number(total / units[0].factor), units[0], text) if len(units) > 1 else None
 
 
 def _vector(text: str, inner: Callable[[str], Shape]) -> Shape | None:
@@ -173,6 +181,14 @@ def _listed(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     return Group("", "", tuple(inner(part) for part in parts))
 
 
+def _parameter(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    """``x = 2k\\pi (k \\in \\mathbb{Z})`` as the list of both."""
+    if "\\in " not in text or not text.endswith(")"):
+        return None
+    match = PARAMETER.fullmatch(text)
+    return None if match is None else Group("", "", (inner(match.group(1)), inner(match.group(2))))
+
+
 def split_items(text: str) -> list[str]:
     """Items between commas (or semicolons, when there are any) outside of brackets.
 
@@ -197,19 +213,26 @@ def _relation(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     if not found:
         return None
     ops = tuple(RELATIONS[op] for op in found)
+    if found[0] == "\\approx " and not sides[0].strip() and len(sides) == 2:
+        return inner(sides[1])  # a value that says of itself that it is rounded
     if any(not side.strip() for side in sides):
         raise Unreadable("a relation without a side")
     return Relation((_label_or(inner, sides[0], ops), *(_as_symbol(inner(side)) for side in sides[1:])), ops)
 
 
 def _label_or(inner: Callable[[str], Shape], side: str, ops: tuple[str, ...]) -> Shape:
-    """The left side; before a single ``=`` it may be a name that is no formula, such as ``\\angle ABC``."""
-    try:
+    """The left side; in an equation it may be a name that is no formula, such as ``\\angle ABC`` or ``P(X=2)``."""
+    if not set(ops) <= {"=", "approx", "in"}:
         return _as_symbol(inner(side))
+    try:
+        shape = _as_symbol(inner(side))
     except Unreadable:
-        if ops != ("=",) or not LABEL.fullmatch(side.strip()):
-            raise
-        return Word(side.strip())
+        shape = Opaque("", "")
+    if not isinstance(shape, Scalar | Group | Word) and is_name_text(side):
+        return Word(TEXT.sub(r"\1", side).strip())
+    if isinstance(shape, Opaque):
+        raise Unreadable("a left side that is neither a formula nor a name")
+    return shape
 
 
 def _as_symbol(shape: Shape) -> Shape:
@@ -218,7 +241,7 @@ def _as_symbol(shape: Shape) -> Shape:
 
 
 def _set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
-    parts = split_top(text, re.compile(r"\\cup "))
+    parts = split_top(SPELLED_UNION.sub("\\\\cup ", text), re.compile(r"\\cup "))
     if len(parts) > 1:
         return Union(tuple(inner(part) for part in parts))
     if text == "\\emptyset":
@@ -245,7 +268,11 @@ def _bracket(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     if len(parts) < 2 and left != "{" and not (left == "[" and body.lstrip().startswith("[")):
         return None
     if left == "{" and (condition := PROPERTY.match(body)) is not None:
-        return inner(body[condition.end() :])
+        said = inner(body[condition.end() :])
+        if condition.group(2) in (None, "reals"):
+            return said
+        member = Relation((Scalar(Symbol(condition.group(1))), NamedSet(condition.group(2))), ("in",))
+        return Group("", "", (member, *_items(said)), "and")
     return Group(left, right, tuple(inner(part) for part in parts))
 
 
@@ -260,7 +287,12 @@ def _inside(text: str) -> tuple[str, str, str] | None:
 
 
 def _ratio(text: str, inner: Callable[[str], Shape]) -> Shape | None:
-    parts = split_top(text, re.compile(":"))
+    quotient = split_top(text, OUT_OF)
+    if len(quotient) == 2:
+        sides = [inner(part) for part in quotient]
+        nodes = [side.node for side in sides if isinstance(side, Scalar) and side.unit is None]
+        return Scalar(Apply("div", tuple(nodes)), None, text) if len(nodes) == 2 else None
+    parts = split_top(text, TO)
     return Ratio(tuple(inner(part) for part in parts)) if 2 <= len(parts) <= 6 else None
 
 
@@ -276,3 +308,10 @@ def _scalar(text: str, *, letters: bool) -> Shape:
         return Scalar(numeral, unit, text)
     opaque = OPAQUE.search(value)
     return Opaque(text, opaque.group(1)) if opaque else Scalar(parse(value), unit, text)
+
+
+STEPS: tuple[Callable[[str, Callable[[str], Shape]], Shape | None], ...] = (
+    _clock, _word, _spelled, read_matrix, _vector, _several_units, _joined, _plus_minus, _parameter, _listed,
+    _relation, _set, _bracket, _ratio,
+)  # fmt: skip
+"""Readers of one kind of shape each, outermost first; the first that finds its kind decides."""

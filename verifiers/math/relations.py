@@ -1,43 +1,65 @@
 r"""Equations and inequalities: when two say the same, and when one is just a value with a name.
 
-``x = 5`` is the value 5, also as ``f(x) = 5`` or ``\text{Area} = 5``; ``6 = 5``, ``x = x``, ``x = y = 5`` and
+``x = 5`` is the value 5, also as ``f(x) = 5``, ``AB = 5`` or ``\text{Area} = 5``; so is an equation of constants that
+is true (``2 + 3 = 5``) and a value with its approximation. ``6 = 5``, ``x = x``, ``x = y = 5``, ``2x = 5`` and
 ``5 \approx 6`` are no values.
 """
 
-import re
 from collections.abc import Callable
 
+from rlserve.verifiers.math.names import CALL, is_name, is_sum_of_unknowns, is_value
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
 from rlserve.verifiers.math.sets import FLIPPED, is_variable
-from rlserve.verifiers.math.shapes import Group, Relation, Scalar, Shape, Word
+from rlserve.verifiers.math.shapes import Group, Opaque, Relation, Scalar, Shape, Word
 from rlserve.verifiers.math.tree import Apply, Node, negated, symbols
 
 ShapeComparer = Callable[[Shape, Shape], Comparison]
-CALL = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]{1,3}\}?)?'*\([^()=<>]{1,20}\)")
 
 
-def value_of(relation: Relation, compare: ShapeComparer) -> Shape | None:
-    """The value that an equation gives its left side, or None.
+def values_of(
+    relation: Relation, scalars: ScalarComparer, compare: ShapeComparer, *, of_answer: bool = False
+) -> tuple[Shape, ...]:
+    """The value that a relation gives its left side, as it may be compared; empty when it gives none.
 
-    A chain (``x = 2+3 = 5``) gives one value when all its values are equal.
+    A chain (``x = 2+3 = 5``) gives one value when all its values are equal. With an approximation
+    (``x = \\sqrt 2 \\approx 1.41``) there are two, if it is one. ``of_answer`` allows sums of unknowns as names
+    (``x+y = 7``), which in a gold answer are equations.
     """
-    if set(relation.ops) != {"="}:
-        return None
-    name, *values = relation.sides
-    if len(values) == 1 and not _is_name(name) and _is_name(values[0]):
-        name, values = values[0], [name]
-    if not _is_name(name) or any(_is_name(value) or _mentions(value, name) for value in values):
-        return None
-    if any(not compare(values[0], value).equal for value in values[1:]):
-        return None
-    return values[-1]
+    if relation.ops == ("in",):
+        return _members(relation)
+    if not set(relation.ops) <= {"=", "approx"}:
+        return ()
+    sides, ops = list(relation.sides), list(relation.ops)
+    if len(sides) == 2 and is_name(sides[1]) and not is_name(sides[0]) and not _is_constant(sides[1]):
+        sides.reverse()
+    if not _is_constant(sides[0]):
+        if not _names(sides[0], sides[1:], of_answer=of_answer):
+            return ()
+        sides, ops = sides[1:], ops[1:]
+    elif not all(map(_is_constant, sides)):
+        return ()
+    return _agreeing(sides, ops, scalars, compare)
+
+
+def _agreeing(sides: list[Shape], ops: list[str], scalars: ScalarComparer, compare: ShapeComparer) -> tuple[Shape, ...]:
+    """The last exact value and the approximations of it, when all say the same."""
+    count = next((index for index, op in enumerate(ops) if op == "approx"), len(ops)) + 1
+    exact, approximate = sides[:count], sides[count:]
+    if any(not compare(exact[0], value).equal for value in exact[1:]):
+        return ()
+    for value in approximate:
+        if not isinstance(value, Scalar) or not isinstance(exact[-1], Scalar):
+            return ()
+        if not scalars.approximates(value.node, exact[-1].node):
+            return ()
+    return (exact[-1], *approximate)
 
 
 def equal_relations(gold: Relation, answer: Relation, scalars: ScalarComparer, compare: ShapeComparer) -> Comparison:
     """Decide for two relations: the same value of the same name, or the same sides up to a constant factor."""
-    left, right = value_of(gold, compare), value_of(answer, compare)
-    if left is not None and right is not None and _same_name(gold, answer, compare):
-        return compare(left, right)
+    left, right = (values_of(relation, scalars, compare) for relation in (gold, answer))
+    if left and right and _same_name(gold, answer, compare):
+        return any_equal(left, right, compare)
     if len(gold.ops) == 1 and len(answer.ops) == 1:
         return _one_each(gold, answer, scalars, compare)
     if gold.ops == answer.ops and _sides_equal(gold.sides, answer.sides, compare):
@@ -45,6 +67,12 @@ def equal_relations(gold: Relation, answer: Relation, scalars: ScalarComparer, c
     flipped = tuple(FLIPPED.get(op, "") for op in reversed(answer.ops))
     same = gold.ops == flipped and _sides_equal(gold.sides, answer.sides[::-1], compare)
     return Comparison(same, "side by side")
+
+
+def any_equal(left: tuple[Shape, ...], right: tuple[Shape, ...], compare: ShapeComparer) -> Comparison:
+    """Whether a value of the left is one of the right; otherwise what the first pair is."""
+    found = [compare(mine, theirs) for mine in left for theirs in right]
+    return next((comparison for comparison in found if comparison.equal), found[0])
 
 
 def _one_each(gold: Relation, answer: Relation, scalars: ScalarComparer, compare: ShapeComparer) -> Comparison:
@@ -72,25 +100,49 @@ def _difference(relation: Relation) -> Node | None:
     return Apply("add", (left.node, negated(right.node)))
 
 
-def _is_name(shape: Shape) -> bool:
-    if isinstance(shape, Group) and shape.brackets == "()":
-        return all(map(is_variable, shape.items))  # (x, y) = (1, 2)
-    return is_variable(shape) or isinstance(shape, Word) or bool(CALL.fullmatch(_text(shape)))
+def _members(relation: Relation) -> tuple[Shape, ...]:
+    """``\\{1,2\\}`` behind ``x \\in``: the values that x may have; a single one is the value."""
+    name, values = relation.sides
+    if not isinstance(values, Group) or values.brackets != "{}" or not values.items or not is_name(name):
+        return ()
+    return (values,) if len(values.items) > 1 else values.items
 
 
-def _text(shape: Shape) -> str:
-    return shape.text.replace(" ", "") if isinstance(shape, Scalar) else ""
+def _is_constant(shape: Shape) -> bool:
+    return isinstance(shape, Scalar) and not symbols(shape.node)
+
+
+def _names(side: Shape, values: list[Shape], *, of_answer: bool) -> bool:
+    """True when ``side`` is the name of what the values are values of."""
+    if not is_name(side) and not (of_answer and is_sum_of_unknowns(side)):
+        return False
+    simple = is_variable(side) or isinstance(side, Group) or _is_call(side) or isinstance(side, Word)
+    if any(isinstance(value, Relation | Opaque) or _mentions(value, side) for value in values):
+        return False
+    if simple:
+        return not any(is_variable(value) for value in values)
+    return all(map(is_value, values))
+
+
+def _is_call(side: Shape) -> bool:
+    return isinstance(side, Scalar) and CALL.fullmatch(side.text.replace(" ", "")) is not None
 
 
 def _mentions(value: Shape, name: Shape) -> bool:
     """True when a value holds its own name, as in ``x = x + 1``."""
-    if not isinstance(value, Scalar) or not isinstance(name, Scalar) or CALL.fullmatch(_text(name)):
+    if not isinstance(value, Scalar) or not isinstance(name, Scalar) or _is_call(name):
         return False
     return bool(symbols(value.node) & symbols(name.node))
 
 
 def _same_name(gold: Relation, answer: Relation, compare: ShapeComparer) -> bool:
-    names = [side for relation in (gold, answer) for side in relation.sides if _is_name(side)]
-    if any(isinstance(name, Word) for name in names):
-        return True
-    return len(names) == 2 and compare(names[0], names[1]).equal
+    """The same variable or quantity; a word may be the name of a variable, and be said in more words."""
+    mine, theirs = (next((side for side in relation.sides if is_name(side)), None) for relation in (gold, answer))
+    if mine is None or theirs is None:
+        return mine is theirs
+    words = [set(name.text.lower().split()) if isinstance(name, Word) else set() for name in (mine, theirs)]
+    if all(words):
+        return words[0] <= words[1] or words[1] <= words[0]
+    if any(words):
+        return is_variable(mine) or is_variable(theirs)
+    return compare(mine, theirs).equal

@@ -6,7 +6,7 @@ side only, the point says nothing; so ``\\frac{x^2-1}{x-1}`` is ``x+1`` and ``|x
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -60,16 +60,25 @@ class ScalarComparer:
             return self._constants(gold, answer)
         return self._at_points(gold, answer, names)
 
-    def real_value(self, node: Node) -> Fraction | None:
-        """Real value of a constant formula to about 60 digits, for ordering; None when it has none."""
+    def real_value(self, node: Node, point: Mapping[str, Fraction] | None = None) -> Fraction | None:
+        """Real value of a formula with its variables at ``point`` to about 60 digits; None when it has none."""
         try:
             folded = fold(node)
             if isinstance(folded, Number):
                 return folded.value
-            number = self._approximator.value(folded, {}, bits=BITS)
+            number = self._approximator.value(folded, point or {}, bits=BITS)
         except (Undefined, TooLarge, RecursionError):
             return None
         return None if _imaginary(number) else _to_fraction(number)
+
+    def approximates(self, decimal: Node, node: Node) -> bool:
+        """True when the numeral ``decimal`` is ``node`` rounded (or cut) to the decimals that it shows."""
+        folded, value = fold(decimal), self.real_value(node)
+        if not isinstance(folded, Number) or value is None:
+            return False
+        places = decimal.places or 0 if isinstance(decimal, Number) else 0
+        error, step = folded.value - value, Fraction(1, 10**places)
+        return abs(error) * 2 <= step or (abs(error) < step and abs(folded.value) < abs(value) and places > 0)
 
     def constant_ratio(self, first: Node, second: Node) -> Fraction | None:
         """The rational-approximate ``c`` of ``first == c * second`` everywhere, ``c != 0``; None when there is none."""

@@ -7,6 +7,7 @@ does not know. ``(1,2)`` may be a point or an interval, so a bracket keeps its s
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rlserve.verifiers.math.clock import Clock
 from rlserve.verifiers.math.tree import Node
 from rlserve.verifiers.math.units import Unit
 
@@ -61,7 +62,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """``sides[0] ops[0] sides[1] ops[1] ...`` with ops of ``= < > <= >= != ~ in``."""
+    """``sides[0] ops[0] sides[1] ops[1] ...`` with ops of ``= < > <= >= != approx ~ in``."""
 
     sides: tuple["Shape", ...]
     ops: tuple[str, ...]
@@ -97,4 +98,4 @@ class Opaque:
     command: str
 
 
-Shape = Scalar | Word | BasedNumber | Group | Matrix | Relation | Ratio | Union | NamedSet | Opaque
+Shape = Scalar | Word | BasedNumber | Group | Matrix | Relation | Ratio | Union | NamedSet | Opaque | Clock

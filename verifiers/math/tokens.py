@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from rlserve.verifiers.math.normalize import FUNCTIONS
+from rlserve.verifiers.math.normalize import FUNCTIONS, vocabulary
 from rlserve.verifiers.math.numerals import NUMERAL, number_of
 from rlserve.verifiers.math.tree import Number, Unreadable
 
@@ -11,7 +11,7 @@ COMMAND = re.compile(r"\\([A-Za-z]+|[{}])")
 WORD = re.compile(r"[A-Za-z]+")
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 PUNCTUATION = "+-*/^_!(){}[]|',"
-NAMES = FUNCTIONS | {"pi"}
+NAMES = FUNCTIONS | vocabulary("pi arcsinh arccosh arctanh arccot coth")
 
 
 @dataclass(frozen=True, slots=True)

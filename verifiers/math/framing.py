@@ -1,0 +1,43 @@
+r"""What stands around a value without being part of it: an announcement in front, the name of a parameter."""
+
+import re
+
+ANNOUNCEMENT = re.compile(
+    r"(?:\\text\{ ?)?(?:\u6240\u4ee5|\u56e0\u6b64|\u6545|\u5219|\u7531\u6b64)?,? ?(?:\u672c\u9898)?(?:\u7684)?"
+    r"(?:\u6700\u7ec8|\u6b63\u786e|\u6700\u540e)?(?:\u7684)?"
+    r"(?:(?:\u7b54\u6848|\u7b54|\u7b54\u3048|\uc815\ub2f5|\ub2f5)(?:\u5e94\u8be5)?(?:\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|[:=])"
+    r"|\u89e3 ?:)[: ]*\}? ?"
+    r"|(?:\\text\{ ?)?(?:the )?(?:final |correct )?answer(?: is|:| =) ?:?(?: ?\})? ?",
+    re.IGNORECASE,
+)
+ASIDE = re.compile("[,.;](?= ?[\u3400-\u9fff\uac00-\ud7af])")
+SECOND_TRY = re.compile("\u6216|\u53ef\u80fd|\u4e5f|\u53c8|\u518d|\u8fd8|\u4e0d|\u90fd|\u4f46")
+"""Or, perhaps, also, not, but: what makes the rest of a sentence part of the answer."""
+PARAMETER = re.compile(r"(?<![A-Za-z\\])([a-z]) ?\\in ?\\integers")
+
+
+def announced(normal: str) -> str:
+    """What an announcement ("\u7b54\u6848\u662f 5", "the answer is 5") announces; a text without one as it is.
+
+    Prose of another clause behind a number goes, unless it may take the number back.
+    """
+    match = ANNOUNCEMENT.match(normal)
+    if match is None or match.end() == len(normal):
+        return normal
+    value = normal[match.end() :].strip()
+    if match.group().startswith("\\text{") and "}" not in match.group():
+        value = value.removesuffix("}")
+    aside = ASIDE.search(value)
+    if aside is None or SECOND_TRY.search(value, aside.end()) or not re.search("[0-9]", value[: aside.start()]):
+        return value.rstrip(".,;: ")
+    return value[: aside.start()].strip()
+
+
+def with_parameter_of(gold: str, answer: str) -> str:
+    """``answer`` with the gold's letter for the integer that both run over: ``2n\\pi, n \\in \\mathbb{Z}``."""
+    mine, theirs = PARAMETER.findall(gold), PARAMETER.findall(answer)
+    if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
+        return answer
+    if re.search(rf"(?<![A-Za-z\\]){mine[0]}(?![A-Za-z])", answer):
+        return answer
+    return re.sub(rf"(?<![A-Za-z\\]){theirs[0]}(?![A-Za-z])", mine[0], answer)

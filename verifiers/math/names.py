@@ -1,0 +1,90 @@
+r"""Names of quantities, which may stand left of an equals sign: ``AB``, ``\sin\theta``, ``P(X=2)``, ``\angle ABC``.
+
+``2x`` is none: ``2x = 10`` says that x is 5. Neither is ``\sqrt{x}`` or ``\log x``.
+"""
+
+import re
+
+from rlserve.verifiers.math.sets import is_variable
+from rlserve.verifiers.math.shapes import Group, Matrix, Opaque, Scalar, Shape, Word
+from rlserve.verifiers.math.split import closing_index
+from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, symbols
+
+TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
+LABEL = re.compile(
+    r"(?:[a-zA-Z] ?)?(?:_ ?\{? ?)?\\(?:angle|triangle|overline|hat|text|square|odot|widetilde|tilde|dot)"
+    r" ?\{?[A-Za-z0-9 ']{1,40}\}*"
+    r"|(?:\\text\{[^{}]{1,40}\} ?|[A-Za-z]{1,4} ?|\\(?:angle|triangle) ?){1,5}"
+)
+HEAD = re.compile(
+    r"(?:\\text\{[A-Za-z ]{1,20}\}|[A-Za-z]|\\[A-Za-z]+ ?)(?:_ ?(?:[A-Za-z0-9]|\{[^{}]{1,12}\}))?'*"
+    r"(?: ?\^ ?(?:\{[^{}]{1,8}\}|[0-9]))? ?(?=[(\[])"
+)
+CALL = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]{1,3}\}?)?'*\([^()=<>]{1,20}\)")
+AREA = re.compile(r"\[[A-Z]{3,6}\]")
+OTHER = re.compile(
+    r"\\\|[^|]{1,30}\\\||[A-Z] ?\\(?:cup|cap|setminus) [A-Z]|\\(?:int|sum|prod|lim|max|min|det|dim)(?![A-Za-z]).{1,120}"
+)
+MAX_CHARACTERS = 120
+
+
+def is_name_text(text: str) -> bool:
+    """True for the name of a quantity that is no formula of ours: ``P(X=2)``, ``\\|v\\|``, ``[ABC]``."""
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS or not text:
+        return False
+    if LABEL.fullmatch(text) or AREA.fullmatch(text) or OTHER.fullmatch(text):
+        return True
+    head = HEAD.match(text)
+    return head is not None and closing_index(text, head.end()) == len(text) - 1
+
+
+def is_name(shape: Shape) -> bool:
+    """True for one variable, a word, ``f(x)``, and for what only a quantity is called: ``AB``, ``\\sin A``."""
+    if isinstance(shape, Group) and shape.brackets == "()":
+        return all(map(is_variable, shape.items))  # (x, y) = (1, 2)
+    if isinstance(shape, Word | Opaque) or is_variable(shape):
+        return True
+    if not isinstance(shape, Scalar) or shape.unit is not None:
+        return False
+    text = shape.text.replace(" ", "")
+    return bool(CALL.fullmatch(text)) or _is_quantity(shape.node) or is_call(text)
+
+
+def is_call(text: str) -> bool:
+    """``P(A)``, ``f(g(3))``: a letter with brackets behind it that hold the rest."""
+    head = HEAD.match(text)
+    return head is not None and not text.startswith("\\") and closing_index(text, head.end()) == len(text) - 1
+
+
+def is_sum_of_unknowns(shape: Shape) -> bool:
+    """``x+y``, ``ab``, ``x^2+y^2``: what a question asks for, since nobody could solve it for one of them."""
+    if not isinstance(shape, Scalar) or shape.unit is not None:
+        return False
+    return len(symbols(shape.node)) >= 2 and not _holds_numeral(shape.node)
+
+
+def _is_quantity(node: Node) -> bool:
+    if isinstance(node, Symbol):
+        return node.name[:1].isupper() and bool(symbols(node))
+    if not isinstance(node, Apply) or not symbols(node):
+        return False
+    if node.op in TRIGONOMETRIC or node.op == "abs":
+        return True
+    if node.op == "pow":
+        return isinstance(node.args[0], Apply) and node.args[0].op in TRIGONOMETRIC
+    return node.op in ("mul", "div") and all(map(_is_quantity, node.args))
+
+
+def _holds_numeral(node: Node) -> bool:
+    """True when a numeral is a term or factor; the exponent of a power may be one."""
+    if isinstance(node, Number):
+        return True
+    if not isinstance(node, Apply):
+        return False
+    return any(map(_holds_numeral, node.args[:1] if node.op == "pow" else node.args))
+
+
+def is_value(shape: Shape) -> bool:
+    """True for what can be the value of a compound name: no variables in it."""
+    return not isinstance(shape, Scalar) or not symbols(shape.node) or isinstance(shape, Matrix)

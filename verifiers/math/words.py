@@ -1,0 +1,86 @@
+r"""Words that change a value: ``6\text{ hundred}`` is 600, ``5\text{ squared}`` is 25, and neither is a unit.
+
+``spelled_out`` writes the ones that we compute as operations. No word of ``VALUE_WORDS`` is ever taken for a unit,
+whether we compute it or not: an answer that holds one we cannot compute is not read at all.
+"""
+
+import re
+
+from rlserve.verifiers.math.normalize import vocabulary
+
+SCALES = {
+    "hundred": "*10^{2}", "thousand": "*10^{3}", "million": "*10^{6}", "billion": "*10^{9}", "trillion": "*10^{12}",
+    "quadrillion": "*10^{15}", "lakh": "*10^{5}", "crore": "*10^{7}", "dozen": "*12", "score": "*20", "gross": "*144",
+    "half": "/2", "halves": "/2", "third": "/3", "quarter": "/4", "fourth": "/4", "fifth": "/5", "sixth": "/6",
+    "seventh": "/7", "eighth": "/8", "ninth": "/9", "tenth": "/10", "eleventh": "/11", "twelfth": "/12",
+    "fifteenth": "/15", "sixteenth": "/16", "twentieth": "/20", "hundredth": "/100", "thousandth": "/1000",
+    "millionth": "/1000000", "squared": "^2", "cubed": "^3", "factorial": "!",
+}  # fmt: skip
+OPERATORS = {
+    "plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/", "over": "/",
+}  # fmt: skip
+NUMBER_WORDS = vocabulary(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety tens thirteenth fourteenth seventeenth"
+    " eighteenth nineteenth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth billionth trillionth"
+    " doz hundreds mil mln bn quintillion"
+)
+VALUE_WORDS = (
+    NUMBER_WORDS
+    | frozenset(SCALES)
+    | frozenset(f"{word}s" for word in (*SCALES, *NUMBER_WORDS) if not word.endswith("s"))
+    | vocabulary(
+        "plus minus times multiplied divided over by add added subtract subtracted raised increased decreased reduced"
+        " mod modulo remainder rem residue quotient sum difference product power powers exponent exponential root log"
+        " choose factorials double triple quadruple twice thrice once doubled tripled halved quadrupled rounded"
+        " truncated inverse reciprocal opposite complement conjugate negated fold tuple squares of point"
+        # more or less than the number
+        " above below under beyond exceeding exceeds within least most greater larger smaller fewer less more maximum"
+        " minimum upto until than between from through to at nearly almost about approximately approx roughly around"
+        " circa ish so maybe perhaps possibly probably up"
+        # its denial, its company, what is no number
+        " or and not but is was are equals equal if then else no none never without except excluding unless neither nor"
+        " cannot isn't aren't wrong incorrect false true correct yes even odd undefined infinity nan inf negative"
+        " base binary octal hexadecimal hex vs versus the am pm noon midnight bc ad bce ce other another"
+    )
+)
+"""Lower case. ``units.py`` looks first whether one belongs to a unit ("squared" behind metres)."""
+SCALE = re.compile(
+    r"(?<=[0-9])(?P<open> ?\\text\{ ?| )?(?P<word>"
+    + "|".join(sorted(SCALES, key=len, reverse=True))
+    + r")s?(?![A-Za-z-]) ?(?P<close>\})?"
+)
+OPERATOR = re.compile(
+    r" ?(?:\\text\{ ?(" + "|".join(OPERATORS) + r") ?\}|(?<![A-Za-z\\{])(" + "|".join(OPERATORS) + r")(?![A-Za-z])) ?"
+)
+NEGATIVE = re.compile(r"^(?:\\text\{ ?(?:negative|minus) ?\}|negative |minus ) ?(?=[0-9.\\])", re.IGNORECASE)
+AND_A_HALF = re.compile(r"(?<=[0-9]) (?:\\text\{)?and a half\b ?\}?|(?<=[0-9])\\text\{ ?and a half ?\}")
+CJK_SCALES = {"\u5341": 1, "\u767e": 2, "\u5343": 3, "\u4e07": 4, "\u842c": 4, "\u5104": 8, "\u4ebf": 8, "\uc5b5": 8}
+CJK_SCALES |= {"\ub9cc": 4}
+CJK_SCALE = re.compile("(?<=[0-9]) ?([" + "".join(CJK_SCALES) + "])(?![\u514b\u7c73\u5206\u74e6\u5361])")
+"""Not in kilogram, kilometre (a thousand grams are one word there) and parts of a hundred."""
+CJK_PERCENT = re.compile("\u767e\u5206\u4e4b ?([0-9.]+)")
+CJK_FRACTION = re.compile("([0-9]+) ?\u5206\u4e4b ?([0-9]+)")
+
+
+def spelled_out(text: str) -> str:
+    """``text`` (normalised) with the words that we compute as operations; the same text when it has none."""
+    if not text.isascii():
+        text = CJK_FRACTION.sub(r"\\frac{\2}{\1}", CJK_PERCENT.sub(r"\1%", text))
+        text = CJK_SCALE.sub(lambda match: f"*10^{{{CJK_SCALES[match.group(1)]}}}", text)
+    if not any(character.isdigit() for character in text):
+        return text
+    text = NEGATIVE.sub("-", AND_A_HALF.sub(" 1/2", text))
+    text = SCALE.sub(_scaled, text, count=2)
+    return OPERATOR.sub(lambda match: OPERATORS[match.group(1) or match.group(2)], text)
+
+
+def changes_value(word: str) -> bool:
+    """True for a word that no unit may hold; hyphenated words are looked at part by part."""
+    return any(part in VALUE_WORDS for part in word.lower().split("-"))
+
+
+def _scaled(match: re.Match[str]) -> str:
+    opened = (match.group("open") or "").strip().startswith("\\text")
+    rest = " \\text{" if opened and not match.group("close") else "" if opened else match.group("close") or ""
+    return SCALES[match.group("word")] + rest
