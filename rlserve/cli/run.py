@@ -22,6 +22,7 @@ from rlserve.launch.local import LocalLauncher
 from rlserve.launch.plan import plan_hub, plan_processes
 from rlserve.observability.events import EventLog, phase_seconds, read_json_lines
 from rlserve.observability.summary import read_json, write_json
+from rlserve.store.binding import RunFacts, changes, stored_facts
 
 POLL_SECONDS = 0.3
 STOPPED = 130
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the resolved configuration and the processes; start nothing",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint and the stored queue")
+    parser.add_argument(
+        "--restore-store",
+        action="store_true",
+        help="with --resume: go on with the copy of the store that the newest whole checkpoint holds",
+    )
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier run of the same name first")
 
 
@@ -55,8 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config, paths)
         return 0
+    if arguments.restore_store and not arguments.resume:
+        raise InvalidRequest("--restore-store: is given without --resume, which it belongs to; add that")
+    if arguments.resume:
+        _check_changes(config, paths)
     _make_directory(config, paths, resume=arguments.resume, overwrite=arguments.overwrite)
     with _only_launcher(paths):
+        if arguments.restore_store:
+            _restore_store(paths)
         return asyncio.run(_run(config, paths, resume=arguments.resume))
 
 
@@ -71,6 +83,20 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     if not paths.config.exists():
         raise InvalidRequest(f"--resume: {str(paths.root)!r} holds no run (no {paths.config.name})")
     return load_run([paths.config], arguments.overrides), paths
+
+
+def _check_changes(config: RunConfig, paths: RunPaths) -> None:
+    """Raise InvalidRequest, before anything is written, for a change that the resumed run could not take."""
+    before = stored_facts(paths.store)
+    if before is not None:
+        list(changes(before, RunFacts.of(config)))
+
+
+def _restore_store(paths: RunPaths) -> None:
+    from rlserve.actors.learner.store_copy import restore_store
+
+    step = restore_store(paths)
+    print(f"the store is the copy of step {step}; what was there is {paths.store}.replaced")
 
 
 def _directory_of(config_file: Path) -> Path:
@@ -205,7 +231,7 @@ def _show_event(progress: Progress, event: dict[str, object]) -> None:
         case "actor_recovered":
             progress.say(f"{event['actor']}: serves again after {float(str(event['seconds'])):.1f} s")
         case "accuracy":
-            progress.say(f"held-out accuracy {event['when']}: {float(str(event['value'])):.3f}")
+            progress.say(f"held-out accuracy {event['when']}: {event['text']}")
         case "warning":
             progress.say(f"warning: {event['message']}")
 
@@ -225,6 +251,8 @@ class _Tail:
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:
+            # A resumed learner cuts off the metrics of steps that it makes again.
+            self._offset = min(self._offset, self._path.stat().st_size)
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1

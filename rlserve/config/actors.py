@@ -189,7 +189,7 @@ class LearnerConfig(Section):
     lease_seconds: float = Field(120.0, gt=0)
     """A leased task that did not come back within this goes to another worker."""
     max_wait_seconds: float = Field(300.0, gt=0)
-    """Wait for a full batch; then the run stops and names who is missing."""
+    """For so long nothing may move while a batch is waited for; then the run ends and names who is missing."""
     max_message_bytes: int = Field(64 * 2**20, ge=2**16)
     """Largest message taken on the rollout stream."""
     chunk_bytes: int = Field(2**20, ge=4096, le=3 * 2**20)

@@ -1,15 +1,25 @@
-"""Every metric, declared once: name, unit, meaning. Values go to ``metrics.jsonl``, one line a step."""
+"""Every metric, declared once: name, unit, meaning.
+
+Values go to ``metrics.jsonl``: a line a step, and a line a held-out measurement, which has ``evaluate/`` names alone.
+"""
 
 import json
+import logging
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from rlserve.errors import UnknownName
+
+logger = logging.getLogger(__name__)
+
+STEP_METRIC = "learner/loss"
+"""In every line of a step, in no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +69,11 @@ METRICS: Mapping[str, MetricInfo] = {
     "groups/consumed": MetricInfo("groups", "groups trained on, in all"),
     "groups/queued": MetricInfo("groups", "groups waiting"),
     "groups/dropped": MetricInfo("groups", "groups dropped, in all"),
-    "evaluate/accuracy": MetricInfo("share", "held-out samples judged right"),
+    "evaluate/accuracy": MetricInfo("share", "held-out samples judged right, of those that were judged"),
+    "evaluate/reward_mean": MetricInfo("reward", "mean reward of the held-out samples that were judged"),
     "evaluate/problems": MetricInfo("problems", "held-out problems of the measurement"),
+    "evaluate/samples": MetricInfo("samples", "held-out completions of the measurement"),
+    "evaluate/no_verdict": MetricInfo("samples", "of these, those that no verifier could judge"),
 }
 
 PREFIXES = {
@@ -68,6 +81,8 @@ PREFIXES = {
     "reward/": "rewards of the batch as verified: mean, std and accuracy, over all and by environment",
     "received/": "the same numbers over all groups received since the last step, dropped ones included",
     "groups/dropped/": "groups dropped for one reason, in all",
+    "evaluate/accuracy/": "the same share over the problems of one environment",
+    "curriculum/": "levels of environments that have any, from 0, and the pass rate over the last groups of the level",
 }
 
 
@@ -82,18 +97,34 @@ def info(name: str) -> MetricInfo:
 
 
 class MetricsFile:
-    """Appends one JSON object a step; each line is flushed, so that a killed run keeps its curve."""
+    """Appends one JSON object a line; each is flushed, so that a killed run keeps its curve."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, step: int | None = None, warn: Callable[[str], object] = logger.warning) -> None:
+        """Go on after ``step`` (None: after whatever is there): later lines, and a torn one, are cut off first.
+
+        ``warn`` is told, once a name, of a metric that nobody declared.
+        """
+        _cut(path, step)
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._warn = warn
+        self._unknown: set[str] = set()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of ``step``; a non-finite one is written as null."""
         for name in values:
-            info(name)
+            self._check(name)
         line = {"step": step, "unix_seconds": time.time(), **{k: _finite(v) for k, v in values.items()}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+    def _check(self, name: str) -> None:
+        """A name that is missing here must not end a run: its number is as good."""
+        try:
+            info(name)
+        except UnknownName as error:
+            if name not in self._unknown:
+                self._unknown.add(name)
+                self._warn(f"{error}; it is written all the same")
 
     def close(self) -> None:
         """Close the file."""
@@ -110,6 +141,28 @@ class MetricsFile:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _cut(path: Path, step: int | None) -> None:
+    """Shorten the file to its whole lines of steps up to ``step``, which are its first: a curve never runs back."""
+    if not path.exists():
+        return
+    kept = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or _is_later(line, step):
+                break
+            kept += len(line)
+    if kept < path.stat().st_size:
+        os.truncate(path, kept)
+
+
+def _is_later(line: bytes, step: int | None) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return step is not None and isinstance(found, dict) and found.get("step", 0) > step
 
 
 def percentile(values: list[float], share: float) -> float:

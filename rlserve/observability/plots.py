@@ -25,6 +25,11 @@ PANELS = (
     Panel("Reward", "reward", (("received/reward_mean", "all groups received"), ("reward/mean", "batch"))),
     Panel("Accuracy on training tasks", "share", (("received/accuracy", "all groups received"),)),
     Panel(
+        "Held-out measurements",
+        "",
+        (("evaluate/accuracy", "accuracy"), ("evaluate/reward_mean", "mean reward")),
+    ),
+    Panel(
         "Completion length",
         "tokens",
         (("length/mean", "mean"), ("length/max", "max")),
@@ -92,7 +97,7 @@ def to_svg(figure: Any) -> str:
 
 
 def read_metrics(path: Any) -> list[Mapping[str, Any]]:
-    """The training rows of ``metrics.jsonl``."""
+    """The rows of ``metrics.jsonl``: a step each, or a held-out measurement."""
     return [row for row in read_json_lines(path) if "step" in row]
 
 

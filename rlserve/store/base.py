@@ -10,6 +10,7 @@ and its lease is worked on again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rlserve.errors import StateCorrupt
@@ -58,6 +59,16 @@ class GroupCounts:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class StoreMark:
+    """Ties a checkpoint to the store that it was made beside."""
+
+    store_id: str
+    """Drawn when the store was made; its copies have it too."""
+    sequence: int
+    """Counts the checkpoints: a store of a smaller one is older than the checkpoint."""
+
+
 class Store(Protocol):
     """Every call is one transaction and safe to repeat; calls may come from several threads.
 
@@ -84,8 +95,8 @@ class Store(Protocol):
         """
         ...
 
-    def drop(self, group_ids: Sequence[str], reason: str, *, step: int) -> None:
-        """The groups left the queue while ``step`` was prepared, untrained.
+    def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
+        """The groups left the queue while ``step`` was prepared, untrained; None: for good, whatever is rolled back.
 
         Raises StateCorrupt, and changes nothing, when one is not queued (unless dropped by the same call).
         """
@@ -117,7 +128,7 @@ class Store(Protocol):
     def rollback(self, step: int) -> None:
         """Training resumes at ``step``: what left the queue after it is queued again, in the old order.
 
-        What was dropped on arrival stays dropped. Raises StateCorrupt, and changes nothing, when a payload
+        What was dropped on arrival or for good stays dropped. Raises StateCorrupt, and changes nothing, when a payload
         is gone because a later step was checkpointed.
         """
         ...
@@ -128,6 +139,29 @@ class Store(Protocol):
 
     def cursor(self) -> str | None:
         """The last cursor set; None before the first."""
+        ...
+
+    def remember(self, key: str, value: str) -> None:
+        """Keep a fact about the run; a rollback leaves it."""
+        ...
+
+    def recall(self, key: str) -> str | None:
+        """The fact remembered last under ``key``; None before the first."""
+        ...
+
+    def mark(self) -> StoreMark:
+        """Where the store is, for a checkpoint that is about to be written; each call counts one further."""
+        ...
+
+    def marked(self) -> StoreMark:
+        """The last mark made; its sequence is 0 before the first."""
+        ...
+
+    def copy_to(self, path: Path, *, step: int) -> None:
+        """Write a store to ``path`` that is as this one is now, to resume at ``step`` with and at no step before.
+
+        What left the queue by then goes without its payload. Others may use the store meanwhile.
+        """
         ...
 
     def close(self) -> None:

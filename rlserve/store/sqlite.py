@@ -5,6 +5,7 @@ returns, so a killed process loses nothing. A power failure may lose the commits
 ``checkpoint()``, which is when the disk is waited for; ``power_safe=True`` waits at every commit.
 """
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlserve.errors import LimitExceeded, StateCorrupt, Unavailable
-from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup
+from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup, StoreMark
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 
-# A step is set when a group leaves the queue; a group that was dropped on arrival never has one.
+# A step is set when a group leaves the queue; a group that was dropped on arrival or for good has none.
 _SCHEMA = """
 CREATE TABLE groups (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -36,8 +37,18 @@ CREATE INDEX groups_by_step ON groups (step) WHERE step IS NOT NULL;
 CREATE TABLE payloads (arrival INTEGER PRIMARY KEY REFERENCES groups, payload BLOB NOT NULL);
 CREATE TABLE totals (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rejections (reason TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE cursors (only INTEGER PRIMARY KEY CHECK (only = 0), cursor TEXT NOT NULL);
+CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO totals VALUES ('received', 0);
+INSERT INTO facts VALUES ('store_id', lower(hex(randomblob(16))));
+INSERT INTO facts VALUES ('sequence', '0');
+"""
+
+# Of what left the queue by a step, or for good.
+_FORGET_PAYLOADS = """
+DELETE FROM payloads WHERE arrival IN (
+    SELECT payloads.arrival FROM payloads JOIN groups USING (arrival)
+    WHERE step <= ? OR state = 'dropped' AND step IS NULL
+)
 """
 
 
@@ -91,7 +102,7 @@ class SqliteStore:
     def consume(self, group_ids: Sequence[str], *, step: int) -> None:
         self._leave_queue(group_ids, state="consumed", reason="", step=step)
 
-    def drop(self, group_ids: Sequence[str], reason: str, *, step: int) -> None:
+    def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
         self._leave_queue(group_ids, state="dropped", reason=reason, step=step)
 
     def queued(self, limit: int | None = None) -> list[QueuedGroup]:
@@ -131,11 +142,7 @@ class SqliteStore:
     def checkpoint(self, step: int) -> None:
         with self._lock:
             with self._transaction():
-                self._db.execute(
-                    "DELETE FROM payloads WHERE arrival IN "
-                    "(SELECT payloads.arrival FROM payloads JOIN groups USING (arrival) WHERE step <= ?)",
-                    (step,),
-                )
+                self._db.execute(_FORGET_PAYLOADS, (step,))
             with self._translated():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -149,18 +156,42 @@ class SqliteStore:
             if gone[0]:
                 raise StateCorrupt(
                     f"store: {gone[0]} groups that left the queue after step {step} cannot be queued again, because "
-                    f"step {gone[1]} was checkpointed since; resume from step {gone[1]} or later"
+                    f"step {gone[1]} was checkpointed since; resume from step {gone[1]} or later, or go on from a copy "
+                    f"of the store: rlserve run --resume {self._path.parent} --restore-store"
                 )
             self._db.execute("UPDATE groups SET state = 'queued', reason = '', step = NULL WHERE step > ?", (step,))
 
     def set_cursor(self, cursor: str) -> None:
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO cursors VALUES (0, ?)", (cursor,))
+        self.remember("cursor", cursor)
 
     def cursor(self) -> str | None:
+        return self.recall("cursor")
+
+    def remember(self, key: str, value: str) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
+
+    def recall(self, key: str) -> str | None:
         with self._reading():
-            row = self._db.execute("SELECT cursor FROM cursors").fetchone()
+            row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+    def mark(self) -> StoreMark:
+        with self._transaction():
+            self._db.execute("UPDATE facts SET value = CAST(value + 1 AS TEXT) WHERE key = 'sequence'")
+        return self.marked()
+
+    def marked(self) -> StoreMark:
+        with self._reading():
+            facts = dict(self._db.execute("SELECT key, value FROM facts WHERE key IN ('store_id', 'sequence')"))
+        return StoreMark(facts["store_id"], int(facts["sequence"]))
+
+    def copy_to(self, path: Path, *, step: int) -> None:
+        with self._translated(), contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as reader:
+            reader.execute("VACUUM INTO ?", (str(path),))
+        with self._translated(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            copy.execute(_FORGET_PAYLOADS, (step,))
+            copy.execute("VACUUM")
 
     def close(self) -> None:
         with self._lock:
@@ -188,7 +219,7 @@ class SqliteStore:
         self._db.execute("UPDATE totals SET total = total + 1 WHERE name = 'received'")
         return inserted.lastrowid
 
-    def _leave_queue(self, group_ids: Sequence[str], *, state: str, reason: str, step: int) -> None:
+    def _leave_queue(self, group_ids: Sequence[str], *, state: str, reason: str, step: int | None) -> None:
         with self._transaction():
             for group_id in group_ids:
                 moved = self._db.execute(
@@ -198,7 +229,7 @@ class SqliteStore:
                 if moved.rowcount == 0:
                     self._check_repeated(group_id, (state, reason, step))
 
-    def _check_repeated(self, group_id: str, wanted: tuple[str, str, int]) -> None:
+    def _check_repeated(self, group_id: str, wanted: tuple[str, str, int | None]) -> None:
         row = self._db.execute("SELECT state, reason, step FROM groups WHERE group_id = ?", (group_id,)).fetchone()
         if row is None:
             raise StateCorrupt(f"store: group {group_id!r} was never received, so it cannot be {wanted[0]}")
@@ -233,4 +264,7 @@ class SqliteStore:
                 f"store: {self._path.name} cannot be used ({error}); is another process on it?"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise StateCorrupt(f"store: {self._path.name} is damaged ({error}); resume with a copy") from error
+            raise StateCorrupt(
+                f"store: {self._path.name} is damaged ({error}); go on from the copy in the newest checkpoint: "
+                f"rlserve run --resume {self._path.parent} --restore-store"
+            ) from error

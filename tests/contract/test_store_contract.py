@@ -1,6 +1,7 @@
 """What every store promises. A new implementation is one more entry of ``IMPLEMENTATIONS``."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,60 @@ def test_a_rollback_queues_what_later_steps_took_in_the_old_order(place: Reopena
     store.rollback(1)
     assert waiting(store) == ["a", "c", "d", "e", "f"]
     store.consume(["a"], step=2)
+
+
+def test_what_is_dropped_for_good_never_comes_back(place: Reopenable) -> None:
+    store = place.open()
+    fill(store, "a", "b", "c")
+    for _ in range(2):
+        store.drop(["b"], "not_finite", step=None)
+    store.consume(["a"], step=4)
+    store = place.open()
+    store.rollback(0)
+    assert waiting(store) == ["a", "c"]
+    assert store.counts() == GroupCounts(received=3, consumed=0, queued=2, dropped={"not_finite": 1})
+
+
+def test_a_mark_counts_up_and_a_store_is_known_by_its_id(place: Reopenable, tmp_path: Path) -> None:
+    store = place.open()
+    first = store.marked()
+    assert (first.sequence, len(first.store_id)) == (0, 32)
+    assert [store.mark().sequence for _ in range(3)] == [1, 2, 3]
+    store = place.open()
+    assert store.marked() == replace(first, sequence=3)
+    (tmp_path / "other").mkdir()
+    other = SqliteStore(tmp_path / "other" / "groups.sqlite")
+    assert other.marked().store_id != first.store_id
+    other.close()
+
+
+def test_facts_are_kept_and_replaced(place: Reopenable) -> None:
+    store = place.open()
+    assert store.recall("measured") is None
+    store.remember("measured", "at-5")
+    store.remember("measured", "at-10")
+    store.rollback(0)
+    assert place.open().recall("measured") == "at-10"
+
+
+def test_a_copy_resumes_at_its_step_and_holds_no_payload_that_is_not_needed(store: Store, tmp_path: Path) -> None:
+    fill(store, "a", "b", "c", "d")
+    store.consume(["a"], step=1)
+    store.drop(["b"], "stale", step=1)
+    store.set_cursor("here")
+    mark = store.mark()
+    store.copy_to(tmp_path / "copy.sqlite", step=1)
+    store.consume(["c"], step=2)
+    copy = SqliteStore(tmp_path / "copy.sqlite")
+    assert (copy.marked(), copy.cursor()) == (mark, "here")
+    copy.rollback(1)
+    assert waiting(copy) == ["c", "d"]
+    assert copy.counts() == GroupCounts(received=4, consumed=1, queued=2, dropped={"stale": 1})
+    with pytest.raises(StateCorrupt, match="--restore-store"):
+        copy.rollback(0)
+    copy.consume(["c"], step=2)
+    assert fill(copy, "e") is None
+    copy.close()
 
 
 def test_a_rollback_to_the_present_changes_nothing(store: Store) -> None:

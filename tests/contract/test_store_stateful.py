@@ -69,6 +69,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.drop([group_id], "stale", step=self.step + 1)
         self.rows[group_id] = Row("dropped", "stale", self.step + 1)
 
+    @rule(data=st.data())
+    def drop_any_for_good(self, data: st.DataObject) -> None:
+        queued = [group_id for group_id, row in self.rows.items() if row.state == "queued"]
+        if queued:
+            group_id = data.draw(st.sampled_from(queued))
+            self.store.drop([group_id], "not_finite", step=None)
+            self.rows[group_id] = Row("dropped", "not_finite")
+
+    @rule()
+    def go_on_with_a_copy(self) -> None:
+        place = tempfile.TemporaryDirectory()
+        self.store.copy_to(Path(place.name) / "groups.sqlite", step=self.step)
+        self.store.close()
+        self.place.cleanup()
+        self.place, self.checkpointed = place, self.step
+        self.store = self.make(Path(place.name))
+
     @rule()
     def checkpoint(self) -> None:
         self.store.checkpoint(self.step)

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from rlserve.observability.metrics import STEP_METRIC
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,7 +64,10 @@ class Run:
         return int(rows[-1]["step"]) if rows else 0
 
     def metrics(self) -> list[dict[str, Any]]:
-        return json_lines(self.root / "metrics.jsonl")
+        return [row for row in json_lines(self.root / "metrics.jsonl") if STEP_METRIC in row]
+
+    def measurements(self) -> list[dict[str, Any]]:
+        return [row for row in json_lines(self.root / "metrics.jsonl") if "evaluate/problems" in row]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [e for e in json_lines(self.root / "events.jsonl") if e["event"] == name]
@@ -151,6 +156,20 @@ def new_run(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
 
     def make(name: str) -> Run:
         runs.append(Run(tmp_path, name))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.kill()
+
+
+@pytest.fixture(scope="module")
+def new_module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Run]]:
+    """The same for runs that several tests of a module look at."""
+    runs: list[Run] = []
+
+    def make(name: str) -> Run:
+        runs.append(Run(tmp_path_factory.mktemp("runs"), name))
         return runs[-1]
 
     yield make

@@ -21,12 +21,15 @@ from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.actors.learner.ranks import Leader, Rank, follow, needs_reference
 from rlserve.actors.learner.reference import Reference
+from rlserve.actors.learner.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.config.actors import LearnerConfig
 from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
 
 LR = 3e-3
@@ -43,6 +46,15 @@ def laid_out(whole: TokenBatch, ranks: int) -> OptimizerBatch:
     shares = tuple(tuple(parts[rank::ranks]) for rank in range(ranks))
     total = denominator([whole], num_sequences=16, num_groups=4)
     return OptimizerBatch(micro_batches=shares, denominator=total, summary={})
+
+
+def trainer_of(rank: Rank, directory: Path) -> Trainer:
+    """A trainer that leads ``rank``, for a run under ``directory``."""
+    config = RunConfig.model_validate(
+        {"name": "r", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}], "learner": {"dtype": "float32"}}
+    )
+    (directory / "r").mkdir(exist_ok=True)
+    return Trainer(config, RunPaths(directory / "r"), rank)
 
 
 def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING = "training"
 RNG_FILE = "rng.safetensors"
+STORE_FILE = "groups.sqlite"
 REFERENCE = "reference"
 _NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
@@ -58,6 +59,11 @@ class Checkpoint:
         path = self.path / REFERENCE
         return path if path.is_dir() else None
 
+    @property
+    def store_path(self) -> Path:
+        """The copy of the run's store that was made with it."""
+        return self.path / TRAINING / STORE_FILE
+
     def restore(self, engine: LearnerEngine) -> None:
         """Optimizer and random state into an engine made from ``model_path``; called on every rank."""
         engine.restore_optimizer(self.optimizer_steps, self._read)
@@ -83,10 +89,12 @@ def save(
     *,
     keep: int = 2,
     reference: Reference | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> Checkpoint:
     """Write ``step-<step>`` and drop all but the newest ``keep``. Rank 0; the others ``contribute`` meanwhile.
 
-    ``reference`` is kept when it is another model than the run's start. Checkpoints of later steps belong to a
+    ``reference`` is kept when it is another model than the run's start. ``beside`` writes what else is to be kept
+    into ``training/``, before the checkpoint is sealed. Checkpoints of later steps belong to a
     future that was given up, and go too.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -100,6 +108,8 @@ def save(
         write_model(partial / REFERENCE, kept, engine.companions, engine.dtype)
     files = write_shards(training, "optimizer", engine.optimizer_state())
     save_file({"torch": engine.rng_states()}, training / RNG_FILE)
+    if beside is not None:
+        beside(training)
     content = {
         "step": step,
         "state": dict(state),
@@ -124,12 +134,22 @@ def contribute(engine: LearnerEngine) -> None:
 
 
 def latest(directory: Path) -> Checkpoint | None:
-    """The newest whole checkpoint under ``directory``; broken ones are named in a warning and passed over."""
+    """The newest whole checkpoint under ``directory``, None where there is none of any kind.
+
+    Broken ones are named in a warning and passed over. Raises StateCorrupt that names them when all are.
+    """
+    broken = []
     for path, _ in _found(directory):
         try:
             return open_checkpoint(path)
         except StateCorrupt as error:
             logger.warning("checkpoint %s is passed over: %s", path.name, error)
+            broken.append(f"{path.name} ({error})")
+    if broken:
+        raise StateCorrupt(
+            f"checkpoints: none is whole: {'; '.join(broken)}. Put one back from a copy of {directory}, or start the "
+            "run anew with --overwrite"
+        )
     return None
 
 

@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
 """A micro-batch's share of the loss; denominators of the whole optimizer batch are bound already."""
 
-MAX_SKIPPED_IN_A_ROW = 3
 ENTROPY = frozenset({"entropy"})
 
 
@@ -56,7 +55,9 @@ class StepReport:
     grad_norm: float
     """Global, before clipping; not finite when the step was skipped."""
     skipped: bool
-    """Loss or gradient was not finite; weights and optimizer are as before."""
+    """Loss or gradient was not finite; weights and optimizer are as before. Of several updates: some were skipped."""
+    updates: int
+    """Updates made; 0 when all were skipped."""
     skipped_steps: int
     """Steps skipped since the engine started."""
     seconds: float
@@ -82,7 +83,7 @@ class LearnerEngine:
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = Links(self.place, timeout_seconds=config.rank_timeout_seconds)
-        self._skipped_steps = self._skipped_in_a_row = 0
+        self._skipped_steps = 0
         if config.packing:
             check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
 
@@ -114,15 +115,28 @@ class LearnerEngine:
         ]
         grad_norm, skipped = self._update()
         total, merged = self._merge(shares)
-        self._count(skipped, total, grad_norm)
+        self._skipped_steps += skipped
         return StepReport(
             loss=total,
             metrics=metrics.results(merged),
             grad_norm=grad_norm,
             skipped=skipped,
+            updates=int(not skipped),
             skipped_steps=self._skipped_steps,
             seconds=time.perf_counter() - started,
         )
+
+    def reach(self, micro_batches: Sequence[TokenBatch], *, loss: LossFunction, needs: Collection[str]) -> float:
+        """How hard a loss pulls at what the policy says: the norm of its gradient by the policy's outputs.
+
+        Infinite or not a number when loss or gradient is. Changes nothing. Every rank must call it.
+        """
+        square = torch.zeros((), dtype=torch.float64)
+        for batch in micro_batches:
+            with torch.no_grad():
+                outputs = self._scorer(batch, needs=needs)
+            square += _squared_pull(outputs, batch.to(self.place.device), loss)
+        return float(self.links.sum(square).sqrt())
 
     def rehearse(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
         """Go through a full micro-batch of rows of ``width`` tokens, the last ``trained`` of which are trained on.
@@ -222,18 +236,6 @@ class LearnerEngine:
         merged = metrics.from_vectors(merged, self.links.sum(sums), self.links.maximum(extremes))
         return float(merged.pop("").value), merged
 
-    def _count(self, skipped: bool, loss: float, grad_norm: float) -> None:
-        self._skipped_steps += skipped
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        if not skipped:
-            return
-        logger.warning("step skipped: loss %g, gradient norm %g", loss, grad_norm)
-        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            raise LimitExceeded(
-                f"skipped steps: {MAX_SKIPPED_IN_A_ROW} in a row had a loss or gradient that is not finite (last: loss "
-                f"{loss:g}, gradient norm {grad_norm:g}); lower learner.lr and go on from a checkpoint"
-            )
-
 
 def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -263,6 +265,17 @@ def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> Token
         advantages=zeros,
         lag=torch.zeros(shape, dtype=torch.int64),
     )
+
+
+def _squared_pull(outputs: PolicyOutputs, batch: TokenBatch, loss: LossFunction) -> Tensor:
+    given = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    leaves = {name: t.detach().requires_grad_() for name, t in given.items() if isinstance(t, Tensor)}
+    share = loss(replace(outputs, **leaves), batch).loss
+    square = (0.0 * share.detach()).double()  # not a number when the loss is none, or infinite
+    if share.requires_grad:
+        pulls = torch.autograd.grad(share, list(leaves.values()), allow_unused=True)
+        square = square + sum(g.double().square().sum() for g in pulls if g is not None)
+    return square.cpu()
 
 
 def _nothing(outputs: PolicyOutputs, batch: TokenBatch) -> LossOutput:

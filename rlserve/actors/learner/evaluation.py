@@ -1,10 +1,11 @@
-"""Held-out accuracy, measured through the same stream: evaluation leases, judged by the same verifiers."""
+"""Held-out accuracy and reward, measured through the same stream: evaluation leases, judged by the same verifiers."""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlserve.batching.summary import is_right
 from rlserve.config.run import RunConfig
@@ -20,15 +21,61 @@ GREEDY = 0.0
 class Evaluation:
     """The outcome of one measurement."""
 
-    accuracy: float
-    """Share of judged samples that were right."""
+    accuracy: float | None
+    """Share of judged samples that were right; None when no sample was judged."""
+    reward_mean: float | None
+    """Of judged samples; None when no sample was judged."""
     problems: int
     samples: int
     unjudged: int
     """Samples that no verifier could judge; they count neither way."""
-    by_environment: dict[str, float]
+    missing: int = 0
+    """Problems asked for that never came."""
+    by_environment: Mapping[str, float | None]
+    """Accuracy; None for one of which no sample was judged."""
     versions: tuple[int, ...]
     """Policy versions that sampled; one when pinned."""
+
+    @property
+    def text(self) -> str:
+        """For people: what was measured, and of how much."""
+        if self.accuracy is None or self.reward_mean is None:
+            return f"no verdict: none of {self.samples} samples was judged{self._missing}"
+        judged = self.samples - self.unjudged
+        of = f" (of {judged} judged; {self.unjudged} without a verdict)" if self.unjudged else ""
+        return f"{self.accuracy:.3f}{of}, mean reward {self.reward_mean:.4g}{self._missing}"
+
+    @property
+    def _missing(self) -> str:
+        return f"; {self.missing} of {self.problems + self.missing} problems never came" if self.missing else ""
+
+    def metrics(self) -> dict[str, float]:
+        """``evaluate/`` numbers; what was not measured is left out."""
+        measured = {
+            "evaluate/accuracy": self.accuracy,
+            "evaluate/reward_mean": self.reward_mean,
+            **{f"evaluate/accuracy/{name}": value for name, value in self.by_environment.items()},
+        }
+        return {
+            "evaluate/problems": float(self.problems),
+            "evaluate/samples": float(self.samples),
+            "evaluate/no_verdict": float(self.unjudged),
+            **{name: value for name, value in measured.items() if value is not None},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for events, the summary and checkpoints."""
+        return {
+            "accuracy": self.accuracy,
+            "reward_mean": self.reward_mean,
+            "problems": self.problems,
+            "samples": self.samples,
+            "unjudged": self.unjudged,
+            "missing": self.missing,
+            "by_environment": dict(self.by_environment),
+            "versions": list(self.versions),
+            "text": self.text,
+        }
 
 
 def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
@@ -55,18 +102,21 @@ def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
     return leases
 
 
-def score(groups: Sequence[RolloutGroup]) -> Evaluation:
-    """Accuracy of the groups of one measurement."""
+def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evaluation:
+    """Accuracy and reward of the groups of one measurement of ``asked`` problems (None: as many as there are)."""
     trajectories = [(g.task.environment, t) for g in groups for t in g.trajectories]
-    judged = [(e, is_right(t)) for e, t in trajectories if t.verdict is not None and t.verdict.has_reward]
+    judged = [(e, t, t.verdict.reward) for e, t in trajectories if t.verdict is not None and t.verdict.has_reward]
     by_environment = {
-        name: _share([right for e, right in judged if e == name]) for name in sorted({e for e, _ in judged})
+        name: _mean([float(is_right(t)) for e, t, _ in judged if e == name])
+        for name in sorted({e for e, _ in trajectories})
     }
     return Evaluation(
-        accuracy=_share([right for _, right in judged]),
+        accuracy=_mean([float(is_right(t)) for _, t, _ in judged]),
+        reward_mean=_mean([reward for _, _, reward in judged]),
         problems=len(groups),
         samples=len(trajectories),
         unjudged=len(trajectories) - len(judged),
+        missing=(len(groups) if asked is None else asked) - len(groups),
         by_environment=by_environment,
         versions=tuple(sorted({s.version for _, t in trajectories for s in t.policy_spans})),
     )
@@ -99,5 +149,5 @@ def prompt_text(task: Task) -> str:
     return "\n".join(f"{p.role}: {p.content}" if isinstance(p, Message) else str(p) for p in task.prompt)
 
 
-def _share(rights: Sequence[bool]) -> float:
-    return sum(rights) / len(rights) if rights else 0.0
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

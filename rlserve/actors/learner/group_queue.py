@@ -72,10 +72,17 @@ class GroupQueue:
         ]
 
     def take(self, n: int) -> list[RolloutGroup]:
-        """The ``n`` oldest fresh groups; they stay queued until they are consumed or dropped."""
+        """The ``n`` oldest fresh groups; they stay queued until they are consumed or dropped.
+
+        In the order of their leases: that of arrival differs from run to run, and so would every sum over them.
+        """
         groups = self.fresh()[:n]
         self._taken.update(group.group_id for group in groups)
-        return groups
+        return sorted(groups, key=lambda group: (len(group.group_id), group.group_id))
+
+    def put_back(self, group_ids: Sequence[str]) -> None:
+        """Taken, but neither trained on nor dropped: they wait again, in their old order."""
+        self._taken.difference_update(group_ids)
 
     def consume(self, group_ids: Sequence[str], *, step: int) -> None:
         """Trained on by ``step``."""
@@ -84,8 +91,8 @@ class GroupQueue:
         # Workers may have these weights before the learner says that they are published.
         self.newest_known = max(self.newest_known, step)
 
-    def drop(self, group_ids: Sequence[str], reason: str, *, step: int) -> None:
-        """Taken for ``step``, but not trained on."""
+    def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
+        """Taken for ``step``, but not trained on; None: never to be taken again, whatever is rolled back."""
         self._store.drop(group_ids, reason, step=step)
         self._forget(group_ids)
 

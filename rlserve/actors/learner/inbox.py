@@ -173,10 +173,21 @@ class Inbox:
         self._wake()
 
     def drop(self, step: int, group_ids: Sequence[str], reason: str) -> None:
-        """The groups were taken for ``step`` and could not be trained on."""
+        """The groups were taken for ``step`` and could not be trained on; making it again may take them again."""
         with self._changed:
             self._queue.drop(group_ids, reason, step=step)
         self._wake()
+
+    def discard(self, group_ids: Sequence[str], reason: str) -> None:
+        """The groups were taken and must never be taken again, also not when the run is resumed further back."""
+        with self._changed:
+            self._queue.drop(group_ids, reason, step=None)
+        self._wake()
+
+    def put_back(self, group_ids: Sequence[str]) -> None:
+        """The groups were taken and not trained on; the next ``take`` gives them again."""
+        with self._changed:
+            self._queue.put_back(group_ids)
 
     def published(self, version: int) -> None:
         """The newest version that workers can have; the lag of a group counts from it."""

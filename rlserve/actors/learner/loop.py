@@ -2,35 +2,44 @@
 
 ``run`` is one thread; the services run in another (an asyncio loop), and they meet in inbox and publisher.
 
-* ``inbox.take`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its deadline names
-  the workers that owe groups.
+* ``waiting`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its end names the workers that
+  owe groups, and why those that came teach nothing.
 * ``publish`` waits for nobody: workers fetch when they can, and the lag bound holds back those who cannot.
-* ``evaluate`` waits for every worker on the stream to confirm the present version, then for the groups.
+* ``measuring`` waits for the workers on the stream to confirm the present version, then for the groups.
+
+A batch whose loss or gradient is not finite makes no step: ``poison`` drops what is to blame, and the next batch is
+taken for the same step.
 """
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
+from rlserve.actors.learner.checkpoint import STORE_FILE
 from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, score, write_samples
+from rlserve.actors.learner.engine import StepReport
+from rlserve.actors.learner.evaluation import Evaluation
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.loop_state import LoopState
+from rlserve.actors.learner.measuring import Measuring
+from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.schedule import learning_rate
 from rlserve.actors.learner.trainer import Trainer
+from rlserve.actors.learner.waiting import Waits
 from rlserve.algorithms.sync import why_sync
 from rlserve.batching.collate import BatchLayout, collate, minibatches
 from rlserve.batching.summary import summarize
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import DeadlineExceeded
+from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
+from rlserve.store.base import Store
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
 REWARD_WINDOW = 5
 SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
 
@@ -49,19 +58,36 @@ class TrainingLoop:
         paths: RunPaths,
         trainer: Trainer,
         inbox: Inbox,
+        store: Store,
         reporter: Reporter,
+        served: Callable[[], Mapping[str, int]],
         state: LoopState,
         curriculum: Curriculum,
+        warn: Warner,
         stop: Event,
     ) -> None:
+        """``served`` says which version each worker confirmed last."""
         self._config = config
-        self._paths = paths
         self._trainer = trainer
         self._inbox = inbox
+        self._store = store
         self._reporter = reporter
         self._state = state
         self._curriculum = curriculum
+        self._warn = warn
         self._stop = stop
+        self._waits = Waits(inbox, config.learner, warn=warn, check=self._end_if_asked)
+        self._measuring = Measuring(
+            config,
+            paths,
+            inbox=inbox,
+            store=store,
+            reporter=reporter,
+            waits=self._waits,
+            served=served,
+            warn=warn,
+            check=self._end_if_asked,
+        )
         self._layout = BatchLayout(
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             max_new_tokens=config.rollout.max_new_tokens,
@@ -71,32 +97,32 @@ class TrainingLoop:
             max_token_lag=config.learner.max_token_lag,
             reference=trainer.served_reference,
         )
+        self._poison = PoisonGuard(trainer, self._layout, inbox, warn)
 
     def run(self) -> None:
         """Train to the end. Raises Stopped when asked to end before, DeadlineExceeded when starved."""
         self._publish()
         if not self._config.steps:
             self._inbox.stop_training()
-        accuracy = None
-        if self._config.evaluate.problems and self._state.accuracy_before is None:
-            self._state.accuracy_before = accuracy = self._evaluate("before").accuracy
+        after = None
+        if self._config.evaluate.problems and self._state.before is None:
+            after = self._evaluate("before")
+            self._state.before = after.to_json()
+        self._evaluate_what_is_owed()
         if self._config.steps:
-            accuracy = self._train()
+            after = self._train()
         self._reporter.summarize(
-            step=self._state.step,
-            accuracy_before=self._state.accuracy_before,
-            accuracy_after=accuracy,
-            lag_tokens=self._state.lag_tokens,
+            step=self._state.step, before=self._state.before, after=after, lag_tokens=self._state.lag_tokens
         )
 
-    def _train(self) -> float | None:
-        """Step until finished; returns the held-out accuracy afterwards."""
+    def _train(self) -> Evaluation | None:
+        """Step until finished; returns the held-out measurement afterwards."""
         self._reporter.phase("training", total_steps=self._config.steps)
         while not self._finished():
             self._one_step()
         self._inbox.stop_training()
         self._save()
-        return self._evaluate("after").accuracy if self._config.evaluate.problems else None
+        return self._evaluate("after") if self._config.evaluate.problems else None
 
     def _finished(self) -> bool:
         wanted = self._config.stop_reward
@@ -110,63 +136,71 @@ class TrainingLoop:
         return self._state.step >= self._config.steps
 
     def _one_step(self) -> None:
+        """Take a batch and train on it; no step is made when it was poisoned."""
         waiting = time.monotonic()
-        groups = self._next_groups()
+        groups = self._waits.batch()
         waited = time.monotonic() - waiting
+        memory = self._trainer.memory()
         batches = [
             collate(part, self._trainer.algorithm, self._layout, self._state.step)
             for part in minibatches(groups, self._config.learner.minibatches)
         ]
         lr = learning_rate(self._config.learner, self._state.step)
         report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
+        trained = [group.group_id for group in groups]
+        if not report.updates:
+            self._trainer.forget(memory)
+            self._poison.drop(self._state.step + 1, groups, report)
+            return
+        if report.skipped:
+            trained = self._poison.drop_part(self._state.step + 1, groups, report)
+        self._poison.stepped()
         self._state.step += 1
+        numbers = self._after_update(groups, trained, report)
+        numbers |= {name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES}
+        numbers |= {"learner/lr": lr, "learner/wait_seconds": waited}
+        self._after_step(numbers)
+
+    def _after_update(
+        self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport
+    ) -> dict[str, float]:
+        """Account for the groups, give the workers new weights if that is due; returns what was measured."""
         reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
-        self._inbox.commit(self._state.step, [group.group_id for group in groups], publishes=reason is not None)
+        self._inbox.commit(self._state.step, trained, publishes=reason is not None)
         publishing = time.monotonic()
         if reason is not None:
             self._publish()
             self._state.syncs += 1
         refreshed = self._refresh_if_due(synced=reason is not None)
         self._count_lag(groups)
-        numbers = {
+        self._watch_ess(report.metrics)
+        return {
             "sync/steps_since": float(self._state.step - self._state.synced_step),
             "sync/by_divergence": float(reason == "divergence"),
             "sync/reference_refreshed": float(refreshed),
             **summarize(groups, self._state.step - 1),
-            **{name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES},
             **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
             "learner/loss": report.loss,
             "learner/grad_norm": report.grad_norm,
-            "learner/lr": lr,
             "learner/skipped_steps": float(report.skipped_steps),
-            "learner/updates": float(len(batches) * self._config.learner.passes),
+            "learner/updates": float(report.updates),
             "learner/step_seconds": report.seconds,
-            "learner/wait_seconds": waited,
             "learner/publish_seconds": time.monotonic() - publishing,
         }
-        self._after_step(numbers)
 
     def _after_step(self, numbers: dict[str, float]) -> None:
         received = self._reporter.step(self._state.step, numbers)
-        if received is not None:
+        if received is not None and math.isfinite(received):
             self._state.recent_rewards = [*self._state.recent_rewards, received][-REWARD_WINDOW:]
-        every = self._config.checkpoint.every_steps
-        if every and self._state.step % every == 0 and self._state.step < self._config.steps:
+        if self._is_due(self._config.evaluate.every_steps):
+            self._state.owed = f"at-{self._state.step}"
+        if self._is_due(self._config.checkpoint.every_steps):
             self._save()
-        every = self._config.evaluate.every_steps
-        if every and self._state.step % every == 0 and self._state.step < self._config.steps:
-            self._evaluate(f"at-{self._state.step}")
+        if self._evaluate_what_is_owed():
             self._reporter.phase("training", total_steps=self._config.steps)
 
-    def _next_groups(self) -> list[RolloutGroup]:
-        deadline = time.monotonic() + self._config.learner.max_wait_seconds
-        while True:
-            self._end_if_asked()
-            try:
-                return self._inbox.take(self._config.learner.groups_per_step, deadline_seconds=POLL_SECONDS)
-            except DeadlineExceeded:
-                if time.monotonic() > deadline:
-                    raise
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self._state.step % every == 0 and self._state.step < self._config.steps
 
     def _end_if_asked(self) -> None:
         if self._stop.is_set():
@@ -198,7 +232,11 @@ class TrainingLoop:
     def _save(self) -> None:
         self._publish_if_behind()  # a resumed run begins by publishing: so does one that goes on
         self._state.curriculum = self._curriculum.to_json()
-        self._trainer.save(self._state.step, self._state.to_json())
+        self._state.store = self._store.mark()
+        step = self._state.step
+        self._trainer.save(
+            step, self._state.to_json(), beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step)
+        )
         self._inbox.checkpointed(self._state.step)
 
     def _count_lag(self, groups: Sequence[RolloutGroup]) -> None:
@@ -208,24 +246,25 @@ class TrainingLoop:
                 for span in trajectory.policy_spans:
                     self._state.lag_tokens[version - span.version] += span.length
 
+    def _watch_ess(self, measured: Mapping[str, float]) -> None:
+        share, least = measured.get("ess"), self._config.learner.ess_warn
+        if share is not None and share < least:
+            self._warn(
+                "ess",
+                f"step {self._state.step}: the effective sample size is {share:.2f}, below learner.ess_warn = "
+                f"{least:g}: the policy has moved far from the one that sampled. If it stays so, lower learner.lr or "
+                "learner.max_lag",
+            )
+
+    def _evaluate_what_is_owed(self) -> bool:
+        """Make the measurement that is due at this step, unless an earlier process did; returns whether it did."""
+        when = self._state.owed
+        owed = bool(when and self._config.evaluate.problems) and not self._measuring.was_made(when, self._state.step)
+        if owed:
+            self._evaluate(when)
+        self._state.owed = ""
+        return owed
+
     def _evaluate(self, when: str) -> Evaluation:
         self._publish_if_behind()
-        self._reporter.phase(f"evaluate_{when}")
-        self._reporter.wait_until_served(self._state.step, self._config.launch.start_seconds, self._end_if_asked)
-        leases = evaluation_leases(self._config, when)
-        self._inbox.evaluate(leases)
-        groups = self._collect(len(leases))
-        evaluation = score(groups)
-        write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
-        self._reporter.accuracy(when, self._state.step, evaluation)
-        return evaluation
-
-    def _collect(self, count: int) -> list[RolloutGroup]:
-        deadline = time.monotonic() + self._config.learner.max_wait_seconds
-        while True:
-            self._end_if_asked()
-            try:
-                return self._inbox.take_evaluation(count, deadline_seconds=POLL_SECONDS)
-            except DeadlineExceeded:
-                if time.monotonic() > deadline:
-                    raise
+        return self._measuring.measure(when, self._state.step)

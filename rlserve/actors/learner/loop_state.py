@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from rlserve.store.base import StoreMark
 
 
 @dataclass(slots=True, kw_only=True)
@@ -11,7 +13,10 @@ class LoopState:
     """Where the loop is."""
 
     step: int = 0
-    accuracy_before: float | None = None
+    before: Mapping[str, Any] | None = None
+    """The measurement before training, as ``Evaluation.to_json`` has it; None while it was not made."""
+    owed: str = ""
+    """Name of the measurement that is to be made at this step; empty when none is."""
     lag_tokens: Counter[int] = field(default_factory=Counter)
     """Trained tokens by lag in versions."""
     recent_rewards: list[float] = field(default_factory=list)
@@ -22,17 +27,21 @@ class LoopState:
     """Step of the newest weights that the workers were given."""
     curriculum: Mapping[str, Any] = field(default_factory=dict)
     """Levels of the environments that have any."""
+    store: StoreMark | None = None
+    """The store's, made for this checkpoint; None before the first."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the checkpoint's manifest."""
         return {
             "step": self.step,
-            "accuracy_before": self.accuracy_before,
+            "before": self.before,
+            "owed": self.owed,
             "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
             "recent_rewards": self.recent_rewards,
             "syncs": self.syncs,
             "synced_step": self.synced_step,
             "curriculum": dict(self.curriculum),
+            "store": asdict(self.store) if self.store else None,
         }
 
     @classmethod
@@ -40,10 +49,12 @@ class LoopState:
         """What ``to_json`` gave."""
         return cls(
             step=int(value["step"]),
-            accuracy_before=value["accuracy_before"],
+            before=value["before"],
+            owed=value["owed"],
             lag_tokens=Counter({int(lag): int(count) for lag, count in value["lag_tokens"].items()}),
             recent_rewards=[float(reward) for reward in value["recent_rewards"]],
-            syncs=int(value.get("syncs", 0)),
-            synced_step=int(value.get("synced_step", value["step"])),
-            curriculum=value.get("curriculum", {}),
+            syncs=int(value["syncs"]),
+            synced_step=int(value["synced_step"]),
+            curriculum=value["curriculum"],
+            store=StoreMark(**value["store"]),
         )

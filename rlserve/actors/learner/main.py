@@ -14,7 +14,6 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import grpc.aio
@@ -22,25 +21,23 @@ import torch
 
 from rlserve.actors.end_tokens import end_token_warning
 from rlserve.actors.hub.client import HubClient
-from rlserve.actors.learner.checkpoint import Checkpoint, latest
 from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.deepspeed_setup import Place, import_libraries
+from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
-from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
 from rlserve.actors.learner.policy_service import PolicyService
 from rlserve.actors.learner.ranks import follow
 from rlserve.actors.learner.received import ReceivedTally
 from rlserve.actors.learner.reporter import Reporter
+from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
 from rlserve.actors.learner.teachers import check_teachers, wait_seconds
 from rlserve.actors.learner.trainer import Trainer, create_rank
-from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.batching.filters import why_drop
@@ -48,13 +45,13 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.observability.events import EventLog
+from rlserve.observability.warner import Warner
 from rlserve.records import Actor, ActorKind, RolloutGroup, RunPhase
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 from rlserve.rpc.thread import LoopThread
-from rlserve.store.sqlite import SqliteStore
 from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
 from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
 
@@ -77,7 +74,7 @@ def run_learner(
     """
     stop = _stop_on_signals()
     try:
-        start = _start_point(config, paths, resume=resume)
+        start = find_start(config, paths, resume=resume)
         rank = create_rank(
             config,
             start_model=start.start_model,
@@ -105,7 +102,7 @@ class Learner:
     """Rank 0: services, inbox, loop."""
 
     def __init__(
-        self, config: RunConfig, paths: RunPaths, *, trainer: Trainer, start: "StartPoint", actor_id: str
+        self, config: RunConfig, paths: RunPaths, *, trainer: Trainer, start: StartPoint, actor_id: str
     ) -> None:
         self._config = config
         self._paths = paths
@@ -115,7 +112,8 @@ class Learner:
         self._received = ReceivedTally()
         self._curriculum = Curriculum(config.environments)
         self._curriculum.restore(start.state.curriculum)
-        self._store = SqliteStore(paths.store)
+        self._warn = Warner(paths.events)
+        self._store = open_store(config, paths, start.state, self._warn)
         self._publisher = trainer.publisher
         self._inbox = self._open_inbox(ModelTokens.load(start.model_path))
         self._follower: EnvironmentFollower | None = None
@@ -135,10 +133,12 @@ class Learner:
                 policy=policy,
                 hub=self._hub,
                 thread=thread,
+                warn=self._warn,
+                step=self._start.state.step,
                 environments=lambda: self._follower.message if self._follower else "",
                 curriculum=self._curriculum,
             )
-            self._train(reporter, stop)
+            self._train(reporter, policy, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
             self._inbox.close()
@@ -158,15 +158,18 @@ class Learner:
         if unmatched is not None:
             self._trainer.set_unmatched(torch.from_numpy(unmatched))
 
-    def _train(self, reporter: Reporter, stop: threading.Event) -> None:
+    def _train(self, reporter: Reporter, policy: PolicyService, stop: threading.Event) -> None:
         loop = TrainingLoop(
             config=self._config,
             paths=self._paths,
             trainer=self._trainer,
             inbox=self._inbox,
+            store=self._store,
             reporter=reporter,
+            served=policy.served,
             state=self._start.state,
             curriculum=self._curriculum,
+            warn=self._warn,
             stop=stop,
         )
         try:
@@ -247,18 +250,6 @@ class Learner:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartPoint:
-    """Where training begins: the start checkpoint, or the newest one of the run."""
-
-    start_model: str
-    """What the run began with."""
-    model_path: str
-    """What it goes on with."""
-    state: LoopState
-    checkpoint: Checkpoint | None = None
-
-
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -272,21 +263,6 @@ def _stop_serving(thread: LoopThread, stack: AsyncExitStack) -> None:
     except DeadlineExceeded as error:
         logger.warning("servers did not stop in time: %s", error)
     thread.close()
-
-
-def _start_point(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
-    import_libraries()
-    start_model = wait_for_start_model(config, paths)
-    checkpoint = latest(paths.checkpoints) if resume else None
-    if checkpoint is None:
-        return StartPoint(start_model=start_model, model_path=start_model, state=LoopState())
-    logger.info("resuming from step %d", checkpoint.step)
-    return StartPoint(
-        start_model=start_model,
-        model_path=str(checkpoint.model_path),
-        state=LoopState.from_json(checkpoint.state),
-        checkpoint=checkpoint,
-    )
 
 
 @asynccontextmanager

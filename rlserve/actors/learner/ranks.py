@@ -6,7 +6,7 @@ header: rank 0 may be silent for as long as it waits for groups, and its death c
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlserve.actors.learner import checkpoint
 from rlserve.actors.learner.checkpoint import Checkpoint
-from rlserve.actors.learner.engine import LearnerEngine, StepReport
+from rlserve.actors.learner.engine import LearnerEngine, LossFunction, StepReport
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.tensor_wire import take_record, values_of
 from rlserve.actors.learner.weights import weight_bytes
@@ -46,6 +46,7 @@ class Command(IntEnum):
     STOP = 5
     REFRESH = 6
     VOCABULARY = 7
+    REACH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +110,24 @@ class Rank:
 
     def train(self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, lr: float) -> StepReport:
         """One optimizer step from this rank's micro-batches; all ranks at once."""
+        micro_batches, loss = self._ready(micro_batches, denominator)
+        return self.engine.step(micro_batches, loss=loss, lr=lr, needs=self.algorithm.needs)
+
+    def reach(self, micro_batches: Sequence[TokenBatch], denominator: Denominator) -> float:
+        """See ``LearnerEngine.reach``; all ranks at once."""
+        micro_batches, loss = self._ready(micro_batches, denominator)
+        return self.engine.reach(micro_batches, loss=loss, needs=self.algorithm.needs)
+
+    def _ready(
+        self, micro_batches: Sequence[TokenBatch], denominator: Denominator
+    ) -> tuple[Sequence[TokenBatch], LossFunction]:
+        """The micro-batches, scored by the reference if one is needed, and their loss; a collective."""
         if self.reference is not None:
             micro_batches = self.reference.score(micro_batches)
         if needs_reference(self.algorithm):
             gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
             denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
-        return self.engine.step(
-            micro_batches,
-            loss=lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator),
-            lr=lr,
-            needs=self.algorithm.needs,
-        )
+        return micro_batches, lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator)
 
     def refresh_reference(self) -> None:
         """Copy the policy into the reference; a collective."""
@@ -152,6 +160,14 @@ class Leader:
             for rank, share in self._others(shares):
                 self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
             return self._rank.train(shares[0], batch.denominator, lr=lr)
+
+    def reach(self, batch: OptimizerBatch) -> float:
+        """See ``LearnerEngine.reach``."""
+        shares = batch.micro_batches
+        with self._command(Command.REACH, micro_batches=len(shares[0])):
+            for rank, share in self._others(shares):
+                self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
+            return self._rank.reach(shares[0], batch.denominator)
 
     def logprobs(self, shares: Sequence[Sequence[TokenBatch]]) -> tuple[tuple[PolicyOutputs, ...], ...]:
         """By rank and micro-batch, under the present weights; every rank has equally many micro-batches."""
@@ -190,10 +206,20 @@ class Leader:
                 self._engine.links.send_values(rank, values_of([Unmatched(tokens)]))
             self._engine.set_unmatched(tokens)
 
-    def save(self, directory: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Checkpoint:
+    def save(
+        self,
+        directory: Path,
+        step: int,
+        state: Mapping[str, Any],
+        *,
+        keep: int,
+        beside: Callable[[Path], object] | None = None,
+    ) -> Checkpoint:
         """See ``checkpoint.save``."""
         with self._command(Command.SAVE):
-            return checkpoint.save(directory, step, self._engine, state, keep=keep, reference=self._rank.reference)
+            return checkpoint.save(
+                directory, step, self._engine, state, keep=keep, reference=self._rank.reference, beside=beside
+            )
 
     def close(self) -> None:
         """Let the followers end, then this rank's engine. After a failed command they have ended already."""
@@ -242,11 +268,14 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
 
 def _obey(rank: Rank, header: Header) -> None:
     engine = rank.engine
-    if header.command == Command.STEP:
+    if header.command in (Command.STEP, Command.REACH):
         values = iter(engine.links.receive_values(0))
         denominator = take_record(Denominator, values)
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
-        rank.train(share, denominator, lr=header.lr)
+        if header.command == Command.STEP:
+            rank.train(share, denominator, lr=header.lr)
+        else:
+            rank.reach(share, denominator)
     elif header.command == Command.LOGPROBS:
         values = iter(engine.links.receive_values(0))
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]

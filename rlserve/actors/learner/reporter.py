@@ -16,16 +16,15 @@ from rlserve.actors.learner.policy_service import PolicyService
 from rlserve.actors.learner.received import ReceivedTally
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import DeadlineExceeded, RlserveError
+from rlserve.errors import RlserveError
 from rlserve.observability.events import EventLog, read_json_lines
 from rlserve.observability.metrics import MetricsFile, percentile
 from rlserve.observability.summary import write_json
+from rlserve.observability.warner import Warner
 from rlserve.records import RunPhase, RunState
 from rlserve.rpc.thread import LoopThread
 
 logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.02
 
 
 class Reporter:
@@ -41,10 +40,12 @@ class Reporter:
         policy: PolicyService,
         hub: HubClient | None,
         thread: LoopThread,
+        warn: Warner,
+        step: int = 0,
         environments: Callable[[], str] = lambda: "",
         curriculum: Curriculum | None = None,
     ) -> None:
-        """``environments`` says what tasks are drawn from, for people."""
+        """``step`` is where the run goes on; ``environments`` says what tasks are drawn from, for people."""
         self._config = config
         self._inbox = inbox
         self._received = received
@@ -55,9 +56,10 @@ class Reporter:
         self._curriculum = curriculum or Curriculum(())
         self._paths = paths
         self._events = EventLog(paths.events)
-        self._metrics = MetricsFile(paths.metrics)
+        self._warn = warn
+        self._metrics = MetricsFile(paths.metrics, step=step, warn=lambda text: warn(text, text))
         self._phase = RunPhase.STARTING
-        self._step = 0
+        self._step = step
         self._num_reports = 0
         self._latest: dict[str, float] = {}
         self._rate = _Rate()
@@ -82,44 +84,23 @@ class Reporter:
         self._tell_hub()
         return values.get("received/reward_mean")
 
-    def accuracy(self, when: str, step: int, evaluation: Evaluation) -> None:
+    def measured(self, when: str, step: int, evaluation: Evaluation) -> None:
         """Record a held-out measurement."""
         self._events.write(
-            "accuracy",
-            when=when,
-            step=step,
-            value=evaluation.accuracy,
-            problems=evaluation.problems,
-            samples=evaluation.samples,
-            unjudged=evaluation.unjudged,
-            versions=list(evaluation.versions),
-            by_environment=evaluation.by_environment,
+            "accuracy", **{"when": when, "step": step, "value": evaluation.accuracy, **evaluation.to_json()}
         )
+        self._metrics.write(step, evaluation.metrics())
+        if evaluation.unjudged:
+            self._warn(
+                f"unjudged:{when}",
+                f"evaluation {when}: {evaluation.unjudged} of {evaluation.samples} samples have no verdict and count "
+                "neither way; see the log of the verifier",
+            )
         if len(evaluation.versions) > 1:
-            logger.warning("evaluation %s was sampled by versions %s", when, evaluation.versions)
-
-    def wait_until_served(self, version: int, seconds: float, check: Callable[[], None]) -> None:
-        """Return once every worker on the stream (at least one) has confirmed ``version``.
-
-        ``check`` is called meanwhile and may raise. Raises DeadlineExceeded that names the workers that lag.
-        """
-        deadline = time.monotonic() + seconds
-        while True:
-            check()
-            workers, served = [w.worker_id for w in self._inbox.workers() if w.connected], self._policy.served()
-            behind = {worker: served.get(worker) for worker in workers if served.get(worker) != version}
-            if workers and not behind:
-                return
-            if time.monotonic() > deadline:
-                who = ", ".join(f"{worker} (serves {held})" for worker, held in behind.items()) or "nobody joined"
-                raise DeadlineExceeded(
-                    f"rollout workers: {who}; version {version} was to be served within {seconds:g} s "
-                    "(launch.start_seconds); see their logs"
-                )
-            time.sleep(POLL_SECONDS)
+            self._warn(f"versions:{when}", f"evaluation {when} was sampled by versions {evaluation.versions}")
 
     def summarize(
-        self, *, step: int, accuracy_before: float | None, accuracy_after: float | None, lag_tokens: Counter[int]
+        self, *, step: int, before: Mapping[str, Any] | None, after: Evaluation | None, lag_tokens: Counter[int]
     ) -> None:
         """Write ``summary.json``; the launcher adds wall seconds."""
         self._close_phase()
@@ -131,8 +112,11 @@ class Reporter:
                 "name": self._config.name,
                 "algorithm": self._config.algorithm.type,
                 "seed": self._config.seed,
-                "accuracy_before": accuracy_before,
-                "accuracy_after": accuracy_after,
+                "accuracy_before": before["accuracy"] if before else None,
+                "accuracy_after": after.accuracy if after else None,
+                "reward_before": before["reward_mean"] if before else None,
+                "reward_after": after.reward_mean if after else None,
+                "evaluations": {"before": before, "after": after.to_json() if after else None},
                 "steps": step,
                 "weight_updates": len(stalls),
                 "weight_mismatches": self._policy.num_mismatches,

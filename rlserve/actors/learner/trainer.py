@@ -1,10 +1,12 @@
 """What the loop asks of training: step, publish, save; over one rank or many."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlserve.actors.learner.checkpoint import Checkpoint
@@ -81,6 +83,24 @@ class Trainer:
         reports = [self._leader.step(batch, lr=lr) for _ in range(passes) for batch in batches]
         return reports[0] if len(reports) == 1 else combine(reports)
 
+    def reach(self, batch: OptimizerBatch) -> float:
+        """How hard the batch's loss pulls at the policy; see ``LearnerEngine.reach``."""
+        return self._leader.reach(batch)
+
+    def is_sound(self, batch: OptimizerBatch) -> bool:
+        """Whether the policy's log-probabilities of the batch are finite."""
+        scored = self._leader.logprobs(batch.micro_batches)
+        return all(bool(torch.isfinite(outputs.logprobs).all()) for share in scored for outputs in share)
+
+    def memory(self) -> Mapping[str, float]:
+        """What the algorithm keeps from batch to batch, for ``forget``."""
+        return self.algorithm.state() if isinstance(self.algorithm, Stateful) else {}
+
+    def forget(self, memory: Mapping[str, float]) -> None:
+        """Make the algorithm's memory what it was: batches that were looked at since taught nothing."""
+        if isinstance(self.algorithm, Stateful):
+            self.algorithm.restore(memory)
+
     def _with_proximal(self, batch: OptimizerBatch) -> OptimizerBatch:
         scored = self._leader.logprobs(batch.micro_batches)
         shares = tuple(
@@ -107,11 +127,14 @@ class Trainer:
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
         self.publisher.publish(self._leader.weights(dtype), version, size_bytes=self._leader.weight_bytes(dtype))
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint and drop the oldest."""
-        memory = self.algorithm.state() if isinstance(self.algorithm, Stateful) else {}
+    def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> None:
+        """Write a checkpoint, with what ``beside`` adds to it, and drop the oldest."""
         saved = self._leader.save(
-            self._paths.checkpoints, step, {**state, ALGORITHM_STATE: memory}, keep=self._config.checkpoint.keep
+            self._paths.checkpoints,
+            step,
+            {**state, ALGORITHM_STATE: dict(self.memory())},
+            keep=self._config.checkpoint.keep,
+            beside=beside,
         )
         logger.info("saved %s", saved.path)
 
@@ -126,13 +149,15 @@ class Trainer:
 
 
 def combine(reports: Sequence[StepReport]) -> StepReport:
-    """Several updates as one: means of what was measured, the last state, all the time."""
-    names = reports[0].metrics
+    """Several updates as one: means of what was measured in those that were made, the last state, all the time."""
+    made = [report for report in reports if not report.skipped] or reports
+    names = made[0].metrics
     return replace(
         reports[-1],
-        loss=sum(report.loss for report in reports) / len(reports),
-        metrics={name: sum(report.metrics[name] for report in reports) / len(reports) for name in names},
-        grad_norm=sum(report.grad_norm for report in reports) / len(reports),
+        loss=sum(report.loss for report in made) / len(made),
+        metrics={name: sum(report.metrics[name] for report in made) / len(made) for name in names},
+        grad_norm=sum(report.grad_norm for report in made) / len(made),
         skipped=any(report.skipped for report in reports),
+        updates=sum(report.updates for report in reports),
         seconds=sum(report.seconds for report in reports),
     )

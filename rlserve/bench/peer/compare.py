@@ -24,6 +24,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.observability.events import read_json_lines
+from rlserve.observability.metrics import STEP_METRIC
 
 STEPS = 40
 RUN_SECONDS = 900.0
@@ -134,6 +135,7 @@ def _rlserve_lines(paths: RunPaths, config: RunConfig, started: float) -> list[d
             "seconds_since_start": row["unix_seconds"] - started,
         }
         for row in read_json_lines(paths.metrics)
+        if STEP_METRIC in row
     ]
 
 

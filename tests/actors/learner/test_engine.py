@@ -1,5 +1,7 @@
 """The engine in one process: against plain PyTorch, over splits, through bad steps."""
 
+import math
+
 import pytest
 import torch
 from learner_work import policy_gradient, random_batch, save_policy, split
@@ -101,11 +103,28 @@ def test_a_step_with_a_bad_loss_changes_nothing_and_is_counted(start, stage, dty
     assert report.skipped_steps == 2
     assert all(t.equal(weights[name]) for name, t in weights_of(engine).items())
     assert all(t.equal(state[name]) for name, t in engine.optimizer_state())
-    assert not step(engine, batches).skipped  # and the count in a row starts anew
-    for _ in range(2):
-        step(engine, batches, loss=spoiled(torch.nan))
-    with pytest.raises(LimitExceeded, match="3 in a row"):
-        step(engine, batches, loss=spoiled(torch.nan))
+    good = step(engine, batches)
+    assert (good.skipped, good.updates, report.updates) == (False, 1, 0)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_reach_of_a_loss_says_what_would_be_skipped_and_changes_nothing(start, stage):
+    def steep(outputs, batch):
+        root = (outputs.logprobs.sum() * 0).clamp(min=0).sqrt()  # 0, of infinite slope
+        return LossOutput(root, {})
+
+    engine = engine_of(start, zero_stage=stage)
+    batches = split(random_batch(0), 2)
+    before = weights_of(engine)
+    loss = policy_gradient(batches)
+    tokens = sum(float(b.loss_mask.sum()) for b in batches)
+    expected = sum(float((b.advantages * b.loss_mask).square().sum()) for b in batches) ** 0.5 / tokens
+    assert engine.reach(batches, loss=loss, needs=()) == pytest.approx(expected, rel=1e-6)
+    for bad in (spoiled(torch.nan), spoiled(-torch.inf), steep):
+        assert not math.isfinite(engine.reach(batches, loss=bad, needs=()))
+    assert engine.reach(batches, loss=lambda o, b: LossOutput(torch.zeros(()), {}), needs=()) == 0
+    assert all(t.equal(before[name]) for name, t in weights_of(engine).items())
+    assert not step(engine, batches).skipped
 
 
 def test_a_bad_gradient_under_a_good_loss_is_skipped_too(start):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_rank import LR, laid_out
+from learner_rank import LR, laid_out, trainer_of
 from learner_work import random_batch, save_policy
 
 from rlserve.actors.learner.checkpoint import latest
@@ -14,13 +14,11 @@ from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
 from rlserve.actors.learner.ranks import Leader, Rank
 from rlserve.actors.learner.reference import Reference
-from rlserve.actors.learner.trainer import Trainer, combine
+from rlserve.actors.learner.trainer import combine
 from rlserve.algorithms import registry
 from rlserve.batching.collate import OptimizerBatch, minibatches
 from rlserve.config.actors import LearnerConfig
 from rlserve.config.algorithms import GrpoConfig
-from rlserve.config.paths import RunPaths
-from rlserve.config.run import RunConfig
 
 CONFIG = LearnerConfig(dtype="float32", weight_decay=0.0)
 ALGORITHM = GrpoConfig(importance="token_truncate", kl={"coefficient": 0.1})
@@ -34,14 +32,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rank_at(start: Path) -> Rank:
     engine = LearnerEngine(str(start), CONFIG, seed=0)
     return Rank(engine=engine, algorithm=registry.create(ALGORITHM), reference=Reference(str(start), CONFIG, Place()))
-
-
-def trainer_of(rank: Rank, directory: Path) -> Trainer:
-    config = RunConfig.model_validate(
-        {"name": "r", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}], "learner": {"dtype": "float32"}}
-    )
-    (directory / "r").mkdir(exist_ok=True)
-    return Trainer(config, RunPaths(directory / "r"), rank)
 
 
 def weights(rank: Rank) -> dict[str, torch.Tensor]:
@@ -111,17 +101,22 @@ def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(st
     assert before.reference_logprobs.equal(after.reference_logprobs)
 
 
-def test_reports_of_several_updates_are_one() -> None:
-    def report(loss: float, skipped: bool) -> StepReport:
+def test_reports_of_several_updates_are_one_of_those_that_were_made() -> None:
+    def report(loss: float, skipped: bool = False) -> StepReport:
         return StepReport(
             loss=loss,
             metrics={"ess": loss},
             grad_norm=2 * loss,
             skipped=skipped,
+            updates=int(not skipped),
             skipped_steps=int(skipped),
             seconds=1.0,
         )
 
-    both = combine([report(1.0, True), report(3.0, False)])
+    both = combine([report(1.0), report(3.0)])
     assert (both.loss, both.grad_norm, both.metrics, both.seconds) == (2.0, 4.0, {"ess": 2.0}, 2.0)
-    assert both.skipped
+    assert (both.skipped, both.updates) == (False, 2)
+    some = combine([report(1.0), report(float("nan"), skipped=True), report(3.0)])
+    assert (some.loss, some.skipped, some.updates, some.seconds) == (2.0, True, 2, 3.0)
+    none = combine([report(float("nan"), skipped=True)] * 2)
+    assert (none.skipped, none.updates) == (True, 0)

@@ -1,0 +1,117 @@
+"""A held-out measurement: who serves the version, what came of its tasks, and that none is forgotten.
+
+It waits for the workers to confirm the version. Who has not within LAGGARD_SECONDS of the last that did is named and
+left out; the run goes on. Only when nobody serves it within ``launch.start_seconds`` does the run end, naming all.
+
+A measurement that a checkpoint owes is made first thing after a resume, by the same weights; the store remembers
+which was made, so that none is made twice.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, score, write_samples
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.reporter import Reporter
+from rlserve.actors.learner.waiting import Waits
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import DeadlineExceeded
+from rlserve.observability.warner import Warner
+from rlserve.store.base import Store
+
+POLL_SECONDS = 0.02
+LAGGARD_SECONDS = 20.0
+MEASURED = "measured"
+
+
+class Measuring:
+    """Makes the held-out measurements of a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        *,
+        inbox: Inbox,
+        store: Store,
+        reporter: Reporter,
+        waits: Waits,
+        served: Callable[[], Mapping[str, int]],
+        warn: Warner,
+        check: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``served`` says which version each worker confirmed last; ``check`` is called meanwhile and may raise."""
+        self._config = config
+        self._paths = paths
+        self._inbox = inbox
+        self._store = store
+        self._reporter = reporter
+        self._waits = waits
+        self._served = served
+        self._warn = warn
+        self._check = check
+        self._clock = clock
+
+    def was_made(self, when: str, step: int) -> bool:
+        """Whether this was the last measurement made, by this process or one before it."""
+        return self._store.recall(MEASURED) == _mark(when, step)
+
+    def measure(self, when: str, step: int) -> Evaluation:
+        """Measure version ``step``, which is published. Raises DeadlineExceeded when nobody serves it."""
+        self._reporter.phase(f"evaluate_{when}")
+        self._wait_until_served(when, step)
+        leases = evaluation_leases(self._config, when)
+        self._inbox.evaluate(leases)
+        groups, missing = self._waits.measurement(len(leases))
+        evaluation = score(groups, asked=len(leases))
+        if missing:
+            self._warn(f"measurement:{when}", f"evaluation {when}: is made of what came in time; {missing}")
+        write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
+        self._reporter.measured(when, step, evaluation)
+        self._store.remember(MEASURED, _mark(when, step))
+        return evaluation
+
+    def _wait_until_served(self, when: str, version: int) -> None:
+        moved, confirmed = self._clock(), 0
+        while True:
+            self._check()
+            held = self._held()
+            ready = sorted(worker for worker, its in held.items() if its == version)
+            behind = {worker: its for worker, its in held.items() if its != version}
+            if len(ready) > confirmed:
+                moved = self._clock()
+            confirmed, waited = len(ready), self._clock() - moved
+            if ready and (not behind or waited > LAGGARD_SECONDS):
+                self._name_laggards(when, version, ready, behind)
+                return
+            if waited > self._config.launch.start_seconds:
+                raise DeadlineExceeded(
+                    f"evaluation {when}: no rollout worker serves version {version} after {waited:.0f} s "
+                    f"(launch.start_seconds): {_described(behind) or 'nobody joined'}; see their logs"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _name_laggards(self, when: str, version: int, ready: Sequence[str], behind: Mapping[str, int | None]) -> None:
+        if behind:
+            self._warn(
+                f"laggards:{','.join(sorted(behind))}",
+                f"evaluation {when}: {_described(behind)} did not confirm version {version} in {LAGGARD_SECONDS:g} s "
+                f"after the last that did; it is made without, by {', '.join(ready)}. See the log of who lags",
+            )
+
+    def _held(self) -> dict[str, int | None]:
+        """The version that each worker on the stream confirmed last."""
+        served = self._served()
+        return {w.worker_id: served.get(w.worker_id) for w in self._inbox.workers() if w.connected}
+
+
+def _described(workers: Mapping[str, int | None]) -> str:
+    return ", ".join(
+        f"{worker} ({'has confirmed none' if held is None else f'serves {held}'})" for worker, held in workers.items()
+    )
+
+
+def _mark(when: str, step: int) -> str:
+    return f"{when}@{step}"

@@ -1,0 +1,150 @@
+"""What becomes of a batch whose loss or gradient is not finite: its culprits are found, named and dropped.
+
+The engine has skipped the step, so weights and optimizer are as before. Each group of the batch is looked at by
+itself: how hard does its loss pull at what the policy says? Where that is not finite, or beyond any sound loss, the
+group is to blame; it is dropped for good as ``not_finite``, and the others are trained on with the next batch. Where
+no single group is to blame, all of the batch are dropped.
+
+It is hopeless, and ends the run, when batch after batch goes whole: MAX_LOST_IN_A_ROW of them.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlserve.actors.learner.engine import StepReport
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.trainer import Trainer
+from rlserve.batching.collate import BatchLayout, collate
+from rlserve.errors import LimitExceeded
+from rlserve.observability.warner import Warner
+from rlserve.records import RolloutGroup
+
+logger = logging.getLogger(__name__)
+
+NOT_FINITE = "not_finite"
+MAX_LOST_IN_A_ROW = 3
+MAX_REACH = 1e12
+"""A sound loss's gradient by the policy's outputs is of the order of 1; a float32 gradient overflows from 1e19 on."""
+SHOWN_GROUPS, SHOWN_REWARDS = 3, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A batch that was not trained on, or only in part."""
+
+    groups: Sequence[RolloutGroup]
+    culprits: Sequence[RolloutGroup]
+    """Of them; empty when no single one is to blame."""
+
+    @property
+    def dropped(self) -> Sequence[RolloutGroup]:
+        """Groups that are not tried again."""
+        return self.culprits or self.groups
+
+
+class PoisonGuard:
+    """Finds what spoiled a batch and keeps a run from meeting it again."""
+
+    def __init__(self, trainer: Trainer, layout: BatchLayout, inbox: Inbox, warn: Warner) -> None:
+        self._trainer = trainer
+        self._layout = layout
+        self._inbox = inbox
+        self._warn = warn
+        self._lost_in_a_row = 0
+
+    def stepped(self) -> None:
+        """A batch was trained on."""
+        self._lost_in_a_row = 0
+
+    def drop(self, step: int, groups: Sequence[RolloutGroup], report: StepReport) -> None:
+        """None of the batch taken for ``step`` was trained on: drop what is to blame, for good, and free the rest.
+
+        Raises LimitExceeded that names the culprits when it is hopeless.
+        """
+        skipped = self._judge(step, groups)
+        if len(skipped.culprits) == len(groups) and not self._policy_is_sound(groups[0], step):
+            raise LimitExceeded(
+                f"step {step}: the policy itself gives log-probabilities that are not finite, for any group; start "
+                "from a sound model, or go on from an earlier checkpoint"
+            )
+        dropped = {group.group_id for group in skipped.dropped}
+        self._inbox.discard(sorted(dropped), NOT_FINITE)
+        self._inbox.put_back([group.group_id for group in groups if group.group_id not in dropped])
+        self._say(step, skipped, report, "the step is made without")
+        self._lost_in_a_row = self._lost_in_a_row + 1 if len(dropped) == len(groups) else 0
+        if self._lost_in_a_row == MAX_LOST_IN_A_ROW:
+            raise LimitExceeded(_hopeless(step, skipped, report))
+
+    def drop_part(self, step: int, groups: Sequence[RolloutGroup], report: StepReport) -> list[str]:
+        """Some updates of ``step`` were made: drop what spoiled the others; returns the ids of what was trained on.
+
+        The drop belongs to the step: where a resumed run makes that again, it makes the same of it.
+        """
+        skipped = self._judge(step, groups)
+        dropped = [group.group_id for group in skipped.culprits]
+        if dropped:
+            self._inbox.drop(step, dropped, NOT_FINITE)
+        self._say(step, skipped, report, "part of the step was made without")
+        return [group.group_id for group in groups if group.group_id not in dropped]
+
+    def _judge(self, step: int, groups: Sequence[RolloutGroup]) -> Skipped:
+        memory = self._trainer.memory()
+        culprits = [group for group in groups if self._is_poisonous(group, step)]
+        self._trainer.forget(memory)
+        return Skipped(groups=groups, culprits=culprits)
+
+    def _is_poisonous(self, group: RolloutGroup, step: int) -> bool:
+        batch = collate([group], self._trainer.algorithm, self._layout, step - 1)
+        reach = self._trainer.reach(batch)
+        return not math.isfinite(reach) or reach > MAX_REACH
+
+    def _policy_is_sound(self, group: RolloutGroup, step: int) -> bool:
+        return self._trainer.is_sound(collate([group], self._trainer.algorithm, self._layout, step - 1))
+
+    def _say(self, step: int, skipped: Skipped, report: StepReport, what_next: str) -> None:
+        numbers = f"step {step}: loss {report.loss:g}, gradient norm {report.grad_norm:g}"
+        if skipped.culprits:
+            who = f"{_described(skipped.culprits)}: dropped (not_finite), {what_next}"
+        else:
+            who = f"none of its {len(skipped.groups)} groups is to blame alone: all are left, {what_next} them"
+        source = sorted({f"{g.worker_id}/{g.task.verifier}" for g in skipped.culprits})
+        self._warn(
+            f"not_finite:{','.join(source)}",
+            f"{numbers}; {who}",
+            groups=[group.group_id for group in skipped.culprits],
+        )
+
+
+def _hopeless(step: int, skipped: Skipped, report: StepReport) -> str:
+    what = (
+        f"step {step}: nothing was left of {MAX_LOST_IN_A_ROW} batches in a row, whose loss or gradient is not finite "
+        f"(last: loss {report.loss:g}, gradient norm {report.grad_norm:g})"
+    )
+    if not skipped.culprits:
+        return (
+            f"{what}, and no group is to blame alone: the policy itself has diverged. Lower learner.lr and go on from "
+            "the last checkpoint"
+        )
+    (verifier, _), *_ = Counter(group.task.verifier for group in skipped.culprits).most_common(1)
+    return (
+        f"{what}. Every group is to blame, as are {_described(skipped.culprits)}. Mend the verifier {verifier!r}, or "
+        "the algorithm, and go on from the last checkpoint"
+    )
+
+
+def _described(groups: Sequence[RolloutGroup]) -> str:
+    shown = "; ".join(_describe(group) for group in groups[:SHOWN_GROUPS])
+    more = len(groups) - SHOWN_GROUPS
+    return shown + (f"; and {more} more" if more > 0 else "")
+
+
+def _describe(group: RolloutGroup) -> str:
+    rewards = [f"{t.verdict.reward:g}" for t in group.scored() if t.verdict is not None]
+    shown = ", ".join(rewards[:SHOWN_REWARDS]) + (", ..." if len(rewards) > SHOWN_REWARDS else "")
+    return (
+        f"group {group.group_id} of {group.worker_id} (environment {group.task.environment}, verifier "
+        f"{group.task.verifier}, rewards {shown or 'none'})"
+    )

@@ -1,0 +1,59 @@
+"""Where a learner begins: the start checkpoint or the newest one of the run, and the store that goes with it."""
+
+import logging
+from dataclasses import dataclass
+
+from rlserve.actors.learner.checkpoint import Checkpoint, latest
+from rlserve.actors.learner.deepspeed_setup import import_libraries
+from rlserve.actors.learner.loop_state import LoopState
+from rlserve.actors.model_path import wait_for_start_model
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.observability.warner import Warner
+from rlserve.store.binding import RunFacts, bind, check_is_there, check_mark
+from rlserve.store.sqlite import SqliteStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPoint:
+    """Where training begins: the start checkpoint, or the newest one of the run."""
+
+    start_model: str
+    """What the run began with."""
+    model_path: str
+    """What it goes on with."""
+    state: LoopState
+    checkpoint: Checkpoint | None = None
+
+
+def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
+    """What to load. Raises StateCorrupt when a run is to be resumed and none of its checkpoints is whole."""
+    import_libraries()
+    start_model = wait_for_start_model(config, paths)
+    checkpoint = latest(paths.checkpoints) if resume else None
+    if checkpoint is None:
+        return StartPoint(start_model=start_model, model_path=start_model, state=LoopState())
+    logger.info("resuming from step %d", checkpoint.step)
+    return StartPoint(
+        start_model=start_model,
+        model_path=str(checkpoint.model_path),
+        state=LoopState.from_json(checkpoint.state),
+        checkpoint=checkpoint,
+    )
+
+
+def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner) -> SqliteStore:
+    """The run's store. Raises StateCorrupt or InvalidRequest when it does not go with the start point."""
+    if state.store is not None:
+        check_is_there(paths.store, step=state.step)
+    store = SqliteStore(paths.store)
+    try:
+        check_mark(store.marked(), state.store, step=state.step, root=paths.root)
+        for change in bind(store, RunFacts.of(config)):
+            warn(change, change)
+    except BaseException:
+        store.close()
+        raise
+    return store

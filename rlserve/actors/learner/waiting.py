@@ -1,0 +1,150 @@
+"""The loop's waits: for a batch, and for the groups of a measurement. Each ends by progress and says why.
+
+A wait ends the run only when nothing moved for ``learner.max_wait_seconds``: no group came in and no worker made
+progress. Groups that come and teach nothing are progress of a kind: the first whole batch of them is warned of at
+once, by reason; when for ``max_wait_seconds`` no other kind came and HOPELESS_BATCHES were lost, the run ends too.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.config.actors import LearnerConfig
+from rlserve.errors import DeadlineExceeded
+from rlserve.observability.warner import Warner
+from rlserve.records import RolloutGroup
+
+POLL_SECONDS = 0.5
+HOPELESS_BATCHES = 8
+QUIET_SHARE = 0.2
+"""Of ``max_wait_seconds``: nothing moved for so long, and people are told what is waited for."""
+EXPLAINED = {
+    "zero_variance": "all samples of a task have the same reward",
+    "no_verdict": "no verifier could judge",
+    "stale": "sampled by weights that are too old",
+    "returned": "workers could not finish their tasks",
+    "expired": "workers did not finish within learner.lease_seconds",
+    "empty": "nothing was sampled",
+    "not_finite": "loss or gradient is not finite",
+}
+
+
+@dataclass(slots=True)
+class _Clock:
+    """When things moved last, as the inbox's numbers tell."""
+
+    moved: float
+    useful: float
+    seen: object = None
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """As it was when a useful group came last."""
+
+
+class Waits:
+    """Takes groups out of the inbox."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        config: LearnerConfig,
+        *,
+        warn: Warner,
+        check: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``check`` is called again and again meanwhile, and may raise."""
+        self._inbox = inbox
+        self._config = config
+        self._warn = warn
+        self._check = check
+        self._clock = clock
+
+    def batch(self) -> list[RolloutGroup]:
+        """The next ``learner.groups_per_step`` groups. Raises DeadlineExceeded that says what did not come, and why."""
+        size, state, told = self._config.groups_per_step, self._start(), set[str]()
+        while True:
+            self._check()
+            try:
+                return self._inbox.take(size, deadline_seconds=POLL_SECONDS)
+            except DeadlineExceeded as error:
+                self._look(state)
+                self._tell(state, told, str(error))
+                self._end_if_hopeless(state, str(error))
+
+    def measurement(self, count: int) -> tuple[list[RolloutGroup], str]:
+        """The groups of an evaluation of ``count`` tasks, and what is missing ("" when nothing is).
+
+        Raises DeadlineExceeded when none came.
+        """
+        state, told = self._start(), set[str]()
+        while True:
+            self._check()
+            try:
+                return self._inbox.take_evaluation(count, deadline_seconds=POLL_SECONDS), ""
+            except DeadlineExceeded as error:
+                self._look(state)
+                self._tell(state, told, str(error))
+                if self._clock() - state.moved > self._config.max_wait_seconds:
+                    groups = self._inbox.take_evaluation(0, deadline_seconds=0)
+                    if groups:
+                        return groups, str(error)
+                    raise
+
+    def _start(self) -> _Clock:
+        now = self._clock()
+        state = _Clock(moved=now, useful=now)
+        self._look(state)
+        return state
+
+    def _look(self, state: _Clock) -> None:
+        counts, now = self._inbox.counts(), self._clock()
+        evaluated = self._inbox.evaluation_counts()
+        seen = (counts.received, evaluated.received, evaluated.given_up)
+        if seen != state.seen:
+            state.seen, state.moved = seen, now
+        if counts.consumed + counts.queued > state.kept:
+            state.kept, state.useful, state.dropped = counts.consumed + counts.queued, now, dict(counts.dropped)
+
+    def _lost(self, state: _Clock) -> dict[str, int]:
+        """Groups dropped since the last useful one, by reason, the most frequent first."""
+        now = self._inbox.counts().dropped
+        lost = {reason: count - state.dropped.get(reason, 0) for reason, count in now.items()}
+        return {r: n for r, n in sorted(lost.items(), key=lambda item: -item[1]) if n > 0}
+
+    def _tell(self, state: _Clock, told: set[str], missing: str) -> None:
+        lost = self._lost(state)
+        if sum(lost.values()) >= self._config.groups_per_step and "lost" not in told:
+            told.add("lost")
+            self._warn(
+                f"lost:{','.join(lost)}",
+                f"the last {sum(lost.values())} groups teach nothing: {reasons(lost)}; the run waits for others",
+            )
+        quiet = self._clock() - state.moved
+        if quiet > QUIET_SHARE * self._config.max_wait_seconds and "quiet" not in told:
+            told.add("quiet")
+            self._warn(
+                "quiet",
+                f"nothing came for {quiet:.0f} s: {missing}. A worker may be paused, stuck or busy; the run ends "
+                f"when nothing comes for {self._config.max_wait_seconds:g} s (learner.max_wait_seconds)",
+            )
+
+    def _end_if_hopeless(self, state: _Clock, missing: str) -> None:
+        limit, lost = self._config.max_wait_seconds, self._lost(state)
+        why = f"; since the last one that teaches, {sum(lost.values())} were dropped: {reasons(lost)}" if lost else ""
+        if self._clock() - state.moved > limit:
+            raise DeadlineExceeded(f"{missing}{why}. Nothing moved for {limit:g} s (learner.max_wait_seconds)")
+        many = sum(lost.values()) >= HOPELESS_BATCHES * self._config.groups_per_step
+        if many and self._clock() - state.useful > limit:
+            raise DeadlineExceeded(
+                f"no group that teaches came for {limit:g} s (learner.max_wait_seconds): of the last "
+                f"{sum(lost.values())}, {reasons(lost)}. Look at rewards and samples: are tasks too hard, or verdicts "
+                "missing?"
+            )
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Counts by reason, for people."""
+    meaning = {reason: f" ({text})" for reason, text in EXPLAINED.items()}
+    return ", ".join(f"{count} {reason}{meaning.get(reason, '')}" for reason, count in dropped.items())

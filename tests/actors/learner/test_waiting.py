@@ -1,0 +1,147 @@
+"""The loop's waits: they end by progress, and say in time what does not come and why."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clock import ManualClock
+from intake import answer, lease_out, make_inbox, offer
+
+from rlserve.actors.learner import waiting
+from rlserve.actors.learner.evaluation import evaluation_leases
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.waiting import HOPELESS_BATCHES, Waits, reasons
+from rlserve.config.actors import LearnerConfig
+from rlserve.config.run import RunConfig
+from rlserve.errors import DeadlineExceeded
+from rlserve.observability.events import read_json_lines
+from rlserve.observability.warner import Warner
+
+LIMIT = 100.0
+CONFIG = LearnerConfig(groups_per_step=2, max_wait_seconds=LIMIT)
+SOLVED, FLAT = (1.0, 0.0), (0.0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.001)
+
+
+class Scene:
+    """A wait whose time moves only as its script says: one entry a look."""
+
+    def __init__(self, directory: Path) -> None:
+        self.inbox: Inbox = make_inbox(directory / "groups.sqlite", max_outstanding=64)
+        self.clock = ManualClock()
+        self._events = directory / "events.jsonl"
+        self._script: list[Callable[[], None]] = []
+        self.waits = Waits(self.inbox, CONFIG, warn=Warner(self._events), check=self._next, clock=self.clock)
+
+    def then(self, seconds: float, *rewards: tuple[float, float]) -> None:
+        """So many seconds pass, then groups of these rewards come in."""
+
+        def happen() -> None:
+            self.clock.advance(seconds)
+            for lease, pair in zip(lease_out(self.inbox, capacity=64), rewards, strict=False):
+                offer(self.inbox, answer(lease, rewards=pair))
+
+        self._script.append(happen)
+
+    def _next(self) -> None:
+        if self._script:
+            self._script.pop(0)()
+        else:
+            self.clock.advance(7.0)
+
+    def warnings(self) -> list[str]:
+        return [str(e["message"]) for e in read_json_lines(self._events)]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_a_batch_that_trickles_in_is_waited_for_however_long_it_takes(scene: Scene) -> None:
+    for _ in range(5):
+        scene.then(0.9 * LIMIT, FLAT)
+    scene.then(0.9 * LIMIT, SOLVED)
+    scene.then(0.9 * LIMIT, SOLVED)
+    assert len(scene.waits.batch()) == 2
+
+
+def test_where_nothing_comes_people_hear_of_it_early_and_the_run_ends_naming_who_owes(scene: Scene) -> None:
+    lease_out(scene.inbox, "slow", capacity=3)
+    with pytest.raises(DeadlineExceeded, match=r"0 of 2 groups.*slow holds 3 leases.*Nothing moved for 100 s"):
+        scene.waits.batch()
+    (warning,) = scene.warnings()
+    assert warning.startswith("nothing came for 21 s") and "slow holds 3 leases" in warning and "paused" in warning
+
+
+def test_the_first_whole_batch_that_teaches_nothing_is_told_at_once_by_reason(scene: Scene) -> None:
+    scene.then(0.1, FLAT)
+    scene.then(0.1, FLAT)
+    scene.then(0.1, FLAT)
+    scene.then(0.1, SOLVED, SOLVED)
+    scene.waits.batch()
+    (warning,) = scene.warnings()
+    assert warning.startswith("the last 2 groups teach nothing: 2 zero_variance (all samples of a task have the same")
+
+
+def test_tasks_that_nobody_solves_end_the_run_once_they_had_their_chance(scene: Scene) -> None:
+    groups = HOPELESS_BATCHES * CONFIG.groups_per_step
+    for _ in range(groups - 1):
+        scene.then(0.5 * LIMIT, FLAT)  # slow, but it may still come
+    scene.then(0.1, FLAT)
+    with pytest.raises(DeadlineExceeded, match=rf"no group that teaches.*of the last {groups}, {groups} zero_variance"):
+        scene.waits.batch()
+
+
+def test_one_group_that_teaches_starts_the_time_anew(scene: Scene) -> None:
+    for _ in range(HOPELESS_BATCHES * CONFIG.groups_per_step - 1):
+        scene.then(0.5 * LIMIT, FLAT)
+    scene.then(0.1, SOLVED)
+    for _ in range(5):
+        scene.then(0.5 * LIMIT, FLAT)
+    scene.then(0.1, SOLVED)
+    assert len(scene.waits.batch()) == 2
+
+
+def measured(scene: Scene) -> int:
+    config = RunConfig.model_validate(
+        {
+            "name": "run",
+            "model": {"path": "m"},
+            "environments": [{"name": "arithmetic"}],
+            "evaluate": {"problems": 3, "samples": 2},
+        }
+    )
+    leases = evaluation_leases(config, "before")
+    scene.inbox.evaluate(leases)
+    return len(leases)
+
+
+def test_a_measurement_whose_groups_stop_coming_is_made_of_those_that_came(scene: Scene) -> None:
+    count = measured(scene)
+    scene.then(0.9 * LIMIT, SOLVED)
+    scene.then(0.9 * LIMIT, FLAT)
+    groups, missing = scene.waits.measurement(count)
+    assert len(groups) == 2
+    assert "2 of 3 groups" in missing
+
+
+def test_a_measurement_of_nothing_ends_the_run(scene: Scene) -> None:
+    count = measured(scene)
+    with pytest.raises(DeadlineExceeded, match="0 of 3 groups"):
+        scene.waits.measurement(count)
+
+
+def test_a_whole_measurement_lacks_nothing(scene: Scene) -> None:
+    count = measured(scene)
+    scene.then(1.0, SOLVED, SOLVED, FLAT)
+    groups, missing = scene.waits.measurement(count)
+    assert (len(groups), missing) == (3, "")
+
+
+def test_reasons_are_explained_where_they_are_known() -> None:
+    assert reasons({"no_verdict": 2, "my_reason": 1}) == "2 no_verdict (no verifier could judge), 1 my_reason"
