@@ -35,22 +35,21 @@ def render(
     TaskRefused with the template's own words.
     """
     options = _options(tools) | {"add_generation_prompt": next_turn}
-    try:
-        return str(tokenizer.apply_chat_template(_as_dicts(messages), tokenize=False, **options))
-    except Exception as error:  # a template raises what it likes
-        refusal = error
+    forms = [_as_dicts(messages)]
     if any(message.tool_calls for message in messages):
+        forms.append(_as_dicts(messages, spell_arguments=True))
+    refusals = []
+    for form in forms:
         try:
-            spelled = _as_dicts(messages, spell_arguments=True)
-            return str(tokenizer.apply_chat_template(spelled, tokenize=False, **options))
-        except Exception:  # told below with its first words
-            pass
+            return str(tokenizer.apply_chat_template(form, tokenize=False, **options))
+        except Exception as error:  # a template raises what it likes
+            refusals.append(error)
     raise TaskRefused(
-        f"chat_template: refuses these {len(messages)} messages: {type(refusal).__name__}: {refusal}; change the "
-        "messages, or take a model whose template knows them",
+        f"chat_template: refuses these {len(messages)} messages: {type(refusals[0]).__name__}: {refusals[0]}; change "
+        "the messages, or take a model whose template knows them",
         field="task.prompt",
         reason="template_failed",
-    ) from refusal
+    ) from refusals[0]
 
 
 def turn_end(tokenizer: Tokenizer) -> int | None:

@@ -28,6 +28,7 @@ COMMANDS = (
         "serve", "rlserve.cli.serve", "one actor, for clusters: hub, rollout, verifier, environment, teacher, learner"
     ),
     Command("status", "rlserve.cli.status", "how a run stands and who is alive"),
+    Command("rollout", "rlserve.cli.rollout", "rollout workers of a run: status, pause, resume, sample"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
     Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),
     Command("generate", "rlserve.cli.generate", "graded samples of a model, as a file"),

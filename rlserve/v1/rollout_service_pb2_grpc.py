@@ -68,14 +68,15 @@ class RolloutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Samples n completions of one prompt; text and verdicts are the caller's business.
+        """Samples n completions of one prompt; text and verdicts are the caller's business. A completion ends at
+        sampling.stop_token_ids, those of the model among them only if they are named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Pause(self, request, context):
-        """Stops taking new tasks; what runs goes on.
+        """Stops taking new tasks; what runs goes on. The run waits for this worker meanwhile, and says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,9 +35,11 @@ class RolloutServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.GetStatusRequest, _rollout_service_pb2.GetStatusResponse]
     Generate: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.GenerateRequest, _rollout_service_pb2.GenerateResponse]
-    """Samples n completions of one prompt; text and verdicts are the caller's business."""
+    """Samples n completions of one prompt; text and verdicts are the caller's business. A completion ends at
+    sampling.stop_token_ids, those of the model among them only if they are named.
+    """
     Pause: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.PauseRequest, _rollout_service_pb2.PauseResponse]
-    """Stops taking new tasks; what runs goes on."""
+    """Stops taking new tasks; what runs goes on. The run waits for this worker meanwhile, and says so."""
     Resume: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.ResumeRequest, _rollout_service_pb2.ResumeResponse]
 
 @_typing.type_check_only
@@ -47,9 +49,11 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.GetStatusRequest, _rollout_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     Generate: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.GenerateRequest, _rollout_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Samples n completions of one prompt; text and verdicts are the caller's business."""
+    """Samples n completions of one prompt; text and verdicts are the caller's business. A completion ends at
+    sampling.stop_token_ids, those of the model among them only if they are named.
+    """
     Pause: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.PauseRequest, _rollout_service_pb2.PauseResponse]  # type: ignore[assignment]
-    """Stops taking new tasks; what runs goes on."""
+    """Stops taking new tasks; what runs goes on. The run waits for this worker meanwhile, and says so."""
     Resume: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.ResumeRequest, _rollout_service_pb2.ResumeResponse]  # type: ignore[assignment]
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,7 +72,9 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_service_pb2.GenerateResponse, _abc.Awaitable[_rollout_service_pb2.GenerateResponse]]:
-        """Samples n completions of one prompt; text and verdicts are the caller's business."""
+        """Samples n completions of one prompt; text and verdicts are the caller's business. A completion ends at
+        sampling.stop_token_ids, those of the model among them only if they are named.
+        """
 
     @_abc_1.abstractmethod
     def Pause(
@@ -76,7 +82,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_service_pb2.PauseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_service_pb2.PauseResponse, _abc.Awaitable[_rollout_service_pb2.PauseResponse]]:
-        """Stops taking new tasks; what runs goes on."""
+        """Stops taking new tasks; what runs goes on. The run waits for this worker meanwhile, and says so."""
 
     @_abc_1.abstractmethod
     def Resume(

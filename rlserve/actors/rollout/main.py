@@ -159,6 +159,7 @@ class RolloutProcess:
             "groups": str(counters.finished_groups),
             "tokens_per_second": f"{counters.tokens_per_second:.0f}",
             "weight_updates": str(self._follower.num_updates),
+            **({"paused": "yes"} if self._session.paused else {}),
         }
 
     async def _start_engine(self) -> RolloutEngine:

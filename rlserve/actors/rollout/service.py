@@ -113,7 +113,7 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
             )
         if not 1 <= request.n <= MAX_SAMPLES:
             raise InvalidRequest(f"n: is {request.n}; give 1 to {MAX_SAMPLES}")
-        asked = codec.sampling_from_proto(request.sampling)
+        asked = codec.sampling_from_proto(request.sampling, "sampling", vocab_size=self._vocabulary_size)
         tokens = asked.max_new_tokens or self._rollout.max_new_tokens
         if len(prompt) + tokens > self._model.max_length:
             raise InvalidRequest(
