@@ -12,7 +12,7 @@ import grpc.aio
 
 from rlserve.errors import DeadlineExceeded
 from rlserve.rpc.options import ChannelOptions
-from rlserve.rpc.status import error_from_rpc
+from rlserve.rpc.status import error_from_rpc, told_by_server
 from rlserve.rpc.tls import TlsFiles
 
 Response = TypeVar("Response")
@@ -58,6 +58,7 @@ def rpc_errors(what: str, *, deadline_seconds: float | None = None) -> Iterator[
     try:
         yield
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline_seconds is not None:
+        ours = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not told_by_server(error)
+        if ours and deadline_seconds is not None:
             raise DeadlineExceeded(f"{what}: no answer within {deadline_seconds:g} s") from error
         raise error_from_rpc(error, what=what) from error

@@ -100,6 +100,12 @@ def error_from_rpc(error: grpc.RpcError, *, what: str = "") -> RlserveError:
     return cls(message, field=field, reason=info.reason.lower() if info else code.name.lower())
 
 
+def told_by_server(error: grpc.RpcError) -> bool:
+    """Whether a server of ours raised it, and not the call's own deadline or connection."""
+    info = _first(_rich_status(error), error_details_pb2.ErrorInfo)
+    return info is not None and info.domain == DOMAIN
+
+
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
     try:
         return rpc_status.from_call(error)

@@ -1,10 +1,12 @@
-"""A thread of its own for one episode: a plug-in that hangs delays nobody else, and may keep thread-bound state."""
+"""A thread of its own for a plug-in: one that hangs delays nobody else, and an episode may keep thread-bound state."""
 
 import asyncio
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from rlserve.errors import PluginFailed, RlserveError
@@ -24,7 +26,13 @@ class EpisodeThread:
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._on_end = on_end
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def frame(self) -> FrameType | None:
+        """Where it stands now; None when it is over."""
+        return sys._current_frames().get(self._thread.ident or 0)
 
     async def call(self, work: Callable[[], T]) -> T:
         """The result of ``work()``. Raises its RlserveError; anything else it raises becomes PluginFailed."""

@@ -8,12 +8,13 @@ What the client sends back of the task is a name and no more: the task is made a
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
+from rlserve.actors.environment.blame import Blame
 from rlserve.actors.environment.episode_thread import EpisodeThread
 from rlserve.config.episodes import EpisodesConfig
-from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, NotReady, PluginFailed
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, NotReady
 from rlserve.plugins import Environment, Episode, EpisodicEnvironment
 from rlserve.records import Task, Turn
 from rlserve.rpc import codec
@@ -21,6 +22,7 @@ from rlserve.v1 import environment_service_pb2 as pb
 
 T = TypeVar("T")
 MAX_TEXT_CHARACTERS = 2**20
+MAX_TURN_BYTES = 2**22
 
 Find = Callable[[str], Environment]
 GiveTask = Callable[[Environment, str, int, int], Task]
@@ -29,8 +31,9 @@ GiveTask = Callable[[Environment, str, int, int], Task]
 class EpisodeServer:
     """All episodes of one environment server."""
 
-    def __init__(self, config: EpisodesConfig, *, find: Find, give_task: GiveTask) -> None:
+    def __init__(self, config: EpisodesConfig, *, find: Find, give_task: GiveTask, blames: Mapping[str, Blame]) -> None:
         """``find`` gives an environment by name, ``give_task`` its task at (split, index, seed)."""
+        self._blames = blames
         self._config = config
         self._find = find
         self._give_task = give_task
@@ -48,13 +51,14 @@ class EpisodeServer:
         if first is None:
             return
         environment, task = self._opened(first)
-        what = f"environment {task.environment!r}"
+        blame = self._blames[task.environment]
+        what = blame.what
         thread = self._take_thread(what)
         opened: list[Episode] = []  # filled by the thread, perhaps after we stopped waiting for it
         try:
-            await self._answer(thread, lambda: opened.append(self._open(environment, task, what)), deadline, what)
+            await self._answer(thread, lambda: opened.append(self._open(environment, task, blame)), deadline, blame)
             while (text := _text(await self._next(requests, deadline, what))) is not None:
-                response = await self._answer(thread, _step(opened[0], text, what), deadline, what)
+                response = await self._answer(thread, _step(opened[0], text, blame), deadline, blame)
                 yield response
                 if response.done:
                     return
@@ -82,12 +86,12 @@ class EpisodeServer:
     def _give_back(self) -> None:
         self._num_running -= 1
 
-    def _open(self, environment: EpisodicEnvironment, sent: Task, what: str) -> Episode:
+    def _open(self, environment: EpisodicEnvironment, sent: Task, blame: Blame) -> Episode:
         own = self._give_task(environment, sent.split, sent.index, sent.seed)
-        _check_same(sent, codec.task_from_proto(codec.task_to_proto(own)), what)
+        _check_same(sent, codec.task_from_proto(codec.task_to_proto(own)), blame.what)
         if not own.multi_turn:
-            raise NotReady(f"task: {own.task_id!r} of {what} is single-turn and takes no turns")
-        return _blamed(lambda: environment.open(own), what)
+            raise NotReady(f"task: {own.task_id!r} of {blame.what} is single-turn and takes no turns")
+        return blame.run(lambda: environment.open(own))
 
     async def _next(
         self, requests: AsyncIterator[pb.EpisodeRequest], deadline: float, what: str
@@ -104,7 +108,7 @@ class EpisodeServer:
                 "the episode was ended"
             ) from None
 
-    async def _answer(self, thread: EpisodeThread, work: Callable[[], T], deadline: float, what: str) -> T:
+    async def _answer(self, thread: EpisodeThread, work: Callable[[], T], deadline: float, blame: Blame) -> T:
         left = deadline - time.monotonic()
         try:
             async with asyncio.timeout(min(self._config.turn_seconds, left)):
@@ -113,10 +117,10 @@ class EpisodeServer:
             if isinstance(error, DeadlineExceeded):  # the plug-in's own
                 raise
             if left < self._config.turn_seconds:
-                raise self._over(what) from None
+                raise self._over(blame.what) from None
             raise DeadlineExceeded(
-                f"{what}: gave no answer within episodes.turn_seconds = {self._config.turn_seconds:g}; "
-                "the episode was ended"
+                f"{blame.what}: gave no answer within episodes.turn_seconds = {self._config.turn_seconds:g}; it is at "
+                f"{blame.standing(thread.frame)}; the episode was ended"
             ) from None
 
     def _over(self, what: str) -> DeadlineExceeded:
@@ -136,8 +140,8 @@ def _text(request: pb.EpisodeRequest | None) -> str | None:
     return request.turn.text
 
 
-def _step(episode: Episode, text: str, what: str) -> Callable[[], pb.EpisodeResponse]:
-    return lambda: _blamed(lambda: _checked(episode.step(text)), what)
+def _step(episode: Episode, text: str, blame: Blame) -> Callable[[], pb.EpisodeResponse]:
+    return lambda: blame.run(lambda: _checked(episode.step(text)))
 
 
 def _checked(turn: object) -> pb.EpisodeResponse:
@@ -146,15 +150,9 @@ def _checked(turn: object) -> pb.EpisodeResponse:
         raise TypeError(f"step() returned {type(turn).__name__}; return rlserve.records.Turn")
     response = codec.turn_to_proto(turn)
     codec.turn_from_proto(response)
+    if response.ByteSize() > MAX_TURN_BYTES:
+        raise ValueError(f"step() returned {response.ByteSize()} bytes; at most {MAX_TURN_BYTES} can be sent")
     return response
-
-
-def _blamed(work: Callable[[], T], what: str) -> T:
-    """The result of ``work()``; whatever it raises is the plug-in's failure."""
-    try:
-        return work()
-    except Exception as error:
-        raise PluginFailed(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _check_same(sent: Task, own: Task, what: str) -> None:

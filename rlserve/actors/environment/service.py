@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc.aio
 
+from rlserve.actors.environment.blame import Blame
 from rlserve.actors.environment.episodes import EpisodeServer
+from rlserve.actors.environment.tasks import TaskMaker
 from rlserve.config.episodes import EpisodesConfig
-from rlserve.errors import InvalidRequest, PluginFailed, RlserveError, UnknownName
+from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.plugins import Environment
 from rlserve.records import EnvironmentSpec, Task
 from rlserve.rpc import codec
@@ -23,6 +25,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EnvironmentService"].full_name
 MAX_COUNT = 1024
 MAX_INDEX = 2**53
+OWN_SHARE = 0.8
+"""Of the caller's deadline: an environment that takes longer is named before the caller gives up."""
 
 
 class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
@@ -36,7 +40,11 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     ) -> None:
         self._environments = environments
         self._specs = specs
-        self.episodes = EpisodeServer(episodes or EpisodesConfig(), find=self._find, give_task=self._task)
+        blames = {name: Blame(environment, name) for name, environment in environments.items()}
+        self.tasks = TaskMaker(blames, finish=self._with_usual_sampling)
+        self.episodes = EpisodeServer(
+            episodes or EpisodesConfig(), find=self._find, give_task=self.tasks.task, blames=blames
+        )
 
     async def Describe(
         self, request: pb.DescribeEnvironmentsRequest, context: Context
@@ -51,12 +59,11 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
             raise InvalidRequest(f"count: is {request.count}; give 1 to {MAX_COUNT}")
         if request.first_index > MAX_INDEX:
             raise InvalidRequest(f"first_index: is {request.first_index}; give at most {MAX_INDEX}")
-        if request.split not in environment.splits:
-            known = ", ".join(environment.splits) or "none"
-            raise UnknownName(f"split: {request.split!r} is not one of {request.environment!r} (known: {known})")
-        first, last = request.first_index, request.first_index + request.count
-        tasks = [self._task(environment, request.split, index, request.seed) for index in range(first, last)]
-        return pb.GetTasksResponse(tasks=[codec.task_to_proto(task) for task in tasks])
+        indices = range(request.first_index, request.first_index + request.count)
+        left = context.time_remaining()
+        seconds = None if left is None else OWN_SHARE * left
+        tasks = await self.tasks.make(environment, request.split, indices, request.seed, seconds=seconds)
+        return pb.GetTasksResponse(tasks=tasks)
 
     async def Episode(
         self, request_iterator: AsyncIterator[pb.EpisodeRequest], context: Context
@@ -72,15 +79,9 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
             known = ", ".join(sorted(self._environments)) or "none"
             raise UnknownName(f"environment: {name!r} is not served here (known: {known})") from None
 
-    def _task(self, environment: Environment, split: str, index: int, seed: int) -> Task:
-        """The plug-in's task, with the sampling of its spec where it asks for none itself."""
-        try:
-            task = environment.task(split, index, seed)
-        except RlserveError:
-            raise
-        except Exception as error:
-            raise PluginFailed(f"environment {environment.name!r}: {type(error).__name__}: {error}") from error
-        spec = self._specs.get(environment.name)
+    def _with_usual_sampling(self, task: Task) -> Task:
+        """The task with the sampling of its spec where it asks for none itself."""
+        spec = self._specs.get(task.environment)
         if spec is None:
             return task
         return replace(task, sampling=task.sampling.or_else(spec.sampling))

@@ -23,5 +23,5 @@ def test_a_task_takes_the_usual_sampling_where_it_has_none(own: bool, expected: 
     )
     environments = {"arithmetic": Own()} if own else dict(load_environments([config]))
     service = EnvironmentService(environments, {"arithmetic": describe(environments["arithmetic"], config)})
-    sampling = service._task(environments["arithmetic"], "train", 0, 0).sampling
+    sampling = service.tasks.task(environments["arithmetic"], "train", 0, 0).sampling
     assert (sampling.temperature, sampling.max_new_tokens) == expected

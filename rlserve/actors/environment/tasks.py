@@ -1,0 +1,111 @@
+"""Tasks from plug-ins, each environment in a thread of its own: one that hangs holds up nobody else.
+
+``make``  waits for: the environment's thread. unblocked by: its answer, or the caller's deadline; then the thread is
+          left behind, and the next call gets another.
+"""
+
+import asyncio
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from rlserve.actors.environment.blame import Blame
+from rlserve.actors.environment.episode_thread import EpisodeThread
+from rlserve.errors import DeadlineExceeded, LimitExceeded, NotReady, PluginFailed, UnknownName
+from rlserve.plugins import Environment
+from rlserve.records import Task
+from rlserve.rpc import codec
+from rlserve.rpc.options import MESSAGE_BYTES
+from rlserve.v1 import task_pb2
+
+MAX_STUCK = 16
+"""Threads of one environment that may hang; then it is asked no more."""
+MAX_TASK_BYTES = MESSAGE_BYTES // 2
+
+Finish = Callable[[Task], Task]
+
+
+class TaskMaker:
+    """All tasks of one environment server. Use from one event loop."""
+
+    def __init__(self, blames: Mapping[str, Blame], *, finish: Finish) -> None:
+        """``finish`` adds to a plug-in's task what the server knows."""
+        self._blames = blames
+        self._finish = finish
+        self._threads: dict[str, EpisodeThread] = {}
+        self._stuck: Counter[str] = Counter()
+
+    async def make(
+        self, environment: Environment, split: str, indices: range, seed: int, *, seconds: float | None
+    ) -> list[task_pb2.Task]:
+        """Tasks at ``indices``, as messages that can be sent.
+
+        Raises UnknownName for a split, PluginFailed when the environment breaks or gives what is no task,
+        DeadlineExceeded when it does not answer within ``seconds`` (None: for ever).
+        """
+        name = environment.name
+        thread = self._thread(name)
+        try:
+            async with asyncio.timeout(seconds):
+                return await thread.call(lambda: self._made(environment, split, indices, seed))
+        except TimeoutError as error:
+            if isinstance(error, DeadlineExceeded):  # the plug-in's own
+                raise
+            self._leave(name, thread)
+            raise DeadlineExceeded(
+                f"{self._blames[name].what}: did not give task {split}/{indices.start} within {seconds or 0:.1f} s; "
+                f"it is at {self._blames[name].standing(thread.frame)}"
+            ) from None
+
+    def task(self, environment: Environment, split: str, index: int, seed: int) -> Task:
+        """One task; blocks. Raises as ``make``."""
+        blame = self._blames[environment.name]
+        task: object = blame.run(lambda: environment.task(split, index, seed))
+        if not isinstance(task, Task):
+            raise PluginFailed(f"{blame.what}: task() returned {type(task).__name__}; return rlserve.records.Task")
+        return self._finish(task)
+
+    def _made(self, environment: Environment, split: str, indices: range, seed: int) -> list[task_pb2.Task]:
+        blame = self._blames[environment.name]
+        splits = blame.run(lambda: dict(environment.splits))
+        if split not in splits:
+            known = ", ".join(map(str, splits)) or "none"
+            raise UnknownName(f"split: {split!r} is not one of {environment.name!r} (known: {known})")
+        messages, total = [], 0
+        for index in indices:
+            task = self.task(environment, split, index, seed)
+            message = blame.run(functools.partial(_checked, task))
+            size = message.ByteSize()
+            if size > MAX_TASK_BYTES:
+                raise PluginFailed(
+                    f"{blame.what}: its task {split}/{index} has {size} bytes; at most {MAX_TASK_BYTES} can be sent"
+                )
+            total += size
+            if total > MESSAGE_BYTES - 2**20:
+                raise LimitExceeded(f"count: {len(messages) + 1} tasks have {total} bytes together; ask for fewer")
+            messages.append(message)
+        return messages
+
+    def _thread(self, name: str) -> EpisodeThread:
+        if self._stuck[name] >= MAX_STUCK:
+            raise NotReady(f"{self._blames[name].what}: {MAX_STUCK} of its calls hang; restart its server")
+        if name not in self._threads:
+            self._threads[name] = EpisodeThread(f"{self._blames[name].what}", on_end=lambda: self._returned(name))
+        return self._threads[name]
+
+    def _leave(self, name: str, thread: EpisodeThread) -> None:
+        """Its thread hangs; when it returns after all, it ends."""
+        if self._threads.get(name) is thread:
+            del self._threads[name]
+            self._stuck[name] += 1
+            thread.end()
+
+    def _returned(self, name: str) -> None:
+        self._stuck[name] -= 1
+
+
+def _checked(task: Task) -> task_pb2.Task:
+    """The task's message, held against the rules of the wire before it goes there."""
+    message = codec.task_to_proto(task)
+    codec.task_from_proto(message, "task")
+    return message
