@@ -71,7 +71,8 @@ class TaskMaker:
         if split not in splits:
             known = ", ".join(map(str, splits)) or "none"
             raise UnknownName(f"split: {split!r} is not one of {environment.name!r} (known: {known})")
-        messages, total = [], 0
+        messages: list[task_pb2.Task] = []
+        total = 0
         for index in indices:
             task = self.task(environment, split, index, seed)
             message = blame.run(functools.partial(_checked, task))

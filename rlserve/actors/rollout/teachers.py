@@ -7,6 +7,7 @@ counts it as ``no_teacher``, it is never trained on a made-up number.
 
 import functools
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -33,6 +34,7 @@ from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
+MAX_CAUSES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class RemoteTeachers:
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
         self._text = tokens.as_text()
         self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
+        self._told: set[str] = set()
         self.failures = 0
         """Trajectories left without scores."""
 
@@ -110,19 +113,43 @@ class RemoteTeachers:
             if question.k and not same:
                 await self._match(question.teacher)
             make = functools.partial(self._by_ids if same else self._by_text, question, task)
-            able = {str(i): t for i, t in enumerate(trajectories) if t.num_sampled and _is_known(t, teacher, same)}
+            able = {str(i): t for i, t in enumerate(trajectories) if self._can_be_asked(task, t, teacher, same=same)}
             requests = {i: make(i, t) for i, t in able.items()}
-            answers = await self._score(question.teacher, list(requests.values()))
-            lay = self._laid if same else self._aligned
-            found = {int(i): lay(answers[i], trajectories[int(i)]) for i in requests}
+            answers = await self._score(question.teacher, list(requests.values())) if requests else {}
         except RlserveError as error:
-            self.failures += len(trajectories)
-            logger.warning("teacher %r: %s: %s", name, type(error).__name__, error)
+            self._failed(name, error, len(trajectories))
             return trajectories
+        lay = self._laid if same else self._aligned
+        found = {}
+        for i, trajectory in able.items():
+            try:
+                found[int(i)] = lay(answers[i], trajectory)
+            except InvalidRequest as error:  # of this one; the others have their scores
+                self._failed(name, error, 1)
         return tuple(
             replace(t, teacher_scores=(*t.teacher_scores, found[i])) if i in found else t
             for i, t in enumerate(trajectories)
         )
+
+    def _failed(self, name: str, error: RlserveError, count: int) -> None:
+        """Count trajectories without scores, and log each cause once: numbers in a text make no other cause."""
+        self.failures += count
+        text = f"{type(error).__name__}: {error}"
+        cause = re.sub(r"\d+", "#", f"{name}: {text}")
+        if cause not in self._told and len(self._told) < MAX_CAUSES:
+            self._told.add(cause)
+            logger.warning("teacher %r gave no scores: %s; more of this kind are not logged", name, text)
+
+    def _can_be_asked(
+        self, task: Task, trajectory: Trajectory, teacher: pb.DescribeTeacherResponse, *, same: bool
+    ) -> bool:
+        """Whether it has something to score. Ids beyond the teacher's embedding and bytes that are no text are not."""
+        if not trajectory.num_sampled:
+            return False
+        if same:
+            return int(trajectory.token_ids.max()) < teacher.vocabulary_size
+        ids = trajectory.token_ids[trajectory.sampled_mask].tolist()
+        return ids[-1] in self._tokens.ends_of(task) or bool(self._text.text(ids))
 
     async def _describe(self, teacher: TeacherConfig) -> pb.DescribeTeacherResponse:
         known = self._described.get(teacher.name)
@@ -220,11 +247,6 @@ class RemoteTeachers:
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))
         return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
-
-
-def _is_known(trajectory: Trajectory, teacher: pb.DescribeTeacherResponse, same: bool) -> bool:
-    """Whether the teacher's embedding has all of its ids: that of the same tokenizer may be padded otherwise."""
-    return not same or int(trajectory.token_ids.max()) < teacher.vocabulary_size
 
 
 def tops_of_spans(

@@ -1,0 +1,166 @@
+"""SmolLM2-135M-Instruct on a CPU: chat template, 49,152 tokens, 540 MB of float32 weights a step.
+
+The checkpoint is at ``RLSERVE_REAL_MODEL``, or is made by the script beside the checkout (once, from a package of the
+index). Every run is of a few steps with short completions: what is tried is that nothing breaks or crawls.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("RLSERVE_SHARED", ROOT / ".." / "shared"))
+SCRIPT = SHARED / "models" / "smollm2_135m.py"
+GIVEN = os.environ.get("RLSERVE_REAL_MODEL", "")
+QUIET = {"OMP_WAIT_POLICY": "passive"}
+
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not (GIVEN or SCRIPT.exists()), reason=f"needs RLSERVE_REAL_MODEL or {SCRIPT.name}"),
+]
+
+SECTIONS = """
+directory = "{root}"
+steps = 2
+[model]
+path = "{model}"
+max_length = 128
+[[environments]]
+name = "jsonl"
+options = {{ path = "{root}/train.jsonl", test_path = "{root}/test.jsonl", verifier = "math" }}
+[rollout]
+group_size = 4
+max_groups_in_flight = 8
+max_new_tokens = 16
+dtype = "float32"
+[learner]
+dtype = "float32"
+lr = 3e-5
+groups_per_step = 2
+tokens_per_micro_batch = 1024
+max_lag = 2
+max_wait_seconds = 1200
+lease_seconds = 600
+[evaluate]
+problems = 4
+[checkpoint]
+every_steps = 1
+[launch]
+start_seconds = 900
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if GIVEN:
+        return GIVEN
+    path = tmp_path_factory.mktemp("smollm2") / "model"
+    made = subprocess.run([sys.executable, str(SCRIPT), str(path)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"{SCRIPT.name} cannot make it here: {made.stderr[-500:]}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs are, with their tasks: sums of two digits, asked in a chat message."""
+    path = tmp_path_factory.mktemp("real")
+    pairs = [(a, b) for a in range(10) for b in range(10)]
+    random.Random(0).shuffle(pairs)
+    for name, chosen in {"train": pairs[:80], "test": pairs[80:]}.items():
+        lines = (
+            {"prompt": [{"role": "user", "content": f"What is {a} + {b}?"}], "answer": str(a + b)} for a, b in chosen
+        )
+        (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def rlserve(*arguments: str) -> str:
+    """What a command prints; its seconds go to the test's own output."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "rlserve.cli.main", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2000, env=os.environ | QUIET)
+    print(f"{arguments[0]} {Path(arguments[1]).name}: {time.monotonic() - started:.0f} s")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def run(root: Path, name: str, model: str, extra: str, *overrides: str) -> Mapping[str, Any]:
+    """A run's summary, once what must hold for every one does."""
+    text = f'name = "{name}"' + SECTIONS.format(root=root, model=model) + extra
+    (root / f"{name}.toml").write_text(text)
+    rlserve("run", str(root / f"{name}.toml"), *(part for o in overrides for part in ("--set", o)))
+    return checked(root / name, steps=2)
+
+
+def checked(directory: Path, *, steps: int) -> Mapping[str, Any]:
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    groups = summary["groups"]
+    events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
+    assert summary["steps"] == steps
+    assert summary["weight_mismatches"] == 0
+    assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
+    assert set(groups["dropped"]) <= {"zero_variance", "stale", "no_pairs"}
+    assert not [e for e in events if e["event"] in ("actor_died", "run_failed")]
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == list(range(1, steps + 1))
+    assert all(row["reward/no_verdict_share"] == 0 for row in metrics)
+    return summary
+
+
+def test_grpo_resume_eval_and_generate(root: Path, model: str) -> None:
+    run(root, "grpo", model, '[algorithm]\ntype = "grpo"\n')
+    metrics = [json.loads(line) for line in (root / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["algorithm/ess"] > 0.99
+    assert metrics[0]["algorithm/mismatch_kl"] < 1e-3
+    rlserve("run", "--resume", str(root / "grpo"), "--set", "steps=3", "--set", "evaluate.problems=0")
+    checked(root / "grpo", steps=3)
+    result = json.loads(rlserve("eval", str(root / "grpo"), "--problems", "4", "--json").strip().splitlines()[-1])
+    assert 0 <= result["accuracy"] <= 1
+    samples = root / "samples.jsonl"
+    rlserve("generate", str(root / "grpo"), "--out", str(samples), "--problems", "4", "--samples", "2")
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(rows) == 8
+    assert all(row["completion"].strip() and "<|im_end|>" not in row["completion"] for row in rows)
+    assert not all(row["truncated"] for row in rows)
+
+
+def test_online_dpo(root: Path, model: str) -> None:
+    summary = run(root, "dpo", model, '[algorithm]\ntype = "dpo"\n', "evaluate.problems=0")
+    assert summary["groups"]["consumed"] == 4
+
+
+def test_it_teaches_a_smaller_student_with_another_tokenizer(root: Path, model: str, student: str) -> None:
+    teacher = f'[[teachers]]\nname = "smol"\nmodel = "{model}"\ndtype = "float32"\nmax_length = 256\n'
+    extra = '[algorithm]\ntype = "distill"\n' + teacher
+    run(root, "distill", student, extra, "evaluate.problems=0")
+    metrics = [json.loads(line) for line in (root / "distill" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["algorithm/taught"] > 0 for row in metrics)
+
+
+@pytest.fixture
+def student(root: Path, model: str) -> str:
+    """A random model of 1M parameters that writes byte pairs of its own in the same chat template."""
+    from tiny_policies import tiny_model
+    from transformers import AutoTokenizer
+
+    from rlserve.config.pretrain import TokenizerConfig
+    from rlserve.pretrain.tokenizer import train_tokenizer
+
+    texts = (root / "train.jsonl").read_text().splitlines()
+    tokenizer = train_tokenizer(TokenizerConfig(type="bpe", vocab_size=400), texts, max_length=128)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = AutoTokenizer.from_pretrained(model).chat_template
+    path = root / "student"
+    tiny_model("llama", tied=True, vocab_size=512, eos_token_id=tokenizer.eos_token_id).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
