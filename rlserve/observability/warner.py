@@ -18,8 +18,12 @@ class Warner:
         self._events = EventLog(path)
         self._times: Counter[str] = Counter()
 
-    def __call__(self, cause: str, message: str, **fields: Any) -> None:
-        """``message`` names the culprit, the cause and what happens next; ``cause`` tells occurrences apart."""
+    def __call__(self, message: str, *, cause: str = "", **fields: Any) -> None:
+        """``message`` names the culprit, the cause and what happens next; ``cause`` tells occurrences apart.
+
+        Without a cause the message itself does.
+        """
+        cause = cause or message
         self._times[cause] += 1
         times = self._times[cause]
         if times > 1 and times != 10 ** (len(str(times)) - 1):

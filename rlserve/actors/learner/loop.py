@@ -30,7 +30,7 @@ from rlserve.actors.learner.schedule import learning_rate
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
 from rlserve.algorithms.sync import why_sync
-from rlserve.batching.collate import BatchLayout, collate, minibatches
+from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
 from rlserve.batching.summary import summarize
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -141,10 +141,12 @@ class TrainingLoop:
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
         memory = self._trainer.memory()
-        batches = [
-            collate(part, self._trainer.algorithm, self._layout, self._state.step)
-            for part in minibatches(groups, self._config.learner.minibatches)
-        ]
+        try:
+            batches = self._collated(groups)
+        except Exception as error:  # of the algorithm, which may be anybody's
+            self._trainer.forget(memory)
+            self._poison.drop_unready(self._state.step + 1, groups, error)
+            return
         lr = learning_rate(self._config.learner, self._state.step)
         report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         trained = [group.group_id for group in groups]
@@ -160,6 +162,12 @@ class TrainingLoop:
         numbers |= {name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES}
         numbers |= {"learner/lr": lr, "learner/wait_seconds": waited}
         self._after_step(numbers)
+
+    def _collated(self, groups: Sequence[RolloutGroup]) -> list[OptimizerBatch]:
+        return [
+            collate(part, self._trainer.algorithm, self._layout, self._state.step)
+            for part in minibatches(groups, self._config.learner.minibatches)
+        ]
 
     def _after_update(
         self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport
@@ -250,10 +258,10 @@ class TrainingLoop:
         share, least = measured.get("ess"), self._config.learner.ess_warn
         if share is not None and share < least:
             self._warn(
-                "ess",
                 f"step {self._state.step}: the effective sample size is {share:.2f}, below learner.ess_warn = "
                 f"{least:g}: the policy has moved far from the one that sampled. If it stays so, lower learner.lr or "
                 "learner.max_lag",
+                cause="ess",
             )
 
     def _evaluate_what_is_owed(self) -> bool:

@@ -6,6 +6,7 @@ at the hub; both meet in the inbox and the publisher.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import FrameType
 
 import grpc.aio
@@ -94,6 +96,11 @@ def run_learner(
         return STOPPED
     except RlserveError as error:
         logger.error("%s: %s", type(error).__name__, error)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        logger.error("LimitExceeded: the disk of %s is full (%s); make room and resume", paths.root, error)
         return 1
     return 0
 
@@ -183,13 +190,14 @@ class Learner:
         algorithm, reference = self._trainer.algorithm, self._trainer.served_reference
         self._tokens = tokens
         if warning := end_token_warning(tokens.tokenizer, tokens.end_ids):
-            EventLog(self._paths.events).write("warning", message=warning)
+            self._warn(warning)
         # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
         vocab_size, max_tokens = self._trainer.vocabulary, self._config.model.max_length
         self._limits = limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens)
+        settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer))
         return Inbox(
             self._store,
-            InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer)),
+            replace(settings, ingredients=self._curriculum.applied(settings.ingredients)),
             keep=lambda group: why_drop(group, algorithm, reference=reference),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,

@@ -67,7 +67,7 @@ class Measuring:
         groups, missing = self._waits.measurement(len(leases))
         evaluation = score(groups, asked=len(leases))
         if missing:
-            self._warn(f"measurement:{when}", f"evaluation {when}: is made of what came in time; {missing}")
+            self._warn(f"evaluation {when}: is made of what came in time; {missing}")
         write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
         self._reporter.measured(when, step, evaluation)
         self._store.remember(MEASURED, _mark(when, step))
@@ -96,9 +96,9 @@ class Measuring:
     def _name_laggards(self, when: str, version: int, ready: Sequence[str], behind: Mapping[str, int | None]) -> None:
         if behind:
             self._warn(
-                f"laggards:{','.join(sorted(behind))}",
                 f"evaluation {when}: {_described(behind)} did not confirm version {version} in {LAGGARD_SECONDS:g} s "
                 f"after the last that did; it is made without, by {', '.join(ready)}. See the log of who lags",
+                cause=f"laggards: {', '.join(sorted(behind))}",
             )
 
     def _held(self) -> dict[str, int | None]:

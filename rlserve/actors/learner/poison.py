@@ -3,13 +3,15 @@
 The engine has skipped the step, so weights and optimizer are as before. Each group of the batch is looked at by
 itself: how hard does its loss pull at what the policy says? Where that is not finite, or beyond any sound loss, the
 group is to blame; it is dropped for good as ``not_finite``, and the others are trained on with the next batch. Where
-no single group is to blame, all of the batch are dropped.
+no single group is to blame, all of the batch are dropped. A group that the algorithm cannot even prepare goes as
+``algorithm_failed``.
 
 It is hopeless, and ends the run, when batch after batch goes whole: MAX_LOST_IN_A_ROW of them.
 """
 
 import logging
 import math
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +20,14 @@ from rlserve.actors.learner.engine import StepReport
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.errors import LimitExceeded
+from rlserve.errors import LimitExceeded, PluginFailed
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
 
 logger = logging.getLogger(__name__)
 
 NOT_FINITE = "not_finite"
+UNREADY = "algorithm_failed"
 MAX_LOST_IN_A_ROW = 3
 MAX_REACH = 1e12
 """A sound loss's gradient by the policy's outputs is of the order of 1; a float32 gradient overflows from 1e19 on."""
@@ -78,6 +81,29 @@ class PoisonGuard:
         if self._lost_in_a_row == MAX_LOST_IN_A_ROW:
             raise LimitExceeded(_hopeless(step, skipped, report))
 
+    def drop_unready(self, step: int, groups: Sequence[RolloutGroup], error: Exception) -> None:
+        """No batch could be made of the groups taken for ``step``: the algorithm raised ``error``.
+
+        Those that it cannot prepare alone are dropped for good. Raises PluginFailed when that is none, or all.
+        """
+        memory = self._trainer.memory()
+        culprits = [group for group in groups if self._raises(group, step)]
+        self._trainer.forget(memory)
+        cause = f"{type(error).__name__}: {error}"
+        if len(culprits) in (0, len(groups)):
+            whose = "any group" if culprits else "the batch, and no group of it alone"
+            raise PluginFailed(f"algorithm: cannot prepare {whose} ({cause}); mend it and resume") from error
+        dropped = [group.group_id for group in culprits]
+        self._inbox.discard(dropped, UNREADY)
+        self._inbox.put_back([group.group_id for group in groups if group.group_id not in dropped])
+        self._warn(
+            f"step {step}: the algorithm cannot prepare {_described(culprits)}: {cause}; dropped ({UNREADY}), the step "
+            "is made without",
+            cause=f"{UNREADY}: {cause}",
+            groups=dropped,
+            traceback="".join(traceback.format_exception(error)),
+        )
+
     def drop_part(self, step: int, groups: Sequence[RolloutGroup], report: StepReport) -> list[str]:
         """Some updates of ``step`` were made: drop what spoiled the others; returns the ids of what was trained on.
 
@@ -97,9 +123,19 @@ class PoisonGuard:
         return Skipped(groups=groups, culprits=culprits)
 
     def _is_poisonous(self, group: RolloutGroup, step: int) -> bool:
-        batch = collate([group], self._trainer.algorithm, self._layout, step - 1)
+        try:
+            batch = collate([group], self._trainer.algorithm, self._layout, step - 1)
+        except Exception:  # a batch of it alone may be no batch; that of all of them was
+            return False
         reach = self._trainer.reach(batch)
         return not math.isfinite(reach) or reach > MAX_REACH
+
+    def _raises(self, group: RolloutGroup, step: int) -> bool:
+        try:
+            collate([group], self._trainer.algorithm, self._layout, step - 1)
+        except Exception:
+            return True
+        return False
 
     def _policy_is_sound(self, group: RolloutGroup, step: int) -> bool:
         return self._trainer.is_sound(collate([group], self._trainer.algorithm, self._layout, step - 1))
@@ -112,8 +148,8 @@ class PoisonGuard:
             who = f"none of its {len(skipped.groups)} groups is to blame alone: all are left, {what_next} them"
         source = sorted({f"{g.worker_id}/{g.task.verifier}" for g in skipped.culprits})
         self._warn(
-            f"not_finite:{','.join(source)}",
             f"{numbers}; {who}",
+            cause=f"{NOT_FINITE}: {', '.join(source)}",
             groups=[group.group_id for group in skipped.culprits],
         )
 

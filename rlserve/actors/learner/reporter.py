@@ -57,7 +57,7 @@ class Reporter:
         self._paths = paths
         self._events = EventLog(paths.events)
         self._warn = warn
-        self._metrics = MetricsFile(paths.metrics, step=step, warn=lambda text: warn(text, text))
+        self._metrics = MetricsFile(paths.metrics, step=step, warn=warn)
         self._phase = RunPhase.STARTING
         self._step = step
         self._num_reports = 0
@@ -92,12 +92,11 @@ class Reporter:
         self._metrics.write(step, evaluation.metrics())
         if evaluation.unjudged:
             self._warn(
-                f"unjudged:{when}",
                 f"evaluation {when}: {evaluation.unjudged} of {evaluation.samples} samples have no verdict and count "
                 "neither way; see the log of the verifier",
             )
         if len(evaluation.versions) > 1:
-            self._warn(f"versions:{when}", f"evaluation {when} was sampled by versions {evaluation.versions}")
+            self._warn(f"evaluation {when} was sampled by versions {evaluation.versions}")
 
     def summarize(
         self, *, step: int, before: Mapping[str, Any] | None, after: Evaluation | None, lag_tokens: Counter[int]

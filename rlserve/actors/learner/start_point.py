@@ -52,7 +52,7 @@ def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warne
     try:
         check_mark(store.marked(), state.store, step=state.step, root=paths.root)
         for change in bind(store, RunFacts.of(config)):
-            warn(change, change)
+            warn(change)
     except BaseException:
         store.close()
         raise

@@ -27,6 +27,7 @@ EXPLAINED = {
     "expired": "workers did not finish within learner.lease_seconds",
     "empty": "nothing was sampled",
     "not_finite": "loss or gradient is not finite",
+    "algorithm_failed": "the algorithm cannot prepare them",
 }
 
 
@@ -118,16 +119,16 @@ class Waits:
         if sum(lost.values()) >= self._config.groups_per_step and "lost" not in told:
             told.add("lost")
             self._warn(
-                f"lost:{','.join(lost)}",
                 f"the last {sum(lost.values())} groups teach nothing: {reasons(lost)}; the run waits for others",
+                cause=f"lost: {', '.join(lost)}",
             )
         quiet = self._clock() - state.moved
         if quiet > QUIET_SHARE * self._config.max_wait_seconds and "quiet" not in told:
             told.add("quiet")
             self._warn(
-                "quiet",
                 f"nothing came for {quiet:.0f} s: {missing}. A worker may be paused, stuck or busy; the run ends "
                 f"when nothing comes for {self._config.max_wait_seconds:g} s (learner.max_wait_seconds)",
+                cause="quiet",
             )
 
     def _end_if_hopeless(self, state: _Clock, missing: str) -> None:

@@ -108,7 +108,8 @@ def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
     rows = [row for row in read_json_lines(paths.metrics) if "learner/lr" in row]
     config = load_run([paths.config])
     summary = read_json(paths.summary)
-    looks = {int(e["step"]): float(e["value"]) for e in read_json_lines(paths.events) if e["event"] == "accuracy"}
+    measured = [e for e in read_json_lines(paths.events) if e["event"] == "accuracy" and e["value"] is not None]
+    looks = {int(e["step"]): float(e["value"]) for e in measured}
     seconds = samples = 0.0
     points: list[tuple[int, int, float, float, float, float]] = []
     for row in rows:

@@ -22,7 +22,7 @@ from rlserve.algorithms.batch import LossOutput
 from rlserve.batching.collate import BatchLayout, collate, minibatches
 from rlserve.config.actors import LearnerConfig
 from rlserve.config.algorithms import ReinforceConfig
-from rlserve.errors import LimitExceeded
+from rlserve.errors import LimitExceeded, PluginFailed
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
@@ -204,6 +204,37 @@ def test_a_batch_that_taught_nothing_leaves_the_algorithms_memory_alone(make: Ca
     site.trainer.forget(memory)
     site.guard.drop(2, groups, report)
     assert site.trainer.memory() == memory
+
+
+class Picky(Spoiling):
+    """Raises on a reward that it takes offence at."""
+
+    def __init__(self) -> None:
+        super().__init__(not_a_number)
+
+    def prepare(self, outcomes: Sequence[Any]) -> Any:
+        if any(float(o.rewards.max()) == MARK for o in outcomes):
+            raise ZeroDivisionError("no such reward")
+        return self._plain.prepare(outcomes)
+
+
+def test_a_group_that_the_algorithm_cannot_prepare_is_dropped_with_the_traceback(
+    make: Callable[[Algorithm], Site],
+) -> None:
+    site = make(Picky())
+    good, bad = groups = site.deliver((1.0, 0.0), (MARK, 0.0))
+    with pytest.raises(ZeroDivisionError) as raised:
+        site.train(groups)
+    site.guard.drop_unready(1, groups, raised.value)
+    assert site.inbox.counts() == counts(2, queued=1, algorithm_failed=1)
+    assert site.inbox.take(1, deadline_seconds=0)[0].group_id == good.group_id
+    (event,) = read_json_lines(site.directory / "events.jsonl")
+    assert bad.group_id in event["message"] and "ZeroDivisionError: no such reward" in event["message"]
+    assert "in prepare" in event["traceback"]
+    bad_ones = site.deliver((MARK, 0.0), (MARK, 0.0))
+    with pytest.raises(PluginFailed, match=r"cannot prepare any group \(ZeroDivisionError"):
+        site.guard.drop_unready(2, bad_ones, raised.value)
+    assert site.inbox.counts() == counts(4, queued=3, algorithm_failed=1)
 
 
 def test_of_a_step_made_in_part_the_spoiling_group_alone_is_dropped_with_the_step(
