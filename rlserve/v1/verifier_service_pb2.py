@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rlserve.v1 import verdict_pb2 as rlserve_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rlserve/v1/verifier_service.proto\x12\nrlserve.v1\x1a\x18rlserve/v1/verdict.proto\"\x1a\n\x18\x44\x65scribeVerifiersRequest\"H\n\x19\x44\x65scribeVerifiersResponse\x12+\n\tverifiers\x18\x01 \x03(\x0b\x32\x18.rlserve.v1.VerifierSpec\"\x94\x01\n\x0cVerifierSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\nreward_min\x18\x04 \x01(\x01\x12\x12\n\nreward_max\x18\x05 \x01(\x01\x12\x15\n\rlimit_seconds\x18\x06 \x01(\x01\x12\x11\n\tisolation\x18\x07 \x01(\t\"W\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63ompletions\x18\x03 \x03(\x0c\x12\x0e\n\x06prompt\x18\x04 \x01(\t\"7\n\x0eVerifyResponse\x12%\n\x08verdicts\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Verdict2\xab\x01\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.rlserve.v1.DescribeVerifiersRequest\x1a%.rlserve.v1.DescribeVerifiersResponse\x12?\n\x06Verify\x12\x19.rlserve.v1.VerifyRequest\x1a\x1a.rlserve.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rlserve/v1/verifier_service.proto\x12\nrlserve.v1\x1a\x18rlserve/v1/verdict.proto\"\x1a\n\x18\x44\x65scribeVerifiersRequest\"H\n\x19\x44\x65scribeVerifiersResponse\x12+\n\tverifiers\x18\x01 \x03(\x0b\x32\x18.rlserve.v1.VerifierSpec\"\x94\x01\n\x0cVerifierSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\nreward_min\x18\x04 \x01(\x01\x12\x12\n\nreward_max\x18\x05 \x01(\x01\x12\x15\n\rlimit_seconds\x18\x06 \x01(\x01\x12\x11\n\tisolation\x18\x07 \x01(\t\"W\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63ompletions\x18\x03 \x03(\x0c\x12\x0e\n\x06prompt\x18\x04 \x01(\t\"u\n\x0eVerifyResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.rlserve.v1.VerifyProgressH\x00\x12*\n\x06result\x18\x02 \x01(\x0b\x32\x18.rlserve.v1.VerifyResultH\x00\x42\x07\n\x05\x66rame\" \n\x0eVerifyProgress\x12\x0e\n\x06judged\x18\x01 \x01(\x04\"]\n\x0cVerifyResult\x12%\n\x08verdicts\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Verdict\x12\x12\n\nreward_min\x18\x02 \x01(\x01\x12\x12\n\nreward_max\x18\x03 \x01(\x01\x32\xad\x01\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.rlserve.v1.DescribeVerifiersRequest\x1a%.rlserve.v1.DescribeVerifiersResponse\x12\x41\n\x06Verify\x12\x19.rlserve.v1.VerifyRequest\x1a\x1a.rlserve.v1.VerifyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=328
   _globals['_VERIFYREQUEST']._serialized_end=415
   _globals['_VERIFYRESPONSE']._serialized_start=417
-  _globals['_VERIFYRESPONSE']._serialized_end=472
-  _globals['_VERIFIERSERVICE']._serialized_start=475
-  _globals['_VERIFIERSERVICE']._serialized_end=646
+  _globals['_VERIFYRESPONSE']._serialized_end=534
+  _globals['_VERIFYPROGRESS']._serialized_start=536
+  _globals['_VERIFYPROGRESS']._serialized_end=568
+  _globals['_VERIFYRESULT']._serialized_start=570
+  _globals['_VERIFYRESULT']._serialized_end=663
+  _globals['_VERIFIERSERVICE']._serialized_start=666
+  _globals['_VERIFIERSERVICE']._serialized_end=839
 # @@protoc_insertion_point(module_scope)

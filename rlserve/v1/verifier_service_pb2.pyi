@@ -71,7 +71,7 @@ class VerifierSpec(_message.Message):
     reward_min: _builtins.float
     reward_max: _builtins.float
     limit_seconds: _builtins.float
-    """Wall-clock limit for one completion."""
+    """Limit for one completion, in seconds of its own: waiting for a processor is not counted."""
     isolation: _builtins.str
     """Isolation tier for untrusted code, empty when none runs."""
     def __init__(
@@ -133,7 +133,58 @@ Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
 class VerifyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___VerifyProgress: ...
+    @_builtins.property
+    def result(self) -> Global___VerifyResult: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___VerifyProgress | None = ...,
+        result: Global___VerifyResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class VerifyProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGED_FIELD_NUMBER: _builtins.int
+    judged: _builtins.int
+    """Completions that the server has judged, or tried to, since its start, whoever asked."""
+    def __init__(
+        self,
+        *,
+        judged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judged", b"judged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
+
+@_typing.final
+class VerifyResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     VERDICTS_FIELD_NUMBER: _builtins.int
+    REWARD_MIN_FIELD_NUMBER: _builtins.int
+    REWARD_MAX_FIELD_NUMBER: _builtins.int
+    reward_min: _builtins.float
+    """What the verifier declares; a reward outside is no verdict."""
+    reward_max: _builtins.float
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdict_pb2.Verdict]:
         """One a completion, in order."""
@@ -142,11 +193,13 @@ class VerifyResponse(_message.Message):
         self,
         *,
         verdicts: _abc.Iterable[_verdict_pb2.Verdict] | None = ...,
+        reward_min: _builtins.float = ...,
+        reward_max: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reward_max", b"reward_max", "reward_min", b"reward_min", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+Global___VerifyResult: _TypeAlias = VerifyResult  # noqa: Y015

@@ -40,7 +40,7 @@ class VerifierServiceStub:
                 request_serializer=rlserve_dot_v1_dot_verifier__service__pb2.DescribeVerifiersRequest.SerializeToString,
                 response_deserializer=rlserve_dot_v1_dot_verifier__service__pb2.DescribeVerifiersResponse.FromString,
                 _registered_method=True)
-        self.Verify = channel.unary_unary(
+        self.Verify = channel.unary_stream(
                 '/rlserve.v1.VerifierService/Verify',
                 request_serializer=rlserve_dot_v1_dot_verifier__service__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=rlserve_dot_v1_dot_verifier__service__pb2.VerifyResponse.FromString,
@@ -58,7 +58,9 @@ class VerifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Progress about once a second, then the result. A caller gives up when progress stands still: how long a queue is
+        costs patience, not verdicts.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -71,7 +73,7 @@ def add_VerifierServiceServicer_to_server(servicer, server):
                     request_deserializer=rlserve_dot_v1_dot_verifier__service__pb2.DescribeVerifiersRequest.FromString,
                     response_serializer=rlserve_dot_v1_dot_verifier__service__pb2.DescribeVerifiersResponse.SerializeToString,
             ),
-            'Verify': grpc.unary_unary_rpc_method_handler(
+            'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
                     request_deserializer=rlserve_dot_v1_dot_verifier__service__pb2.VerifyRequest.FromString,
                     response_serializer=rlserve_dot_v1_dot_verifier__service__pb2.VerifyResponse.SerializeToString,
@@ -126,7 +128,7 @@ class VerifierService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/rlserve.v1.VerifierService/Verify',

@@ -34,7 +34,10 @@ class VerifierServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VerifierServiceAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.DescribeVerifiersRequest, _verifier_service_pb2.DescribeVerifiersResponse]
-    Verify: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]
+    Verify: _grpc.UnaryStreamMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]
+    """Progress about once a second, then the result. A caller gives up when progress stands still: how long a queue is
+    costs patience, not verdicts.
+    """
 
 @_typing.type_check_only
 class VerifierServiceAsyncStub(VerifierServiceStub):
@@ -42,7 +45,10 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.DescribeVerifiersRequest, _verifier_service_pb2.DescribeVerifiersResponse]  # type: ignore[assignment]
-    Verify: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]  # type: ignore[assignment]
+    Verify: _aio.UnaryStreamMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]  # type: ignore[assignment]
+    """Progress about once a second, then the result. A caller gives up when progress stands still: how long a queue is
+    costs patience, not verdicts.
+    """
 
 class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
     """Judges completions. The verifier's own trouble is OUTCOME_NO_VERDICT or an error status, never a reward."""
@@ -59,6 +65,9 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _verifier_service_pb2.VerifyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_verifier_service_pb2.VerifyResponse, _abc.Awaitable[_verifier_service_pb2.VerifyResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_verifier_service_pb2.VerifyResponse], _abc.AsyncIterator[_verifier_service_pb2.VerifyResponse]]:
+        """Progress about once a second, then the result. A caller gives up when progress stands still: how long a queue is
+        costs patience, not verdicts.
+        """
 
 def add_VerifierServiceServicer_to_server(servicer: VerifierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 The text that is judged says what happens: ``hang``, ``spin``, ``exit``, ... ; anything else gets its length.
 """
 
+import json
 import os
 import signal
 import sys
@@ -22,13 +23,20 @@ NAMES = {
 }
 
 
+class MuteError(Exception):
+    """Cannot be printed."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 class OddVerifier:
     """Does what the text says, in the worker that judges it."""
 
     name = "odd"
     version = "7"
     description = "misbehaves on demand"
-    reward_range = (0.0, 100.0)
+    reward_range = (0.0, 1e12)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         word, _, rest = completion.partition(" ")
@@ -48,6 +56,14 @@ class OddVerifier:
                 _die_once(Path(rest))
             case "raise":
                 raise RuntimeError(rest)
+            case "library":
+                json.loads("{")
+            case "number":
+                return 1.0  # type: ignore[return-value]
+            case "mute":
+                raise MuteError
+            case "reward":
+                return _verdict(float(rest))
             case "payload":
                 raise InvalidRequest("payload: is not to my taste; send another")
             case "eat":

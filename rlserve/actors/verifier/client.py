@@ -1,17 +1,24 @@
 """How others ask one verifier server."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import InvalidRequest
+from rlserve.actors.verifier.bounds import within
+from rlserve.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from rlserve.records import Verdict
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, open_channel
+from rlserve.rpc.codec.check import wire_text
 from rlserve.rpc.tls import TlsFiles
 from rlserve.v1 import verifier_service_pb2 as pb
 from rlserve.v1 import verifier_service_pb2_grpc as pb_grpc
+
+CALL_SECONDS = 86400.0
+"""Of a call whose progress is watched: gRPC's own deadline is only the last resort."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,21 +81,67 @@ class VerifierClient:
         *,
         deadline_seconds: float = 60.0,
     ) -> list[Verdict]:
-        """One verdict for each completion of a task, in order."""
-        request = pb.VerifyRequest(
-            verifier=verifier,
-            payload=payload,
-            completions=[text.encode("utf-8", "surrogatepass") for text in completions],
-            prompt=prompt,
-        )
-        response = await call(
-            self._stub.Verify, request, deadline_seconds=deadline_seconds, what=self._what, wait_for_ready=True
-        )
-        if len(response.verdicts) != len(completions):
-            counts = f"{len(response.verdicts)} for {len(completions)} completions"
-            raise InvalidRequest(f"verdicts: are {counts}; the server is no verifier of ours")
-        return [codec.verdict_from_proto(verdict, f"verdicts[{i}]") for i, verdict in enumerate(response.verdicts)]
+        """One verdict for each completion of a task, in order; the deadline begins anew whenever the queue moves."""
+        request = verify_request(verifier, completions, payload, prompt)
+        try:
+            async with asyncio.timeout(deadline_seconds) as patience:
+                method = until_result(self._stub, renewing(patience, deadline_seconds))
+                result = await call(
+                    method, request, deadline_seconds=CALL_SECONDS, what=self._what, wait_for_ready=True
+                )
+        except TimeoutError as error:
+            if isinstance(error, DeadlineExceeded):
+                raise
+            raise DeadlineExceeded(f"{self._what}: judged nothing within {deadline_seconds:g} s") from None
+        return verdicts_of(result, num_completions=len(completions), verifier=verifier)
 
     @property
     def _what(self) -> str:
         return f"verifier at {self.address}"
+
+
+def verify_request(verifier: str, completions: Sequence[str], payload: bytes, prompt: str) -> pb.VerifyRequest:
+    """The message; lone surrogates of a completion travel as such."""
+    return pb.VerifyRequest(
+        verifier=verifier,
+        payload=payload,
+        completions=[text.encode("utf-8", "surrogatepass") for text in completions],
+        prompt=wire_text(prompt),
+    )
+
+
+def renewing(patience: asyncio.Timeout, seconds: float) -> Callable[[], None]:
+    """A function that lets ``patience`` last for ``seconds`` from the moment it is called."""
+    return lambda: patience.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -> Callable[..., Any]:
+    """``stub.Verify`` as a method with one answer: the result. Calls ``moved`` at each sign of progress."""
+
+    async def verify(request: pb.VerifyRequest, **options: Any) -> pb.VerifyResult:
+        stream: AsyncIterable[pb.VerifyResponse] = stub.Verify(request, **options)
+        judged = -1
+        try:
+            async for response in stream:
+                if response.WhichOneof("frame") == "result":
+                    return response.result
+                if response.progress.judged != judged:
+                    judged = response.progress.judged
+                    moved()
+        finally:
+            stream.cancel()  # type: ignore[attr-defined]
+        raise Unavailable("the verifier's stream ended without a result")
+
+    return verify
+
+
+def verdicts_of(result: pb.VerifyResult, *, num_completions: int, verifier: str) -> list[Verdict]:
+    """Checked verdicts. A reward outside of the range that the server declares is none.
+
+    Raises InvalidRequest for what no verifier server sends.
+    """
+    if len(result.verdicts) != num_completions:
+        counts = f"{len(result.verdicts)} for {num_completions} completions"
+        raise InvalidRequest(f"verdicts: are {counts}; the server is no verifier of ours")
+    found = [codec.verdict_from_proto(verdict, f"verdicts[{i}]") for i, verdict in enumerate(result.verdicts)]
+    return [within(verdict, (result.reward_min, result.reward_max), verifier) for verdict in found]

@@ -17,6 +17,7 @@ LENGTH = struct.Struct(">I")
 MAX_REPLY_BYTES = 2**20
 MAX_REASON_CHARACTERS = 2000
 MAX_OUTPUT_CHARACTERS = 20_000
+MAX_TRACEBACK_CHARACTERS = 8000
 MAX_PARTS = 64
 
 
@@ -30,8 +31,8 @@ class Reply:
 
     index: int
     verdict: Verdict
-    cpu_seconds: float
-    """CPU time that the worker has used since it started."""
+    traceback: str = ""
+    """Where the verifier raised what was no word of its own; for the log."""
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -73,7 +74,9 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def encode_verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain data, texts cut. Raises ValueError for one that says what no verdict may say."""
+    """A verdict as plain data, texts cut. Raises TypeError or ValueError for what is none."""
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"verify returned {type(verdict).__name__}; return a Verdict(outcome=..., reward=...)")
     if not math.isfinite(verdict.reward) or not all(map(math.isfinite, verdict.parts.values())):
         raise ValueError(f"reward {verdict.reward} or a part is not finite")
     if (verdict.outcome is Outcome.NO_VERDICT) != (verdict.failure is not None):
@@ -98,7 +101,7 @@ def decode_reply(message: Mapping[str, Any], *, verifier: str) -> Reply:
         return Reply(
             index=_integer(message["index"]),
             verdict=_verdict(message["verdict"], _number(message["seconds"]), verifier),
-            cpu_seconds=_number(message["cpu_seconds"]),
+            traceback=_text(message.get("traceback", ""))[:MAX_TRACEBACK_CHARACTERS],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Garbage(f"a reply that is no verdict: {type(error).__name__}") from error

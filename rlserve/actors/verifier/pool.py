@@ -6,9 +6,11 @@
 A worker that is stuck, dead or talks nonsense is killed, and the completions that it had not judged go to
 another one. Ready spares make that cost no wait. How a lost completion ends, in this order:
 
-1. the limit ran out while the worker computed, and the verifier declares ``timeout_is_failure``: FAIL ("timeout");
+1. the verifier declares ``timeout_is_failure``, and the worker used the whole limit as CPU time: FAIL ("timeout");
 2. tried fewer than ``attempts`` times: again on another worker;
 3. no verdict: TIMEOUT when the limit ran out, CRASH when the worker was lost.
+
+A reward outside of the range that the verifier declares is a defect of the verifier: no verdict either.
 """
 
 import asyncio
@@ -18,17 +20,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlserve.actors.verifier.bounds import within
 from rlserve.actors.verifier.crew import Crew, PoolLimits
-from rlserve.actors.verifier.process import Job, WorkerLost, WorkerProcess, WorkerStuck
+from rlserve.actors.verifier.frames import Reply
+from rlserve.actors.verifier.process import Job, TimeLimit, WorkerLost, WorkerProcess, WorkerStuck
 from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
 from rlserve.errors import PluginFailed, Unavailable, UnknownName
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
 logger = logging.getLogger(__name__)
 
-COMPUTING_SHARE = 0.25
-"""A worker that used this share of the limit as CPU time was computing; below it, the machine was busy."""
 MAX_JOB_COMPLETIONS = 64
+MAX_TOLD = 100
+"""Causes whose traceback is logged; a verifier may put anything into its errors."""
 SHORT_JOB_SECONDS = 0.002
 """A job expected to be shorter than this is not divided among workers."""
 
@@ -60,7 +64,7 @@ class _Work:
             payload=self.payload,
             prompt=self.prompt,
             completions=[self.completions[pending.index] for pending in self.pending],
-            limit_seconds=self.limit_seconds,
+            limit=TimeLimit(self.limit_seconds, computing=self.verifier.timeout_is_failure),
             memory_bytes=self.memory_bytes,
         )
 
@@ -79,6 +83,8 @@ class WorkerPool:
         """``verdicts``, ``timeouts``, ``lost``, ``retries``, ``started``, ``recycled``: for metrics."""
         self._crew = Crew(verifiers, self._limits, self.counts)
         self._mean_seconds: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._num_judged = 0
 
     async def __aenter__(self) -> "WorkerPool":
         """Start the workers and wait for the first. Raises what :meth:`Crew.start` raises."""
@@ -104,16 +110,20 @@ class WorkerPool:
         """Workers that wait for a job."""
         return self._crew.num_ready
 
+    @property
+    def num_judged(self) -> int:
+        """Completions judged or tried since the start: what grows while the queue moves."""
+        return self._num_judged
+
     async def judge(
         self,
         verifier: str,
         completion: str,
         payload: bytes,
         prompt: str = "",
-        limit_seconds: float | None = None,
     ) -> Verdict:
         """Judge one completion; see :meth:`judge_all`."""
-        return (await self.judge_all(verifier, [completion], payload, prompt, limit_seconds=limit_seconds))[0]
+        return (await self.judge_all(verifier, [completion], payload, prompt))[0]
 
     async def judge_all(
         self,
@@ -121,14 +131,11 @@ class WorkerPool:
         completions: Sequence[str],
         payload: bytes,
         prompt: str = "",
-        *,
-        limit_seconds: float | None = None,
     ) -> list[Verdict]:
         """One verdict for each completion of a task, in order; the limit holds for each of them.
 
-        ``limit_seconds`` may only lower the verifier's own. Raises UnknownName, or PluginFailed for a verifier
-        that could not be loaded; every other trouble is a verdict that says there is none. When the caller is
-        cancelled, the workers at its completions are killed.
+        Raises UnknownName, or PluginFailed for a verifier that could not be loaded; every other trouble is a
+        verdict that says there is none. When the caller is cancelled, the workers at its completions are killed.
         """
         traits = self._find(verifier)
         self._crew.in_use.add(traits.name)
@@ -140,7 +147,7 @@ class WorkerPool:
                 completions=completions,
                 payload=payload,
                 prompt=prompt,
-                limit_seconds=min(limit_seconds or limit, limit),
+                limit_seconds=limit,
                 memory_bytes=int(min(self._limits.memory_bytes, traits.memory_bytes)),
                 pending=deque(_Pending(index) for index in chunk),
             )
@@ -150,6 +157,7 @@ class WorkerPool:
             for work in works:
                 group.create_task(self._finish(work))
         verdicts = {index: verdict for work in works for index, verdict in work.verdicts.items()}
+        self.counts["verdicts"] += len(verdicts)
         self._learn(verifier, verdicts.values())
         return [verdicts[index] for index in range(len(completions))]
 
@@ -168,7 +176,6 @@ class WorkerPool:
         return max(shares, -(-num_completions // MAX_JOB_COMPLETIONS))
 
     def _learn(self, verifier: str, verdicts: Collection[Verdict]) -> None:
-        self.counts["verdicts"] += len(verdicts)
         if verdicts:
             mean = sum(verdict.seconds for verdict in verdicts) / len(verdicts)
             self._mean_seconds[verifier] = 0.8 * self._mean_seconds.get(verifier, mean) + 0.2 * mean
@@ -187,11 +194,13 @@ class WorkerPool:
         """As much of the chunk as this worker gets done; leaves a dead worker behind when it fails."""
         try:
             async for reply in worker.run(work.job()):
-                work.settle(reply.verdict)
+                self._note(work.verifier.name, reply)
+                self._num_judged += 1
+                work.settle(within(reply.verdict, work.verifier.reward_range, work.verifier.name))
         except WorkerStuck as stuck:
             self.counts["timeouts"] += 1
             await worker.kill()
-            self._after_timeout(work, stuck.cpu_seconds)
+            self._after_timeout(work, stuck)
         except WorkerLost as lost:
             self.counts["lost"] += 1
             logger.warning("%s: %s", work.verifier.name, lost)
@@ -202,24 +211,37 @@ class WorkerPool:
             await asyncio.shield(worker.kill())
             raise
 
-    def _after_timeout(self, work: _Work, cpu_seconds: float) -> None:
+    def _after_timeout(self, work: _Work, stuck: WorkerStuck) -> None:
         limit = work.limit_seconds
-        if work.verifier.timeout_is_failure and cpu_seconds >= COMPUTING_SHARE * limit:
+        if work.verifier.timeout_is_failure and stuck.computing:
             work.settle(
                 Verdict(
                     outcome=Outcome.FAIL,
+                    reward=max(0.0, work.verifier.reward_range[0]),
                     parts={"timeout": 1.0},
-                    reason=f"timeout: not judged within {limit:g} s",
+                    reason=f"timeout: not judged within {limit:g} s of CPU time",
                     verifier=work.verifier.name,
-                    seconds=limit,
+                    seconds=stuck.wall_seconds,
                     total=1,
                 )
             )
             return
-        self._again(work, FailureKind.TIMEOUT, f"not judged within {limit:g} s ({cpu_seconds:.2g} s of CPU time)")
+        spent = f"{stuck.used_seconds:.2g} s of CPU time in {stuck.wall_seconds:.2g} s"
+        self._again(work, FailureKind.TIMEOUT, f"not judged within {limit:g} s ({spent})")
+
+    def _note(self, verifier: str, reply: Reply) -> None:
+        """The first traceback of each cause goes to the log; how many there were is in the counts."""
+        if not reply.traceback:
+            return
+        self.counts["raised"] += 1
+        cause = f"{verifier}: {reply.verdict.reason}"
+        if cause not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(cause)
+            logger.error("verifier %s failed: %s\n%s", verifier, reply.verdict.reason, reply.traceback)
 
     def _again(self, work: _Work, kind: FailureKind, message: str) -> None:
         """Try the first pending completion again, unless it has had its tries."""
+        self._num_judged += 1
         first = work.pending[0]
         if first.tries + 1 < self._limits.attempts:
             self.counts["retries"] += 1

@@ -1,6 +1,9 @@
 """One judging process, seen from the service: start it, give it a job, kill it.
 
 ``run`` waits for: the next verdict. unblocked by: the worker, its death, or the limit of one completion.
+
+Limits count the worker's time without that in which it waited for a processor (:mod:`rlserve.processor_time`): how
+busy the machine is decides how long a verdict takes, never what it is.
 """
 
 import asyncio
@@ -16,9 +19,9 @@ from typing import Any
 from rlserve.actors.verifier.frames import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
 from rlserve.actors.verifier.traits import VerifierTraits, decode_traits
 from rlserve.errors import DeadlineExceeded, Unavailable
+from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime
 
 LAST_WORDS_BYTES = 2000
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -29,10 +32,40 @@ class WorkerLost(Exception):
 class WorkerStuck(Exception):
     """The limit of one completion ran out."""
 
-    def __init__(self, cpu_seconds: float) -> None:
+    def __init__(self, time: CountedTime, *, limit: "TimeLimit") -> None:
         super().__init__("the limit ran out")
-        self.cpu_seconds = cpu_seconds
-        """CPU time that this completion has used."""
+        self.used_seconds = time.used_seconds
+        """CPU time that the worker and its children have used for this completion."""
+        self.wall_seconds = time.wall_seconds
+        self.computing = time.used_seconds >= limit.seconds
+        """It used the whole limit as CPU time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """How long one wait for a worker may be."""
+
+    seconds: float
+    computing: bool = False
+    """True: CPU time is what is limited, and beside it only that it goes on. False: all time but waiting for a
+    processor."""
+
+    IDLE_FACTOR = 4.0
+    STARVED_FACTOR, STARVED_SECONDS = 30.0, 60.0
+
+    @property
+    def read_every(self) -> float:
+        """Seconds between two looks at the clock."""
+        return min(READ_EVERY_SECONDS, self.seconds / 4)
+
+    def is_over(self, time: CountedTime) -> bool:
+        """Whether the wait ends. A machine that gives the worker nothing at all is not waited for without end."""
+        if self.computing and time.used_seconds < self.seconds:
+            return time.counted_seconds >= self.IDLE_FACTOR * self.seconds or self._is_starved(time)
+        return time.counted_seconds >= self.seconds or self._is_starved(time)
+
+    def _is_starved(self, time: CountedTime) -> bool:
+        return time.wall_seconds >= self.STARVED_FACTOR * self.seconds + self.STARVED_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +76,8 @@ class Job:
     payload: bytes
     prompt: str
     completions: Sequence[str]
-    limit_seconds: float
-    """Wall limit of one completion."""
+    limit: TimeLimit
+    """Of one completion."""
     memory_bytes: int
 
     def message(self) -> Mapping[str, Any]:
@@ -54,7 +87,7 @@ class Job:
             "payload": self.payload.decode("latin-1"),
             "prompt": self.prompt,
             "completions": list(self.completions),
-            "limit_seconds": self.limit_seconds,
+            "limit_seconds": self.limit.seconds,
             "memory_bytes": self.memory_bytes,
         }
 
@@ -107,9 +140,8 @@ class WorkerProcess:
         """Completions judged so far."""
         self.start_bytes = 0
         """Resident size when it was ready."""
-        self._cpu_seconds = 0.0
         self._unprepared: set[str] = set()
-        self._start_seconds = 0.0
+        self._start_limit = TimeLimit(0.0)
 
     @classmethod
     async def start(
@@ -166,7 +198,7 @@ class WorkerProcess:
         if job.verifier in self._unprepared:
             await self._preparing(job.verifier)
         for index in range(len(job.completions)):
-            message = await self._next(job.limit_seconds)
+            message = await self._next(job.limit)
             try:
                 reply = decode_reply(message, verifier=job.verifier)
             except Garbage as error:
@@ -174,18 +206,16 @@ class WorkerProcess:
             if reply.index != index:
                 raise WorkerLost("a verdict out of order")
             self.completions += 1
-            self._cpu_seconds = reply.cpu_seconds
             yield reply
 
     async def _preparing(self, verifier: str) -> None:
         try:
-            message = await self._next(self._start_seconds)
+            message = await self._next(self._start_limit)
         except WorkerStuck:
-            raise WorkerLost(f"{verifier!r} was not prepared within {self._start_seconds:g} s") from None
+            raise WorkerLost(f"{verifier!r} was not prepared within {self._start_limit.seconds:g} s") from None
         if message.get("prepared") != verifier:
             raise WorkerLost("a verdict before it was prepared")
         self._unprepared.discard(verifier)
-        self._cpu_seconds = self._used_cpu_seconds()
         self.start_bytes = self.resident_bytes()
 
     async def kill(self) -> None:
@@ -202,35 +232,37 @@ class WorkerProcess:
             self._transport.close()
 
     async def _greet(self, hello: Mapping[str, Any], start_seconds: float) -> None:
-        self._start_seconds = start_seconds
+        self._start_limit = TimeLimit(start_seconds)
         self._send(hello)
         try:
-            message = await self._next(start_seconds)
+            message = await self._next(self._start_limit)
         except WorkerStuck:
             raise DeadlineExceeded(f"verifier worker {self.pid}: not ready within {start_seconds:g} s") from None
         except WorkerLost as error:
             raise Unavailable(f"verifier worker {self.pid}: died while starting: {error}") from error
         self.traits = {traits.name: traits for traits in map(decode_traits, message["traits"])}
         self.start_bytes = self.resident_bytes()
-        self._cpu_seconds = self._used_cpu_seconds()
 
     def _send(self, message: Mapping[str, Any]) -> None:
         pipe = self._transport.get_pipe_transport(0)
         assert isinstance(pipe, asyncio.WriteTransport)
         pipe.write(encode(message))
 
-    async def _next(self, limit_seconds: float) -> dict[str, Any]:
-        pipes = self._pipes
-        try:
-            async with asyncio.timeout(limit_seconds):
-                while not pipes.frames and not pipes.closed and not pipes.fault:
-                    pipes.changed.clear()
+    async def _next(self, limit: TimeLimit) -> dict[str, Any]:
+        pipes, time = self._pipes, None
+        while not pipes.frames and not pipes.closed and not pipes.fault:
+            pipes.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit.read_every):
                     await pipes.changed.wait()
-        except TimeoutError:
+                continue
+            # Most verdicts come before the first look: only for those that do not the kernel is asked.
+            time = time or CountedTime(self.pid, read_every=limit.read_every)
+            time.read()
             # A busy service may see the limit pass before it reads what has long been written.
             await asyncio.sleep(0)
-            if not pipes.frames and not pipes.closed and not pipes.fault:
-                raise WorkerStuck(self._used_cpu_seconds() - self._cpu_seconds) from None
+            if limit.is_over(time) and not pipes.frames and not pipes.closed and not pipes.fault:
+                raise WorkerStuck(time, limit=limit)
         if pipes.frames:
             return pipes.frames.popleft()
         raise WorkerLost(pipes.fault or self._obituary())
@@ -240,14 +272,6 @@ class WorkerProcess:
         how = "is gone" if code is None else f"exited with {code}" if code >= 0 else f"was killed by signal {-code}"
         words = bytes(self._pipes.last_words).decode("utf-8", "replace").strip().splitlines()
         return f"worker {self.pid} {how}" + (f": {words[-1][:200]}" if words else "")
-
-    def _used_cpu_seconds(self) -> float:
-        try:
-            with open(f"/proc/{self.pid}/stat") as stat:
-                fields = stat.read().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 def _environment() -> dict[str, str]:

@@ -1,13 +1,18 @@
-"""VerifierService: check sizes, keep the queue bounded, let the pool judge."""
+"""VerifierService: check sizes, keep the queue bounded, let the pool judge.
 
-import math
+``Verify`` waits for: the pool's verdicts. unblocked by: the pool, whose limits end every job; the caller that leaves.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
 
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
-from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
+from rlserve.errors import InvalidRequest, LimitExceeded
 from rlserve.rpc import codec
 from rlserve.v1 import verifier_service_pb2 as pb
 from rlserve.v1 import verifier_service_pb2_grpc as pb_grpc
@@ -16,6 +21,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
 MAX_COMPLETIONS = 1024
+PROGRESS_SECONDS = 1.0
 
 
 class VerifierService(pb_grpc.VerifierServiceServicer):
@@ -45,7 +51,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         served = [traits for traits in self._pool.traits.values() if not traits.error]
         return pb.DescribeVerifiersResponse(verifiers=[self._spec(traits) for traits in served])
 
-    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> AsyncIterator[pb.VerifyResponse]:
         completions = self._checked(request)
         if self._queued + len(completions) > self._max_queue:
             raise LimitExceeded(
@@ -53,17 +59,20 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
                 f" {self._max_queue}; ask another server or try again"
             )
         self._queued += len(completions)
+        judging = asyncio.ensure_future(
+            self._pool.judge_all(request.verifier, completions, request.payload, request.prompt)
+        )
         try:
-            verdicts = await self._pool.judge_all(
-                request.verifier,
-                completions,
-                request.payload,
-                request.prompt,
-                limit_seconds=_remaining_seconds(context),
-            )
+            while not (await asyncio.wait({judging}, timeout=PROGRESS_SECONDS))[0]:
+                yield pb.VerifyResponse(progress=pb.VerifyProgress(judged=self._pool.num_judged))
+            verdicts = [codec.verdict_to_proto(verdict) for verdict in judging.result()]
         finally:
             self._queued -= len(completions)
-        return pb.VerifyResponse(verdicts=[codec.verdict_to_proto(verdict) for verdict in verdicts])
+            judging.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await judging  # its workers are killed when this returns
+        low, high = self._pool.traits[request.verifier].reward_range
+        yield pb.VerifyResponse(result=pb.VerifyResult(verdicts=verdicts, reward_min=low, reward_max=high))
 
     def _checked(self, request: pb.VerifyRequest) -> list[str]:
         """The completions as texts. Raises InvalidRequest for what is missing, too large or no UTF-8."""
@@ -72,6 +81,12 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         if len(request.completions) > MAX_COMPLETIONS:
             count = len(request.completions)
             raise InvalidRequest(f"completions: are {count}; send at most {MAX_COMPLETIONS}", reason="too_many")
+        if len(request.completions) > self._max_queue:
+            count = len(request.completions)
+            raise InvalidRequest(
+                f"completions: are {count}; at most {self._max_queue} are taken here (verifier.max_queue)",
+                reason="too_many",
+            )
         self._check_size("payload", len(request.payload))
         self._check_size("prompt", len(request.prompt))
         texts: list[str] = []
@@ -98,13 +113,3 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             limit_seconds=effective_limit_seconds(traits, self._limit_seconds),
             isolation=traits.isolation,
         )
-
-
-def _remaining_seconds(context: Context) -> float | None:
-    """Time until the caller gives up; None when it never does. Raises DeadlineExceeded when it has."""
-    remaining = context.time_remaining()
-    if remaining is None or remaining == math.inf:
-        return None
-    if remaining <= 0:
-        raise DeadlineExceeded("deadline: has passed before judging began; allow more time")
-    return remaining

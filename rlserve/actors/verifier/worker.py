@@ -19,13 +19,14 @@ from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 from rlserve import plugins
-from rlserve.actors.verifier.frames import LENGTH, Garbage, encode, encode_verdict
+from rlserve.actors.verifier.frames import LENGTH, MAX_TRACEBACK_CHARACTERS, Garbage, encode, encode_verdict
 from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of
 from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
 from rlserve.records import FailureKind, Verdict
 
 PR_SET_PDEATHSIG = 1
 PAGE_BYTES = resource.getpagesize()
+NUM_PROCESSORS = len(os.sched_getaffinity(0))
 
 
 def main() -> int:
@@ -160,7 +161,7 @@ class _Limits:
 
     def set_cpu(self, limit_seconds: float) -> None:
         """Die by SIGXCPU well after the limit: for the case that the service is stuck and cannot kill."""
-        soft = math.ceil(time.process_time() + limit_seconds) + 1
+        soft = math.ceil(time.process_time() + 2 * limit_seconds * NUM_PROCESSORS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
@@ -169,37 +170,50 @@ def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: Bina
     for index, completion in enumerate(job["completions"]):
         limits.set_cpu(job["limit_seconds"])
         start = time.perf_counter()
-        verdict = _judge(verifier, completion, payload, job["prompt"])
-        seconds = time.perf_counter() - start
-        _write(
-            replies,
-            {"index": index, "verdict": verdict, "seconds": seconds, "cpu_seconds": time.process_time()},
-        )
+        said = judge(verifier, completion, payload, job["prompt"])
+        _write(replies, {"index": index, "seconds": time.perf_counter() - start, **said})
 
 
-def _judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: str) -> dict[str, Any]:
-    """The verdict as plain data; what the verifier raises becomes "no verdict"."""
+def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: str) -> dict[str, Any]:
+    """The verdict as plain data; what the verifier raises becomes "no verdict", with the place where it did."""
     try:
-        return encode_verdict(verifier.verify(completion, payload, prompt))
-    except InvalidRequest as error:
-        return _none(FailureKind.INVALID, str(error))
-    except MemoryError:
-        return _none(FailureKind.RESOURCE, "the verifier needs more memory than it may have")
-    except (Unavailable, DeadlineExceeded, NotReady) as error:
-        return _none(FailureKind.UNAVAILABLE, str(error), retriable=True)
-    except RlserveError as error:
-        return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+        return {"verdict": encode_verdict(verifier.verify(completion, payload, prompt))}
     except Exception as error:
-        with contextlib.suppress(Exception):
-            traceback.print_exc()  # to stderr, of which the service keeps the end
-        return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+        return no_verdict(error, verifier)
+
+
+def no_verdict(error: Exception, verifier: plugins.Verifier) -> dict[str, Any]:
+    """Why there is no verdict. Of what the verifier did not mean to raise, also where, and the traceback."""
+    match error:
+        case InvalidRequest():
+            return _none(FailureKind.INVALID, str(error))
+        case MemoryError():
+            return _none(FailureKind.RESOURCE, "the verifier needs more memory than it may have")
+        case Unavailable() | DeadlineExceeded() | NotReady():
+            return _none(FailureKind.UNAVAILABLE, str(error), retriable=True)
+        case RlserveError():
+            return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+    story = ""
+    with contextlib.suppress(Exception):  # an exception may be unable to say what it is
+        story = "".join(traceback.format_exception(error))
+    return _none(FailureKind.INTERNAL, _cause(error, verifier)) | {"traceback": story[-MAX_TRACEBACK_CHARACTERS:]}
+
+
+def _cause(error: Exception, verifier: plugins.Verifier) -> str:
+    """The exception, and the last line of the verifier's own code that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = os.path.dirname(getattr(sys.modules.get(type(verifier).__module__), "__file__", None) or __file__)
+    own = [frame for frame in frames if frame.filename.startswith(home + os.sep)] or frames
+    where = f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(it cannot say what it is)"
+    return f"{type(error).__name__}: {text[:400]}{where}"
 
 
 def _none(kind: FailureKind, message: str, *, retriable: bool = False) -> dict[str, Any]:
-    return {
-        "outcome": "no_verdict",
-        "failure": [kind.value, message[:500], retriable],
-    }
+    return {"verdict": {"outcome": "no_verdict", "failure": [kind.value, message[:500], retriable]}}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
     "index": 3,
     "verdict": encode_verdict(Verdict(outcome=Outcome.PASS, reward=1.0, parts={"a": 1.0}, passed=1, total=2)),
     "seconds": 0.5,
-    "cpu_seconds": 1.5,
+    "traceback": "",
 }
 
 
@@ -81,7 +81,7 @@ def test_no_verdict_survives_the_pipe_under_the_name_of_its_verifier() -> None:
         {"index": True},
         {"seconds": -1.0},
         {"seconds": "1"},
-        {"cpu_seconds": None},
+        {"traceback": None},
         {"verdict": None},
         {"verdict": {**GOOD["verdict"], "outcome": "great"}},
         {"verdict": {**GOOD["verdict"], "outcome": "no_verdict"}},
@@ -102,7 +102,7 @@ def test_a_reply_that_no_worker_sends_is_garbage(change: dict[str, Any]) -> None
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["index", "verdict", "seconds", "cpu_seconds"]), JSON))
+@given(st.dictionaries(st.sampled_from(["index", "verdict", "seconds", "traceback"]), JSON))
 def test_any_object_is_a_reply_or_garbage(message: dict[str, Any]) -> None:
     with contextlib.suppress(Garbage):
         assert decode_reply(message, verifier="odd").index >= 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rlserve.actors.verifier.client import VerifierClient
+from rlserve.actors.verifier.client import VerifierClient, until_result
 from rlserve.actors.verifier.main import RunningVerifier, checked_names, verifier_server
 from rlserve.actors.verifier.service import MAX_COMPLETIONS, SERVICE_NAME
 from rlserve.config.actors import VerifierConfig
@@ -45,7 +46,7 @@ async def test_describe_names_what_works_with_its_limits() -> None:
     async with served("odd", "blaming", "broken", limit_seconds=2.0) as (client, _):
         described = {spec.name: spec for spec in await client.describe()}
         assert set(described) == {"odd", "blaming"}
-        assert (described["odd"].version, described["odd"].reward_range) == ("7", (0.0, 100.0))
+        assert (described["odd"].version, described["odd"].reward_range) == ("7", (0.0, 1e12))
         assert (described["odd"].limit_seconds, described["blaming"].limit_seconds) == (2.0, 0.8)
         with pytest.raises(PluginFailed, match="no licence"):
             await client.verify("broken", ["x"], b"")
@@ -56,7 +57,7 @@ async def test_a_broken_verifier_is_no_verdict_and_never_a_reward() -> None:
         verdicts = await client.verify("odd", ["raise a fit", "abc"], b"")
         assert verdicts[0].outcome is Outcome.NO_VERDICT
         assert verdicts[0].failure is not None and verdicts[0].failure.kind is FailureKind.INTERNAL
-        assert verdicts[0].reason == "RuntimeError: a fit"
+        assert re.fullmatch(r"RuntimeError: a fit \(odd_verifiers\.py:\d+\)", verdicts[0].reason)
         assert verdicts[1].reward == 3.0
 
 
@@ -89,7 +90,8 @@ async def test_a_request_out_of_bounds_is_refused_with_its_field(request_: pb.Ve
     async with served("odd", max_completion_bytes=1024) as (_, running):
         async with open_channel(running.server.address) as channel:
             with pytest.raises(InvalidRequest) as caught:
-                await call(pb_grpc.VerifierServiceStub(channel).Verify, request_, deadline_seconds=5, what="verifier")
+                verify = until_result(pb_grpc.VerifierServiceStub(channel), lambda: None)
+                await call(verify, request_, deadline_seconds=5, what="verifier")
         assert caught.value.field == field
 
 
@@ -103,6 +105,23 @@ async def test_a_full_queue_refuses_at_once_and_takes_work_again_afterwards() ->
             await client.verify("odd", ["a"], b"")
         assert [verdict.has_reward for verdict in await held] == [True] * 4
         assert (await client.verify("odd", ["a"], b""))[0].reward == 1.0
+
+
+async def test_patience_begins_anew_while_the_queue_moves() -> None:
+    """Six times as long as its patience: what others have judged shows that its turn will come."""
+    async with served("odd", workers=1, limit_seconds=30, attempts=1) as (client, running):
+        ahead = [asyncio.create_task(client.verify("odd", ["sleep 0.5"], b"")) for _ in range(12)]
+        async with asyncio.timeout(30):
+            while running.service.num_queued < len(ahead):
+                await asyncio.sleep(0.01)
+        assert (await client.verify("odd", ["a"], b"", deadline_seconds=3.0))[0].reward == 1.0
+        await asyncio.gather(*ahead)
+
+
+async def test_more_completions_than_a_queue_takes_are_refused_for_good() -> None:
+    async with served("odd", max_queue=2) as (client, _):
+        with pytest.raises(InvalidRequest, match=r"completions: are 3; at most 2 .*verifier\.max_queue"):
+            await client.verify("odd", ["a"] * 3, b"")
 
 
 async def test_a_caller_whose_deadline_passes_gets_its_workers_back() -> None:
