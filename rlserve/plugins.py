@@ -68,7 +68,8 @@ class EpisodicEnvironment(Environment, Protocol):
 class Verifier(Protocol):
     """Judges completions of one task.
 
-    Runs in a killable worker process: ``verify`` may be slow or stuck, the pool's limit ends it.
+    Runs in a killable worker process: ``verify`` may be slow or stuck, the pool's limit ends it. One that waits for
+    others, such as a server, says ``async def verify``: then many completions are judged at once.
     Raises when it cannot judge; it never returns a reward that it is unsure of.
     Constructed as ``cls(**options)``.
     """

@@ -95,9 +95,11 @@ class VerifierConfig(Section):
 
     address: str = "127.0.0.1:0"
     workers: int = Field(2, ge=1)
-    """Processes that judge; each judges one completion at a time."""
+    """Processes that judge; each judges one completion at a time. Verifiers that wait for others, such as judges, have
+    a process of their own, with many at once."""
     limit_seconds: float = Field(5.0, gt=0)
-    """Wall-clock limit for one completion; then its process is killed and there is no verdict."""
+    """Limit for one completion, without the time in which it waited for a processor; then its process is killed and
+    there is no verdict."""
     memory_bytes: int = Field(512 * 2**20, ge=64 * 2**20)
     """Address-space limit of a judging process beyond its size at start."""
     attempts: int = Field(2, ge=1)
@@ -142,7 +144,8 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation (always so on CPU)."""
     verify_seconds: float = Field(60.0, gt=0)
-    """Wait for a verdict before another verifier is asked or there is none."""
+    """How long the verifiers may judge nothing at all; then there is no verdict. Their queue may take as long as it
+    likes."""
     task_seconds: float = Field(30.0, gt=0)
     """Wait for a task before another server is asked."""
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+LARGEST_REWARD = 1e9
+"""Of either sign. Sums of squares of a batch stay far within float32."""
+
 
 class Outcome(StrEnum):
     """How judging ended. Values after FAIL concern the judged program; NO_VERDICT the verifier."""

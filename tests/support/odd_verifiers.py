@@ -3,6 +3,7 @@
 The text that is judged says what happens: ``hang``, ``spin``, ``exit``, ... ; anything else gets its length.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from rlserve.records import Outcome, Verdict
 NAMES = {
     "odd": "OddVerifier",
     "blaming": "BlamingVerifier",
+    "waiting": "WaitingVerifier",
     "broken": "BrokenVerifier",
     "slow_to_start": "SlowToStartVerifier",
     "never_ready": "NeverReadyVerifier",
@@ -36,7 +38,7 @@ class OddVerifier:
     name = "odd"
     version = "7"
     description = "misbehaves on demand"
-    reward_range = (0.0, 1e12)
+    reward_range = (0.0, 1e9)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         word, _, rest = completion.partition(" ")
@@ -99,6 +101,41 @@ class BlamingVerifier(OddVerifier):
     name = "blaming"
     timeout_is_failure = True
     limit_seconds = 0.8
+
+
+class WaitingVerifier(OddVerifier):
+    """Waits, many at once; ``meet N`` waits until N are here."""
+
+    name = "waiting"
+    limit_seconds = 60.0
+    limits_itself = True
+
+    def __init__(self, *, concurrency: int = 64, limit_seconds: float = 60.0) -> None:
+        self.concurrency = concurrency
+        self.limit_seconds = limit_seconds
+        self._here = 0
+        self._most = 0
+
+    async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:  # type: ignore[override]
+        word, _, rest = completion.partition(" ")
+        self._here += 1
+        self._most = max(self._most, self._here)
+        try:
+            match word:
+                case "meet":
+                    while self._most < int(rest):
+                        await asyncio.sleep(0.01)
+                case "sleep":
+                    await asyncio.sleep(float(rest))
+                case "most":
+                    return _verdict(float(self._most))
+                case "here":
+                    return _verdict(float(self._here))
+                case _:
+                    return super().verify(completion, payload, prompt)
+            return _verdict(1.0)
+        finally:
+            self._here -= 1
 
 
 class SlowToStartVerifier(BlamingVerifier):

@@ -1,6 +1,6 @@
 """JSON over HTTP, with a deadline, retries where they make sense, and errors that say who is to blame."""
 
-import http.client
+import asyncio
 import json
 import time
 import urllib.parse
@@ -8,53 +8,77 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from rlserve.errors import InvalidRequest, Unavailable
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 FIRST_PAUSE_SECONDS = 0.2
+UNREACHABLE_SECONDS = 10.0
+"""A server that cannot be reached at all is given up after this: it may be restarting, or not be there."""
 MAX_ANSWER_BYTES = 4 * 2**20
 
 
 class Endpoint:
-    """One server. The key, if there is one, comes from a file, and is never in a message or a log."""
+    """One server, asked many times at once over pooled connections. Used from one event loop.
 
-    def __init__(self, url: str, *, key_file: str = "", timeout_seconds: float = 20.0) -> None:
+    The key, if there is one, comes from a file, and is never in a message or a log.
+    """
+
+    def __init__(self, url: str, *, key_file: str = "", timeout_seconds: float = 20.0, concurrency: int = 64) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidRequest(f"options.url: is {url!r}; give http://HOST:PORT/v1 or https://...")
-        self._url = url
-        self._parts = parts
+        self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        self._key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+        self._concurrency = concurrency
+        key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client: httpx.AsyncClient | None = None
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer's JSON. Raises Unavailable when there is none in time: then there is no verdict."""
-        deadline = time.monotonic() + self._timeout_seconds
+        start = time.monotonic()
         pause, problem = FIRST_PAUSE_SECONDS, "no time left"
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := start + self._timeout_seconds - time.monotonic()) > 0:
             try:
-                status, content = self._send(path, body, left)
-            except (OSError, http.client.HTTPException) as error:
-                status, content = 503, str(error).encode() or type(error).__name__.encode()
-            if status == 200:
-                return _json(content, self._url)
-            problem = f"status {status}: {content[:200].decode('utf-8', 'replace')}"
-            if status not in RETRIED:
-                raise Unavailable(f"{self._url}{path}: {problem}; check the verifier's options")
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+                async with asyncio.timeout(left):
+                    status, content = await self._send(path, body)
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+                if isinstance(error, httpx.ConnectError) and time.monotonic() - start > UNREACHABLE_SECONDS:
+                    raise Unavailable(f"{self._url}{path}: cannot be reached ({problem})") from error
+            except TimeoutError:
+                problem = problem if problem != "no time left" else "it took the request and is silent"
+                break
+            else:
+                if status == 200:
+                    return _json(content, self._url)
+                problem = f"status {status}: {content[:200].decode('utf-8', 'replace')}"
+                if status not in RETRIED:
+                    hint = "; url usually ends in /v1" if status == 404 else ""
+                    raise Unavailable(f"{self._url}{path}: {problem}; check the verifier's options{hint}")
+            await asyncio.sleep(min(pause, max(0.0, start + self._timeout_seconds - time.monotonic())))
             pause *= 2
         raise Unavailable(f"{self._url}{path}: no answer within {self._timeout_seconds:g} s ({problem})")
 
-    def _send(self, path: str, body: Mapping[str, Any], seconds: float) -> tuple[int, bytes]:
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._parts.netloc, timeout=max(0.05, seconds))
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        try:
-            connection.request("POST", self._parts.path.rstrip("/") + path, json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER_BYTES)
-        finally:
-            connection.close()
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        if self._client is None:
+            limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
+            # Verifiers have no environment, so that no proxy comes from it either; the deadline is the caller's.
+            self._client = httpx.AsyncClient(headers=self._headers, limits=limits, timeout=None, trust_env=False)
+        content = bytearray()
+        async with self._client.stream("POST", self._url + path, json=dict(body)) as response:
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise Unavailable(f"{self._url}{path}: the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            return response.status_code, bytes(content)
 
 
 def _json(content: bytes, url: str) -> Any:

@@ -48,17 +48,22 @@ class JudgeVerifier:
         max_tokens: int = 512,
         key_file: str = "",
         timeout_seconds: float = 30.0,
+        concurrency: int = 64,
     ) -> None:
         if low >= high:
             raise InvalidRequest(f"options.low: is {low}; give a number below high, {high}")
-        self._endpoint = Endpoint(url, key_file=key_file, timeout_seconds=timeout_seconds) if url else None
+        if concurrency < 1:
+            raise InvalidRequest(f"options.concurrency: is {concurrency}; give at least 1")
+        self.concurrency = concurrency
+        kept = {"key_file": key_file, "timeout_seconds": timeout_seconds, "concurrency": concurrency}
+        self._endpoint = Endpoint(url, **kept) if url else None  # type: ignore[arg-type]
         self._model = model
         self._criteria = criteria
         self._low, self._high, self._pass_at = low, high, pass_at
         self._sampling = {"temperature": temperature, "max_tokens": max_tokens}
         self.limit_seconds = timeout_seconds + 5.0
 
-    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+    async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Ask for one score. Raises InvalidRequest for a payload without criteria, Unavailable for no score."""
         if self._endpoint is None:
             raise InvalidRequest("options.url: is empty; set verifier.options.judge.url to an OpenAI-compatible server")
@@ -68,7 +73,7 @@ class JudgeVerifier:
             raise InvalidRequest("payload.criteria: is missing, and options.criteria is empty; say what is judged")
         reference = texts(content, "answer")[0] if "answer" in content else ""
         body = {"model": self._model, "messages": self._messages(completion, prompt, criteria, reference)}
-        answer = self._endpoint.post("/chat/completions", body | self._sampling)
+        answer = await self._endpoint.post("/chat/completions", body | self._sampling)
         score = self._score(answer)
         share = (score - self._low) / (self._high - self._low)
         return Verdict(
@@ -78,6 +83,11 @@ class JudgeVerifier:
             reason=f"score {score:g} of {self._low} to {self._high}",
             verifier=self.name,
         )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
 
     def _messages(self, completion: str, prompt: str, criteria: str, reference: str) -> list[dict[str, str]]:
         fence = f"=== {secrets.token_hex(8)} ==="

@@ -37,22 +37,28 @@ class RewardModelVerifier:
         pass_at: float = 0.0,
         key_file: str = "",
         timeout_seconds: float = 20.0,
+        concurrency: int = 64,
     ) -> None:
         if path not in ("/pooling", "/classify"):
             raise InvalidRequest(f'options.path: is {path!r}; give "/pooling" or "/classify"')
         if low >= high:
             raise InvalidRequest(f"options.low: is {low}; give a number below high, {high}")
-        self._endpoint = Endpoint(url, key_file=key_file, timeout_seconds=timeout_seconds) if url else None
+        if concurrency < 1:
+            raise InvalidRequest(f"options.concurrency: is {concurrency}; give at least 1")
+        self.concurrency = concurrency
+        kept = {"key_file": key_file, "timeout_seconds": timeout_seconds, "concurrency": concurrency}
+        self._endpoint = Endpoint(url, **kept) if url else None  # type: ignore[arg-type]
         self._model, self._path, self._chat = model, path, chat
         self._scale, self._shift, self._pass_at = scale, shift, pass_at
         self.reward_range = (low, high)
         self.limit_seconds = timeout_seconds + 5.0
 
-    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+    async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Ask for one scalar. Raises Unavailable for none."""
         if self._endpoint is None:
             raise InvalidRequest("options.url: is empty; set verifier.options.reward_model.url to a pooling server")
-        raw = _scalar(self._endpoint.post(self._path, {"model": self._model} | self._input(prompt, completion)))
+        answer = await self._endpoint.post(self._path, {"model": self._model} | self._input(prompt, completion))
+        raw = _scalar(answer)
         low, high = self.reward_range
         reward = min(high, max(low, self._scale * raw + self._shift))
         return Verdict(
@@ -62,6 +68,11 @@ class RewardModelVerifier:
             reason=f"the model says {raw:.4g}",
             verifier=self.name,
         )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
 
     def _input(self, prompt: str, completion: str) -> dict[str, Any]:
         question, answer = (text[:MAX_CHARACTERS].encode("utf-8", "replace").decode() for text in (prompt, completion))

@@ -1,5 +1,7 @@
 """Several verifiers as one: a weighted sum, and gates that must be passed."""
 
+import asyncio
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,9 @@ class RubricVerifier:
     A task may bring parts of its own, ``{"parts": [...], "payloads": {...}}``, without ``options``: those are the
     operator's to give.
 
+    With a part that waits (an ``async def verify``, such as a judge) the rubric waits too: many completions are judged
+    at once in one process, where the other parts should be quick.
+
     A part without a verdict leaves the whole without one. Passing means: every gate passed, and every part that has a
     positive weight passed.
     """
@@ -58,6 +63,8 @@ class RubricVerifier:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidRequest(f"options.parts: {twice[0]!r} is there twice; give each part a name of its own")
         self._gate_reward = gate_reward
+        if any(_waits(part.verifier) for part in self._parts):
+            self.verify = self._verify_waiting  # type: ignore[method-assign,assignment]
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -93,13 +100,38 @@ class RubricVerifier:
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge by every part. Raises InvalidRequest for a payload without what a part needs."""
+        parts, payloads = self._of(payload)
+        said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
+        # A task's own parts may wait, one after the other: nobody knew when the process was chosen.
+        found = [asyncio.run(verdict) if inspect.iscoroutine(verdict) else verdict for verdict in said]
+        return self._together(parts, found)
+
+    async def _verify_waiting(self, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """As :meth:`verify`, where parts wait: all of those at once."""
+        parts, payloads = self._of(payload)
+        said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
+        waiting = [index for index, verdict in enumerate(said) if inspect.iscoroutine(verdict)]
+        answers = await asyncio.gather(*(said[index] for index in waiting))
+        for index, verdict in zip(waiting, answers, strict=True):
+            said[index] = verdict
+        return self._together(parts, said)
+
+    async def close(self) -> None:
+        """Close what parts hold open."""
+        for part in self._parts:
+            if _waits(part.verifier) and hasattr(part.verifier, "close"):
+                await part.verifier.close()
+
+    def _of(self, payload: bytes) -> tuple[Sequence[Part], Mapping[str, Any] | None]:
+        """The parts that judge, and the payloads by part."""
         payloads, own = _of_task(payload)
         parts = _own_parts(own) if own else self._parts
         if not parts:
             raise InvalidRequest("options.parts: is empty, and the payload has no parts; say which verifiers there are")
-        found = {
-            part.name: part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts
-        }
+        return parts, payloads
+
+    def _together(self, parts: Sequence[Part], verdicts: Sequence[Verdict]) -> Verdict:
+        found = {part.name: verdict for part, verdict in zip(parts, verdicts, strict=True)}
         missing = [name for name, verdict in found.items() if not verdict.has_reward]
         if missing:
             return self._none(missing[0], found[missing[0]])
@@ -141,6 +173,10 @@ class RubricVerifier:
         return Verdict.none(
             Failure(source=f"verifier:{self.name}", kind=kind, message=f"part {name!r}: {why}", retriable=retriable)
         )
+
+
+def _waits(verifier: Any) -> bool:
+    return inspect.iscoroutinefunction(verifier.verify)
 
 
 def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:

@@ -1,7 +1,7 @@
 """How others ask one verifier server."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +119,10 @@ def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -
     """``stub.Verify`` as a method with one answer: the result. Calls ``moved`` at each sign of progress."""
 
     async def verify(request: pb.VerifyRequest, **options: Any) -> pb.VerifyResult:
-        stream: AsyncIterable[pb.VerifyResponse] = stub.Verify(request, **options)
+        stream: Any = stub.Verify(request, **options)
         judged = -1
         try:
+            response: pb.VerifyResponse
             async for response in stream:
                 if response.WhichOneof("frame") == "result":
                     return response.result
@@ -129,7 +130,7 @@ def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -
                     judged = response.progress.judged
                     moved()
         finally:
-            stream.cancel()  # type: ignore[attr-defined]
+            stream.cancel()
         raise Unavailable("the verifier's stream ended without a result")
 
     return verify

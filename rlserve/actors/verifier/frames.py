@@ -15,6 +15,7 @@ from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
 LENGTH = struct.Struct(">I")
 MAX_REPLY_BYTES = 2**20
+MAX_JOB_BYTES = 2**26
 MAX_REASON_CHARACTERS = 2000
 MAX_OUTPUT_CHARACTERS = 20_000
 MAX_TRACEBACK_CHARACTERS = 8000

@@ -25,6 +25,7 @@ from rlserve.actors.verifier.crew import Crew, PoolLimits
 from rlserve.actors.verifier.frames import Reply
 from rlserve.actors.verifier.process import Job, TimeLimit, WorkerLost, WorkerProcess, WorkerStuck
 from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
+from rlserve.actors.verifier.waiting import WaitingJudge, judge_waiting
 from rlserve.errors import PluginFailed, Unavailable, UnknownName
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
@@ -81,7 +82,9 @@ class WorkerPool:
         self._limits = limits or PoolLimits()
         self.counts: Counter[str] = Counter()
         """``verdicts``, ``timeouts``, ``lost``, ``retries``, ``started``, ``recycled``: for metrics."""
+        self._verifiers = verifiers
         self._crew = Crew(verifiers, self._limits, self.counts)
+        self._waiting: dict[str, WaitingJudge] = {}
         self._mean_seconds: dict[str, float] = {}
         self._told: set[str] = set()
         self._num_judged = 0
@@ -93,7 +96,7 @@ class WorkerPool:
 
     async def __aexit__(self, *_: object) -> None:
         """Kill every worker and wait until they are reaped."""
-        await self._crew.stop()
+        await asyncio.gather(self._crew.stop(), *(judge.close() for judge in self._waiting.values()))
 
     @property
     def traits(self) -> Mapping[str, VerifierTraits]:
@@ -103,7 +106,7 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the live workers."""
-        return self._crew.pids
+        return [*self._crew.pids, *(pid for judge in self._waiting.values() for pid in judge.pids)]
 
     @property
     def num_ready(self) -> int:
@@ -138,6 +141,9 @@ class WorkerPool:
         verdict that says there is none. When the caller is cancelled, the workers at its completions are killed.
         """
         traits = self._find(verifier)
+        if traits.concurrency:
+            judged = (self._wait_for(traits, completion, payload, prompt) for completion in completions)
+            return list(await asyncio.gather(*judged))
         self._crew.in_use.add(traits.name)
         limit = effective_limit_seconds(traits, self._limits.limit_seconds)
         chunks = _divide(len(completions), self._num_chunks(verifier, len(completions)))
@@ -160,6 +166,29 @@ class WorkerPool:
         self.counts["verdicts"] += len(verdicts)
         self._learn(verifier, verdicts.values())
         return [verdicts[index] for index in range(len(completions))]
+
+    async def _wait_for(self, traits: VerifierTraits, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Judge by a verifier that waits, in its own process."""
+        judge = self._waiting.get(traits.name)
+        if judge is None:
+            judge = self._waiting[traits.name] = WaitingJudge(
+                traits,
+                self._verifiers[traits.name],
+                self._limits,
+                self.counts,
+                limit_seconds=effective_limit_seconds(traits, self._limits.limit_seconds),
+            )
+        reply = await judge_waiting(judge, (completion, payload, prompt), attempts=self._limits.attempts)
+        self._num_judged += 1
+        self.counts["verdicts"] += 1
+        if isinstance(reply, str):
+            self.counts["lost"] += 1
+            failure = Failure(
+                source=f"verifier:{traits.name}", kind=FailureKind.UNAVAILABLE, message=reply, retriable=True
+            )
+            return Verdict.none(failure)
+        self._note(traits.name, reply)
+        return within(reply.verdict, traits.reward_range, traits.name)
 
     def _find(self, name: str) -> VerifierTraits:
         if name not in self.traits:

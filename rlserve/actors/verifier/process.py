@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from rlserve.actors.verifier.frames import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
 from rlserve.actors.verifier.traits import VerifierTraits, decode_traits
@@ -92,7 +92,7 @@ class Job:
         }
 
 
-class _Pipes(asyncio.SubprocessProtocol):
+class Pipes(asyncio.SubprocessProtocol):
     """Frames as they arrive, the end of stderr, and the process's death."""
 
     def __init__(self, on_exit: Callable[[], None]) -> None:
@@ -131,7 +131,9 @@ class _Pipes(asyncio.SubprocessProtocol):
 class WorkerProcess:
     """A process that judges one completion at a time. Made by :meth:`start`."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+    MODULE = "rlserve.actors.verifier.worker"
+
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: Pipes) -> None:
         self._transport = transport
         self._pipes = pipes
         self.pid = transport.get_pid()
@@ -151,18 +153,18 @@ class WorkerProcess:
         memory_bytes: int,
         prepare: Collection[str],
         start_seconds: float,
-        on_exit: Callable[["WorkerProcess"], None],
-    ) -> "WorkerProcess":
+        on_exit: Callable[[Self], None],
+    ) -> Self:
         """Start a process and wait until its verifiers are loaded; kills it when that fails.
 
         Those in ``prepare`` are prepared too; each of the others is for its first job, within ``start_seconds``.
         Raises Unavailable (with its last words) or DeadlineExceeded.
         """
-        worker: WorkerProcess | None = None
-        pipes = _Pipes(lambda: on_exit(worker) if worker is not None else None)
+        worker: Self | None = None
+        pipes = Pipes(lambda: on_exit(worker) if worker is not None else None)
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: pipes,
-            sys.executable, "-P", "-m", "rlserve.actors.verifier.worker", str(os.getpid()),
+            sys.executable, "-P", "-m", cls.MODULE, str(os.getpid()),
             env=_environment(),
             start_new_session=True,
         )  # fmt: skip

@@ -3,12 +3,17 @@
 Read in the worker, which alone imports plug-ins, and sent to the service as plain data.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlserve.actors.verifier.frames import Garbage
+from rlserve.records.verdict import LARGEST_REWARD
+
+CONCURRENCY = 64
+"""Completions that an ``async def verify`` judges at once, unless its ``concurrency`` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +36,33 @@ class VerifierTraits:
     ``timeout``), provided that the worker was computing. False: it is the verifier's trouble, no verdict."""
     isolation: str = ""
     """Isolation tier of untrusted code; empty when none runs."""
+    concurrency: int = 0
+    """Completions that an ``async def verify``, which waits for others, judges at once; 0 for one that computes."""
     error: str = ""
     """Why the verifier cannot be used; empty when it can."""
 
 
+def waits(verifier: object) -> bool:
+    """Whether ``verify`` is a coroutine function: it waits for others instead of computing."""
+    return inspect.iscoroutinefunction(getattr(verifier, "verify", None))
+
+
 def traits_of(name: str, verifier: object) -> VerifierTraits:
-    """Traits of an instance."""
-    low, high = getattr(verifier, "reward_range", (0.0, 1.0))
+    """Traits of an instance. Raises ValueError for a range that bounds nothing."""
+    low, high = map(float, getattr(verifier, "reward_range", (0.0, 1.0)))
+    if not (-LARGEST_REWARD <= low <= high <= LARGEST_REWARD):
+        raise ValueError(f"reward_range: is ({low:g}, {high:g}); give (low, high) within {LARGEST_REWARD:g} of 0")
     return VerifierTraits(
         name=name,
         version=str(getattr(verifier, "version", "")),
         description=str(getattr(verifier, "description", "")),
-        reward_range=(float(low), float(high)),
+        reward_range=(low, high),
         limit_seconds=float(getattr(verifier, "limit_seconds", math.inf)),
         memory_bytes=float(getattr(verifier, "memory_bytes", math.inf)),
         limits_itself=bool(getattr(verifier, "limits_itself", False)),
         timeout_is_failure=bool(getattr(verifier, "timeout_is_failure", False)),
         isolation=str(getattr(verifier, "isolation", "")),
+        concurrency=max(1, int(getattr(verifier, "concurrency", CONCURRENCY))) if waits(verifier) else 0,
     )
 
 
@@ -68,6 +83,7 @@ def encode_traits(traits: VerifierTraits) -> dict[str, Any]:
         "limits_itself": traits.limits_itself,
         "timeout_is_failure": traits.timeout_is_failure,
         "isolation": traits.isolation[:64],
+        "concurrency": traits.concurrency,
         "error": traits.error[:500],
     }
 
@@ -87,6 +103,7 @@ def decode_traits(message: Mapping[str, Any]) -> VerifierTraits:
             limits_itself=message["limits_itself"] is True,
             timeout_is_failure=message["timeout_is_failure"] is True,
             isolation=str(message["isolation"]),
+            concurrency=int(message["concurrency"]),
             error=str(message["error"]),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from rlserve import plugins
 from rlserve.actors.verifier.frames import LENGTH, MAX_TRACEBACK_CHARACTERS, Garbage, encode, encode_verdict
-from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of
+from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of, waits
 from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
 from rlserve.records import FailureKind, Verdict
 
@@ -31,32 +31,33 @@ NUM_PROCESSORS = len(os.sched_getaffinity(0))
 
 def main() -> int:
     """Serve until the pipe closes; returns the exit code."""
-    _die_with_parent(int(sys.argv[1]))
-    jobs, replies = _take_pipes()
-    hello = _read(jobs)
+    die_with_parent(int(sys.argv[1]))
+    jobs, replies = take_pipes()
+    hello = read(jobs)
     if hello is None:
         return 0
-    verifiers, traits = _load(hello["verifiers"], prepare=hello["prepare"])
+    verifiers, traits = load(hello["verifiers"], prepare=hello["prepare"])
     limits = _Limits(hello["memory_bytes"])
-    _write(replies, {"traits": [encode_traits(found) for found in traits]})
+    write(replies, {"traits": [encode_traits(found) for found in traits]})
     unprepared = {name: verifier for name, verifier in verifiers.items() if name not in hello["prepare"]}
-    while (job := _read(jobs)) is not None:
+    while (job := read(jobs)) is not None:
         name = job["verifier"]
         if name in unprepared:
             verifiers[name] = _prepared(unprepared.pop(name), limits)
-            _write(replies, {"prepared": name})
+            write(replies, {"prepared": name})
         limits.set_memory(job["memory_bytes"])
         _judge_all(verifiers[name], job, replies, limits)
     return 0
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """Be killed when the service dies."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the call above: no signal will come
         os._exit(0)
 
 
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """The pipes, moved away from the descriptors to which a plug-in prints."""
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -66,7 +67,7 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return jobs, replies
 
 
-def _read(jobs: BinaryIO) -> dict[str, Any] | None:
+def read(jobs: BinaryIO) -> dict[str, Any] | None:
     """The next message of the service; None when it hung up."""
     head = jobs.read(LENGTH.size)
     if len(head) < LENGTH.size:
@@ -77,14 +78,15 @@ def _read(jobs: BinaryIO) -> dict[str, Any] | None:
     return message
 
 
-def _write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
+def write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
+    """Send a message to the service."""
     frame = memoryview(encode(message))
     while frame:
         frame = frame[replies.write(frame) :]
 
 
-def _load(
-    wanted: Mapping[str, Mapping[str, Any]], *, prepare: Collection[str]
+def load(
+    wanted: Mapping[str, Mapping[str, Any]], *, prepare: Collection[str], waiting: bool = False
 ) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
     """Instances and traits of all: a plug-in that breaks takes nobody else along.
 
@@ -95,7 +97,7 @@ def _load(
     for name, options in wanted.items():
         try:
             verifiers[name] = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
-            if name in prepare:
+            if name in prepare and waits(verifiers[name]) == waiting:  # what waits judges in a process of its own
                 _prepare(verifiers[name])
             traits.append(traits_of(name, verifiers[name]))
         except Exception as error:
@@ -171,7 +173,7 @@ def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: Bina
         limits.set_cpu(job["limit_seconds"])
         start = time.perf_counter()
         said = judge(verifier, completion, payload, job["prompt"])
-        _write(replies, {"index": index, "seconds": time.perf_counter() - start, **said})
+        write(replies, {"index": index, "seconds": time.perf_counter() - start, **said})
 
 
 def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
+from rlserve.records.verdict import LARGEST_REWARD
 from rlserve.rpc.codec.check import EnumCodec, fault, finite, finite_values, join, text, wire_text
 from rlserve.v1 import failure_pb2, verdict_pb2
 
@@ -79,4 +80,7 @@ def _failure(message: verdict_pb2.Verdict, at: str, outcome: Outcome) -> Failure
 def _reward(value: float, at: str) -> float:
     if not math.isfinite(value):
         fault(at, "reward", f"is {value}; give a finite number, or OUTCOME_NO_VERDICT", "nan_reward")
+    if abs(value) > LARGEST_REWARD:
+        limit = f"{LARGEST_REWARD:g}"
+        fault(at, "reward", f"is {value:g}; give -{limit} to {limit}, or OUTCOME_NO_VERDICT", "absurd_reward")
     return value

@@ -46,7 +46,7 @@ async def test_describe_names_what_works_with_its_limits() -> None:
     async with served("odd", "blaming", "broken", limit_seconds=2.0) as (client, _):
         described = {spec.name: spec for spec in await client.describe()}
         assert set(described) == {"odd", "blaming"}
-        assert (described["odd"].version, described["odd"].reward_range) == ("7", (0.0, 1e12))
+        assert (described["odd"].version, described["odd"].reward_range) == ("7", (0.0, 1e9))
         assert (described["odd"].limit_seconds, described["blaming"].limit_seconds) == (2.0, 0.8)
         with pytest.raises(PluginFailed, match="no licence"):
             await client.verify("broken", ["x"], b"")
