@@ -1,5 +1,6 @@
 """What spoils a run or its files, in whole runs: they go on, or say at once how to."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -110,3 +111,21 @@ def test_a_measurement_that_a_kill_cut_off_is_made_after_the_resume(
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
     assert run.summary()["groups"]["consumed"] == 3 * 8
     check_counts_add_up(run.summary()["groups"])
+
+
+def test_a_run_that_no_answer_solves_says_so_within_a_batch_and_ends(
+    new_run: Callable[[str], Any], small_run_arguments: Arguments, tmp_path: Path
+) -> None:
+    run = new_run("hopeless")
+    rows = [json.dumps({"prompt": f"{a}+{b}+1=", "answer": "impossible"}) for a in range(8) for b in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    over = tmp_path / "over.toml"
+    over.write_text(f'[[environments]]\nname = "jsonl"\noptions = {{ path = "{tmp_path / "rows.jsonl"}" }}\n')
+    config, *rest = small_run_arguments(run)
+    run.start(config, str(over), *rest, *SHORT, *sets(learner__max_wait_seconds=30))
+    assert run.wait(400) == 1
+    (warning, *_) = [e["message"] for e in run.events("warning") if str(e.get("cause")).startswith("lost")]
+    assert "zero_variance (all samples of a task have the same reward)" in warning
+    assert int(warning.split()[2]) < 8 * 8  # before the wait was over
+    output = run.output.read_text()
+    assert "no group that teaches came for 30 s" in output and "zero_variance" in output

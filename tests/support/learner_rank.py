@@ -83,6 +83,8 @@ def train(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> t
             leader.save(directory / "checkpoints", step + 1, {"step": step + 1}, keep=2)
     scored = leader.logprobs(optimizer_batch(99, ranks).micro_batches)
     result = dict(leader.weights(torch.float32))
+    if job.get("algorithm") != "several":
+        result["reach"] = torch.tensor([leader.reach(optimizer_batch(98, ranks))])
     for part in range(4):
         result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs
     return result, reports

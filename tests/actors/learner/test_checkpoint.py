@@ -9,10 +9,13 @@ import torch
 from children import child
 from learner_work import policy_gradient, random_batch, save_policy, split
 
-from rlserve.actors.learner import checkpoint
+from rlserve.actors.learner import checkpoint, store_copy
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.config.actors import LearnerConfig
+from rlserve.config.paths import RunPaths
 from rlserve.errors import StateCorrupt
+from rlserve.store.base import GroupInfo
+from rlserve.store.sqlite import SqliteStore
 
 LR = 3e-3
 
@@ -194,3 +197,74 @@ async def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(engine, start, tmp
     assert found.step >= 3 and found.state == {"cursor": found.step}
     checkpoint.save(tmp_path, found.step + 1, engine, {}, keep=1)
     assert names(tmp_path) == [f"step-{found.step + 1}"]
+
+
+def test_where_all_are_broken_each_is_named_and_nobody_starts_anew_by_chance(engine, tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, engine, {})
+    (tmp_path / "step-1" / "training" / "rng.safetensors").unlink()
+    shard = tmp_path / "step-2" / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(
+        StateCorrupt, match=r"none is whole: step-2 \(.*not \d+\); step-1 \(.*is missing\).*--overwrite"
+    ):
+        checkpoint.latest(tmp_path)
+
+
+def store_beside(tmp_path, engine):
+    """A run at step 2 with a checkpoint of step 1, whose copy of the store has one group in the queue."""
+    paths = RunPaths(tmp_path / "run")
+    paths.root.mkdir()
+    store = SqliteStore(paths.store)
+    for name in ("a", "b"):
+        store.receive(GroupInfo(group_id=name), b"payload")
+    store.consume(["a"], step=1)
+    mark = store.mark()
+    kept = checkpoint.save(
+        paths.checkpoints,
+        1,
+        engine,
+        {},
+        beside=lambda place: store.copy_to(place / checkpoint.STORE_FILE, step=1),
+    )
+    store.consume(["b"], step=2)
+    return paths, store, mark, kept
+
+
+def test_a_checkpoint_is_sealed_with_its_copy_of_the_store(engine, tmp_path):
+    paths, store, _, kept = store_beside(tmp_path, engine)
+    store.close()
+    assert checkpoint.latest(paths.checkpoints).path == kept.path
+    assert list(kept.store_path.parent.glob("groups.sqlite*")) == [kept.store_path]
+    copy = kept.store_path.read_bytes()
+    kept.store_path.write_bytes(copy[:-1] + bytes([copy[-1] ^ 1]))
+    with pytest.raises(StateCorrupt, match=r"groups\.sqlite"):
+        checkpoint.open_checkpoint(kept.path)
+
+
+@pytest.mark.parametrize("loss", ["none", "file", "damage"])
+def test_the_copy_takes_the_place_of_a_store_whatever_became_of_it(engine, tmp_path, loss):
+    paths, store, mark, kept = store_beside(tmp_path, engine)
+    if loss == "file":
+        store.close()
+        paths.store.unlink()
+    elif loss == "damage":
+        paths.store.write_bytes(b"nothing")  # its journals stay behind
+    assert store_copy.restore_store(paths) == 1
+    again = SqliteStore(paths.store)
+    assert again.marked() == mark
+    again.rollback(1)
+    assert [group.group_id for group in again.queued()] == ["b"]
+    again.close()
+    assert kept.store_path.exists()
+    assert paths.store.with_name("groups.sqlite.replaced").exists() == (loss != "file")
+    store.close()
+
+
+def test_without_a_copy_there_is_nothing_to_restore(engine, tmp_path):
+    paths = RunPaths(tmp_path / "run")
+    with pytest.raises(StateCorrupt, match="--restore-store: no checkpoint"):
+        store_copy.restore_store(paths)
+    checkpoint.save(paths.checkpoints, 1, engine, {})
+    with pytest.raises(StateCorrupt, match="--restore-store: no checkpoint"):
+        store_copy.restore_store(paths)

@@ -40,6 +40,25 @@ def train(inbox: Inbox, step: int, n: int) -> list[str]:
     return taken
 
 
+def test_a_batch_is_in_the_order_of_its_leases_however_its_groups_arrived(inbox: Inbox) -> None:
+    leases = lease_out(inbox, capacity=8)
+    for place in (7, 2, 5, 0, 6, 1):
+        deliver(inbox, [leases[place]])
+    assert ids(inbox.take(4, deadline_seconds=1)) == [leases[place].group_id for place in (0, 2, 5, 7)]
+    assert ids(inbox.take(2, deadline_seconds=1)) == [leases[place].group_id for place in (1, 6)]
+
+
+def test_what_is_put_back_is_taken_again_and_what_is_discarded_never(path: Path, inbox: Inbox) -> None:
+    deliver(inbox, lease_out(inbox)[:3])
+    first, second, third = ids(inbox.take(3, deadline_seconds=1))
+    inbox.discard([second], "not_finite")
+    inbox.put_back([first, third])
+    assert ids(inbox.take(2, deadline_seconds=1)) == [first, third]
+    again = make_inbox(path)
+    assert ids(again.take(2, deadline_seconds=1)) == [first, third]
+    assert again.counts() == counts(3, queued=2, not_finite=1)
+
+
 def test_groups_are_taken_in_order_of_arrival_and_counted_when_trained(inbox: Inbox) -> None:
     first, second, third = lease_out(inbox)[:3]
     assert deliver(inbox, [second, third, first]) == ["accepted"] * 3
