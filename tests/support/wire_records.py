@@ -36,12 +36,14 @@ from rlserve.records import (
     Trajectory,
     Verdict,
 )
+from rlserve.records.verdict import LARGEST_REWARD
 
 VOCABULARY = 1000
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 texts = st.text(st.characters(codec="utf-8"), max_size=50)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+rewards = st.floats(-LARGEST_REWARD, LARGEST_REWARD)
 seconds = st.floats(0, 1e9)
 seeds = st.integers(0, 2**64 - 1)
 indices = st.integers(0, 2**63 - 1)
@@ -115,7 +117,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     total = draw(counts)
     return Verdict(
         outcome=outcome,
-        reward=draw(numbers) if judged else 0.0,
+        reward=draw(rewards) if judged else 0.0,
         parts=draw(st.dictionaries(texts, numbers, max_size=3)),
         reason=draw(texts),
         failure=None if judged else draw(failures),

@@ -26,6 +26,7 @@ REASONS = (
     "too_many",  # more trajectories than the limit
     "duplicate_sample",  # a sample_index twice
     "nan_reward",
+    "absurd_reward",  # finite, and beyond what any verifier may declare
 )
 
 MAX_INT64 = 2**63 - 1

@@ -131,6 +131,8 @@ FAULTS: list[tuple[Callable[[Group], None], str, str]] = [
     (put("started_unix_seconds", math.inf), f"{T}.started_unix_seconds", "malformed"),
     (put("verdict.reward", math.nan), f"{T}.verdict.reward", "nan_reward"),
     (put("verdict.reward", math.inf), f"{T}.verdict.reward", "nan_reward"),
+    (put("verdict.reward", 1.7e308), f"{T}.verdict.reward", "absurd_reward"),
+    (put("verdict.reward", -1e30), f"{T}.verdict.reward", "absurd_reward"),
     (put("verdict.outcome", 0), f"{T}.verdict.outcome", "bad_enum"),
     (put("verdict.passed", 1), f"{T}.verdict.passed", "malformed"),
     (put("verdict.seconds", -0.5), f"{T}.verdict.seconds", "malformed"),
