@@ -34,7 +34,7 @@ class RunConfig(Section):
     steps: int = Field(100, ge=0)
     """Optimizer steps."""
     stop_reward: float | None = None
-    """End early once the mean training reward of the last 5 steps reaches this."""
+    """End early once the mean training reward of a step, as the median over the last 5 steps, reaches this."""
 
     stop_groups: int | None = Field(None, ge=1)
     """End early once this many groups were received: a budget of samples."""

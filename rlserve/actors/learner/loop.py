@@ -40,7 +40,6 @@ from rlserve.store.base import Store
 
 logger = logging.getLogger(__name__)
 
-REWARD_WINDOW = 5
 SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
 
 
@@ -125,10 +124,8 @@ class TrainingLoop:
         return self._evaluate("after") if self._config.evaluate.problems else None
 
     def _finished(self) -> bool:
-        wanted = self._config.stop_reward
-        recent = self._state.recent_rewards
-        if wanted is not None and len(recent) == REWARD_WINDOW and sum(recent) / REWARD_WINDOW >= wanted:
-            logger.info("mean reward of the last %d steps reached %g", REWARD_WINDOW, wanted)
+        if self._state.has_reached(self._config.stop_reward):
+            logger.info("the reward of the last steps reached %s", self._config.stop_reward)
             return True
         if self._config.stop_groups is not None and self._inbox.counts().received >= self._config.stop_groups:
             logger.info("received %d groups, as many as were wanted", self._config.stop_groups)
@@ -199,7 +196,7 @@ class TrainingLoop:
     def _after_step(self, numbers: dict[str, float]) -> None:
         received = self._reporter.step(self._state.step, numbers)
         if received is not None and math.isfinite(received):
-            self._state.recent_rewards = [*self._state.recent_rewards, received][-REWARD_WINDOW:]
+            self._state.note_reward(received)
         if self._is_due(self._config.evaluate.every_steps):
             self._state.owed = f"at-{self._state.step}"
         if self._is_due(self._config.checkpoint.every_steps):

@@ -3,9 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from rlserve.store.base import StoreMark
+
+REWARD_WINDOW = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +32,18 @@ class LoopState:
     """Levels of the environments that have any."""
     store: StoreMark | None = None
     """The store's, made for this checkpoint; None before the first."""
+
+    def note_reward(self, mean: float) -> None:
+        """Take note of the mean reward of what was received in a step."""
+        self.recent_rewards = [*self.recent_rewards, mean][-REWARD_WINDOW:]
+
+    def has_reached(self, wanted: float | None) -> bool:
+        """Whether the rewards of the last steps are as high as wanted; None wants nothing.
+
+        Their median decides: one absurd reward among a step's samples must not end a run.
+        """
+        recent = self.recent_rewards
+        return wanted is not None and len(recent) == REWARD_WINDOW and median(recent) >= wanted
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the checkpoint's manifest."""

@@ -136,3 +136,14 @@ def test_a_checkpoint_keeps_what_is_owed_and_what_was_measured_before() -> None:
     state = LoopState(step=5, before=before, owed="at-5", store=StoreMark("a", 3))
     again = LoopState.from_json(json.loads(json.dumps(state.to_json())))
     assert again == state
+
+
+def test_a_run_has_reached_its_reward_when_most_of_the_last_steps_have() -> None:
+    state = LoopState()
+    for reward in (0.9, 0.9, 3e37, 0.9):
+        state.note_reward(reward)
+        assert not state.has_reached(0.8)  # too few steps
+    for reward, reached in ((0.1, True), (0.1, True), (0.1, False), (3e37, False)):
+        state.note_reward(reward)
+        assert state.has_reached(0.8) == reached, state.recent_rewards
+    assert not state.has_reached(None)
