@@ -3,18 +3,17 @@
 A corpus is endless and pure: entry i is always the same. A finite source is shuffled anew each epoch.
 """
 
-import json
 import random
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Protocol
 
 from rlserve import plugins
 from rlserve.config.pretrain import CorpusConfig
 from rlserve.errors import ConfigError, InvalidRequest
+from rlserve.text_files import json_object, lines_of, read_text
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 TOKENIZER_TEXTS = 10_000
@@ -153,10 +152,10 @@ def tokenizer_texts(corpus: Corpus) -> list[str]:
 
 def _read(path: str) -> list[Mapping[str, str]]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"corpus.path: {path!r} cannot be read ({error}); give a JSON-lines file") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        text = read_text(path)
+    except InvalidRequest as error:
+        raise ConfigError(f"corpus.path: {error}; give a JSON-lines file") from None
+    rows = [_row(path, number, line) for number, line in lines_of(text)]
     if not rows:
         raise ConfigError(f"corpus.path: {path!r} has no rows; give a JSON-lines file")
     return rows
@@ -164,10 +163,10 @@ def _read(path: str) -> list[Mapping[str, str]]:
 
 def _row(path: str, number: int, line: str) -> Mapping[str, str]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"corpus.path: {path!r}, line {number}: is no JSON: {error}") from None
+        row = json_object(line)
+    except InvalidRequest as error:
+        raise ConfigError(f"corpus.path: {path!r}, line {number}: {error}") from None
     for names in (("text",), ("prompt", "completion")):
-        if isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names):
+        if all(isinstance(row.get(name), str) for name in names):
             return {name: row[name] for name in names}
     raise ConfigError(f'corpus.path: {path!r}, line {number}: has neither "text" nor "prompt" and "completion" as text')

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlserve.cli.overlap import all_ngrams, contaminated
 from rlserve.errors import InvalidRequest
+from rlserve.text_files import lines_of, read_text
 
 FIELDS = ("prompt", "question", "problem", "text")
 SHOWN = 10
@@ -58,10 +59,9 @@ def _texts(path: Path, field: str | None) -> Iterator[tuple[int, str]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{str(path)!r} cannot be read ({error}); give a file of JSON lines") from error
-    return ((number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip())
+        return lines_of(read_text(path))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}; give a file of JSON lines") from None
 
 
 def _write(source: Path, target: Path, left_out: set[int]) -> None:

@@ -21,6 +21,7 @@ from rlserve.cli import hub_address
 from rlserve.config.actors import TaskSamplingConfig
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
+from rlserve.text_files import read_text
 
 WATCH_SECONDS = 2.0
 MAX_MISSES = 3
@@ -55,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 def read_spec(path: Path) -> EnvironmentSpec:
     """A spec from TOML. Raises InvalidRequest that names the field."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = tomllib.loads(read_text(path))
+    except ValueError as error:
         raise InvalidRequest(f"source: {str(path)!r} is no TOML file ({error})") from error
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:

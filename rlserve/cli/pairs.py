@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.errors import InvalidRequest
+from rlserve.text_files import json_object, lines_of, read_text
 
 Sample = Mapping[str, Any]
 
@@ -68,10 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 def read_samples(path: Path) -> list[Sample]:
     """Lines of a file of samples. Raises InvalidRequest that names the line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"samples: {str(path)!r} cannot be read ({error})") from None
-    return [_sample(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        text = read_text(path)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"samples: {error}") from None
+    return [_sample(path, number, line) for number, line in lines_of(text)]
 
 
 def graded_pairs(samples: Iterable[Sample], rules: PairRules) -> Iterator[Sample]:
@@ -131,11 +132,11 @@ def _by_prompt(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 
 def _sample(path: Path, number: int, line: str) -> Sample:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(f"samples: {str(path)!r}, line {number}: is no JSON: {error}") from None
+        value = json_object(line)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"samples: {str(path)!r}, line {number}: {error}") from None
     texts = ("prompt", "completion")
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in texts):
+    if not all(isinstance(value.get(name), str) for name in texts):
         raise InvalidRequest(f"samples: {str(path)!r}, line {number}: needs prompt and completion as text")
     reward = value.get("reward")
     if reward is not None and not isinstance(reward, int | float):

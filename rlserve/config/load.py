@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from rlserve.config.base import Section
 from rlserve.config.run import RunConfig
-from rlserve.errors import ConfigError
+from rlserve.errors import ConfigError, InvalidRequest
+from rlserve.text_files import read_text
 
 S = TypeVar("S", bound=Section)
 
@@ -50,12 +51,13 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file as a dictionary; a missing or broken one is a ConfigError that says where."""
+    if not Path(path).exists():
+        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are in configs/")
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are in configs/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except InvalidRequest as error:
+        raise ConfigError(f"config: {error}; give a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config: {str(path)!r} is not TOML: {error}") from error
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.config.load import load, load_run, merge, parse_override, read_with_base, to_toml, validate
+from rlserve.config.load import load, load_run, merge, parse_override, read_toml, read_with_base, to_toml, validate
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
 
@@ -83,8 +83,20 @@ def test_a_missing_or_broken_file_says_which(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml' is not TOML"):
         load_run([tmp_path / "bad.toml"])
+    with pytest.raises(ConfigError, match="it is a directory"):
+        load_run([tmp_path])
+    (tmp_path / "wide.toml").write_bytes("seed = 1".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"wide\.toml' cannot be read \(it is UTF-16 text; save it as UTF-8\)"):
+        load_run([tmp_path / "wide.toml"])
 
 
+def test_a_configuration_may_have_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbfname = 'a'\r\nseed = 3\r\n")
+    assert read_toml(path) == {"name": "a", "seed": 3}
+
+
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
