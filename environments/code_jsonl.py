@@ -5,12 +5,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import read_rows, row_at, text_field
+from rlserve.environments.rows import (
+    checked_payload,
+    optional_text,
+    prompt_format_option,
+    read_files,
+    row_at,
+    text_field,
+)
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task
 
 INSTRUCTION = "Write the solution in Python, as one fenced code block."
 KINDS = ("function", "calls", "stdio")
+PAYLOAD = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
+"""Columns that the verifier gets as they are."""
+MAX_CPU_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +54,10 @@ class CodeEnvironment:
         instruction: str,
         cpu_seconds: float | None,
     ) -> None:
-        if prompt_format not in ("chat", "text"):
-            raise InvalidRequest(f'{self.name}.prompt_format: is {prompt_format!r}; give "chat" or "text"')
+        if cpu_seconds is not None and not 0 < cpu_seconds <= MAX_CPU_SECONDS:
+            raise InvalidRequest(f"{self.name}.cpu_seconds: is {cpu_seconds}; give a number above 0, at most 3600")
         self._rows = rows
-        self._prompt_format = prompt_format
+        self._prompt_format = prompt_format_option(self.name, prompt_format)
         self._instruction = instruction
         self._limits = {} if cpu_seconds is None else {"cpu_seconds": cpu_seconds}
 
@@ -88,7 +98,9 @@ class CodeJsonlEnvironment(CodeEnvironment):
     """Programming tasks: ``prompt``, ``tests``, ``kind`` (``function``, ``calls`` or ``stdio``), and what goes with it.
 
     ``function``: ``tests`` is Python source of asserts; ``calls``: ``entry_point`` and a list of ``{args, output}``;
-    ``stdio``: a list of ``{input, output}``. Also read: ``task_id``, ``prefix``, ``solution``, ``partial``.
+    ``stdio``: a list of ``{input, output}``. Also read: ``task_id``, ``solution``, and ``prefix``,
+    ``partial``, ``extract``, ``cpu_seconds``, ``memory_bytes``, which go to the verifier. What it would refuse is
+    refused when the file is read.
     """
 
     name = "code_jsonl"
@@ -103,9 +115,16 @@ class CodeJsonlEnvironment(CodeEnvironment):
         instruction: str = INSTRUCTION,
         cpu_seconds: float | None = None,
     ) -> None:
-        files = {"train": path, "validation": validation_path, "test": test_path}
-        rows = {split: read_rows(file, _row) for split, file in files.items() if file}
+        rows = read_files({"train": path, "validation": validation_path, "test": test_path}, _row)
         super().__init__(rows, prompt_format=prompt_format, instruction=instruction, cpu_seconds=cpu_seconds)
+
+
+def code_row(
+    *, task_id: str, prompt: str, payload: Mapping[str, Any], solution: str, columns: Mapping[str, str] | None = None
+) -> CodeRow:
+    """A row whose payload the verifier takes; ``columns`` as for ``checked_payload``. Raises InvalidRequest."""
+    checked_payload(CodeEnvironment.verifier, payload, columns)
+    return CodeRow(task_id=task_id, prompt=prompt, payload=payload, solution=solution)
 
 
 def _row(row: Mapping[str, Any]) -> CodeRow:
@@ -115,6 +134,9 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
     if not row.get("tests"):
         raise InvalidRequest("tests: is empty; give asserts, calls, or inputs and outputs")
     prompt = text_field(row, "prompt")
-    payload = {name: row[name] for name in ("kind", "entry_point", "tests", "prefix", "partial") if name in row}
-    task_id = str(row.get("task_id") or prompt[:60])
-    return CodeRow(task_id=task_id, prompt=prompt, payload=payload, solution=str(row.get("solution", "")))
+    return code_row(
+        task_id=str(row.get("task_id") or prompt[:60]),
+        prompt=prompt,
+        payload={name: row[name] for name in PAYLOAD if row.get(name) is not None},
+        solution=optional_text(row, "solution"),
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import prompt_field, read_rows, row_at, task_of, text_field
+from rlserve.environments.rows import prompt_field, read_rows, row_at, task_of, text_field
 from rlserve.errors import InvalidRequest
 from rlserve.records import GivenCompletion, Message, Task
 

@@ -1,6 +1,7 @@
 """Grade-school word problems (GSM8K, arXiv:2110.14168) from files that the user has.
 
-A line is ``{"question": ..., "answer": "... <<48/2=24>>24 ...\\n#### 72"}``.
+A line is ``{"question": ..., "answer": "... <<48/2=24>>24 ...\\n#### 72"}``; an answer that is the number alone is
+taken, too.
 """
 
 import json
@@ -9,12 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import read_rows, row_at, text_field
+from rlserve.environments.rows import (
+    answer_field,
+    checked_payload,
+    prompt_format_option,
+    read_files,
+    row_at,
+    text_field,
+)
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task
 
 INSTRUCTION = "Reason step by step, then write the final answer as \\boxed{number}."
-GOLD = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*\Z")
+GOLD = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*\Z")
+NUMBER = re.compile(r"\s*\$?\s*(-?[\d,]*\.?\d+)\s*")
 CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
@@ -43,11 +52,8 @@ class Gsm8kEnvironment:
     def __init__(
         self, *, path: str, test_path: str = "", prompt_format: str = "chat", instruction: str = INSTRUCTION
     ) -> None:
-        if prompt_format not in ("chat", "text"):
-            raise InvalidRequest(f'gsm8k.prompt_format: is {prompt_format!r}; give "chat" or "text"')
-        files = {"train": path, "test": test_path}
-        self._problems = {split: read_rows(file, _problem) for split, file in files.items() if file}
-        self._prompt_format = prompt_format
+        self._prompt_format = prompt_format_option(self.name, prompt_format)
+        self._problems = read_files({"train": path, "test": test_path}, _problem)
         self._instruction = instruction
 
     @property
@@ -86,12 +92,17 @@ def _as_text(problem: Problem) -> str:
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:
-    solution = text_field(row, "answer")
+    number = row.get("answer")
+    solution = str(answer_field(row)) if isinstance(number, int | float) else text_field(row, "answer")
+    if (alone := NUMBER.fullmatch(solution)) is not None:
+        solution = f"#### {alone[1]}"
     match = GOLD.search(solution)
     if match is None:
         raise InvalidRequest(f"answer: ends in {solution[-40:]!r}; it must end in '#### <number>'")
+    gold = match[1].replace(",", "")
+    checked_payload(Gsm8kEnvironment.verifier, {"answer": gold})
     return Problem(
         question=text_field(row, "question").strip(),
         solution=CALCULATION.sub("", solution).strip(),
-        gold=match[1].replace(",", ""),
+        gold=gold,
     )

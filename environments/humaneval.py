@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.environments.code_jsonl import INSTRUCTION, CodeEnvironment, CodeRow
-from rlserve.environments.jsonl import read_rows, text_field
+from rlserve.environments.code_jsonl import INSTRUCTION, CodeEnvironment, CodeRow, code_row
+from rlserve.environments.rows import optional_text, read_files, text_field
 from rlserve.errors import InvalidRequest
 
 
@@ -26,8 +26,7 @@ class HumanEvalEnvironment(CodeEnvironment):
         instruction: str = INSTRUCTION,
         cpu_seconds: float | None = None,
     ) -> None:
-        files = {"train": train_path, "test": path}
-        rows = {split: read_rows(file, _row) for split, file in files.items() if file}
+        rows = read_files({"train": train_path, "test": path}, _row)
         if not rows:
             raise InvalidRequest("humaneval.path: is empty; give a JSON-lines file")
         super().__init__(rows, prompt_format=prompt_format, instruction=instruction, cpu_seconds=cpu_seconds)
@@ -37,7 +36,7 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
     prompt, entry_point = text_field(row, "prompt"), text_field(row, "entry_point")
     if not entry_point.isidentifier():
         raise InvalidRequest(f"entry_point: is {entry_point[:40]!a}; give the name of the function")
-    return CodeRow(
+    return code_row(
         task_id=text_field(row, "task_id"),
         prompt=prompt,
         payload={
@@ -46,5 +45,6 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
             "tests": f"{text_field(row, 'test')}\ncheck({entry_point})\n",
             "prefix": prompt,
         },
-        solution=str(row.get("canonical_solution", "")),
+        solution=optional_text(row, "canonical_solution"),
+        columns={"tests": "test", "prefix": "prompt"},
     )

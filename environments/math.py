@@ -5,9 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.jsonl import read_rows, row_at, text_field
+from rlserve.environments.rows import (
+    answer_field,
+    checked_payload,
+    optional_text,
+    prompt_format_option,
+    read_files,
+    row_at,
+    text_field,
+)
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task
+from rlserve.verifiers.math.boxes import last_box
 
 INSTRUCTION = "Reason step by step, then write the final answer as \\boxed{answer}."
 
@@ -17,7 +26,8 @@ class MathProblem:
     """One line of a file."""
 
     problem: str
-    gold: str
+    golds: tuple[str, ...]
+    """Right answers; any one of them is right."""
     solution: str = ""
     labels: Mapping[str, str]
 
@@ -25,7 +35,8 @@ class MathProblem:
 class MathEnvironment:
     """A problem and its answer in LaTeX; judged by mathematical equality.
 
-    Columns: ``problem`` (or ``question``), and ``answer``, or ``solution`` whose last ``\\boxed{...}`` is the answer.
+    Columns: ``problem`` (or ``question``), and ``answer`` (text, a number, or a list of right ones), or ``solution``
+    whose last ``\\boxed{...}`` is the answer, as the verifier reads it.
     ``level`` and ``subject`` (or ``type``) become labels. ``prompt_format`` as for ``gsm8k``.
     """
 
@@ -42,11 +53,8 @@ class MathEnvironment:
         prompt_format: str = "chat",
         instruction: str = INSTRUCTION,
     ) -> None:
-        if prompt_format not in ("chat", "text"):
-            raise InvalidRequest(f'math.prompt_format: is {prompt_format!r}; give "chat" or "text"')
-        files = {"train": path, "validation": validation_path, "test": test_path}
-        self._problems = {split: read_rows(file, _problem) for split, file in files.items() if file}
-        self._prompt_format = prompt_format
+        self._prompt_format = prompt_format_option(self.name, prompt_format)
+        self._problems = read_files({"train": path, "validation": validation_path, "test": test_path}, _problem)
         self._instruction = instruction
 
     @property
@@ -65,7 +73,7 @@ class MathEnvironment:
             task_id=f"{split}/{position}",
             prompt=self._prompt(problem),
             verifier=self.verifier,
-            payload=json.dumps({"answer": problem.gold}).encode(),
+            payload=json.dumps({"answer": _one_or_all(problem.golds)}).encode(),
             seed=seed,
             labels=problem.labels,
         )
@@ -73,7 +81,7 @@ class MathEnvironment:
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
         """Problem and worked solution, as text; without a solution, the answer in a box."""
         problem, _ = row_at(self._problems, self.name, split, index)
-        return problem.problem + "\n", problem.solution or f"\\boxed{{{problem.gold}}}"
+        return problem.problem + "\n", problem.solution or f"\\boxed{{{problem.golds[0]}}}"
 
     def _prompt(self, problem: MathProblem) -> str | tuple[Message, ...]:
         if self._prompt_format == "text":
@@ -81,29 +89,31 @@ class MathEnvironment:
         return (Message(role="user", content=f"{problem.problem}\n{self._instruction}"),)
 
 
-def last_box(solution: str) -> str | None:
-    """What stands in the last ``\\boxed{...}``, whose braces may nest; None without one."""
-    start = max(solution.rfind("\\boxed{"), solution.rfind("\\fbox{"))
-    if start < 0:
-        return None
-    begin = solution.index("{", start) + 1
-    depth = 1
-    for place in range(begin, len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[place], 0)
-        if depth == 0:
-            return solution[begin:place].strip()
-    return None
-
-
 def _problem(row: Mapping[str, Any]) -> MathProblem:
-    solution = str(row.get("solution") or "")
-    gold = text_field(row, "answer") if "answer" in row else last_box(solution)
-    if not gold:
-        raise InvalidRequest(f"solution: ends in {solution[-40:]!a}; it must have a \\boxed answer, or give answer")
+    problem = text_field(row, next((name for name in ("problem", "question") if name in row), "problem"))
+    solution = optional_text(row, "solution")
+    golds = _golds(row, solution)
+    checked_payload(MathEnvironment.verifier, {"answer": list(golds)})
     found = {"level": row.get("level"), "subject": row.get("subject", row.get("type"))}
     return MathProblem(
-        problem=text_field(row, "problem" if "problem" in row else "question").strip(),
-        gold=gold.strip(),
+        problem=problem.strip(),
+        golds=golds,
         solution=solution.strip(),
         labels={name: str(value) for name, value in found.items() if value},
     )
+
+
+def _golds(row: Mapping[str, Any], solution: str) -> tuple[str, ...]:
+    """The answer of a row, else what its solution has in the last box."""
+    answer = row.get("answer")
+    if answer is not None and answer != [] and not (isinstance(answer, str) and not answer.strip()):
+        golds = answer_field(row)
+        return tuple(text.strip() for text in ([golds] if isinstance(golds, str) else golds))
+    boxed = last_box(solution)
+    if not boxed:
+        raise InvalidRequest(f"solution: ends in {solution[-40:]!a}; it must have a \\boxed answer, or give answer")
+    return (boxed,)
+
+
+def _one_or_all(golds: tuple[str, ...]) -> str | list[str]:
+    return golds[0] if len(golds) == 1 else list(golds)

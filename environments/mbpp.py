@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.environments.code_jsonl import INSTRUCTION, CodeEnvironment, CodeRow
-from rlserve.environments.jsonl import read_rows, text_field
+from rlserve.environments.code_jsonl import INSTRUCTION, CodeEnvironment, CodeRow, code_row
+from rlserve.environments.rows import optional_text, read_files, text_field, texts_field
 from rlserve.errors import InvalidRequest
 
 CALL = re.compile(
@@ -16,8 +16,9 @@ CALL = re.compile(
 class MbppEnvironment(CodeEnvironment):
     """MBPP: a sentence that says what a function does, three asserts that judge it in the sandbox.
 
-    Columns: ``task_id``, ``text`` or ``prompt``, ``code``, ``test_list``, and ``test_setup_code`` if there is any. The
-    first ``shown_tests`` asserts are part of the prompt, so that the function's name is known.
+    Columns of the full and of the sanitized file: ``task_id``, ``text`` or ``prompt``, ``code``, ``test_list``, and
+    ``test_imports`` or ``test_setup_code``, which run before the asserts, if there are any (``challenge_test_list`` is
+    not judged). The first ``shown_tests`` asserts are part of the prompt, so that the function's name is known.
     """
 
     name = "mbpp"
@@ -34,7 +35,7 @@ class MbppEnvironment(CodeEnvironment):
         cpu_seconds: float | None = None,
     ) -> None:
         files = {"train": path, "validation": validation_path, "test": test_path}
-        rows = {split: read_rows(file, lambda row: _row(row, shown_tests)) for split, file in files.items() if file}
+        rows = read_files(files, lambda row: _row(row, shown_tests))
         super().__init__(rows, prompt_format=prompt_format, instruction=instruction, cpu_seconds=cpu_seconds)
 
 
@@ -43,16 +44,16 @@ def _row(row: Mapping[str, Any], shown_tests: int) -> CodeRow:
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
         raise InvalidRequest("test_list: is no list of asserts")
     names = [match[1] for test in tests if (match := CALL.search(test))]
-    setup = row.get("test_setup_code") or ""
-    text = text_field(row, "text" if "text" in row else "prompt").strip()
+    text = text_field(row, "text" if row.get("text") else "prompt").strip()
     shown = "\n".join(tests[:shown_tests])
-    return CodeRow(
+    return code_row(
         task_id=str(row.get("task_id", text[:60])),
         prompt=f"{text}\nYour code should pass these tests:\n\n{shown}\n" if shown else f"{text}\n",
         payload={
             "kind": "function",
             "entry_point": names[0] if names else "",
-            "tests": [str(setup), *tests] if str(setup).strip() else tests,
+            "tests": [*texts_field(row, "test_imports"), *texts_field(row, "test_setup_code"), *tests],
         },
-        solution=str(row.get("code", "")),
+        solution=optional_text(row, "code"),
+        columns={"tests": "test_list"},
     )

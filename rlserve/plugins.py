@@ -4,7 +4,7 @@ The core never imports an environment or a verifier by name; the built-in ones a
 ``pyproject.toml`` like anyone's. A plug-in in another language speaks the proto instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,6 +99,17 @@ def load(group: str, name: str) -> Any:
             raise PluginFailed(f"{group}: {name!r} cannot be imported: {error}") from error
     known = ", ".join(names(group)) or "none"
     raise UnknownName(f"{group}: {name!r} is not registered (known: {known})")
+
+
+def payload_check(verifier: str) -> Callable[[bytes], None] | None:
+    """What raises InvalidRequest for a payload that a verifier would refuse: its ``check(payload)``.
+
+    None for a verifier that is not installed here or has no such method: what it wants, it says itself.
+    """
+    for point in entry_points(group=VERIFIER_GROUP, name=verifier):
+        check: Callable[[bytes], None] | None = getattr(load(VERIFIER_GROUP, point.name), "check", None)
+        return check
+    return None
 
 
 def load_all(group: str, wanted: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -65,6 +65,69 @@ def test_the_command_says_how_many_are_as_expected(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == "3 cases: 1 fail, 2 pass\nas expected: 2 of 3\n  not as expected: c\n"
 
 
+def test_the_documented_form_of_a_case_is_that_of_every_verifier(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "completion": "so it is \\boxed{42}", "payload": {"answer": "42"}},
+        {"id": "b", "completion": "41", "payload": {"answer": ["42", "41"], "bare": True}, "prompt": None},
+        {"id": 3, "gold": 42, "answer": "42"},
+        {"id": 4, "gold": ["42", 0.5], "answer": "1/2"},
+        {"id": 5, "completion": "so</think>\\boxed{42}", "payload": {"answer": "42"}, "prompt": "6*7? <think>"},
+    ]
+    summary = verify_file("math", write(tmp_path / "cases.jsonl", *rows), tmp_path / "out.jsonl")
+    assert summary.outcomes == {"pass": 5}
+
+
+def test_without_a_file_to_write_the_verdicts_are_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"id": "a", "completion": "6", "payload": {"answer": "6"}},
+        {"id": "b\x1b[31m", "completion": "5", "payload": {"answer": "6"}},
+        {"id": "c", "completion": "6", "payload": {"answr": "6"}},
+    ]
+    assert main(["verify", "exact", str(write(tmp_path / "cases.jsonl", *rows)), "--workers", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["id", "outcome", "reward", "reason"]
+    assert [line.split()[1:3] for line in lines[1:4]] == [["pass", "1"], ["fail", "0"], ["no_verdict", "-"]]
+    assert "\x1b" not in "".join(lines)
+    assert lines[4] == "3 cases: 1 fail, 1 no_verdict, 1 pass"
+    assert lines[5].startswith("first without a verdict: c: ")
+    assert "payload.answr: is unknown" in lines[5]
+
+
+def test_the_forms_of_a_case_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    out = capsys.readouterr().out
+    assert '{"id": "1", "completion": "so it is 42", "payload": {"answer": "42"}, "prompt": "6*7?"}' in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "fault"),
+    [
+        ("math", {"id": 1, "question": "x"}, "payload: is missing; give completion and payload, or gold and answer"),
+        ("math", {"id": 1, "gold": "4"}, "answer: is missing"),
+        ("math", {"id": 1, "answer": "4"}, "gold: is missing"),
+        ("math", {"id": 1, "gold": True, "answer": "4"}, "gold: is True"),
+        ("math", {"gold": "4", "answer": "4"}, "id: is missing"),
+        ("math", {"id": 1, "completion": 4, "payload": {}}, "completion: is 4; give the text to judge"),
+        ("exact", {"id": 1, "completion": "4"}, "payload: is missing; give completion and payload"),
+        ("exact", {"id": 1, "completion": "4", "payload": {}, "prompt": 5}, "prompt: is 5"),
+        ("exact", {"id": 1, "completion": "4", "payload": {}, "expected": 1}, "expected: is 1"),
+        ("exact", {"id": 1, "completion": "4", "payload": {}, "expected": "pass", "accept": "fail"}, "accept: is"),
+        ("code", {"id": 1, "completion": "4"}, "payload: is missing; give completion and payload, or completion, kind"),
+    ],
+)
+def test_a_fault_of_a_case_names_line_and_field(tmp_path: Path, kind: str, row: Any, fault: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        verify_file(kind, write(tmp_path / "cases.jsonl", row), tmp_path / "out.jsonl")
+    assert f"cases: line 1 is no {kind} case ({fault}" in str(caught.value)
+
+
+def test_a_file_of_cases_may_have_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+    cases = tmp_path / "cases.jsonl"
+    cases.write_bytes(b"\xef\xbb\xbf" + (json.dumps(CASES[0]) + "\r\n").encode() * 2)
+    assert verify_file("math", cases, tmp_path / "out.jsonl").outcomes == {"pass": 2}
+
+
 def test_options_reach_the_verifier(tmp_path: Path) -> None:
     cases = write(tmp_path / "cases.jsonl", {"id": "a", "gold": "50\\%", "answer": "50"})
     out = tmp_path / "out.jsonl"

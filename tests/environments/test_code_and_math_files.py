@@ -88,6 +88,31 @@ def test_programs_with_input_and_output_come_from_files(tmp_path: Path, code: Co
         (CodeJsonlEnvironment, STDIO | {"tests": []}, "line 1: tests"),
         (HumanEvalEnvironment, {"prompt": "x", "entry_point": "a b"}, "line 1: entry_point"),
         (MathEnvironment, {"problem": "x", "solution": "no box"}, "line 1: solution"),
+        (MathEnvironment, {"problem": "x", "answer": None}, "line 1: solution"),
+        (MathEnvironment, {"problem": "x", "answer": "", "solution": "no box"}, "line 1: solution"),
+        (MathEnvironment, {"problem": "x", "answer": "$$"}, "line 1: answer"),
+        (MathEnvironment, {"problem": "x", "answer": {"a": 1}}, "line 1: answer"),
+        (MathEnvironment, {"problem": "x", "answer": True}, "line 1: answer"),
+        (MathEnvironment, {"prompt": "x", "answer": "1"}, "line 1: problem: .*rename that column"),
+        (MathEnvironment, {"problem": "x", "answer": "1", "solution": 5}, "line 1: solution: is 5"),
+        (MbppEnvironment, MBPP | {"test_list": ["assert f("]}, "line 1: test_list: is no Python"),
+        (MbppEnvironment, MBPP | {"test_imports": "import"}, "line 1: test_list: is no Python"),
+        (MbppEnvironment, MBPP | {"test_imports": [1]}, "line 1: test_imports: is"),
+        (MbppEnvironment, MBPP | {"test_setup_code": 5}, "line 1: test_setup_code: is 5"),
+        (MbppEnvironment, MBPP | {"code": 5}, "line 1: code: is 5"),
+        (CodeJsonlEnvironment, STDIO | {"tests": {"inputs": ["1"], "outputs": ["1"]}}, "line 1: tests: is no list"),
+        (CodeJsonlEnvironment, STDIO | {"tests": [{"input": ["1"], "output": ["1"]}]}, r"line 1: tests\[0\]\.input"),
+        (CodeJsonlEnvironment, STDIO | {"tests": [{"input": "1"}]}, r"line 1: tests\[0\]\.output"),
+        (CodeJsonlEnvironment, STDIO | {"tests": "print(1)"}, "line 1: tests: is no list"),
+        (CodeJsonlEnvironment, STDIO | {"kind": "function", "tests": "assert f("}, "line 1: tests: is no Python"),
+        (CodeJsonlEnvironment, STDIO | {"kind": "function", "tests": [1]}, "line 1: tests: is no Python"),
+        (CodeJsonlEnvironment, STDIO | {"kind": "calls", "tests": [{"args": [1], "output": 1}]}, "line 1: entry_point"),
+        (CodeJsonlEnvironment, STDIO | {"kind": "calls", "entry_point": "f"}, r"line 1: tests\[0\]: needs args"),
+        (CodeJsonlEnvironment, STDIO | {"prefix": 5}, "line 1: prefix: is no text"),
+        (CodeJsonlEnvironment, STDIO | {"partial": "yes"}, "line 1: partial"),
+        (CodeJsonlEnvironment, STDIO | {"cpu_seconds": -1}, "line 1: cpu_seconds"),
+        (CodeJsonlEnvironment, STDIO | {"memory_bytes": 1}, "line 1: memory_bytes"),
+        (CodeJsonlEnvironment, STDIO | {"solution": ["x"]}, "line 1: solution: is"),
     ],
 )
 def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, make: Any, row: dict[str, Any], problem: str) -> None:
@@ -103,10 +128,63 @@ def test_a_bad_row_is_named_by_line_and_field(tmp_path: Path, make: Any, row: di
         ("\\fbox{7}", "7"),
         ("\\boxed{open", None),
         ("none", None),
+        ("so \\boxed 5.", "5"),
+        ("so \\boxed {5}.", "5"),
+        ("so \\boxed\\frac{1}{2}.", "\\frac{1}{2}"),
+        ("so \\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("so \\boxed{1 \\} 2}", "1 \\} 2"),
+        ("$\\boxed{3}$ or $\\boxed{5}$.", "3, 5"),
+        ("so \\boxed{4}, not \\boxed{}", "4"),
+        ("so \\framebox{7}", "7"),
+        ("so \\boxed\\text{(A)}", "\\text{(A)}"),
     ],
 )
 def test_the_last_box_is_the_answer(solution: str, answer: str | None) -> None:
     assert last_box(solution) == answer
+
+
+@pytest.mark.parametrize(
+    ("row", "sent"),
+    [
+        ({"answer": 204}, "204"),
+        ({"answer": 0.5}, "0.5"),
+        ({"answer": "\\frac{1}{2}"}, "\\frac{1}{2}"),
+        ({"answer": ["3", 5]}, ["3", "5"]),
+        ({"answer": None, "solution": "It is $\\boxed{5}$."}, "5"),
+        ({"answer": "", "solution": "It is $\\boxed{5}$."}, "5"),
+        ({"answer": " ", "solution": "It is $\\boxed{5}$."}, "5"),
+        ({"answer": 7, "solution": "It is $\\boxed{5}$."}, "7"),
+        ({"answer": 0, "solution": None}, "0"),
+        ({"solution": "It is $\\boxed{3}$ or $\\boxed{5}$."}, "3, 5"),
+    ],
+)
+def test_the_gold_answer_is_the_answer_or_what_the_solution_boxes(tmp_path: Path, row: Any, sent: Any) -> None:
+    environment = MathEnvironment(path=rows(tmp_path / "math.jsonl", {"problem": "How much?"} | row))
+    assert json.loads(environment.task("train", 0, 0).payload) == {"answer": sent}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        MBPP | {"challenge_test_list": [], "test_setup_code": "import math"},
+        {k: v for k, v in MBPP.items() if k not in ("text", "test_setup_code")}
+        | {"prompt": "Find it.", "test_imports": ["import math"], "source_file": "x.ipynb"},
+        MBPP | {"test_imports": [], "test_setup_code": None},
+        MBPP | {"test_imports": ["import math", "from math import pi"], "test_setup_code": "TWO = 2\nONE = 1"},
+    ],
+    ids=["full", "sanitized", "empty", "both"],
+)
+def test_both_files_of_mbpp_are_read_and_their_references_pass(
+    tmp_path: Path, code: CodeVerifier, row: dict[str, Any]
+) -> None:
+    environment = MbppEnvironment(path=rows(tmp_path / "mbpp.jsonl", row))
+    verdict = code.verify(environment.demonstration("train", 0, 0)[1], environment.task("train", 0, 0).payload, "")
+    assert (verdict.outcome, verdict.passed) == (Outcome.PASS, 2), verdict.reason
+
+
+def test_a_limit_that_no_program_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="cpu_seconds: is -1"):
+        CodeJsonlEnvironment(path=rows(tmp_path / "a.jsonl", STDIO), cpu_seconds=-1)
 
 
 def test_a_competition_problem_is_judged_by_its_boxed_answer(tmp_path: Path) -> None:

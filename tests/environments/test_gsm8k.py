@@ -42,6 +42,18 @@ def test_any_number_may_be_gold(tmp_path: Path, written: str, gold: str) -> None
     assert json.loads(Gsm8kEnvironment(path=path).task("train", 0, 0).payload) == {"answer": gold}
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"), [(72, "72"), (-1.5, "-1.5"), ("72", "72"), ("1,500", "1500"), ("So.\n#### $18", "18")]
+)
+def test_an_answer_may_be_the_number_alone(tmp_path: Path, answer: object, gold: str) -> None:
+    path = write(tmp_path / "a.jsonl", {"question": "How many?", "answer": answer})
+    environment = Gsm8kEnvironment(path=path)
+    assert json.loads(environment.task("train", 0, 0).payload) == {"answer": gold}
+    assert (
+        environment.demonstration("train", 0, 0)[1].endswith(f"#### {gold}") or "," in str(answer) or "$" in str(answer)
+    )
+
+
 def test_a_text_prompt_is_the_question_and_a_line_break(environment: Gsm8kEnvironment) -> None:
     assert environment.task("train", 0, 0).prompt == ROW["question"] + "\n"
 

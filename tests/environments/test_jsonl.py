@@ -79,7 +79,24 @@ def test_a_row_with_a_completion_demonstrates_and_one_without_says_what_is_missi
         ('{"answer": "2"}', r"line 2: prompt: is None; give text"),
         ('{"prompt": "x"}', r"line 2: answer, payload: give exactly one"),
         ('{"prompt": "x", "answer": "2", "payload": {}}', r"line 2: answer, payload: give exactly one"),
-        ('{"prompt": "x", "answer": 2}', r"line 2: answer: is 2; give text"),
+        ('{"prompt": "x", "answer": true}', r"line 2: answer: is True; give text or a number"),
+        ('{"prompt": "x", "answer": 1e999}', r"line 2: answer: is inf; give text or a number"),
+        ('{"prompt": "x", "answer": null}', r"line 2: answer: is None; give text or a number"),
+        ('{"prompt": "x", "answer": []}', r"line 2: answer: is \[\]; give at least one"),
+        ('{"prompt": "x", "answer": {"value": 2}}', r"line 2: answer: is {'value': 2}"),
+        ('{"prompt": "x", "payload": {"answr": "2"}}', r"line 2: answr: is unknown \(known: answer, marker\)"),
+        ('{"prompt": "x", "payload": "2"}', r"line 2: payload: is a str"),
+        (
+            '{"question": "x", "answer": "2"}',
+            r"line 2: prompt: is None; .*the row has 'question': rename that column to 'prompt'",
+        ),
+        ('{"messages": [], "answer": "2"}', r"line 2: prompt: .*the row has 'messages': rename"),
+        ('{"prompt": "\\ud800", "answer": "2"}', r"line 2: prompt: holds '\\ud800', half of a character"),
+        ("prompt,answer", r"line 2: is no JSON: .*is it a CSV file"),
+        ("{'prompt': 'x'}", r"line 2: is no JSON: .*Python's notation"),
+        ('[{"prompt": "x"}]', r"line 2: is a JSON list; give an object a line, without brackets"),
+        ("[" * 100_000, r"line 2: is no JSON: nested too deep"),
+        ('{"prompt": "x", "answer": ' + "9" * 5000 + "}", r"line 2: is no JSON: Exceeds"),
         ('{"prompt": " ", "answer": "2"}', r"line 2: prompt: is ' '; give text"),
         ('{"prompt": ["x"], "answer": "2"}', r"line 2: prompt: is \['x'\]"),
         ('{"prompt": [{"role": "user"}], "answer": "2"}', r"line 2: content: is None"),
@@ -101,6 +118,39 @@ def test_a_file_that_cannot_be_read_or_is_empty_is_named(tmp_path: Path) -> None
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidRequest, match=r"path: '.*binary\.jsonl' cannot be read"):
         JsonlEnvironment(path=str(tmp_path / "binary.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sent"), [(5, "5"), (-3, "-3"), (0.5, "0.5"), ([1, "2"], ["1", "2"]), (10**30, str(10**30))]
+)
+def test_answers_may_be_numbers_or_lists(tmp_path: Path, answer: Any, sent: Any) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "x", "answer": answer})
+    assert json.loads(JsonlEnvironment(path=path, verifier="math").task("train", 0, 0).payload) == {"answer": sent}
+
+
+@pytest.mark.parametrize(
+    ("verifier", "payload"),
+    [
+        ("math", {"answer": "$$"}),
+        ("regex", {"pattern": "("}),
+        ("countdown", {"numbers": [1], "target": "2"}),
+        ("format", {"tags": []}),
+        ("json_schema", {"schema": {"type": "colour"}}),
+        ("code", {"kind": "stdio", "tests": []}),
+        ("exact", {"answer": ""}),
+    ],
+)
+def test_a_payload_that_its_verifier_would_refuse_is_refused_with_the_file(
+    tmp_path: Path, verifier: str, payload: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "x", "payload": payload})
+    with pytest.raises(InvalidRequest, match=rf"line 1: {sorted(payload)[-1]}: "):
+        JsonlEnvironment(path=path, verifier=verifier)
+
+
+def test_a_verifier_that_is_not_installed_here_says_itself_what_it_wants(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "x", "payload": {"any": 1}})
+    assert JsonlEnvironment(path=path, verifier="elsewhere").splits == {"train": 1}
 
 
 def test_the_registered_plug_in_is_this_class() -> None:

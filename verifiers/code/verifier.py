@@ -57,6 +57,11 @@ class CodeVerifier:
         """Tier that holds here; empty before :meth:`prepare`."""
         return self._sandbox.isolation if self._sandbox else ""
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        decode_payload(payload)
+
     def prepare(self) -> None:
         """Choose and prove a tier. Raises NotReady when none holds: then no code is run here."""
         if self._sandbox is None:

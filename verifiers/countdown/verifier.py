@@ -20,17 +20,15 @@ class CountdownVerifier:
     version = "1"
     description = "an expression over given numbers reaches a target; exact arithmetic, nothing is evaluated as code"
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        _task(payload)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one answer. Raises InvalidRequest for a payload that is none."""
-        content = decode_object(payload, fields=("numbers", "target", "use_all", "tags"))
-        numbers, target = content.get("numbers"), content.get("target")
-        if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
-            raise InvalidRequest("payload.numbers: is no list of whole numbers")
-        if type(target) is not int:
-            raise InvalidRequest(f"payload.target: is {str(target)[:40]!a}; send a whole number")
-        why = _why_wrong(
-            _expression(completion, prompt, flag(content, "tags")), numbers, target, flag(content, "use_all")
-        )
+        numbers, target, use_all, tags = _task(payload)
+        why = _why_wrong(_expression(completion, prompt, tags), numbers, target, use_all)
         return Verdict(
             outcome=Outcome.FAIL if why else Outcome.PASS,
             reward=float(not why),
@@ -38,6 +36,17 @@ class CountdownVerifier:
             reason=why or "right",
             verifier=self.name,
         )
+
+
+def _task(payload: bytes) -> tuple[list[int], int, bool, bool]:
+    """Numbers, target, whether all are to be used, whether tags hold the answer. Raises InvalidRequest."""
+    content = decode_object(payload, fields=("numbers", "target", "use_all", "tags"))
+    numbers, target = content.get("numbers"), content.get("target")
+    if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
+        raise InvalidRequest("payload.numbers: is no list of whole numbers")
+    if type(target) is not int:
+        raise InvalidRequest(f"payload.target: is {str(target)[:40]!a}; send a whole number")
+    return numbers, target, flag(content, "use_all"), flag(content, "tags")
 
 
 def _expression(completion: str, prompt: str, tags: bool) -> str:

@@ -33,10 +33,14 @@ class FormatVerifier:
         self._strict = strict
         self._partial = partial
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        _tags(payload)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one form. Raises InvalidRequest for a payload that is none."""
-        content = decode_object(payload or b"{}", fields=("tags",))
-        tags = _checked(content["tags"], "payload.tags") if "tags" in content else self._tags
+        tags = _tags(payload) or self._tags
         turn = begun(prompt, tags) + completion
         right, why = _right_tags(turn, tags)
         if not why and self._strict and (outside := _outside(turn, tags)):
@@ -49,6 +53,12 @@ class FormatVerifier:
             reason=why or "the form is right",
             verifier=self.name,
         )
+
+
+def _tags(payload: bytes) -> list[str] | None:
+    """The task's own tags, or None."""
+    content = decode_object(payload or b"{}", fields=("tags",))
+    return _checked(content["tags"], "payload.tags") if "tags" in content else None
 
 
 def begun(prompt: str, tags: Sequence[str]) -> str:

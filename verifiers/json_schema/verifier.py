@@ -36,12 +36,14 @@ class JsonSchemaVerifier:
             raise InvalidRequest(f"options.partial: is {partial}; give a reward from 0 to below 1")
         self._partial = partial
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        _task_validator(payload)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one text. Raises InvalidRequest for a payload whose schema is none."""
-        schema = decode_object(payload, fields=("schema",)).get("schema")
-        if not isinstance(schema, dict):
-            raise InvalidRequest("payload.schema: is no object; send a JSON schema")
-        allows = _validator(json.dumps(schema, sort_keys=True))
+        allows = _task_validator(payload)
         try:
             value = _parse(completion, prompt)
         except ValueError as error:
@@ -60,6 +62,13 @@ class JsonSchemaVerifier:
             reason=reason,
             verifier=self.name,
         )
+
+
+def _task_validator(payload: bytes) -> Any:
+    schema = decode_object(payload, fields=("schema",)).get("schema")
+    if not isinstance(schema, dict):
+        raise InvalidRequest("payload.schema: is no object; send a JSON schema")
+    return _validator(json.dumps(schema, sort_keys=True))
 
 
 @lru_cache(maxsize=256)

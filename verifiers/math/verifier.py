@@ -40,6 +40,12 @@ class MathVerifier:
         """Import and warm what takes a second, before the first completion."""
         equal_by_math_verify("1", "\\int_0^1 1 dx")
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        for gold in decode_payload(payload).golds:
+            _gold_text(gold)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
         task = decode_payload(payload)

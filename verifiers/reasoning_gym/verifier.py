@@ -33,14 +33,15 @@ class ReasoningGymVerifier:
 
         scorers._library()
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        _task(payload)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one answer. Raises InvalidRequest for a payload that is none."""
-        content = decode_object(payload, fields=("task", "options", "entry", "tags"))
-        task, options = content.get("task"), content.get("options", {})
-        if not isinstance(task, str) or not isinstance(options, dict):
-            raise InvalidRequest("payload.task, payload.options: send the data set's name and an object")
-        entry = _entry(content.get("entry"))
-        answer = _answer(completion, prompt, tags=flag(content, "tags"))
+        task, options, entry, tags = _task(payload)
+        answer = _answer(completion, prompt, tags=tags)
         if answer is None:
             return self._verdict(0.0, "no <answer> tags")
         if len(answer) > MAX_ANSWER_CHARACTERS:
@@ -55,6 +56,15 @@ class ReasoningGymVerifier:
             reason=reason,
             verifier=self.name,
         )
+
+
+def _task(payload: bytes) -> tuple[str, Mapping[str, Any], Mapping[str, Any], bool]:
+    """Data set, its options, the entry, and whether tags hold the answer. Raises InvalidRequest."""
+    content = decode_object(payload, fields=("task", "options", "entry", "tags"))
+    task, options = content.get("task"), content.get("options", {})
+    if not isinstance(task, str) or not isinstance(options, dict):
+        raise InvalidRequest("payload.task, payload.options: send the data set's name and an object")
+    return task, options, _entry(content.get("entry")), flag(content, "tags")
 
 
 def _entry(data: Any) -> Mapping[str, Any]:

@@ -31,6 +31,11 @@ class ExactVerifier:
         self._marker = marker
         self._ignore_case = ignore_case
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        decode_exact(payload)
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload."""
         task = _exact_payload(payload)
@@ -63,6 +68,11 @@ class RegexVerifier:
     def __init__(self, *, marker: str = "", full: bool = False) -> None:
         self._marker = marker
         self._full = full
+
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse."""
+        _pattern(payload)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload or pattern."""

@@ -1,0 +1,203 @@
+"""Rows of JSON-lines files: read, checked as their verifier will, and named by file, line and field when wrong."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from rlserve import plugins
+from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.plugins import Environment
+from rlserve.records import GivenCompletion, Message, Task
+from rlserve.text_files import json_object, lines_of, read_text
+
+R = TypeVar("R")
+
+OTHER_NAMES = {
+    "prompt": ("question", "problem", "instruction", "input", "query", "messages", "conversations"),
+    "question": ("problem", "prompt", "instruction", "input", "query"),
+    "problem": ("prompt", "instruction", "input", "query"),
+    "answer": ("solution", "final_answer", "ground_truth", "expected_answer", "gold", "target", "label", "output"),
+    "completion": ("response", "output", "answer", "chosen"),
+    "chosen": ("accepted", "preferred", "response_j"),
+    "rejected": ("dispreferred", "response_k"),
+    "text": ("prompt", "question"),
+    "code": ("solution", "canonical_solution"),
+    "tests": ("test", "test_list", "test_cases", "inputs"),
+}
+"""What other files call the columns that are wanted here: a hint for people, never read instead."""
+
+
+def read_files(files: Mapping[str, str], parse: Callable[[Mapping[str, Any]], R]) -> dict[str, tuple[R, ...]]:
+    """Rows of each split that has a file; ``files`` maps splits to paths, "" for none."""
+    return {split: read_rows(file, parse) for split, file in files.items() if file}
+
+
+def read_rows(path: str, parse: Callable[[Mapping[str, Any]], R]) -> tuple[R, ...]:
+    """Every line of a file as ``parse`` understands it. Raises InvalidRequest that names the line."""
+    try:
+        text = read_text(path)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"path: {error}; give a JSON-lines file", field="path") from None
+    rows = []
+    for number, line in lines_of(text):
+        try:
+            rows.append(parse(json_object(line)))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"path: {path!r}, line {number}: {error}", field="path") from None
+    if not rows:
+        raise InvalidRequest(f"path: {path!r} has no rows; give a JSON-lines file")
+    return tuple(rows)
+
+
+def row_at(rows: Mapping[str, Sequence[R]], environment: str, split: str, index: int) -> tuple[R, int]:
+    """The row of a split at ``index``, which wraps around, and its position. Raises UnknownName."""
+    if split not in rows:
+        raise UnknownName(f"split: {split!r} is not one of {environment} ({', '.join(rows)})")
+    position = index % len(rows[split])
+    return rows[split][position], position
+
+
+def task_of(
+    environment: Environment,
+    split: str,
+    index: int,
+    seed: int,
+    position: int,
+    *,
+    prompt: str | tuple[Message, ...],
+    payload: bytes = b"",
+    given: tuple[GivenCompletion, ...] = (),
+) -> Task:
+    """The task of the row at ``position`` of a split's file."""
+    return Task(
+        environment=environment.name,
+        environment_version=environment.version,
+        split=split,
+        index=index,
+        task_id=f"{split}/{position}",
+        prompt=prompt,
+        verifier=environment.verifier,
+        payload=payload,
+        seed=seed,
+        given=given,
+    )
+
+
+def text_field(row: Mapping[str, Any], name: str) -> str:
+    """A field that must be text and not blank. Raises InvalidRequest."""
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"{name}: is {_shown(value)}; give text{_hint(row, name)}")
+    return _sendable(value, name)
+
+
+def optional_text(row: Mapping[str, Any], name: str) -> str:
+    """A field that is text, or empty, null or left out: then "". Raises InvalidRequest."""
+    value = row.get(name)
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name}: is {_shown(value)}; give text, or leave it out")
+    return _sendable(value, name)
+
+
+def answer_field(row: Mapping[str, Any], name: str = "answer") -> str | list[str]:
+    """A right answer, or a list of them: text or numbers, which become text. Raises InvalidRequest."""
+    value = row.get(name)
+    if not isinstance(value, list):
+        return _answer(row, name, value)
+    if not value:
+        raise InvalidRequest(f"{name}: is []; give at least one answer")
+    return [_answer(row, name, item) for item in value]
+
+
+def texts_field(row: Mapping[str, Any], name: str) -> list[str]:
+    """Lines of source: a text, or a list of texts; empty when null, empty or left out. Raises InvalidRequest."""
+    value = row.get(name) or []
+    lines = value if isinstance(value, list) else [value]
+    if not all(isinstance(line, str) for line in lines):
+        raise InvalidRequest(f"{name}: is {_shown(value)}; give text or a list of texts")
+    return [line for line in lines if line.strip()]
+
+
+def prompt_field(row: Mapping[str, Any]) -> str | tuple[Message, ...]:
+    """A prompt: text, or messages. Raises InvalidRequest."""
+    messages = row.get("prompt")
+    if not isinstance(messages, list):
+        return text_field(row, "prompt")
+    if not messages or not all(isinstance(message, dict) for message in messages):
+        raise InvalidRequest(f"prompt: is {_shown(messages)}; give text or a list of role and content objects")
+    return tuple(_message(message, index) for index, message in enumerate(messages))
+
+
+def checked_payload(verifier: str, payload: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> bytes:
+    """The payload as bytes, when the verifier takes it; ``columns`` says which column a field of it comes from.
+
+    Raises InvalidRequest that names the column. A row that the verifier would refuse costs rollouts without a verdict.
+    """
+    data = json.dumps(payload).encode()
+    try:
+        if (check := _check(verifier)) is not None:
+            check(data)
+    except InvalidRequest as error:
+        message = str(error).removeprefix("payload.")
+        for field, column in (columns or {}).items():
+            if message.startswith(field):
+                message = column + message.removeprefix(field)
+        raise InvalidRequest(message) from None
+    return data
+
+
+@lru_cache(maxsize=32)
+def _check(verifier: str) -> Callable[[bytes], None] | None:
+    """Kept, since looking through the installed packages takes longer than to check a thousand rows."""
+    return plugins.payload_check(verifier)
+
+
+def prompt_format_option(environment: str, value: str) -> str:
+    """``"chat"`` or ``"text"``. Raises InvalidRequest."""
+    if value not in ("chat", "text"):
+        raise InvalidRequest(f'{environment}.prompt_format: is {value!r}; give "chat" or "text"')
+    return value
+
+
+def _message(message: Mapping[str, Any], index: int) -> Message:
+    try:
+        return Message(role=text_field(message, "role"), content=text_field(message, "content"))
+    except InvalidRequest as error:
+        calls = "; tool calls in rows are not read" if message.get("tool_calls") else ""
+        raise InvalidRequest(f"{error} (prompt[{index}]){calls}") from None
+
+
+def _answer(row: Mapping[str, Any], name: str, value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        try:
+            return str(value)
+        except ValueError:
+            raise InvalidRequest(f"{name}: is a number of too many digits; give it as text") from None
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"{name}: is {_shown(value)}; give text or a number{_hint(row, name)}")
+    return _sendable(value, name)
+
+
+def _sendable(text: str, name: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{name}: holds {text[error.start]!a}, half of a character; write its other half, too"
+        ) from None
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _hint(row: Mapping[str, Any], name: str) -> str:
+    near: Iterable[str] = (other for other in OTHER_NAMES.get(name, ()) if other in row)
+    other = next(iter(near), None)
+    return "" if other is None or row.get(name) else f" (the row has {other!r}: rename that column to {name!r})"
