@@ -43,14 +43,6 @@ INSERT INTO facts VALUES ('store_id', lower(hex(randomblob(16))));
 INSERT INTO facts VALUES ('sequence', '0');
 """
 
-# Of what left the queue by a step, or for good.
-_FORGET_PAYLOADS = """
-DELETE FROM payloads WHERE arrival IN (
-    SELECT payloads.arrival FROM payloads JOIN groups USING (arrival)
-    WHERE step <= ? OR state = 'dropped' AND step IS NULL
-)
-"""
-
 
 class SqliteStore:
     """See :class:`rlserve.store.base.Store`. One process at a time writes; others may read the file."""
@@ -73,9 +65,7 @@ class SqliteStore:
         with self._transaction():
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                _create(self._db)
             elif found != SCHEMA_VERSION:
                 raise StateCorrupt(
                     f"store: {self._path.name} has format {found}, this version reads {SCHEMA_VERSION}; "
@@ -142,7 +132,12 @@ class SqliteStore:
     def checkpoint(self, step: int) -> None:
         with self._lock:
             with self._transaction():
-                self._db.execute(_FORGET_PAYLOADS, (step,))
+                # Of what left the queue by then, or for good.
+                self._db.execute(
+                    "DELETE FROM payloads WHERE arrival IN (SELECT payloads.arrival FROM payloads JOIN groups "
+                    "USING (arrival) WHERE step <= ? OR state = 'dropped' AND step IS NULL)",
+                    (step,),
+                )
             with self._translated():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -187,11 +182,20 @@ class SqliteStore:
         return StoreMark(facts["store_id"], int(facts["sequence"]))
 
     def copy_to(self, path: Path, *, step: int) -> None:
-        with self._translated(), contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as reader:
-            reader.execute("VACUUM INTO ?", (str(path),))
         with self._translated(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
-            copy.execute(_FORGET_PAYLOADS, (step,))
-            copy.execute("VACUUM")
+            copy.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
+            copy.execute("ATTACH ? AS source", (str(self._path),))
+            copy.execute("BEGIN")
+            _create(copy)
+            for table in ("groups", "totals", "rejections", "facts"):
+                copy.execute(f"DELETE FROM main.{table}")
+                copy.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table}")
+            copy.execute(
+                "INSERT INTO main.payloads SELECT payloads.* FROM source.payloads JOIN source.groups USING (arrival) "
+                "WHERE state = 'queued' OR step > ?",
+                (step,),
+            )
+            copy.execute("COMMIT")
 
     def close(self) -> None:
         with self._lock:
@@ -268,3 +272,10 @@ class SqliteStore:
                 f"store: {self._path.name} is damaged ({error}); go on from the copy in the newest checkpoint: "
                 f"rlserve run --resume {self._path.parent} --restore-store"
             ) from error
+
+
+def _create(db: sqlite3.Connection) -> None:
+    """Make the tables, in the transaction that is open."""
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
