@@ -26,6 +26,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
+from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
 from rlserve.errors import RlserveError
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
 
@@ -69,6 +70,7 @@ async def run_actor(
     status: Callable[[], Mapping[str, str]] = dict,
     work: Callable[[], Awaitable[None]] | None = None,
     run_id: str = "",
+    stop_seconds: float = STOP_SECONDS,
 ) -> int:
     """Serve and stay registered until SIGTERM, SIGINT, the end of ``work`` or a failure; returns the exit code.
 
@@ -76,22 +78,27 @@ async def run_actor(
     drains after the hub knows. ``serves`` are the names it answers for, ``environments`` the specs that it
     offers (an empty address means its own). ``status`` is asked at each heartbeat. ``work`` runs beside the
     server: when it returns the actor stops with 0, when it raises with 1; a signal cancels it. An empty
-    ``hub_address`` serves without a hub.
+    ``hub_address`` serves without a hub. Once the end has begun, the process has ``stop_seconds`` to be gone.
 
-    Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id.
+    Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id, 4 its stop hung (the
+    log says in what).
     """
     started = asyncio.Event()
 
     async def live(stopped: asyncio.Event) -> int:
+        loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
-            address = await stack.enter_async_context(serve)
-            actor = _actor(kind, actor_id, address, serves, run_id)
-            replaced = await _join(stack, hub_address, actor, status, environments)
-            started.set()
-            logger.info("%s %s serves at %s", kind, actor_id, address)
-            code = await _until_the_end(stopped, replaced, work)
-            logger.info("%s %s stops", kind, actor_id)
-            return code
+            try:
+                address = await stack.enter_async_context(serve)
+                actor = _actor(kind, actor_id, address, serves, run_id)
+                replaced = await _join(stack, hub_address, actor, status, environments)
+                started.set()
+                logger.info("%s %s serves at %s", kind, actor_id, address)
+                return await _until_the_end(
+                    stopped, replaced, work, ending=lambda: end_within(stop_seconds, actor_id, loop=loop)
+                )
+            finally:
+                logger.info("%s %s stops", kind, actor_id)
 
     with stop_signals() as stopped:
         living = asyncio.create_task(live(stopped))
@@ -146,7 +153,11 @@ async def _join(
 
 
 async def _until_the_end(
-    stopped: asyncio.Event, replaced: asyncio.Event, work: Callable[[], Awaitable[None]] | None
+    stopped: asyncio.Event,
+    replaced: asyncio.Event,
+    work: Callable[[], Awaitable[None]] | None,
+    *,
+    ending: Callable[[], object],
 ) -> int:
     waits = [asyncio.ensure_future(event.wait()) for event in (stopped, replaced)]
     working = asyncio.ensure_future(work()) if work else None
@@ -158,6 +169,7 @@ async def _until_the_end(
             return 0
         return EXIT_REPLACED if replaced.is_set() else 0
     finally:
+        ending()
         for task in tasks:
             task.cancel()
         for task in tasks:

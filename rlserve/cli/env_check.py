@@ -14,6 +14,7 @@ from rlserve.cli import hub_address
 from rlserve.cli.env_sample import option
 from rlserve.config.actors import EnvironmentConfig
 from rlserve.errors import InvalidRequest
+from rlserve.observability.printable import LINES, printable
 from rlserve.records import EnvironmentSpec
 
 
@@ -72,4 +73,4 @@ async def _registered(arguments: argparse.Namespace) -> EnvironmentSpec:
 def _show(finding: Finding) -> None:
     print(f"{finding.state.value:8} {finding.promise}", flush=True)
     if finding.detail:
-        print(f"{'':8}   {finding.detail}")
+        print(f"{'':8}   {printable(finding.detail, keep=LINES)}")

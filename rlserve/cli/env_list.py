@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rlserve import plugins
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli import hub_address
+from rlserve.observability.printable import printable
 from rlserve.records import EnvironmentSpec
 
 
@@ -34,4 +35,5 @@ def _print(specs: Sequence[EnvironmentSpec]) -> None:
     print(f"{'name':20} {'version':10} {'weight':>6} {'address':22} {'verifier':14} splits")
     for spec in specs:
         splits = ", ".join(f"{name} ({size or 'endless'})" for name, size in sorted(spec.splits.items()))
-        print(f"{spec.name:20} {spec.version:10} {spec.weight:6g} {spec.address:22} {spec.verifier or '-':14} {splits}")
+        place = f"{spec.name:20} {spec.version:10} {spec.weight:6g} {spec.address:22}"
+        print(printable(f"{place} {spec.verifier or '-':14} {splits}"))

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import time
 import tomllib
@@ -20,12 +21,14 @@ from rlserve.actors.stop import stop_signals
 from rlserve.cli import hub_address
 from rlserve.config.actors import TaskSamplingConfig
 from rlserve.errors import InvalidRequest, RlserveError
+from rlserve.observability.printable import printable
 from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
 from rlserve.text_files import read_text
 
 WATCH_SECONDS = 2.0
 MAX_MISSES = 3
 START_SECONDS = 60.0
+STOP_SECONDS = 10.0
 FIELDS = (
     "name", "version", "address", "splits", "verifier", "weight", "multi_turn", "description", "held_out", "sampling",
     "command", "payload_schema_json",
@@ -86,7 +89,7 @@ async def _register(arguments: argparse.Namespace, hub: str) -> int:
             return await _keep(client, specs)
         for spec in specs:
             await client.register_environment(spec)
-            print(f"{spec.name} {spec.version} at {spec.address} is registered, until unregistered")
+            print(printable(f"{spec.name} {spec.version} at {spec.address} is registered, until unregistered"))
     return 0
 
 
@@ -118,7 +121,9 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
     )
     with stop_signals() as stopped:
         async with client.registered(actor, environments=specs), EnvironmentClient(specs[0].address) as server:
-            print(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C takes it out", flush=True)
+            print(
+                printable(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C takes it out"), flush=True
+            )
             misses = 0
             while misses < MAX_MISSES:
                 try:
@@ -151,6 +156,11 @@ async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
     finally:
         if server.returncode is None:
             server.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.wait(), STOP_SECONDS)
+        if server.returncode is None:
+            print(f"{spec.command[0]} did not end within {STOP_SECONDS:g} s; it is killed", file=sys.stderr)
+            server.kill()
             await server.wait()
 
 

@@ -10,8 +10,10 @@ from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli import hub_address
 from rlserve.errors import InvalidRequest
+from rlserve.observability.printable import LINES, printable
 from rlserve.records import Task
 
+MAX_SHOWN = 1_000_000
 SHOWN_PAYLOAD_BYTES = 400
 
 
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         last = arguments.first + arguments.n
         tasks = [environment.task(arguments.split, index, arguments.seed) for index in range(arguments.first, last)]
     for task in tasks:
-        print(json.dumps(_plain(task)) if arguments.json else _shown(task))
+        print(json.dumps(_plain(task)) if arguments.json else printable(_shown(task), max_length=MAX_SHOWN, keep=LINES))
     return 0
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from rlserve import __version__
 from rlserve.errors import RlserveError
 from rlserve.idle_threads import sleep_when_idle
+from rlserve.observability.printable import LINES, printable
 
 INTERRUPTED = 130
+MAX_ERROR = 100_000
+"""Characters of an error that are shown; it may hold the end of a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except RlserveError as error:
-        print(f"rlserve {parsed.command}: {error}", file=sys.stderr)
+        print(f"rlserve {parsed.command}: {printable(error, max_length=MAX_ERROR, keep=LINES)}", file=sys.stderr)
         return 1
 
 

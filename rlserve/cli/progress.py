@@ -8,6 +8,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from rlserve.observability.printable import LINES, printable
+
+MAX_TEXT = 100_000
+"""Characters of one thing that is said; it may hold a traceback."""
+
 
 @dataclass(slots=True)
 class ProgressState:
@@ -76,7 +81,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        shown = printable(text, max_length=MAX_TEXT, keep=LINES)
+        self._console.print(shown, highlight=False, soft_wrap=True, markup=False)
 
     def refresh(self) -> None:
         """Draw the present state; without a terminal, a line whenever phase or step changed."""
@@ -90,7 +96,7 @@ class Progress:
             self._last_line = key
             numbers = "  ".join(f"{label} {text}" for label, text in shown)
             line = f"[{now - self._started:6.1f}s] {self.state.phase}  {numbers}  {self.state.message}"
-            print(line.rstrip(), file=self._console.file, flush=True)
+            print(printable(line.rstrip()), file=self._console.file, flush=True)
 
     def _panel(self, shown: list[tuple[str, str]], now: float) -> Table:
         seconds = int(now - self._started)

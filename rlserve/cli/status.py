@@ -7,6 +7,7 @@ import time
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli.hub_address import hub_address
 from rlserve.errors import NotReady
+from rlserve.observability.printable import printable
 from rlserve.records import RunState
 
 
@@ -28,10 +29,11 @@ async def _run_state(client: HubClient) -> RunState | None:
 
 
 def _print_state(state: RunState) -> None:
-    print(f"run {state.run_id}: {state.phase}, step {state.step} of {state.total_steps}. {state.message}")
+    message = printable(state.message)
+    print(f"run {printable(state.run_id)}: {state.phase}, step {state.step} of {state.total_steps}. {message}")
     for name, value in sorted(state.metrics.items()):
-        print(f"  {name:40} {value:.4g}")
-    print("groups: " + ", ".join(f"{name} {count}" for name, count in sorted(state.groups.items())))
+        print(f"  {printable(name):40} {value:.4g}")
+    print(printable("groups: " + ", ".join(f"{name} {count}" for name, count in sorted(state.groups.items()))))
 
 
 async def _show(address: str) -> None:
@@ -47,9 +49,10 @@ async def _show(address: str) -> None:
     else:
         _print_state(state)
     for spec in environments:
-        print(f"  environment {spec.name} {spec.version} at {spec.address}, weight {spec.weight:g}")
+        print(printable(f"  environment {spec.name} {spec.version} at {spec.address}, weight {spec.weight:g}"))
     now = time.time()
     for actor in sorted(actors, key=lambda a: a.actor_id):
         seen = now - actor.last_seen_unix_seconds
         status = ", ".join(f"{k} {v}" for k, v in sorted(actor.status.items()))
-        print(f"  {actor.actor_id:16} {actor.address:22} pid {actor.pid:<8} seen {seen:4.1f} s ago  {status}")
+        place = f"{actor.actor_id:16} {actor.address:22} pid {actor.pid:<8}"
+        print(printable(f"  {place} seen {seen:4.1f} s ago  {status}"))

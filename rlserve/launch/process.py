@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Mapping
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rlserve.launch.plan import ProcessSpec
+
+logger = logging.getLogger(__name__)
+
+KILL_SECONDS = 10.0
+"""Time that a process gets to be gone after SIGKILL."""
 
 
 class Child:
@@ -52,7 +58,16 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), grace_seconds)
         self.kill()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+        except TimeoutError:
+            logger.warning(
+                "%s (pid %d): does not end %g s after SIGKILL: the kernel holds it, most likely on a disk or a device "
+                "that does not answer; it is left behind",
+                self.spec.name,
+                self.pid,
+                KILL_SECONDS,
+            )
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself."""

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+MAX_FIELD = 32768
+"""Characters of one text in an event."""
+
 
 class EventLog:
     """Appends whole lines to one file; a line of one write is never torn."""
@@ -16,12 +19,19 @@ class EventLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """Record ``event`` with the present time."""
-        line = json.dumps({"unix_seconds": time.time(), "event": event, **fields}) + "\n"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        bounded = {name: _cut(value) for name, value in fields.items()}
+        line = json.dumps({"unix_seconds": time.time(), "event": event, **bounded}) + "\n"
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_FIELD:
+        return f"{value[:MAX_FIELD]}... ({len(value)} characters)"
+    return value
 
 
 def read_json_lines(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -18,6 +18,8 @@ from rlserve.rpc.tls import TlsFiles, check_bind, host_of, insecure_allowed
 
 logger = logging.getLogger(__name__)
 
+STOP_SECONDS = 5.0
+"""Time that gRPC gets to end what is left after the grace."""
 _WILDCARDS = ("", "0.0.0.0", "::")
 
 
@@ -81,7 +83,16 @@ async def serving(
     try:
         yield running
     finally:
-        await asyncio.shield(_stop(server, checks, options.stop_grace_seconds))
+        stopping = asyncio.create_task(_stop(server, checks, options.stop_grace_seconds))
+        done, _ = await asyncio.wait({stopping}, timeout=options.stop_grace_seconds + STOP_SECONDS)
+        if not done:
+            stopping.cancel()
+            logger.warning(
+                "server at %s: gRPC did not stop it within %g s, most likely for a peer that holds a call; it is left "
+                "behind and ends with this process",
+                running.address,
+                options.stop_grace_seconds + STOP_SECONDS,
+            )
 
 
 async def _stop(server: grpc.aio.Server, checks: health.aio.HealthServicer, grace_seconds: float) -> None:

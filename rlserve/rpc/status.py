@@ -17,6 +17,8 @@ from grpc_status import rpc_status
 
 from rlserve import errors
 from rlserve.errors import RlserveError
+from rlserve.observability.printable import LINES, printable
+from rlserve.rpc.tls import tls_hint
 
 STATUS: dict[type[RlserveError], StatusCode] = {
     RlserveError: StatusCode.INTERNAL,
@@ -85,14 +87,14 @@ def error_from_rpc(error: grpc.RpcError, *, what: str = "") -> RlserveError:
     ``what`` names the call or the peer and opens the message, e.g. ``"verifier-0"``. Takes the errors of
     grpc.aio and of the synchronous API.
     """
-    code, details = error.code(), error.details() or ""
+    code, details = error.code(), printable(error.details() or "", keep=LINES)
     message = f"{what}: {details}" if what else details
     rich = _rich_status(error)
     info = _first(rich, error_details_pb2.ErrorInfo)
     cls = _BY_NAME.get(info.metadata.get("error", "")) if info and info.domain == DOMAIN else None
     if cls is None:
         cls = NEAREST.get(code, RlserveError)
-        message = f"{message} ({code.name})"
+        message = f"{message} ({code.name}){tls_hint(details) if code is StatusCode.UNAVAILABLE else ''}"
     if not issubclass(cls, errors.InvalidRequest):
         return cls(message)
     bad = _first(rich, error_details_pb2.BadRequest)
@@ -129,6 +131,6 @@ def _reason(error: RlserveError) -> str:
 
 
 def _wire_text(text: str) -> str:
-    """Text that a proto string takes: no lone surrogates, bounded."""
-    clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Text that a proto string takes and a terminal bears: no lone surrogates, no controls, bounded."""
+    clean = printable(text, keep=LINES)
     return clean if len(clean) <= MAX_MESSAGE_CHARACTERS else clean[: MAX_MESSAGE_CHARACTERS - 3] + "..."

@@ -2,12 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from rlserve.errors import DeadlineExceeded, NotReady
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_SECONDS = 10.0
@@ -56,10 +58,18 @@ class LoopThread:
         """Cancel what still runs, let it clean up, stop the loop and join the thread."""
         if not self._thread.is_alive():
             return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(CLOSE_SECONDS)
+        cancelling = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        try:
+            cancelling.result(CLOSE_SECONDS)
+        except concurrent.futures.TimeoutError:
+            logger.warning(
+                "event loop %r: is stuck in a callback for %g s; it is left behind", self._name, CLOSE_SECONDS
+            )
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_SECONDS)
-        self._loop.close()
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 async def _cancel_all() -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rlserve.errors import ConfigError
 
 CERTIFICATE, KEY, AUTHORITY = "RLSERVE_TLS_CERTIFICATE", "RLSERVE_TLS_KEY", "RLSERVE_TLS_CA"
 INSECURE = "RLSERVE_INSECURE"
+_ALL = f"{CERTIFICATE}, {KEY} and {AUTHORITY}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,8 @@ class TlsFiles:
         return cls(certificate=Path(values[CERTIFICATE]), key=Path(values[KEY]), ca=Path(values[AUTHORITY]))
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials of a server that asks every client for a certificate."""
+        """Credentials of a server that asks every client for a certificate. Raises ConfigError, see :meth:`check`."""
+        self.check()
         return grpc.ssl_server_credentials(
             [(_read(self.key), _read(self.certificate))],
             root_certificates=_read(self.ca),
@@ -46,8 +49,48 @@ class TlsFiles:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Credentials of a client."""
+        """Credentials of a client. Raises ConfigError, see :meth:`check`."""
+        self.check()
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+
+    def check(self) -> None:
+        """Raises ConfigError that names the file unless all three can be read and the key fits the certificate.
+
+        gRPC itself would only say that the port cannot be bound.
+        """
+        for path in (self.certificate, self.key, self.ca):
+            _read(path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_verify_locations(self.ca)
+        except ssl.SSLError as error:
+            raise ConfigError(f"{AUTHORITY}: {str(self.ca)!r} holds no certificate ({_reason(error)})") from None
+        try:
+            context.load_cert_chain(self.certificate, self.key, password=self._refuse_password)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"{KEY}: {str(self.key)!r} does not go with the TLS certificate {str(self.certificate)!r} "
+                f"({_reason(error)}); give a certificate in PEM and the key that it was made with"
+            ) from None
+
+    def _refuse_password(self) -> str:
+        raise ConfigError(f"{KEY}: {str(self.key)!r} is encrypted; give a key without a password")
+
+
+def tls_hint(details: str) -> str:
+    """What a failure to connect may have to do with TLS; empty when nothing."""
+    if "WRONG_VERSION_NUMBER" in details:
+        return f"; the peer speaks no TLS, and this side does: set {_ALL} there too, or nowhere"
+    if "Hostname Verification Check failed" in details or "not in the certificate" in details:
+        return "; the peer's TLS certificate does not name the address that was dialled: see its subjectAltName"
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Tls handshake failed" in details:
+        return f"; TLS: the peer's certificate is not one that {AUTHORITY} here vouches for"
+    if "failed to connect" in details and ("Socket closed" in details or "reset by peer" in details):
+        return (
+            "; the peer took the connection and closed it, as a TLS server does to a client without TLS, or with a "
+            f"certificate of another authority: set {_ALL} on both sides"
+        )
+    return ""
 
 
 def insecure_allowed(environ: Mapping[str, str] = os.environ) -> bool:
@@ -90,3 +133,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"tls: {str(path)!r} cannot be read ({error.strerror}); give a PEM file") from None
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()

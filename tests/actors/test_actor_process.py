@@ -13,6 +13,7 @@ from children import HERE, child
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
+from rlserve.actors.stop_deadline import EXIT_STUCK
 
 LEASE = 1.0
 
@@ -36,6 +37,15 @@ async def test_a_signal_ends_an_actor_with_0_after_it_left_the_hub_and_drained(
         assert psutil.pid_exists(actor.pid)  # it left first, so that nobody sends more while it drains
         await actor.until("drained")
         assert await actor.exit_code() == 0
+
+
+@pytest.mark.parametrize("mode", ["stuck-task", "stuck-drain", "stuck-thread"])
+async def test_a_stop_that_hangs_is_ended_and_says_in_what(hub: HubClient, mode: str) -> None:
+    async with child("echo_actor.py", "v-0", hub.address, "math", mode) as actor:
+        await actor.until("registered")
+        actor.signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert await actor.exit_code() == EXIT_STUCK
 
 
 async def gone(hub: HubClient) -> None:

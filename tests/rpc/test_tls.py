@@ -1,15 +1,19 @@
 """Mutual TLS with real certificates, and who may listen where."""
 
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rlserve.errors import ConfigError, RlserveError
+from rlserve.errors import ConfigError, RlserveError, Unavailable
 from rlserve.rpc.channel import call, open_channel
 from rlserve.rpc.server import serving
 from rlserve.rpc.tls import TlsFiles, is_loopback
+
+ROOT = Path(__file__).parents[2]
 
 
 def openssl(*arguments: str, cwd: Path) -> None:
@@ -70,6 +74,60 @@ async def test_only_a_client_of_the_same_authority_is_answered(folder: Path) -> 
     assert not await is_answered(server, trusting)
 
 
+async def said(server: TlsFiles | None, client: TlsFiles | None) -> str:
+    """What a call says that fails."""
+    async with (
+        serving(lambda server: None, service_names=["test.Nothing"], tls=server) as running,
+        open_channel(running.address, tls=client) as channel,
+    ):
+        check = health_pb2_grpc.HealthStub(channel).Check
+        with pytest.raises(Unavailable) as error:
+            await call(check, health_pb2.HealthCheckRequest(), deadline_seconds=20, what="server")
+        return str(error.value)
+
+
+async def test_a_failure_that_comes_of_tls_says_so(folder: Path) -> None:
+    server, stranger = actor(folder, "server", "run-ca"), actor(folder, "stranger", "other-ca")
+    assert "as a TLS server does to a client without TLS" in await said(server, None)
+    assert "the peer speaks no TLS" in await said(None, server)
+    assert "not one that RLSERVE_TLS_CA here vouches for" in await said(server, stranger)
+    trusting = TlsFiles(certificate=stranger.certificate, key=stranger.key, ca=server.ca)
+    assert "certificate of another authority" in await said(server, trusting)
+
+
+@pytest.mark.parametrize("spoil", ["key", "certificate", "ca", "password"])
+async def test_files_that_do_not_go_together_are_named(folder: Path, tmp_path: Path, spoil: str) -> None:
+    files, other = actor(folder, "server", "run-ca"), actor(folder, "other", "run-ca")
+    (tmp_path / "text.pem").write_text("no PEM")
+    expected = (
+        r"RLSERVE_TLS_KEY: .*other\.key' does not go with the TLS certificate '.*server\.pem' \(key values mismatch"
+    )
+    if spoil == "key":
+        files = replace(files, key=other.key)
+    if spoil == "certificate":
+        files, expected = replace(files, certificate=tmp_path / "text.pem"), "does not go with the TLS certificate"
+    if spoil == "ca":
+        files, expected = replace(files, ca=tmp_path / "text.pem"), r"RLSERVE_TLS_CA: .*text\.pem' holds no certificate"
+    if spoil == "password":
+        openssl(*("ec", "-in", str(files.key), "-aes256", "-passout", "pass:x", "-out", "locked.key"), cwd=tmp_path)
+        files, expected = replace(files, key=tmp_path / "locked.key"), r"locked\.key' is encrypted"
+    with pytest.raises(ConfigError, match=expected):
+        async with serving(lambda server: None, service_names=["test.Nothing"], tls=files):
+            pass
+    with pytest.raises(ConfigError, match=expected):
+        open_channel("127.0.0.1:1", tls=files)
+
+
+async def test_the_recipe_of_the_documentation_works(tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```sh\n(openssl.*?)```", (ROOT / "docs" / "hosts.md").read_text(), re.DOTALL)
+    assert len(recipe.splitlines()) == 5
+    recipe = recipe.replace("host-a", "localhost").replace("10.0.0.7", "127.0.0.1")
+    subprocess.run(["sh", "-e", "-c", recipe], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    files = TlsFiles(certificate=tmp_path / "host.pem", key=tmp_path / "host.key", ca=tmp_path / "ca.pem")
+    assert await is_answered(files, files)
+    assert (tmp_path / "ca.key").stat().st_mode & 0o077 == 0
+
+
 async def test_the_environment_names_the_files_for_both_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = actor(folder, "both", "run-ca")
     monkeypatch.setenv("RLSERVE_TLS_CERTIFICATE", str(files.certificate))
@@ -86,6 +144,7 @@ async def test_the_environment_names_the_files_for_both_ends(folder: Path, monke
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pem").touch()
     files = TlsFiles(certificate=tmp_path / "a.pem", key=tmp_path / "a.key", ca=tmp_path / "ca.pem")
     with pytest.raises(ConfigError, match=r"a\.key.* cannot be read"):
         files.server_credentials()

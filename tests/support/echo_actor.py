@@ -4,13 +4,16 @@
 ``/test.Echo/Who``, answers ``ID PID``, but first sleeps for ``sleep SECONDS``, kills its own process for
 ``die``, and raises for ``fail`` (its own fault) and ``refuse`` (the caller's).
 MODE: ``slow-start`` takes a minute to start, ``slow-drain`` half a second to end, ``fails`` raises after a
-moment, ``ends`` finishes its work after a moment.
+moment, ``ends`` finishes its work after a moment. ``stuck-task``, ``stuck-drain`` and ``stuck-thread`` never end
+when they are asked to, and have 1 s.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,11 +66,16 @@ async def main(actor_id: str, hub: str, serves: str, mode: str = "") -> int:
         await asyncio.sleep(60 if mode == "slow-start" else 0)
         async with serving(echo.add_to, service_names=[SERVICE]) as server:
             yield server.address
-        await asyncio.sleep(0.5 if mode == "slow-drain" else 0)
+        await asyncio.sleep({"slow-drain": 0.5, "stuck-drain": 3600}.get(mode, 0))
         print("drained", flush=True)
 
     async def work() -> None:
         print("registered", flush=True)
+        if mode == "stuck-thread":
+            await asyncio.to_thread(time.sleep, 3600)
+        while mode == "stuck-task":
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
         await asyncio.sleep(0.1 if mode in ("fails", "ends") else 3600)
         if mode == "fails":
             raise StateCorrupt("counts: do not add up")
@@ -80,6 +88,7 @@ async def main(actor_id: str, hub: str, serves: str, mode: str = "") -> int:
         serves=[serves],
         status=lambda: {"calls": str(echo.calls)},
         work=work,
+        stop_seconds=1.0 if mode.startswith("stuck") else 30.0,
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.service import SERVICE_NAME, HubService
 from rlserve.actors.stop import stop_signals
+from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
 from rlserve.rpc.server import RunningServer, serving
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ async def run_hub(address: str, lease_seconds: float, ready: Callable[[str], Non
             ready(server.address)
             await stopped.wait()
             logger.info("hub stops")
+            end_within(STOP_SECONDS, "hub", loop=asyncio.get_running_loop())
     return 0
 
 

@@ -41,6 +41,7 @@ from rlserve.actors.learner.stream_service import RolloutStreamService
 from rlserve.actors.learner.teachers import check_teachers, wait_seconds
 from rlserve.actors.learner.trainer import Trainer, create_rank
 from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.stop_deadline import end_within
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
@@ -62,6 +63,8 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 60.0
 GOODBYE_SECONDS = 10.0
 STOP_SECONDS = 15.0
+END_SECONDS = 120.0
+"""From the end of training to the end of the process: whatever is written is written before."""
 FOLLOWER_IDLE_SECONDS = 24 * 3600.0
 """Rank 0 waits for groups in its own time; its death is noticed at once all the same."""
 STOPPED = 143
@@ -148,6 +151,7 @@ class Learner:
             self._train(reporter, policy, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
+            end_within(END_SECONDS, self._actor_id, loop=thread.loop)
             self._inbox.close()
             _stop_serving(thread, stack)
             self._publisher.close()

