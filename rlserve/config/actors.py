@@ -136,7 +136,7 @@ class RolloutConfig(Section):
     """Length limit of a completion."""
     dtype: Dtype = "bfloat16"
     kv_cache_bytes: int = Field(0, ge=0)
-    """Size of the KV cache; 0 lets vLLM decide (GPU) or takes 256 MiB (CPU)."""
+    """Size of the KV cache; 0 lets vLLM decide (GPU), or is room for 8 sequences of ``model.max_length`` (CPU)."""
     max_num_seqs: int = Field(256, ge=1)
     """Sequences that the engine runs at once."""
     tensor_parallel: int = Field(1, ge=1)

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
 """A micro-batch's share of the loss; denominators of the whole optimizer batch are bound already."""
 
+CPU_REHEARSED_TOKENS = 256
 ENTROPY = frozenset({"entropy"})
 
 
@@ -142,9 +143,12 @@ class LearnerEngine:
         """Go through a full micro-batch of rows of ``width`` tokens, the last ``trained`` of which are trained on.
 
         Its gradient, which is added, is 0. So what is made at first use is made before the first step, while others
-        start. Raises LimitExceeded when the micro-batch does not fit into the device's memory. Every rank must call it.
+        start. On a CPU a short one does, where a full one can take minutes. Raises LimitExceeded when the micro-batch
+        does not fit into the device's memory. Every rank must call it.
         """
         tokens = self.config.tokens_per_micro_batch
+        if self.place.device.type == "cpu":
+            tokens = min(tokens, CPU_REHEARSED_TOKENS)
         rows, width = max(1, tokens // width), min(width, tokens)
         batch = blank(rows=rows, width=width, trained=trained, packed=self.config.packing)
         try:

@@ -6,8 +6,6 @@ from typing import Any, Self
 from rlserve.config.actors import ModelConfig, RolloutConfig
 
 CPU_BATCH_TOKENS = 2048
-CPU_KV_CACHE_BYTES = 256 * 2**20
-"""KV cache on CPU when the configuration leaves the size open; vLLM would take half the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +19,7 @@ class EngineOptions:
     max_length: int
     """Prompt and completion together, in tokens."""
     kv_cache_bytes: int = 0
-    """0 lets vLLM decide (GPU) or takes ``CPU_KV_CACHE_BYTES``."""
+    """0 lets vLLM decide; ``launch`` decides on CPU, see ``kv_cache``."""
     max_num_seqs: int = 256
     """Sequences that run at once; more wait in this process."""
     tensor_parallel: int = 1
@@ -79,8 +77,7 @@ class EngineOptions:
             }
             if self.tensor_parallel == 1:
                 arguments |= {"distributed_executor_backend": "uni"}
-        size = self.kv_cache_bytes or (CPU_KV_CACHE_BYTES if on_cpu else 0)
-        return arguments | ({"kv_cache_memory_bytes": size} if size else {})
+        return arguments | ({"kv_cache_memory_bytes": self.kv_cache_bytes} if self.kv_cache_bytes else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

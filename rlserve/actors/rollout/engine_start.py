@@ -14,6 +14,7 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 from rlserve.actors.importing import collector_paused
 from rlserve.actors.rollout.engine_options import EngineOptions
+from rlserve.actors.rollout.kv_cache import cpu_kv_cache_bytes
 from rlserve.actors.rollout.settings import prepare_environment, runs_on_cpu
 
 PRELOAD = "rlserve.actors.rollout.engine_preload"
@@ -67,7 +69,7 @@ def launch(options: EngineOptions, **others: Any) -> Any:
     on_cpu = runs_on_cpu()
     register()
     if on_cpu:
-        _import_model_class(options.model_path)
+        options = _for_cpu(options)
     config = AsyncEngineArgs(
         **{**options.engine_arguments(on_cpu=on_cpu), **others},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
@@ -144,17 +146,25 @@ def _fork_server() -> Iterator[None]:
         utils.get_mp_context = theirs
 
 
-def _import_model_class(model_path: str) -> None:
+def _for_cpu(options: EngineOptions) -> EngineOptions:
+    """With a KV cache of a size that fits the model. Raises ConfigError when the configuration's does not."""
+    from transformers import AutoConfig
+
+    model = AutoConfig.from_pretrained(options.model_path)
+    if Path(options.model_path).is_dir():
+        _import_model_class(model.architectures or [])
+    size = cpu_kv_cache_bytes(model, dtype=options.dtype, max_length=options.max_length, asked=options.kv_cache_bytes)
+    return replace(options, kv_cache_bytes=size)
+
+
+def _import_model_class(architectures: Sequence[str]) -> None:
     """vLLM would look at the model's class in a process of its own, lest CUDA be initialised here.
 
     That takes 8 seconds, at the first use of an architecture on a machine.
     """
-    from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
 
-    if not Path(model_path).is_dir():
-        return
-    for architecture in AutoConfig.from_pretrained(model_path).architectures or []:
+    for architecture in architectures:
         known: Any = ModelRegistry.models.get(architecture)
         if hasattr(known, "load_model_cls"):
             ModelRegistry.register_model(architecture, known.load_model_cls())

@@ -1,0 +1,49 @@
+"""Size of the KV cache on CPU, where vLLM by itself would take half the machine."""
+
+from typing import Any
+
+import psutil
+
+from rlserve.errors import ConfigError
+
+LEAST_BYTES = 256 * 2**20
+SEQUENCES = 8
+"""Of the longest length, for which there is room when the configuration leaves the size open."""
+MEMORY_SHARE = 0.25
+"""Of the memory that is free, unless a single sequence needs more."""
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+BLOCK_TOKENS = 128
+"""Blocks of vLLM's CPU backend are no larger; each sequence ends in one that is not full."""
+
+
+def cpu_kv_cache_bytes(model: Any, *, dtype: str, max_length: int, asked: int) -> int:
+    """Bytes for a model with the Hugging Face configuration ``model``; ``asked`` is taken if it is not 0.
+
+    Raises ConfigError when what is asked for does not hold one sequence of ``max_length``.
+    """
+    sequence = sequence_bytes(model, dtype=dtype, max_length=max_length)
+    if not asked:
+        share = int(psutil.virtual_memory().available * MEMORY_SHARE)
+        return max(LEAST_BYTES, min(SEQUENCES * sequence, share), sequence)
+    if asked < sequence and _keeps_everything(model):
+        raise ConfigError(
+            f"kv_cache_bytes: is {asked}, but one sequence of max_length = {max_length} needs {sequence}; raise the "
+            "former, lower the latter, or leave the former at 0"
+        )
+    return asked
+
+
+def sequence_bytes(model: Any, *, dtype: str, max_length: int) -> int:
+    """Keys and values of one sequence in every layer; an upper bound for layers that keep less."""
+    text = model.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    blocks = -(-max_length // BLOCK_TOKENS)
+    return int(text.num_hidden_layers * 2 * heads * size * ITEM_BYTES[dtype] * blocks * BLOCK_TOKENS)
+
+
+def _keeps_everything(model: Any) -> bool:
+    """Whether each layer keeps keys and values of all tokens: no window, no compression, no recurrent state."""
+    text = model.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not getattr(text, "kv_lora_rank", None)
