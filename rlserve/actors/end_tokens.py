@@ -17,7 +17,8 @@ def end_token_ids(tokenizer: Tokenizer, model_path: str = "") -> tuple[int, ...]
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     named = _named(model_path) if model_path else []
     # An id that the tokenizer has not is a class's default that somebody forgot to set.
-    return tuple(dict.fromkeys([*own, *(token for token in named if 0 <= token < len(tokenizer))]))
+    known = set(tokenizer.get_vocab().values())
+    return tuple(dict.fromkeys([*own, *(token for token in named if token in known)]))
 
 
 def end_token_warning(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> str:

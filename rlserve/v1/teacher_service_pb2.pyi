@@ -196,7 +196,10 @@ class ScoreResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     END_OFFSETS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    refused: _builtins.str
+    """With text requests: why this text cannot be scored, though others can; there are no scores then."""
     @_builtins.property
     def scores(self) -> _trajectory_pb2.TeacherScores: ...
     @_builtins.property
@@ -214,10 +217,11 @@ class ScoreResponse(_message.Message):
         scores: _trajectory_pb2.TeacherScores | None = ...,
         end_offsets: _abc.Iterable[_builtins.int] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        refused: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_offsets", b"end_offsets", "request_id", b"request_id", "scores", b"scores", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_offsets", b"end_offsets", "refused", b"refused", "request_id", b"request_id", "scores", b"scores", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,7 +123,7 @@ class RemoteTeachers:
         found = {}
         for i, trajectory in able.items():
             try:
-                found[int(i)] = lay(answers[i], trajectory)
+                found[int(i)] = lay(_scored(answers[i]), trajectory)
             except InvalidRequest as error:  # of this one; the others have their scores
                 self._failed(name, error, 1)
         return tuple(
@@ -247,6 +247,13 @@ class RemoteTeachers:
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))
         return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
+
+
+def _scored(answer: pb.ScoreResponse) -> pb.ScoreResponse:
+    """The answer. Raises InvalidRequest when it is a refusal."""
+    if answer.refused:
+        raise InvalidRequest(answer.refused[:500])
+    return answer
 
 
 def tops_of_spans(

@@ -15,7 +15,7 @@ from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import TeacherScores
 from rlserve.rpc import codec
-from rlserve.rpc.codec.check import fault, finite, text, token_ids
+from rlserve.rpc.codec.check import fault, finite, text, token_ids, wire_text
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
@@ -65,7 +65,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
     async def Score(
         self, request_iterator: AsyncIterator[pb.ScoreRequest], context: Context
     ) -> AsyncIterator[pb.ScoreResponse]:
-        """The first request that cannot be served ends the stream with its error."""
+        """The first request that cannot be served ends the stream with its error; a text may be refused by itself."""
         working: set[asyncio.Task[pb.ScoreResponse]] = set()
         reading: asyncio.Task[Any] | None = asyncio.ensure_future(_next(request_iterator))
         try:
@@ -91,8 +91,12 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
             raise UnknownName(f"teacher: {request.teacher!r} is not served here (known: {self._identity.name})")
         self._check_choice(request)
         if request.HasField("completion_text"):
-            spelled = self._speller.spell(_text_query(request))
-            self._check_length(len(spelled.query.token_ids))
+            query = _text_query(request)
+            try:
+                spelled = self._speller.spell(query)
+                self._check_length(len(spelled.query.token_ids))
+            except InvalidRequest as error:  # of this text alone: the others of the stream go on
+                return pb.ScoreResponse(request_id=request.request_id, refused=wire_text(str(error)))
             return self._response(request, await self._batcher.score(spelled.query), spelled)
         return self._response(request, await self._batcher.score(self._query(request)), None)
 

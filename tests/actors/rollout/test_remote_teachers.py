@@ -194,6 +194,20 @@ async def test_a_completion_cut_short_is_not_given_an_end(models: dict[str, str]
     assert chat.teacher_scores[0].logprobs.sum() != cut.teacher_scores[0].logprobs.sum()
 
 
+async def test_one_completion_that_cannot_be_scored_costs_the_others_nothing(models: dict[str, str]) -> None:
+    padded = trajectory("#2")
+    padded.token_ids[-1] = 300  # of a policy whose embedding is larger than its tokenizer
+    for name, model in {"pairs": "pairs/pairs", "same": "same/same"}.items():
+        asked = questions(teacher(name, score_seconds=20.0))
+        async with asking(models, asked, model) as (remote, _):
+            good = trajectory("12+30=42")
+            group = [good, trajectory("1" * 400), padded] if name == "pairs" else [good, padded]
+            scored = await remote(LEASE, TASK, group)
+            assert scored[0].teacher_scores
+            assert not scored[1].teacher_scores
+            assert bool(scored[-1].teacher_scores) == (name == "pairs")
+
+
 async def test_what_cannot_be_scored_stays_without_and_is_counted(models: dict[str, str]) -> None:
     asked = questions(teacher("pairs", score_seconds=5.0))
     async with asking(models, asked, "pairs/pairs") as (remote, _):

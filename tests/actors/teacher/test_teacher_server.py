@@ -102,14 +102,24 @@ async def test_it_says_what_it_is(channel: Any, checkpoint: str) -> None:
         ({"token_ids": [10**6] * 9, "count": 1}, r"token_ids\[0\]: is 1000000"),
         ({"tokenizer_fingerprint": "x"}, "tokenizer_fingerprint: is 'x'"),
         ({"completion_text": "7"}, "prompt_text: and conversation: give exactly one"),
-        ({"completion_text": "", "prompt_text": "3+4="}, "completion_text: is empty"),
-        ({"completion_text": "1" * 100, "prompt_text": "3+4="}, "token_ids: has"),
     ],
 )
 async def test_a_bad_request_is_named(channel: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await ask(channel, request(), request(**changes))
     assert await ask(channel, request())  # and the server lives on
+
+
+async def test_a_text_that_cannot_be_scored_is_refused_by_itself(paired_channel: Any) -> None:
+    def asked(text: str) -> pb.ScoreRequest:
+        return request(completion_text=text, request_id=text or "none", prompt_text="3+4=", token_ids=[])
+
+    long = "12345678#;" * 20
+    answers = await ask(paired_channel, asked("7"), asked(""), asked(long))
+    assert "completion_text: is empty" in answers["none"].refused
+    assert "this teacher takes 64" in answers[long].refused
+    assert not answers["7"].refused
+    assert len(answers["7"].scores.logprobs) == 1
 
 
 async def test_another_teacher_is_not_found(channel: Any) -> None:
