@@ -165,10 +165,28 @@ def prompt_format_option(environment: str, value: str) -> str:
 
 def _message(message: Mapping[str, Any], index: int) -> Message:
     try:
-        return Message(role=text_field(message, "role"), content=text_field(message, "content"))
+        role, calls = text_field(message, "role"), _tool_calls(message)
+        may_be_empty = role == "tool" or calls
+        return Message(
+            role=role,
+            content=(optional_text if may_be_empty else text_field)(message, "content"),
+            tool_call_id=optional_text(message, "tool_call_id"),
+            tool_calls=calls,
+        )
     except InvalidRequest as error:
-        calls = "; tool calls in rows are not read" if message.get("tool_calls") else ""
-        raise InvalidRequest(f"{error} (prompt[{index}]){calls}") from None
+        raise InvalidRequest(f"{error} (prompt[{index}])") from None
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """Calls as JSON text: ``{"id": ..., "function": {"name": ..., "arguments": {...}}}``, or the function alone."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise InvalidRequest(f"tool_calls: is {_shown(calls)}; give a list of calls")
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidRequest(f'tool_calls: has {_shown(call)}; give {{"name": ..., "arguments": {{...}}}}')
+    return tuple(_sendable(json.dumps(call, ensure_ascii=False), "tool_calls") for call in calls)
 
 
 def _answer(row: Mapping[str, Any], name: str, value: Any) -> str:

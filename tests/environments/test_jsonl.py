@@ -44,6 +44,28 @@ def test_a_prompt_may_be_chat_messages(tmp_path: Path) -> None:
     )
 
 
+def test_tool_calls_and_their_answers_are_part_of_a_conversation(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call, {"name": "sub", "arguments": "{}"}]},
+        {"role": "tool", "content": "", "tool_call_id": "c1"},
+    ]
+    environment = JsonlEnvironment(path=write(tmp_path / "t.jsonl", {"prompt": messages, "answer": "2"}))
+    _, called, answered = environment.task("train", 0, 0).prompt
+    assert isinstance(called, Message)
+    assert [json.loads(c) for c in called.tool_calls] == messages[1]["tool_calls"]
+    assert answered == Message(role="tool", content="", tool_call_id="c1")
+
+
+@pytest.mark.parametrize("calls", ["add", [7], [{"arguments": {}}], [{"function": "add"}]])
+def test_what_is_no_call_is_named_with_its_message(tmp_path: Path, calls: object) -> None:
+    messages = [{"role": "assistant", "content": "", "tool_calls": calls}]
+    path = write(tmp_path / "t.jsonl", {"prompt": messages, "answer": "2"})
+    with pytest.raises(InvalidRequest, match=r"line 1: tool_calls: .* \(prompt\[0\]\)"):
+        JsonlEnvironment(path=path)
+
+
 def test_each_file_is_a_split(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", {"prompt": "1", "answer": "2"})
     test = write(tmp_path / "b.jsonl", *[{"prompt": "3", "answer": "4"}] * 3)
