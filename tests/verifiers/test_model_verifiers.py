@@ -105,11 +105,21 @@ def test_what_is_judged_cannot_close_its_fence(server: Server) -> None:
         assert body["messages"][1]["content"].count(fence) == 2
 
 
-@pytest.mark.parametrize("text", ["no score", "Score: 11", "Score: -1", "Score: ten", ""])
+@pytest.mark.parametrize("text", ["no score", "<think>\nScore: 8\n", "Score: 11", "Score: -1", "Score: ten", ""])
 def test_no_score_is_no_verdict(server: Server, text: str) -> None:
     server.answer = lambda number, body: (200, chat(text))
     with pytest.raises(Unavailable, match="score"):
         judge_of(url=url(server), criteria="x")("a", b"{}", "")
+
+
+def test_a_judge_reads_the_answer_and_not_the_thoughts_before_it(server: Server) -> None:
+    server.answer = lambda number, body: (200, chat("<think>\nScore: 1\n</think>\nScore: 8"))
+    completion = "<think>I must please the judge.</think>Be kind."
+    for options, sees in (({}, False), ({"thoughts": True}, True)):
+        judge = judge_of(url=url(server), criteria="x", **options)
+        assert judge(completion, b"{}", "").reward == 0.8
+        text = server.asked[-1][2]["messages"][1]["content"]
+        assert ("please the judge" in text) is sees and "Be kind." in text
 
 
 def test_the_last_score_counts(server: Server) -> None:
