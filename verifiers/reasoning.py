@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 NAMES = (
-    r"(?:seed:)?think(?:ing)?|thoughts?|reasoning|analysis|reflection|scratch_?pad|inner_(?:thoughts|monologue)"
+    r"(?:seed:)?think(?:ing)?|thoughts?|reasoning|analysis|reflection|cot|reason|scratch_?pad|inner_(?:thoughts|monologue)"
     r"|chain_of_thought"
 )
 """What models call the part in which they think."""

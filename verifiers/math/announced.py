@@ -43,7 +43,7 @@ DISPLAY = re.compile(
     r"|\\begin\{(?:equation|align|gather|displaymath)\*?\}(?P<d>(?:[^\\]|\\(?!end\{(?:equation|align|gather|displaymath)))+)\\end"
 )
 SENTENCE_END = re.compile(
-    r"\n|(?<!\.)\.(?=\s|$)(?<![A-Z][a-z]\.)|[!?](?=\s|$)|;(?=\s*$|\s+[A-Za-z]{2})|[\u3002\uff01\uff1f\uff1b]"
+    r"\n|(?<!\.)\.(?=\s|$)(?<![A-Z][a-z]\.)|\?+(?=\s|$)|!+(?=\s*$|\s+[^a-z(\s])|;(?=\s*$|\s+[A-Za-z]{2})|[\u3002\uff01\uff1f\uff1b]"
 )
 MARKER = re.compile(r"#{4,}")
 STEP = re.compile(r"\s*[*_]*(?:[A-Za-z]+ ?[0-9]+\b\s*(?:[:.)\u2014-]|$)|[0-9]+[.):]\s+[A-Za-z*\\])")

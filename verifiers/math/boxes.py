@@ -13,7 +13,7 @@ TOKEN = re.compile(r"\\[A-Za-z]+|\\?\$?[-+]?[0-9]+(?:[.,][0-9]+)*|[A-Za-z]|\$[^$
 """What a box without braces takes: ``\boxed 5``."""
 NAME = r"(?:[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,4}\}))?\s*=)"
 JOINER = re.compile(
-    r"(?:[\s,;.$~&\u3001\uff0c\u6216\u548c]|\\text\b|\\ |\\[,;:!()]|\\quad|\\qquad|\{|\}|\band\b|\bor\b"
+    r"(?:[\s,;.$~&\u3001\uff0c\u6216\u548c]|\\text\b|\\ |\\[,;:!()\[\]]|\\quad|\\qquad|\{|\}|\band\b|\bor\b"
     rf"|\b(?P<name>{NAME}))*",
     re.IGNORECASE,
 )

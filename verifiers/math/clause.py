@@ -23,7 +23,8 @@ BUT = re.compile(r"\b(?:but|rather|instead)\b(?: rather)?,?\s*", re.IGNORECASE)
 REASON = re.compile(
     r"\s*(?:,\s*|;\s*|\s+)(?:(?:since|because|as|which|where|whereas|thus|hence|therefore|meaning|so|but|while|when|if"
     r"|not|given|obtained|found|using|i\.e\.|e\.g\.|after|before|rounded|based on|according to|in total|in all"
-    r"|altogether|respectively|as (?:required|desired|expected|claimed)|and (?:not|we|this|that|the|it|so|thus|hence)"
+    r"|altogether|respectively|or (?:equivalently|about|approximately|roughly|simply)"
+    r"|as (?:required|desired|expected|claimed)|and (?:not|we|this|that|the|it|so|thus|hence)"
     r"|we|this|that|it)(?![A-Za-z]))"
     r"|\s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{3})|\s*\((?=[^()]*(?:[A-Za-z]{4}|\b(?:and|of|is|in|the|not)\b))(?![^()]*\\)"
     rf"|\s*[\uff0c,]\s*(?=[{CJK}])(?![\u6216\u548c\u4e14\u53ca])|\s*\uff08(?=[^\uff09]*[{CJK}])"
@@ -32,24 +33,38 @@ REASON = re.compile(
 )
 LISTED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*|\s*[,;]\s*|\s*[\u6216\u548c\u3001\uff0c]\s*", re.IGNORECASE)
 CHOICE_WITH_TEXT = re.compile(
-    r"(?:\\text\w*\{)?[*_]{0,2}(?:\([A-J]\)|\\text\w*\{\(?[A-J]\)?\}|[A-J][).:])[*_]{0,2}(?:\\ |[\s}:.])+\S"
+    r"(?:\\text\w*\{)?[*_]{0,2}(?:\([A-J]\)|\\text\w*\{\(?[A-J]\)?\}|[A-J][).:])[*_]{0,2}(?:\\ |[\s}:.])+[^\s,;]"
 )
 WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), ('"', '"'), ("\u201c", "\u201d"), ("*", "*"), ("<b>", "</b>"))
-SENTENCE = re.compile(r"(?<![A-Za-z\\])(?:is|are|was|equals|has|have|get|gets|gives)(?![A-Za-z])", re.IGNORECASE)
+SENTENCE = re.compile(
+    r"(?<![A-Za-z\\])(?:is|are|was|were|equals|has|have|had|gets?|gives?|needs?|takes?|costs?|earns?|makes?|pays|spends?"
+    r"|requires?|exactly|about|approximately|roughly)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+LABEL = re.compile(
+    r"(?:\\text\w*\s*\{)?\s*[A-Za-z][A-Za-z ]{2,40}(?::\s*(?:\}|(?=[^}]*\s*$))|\}\s*:)\s*(?=\S)", re.IGNORECASE
+)
+"""``\\text{Total: } 42``; a letter with a colon is a choice."""
 TEXTED = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
 UNIT_WORDS = re.compile(
     r"[ \u00a0](?:of (?:a|an) )?([A-Za-z]+)((?: (?:per|an?|square|cubic|and|of|the|at) [A-Za-z]+| [A-Za-z]+)?)"
 )
+SMALLER = re.compile(r",? (?:and )?([0-9.]+ ([A-Za-z]+))")
+"""``2 hours and 30 minutes``."""
 NAME_FIRST = re.compile(r"(?i:yes|no|true|false)\b|[A-Z][a-z]+(?= *,)")
 BETWEEN = re.compile(r",?\s*(?:and|or|to|through)?", re.IGNORECASE)
 MAX_LISTED = 50
+MAX_CLAUSE_CHARACTERS = 2000
+"""No answer may be longer; what stands behind is not read."""
 MAX_ANSWER_WORDS = 5
 YES_NO = ("yes", "no", "true", "false")
 
 
 def answer_in(clause: str) -> str | None:
     """The answer that a clause (what follows "answer is") says; None when it says none."""
-    core = unwrap(LEAD.sub("", unwrap(clause), count=1) if LEAD.match(unwrap(clause)) else unwrap(clause))
+    core = unwrap(clause[:MAX_CLAUSE_CHARACTERS])
+    if (lead := LEAD.match(core)) is not None:
+        core = unwrap(core[lead.end() :])
     if (negated := NEGATED.match(core)) is not None:
         but = BUT.search(negated["rest"])
         return answer_in(negated["rest"][but.end() :]) if but else None
@@ -67,16 +82,16 @@ def value_in_sentence(content: str) -> str:
     plain = TEXTED.sub(r" \1 ", content)
     if CHOICE_WITH_TEXT.match(content) or CHOICE_WITH_TEXT.match(plain.strip()):
         return content
-    announced = re.match(r"\s*(?:the |my |our )?(?:final |correct )?answers?\s*:\s*(?=\S)", plain, re.IGNORECASE)
+    if (label := LABEL.match(content)) is not None:
+        return content[label.end() :]
     verbs = list(SENTENCE.finditer(plain))
-    if announced is not None and not verbs:
-        return plain[announced.end() :].strip()
     if len(verbs) != 1:
         return content
-    before, after = plain[: verbs[0].start()], plain[verbs[0].end() :]
-    for part in (after, before):
-        found = answer_in(" ".join(part.split()))
-        if found is not None and re.search(r"[0-9]|\\[a-z]", found):
+    for part in (plain[verbs[0].end() :], plain[: verbs[0].start()]):
+        part = " ".join(part.split())
+        found = answer_in(part)
+        alone = found is not None and ("," in found or len(list(runs(part))) == 1)
+        if found is not None and alone and re.search(r"[0-9]|\\[a-z]|^\(?[A-J]\)?$", found):
             return found
     return content
 
@@ -141,7 +156,10 @@ def words_that_matter(text: str, run: Run) -> str:
     rest = re.split(r"[,.;:(\n]", text[run.end :], maxsplit=1)[0]
     if (changing := CHANGING.match(rest.strip())) is not None and changing.group().lower() != "to the":
         return rest.rstrip()
-    if following is not None and is_unit(following[1]):
-        second = following[2] if following[2] and is_unit(following[2].split()[-1]) else ""
-        return text[run.end : following.end(1)] + second
-    return ""
+    if following is None or not is_unit(following[1]):
+        return ""
+    second = following[2] if following[2] and is_unit(following[2].split()[-1]) else ""
+    rest = text[run.end + len(following.group()) :] if second else text[following.end(1) :]
+    smaller = SMALLER.match(rest)
+    third = f" {smaller[1]}" if smaller is not None and is_unit(smaller[2]) else ""
+    return text[run.end : following.end(1)] + second + third

@@ -19,12 +19,14 @@ from rlserve.verifiers.math.announced import Announced, last_marker, last_phrase
 from rlserve.verifiers.math.boxes import Boxed, find_boxes, last_box
 from rlserve.verifiers.math.clause import YES_NO, answer_in, words_that_matter
 from rlserve.verifiers.math.prose import is_expression
-from rlserve.verifiers.math.runs import runs
+from rlserve.verifiers.math.runs import last_formula, runs
 from rlserve.verifiers.reasoning import answer_of
 
 TAIL_CHARACTERS = 20_000
 """The ``last`` rule reads no further back than this."""
 VALUE = re.compile(r"[0-9]|\\(?!text|math)[A-Za-z]+|\(?[A-J]\)?$|[A-Za-z]\s*[=^<>]")
+JOINED = re.compile(r"\s*,?\s*(?:and|or)\s*|\s*[\u6216\u548c]\s*")
+MAX_JOINED = 8
 ROUGH = re.compile(r"approx|about|roughly|around|nearly|\\approx|\u2248|~")
 
 
@@ -54,9 +56,17 @@ def find_answer(text: str, *, bare: bool = False, prompt: str = "") -> Extracted
 
 
 def last_expression(text: str) -> str | None:
-    """The last formula or number of a text."""
-    found = deque(runs(text), maxlen=1)
-    return found[0].text + words_that_matter(text, found[0]) if found else None
+    """The last formula or number of a text; several with ``and`` or ``or`` between them are one answer."""
+    found = deque(runs(text), maxlen=MAX_JOINED)
+    if not found:
+        return last_formula(text)
+    last = found.pop()
+    joined = [last]
+    while found and JOINED.fullmatch(text, found[-1].end, joined[0].start):
+        joined.insert(0, found.pop())
+    if len(joined) > 1:
+        return ", ".join(run.text for run in joined)
+    return last.text + words_that_matter(text, last)
 
 
 def _announced(text: str) -> Extracted | None:

@@ -28,7 +28,7 @@ CHANGING = re.compile(
     r"|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?"
     r"|twice|thrice|double|triple|dozens?|scores?|hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?"
     r"|squared|cubed|factorial|choose|mod|modulo|remainder|power|percent|percentage|per cent|out of|or more|or less"
-    r"|or fewer|to the|to)\b",
+    r"|or fewer|to the|to|and (?:an?|one|two|three) (?:half|third|quarter|fourth|fifth)s?)\b",
     re.IGNORECASE,
 )
 """``6 hundred`` is not 6 and ``at least 3`` is not 3: such words stay with the number, for the reader to judge."""

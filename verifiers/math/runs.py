@@ -21,7 +21,7 @@ NUMBER = (
 GROUP_BLANKS = re.compile(r"(?<=[0-9])(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )(?=[0-9]{3})")
 FUNCTIONS = r"(?:sqrt|a?sinh?|a?cosh?|a?tanh?|arc(?:sin|cos|tan)|log|ln|exp|pi|infinity|cot|sec|csc)(?![A-Za-z])"
 TOKEN = re.compile(
-    rf"(?P<number>{NUMBER})|(?P<text>\\(?:text\w*|mbox|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}})"
+    rf"(?P<number>{NUMBER})|(?P<box>\\(?:boxed|fbox|framebox)(?:\{{[^{{}}]*\}})?)|(?P<text>\\(?:text\w*|mbox|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}})"
     rf"|(?P<command>\\(?:begin|end)\{{[a-zA-Z*]{{1,20}}\}}|\\[A-Za-z]+|(?<![A-Za-z]){FUNCTIONS}"
     r"|[\u221a\u03c0\u221e\u2205\u2211\u222b\u03b1-\u03c9\u00bd\u00bc\u00be\u2153\u2154])"
     r"|(?P<letter>(?<![A-Za-z'\u2019])[A-Za-z](?![A-Za-z'\u2019]))|(?P<word>[^\W\d_]+)|(?P<open>\\\{|[(\[{])"
@@ -82,9 +82,15 @@ def runs(text: str) -> Iterator[Run]:
         if _breaks(kind, token.group(), run):
             yield from _finished(text, run)
             run = None
-        if kind not in ("blank", "word", "other", "comma") or run is not None:
+        if kind not in ("blank", "word", "box", "other", "comma") or run is not None:
             run = _extended(run, kind, token)
     yield from _finished(text, run)
+
+
+def last_formula(text: str) -> str | None:
+    """Content of the last delimited formula, whatever it says: ``$C$``."""
+    found = [next(group for group in match.groups() if group is not None) for match in FORMULA.finditer(text)]
+    return next((content.strip() for content in reversed(found) if is_expression(content.strip())), None)
 
 
 def _formula(match: re.Match[str], content: str) -> Iterator[Run]:
@@ -94,7 +100,7 @@ def _formula(match: re.Match[str], content: str) -> Iterator[Run]:
 
 
 def _breaks(kind: str, token: str, run: _Open | None) -> bool:
-    if run is None or kind in ("word", "other"):
+    if run is None or kind in ("word", "box", "other"):
         return True
     if kind == "comma":
         return run.depth == 0
@@ -103,7 +109,7 @@ def _breaks(kind: str, token: str, run: _Open | None) -> bool:
 
 
 def _extended(run: _Open | None, kind: str, token: re.Match[str]) -> _Open | None:
-    if kind in ("word", "other", "comma") and (run is None or not run.depth):
+    if kind in ("word", "box", "other", "comma") and (run is None or not run.depth):
         return None
     run = run or _Open(token.start(), token.end())
     if kind == "blank":
@@ -119,16 +125,20 @@ def _extended(run: _Open | None, kind: str, token: re.Match[str]) -> _Open | Non
 def _finished(text: str, run: _Open | None) -> Iterator[Run]:
     if run is None:
         return
-    said = _value(_balanced(text[run.start : run.end]))
+    said = _value(_without_joints(_balanced(text[run.start : run.end])))
     if said and VALUE.search(said):
         yield Run(run.start, run.end, said)
 
 
-def _value(text: str) -> str:
-    """Without signs that only join it to the words around it; the last side of a chain that is no relation."""
+def _without_joints(text: str) -> str:
+    """Without signs that only join it to the words around it."""
     text = re.sub(r"^\s*[0-9]+:\s+(?=\S)", "", text)  # "Step 2: 12"
     text = re.sub(r"^\s*(?:[-\u2212>]\s+|[=\u2248]\s*)+", "", text.strip(EDGE)).strip(EDGE)
-    text = re.sub(r"(?:\s*[-+=<>!\u2212]|\s*\\[,;: !])+$", "", text)
+    return re.sub(r"(?:\s*[-+=<>!\u2212]|\s*\\[,;: !])+$", "", text)
+
+
+def _value(text: str) -> str:
+    """The last side of a chain that is no relation; the last number of a sum that nothing equals."""
     sides = _sides(text)
     if (
         len(sides) > 1
