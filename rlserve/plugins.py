@@ -4,15 +4,19 @@ The core never imports an environment or a verifier by name; the built-in ones a
 ``pyproject.toml`` like anyone's. A plug-in in another language speaks the proto instead.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
-from rlserve.errors import PluginFailed, UnknownName
+from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
+from rlserve.nearest import known_names, nearest
 from rlserve.records import Task, Turn, Verdict
 
 ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
+ALGORITHM_GROUP = "rlserve.algorithms"
 HELD_OUT_SPLITS = frozenset({"validation", "test"})
 """Splits that training never draws from, in every environment; one may hold out more (``held_out``)."""
 
@@ -96,9 +100,8 @@ def load(group: str, name: str) -> Any:
         try:
             return point.load()
         except Exception as error:
-            raise PluginFailed(f"{group}: {name!r} cannot be imported: {error}") from error
-    known = ", ".join(names(group)) or "none"
-    raise UnknownName(f"{group}: {name!r} is not registered (known: {known})")
+            raise PluginFailed(f"{group}: {name!r} cannot be imported: {told(error)}") from error
+    raise UnknownName(f"{group}: {name!r} is not registered{known_names(name, names(group))}")
 
 
 def payload_check(verifier: str) -> Callable[[bytes], None] | None:
@@ -112,6 +115,47 @@ def payload_check(verifier: str) -> Callable[[bytes], None] | None:
     return None
 
 
-def load_all(group: str, wanted: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Instances of the plug-ins in ``wanted``, each built with its own options."""
-    return {name: load(group, name)(**options.get(name, {})) for name in wanted}
+def make(group: str, name: str, options: Mapping[str, Any], *, where: str) -> Any:
+    """An instance of the plug-in ``name``; ``where`` is the key under which the user gave ``options``.
+
+    Raises UnknownName; ConfigError, which names the option, for options that it does not take or that it refuses;
+    PluginFailed, which names exception, file and line, for anything else that it raises.
+    """
+    kind = load(group, name)
+    if problems := list(option_problems(kind, name, options, where=where)):
+        raise ConfigError("\n".join(problems))
+    try:
+        return kind(**options)
+    except InvalidRequest as error:
+        inside = error.field.partition(".")[0] in options
+        raise ConfigError(f"{where}.{error}" if inside else f"{where}: of {name!r}: {error}") from error
+    except RlserveError:
+        raise
+    except Exception as error:
+        raise PluginFailed(f"{where}: {name!r} failed to start: {told(error)}") from error
+
+
+def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: str) -> Iterator[str]:
+    """What of ``options`` the constructor does not take, and what it lacks, as messages "field: what; fix"."""
+    try:
+        parameters = inspect.signature(kind).parameters
+    except (TypeError, ValueError):  # written in C: only a call can tell
+        return
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    for option in [] if takes_any else options:
+        if option not in named:
+            near = nearest(option, named)
+            hint = f"did you mean {near!r}? " if near else ""
+            yield f"{where}.{option}: is no option of {name!r}; {hint}(options: {', '.join(named) or 'none'})"
+    for option, parameter in named.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            yield f"{where}.{option}: is missing; {name!r} needs it"
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line, with the place that raised it: ``"KeyError: 'gold' (bad.py:12)"``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}{place}" if said else f"{type(error).__name__}{place}"

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rlserve"
 LAYERS = (
-    ("v1", "errors", "cpu_kernels", "idle_threads", "processor_time", "text_files"),
+    ("v1", "errors", "nearest", "cpu_kernels", "idle_threads", "processor_time", "text_files"),
     ("records", "config", "plugins"),
     ("algorithms", "sandbox"),
     ("batching", "policy", "store", "rpc", "observability"),

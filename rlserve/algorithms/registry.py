@@ -5,8 +5,7 @@ from typing import Any
 from rlserve import plugins
 from rlserve.algorithms.base import Algorithm
 from rlserve.errors import PluginFailed
-
-ALGORITHM_GROUP = "rlserve.algorithms"
+from rlserve.plugins import ALGORITHM_GROUP
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 
+from rlserve import plugins
 from rlserve.actors.environment.conformance.site import Site, plugin_site, remote_site
 from rlserve.actors.environment.conformance.suite import Finding, State, run_suite
 from rlserve.actors.hub.client import HubClient
@@ -56,6 +57,8 @@ async def _site(arguments: argparse.Namespace) -> AsyncIterator[Site]:
             yield site
         return
     config = EnvironmentConfig(name=arguments.name, options=dict(map(option, arguments.option)))
+    # Made once more by the site; here a fault of the options is told in the words of this command.
+    plugins.make(plugins.ENVIRONMENT_GROUP, config.name, config.options, where="--option")
     async with plugin_site(config, verifier_options) as site:
         yield site
 

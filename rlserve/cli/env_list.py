@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rlserve import plugins
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli import hub_address
+from rlserve.errors import PluginFailed
 from rlserve.observability.printable import printable
 from rlserve.records import EnvironmentSpec
 
@@ -18,12 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not (arguments.hub or arguments.run_directory):
         for name in plugins.names(plugins.ENVIRONMENT_GROUP):
-            summary = (plugins.load(plugins.ENVIRONMENT_GROUP, name).__doc__ or "").strip().partition("\n")[0]
-            print(f"{name:20} {summary}")
+            print(f"{name:20} {_summary(name)}")
         return 0
     specs = asyncio.run(_registered(hub_address.hub_address(arguments.hub, arguments.run_directory)))
     _print(specs)
     return 0
+
+
+def _summary(name: str) -> str:
+    """The first line of a plug-in's docstring; of a broken one, why it is: the others are listed all the same."""
+    try:
+        kind = plugins.load(plugins.ENVIRONMENT_GROUP, name)
+    except PluginFailed as error:
+        return f"BROKEN: {str(error).removeprefix(f'{plugins.ENVIRONMENT_GROUP}: ')}"
+    return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
 async def _registered(hub: str) -> list[EnvironmentSpec]:

@@ -9,7 +9,8 @@ from rlserve import plugins
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli import hub_address
-from rlserve.errors import InvalidRequest
+from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
+from rlserve.nearest import known_names
 from rlserve.observability.printable import LINES, printable
 from rlserve.records import Task
 
@@ -34,12 +35,27 @@ def run(arguments: argparse.Namespace) -> int:
         tasks = asyncio.run(_from_server(arguments))
     else:
         options = dict(map(option, arguments.option))
-        environment = plugins.load(plugins.ENVIRONMENT_GROUP, arguments.name)(**options)
-        last = arguments.first + arguments.n
-        tasks = [environment.task(arguments.split, index, arguments.seed) for index in range(arguments.first, last)]
+        environment = plugins.make(plugins.ENVIRONMENT_GROUP, arguments.name, options, where="--option")
+        tasks = _taken(environment, arguments)
     for task in tasks:
         print(json.dumps(_plain(task)) if arguments.json else printable(_shown(task), max_length=MAX_SHOWN, keep=LINES))
     return 0
+
+
+def _taken(environment: plugins.Environment, arguments: argparse.Namespace) -> list[Task]:
+    """Tasks of a plug-in here. Raises InvalidRequest for an unknown split, PluginFailed when it breaks."""
+    splits = dict(environment.splits)
+    if arguments.split not in splits:
+        raise InvalidRequest(
+            f"--split: {arguments.name!r} has no split {arguments.split!r}{known_names(arguments.split, splits)}"
+        )
+    last = arguments.first + arguments.n
+    try:
+        return [environment.task(arguments.split, index, arguments.seed) for index in range(arguments.first, last)]
+    except RlserveError:
+        raise
+    except Exception as error:
+        raise PluginFailed(f"name: {arguments.name!r} gives no task: {plugins.told(error)}") from error
 
 
 def option(text: str) -> tuple[str, Any]:

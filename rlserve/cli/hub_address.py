@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlserve.config.paths import RunPaths
+from rlserve.cli.run_directory import run_directory as find_run
 from rlserve.errors import InvalidRequest
 
 
@@ -19,7 +19,9 @@ def hub_address(hub: str | None, run_directory: str | None) -> str:
         return hub
     if not run_directory:
         raise InvalidRequest("hub: is not known; give a run's directory, or --hub HOST:PORT")
-    path = RunPaths(Path(run_directory)).hub_address
+    path = find_run(Path(run_directory)).hub_address
     if not path.exists():
-        raise InvalidRequest(f"run: {run_directory!r} has no running hub (no {path.name}); is it finished?")
+        raise InvalidRequest(
+            f"run: {run_directory!r} does not go on (no {path.name}); see rlserve status {run_directory}"
+        )
     return path.read_text(encoding="utf-8").strip()

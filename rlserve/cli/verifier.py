@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlserve import plugins
 from rlserve.cli.scaffold import write_package
+from rlserve.errors import PluginFailed
 
 MODULE = '''"""{class_name}: what it judges, in one line."""
 
@@ -98,9 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def list_verifiers() -> int:
-    """One line for each, with its range of rewards."""
+    """One line for each, with its range of rewards; a broken one is named, and takes no other out of the list."""
     for name in plugins.names(plugins.VERIFIER_GROUP):
-        kind = plugins.load(plugins.VERIFIER_GROUP, name)
+        try:
+            kind = plugins.load(plugins.VERIFIER_GROUP, name)
+        except PluginFailed as error:
+            print(f"{name:16} BROKEN: {str(error).removeprefix(f'{plugins.VERIFIER_GROUP}: ')}")
+            continue
         ends = getattr(kind, "reward_range", (0.0, 1.0))
         span = f"{ends[0]:g} to {ends[1]:g}" if isinstance(ends, tuple) else "as its parts"
         summary = getattr(kind, "description", "") or (kind.__doc__ or "").strip().partition("\n")[0]

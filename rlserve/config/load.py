@@ -1,35 +1,47 @@
-"""Configuration from TOML files and dotted overrides: defaults < a file's ``base`` < files left to right < ``--set``.
+"""Configuration from TOML files and dotted overrides: defaults < a file's ``base`` < files left to right < ``--unset``
+< ``--set``.
 
 Errors name the key, the value and the fix; an unknown key is answered with the nearest known one.
 """
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rlserve.config.base import Section
+from rlserve.config.faults import explain
 from rlserve.config.run import RunConfig
+from rlserve.config.schema import keys_at
 from rlserve.errors import ConfigError, InvalidRequest
+from rlserve.nearest import nearest
 from rlserve.text_files import read_text
 
 S = TypeVar("S", bound=Section)
 
 
-def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
-    """The run configuration of these files and ``key.path=value`` overrides. Raises ConfigError."""
-    return load(RunConfig, paths, overrides)
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""Configurations that are installed with the package."""
 
 
-def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> S:
+def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> RunConfig:
+    """The run configuration of these files, without the keys ``unset``, and with ``key.path=value`` overrides.
+
+    Raises ConfigError.
+    """
+    return load(RunConfig, paths, overrides, unset)
+
+
+def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> S:
     """Any section from files and overrides. Raises ConfigError."""
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_with_base(path))
+    for key in unset:
+        merged = without(section, merged, key)
     for text in overrides:
         merged = merge(merged, parse_override(text))
     return validate(section, merged)
@@ -51,14 +63,29 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file as a dictionary; a missing or broken one is a ConfigError that says where."""
-    if not Path(path).exists():
-        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are in configs/")
+    found = _found(Path(path))
+    if not found.exists():
+        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are configs/NAME.toml ({_shipped()})")
+    if found.is_dir():
+        is_run = (found / "config.toml").exists()
+        way = f"to go on with that run: rlserve run --resume {path}" if is_run else "give a TOML file"
+        raise ConfigError(f"config: {str(path)!r} cannot be read (it is a directory); {way}")
     try:
-        return tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(found))
     except InvalidRequest as error:
         raise ConfigError(f"config: {error}; give a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config: {str(path)!r} is not TOML: {error}") from error
+
+
+def _found(path: Path) -> Path:
+    """``path``, or the shipped configuration of that name when no such file is here."""
+    shipped = SHIPPED.parent / path if path.parts[:1] == (SHIPPED.name,) else path
+    return shipped if not path.exists() and shipped.exists() else path
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml"))) or "none are installed"
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -74,6 +101,31 @@ def parse_override(text: str) -> dict[str, Any]:
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return dict(nested)
+
+
+def without(section: type[Section], values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """``values`` less the one at a dotted ``key``, set or not. Raises ConfigError for a key that does not exist."""
+    first, _, rest = key.partition(".")
+    known = keys_at(section, ())
+    if first not in values and first not in known:
+        near = nearest(first, known)
+        raise ConfigError(f"--unset: {first!r} is no key" + (f"; did you mean {near!r}?" if near else ""))
+    result = dict(values)
+    inside = result.get(first)
+    if not rest:
+        result.pop(first, None)
+    elif isinstance(inside, Mapping):
+        result[first] = _without(inside, rest.split("."))
+    return result
+
+
+def _without(values: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    result = dict(values)
+    if len(parts) == 1:
+        result.pop(parts[0], None)
+    elif isinstance(result.get(parts[0]), Mapping):
+        result[parts[0]] = _without(result[parts[0]], parts[1:])
+    return result
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,51 +163,8 @@ def validate(section: type[S], values: Mapping[str, Any]) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(section, fault) for fault in error.errors()]
+        faults = explain(section, error)
         raise ConfigError("\n".join(faults), field=faults[0].split(":", 1)[0]) from None
-
-
-def _explain(section: type[BaseModel], fault: Any) -> str:
-    path, _ = _walk(section, fault["loc"])
-    where = ".".join(path)
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _walk(section, fault["loc"][:-1])[1], n=1)
-        return f"{where}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-    if fault["type"] == "missing":
-        return f"{where}: is missing; give it a value"
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
-    return f"{where}: is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The path as a user writes it, without the tags of unions, and the keys known there."""
-    schema: Any = section.model_json_schema()
-    definitions = schema.get("$defs", {})
-    node, path = schema, []
-    for part in loc:
-        node = _resolve(node, definitions)
-        if "oneOf" in node:
-            node = _tagged(node, str(part), definitions)
-            continue
-        path.append(str(part))
-        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    return path, list(_resolve(node, definitions).get("properties", {}))
-
-
-def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
-    """The section of a union whose ``type`` is ``tag``; nothing for an open-ended one."""
-    options = [_resolve(option, definitions) for option in node["oneOf"]]
-    return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
-
-
-def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
-    for option in node.get("anyOf", []):
-        if "$ref" in option or "oneOf" in option:
-            node = option
-    while "$ref" in node:
-        node = definitions[node["$ref"].rsplit("/", 1)[1]]
-    return node
 
 
 def to_toml(section: Section) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlserve.config.load import load, load_run, merge, parse_override, read_toml, read_with_base, to_toml, validate
@@ -96,7 +96,7 @@ def test_a_configuration_may_have_a_byte_order_mark_and_windows_line_ends(tmp_pa
     assert read_toml(path) == {"name": "a", "seed": 3}
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries(
         {},

@@ -9,7 +9,7 @@ from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.process import run_actor
 from rlserve.config.actors import EnvironmentConfig
 from rlserve.config.episodes import EpisodesConfig
-from rlserve.errors import ConfigError, PluginFailed, RlserveError
+from rlserve.errors import PluginFailed
 from rlserve.plugins import Environment
 from rlserve.records import ActorKind, EnvironmentSpec, Sampling
 from rlserve.rpc.server import serving
@@ -71,15 +71,8 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
 
 
 def _load(index: int, config: EnvironmentConfig) -> Environment:
-    kind = plugins.load(plugins.ENVIRONMENT_GROUP, config.plugin or config.name)
-    try:
-        environment = kind(**config.options)
-    except RlserveError:
-        raise
-    except TypeError as error:
-        raise ConfigError(f"environments.{index}.options: {config.name!r} does not take them: {error}") from error
-    except Exception as error:
-        raise PluginFailed(f"environments.{index}: {config.name!r} failed to start: {error}") from error
+    plugin = config.plugin or config.name
+    environment = plugins.make(plugins.ENVIRONMENT_GROUP, plugin, config.options, where=f"environments.{index}.options")
     if not isinstance(environment, Environment):
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
     environment.name = config.name  # its tasks carry the name that it has in this mixture

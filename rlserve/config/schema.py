@@ -1,0 +1,54 @@
+"""The keys of a section, as its JSON schema has them: what is known where, and where a name is known."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The path as a user writes it, without the tags of unions, and the keys known there."""
+    schema: Any = section.model_json_schema()
+    definitions = schema.get("$defs", {})
+    node, path = schema, []
+    for part in loc:
+        node = _resolve(node, definitions)
+        if "oneOf" in node:
+            node = _tagged(node, str(part), definitions)
+            continue
+        path.append(str(part))
+        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+    return path, list(_resolve(node, definitions).get("properties", {}))
+
+
+def keys_at(section: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The keys known at ``loc``."""
+    return walk(section, loc)[1]
+
+
+def places_of(section: type[BaseModel], name: str) -> list[str]:
+    """Dotted keys called ``name`` in the section and one level below it, arrays and unions left out."""
+    schema: Any = section.model_json_schema()
+    definitions = schema.get("$defs", {})
+    return [key for key in _keys(schema, definitions) if key.rsplit(".", 1)[-1] == name]
+
+
+def _keys(schema: Any, definitions: Mapping[str, Any]) -> Iterator[str]:
+    for key, node in schema.get("properties", {}).items():
+        yield key
+        yield from (f"{key}.{inner}" for inner in _resolve(node, definitions).get("properties", {}))
+
+
+def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
+    """The section of a union whose ``type`` is ``tag``; nothing for an open-ended one."""
+    options = [_resolve(option, definitions) for option in node["oneOf"]]
+    return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
+
+
+def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
+    for option in node.get("anyOf", []):
+        if "$ref" in option or "oneOf" in option:
+            node = option
+    while "$ref" in node:
+        node = definitions[node["$ref"].rsplit("/", 1)[1]]
+    return node
