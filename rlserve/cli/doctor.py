@@ -3,14 +3,20 @@
 import argparse
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
+
+from rlserve.config.load import load_run
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
 
 
 class State(StrEnum):
@@ -33,15 +39,21 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", nargs="*", help="TOML files of a run: look at the models, plug-ins, ports and prompts that it names"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # First, so that a configuration that is none is told without a wait.
+    config = load_run(arguments.config, arguments.overrides, arguments.unset) if arguments.config else None
     findings = [finding for check in CHECKS for finding in check()]
+    if config is not None:
+        findings += check_configuration(config)
     if arguments.json:
-        import json
-        from dataclasses import asdict
-
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:
         for finding in findings:
@@ -49,6 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
             if finding.fix and finding.state is not State.OK:
                 print(f"{'':9} {'':14} fix: {finding.fix}")
     return int(any(finding.state is State.MISSING for finding in findings))
+
+
+def check_configuration(config: RunConfig) -> Iterator[Finding]:
+    """What ``rlserve run`` looks at before it starts anything."""
+    from rlserve.launch.preflight.check import check
+
+    found = check(config, RunPaths(Path(config.directory) / config.name))
+    for one in found:
+        yield Finding("configuration", State.MISSING if one.is_fault else State.OPTIONAL, one.message)
+    if not found:
+        yield Finding("configuration", State.OK, f"{config.name}: models, plug-ins, prompts and ports are as it says")
 
 
 def check_python() -> Iterator[Finding]:

@@ -1,0 +1,63 @@
+"""What a dead process said: its exception and where it was raised, out of a log full of other things."""
+
+import os
+import re
+from pathlib import Path
+
+TAIL_BYTES = 65536
+MAX_LINES = 6
+MAX_CHARACTERS = 1200
+_LOGGED = re.compile(r"^\d\d:\d\d:\d\d \S+ [A-Z]+ \S+: ")
+_ERROR = re.compile(r"^\d\d:\d\d:\d\d (?P<actor>\S+) (ERROR|CRITICAL) \S+: (?P<said>.*)")
+_PREFIXES = re.compile(r"^(\([^)]*pid=\d+\)\s?)?((ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\] ?)?")
+_FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_TRACEBACK = "Traceback (most recent call last):"
+_EXCEPTION = re.compile(r"^[\w.]*[A-Z]\w*(:|$)")
+
+
+def last_words(log: Path, since: int = 0) -> str:
+    """The last error in ``log`` behind byte ``since``; its last lines when there is none; empty for an empty log."""
+    lines = _tail(log, since)
+    for index in range(len(lines) - 1, -1, -1):
+        if found := _ERROR.match(lines[index]):
+            said = found["said"].removeprefix(f"{found['actor']}: ")
+            return _cut([said, *_message(lines[index + 1 :])])
+        if _EXCEPTION.match(lines[index]) and (place := _raised_at(lines[:index])) is not None:
+            return _cut([lines[index] + place, *_message(lines[index + 1 :])])
+    return _cut([line for line in lines if line.strip()][-3:])
+
+
+def _tail(log: Path, since: int) -> list[str]:
+    try:
+        with open(log, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(min(since, end), end - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [_PREFIXES.sub("", line) for line in text.splitlines()]
+
+
+def _raised_at(before: list[str]) -> str | None:
+    """The place of the innermost frame that ends right before an exception's line; None when no traceback does."""
+    for line in reversed(before[-4:]):
+        if found := _FRAME.match(line):
+            return f" ({found['file']}:{found['line']})"
+        if not line.startswith(" "):
+            return None
+    return None
+
+
+def _message(behind: list[str]) -> list[str]:
+    """Lines that belong to the message before them."""
+    taken: list[str] = []
+    for line in behind[: MAX_LINES - 1]:
+        if _LOGGED.match(line) or line.startswith(_TRACEBACK) or not line.strip():
+            break
+        taken.append(line)
+    return taken
+
+
+def _cut(lines: list[str]) -> str:
+    text = "\n".join(lines).strip()
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " ..."

@@ -1,0 +1,131 @@
+"""The whole look: files and ports here, plug-ins in a probe that is killed when it hangs."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from rlserve.actors.process import PARENT_PID
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import ConfigError
+from rlserve.launch.last_words import last_words
+from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.preflight.machine import check_machine
+from rlserve.launch.process import describe_exit
+
+STAGE_SECONDS = 30.0
+"""A stage that takes longer is given up, with a warning."""
+MAX_TRIES = 6
+START = "start"
+
+
+def check(config: RunConfig, paths: RunPaths, *, stage_seconds: float = STAGE_SECONDS) -> list[Finding]:
+    """Everything that is wrong or odd; nothing is started or written."""
+    return [*check_machine(config, paths), *probe(config, stage_seconds=stage_seconds)]
+
+
+def refuse_faults(findings: Sequence[Finding]) -> None:
+    """Raises one ConfigError that tells all faults."""
+    faults = list(dict.fromkeys(finding.message for finding in findings if finding.is_fault))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def probe(config: RunConfig, *, stage_seconds: float = STAGE_SECONDS) -> Iterator[Finding]:
+    """What plug-ins, models and prompts are found to be; each stage that hangs or crashes is skipped the next time."""
+    skip: list[str] = []
+    told: set[Finding] = set()
+    for _ in range(MAX_TRIES):
+        attempt = _Attempt(config, skip, stage_seconds)
+        attempt.run()
+        yield from (finding for finding in attempt.findings if finding not in told)
+        told.update(attempt.findings)
+        if attempt.is_done:
+            return
+        skip.append(attempt.stage)
+        if attempt.stage == START:
+            return
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One probe process."""
+
+    config: RunConfig
+    skip: Sequence[str]
+    stage_seconds: float
+    findings: list[Finding] = field(default_factory=list)
+    stage: str = START
+    is_done: bool = False
+
+    def run(self) -> None:
+        """Start it, listen to its end, and leave nothing of it."""
+        with tempfile.NamedTemporaryFile(prefix="rlserve-preflight-") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rlserve.launch.preflight.probe"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, PARENT_PID: str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"},
+            )
+            try:
+                assert process.stdin and process.stdout
+                order = {"config": self.config.model_dump(mode="json", exclude_none=True), "skip": list(self.skip)}
+                with suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(order).encode())
+                    process.stdin.close()
+                ended = self._listen(process.stdout)
+                if ended and not self.is_done:
+                    self.findings.append(self._crash(process.wait(), log.name))
+            finally:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _listen(self, stream: IO[bytes]) -> bool:
+        """Read until the end of the stream (True), or until a stage takes too long (False)."""
+        os.set_blocking(stream.fileno(), False)
+        buffer = b""
+        deadline = time.monotonic() + self.stage_seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while not self.is_done:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    self.findings.append(self._too_slow())
+                    return False
+                data = stream.read() or b""
+                if not data:
+                    return True
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    self._take(json.loads(line))
+                deadline = time.monotonic() + self.stage_seconds
+        return True
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "stage" in message:
+            self.stage = str(message["stage"])
+        elif "finding" in message:
+            self.findings.append(Finding.from_json(message["finding"]))
+        else:
+            self.is_done = True
+
+    def _too_slow(self) -> Finding:
+        return warning(
+            f"{self.stage}: took longer than {self.stage_seconds:g} s to look at, and was not looked at to its end"
+        )
+
+    def _crash(self, status: int, log: str) -> Finding:
+        said = last_words(Path(log)) or "it said nothing"
+        return Finding(f"{self.stage}: its process ended ({describe_exit(status)}) while it was looked at: {said}")

@@ -1,0 +1,132 @@
+"""What a configuration asks of this machine: ports, directory, cores, GPUs, packages."""
+
+import importlib.util
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import ConfigError
+from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
+
+FLASH = "flash_attention_2"
+ROOM_BYTES = 256 * 2**20
+DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
+    """Everything of this module."""
+    yield from check_directory(paths.root)
+    yield from check_ports(config)
+    yield from check_cores(config)
+    yield from check_gpus(config, count_gpus())
+
+
+def check_directory(root: Path) -> Iterator[Finding]:
+    """Whether the run directory can be made and written."""
+    there = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        yield Finding(f"directory: {str(there)!r} is no directory; give another with --set directory=DIRECTORY")
+    elif not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
+        yield Finding(f"directory: {str(there)!r} cannot be written; give another with --set directory=DIRECTORY")
+    elif (free := shutil.disk_usage(there).free) < ROOM_BYTES:
+        yield warning(f"directory: {str(there)!r} has {free / 2**20:.0f} MiB left; checkpoints may not fit")
+
+
+def check_ports(config: RunConfig) -> Iterator[Finding]:
+    """Whether each address that is given can be served, by one actor each."""
+    try:
+        tls = TlsFiles.from_environment()
+    except ConfigError as error:
+        yield Finding(str(error))
+        return
+    asked = list(_addresses(config))
+    times = Counter(address for _, address, _ in asked)
+    for key, address, servers in asked:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            yield Finding(f"{key}: is {address!r}; give HOST:PORT, e.g. 127.0.0.1:0 (port 0 takes a free one)")
+            continue
+        try:
+            check_bind(address, tls=tls, insecure=insecure_allowed())
+        except ConfigError as error:
+            yield Finding(f"{key}: {str(error).removeprefix('address: ')}")
+            continue
+        if int(port) == 0:
+            continue
+        if servers > 1 or times[address] > 1:
+            yield Finding(f"{key}: {address!r} is for more than one actor; take port 0, which is a free one each")
+        elif problem := _bind_problem(host.strip("[]"), int(port)):
+            yield Finding(f"{key}: {address!r} {problem}; stop what listens there, or take port 0")
+
+
+def _addresses(config: RunConfig) -> Iterator[tuple[str, str, int]]:
+    """(key, address, number of actors that would listen there) of what the launcher starts."""
+    yield "hub.address", config.hub.address, 1
+    yield "verifier.address", config.verifier.address, 1
+    yield "learner.address", config.learner.address, 1
+    if config.rollout.workers:
+        yield "rollout.address", config.rollout.address, config.rollout.workers
+    for index, teacher in enumerate(config.teachers):
+        if teacher.servers:
+            yield f"teachers.{index}.address", teacher.address, teacher.servers
+
+
+def _bind_problem(host: str, port: int) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        return f"cannot be bound ({error.strerror or error})"
+    return ""
+
+
+def check_cores(config: RunConfig) -> Iterator[Finding]:
+    """Whether the processor cores that are named are there."""
+    there = os.sched_getaffinity(0)
+    for kind, cores in config.launch.cores.items():
+        if absent := sorted(set(cores) - there):
+            listed = ", ".join(map(str, sorted(there)))
+            yield Finding(f"launch.cores.{kind}: names {absent}, but this process may run on {listed}")
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that processes may use, without loading anything."""
+    try:
+        count = len(list(DRIVER.iterdir()))
+    except OSError:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    return min(count, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+
+
+def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
+    """Whether there are as many devices as are asked for, and the attention that wants them."""
+    ranks, parallel = config.learner.ranks, config.rollout.tensor_parallel
+    if gpus:
+        if ranks > gpus:
+            yield Finding(f"learner.ranks: is {ranks}, but this machine shows {gpus} GPUs; a rank needs one each")
+        if parallel > gpus:
+            yield Finding(f"rollout.tensor_parallel: is {parallel}, but this machine shows {gpus} GPUs")
+    else:
+        processes = ranks + config.rollout.workers * parallel
+        cores = len(os.sched_getaffinity(0))
+        if (ranks > 1 or parallel > 1) and processes > cores:
+            yield warning(
+                f"learner.ranks, rollout.tensor_parallel: {processes} processes that compute share {cores} cores, "
+                "and there is no GPU; it works, and is slow"
+            )
+    if config.learner.attention == FLASH:
+        if importlib.util.find_spec("flash_attn") is None:
+            yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; take 'sdpa'")
+        elif not gpus:
+            yield Finding("learner.attention: is 'flash_attention_2', but there is no GPU here; take 'sdpa'")

@@ -1,0 +1,219 @@
+"""Models, as transformers would take them, and prompts in their tokens; torch is not loaded."""
+
+import importlib
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlserve.actors.prompts import encode_prompt
+from rlserve.actors.tokenizer import load_tokenizer
+from rlserve.config.run import RunConfig
+from rlserve.config.teacher import START
+from rlserve.errors import RlserveError
+from rlserve.launch.preflight.checkpoint import check_files, directory_of, positions_of, read_config
+from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.preflight.tasks import Taken
+from rlserve.nearest import nearest
+from rlserve.plugins import told
+
+HUB_SECONDS = 4.0
+UNLIMITED = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model that the configuration names."""
+
+    key: str
+    """Where: ``model.path``, or ``teachers.0.model``."""
+    path: str
+    max_length: int
+    length_key: str
+
+    @property
+    def stage(self) -> str:
+        """Its name in the look's stages."""
+        return f"model {self.key}"
+
+
+def asked_models(config: RunConfig) -> list[Asked]:
+    """Every model of the configuration that is not made by the run."""
+    found = []
+    if config.model.path:
+        found.append(Asked("model.path", config.model.path, config.model.max_length, "model.max_length"))
+    for index, teacher in enumerate(config.teachers):
+        if teacher.model and teacher.model != START:
+            key = f"teachers.{index}"
+            found.append(Asked(f"{key}.model", teacher.model, teacher.max_length, f"{key}.max_length"))
+    return found
+
+
+def look_at_model(asked: Asked) -> Iterator[Finding]:
+    """What keeps the model from being loaded, and from ``max_length``."""
+    directory = directory_of(asked.path)
+    if directory is None:
+        try:
+            directory = _from_hub(asked)
+        except RlserveError as error:
+            yield Finding(str(error))
+            return
+    elif faults := list(check_files(directory, asked.key)):
+        yield from faults
+        return
+    config = read_config(directory)
+    if isinstance(config, str):
+        yield Finding(f"{asked.key}: {config}")
+        return
+    yield from _check_length(asked, config)
+    hide_torch()
+    if problem := _architecture_problem(config):
+        yield Finding(f"{asked.key}: {asked.path!r} {problem}")
+        return
+    yield from _check_tokenizer(asked, config)
+
+
+def _check_length(asked: Asked, config: Mapping[str, Any]) -> Iterator[Finding]:
+    positions = positions_of(config)
+    if positions is not None and asked.max_length > positions:
+        yield Finding(
+            f"{asked.length_key}: is {asked.max_length}, but {asked.path!r} has {positions} positions "
+            f"(max_position_embeddings); set it to {positions} or less"
+        )
+
+
+def _from_hub(asked: Asked) -> Path:
+    """The directory of ``config.json`` of a hub name. Raises RlserveError that says why there is none."""
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
+
+    here = f"{asked.key}: {asked.path!r} is no directory here"
+    unreachable = RlserveError(
+        f"{here}, and as a hub name it is neither in the cache nor can the hub be reached; give a directory, or "
+        "download the model where there is a network"
+    )
+    try:
+        if isinstance(cached := try_to_load_from_cache(asked.path, "config.json"), str):
+            return Path(cached).parent
+        if not _hub_answers():  # the hub's client would try again and again
+            raise unreachable
+        return Path(hf_hub_download(asked.path, "config.json", etag_timeout=HUB_SECONDS)).parent
+    except errors.GatedRepoError:
+        raise RlserveError(f"{here}, and its hub page is gated: accept its terms and log in (hf auth login)") from None
+    except errors.RepositoryNotFoundError:
+        raise RlserveError(
+            f"{here}, and the hub has no such model (or it is private: hf auth login); look at the name again"
+        ) from None
+    except errors.HFValidationError:
+        raise RlserveError(f"{here}, nor can it be a hub name; give a checkpoint, a run, or a hub name") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise unreachable from None
+    except errors.EntryNotFoundError:
+        raise RlserveError(
+            f"{here}, and the hub's model of that name has no config.json (a LoRA adapter? merge it first)"
+        ) from None
+    except RlserveError:
+        raise
+    except Exception as error:
+        raise RlserveError(f"{here}, and as a hub name it cannot be looked up ({type(error).__name__})") from None
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def hide_torch() -> None:
+    """Let transformers do without torch, whose import takes seconds; no-op once either is there."""
+    if "torch" not in sys.modules and "transformers" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+def _architecture_problem(config: Mapping[str, Any]) -> str:
+    auto = "transformers.models.auto"
+    known = importlib.import_module(f"{auto}.configuration_auto").CONFIG_MAPPING_NAMES
+    written_by = importlib.import_module(f"{auto}.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    kind = str(config.get("model_type"))
+    if kind in written_by:
+        return ""
+    if kind in known:
+        return f"is of model_type {kind!r}, which transformers has no causal language model for; give another model"
+    version = importlib.import_module("transformers").__version__
+    near = nearest(kind, known)
+    remote = "; code that comes with a model is not run" if config.get("auto_map") else ""
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"is of model_type {kind!r}, which transformers {version} does not know{hint}{remote}"
+
+
+def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        tokenizer: Any = load_tokenizer(_loadable(asked.path))
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        yield Finding(f"{asked.key}: the tokenizer of {asked.path!r} cannot be loaded: {type(error).__name__}: {said}")
+        return
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one
+        yield Finding(f"{asked.key}: {asked.path!r} has no tokenizer (tokenizer.json); copy the checkpoint again")
+        return
+    inner = config.get("text_config")
+    rows = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if isinstance(rows, int) and largest >= rows:
+        yield Finding(
+            f"{asked.key}: the tokenizer of {asked.path!r} has token {largest}, but the model only {rows} "
+            "(vocab_size); they do not belong together"
+        )
+
+
+def _loadable(path: str) -> str:
+    directory = directory_of(path)
+    return path if directory is None else str(directory)
+
+
+def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Finding]:
+    """Whether prompts leave room for ``max_new_tokens``, and the chat template takes them."""
+    if not (config.model.path and taken):
+        return
+    hide_torch()
+    tokenizer = load_tokenizer(_loadable(config.model.path))
+    for part in taken:
+        yield from _check_prompts(config, tokenizer, part)
+
+
+def _check_prompts(config: RunConfig, tokenizer: Any, part: Taken) -> Iterator[Finding]:
+    section = config.environments[part.index]
+    where = f"environments.{part.index}"
+    room = config.model.max_length - (section.sampling.max_new_tokens or config.rollout.max_new_tokens)
+    lengths, refusals = [], []
+    for task in part.tasks:
+        try:
+            lengths.append(_length(tokenizer, task))
+        except Exception as error:
+            refusals.append(f"task {task.task_id!r}: {error if isinstance(error, RlserveError) else told(error)}")
+    tried = f"{len(part.tasks)} prompts tried of {section.name!r}, split {part.split!r}"
+    if refusals:
+        every = len(refusals) == len(part.tasks)
+        yield Finding(f"{where}: {len(refusals)} of {tried} cannot be written in tokens: {refusals[0]}", is_fault=every)
+    long = [length for length in lengths if length > room]
+    if not long:
+        return
+    message = (
+        f"{where}: {len(long)} of {tried} are longer than {room} tokens (model.max_length less max_new_tokens), the "
+        f"longest {max(long)}; raise model.max_length or lower rollout.max_new_tokens"
+    )
+    yield Finding(message) if len(long) == len(lengths) else warning(f"{message}; they are dropped")
+
+
+def _length(tokenizer: Any, task: Any) -> int:
+    return len(encode_prompt(tokenizer, task, max_tokens=UNLIMITED).token_ids)

@@ -1,0 +1,85 @@
+"""The part of the look that runs plug-ins, in a process that may hang, crash or print what it likes.
+
+``python -m rlserve.launch.preflight.probe``: reads ``{"config": ..., "skip": [...]}``, writes JSON lines:
+``{"stage": NAME}`` before each stage, ``{"finding": ...}``, at the end ``{"done": true}``.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from rlserve import plugins
+from rlserve.actors.process import die_with_parent
+from rlserve.config.algorithms import BUILT_IN
+from rlserve.config.run import RunConfig
+from rlserve.errors import RlserveError
+from rlserve.launch.preflight.finding import Finding
+from rlserve.launch.preflight.models import asked_models, look_at_model, look_at_prompts
+from rlserve.launch.preflight.tasks import Taken, look_at_corpora, look_at_environment
+from rlserve.launch.preflight.verdicts import look_at_options, look_at_verifier, wanted
+from rlserve.nearest import known_names
+from rlserve.plugins import told
+
+PROMPTS = "prompts"
+
+
+def main() -> int:
+    """Look at everything; returns the exit code."""
+    die_with_parent()
+    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # plug-ins may print
+    order = json.load(sys.stdin)
+    config, skip = RunConfig.model_validate(order["config"]), set(order["skip"])
+    faulty: set[str] = set()
+
+    def stage(name: str, look: Iterator[Finding]) -> None:
+        if name in skip:
+            return
+        print(json.dumps({"stage": name}), file=out)
+        for finding in _guarded(name, look):
+            if finding.is_fault:
+                faulty.add(name)
+            print(json.dumps({"finding": finding.to_json()}), file=out)
+
+    taken: list[Taken] = []
+    stage("algorithm", _look_at_algorithm(config))
+    stage("verifier.options", look_at_options(config.verifier.options))
+    for index in range(len(config.environments)):
+        stage(f"environments.{index}", look_at_environment(config, index, taken))
+    stage("corpora", look_at_corpora(config))
+    for asked in asked_models(config):
+        stage(asked.stage, look_at_model(asked))
+    if "model model.path" not in faulty | skip:
+        stage(PROMPTS, look_at_prompts(config, taken))
+    for name, (key, task, answer) in wanted(taken).items():
+        stage(f"verifier {name}", look_at_verifier(config, name, key, task, answer))
+    print(json.dumps({"done": True}), file=out)
+    out.flush()
+    os._exit(0)  # threads of plug-ins do not keep us
+
+
+def _guarded(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
+    try:
+        yield from look
+    except RlserveError as error:
+        yield Finding(f"{name}: {error}")
+    except Exception as error:
+        yield Finding(f"{name}: {told(error)}")
+
+
+def _look_at_algorithm(config: RunConfig) -> Iterator[Finding]:
+    kind = config.algorithm.type
+    if kind in BUILT_IN:
+        return
+    known = plugins.names(plugins.ALGORITHM_GROUP)
+    if kind not in known:
+        yield Finding(f"algorithm.type: {kind!r} is not registered{known_names(kind, known)}")
+        return
+    from rlserve.algorithms.registry import create  # loads torch
+
+    create(config.algorithm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

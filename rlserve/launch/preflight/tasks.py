@@ -1,0 +1,149 @@
+"""The environments and corpora of a configuration, made as the run will make them, and some tasks of each split."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlserve import plugins
+from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.pretrain import CorpusConfig
+from rlserve.config.run import RunConfig
+from rlserve.errors import PluginFailed, UnknownName
+from rlserve.launch.preflight.finding import Finding
+from rlserve.nearest import known_names
+from rlserve.plugins import ENVIRONMENT_GROUP, Environment, told
+from rlserve.records import Task
+
+TASKS_TRIED = 64
+"""Tasks of a split that are looked at, evenly over a finite one."""
+SECONDS_TRIED = 2.0
+"""Of tasks that come slowly only those that come within this."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """Tasks of one split of one environment."""
+
+    index: int
+    """Of the environment in the configuration."""
+    split: str
+    tasks: list[Task] = field(default_factory=list)
+    answer: str = ""
+    """A right completion of the first one, if the environment can demonstrate."""
+
+
+def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> Iterator[Finding]:
+    """What is wrong with ``environments.<index>``; the tasks that it gave are added to ``taken``."""
+    section = config.environments[index]
+    where = f"environments.{index}"
+    key = f"{where}.{'plugin' if section.plugin else 'name'}"
+    environment, problem = _made(section.plugin or section.name, section.options, key, f"{where}.options")
+    if problem:
+        yield Finding(problem)
+        return
+    if not isinstance(environment, Environment):
+        yield Finding(
+            f"{key}: {section.name!r} lacks name, version, verifier, splits or task(); see environments/README"
+        )
+        return
+    environment.name = section.name
+    try:
+        splits = dict(environment.splits)
+    except Exception as error:
+        yield Finding(f"{where}: {section.name!r} cannot say its splits: {told(error)}")
+        return
+    for split_key, split in _wanted(config, section):
+        if split not in splits:
+            yield Finding(f"{where}.{split_key}: {section.name!r} has no split {split!r}{known_names(split, splits)}")
+            continue
+        found = Taken(index, split)
+        taken.append(found)
+        if problem := _take(environment, splits[split], found):
+            yield Finding(f"{where}: {section.name!r} {problem}")
+
+
+def _wanted(config: RunConfig, section: EnvironmentConfig) -> Iterator[tuple[str, str]]:
+    """(key, split) of each split that the run draws from."""
+    if section.weight > 0:
+        yield from (("levels" if section.levels else "split", s) for s in section.levels or (section.split,))
+    if config.evaluate.problems and section.share_in_evaluation > 0 and not config.evaluate.from_training:
+        yield "eval_split", section.eval_split
+
+
+def _take(environment: Environment, size: int, found: Taken) -> str:
+    """Fill ``found``; returns what went wrong, empty when nothing did."""
+    started = time.monotonic()
+    step = max(size // TASKS_TRIED, 1)
+    for position in range(min(size, TASKS_TRIED) if size else TASKS_TRIED):
+        index = position * step
+        try:
+            task = environment.task(found.split, index, index)
+        except Exception as error:
+            return f"gives no task {index} of split {found.split!r}: {told(error)}"
+        if not isinstance(task, Task):
+            return f"gives a {type(task).__name__} as task {index} of split {found.split!r}; give a Task"
+        found.tasks.append(task)
+        if time.monotonic() - started > SECONDS_TRIED:
+            break
+    demonstrate = getattr(environment, "demonstration", None)
+    if demonstrate and found.tasks:
+        try:
+            found.answer = str(demonstrate(found.split, 0, 0)[1])
+        except Exception:
+            found.answer = ""  # not every row has one; corpora are looked at for themselves
+    return ""
+
+
+def _made(name: str, options: Mapping[str, Any], key: str, where: str) -> tuple[Any, str]:
+    """The plug-in, or what is wrong with it. ``key`` names it, ``where`` its options."""
+    try:
+        return plugins.make(ENVIRONMENT_GROUP, name, options, where=where), ""
+    except UnknownName as error:
+        return None, f"{key}: {_without_group(error)}"
+    except PluginFailed as error:
+        return None, str(error) if str(error).startswith(where) else f"{key}: {_without_group(error)}"
+    except Exception as error:
+        return None, str(error)
+
+
+def _without_group(error: Exception) -> str:
+    return str(error).removeprefix(f"{ENVIRONMENT_GROUP}: ")
+
+
+def corpora(config: RunConfig) -> Iterator[tuple[str, CorpusConfig]]:
+    """(key, corpus) of each text that the run learns from before reinforcement."""
+    stages = [("", config.pretrain, config.sft)]
+    stages += [(f"teachers.{i}.", t.pretrain, t.sft) for i, t in enumerate(config.teachers)]
+    for prefix, pretrain, sft in stages:
+        for name, section in (("pretrain", pretrain), ("sft", sft)):
+            if section is not None:
+                yield from _flat(f"{prefix}{name}.stage.corpus", section.stage.corpus)
+
+
+def _flat(key: str, corpus: CorpusConfig) -> Iterator[tuple[str, CorpusConfig]]:
+    if not corpus.mixture:
+        yield key, corpus
+    for index, part in enumerate(corpus.mixture):
+        yield from _flat(f"{key}.mixture.{index}", part)
+
+
+def look_at_corpora(config: RunConfig) -> Iterator[Finding]:
+    """What is wrong with the corpora of pretraining and tuning."""
+    seen: set[str] = set()
+    for key, corpus in corpora(config):
+        identity = json.dumps([corpus.environment, corpus.options, corpus.path], sort_keys=True, default=str)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        if corpus.path:
+            if not Path(corpus.path).is_file():
+                yield Finding(f"{key}.path: there is no file {corpus.path!r}; give JSON lines")
+            continue
+        environment, problem = _made(corpus.environment, corpus.options, f"{key}.environment", f"{key}.options")
+        if problem:
+            yield Finding(problem)
+        elif not hasattr(environment, "demonstration"):
+            yield Finding(f"{key}.environment: {corpus.environment!r} cannot demonstrate; take another, or a path")

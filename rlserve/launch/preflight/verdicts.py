@@ -1,0 +1,83 @@
+"""The verifiers that tasks name: are they there, and do they judge?"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rlserve import plugins
+from rlserve.actors.verifier.frames import encode_verdict
+from rlserve.config.run import RunConfig
+from rlserve.errors import PluginFailed, RlserveError, UnknownName
+from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.preflight.tasks import Taken
+from rlserve.nearest import known_names
+from rlserve.plugins import VERIFIER_GROUP, told
+from rlserve.records import Task, Verdict
+
+ANY_ANSWER = "0"
+
+
+def wanted(taken: Iterable[Taken]) -> dict[str, tuple[str, Task, str]]:
+    """By verifier: the key that leads to it, a task that wants it, and an answer that is not empty."""
+    found: dict[str, tuple[str, Task, str]] = {}
+    for part in taken:
+        for task in part.tasks:
+            if task.verifier:
+                answer = part.answer if task is part.tasks[0] and part.answer else ANY_ANSWER
+                found.setdefault(task.verifier, (f"environments.{part.index}", task, answer))
+    return found
+
+
+def look_at_options(options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Options for verifiers that are not there."""
+    known = plugins.names(VERIFIER_GROUP)
+    for name in options:
+        if name not in known:
+            yield Finding(f"verifier.options.{name}: no verifier of that name is installed{known_names(name, known)}")
+
+
+def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer: str) -> Iterator[Finding]:
+    """What is wrong with the verifier ``name``, which ``task`` of the environment at ``key`` wants."""
+    known = plugins.names(VERIFIER_GROUP)
+    if name not in known:
+        yield Finding(f"{key}: its tasks want the verifier {name!r}, which is not installed{known_names(name, known)}")
+        return
+    where = f"verifier.options.{name}"
+    try:
+        verifier = plugins.make(VERIFIER_GROUP, name, config.verifier.options.get(name, {}), where=where)
+        if hasattr(verifier, "prepare"):
+            verifier.prepare()
+    except (PluginFailed, UnknownName) as error:
+        yield Finding(str(error) if str(error).startswith(where) else f"verifier {name!r}: {error}")
+        return
+    except RlserveError as error:
+        yield Finding(str(error) if str(error).startswith(where) else f"{where}: {error}")
+        return
+    except Exception as error:
+        yield Finding(f"{where}: {name!r} cannot be made ready: {told(error)}")
+        return
+    empty, other = _failure(verifier, "", task), _failure(verifier, answer, task)
+    if empty and other:
+        yield Finding(f"verifier {name!r} judges nothing of {key} (task {task.task_id!r}): {other}")
+    elif empty or other:
+        what = "an empty answer" if empty else f"the answer {answer[:60]!r}"
+        yield warning(f"verifier {name!r} gives no verdict on {what} (task {task.task_id!r}): {empty or other}")
+
+
+def _failure(verifier: Any, completion: str, task: Task) -> str:
+    """Why there is no verdict; empty when there is one."""
+    try:
+        verdict = verifier.verify(completion, task.payload, _prompt(task))
+        if not isinstance(verdict, Verdict):
+            return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
+        encode_verdict(verdict)
+    except RlserveError as error:
+        return str(error)
+    except Exception as error:
+        return told(error)
+    return verdict.failure.message if verdict.failure else ""
+
+
+def _prompt(task: Task) -> str:
+    if isinstance(task.prompt, str):
+        return task.prompt
+    return "\n".join(str(getattr(part, "content", part)) for part in task.prompt)
