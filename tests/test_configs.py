@@ -17,7 +17,8 @@ def test_there_are_configurations_to_check() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_a_shipped_configuration_loads_and_dry_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_run([path])
-    assert main(["run", str(path), "--dry-run"]) == 0
+    # Most name files and models that are not in the repository.
+    assert main(["run", str(path), "--dry-run", "--no-preflight"]) == 0
     printed = capsys.readouterr().out
     assert f'name = "{config.name}"' in printed
     assert printed.count("# rollout-") == config.rollout.workers

@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
-from rlserve.errors import RlserveError
+from rlserve.errors import InvalidRequest, PluginFailed, RlserveError, UnknownName
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ PARENT_PID = "RLSERVE_PARENT_PID"
 EXIT_FAILED = 1
 EXIT_REPLACED = 3
 """A newer process has this actor's id."""
+EXIT_CONFIG = 78
+"""The configuration cannot work (``EX_CONFIG`` of sysexits.h): to start the actor again is of no use."""
+CONFIGURATION_FAULTS = (InvalidRequest, UnknownName, PluginFailed)
+"""Raised at an actor's start they are a fault of the configuration."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -81,7 +85,7 @@ async def run_actor(
     ``hub_address`` serves without a hub. Once the end has begun, the process has ``stop_seconds`` to be gone.
 
     Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id, 4 its stop hung (the
-    log says in what).
+    log says in what), 78 the start failed for the configuration.
     """
     started = asyncio.Event()
 
@@ -111,6 +115,8 @@ async def run_actor(
             raise
         except RlserveError as error:
             logger.error("%s: %s: %s", actor_id, type(error).__name__, error)
+            if not started.is_set() and isinstance(error, CONFIGURATION_FAULTS):
+                return EXIT_CONFIG
         except Exception:
             logger.exception("%s: failed", actor_id)
         finally:

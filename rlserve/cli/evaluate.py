@@ -1,64 +1,39 @@
-"""``rlserve eval``: held-out accuracy of a checkpoint, through the same actors that train."""
+"""``rlserve eval``: held-out accuracy and reward of a checkpoint, through the same actors that train."""
 
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rlserve.cli import run as run_command
-from rlserve.config.load import load_run, merge, to_toml, validate
-from rlserve.config.paths import RunPaths
+from rlserve.cli.measure import config_of, measurement, model_of, run_once
+from rlserve.config.load import load_run, merge, validate
 from rlserve.config.run import RunConfig
-from rlserve.errors import InvalidRequest
-from rlserve.observability.summary import read_json
+from rlserve.observability.outcome import measured_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
-    parser.add_argument("--config", help="TOML file of a run; default: the run's own config.toml")
+    parser.add_argument("--config", help="TOML file of a run; default: that of the run to which the model belongs")
     parser.add_argument("--problems", type=int, help="held-out tasks")
     parser.add_argument("--samples", type=int, help="completions per task")
     parser.add_argument("--temperature", type=float, help="0 is greedy")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    given = RunPaths(Path(arguments.model))
-    config_file = config_of(given, arguments.config)
+    given = Path(arguments.model)
+    model = model_of(given)
+    base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
     with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
-        config = _evaluation_config(load_run([config_file], arguments.overrides), model_of(given), arguments, directory)
+        config = _evaluation_config(base, model, arguments, directory)
         status = run_once(config)
         if status == 0:
-            summary = read_json(RunPaths(Path(config.directory) / config.name).summary)
-            _print(summary, as_json=arguments.json)
+            _print(measurement(config), as_json=arguments.json)
         return status
-
-
-def run_once(config: RunConfig) -> int:
-    """A whole run of ``config`` in its (temporary) directory; returns the exit code."""
-    path = Path(config.directory) / f"{config.name}.toml"
-    path.write_text(to_toml(config), encoding="utf-8")
-    return run_command.run(
-        argparse.Namespace(config=[str(path)], overrides=[], dry_run=False, resume=False, overwrite=False)
-    )
-
-
-def config_of(given: RunPaths, asked: str | None) -> Path:
-    """The configuration to take: as asked, or the run's own. Raises InvalidRequest when it is not there."""
-    path = Path(asked) if asked else given.config
-    if not path.exists():
-        raise InvalidRequest(f"--config: no file {str(path)!r}; give the configuration of a run")
-    return path
-
-
-def model_of(given: RunPaths) -> str:
-    """Absolute path of the checkpoint that is meant. Raises InvalidRequest when there is none."""
-    if not given.root.is_dir():
-        raise InvalidRequest(f"model: no directory {str(given.root)!r}")
-    from rlserve.actors.model_path import model_at
-
-    return str(Path(model_at(str(given.root))).resolve())
 
 
 def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
@@ -74,6 +49,11 @@ def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namesp
     return validate(RunConfig, merge(values, change))
 
 
-def _print(summary: dict[str, object], *, as_json: bool) -> None:
-    accuracy = summary.get("accuracy_before")
-    print(json.dumps({"accuracy": accuracy}) if as_json else f"held-out accuracy {accuracy}")
+def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"held-out accuracy {measured_text(found)}")
+    parts = found.get("by_environment") or {}
+    for name, value in parts.items() if len(parts) > 1 else ():
+        print(f"  {name:24} {'no verdict' if value is None else f'{value:.3f}'}")

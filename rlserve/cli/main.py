@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from rlserve.observability.printable import LINES, printable
 INTERRUPTED = 130
 MAX_ERROR = 100_000
 """Characters of an error that are shown; it may hold the end of a log."""
+PIPE_CLOSED = 141
+"""As a shell reports a process that SIGPIPE ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ COMMANDS = (
     ),
     Command("status", "rlserve.cli.status", "how a run stands and who is alive"),
     Command("rollout", "rlserve.cli.rollout", "rollout workers of a run: status, pause, resume, sample"),
+    Command("report", "rlserve.cli.report", "the page of a run, made anew from its directory"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
     Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),
     Command("generate", "rlserve.cli.generate", "graded samples of a model, as a file"),
@@ -53,7 +57,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
         epilog="Start with: rlserve doctor; rlserve run configs/quickstart.toml",
     )
     parser.add_argument("--version", action="version", version=f"rlserve {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
         if command.name == chosen:
@@ -66,7 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sleep_when_idle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((a for a in given if not a.startswith("-")), None)
-    parsed = build_parser(chosen).parse_args(given)
+    parser = build_parser(chosen)
+    parsed = parser.parse_args(given)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
+    try:
+        status = _run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads us (`| head`) has had enough. What is buffered has no reader, also not at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return status
+
+
+def _run(parsed: argparse.Namespace) -> int:
     module = next(c.module for c in COMMANDS if c.name == parsed.command)
     try:
         return int(importlib.import_module(module).run(parsed))

@@ -1,4 +1,4 @@
-"""Live progress of a run in the terminal: one panel with rich, plain lines when not a terminal."""
+"""Live progress of a run in the terminal: a row that changes with rich, plain lines when not a terminal."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,24 +12,41 @@ from rlserve.observability.printable import LINES, printable
 
 MAX_TEXT = 100_000
 """Characters of one thing that is said; it may hold a traceback."""
+MAX_DETAIL_LINES = 40
 
 
 @dataclass(slots=True)
 class ProgressState:
-    """What the panel shows; the run command updates it."""
+    """What the panel shows; the run command updates it. Seconds are monotonic."""
 
     phase: str = "starting"
     step: int = 0
     total_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     message: str = ""
-    train_started: float | None = None
+    first_step: int | None = None
+    """Step at which this process began to train."""
+    training_since: float | None = None
+    """When the present stretch of training began; None outside of training."""
+    trained_seconds: float = 0.0
+    """In earlier stretches."""
+
+    def enter(self, phase: str, now: float, total_steps: int = 0) -> None:
+        """The run is in another phase; ``total_steps`` comes with "training"."""
+        if self.training_since is not None:
+            self.trained_seconds += now - self.training_since
+        self.training_since = now if phase == "training" else None
+        self.phase, self.message = phase, ""
+        if phase == "training":
+            self.total_steps = total_steps
+            self.first_step = self.step if self.first_step is None else self.first_step
 
     def eta_seconds(self, now: float) -> float | None:
-        """Seconds to the last step at the pace so far; None before the first step."""
-        if self.train_started is None or self.step == 0:
+        """Seconds to the last step at the pace of this process; None before its first step and outside of training."""
+        if self.training_since is None or self.first_step is None or self.step <= self.first_step:
             return None
-        return (now - self.train_started) / self.step * (self.total_steps - self.step)
+        seconds = self.trained_seconds + now - self.training_since
+        return seconds / (self.step - self.first_step) * (self.total_steps - self.step)
 
 
 SHOWN = (
@@ -52,7 +69,7 @@ def cells(state: ProgressState, now: float) -> list[tuple[str, str]]:
         if value is not None:
             shown.append((label, form.format(value * 1000 if label in MILLISECONDS else value)))
     eta = state.eta_seconds(now)
-    if eta is not None and state.phase == "training":
+    if eta is not None:
         shown.append(("ETA", f"{int(eta // 60)}:{int(eta % 60):02d}"))
     return shown
 
@@ -66,6 +83,8 @@ class Progress:
         self._console = Console(file=stream)
         self._started = time.monotonic()
         self._last_line = ""
+        self._last_step = 0
+        self._warned: set[str] = set()
         self._live = (
             Live(console=self._console, refresh_per_second=4, transient=False) if self._console.is_terminal else None
         )
@@ -80,23 +99,39 @@ class Progress:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        shown = printable(text, max_length=MAX_TEXT, keep=LINES)
-        self._console.print(shown, highlight=False, soft_wrap=True, markup=False)
+        """Lines that stay."""
+        self._console.print(
+            printable(text, max_length=MAX_TEXT, keep=LINES), highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+
+    def warn(self, message: str, details: str = "") -> None:
+        """A warning that stays, with details (a traceback) indented below it; the same one is not said twice."""
+        if message in self._warned:
+            return
+        self._warned.add(message)
+        lines = details.strip("\n").split("\n") if details.strip() else []
+        if len(lines) > MAX_DETAIL_LINES:
+            lines = ["...", *lines[-MAX_DETAIL_LINES:]]
+        self.say("\n".join([f"warning: {message}", *(f"    {line}" for line in lines)]))
 
     def refresh(self) -> None:
-        """Draw the present state; without a terminal, a line whenever phase or step changed."""
+        """Draw the present state. A line stays for each step; without a terminal, for each phase and message too."""
         now = time.monotonic()
         shown = cells(self.state, now)
         if self._live:
+            if self.state.step > self._last_step and self.state.metrics:
+                self.say(self._line(shown, now))
+            self._last_step = self.state.step
             self._live.update(self._panel(shown, now))
             return
         key = f"{self.state.phase} {self.state.step} {self.state.message}"
         if key != self._last_line:
             self._last_line = key
-            numbers = "  ".join(f"{label} {text}" for label, text in shown)
-            line = f"[{now - self._started:6.1f}s] {self.state.phase}  {numbers}  {self.state.message}"
-            print(printable(line.rstrip()), file=self._console.file, flush=True)
+            print(printable(self._line(shown, now)), file=self._console.file, flush=True)
+
+    def _line(self, shown: list[tuple[str, str]], now: float) -> str:
+        numbers = "  ".join(f"{label} {text}" for label, text in shown)
+        return f"[{now - self._started:6.1f}s] {self.state.phase}  {numbers}  {self.state.message}".rstrip()
 
     def _panel(self, shown: list[tuple[str, str]], now: float) -> Table:
         seconds = int(now - self._started)

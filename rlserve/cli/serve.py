@@ -3,14 +3,18 @@
 import argparse
 import asyncio
 import importlib
+import logging
 import os
 from pathlib import Path
 
+from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
 from rlserve.observability import logs
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("hub", "rollout", "verifier", "environment", "teacher", "learner")
 
@@ -33,15 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rlserve.actors.process import die_with_parent
+    """The actor's exit code; 78 when the configuration cannot work, so that no launcher starts it again."""
+    from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
 
     die_with_parent()
-    if arguments.cores:
-        _stay_on(arguments.cores)
-    config, paths = _configuration(arguments)
     actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
     logs.set_up(actor_id)
-    return _serve(arguments, config, paths, actor_id)
+    try:
+        if arguments.cores:
+            _stay_on(arguments.cores)
+        config, paths = _configuration(arguments)
+        return _serve(arguments, config, paths, actor_id)
+    except CONFIGURATION_FAULTS as error:
+        logger.error("%s: %s", actor_id, error)
+        return EXIT_CONFIG
 
 
 def _stay_on(cores: str) -> None:
@@ -54,6 +63,8 @@ def _stay_on(cores: str) -> None:
 
 def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     files = arguments.config or [RunPaths(arguments.run or Path()).config]
+    if not arguments.config:
+        check_digest(Path(files[0]))
     config = load_run(files, arguments.overrides)
     return config, RunPaths(arguments.run or Path(config.directory) / config.name)
 

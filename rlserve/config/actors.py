@@ -244,6 +244,8 @@ class LaunchConfig(Section):
     """First pause before a restart; doubles each time."""
     max_restarts: int = Field(5, ge=0)
     """Restarts of one actor within ten minutes before the run gives up."""
+    report_every_steps: int = Field(100, ge=0)
+    """Optimizer steps after which ``report.html`` is written anew, beside the run; 0: only at its end."""
     cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Processor cores by kind of actor, e.g. ``{ learner = [0], rollout = [1] }``; others run anywhere."""
 

@@ -1,9 +1,11 @@
 """Runs a plan as local processes, restarts what dies, stops all of it at the end.
 
 ``run``            starts everyone beside the hub, which they dial until it listens; waits for: the learner's exit,
-                   a stop request, a hub that does not come up, or an actor that keeps dying. Whatever ends it,
-                   every process is stopped before it returns.
+                   a stop request, a hub that does not come up, an actor that keeps dying, or one that says that the
+                   configuration cannot work. ``close`` then stops every process.
 ``_keep_running``  one task a process. waits for: its exit. unblocked by: the process or ``stop``.
+``close``          waits for: the children's exits, by stages. unblocked by: ``launch.stop_seconds`` for each stage,
+                   or ``hurry``, which kills all at once.
 """
 
 import asyncio
@@ -13,17 +15,17 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from rlserve.actors.hub.client import HubClient
-from rlserve.actors.process import PARENT_PID
+from rlserve.actors.process import EXIT_CONFIG, PARENT_PID
+from rlserve.config.digest import DIGEST
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub, plan_processes
-from rlserve.launch.process import Child, describe_exit, last_lines
-from rlserve.launch.supervise import RestartPolicy
+from rlserve.launch.process import Child, describe_exit
+from rlserve.launch.supervise import RestartPolicy, StartFailures
 from rlserve.observability.events import EventLog
 from rlserve.records import Change
 
@@ -37,24 +39,20 @@ class RunFailed(RlserveError, RuntimeError):
     """A run cannot go on; the message names the process, its log and the way on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a process writes its log."""
-
-    spec: ProcessSpec
-    log: Path
-
-
 class LocalLauncher:
     """All processes of one run on this machine."""
 
-    def __init__(self, config: RunConfig, paths: RunPaths, *, resume: bool = False) -> None:
+    def __init__(self, config: RunConfig, paths: RunPaths, *, resume: bool = False, digest: str = "") -> None:
+        """``digest`` is that of the ``config.toml`` that the actors are to find."""
         self._config = config
+        self._digest = digest
         self._paths = paths
         self._resume = resume
         self._events = EventLog(paths.events)
         self._children: dict[str, Child] = {}
         self._died_at: dict[str, float] = {}
+        self._came_up: set[str] = set()
+        """Actors that have registered once."""
         self._stopping = asyncio.Event()
         self.hub_address = ""
 
@@ -104,34 +102,46 @@ class LocalLauncher:
         """Make ``run`` return; ``close`` then stops the processes."""
         self._stopping.set()
 
-    async def close(self) -> None:
-        """Stop everything: learner first (it saves), the hub last."""
+    def hurry(self) -> None:
+        """Kill every process at once: who asks twice to stop does not want to wait."""
+        for child in self._children.values():
+            child.kill()
+
+    async def close(self) -> list[str]:
+        """Stop everything: learner first (it saves), the hub last. Returns those that had to be killed."""
         order = sorted(self._children.values(), key=lambda c: (c.spec.name == HUB, c.spec.kind != LEARNER))
         grace = self._config.launch.stop_seconds
         learners = [c for c in order if c.spec.kind == LEARNER]
         others = [c for c in order if c.spec.kind not in (LEARNER, HUB)]
+        killed: list[str] = []
         for batch in (learners, others, [c for c in order if c.spec.name == HUB]):
-            await asyncio.gather(*(child.stop(grace) for child in batch))
+            obeyed = await asyncio.gather(*(child.stop(grace) for child in batch))
+            killed += [child.spec.name for child, did in zip(batch, obeyed, strict=True) if not did]
+        for name in killed:
+            self._events.write("actor_killed", actor=name, seconds=grace)
+        return killed
 
     async def _keep_running(self, spec: ProcessSpec) -> None:
         policy = RestartPolicy(
             backoff_seconds=self._config.launch.restart_backoff_seconds,
             max_restarts=self._config.launch.max_restarts,
         )
+        failures = StartFailures()
         child = self._children.get(spec.name) or await self._start(spec)
         while True:
             status = await child.wait()
             child.kill()
-            if not spec.restartable:
-                self._ended_for_good(spec, status)
-                return
             if status == 0:
                 return
+            said = child.last_words() if status > 0 else ""
+            if not spec.restartable or status == EXIT_CONFIG:
+                self._ended_for_good(child, status, said)
             self._died_at[spec.name] = time.monotonic()
-            self._events.write("actor_died", actor=spec.name, how=describe_exit(status))
-            pause = policy.pause_after_death(time.monotonic())
+            hopeless = failures.is_hopeless(said, came_up=spec.name in self._came_up)
+            pause = None if hopeless else policy.pause_after_death(time.monotonic())
+            self._note_death(child, status, said, restarts=pause is not None)
             if pause is None:
-                raise RunFailed(self._gave_up(spec, status))
+                raise RunFailed(self._gave_up(child, status, said, hopeless=hopeless))
             logger.info("%s: %s; restarting in %.1f s", spec.name, describe_exit(status), pause)
             await asyncio.sleep(pause)
             child = await self._start(spec)
@@ -142,28 +152,47 @@ class LocalLauncher:
         async with HubClient(self.hub_address) as hub:
             async for event in hub.watch():
                 died = self._died_at.get(event.actor.actor_id)
+                if event.change is Change.JOINED:
+                    self._came_up.add(event.actor.actor_id)
                 if event.change is Change.JOINED and died is not None:
                     del self._died_at[event.actor.actor_id]
                     seconds = round(time.monotonic() - died, 2)
                     self._events.write("actor_recovered", actor=event.actor.actor_id, seconds=seconds)
 
-    def _ended_for_good(self, spec: ProcessSpec, status: int) -> None:
-        if status == 0:
-            return
-        self._events.write("actor_died", actor=spec.name, how=describe_exit(status))
-        log = self._log(spec)
-        way_on = (
-            f"the queue and the last checkpoint are kept. Go on with `rlserve run --resume {self._paths.root}`"
-            if spec.kind == LEARNER
-            else "the start checkpoint was not made; mend the cause and start the run anew"
+    def _note_death(self, child: Child, status: int, said: str, *, restarts: bool) -> None:
+        self._events.write(
+            "actor_died",
+            actor=child.spec.name,
+            how=describe_exit(status),
+            said=said,
+            log=str(child.log),
+            restarts=restarts,
         )
-        raise RunFailed(f"{spec.name}: {describe_exit(status)}; {way_on}. End of {log}:\n{last_lines(log)}")
 
-    def _gave_up(self, spec: ProcessSpec, status: int) -> str:
-        return (
-            f"{spec.name}: {describe_exit(status)}, and restarted {self._config.launch.max_restarts} times "
-            f"already (launch.max_restarts). End of {self._log(spec)}:\n{last_lines(self._log(spec))}"
+    def _ended_for_good(self, child: Child, status: int, said: str) -> None:
+        """Raises RunFailed with what it said and the way on."""
+        self._note_death(child, status, said, restarts=False)
+        spec = child.spec
+        if status == EXIT_CONFIG:
+            raise RunFailed(
+                f"{spec.name}: {said}\nThis is a fault of the configuration: mend it, then start the run again. "
+                f"log: {child.log}"
+            )
+        if spec.kind != LEARNER:
+            way_on = "The start checkpoint was not made: mend the cause and start the run again with --overwrite"
+        elif any(self._paths.checkpoints.glob("step-*")):
+            way_on = f"The queue and the last checkpoint are kept: go on with `rlserve run --resume {self._paths.root}`"
+        else:
+            way_on = f"No checkpoint was made yet: mend the cause, then `rlserve run --resume {self._paths.root}`"
+        raise RunFailed(f"{spec.name}: {describe_exit(status)}{_quoted(said)}\n{way_on}. log: {child.log}")
+
+    def _gave_up(self, child: Child, status: int, said: str, *, hopeless: bool) -> str:
+        why = (
+            "it never came up, and ended so each time"
+            if hopeless
+            else f"it was restarted {self._config.launch.max_restarts} times already (launch.max_restarts)"
         )
+        return f"{child.spec.name}: {describe_exit(status)}, and {why}{_quoted(said)}\nlog: {child.log}"
 
     async def _start(self, spec: ProcessSpec) -> Child:
         child = await Child.start(spec, self._log(spec), self._environment())
@@ -174,6 +203,7 @@ class LocalLauncher:
         return {
             PARENT_PID: str(os.getpid()),
             RUN_DIRECTORY: str(self._paths.root.resolve()),
+            DIGEST: self._digest,
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -192,11 +222,15 @@ class LocalLauncher:
         if listening in done:
             return
         if death in done:
-            log = self._log(child.spec)
-            raise RunFailed(f"hub: {describe_exit(death.result())} at start. End of {log}:\n{last_lines(log)}")
+            said = _quoted(child.last_words())
+            raise RunFailed(f"hub: {describe_exit(death.result())} at start{said}\nlog: {child.log}")
         raise DeadlineExceeded(
             f"hub: does not listen at {self.hub_address} after {seconds:.0f} s (launch.start_seconds); see its log"
         )
+
+
+def _quoted(said: str) -> str:
+    return f": {said}" if said else ""
 
 
 async def _answers(address: str) -> None:

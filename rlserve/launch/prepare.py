@@ -1,13 +1,15 @@
 """Makes the start checkpoint of a run, and teachers, in a process of its own: pretrain, then SFT."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlserve.actors.model_path import model_at, wait_for_start_model
-from rlserve.actors.process import die_with_parent
+from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
+from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.config.pretrain import PretrainConfig, SftConfig
@@ -16,6 +18,8 @@ from rlserve.config.teacher import START, TeacherConfig
 from rlserve.idle_threads import sleep_when_idle
 from rlserve.observability import logs
 from rlserve.observability.events import EventLog
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(config: RunConfig, paths: RunPaths) -> None:
@@ -74,7 +78,12 @@ def main() -> int:
     die_with_parent()
     sleep_when_idle()
     logs.set_up("prepare")
-    prepare(load_run([paths.config]), paths)
+    try:
+        check_digest(paths.config)
+        prepare(load_run([paths.config]), paths)
+    except CONFIGURATION_FAULTS as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return EXIT_CONFIG
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from rlserve.launch.last_words import last_words
 from rlserve.launch.plan import ProcessSpec
 
 logger = logging.getLogger(__name__)
@@ -20,9 +21,11 @@ KILL_SECONDS = 10.0
 class Child:
     """A started process and its log."""
 
-    def __init__(self, spec: ProcessSpec, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, spec: ProcessSpec, process: asyncio.subprocess.Process, log: Path, log_start: int) -> None:
         self.spec = spec
+        self.log = log
         self._process = process
+        self._log_start = log_start
 
     @classmethod
     async def start(cls, spec: ProcessSpec, log: Path, environment: Mapping[str, str]) -> "Child":
@@ -34,8 +37,13 @@ class Child:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab", buffering=0) as file:
+            start = file.seek(0, os.SEEK_END)
             process = await _spawn(spec, file, {**os.environ, **environment, **spec.environment})
-        return cls(spec, process)
+        return cls(spec, process, log, start)
+
+    def last_words(self) -> str:
+        """The error that it ended with, from its log; empty when it was killed without a word."""
+        return last_words(self.log, self._log_start)
 
     @property
     def pid(self) -> int:
@@ -51,12 +59,15 @@ class Child:
         """Exit status; negative is the signal that killed it."""
         return await self._process.wait()
 
-    async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM, then after the grace SIGKILL to the whole group."""
+    async def stop(self, grace_seconds: float) -> bool:
+        """SIGTERM, then after the grace SIGKILL to the whole group; returns whether the grace was enough."""
+        obeyed = True
         if self.running:
             self.signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._process.wait(), grace_seconds)
+            except TimeoutError:
+                obeyed = False
         self.kill()
         try:
             await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
@@ -68,6 +79,7 @@ class Child:
                 self.pid,
                 KILL_SECONDS,
             )
+        return obeyed
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself."""
@@ -98,15 +110,3 @@ def describe_exit(status: int) -> str:
     with contextlib.suppress(ValueError):
         return f"killed by {signal.Signals(-status).name}"
     return f"killed by signal {-status}"
-
-
-def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, for an error message."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(file.tell() - 8192, 0))
-            lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return "(no log)"
-    return "\n".join(lines[-count:])

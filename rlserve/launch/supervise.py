@@ -26,3 +26,20 @@ class RestartPolicy:
         if len(self._deaths) > self.max_restarts:
             return None
         return float(min(self.backoff_seconds * 2 ** (len(self._deaths) - 1), MAX_PAUSE_SECONDS))
+
+
+HOPELESS_STARTS = 3
+
+
+@dataclass(slots=True)
+class StartFailures:
+    """Tells a start that fails the same way each time from one that may yet succeed."""
+
+    _said: str = ""
+    _times: int = 0
+
+    def is_hopeless(self, said: str, *, came_up: bool) -> bool:
+        """Whether an actor that died with these last words, and never came up, is not worth another start."""
+        self._times = self._times + 1 if said and said == self._said else 1
+        self._said = said
+        return bool(said) and not came_up and self._times >= HOPELESS_STARTS

@@ -1,6 +1,7 @@
 """Curves of a run, from ``metrics.jsonl``: one small panel a question."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from rlserve.observability.events import read_json_lines
 
 Rows = Sequence[Mapping[str, Any]]
 INK, SOFT, GRID = "#1f3a5f", "#c8743a", "#d9dee5"
+COLOURS = (INK, SOFT, "#6b8f71", "#8a6bb0", "#b4442f", "#7f8c99")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ PANELS = (
     Panel("Entropy of the policy", "nats", (("algorithm/entropy", "mean"),)),
     Panel("Importance ratio", "", (("algorithm/ratio_mean", "mean"), ("algorithm/ratio_max", "max"))),
     Panel("Effective sample size", "share", (("algorithm/ess", "tokens"),)),
-    Panel("Mismatch of trainer and generator", "nats", (("algorithm/mismatch_kl", "KL (k3)"),)),
+    Panel("Drift from the policy that sampled", "nats", (("algorithm/mismatch_kl", "KL (k3)"),)),
     Panel("Lag of trained tokens", "versions", (("lag/mean", "mean"), ("lag/max", "max"))),
     Panel("Throughput", "tokens/s", (("rollout/tokens_per_second", "sampled"),)),
     Panel(
@@ -58,19 +60,24 @@ PANELS = (
 )
 
 
-def draw_curves(rows: Rows, *, columns: int = 3) -> Any:
-    """All panels that have data, as one matplotlib figure; None when there is nothing to draw."""
-    panels = [p for p in PANELS if any(_has(rows, metric) for metric, _ in p.lines)]
-    if not panels:
-        return None
+DROPPED = "groups/dropped/"
+
+
+def panels_of(rows: Rows) -> list[Panel]:
+    """The panels for which there is data; dropped groups by the reasons that occurred."""
+    reasons = sorted({name for row in rows for name in row if name.startswith(DROPPED)})
+    dropped = Panel("Dropped groups by reason", "groups", tuple((n, n.removeprefix(DROPPED)) for n in reasons))
+    return [p for p in (*PANELS, dropped) if any(_has(rows, metric) for metric, _ in p.lines)]
+
+
+def draw_panel(panel: Panel, rows: Rows) -> Any:
+    """One panel as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.5 * count), layout="constrained")
+    figure = Figure(figsize=(4.2, 2.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for index, panel in enumerate(panels):
-        _draw(figure.add_subplot(count, columns, index + 1), panel, rows)
+    _draw(figure.add_subplot(), panel, rows)
     return figure
 
 
@@ -97,14 +104,22 @@ def to_svg(figure: Any) -> str:
 
 
 def read_metrics(path: Any) -> list[Mapping[str, Any]]:
-    """The rows of ``metrics.jsonl``: a step each, or a held-out measurement."""
-    return [row for row in read_json_lines(path) if "step" in row]
+    """The rows of ``metrics.jsonl``: a step each, or a held-out measurement. Steps that were made twice count once."""
+    rows: list[Mapping[str, Any]] = []
+    for row in read_json_lines(path):
+        step = row.get("step")
+        if not isinstance(step, int):
+            continue
+        if rows and rows[-1]["step"] > step:  # a resumed run went on before its last line
+            rows = [earlier for earlier in rows if earlier["step"] < step]
+        rows.append(row)
+    return rows
 
 
 def _draw(axes: Any, panel: Panel, rows: Rows) -> None:
     scale = 1000.0 if panel.unit == "ms" else 1.0
     drawn = [(metric, label) for metric, label in panel.lines if _has(rows, metric)]
-    for (metric, label), colour in zip(drawn, (INK, SOFT, "#6b8f71"), strict=False):
+    for (metric, label), colour in zip(drawn, itertools.cycle(COLOURS), strict=False):
         points = [(row["step"], row[metric] * scale) for row in rows if row.get(metric) is not None]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, label=label)
     if len(drawn) > 1:

@@ -34,11 +34,24 @@ def test_a_dry_run_prints_a_configuration_that_loads_and_starts_nothing(
 ) -> None:
     path = tmp_path / "c.toml"
     path.write_text(CONFIG)
-    assert main(["run", str(path), "--dry-run", "--set", f"directory={tmp_path / 'runs'}"]) == 0
+    assert main(["run", str(path), "--dry-run", "--no-preflight", "--set", f"directory={tmp_path / 'runs'}"]) == 0
     printed = capsys.readouterr().out
     assert tomllib.loads(printed)["learner"]["max_lag"] == 4
     assert "# rollout-0: " in printed
     assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_command_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "usage: rlserve" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = (
+        f"{sys.executable} -m rlserve.cli.main run --help | true; {sys.executable} -m rlserve.cli.main env list | true"
+    )
+    found = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=True, timeout=120)
+    assert found.stderr == ""
 
 
 def test_a_bad_configuration_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ async def test_a_hub_that_dies_at_its_start_ends_the_run_with_its_last_words(
     launcher = launcher_at(f"0.0.0.0:{port}", tmp_path)  # open to other hosts, and without TLS
     try:
         await launcher.start_hub()
-        with pytest.raises(RunFailed, match=r"(?s)^hub: exit code 1 at start.*there is no TLS"):
+        with pytest.raises(RunFailed, match=r"(?s)^hub: .*there is no TLS"):
             await launcher.run()
     finally:
         await launcher.close()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from rlserve.launch.plan import ProcessSpec
-from rlserve.launch.process import Child, describe_exit, last_lines
+from rlserve.launch.process import Child, describe_exit
 
 
 def spec(code: str) -> ProcessSpec:
@@ -20,8 +20,8 @@ def spec(code: str) -> ProcessSpec:
 async def started(code: str, log: Path) -> Child:
     child = await Child.start(spec(code), log, {"RLSERVE_TEST": "seen"})
     deadline = time.monotonic() + 20
-    while "ready" not in last_lines(log):
-        assert time.monotonic() < deadline, last_lines(log)
+    while "ready" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
     return child
 
@@ -37,7 +37,7 @@ async def test_stop_lets_a_child_clean_up(tmp_path: Path) -> None:
     child = await started(code, log)
     await child.stop(10)
     assert await child.wait() == 0
-    assert last_lines(log).splitlines() == ["ready seen", "cleaned"]
+    assert log.read_text().splitlines() == ["ready seen", "cleaned"]
 
 
 async def test_stop_kills_what_ignores_it_and_its_children(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ async def test_stop_kills_what_ignores_it_and_its_children(tmp_path: Path) -> No
         "time.sleep(60)"
     )
     child = await started(code, log)
-    grandchild = int(last_lines(log).split()[1])
+    grandchild = int(log.read_text().split()[1])
     await child.stop(0.2)
     assert await child.wait() == -signal.SIGKILL
     for _ in range(200):
@@ -70,10 +70,3 @@ async def test_stop_kills_what_ignores_it_and_its_children(tmp_path: Path) -> No
 )
 def test_an_exit_is_described_in_words(status: int, words: str) -> None:
     assert describe_exit(status) == words
-
-
-def test_the_end_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
-    log = tmp_path / "a.log"
-    log.write_text("".join(f"line {i}\n" for i in range(5000)))
-    assert last_lines(log, 2) == "line 4998\nline 4999"
-    assert last_lines(tmp_path / "none.log") == "(no log)"

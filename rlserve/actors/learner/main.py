@@ -41,6 +41,7 @@ from rlserve.actors.learner.stream_service import RolloutStreamService
 from rlserve.actors.learner.teachers import check_teachers, wait_seconds
 from rlserve.actors.learner.trainer import Trainer, create_rank
 from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG
 from rlserve.actors.stop_deadline import end_within
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.batching.filters import why_drop
@@ -75,7 +76,8 @@ def run_learner(
 ) -> int:
     """Train to the end of the configuration; returns the exit code.
 
-    0 finished, 143 stopped by a signal (a checkpoint was saved), 1 failed (the log says why).
+    0 finished, 143 stopped by a signal (a checkpoint was saved), 1 failed (the log says why), 78 the configuration
+    cannot work.
     """
     stop = _stop_on_signals()
     try:
@@ -97,6 +99,9 @@ def run_learner(
     except Stopped:
         logger.info("stopped as asked")
         return STOPPED
+    except CONFIGURATION_FAULTS as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return EXIT_CONFIG
     except RlserveError as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 1

@@ -1,0 +1,96 @@
+"""Keeps the progress of a run on the newest lines of its metrics and events."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlserve.cli.progress import Progress
+from rlserve.config.paths import RunPaths
+from rlserve.observability.outcome import measured_text
+
+POLL_SECONDS = 0.3
+
+
+async def follow(paths: RunPaths, progress: Progress, *, leave_out: Collection[str] = ()) -> None:
+    """Show what is appended from now on, until cancelled; then once more. Events called ``leave_out`` are not shown."""
+    tails = _Tail(paths.events), _Tail(paths.metrics)
+    try:
+        while True:
+            _show_new(progress, *tails, leave_out)
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        _show_new(progress, *tails, leave_out)
+
+
+def _show_new(progress: Progress, events: "_Tail", metrics: "_Tail", leave_out: Collection[str]) -> None:
+    for event in events.new():
+        if event.get("event") in leave_out:
+            continue
+        # What another process wrote must not end the console.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            show_event(progress, event)
+    for line in metrics.new():
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            progress.state.step = int(line["step"])
+            progress.state.metrics.update(
+                {k: float(v) for k, v in line.items() if isinstance(v, int | float) and "/" in k}
+            )
+        progress.refresh()
+    progress.refresh()
+
+
+def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
+    """One event, as a line that stays or as a change of the state. Raises KeyError or the like for a malformed one."""
+    state = progress.state
+    match event.get("event"):
+        case "phase":
+            state.enter(str(event["name"]), time.monotonic(), int(event.get("total_steps", 0)))
+        case "prepare":
+            numbers = {k: v for k, v in event.items() if k not in ("event", "unix_seconds", "stage")}
+            state.message = "  ".join(f"{k} {_short(v)}" for k, v in numbers.items())
+        case "actor_died" if event.get("restarts", True):
+            said = f": {event['said']}" if event.get("said") else ""
+            log = f"; log: {event['log']}" if event.get("log") else ""
+            died = f"{event['actor']}: {event['how']}{said}"
+            # The second death of the same cause needs no second telling.
+            progress.warn(f"{died}\n    the run goes on while {event['actor']} restarts{log}")
+        case "actor_recovered":
+            progress.say(f"{event['actor']}: serves again after {float(event['seconds']):.1f} s")
+        case "actor_killed":
+            progress.say(f"{event['actor']}: did not stop in {event['seconds']:g} s (launch.stop_seconds); killed")
+        case "accuracy":
+            progress.say(f"held-out accuracy {event['when']}: {measured_text(event)}")
+        case "warning":
+            progress.warn(str(event["message"]), str(event.get("traceback") or ""))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Tail:
+    """New whole lines of a growing JSON-lines file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with open(self._path, "rb") as file:
+            size = file.seek(0, 2)
+            self._offset = min(self._offset, size)  # a resumed run may cut what it makes anew
+            file.seek(self._offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        for line in data[:end].splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value

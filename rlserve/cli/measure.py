@@ -1,0 +1,68 @@
+"""A run of no steps for one measurement, in a temporary directory: what ``eval`` and ``generate`` share."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlserve.cli.live_run import LiveRun
+from rlserve.cli.run import print_warnings
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.launch.directory import claimed, write_config
+from rlserve.launch.preflight.check import check, refuse_faults
+from rlserve.observability.events import read_json_lines
+
+_STEP = re.compile(r"step-\d+")
+
+
+def run_once(config: RunConfig) -> int:
+    """A whole run of ``config`` in its temporary directory; progress goes to standard error. Returns the exit code."""
+    paths = RunPaths(Path(config.directory) / config.name)
+    findings = check(config, paths)
+    print_warnings(findings)
+    refuse_faults(findings)
+    with claimed(paths, resume=False, overwrite=False):
+        digest = write_config(config, paths)
+        return asyncio.run(LiveRun(config, paths, resume=False, digest=digest, out=sys.stderr, keeps=False).run())
+
+
+def measurement(config: RunConfig) -> dict[str, Any]:
+    """What the run measured: its "accuracy" event, as far as it has the fields. Raises InvalidRequest without one."""
+    paths = RunPaths(Path(config.directory) / config.name)
+    events = [e for e in read_json_lines(paths.events) if e.get("event") == "accuracy"]
+    if not events:
+        raise InvalidRequest("evaluate.problems: is 0, so nothing was measured; give --problems")
+    left_out = ("event", "unix_seconds", "when", "step", "versions", "value")
+    return {"accuracy": events[-1].get("value")} | {k: v for k, v in events[-1].items() if k not in left_out}
+
+
+def config_of(given: Path, asked: str | None) -> Path:
+    """The configuration to take: as asked, or that of the run to which ``given`` belongs.
+
+    ``given`` is a run directory or one of its checkpoints. Raises InvalidRequest when there is none.
+    """
+    if asked:
+        if not Path(asked).exists():
+            raise InvalidRequest(f"--config: no file {asked!r}; give the configuration of a run")
+        return Path(asked)
+    here = given.resolve()
+    places = [here, *(here.parents[1:2] if _STEP.fullmatch(here.name) else [])]
+    for place in places:
+        if RunPaths(place).config.exists():
+            return RunPaths(place).config
+    raise InvalidRequest(
+        f"--config: {str(given)!r} is no run and no checkpoint of one (no config.toml), so the environments are "
+        "unknown; give the configuration of a run"
+    )
+
+
+def model_of(given: Path) -> str:
+    """Absolute path of the checkpoint that is meant. Raises InvalidRequest when there is none."""
+    if not given.is_dir():
+        raise InvalidRequest(f"model: there is no directory {str(given)!r}; give a run or a checkpoint")
+    from rlserve.launch.preflight.checkpoint import directory_of
+
+    return str((directory_of(str(given)) or given).resolve())

@@ -1,0 +1,145 @@
+"""A run's directory: whose it is, and what is written before the first actor starts.
+
+What is refused changes nothing.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rlserve.config.digest import digest_of
+from rlserve.config.load import to_toml
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.observability.events import read_json_lines
+from rlserve.observability.summary import read_json
+
+LOCK = "launcher.lock"
+
+
+@contextmanager
+def claimed(paths: RunPaths, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the run's lock, so that two launchers never share a directory.
+
+    Raises InvalidRequest when another one holds it, when an earlier run would be lost, or when the directory cannot
+    be made. If the block ends before a configuration was written, what was made for it is removed.
+    """
+    _refuse_to_lose(paths, resume=resume, overwrite=overwrite)
+    made = _make(paths.root)
+    lock = paths.root / LOCK
+    was_there = lock.exists()
+    try:
+        with open(lock, "a", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                was_there = True
+                raise InvalidRequest(
+                    f"name: {str(paths.root)!r} is being run by another launcher; stop it or choose another name"
+                ) from None
+            yield
+    except OSError as error:
+        if error.filename != str(lock):
+            raise
+        raise _unwritable(paths.root, error) from None
+    finally:
+        if not (was_there or paths.config.exists()):
+            with suppress(OSError):
+                lock.unlink()
+            _remove(made)
+
+
+def _refuse_to_lose(paths: RunPaths, *, resume: bool, overwrite: bool) -> None:
+    try:
+        if resume or not paths.root.exists() or not any(e.name != LOCK for e in paths.root.iterdir()):
+            return
+    except OSError as error:
+        raise _unwritable(paths.root, error) from None
+    if not overwrite:
+        raise InvalidRequest(
+            f"name: {str(paths.root)!r} exists already; go on with `rlserve run --resume {paths.root}`, "
+            "start anew with --overwrite, or choose another name with --set name=NAME"
+        )
+    if not paths.config.exists():
+        raise InvalidRequest(f"--overwrite: {str(paths.root)!r} is no run (no config.toml); not deleted")
+
+
+def _make(root: Path) -> list[Path]:
+    """Make the directory; returns those that were not there, the deepest first."""
+    missing = [path for path in (root, *root.parents) if not path.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _remove(missing)
+        raise _unwritable(root, error) from None
+    return missing
+
+
+def _remove(made: list[Path]) -> None:
+    for path in made:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _unwritable(root: Path, error: OSError) -> InvalidRequest:
+    return InvalidRequest(
+        f"directory: {str(root)!r} cannot be made or written ({error.strerror}); give another with "
+        "--set directory=DIRECTORY"
+    )
+
+
+def clear(paths: RunPaths) -> None:
+    """Delete an earlier run; the lock, which is held, stays."""
+    for path in paths.root.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def write_config(config: RunConfig, paths: RunPaths) -> str:
+    """Write ``config.toml`` whole or not at all; returns its digest."""
+    text = to_toml(config).encode()
+    _replace(paths.config, text)
+    return digest_of(text)
+
+
+def is_finished(config: RunConfig, paths: RunPaths) -> bool:
+    """Whether nothing is left to do for ``config``: its steps are made, or it ended early by its own rule."""
+    steps = read_json(paths.summary).get("steps")
+    if not isinstance(steps, int):
+        return False
+    return steps >= config.steps > 0 or (_ended_well(paths) and paths.config.read_text("utf-8") == to_toml(config))
+
+
+def _ended_well(paths: RunPaths) -> bool:
+    ends = [e for e in read_json_lines(paths.events) if e.get("event") in ("run_started", "run_ended")]
+    return bool(ends) and ends[-1].get("how") == "finished"
+
+
+def relabel_samples(paths: RunPaths) -> None:
+    """Samples made "after" an earlier life were, for a run that goes on, made at its step."""
+    steps = read_json(paths.summary).get("steps")
+    if steps is None or not paths.samples.exists():
+        return
+    rows = [dict(row) for row in read_json_lines(paths.samples)]
+    for row in rows:
+        if row.get("when") == "after":
+            row["when"] = f"at-{steps}"
+    _replace(paths.samples, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

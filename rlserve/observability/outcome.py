@@ -1,0 +1,87 @@
+"""What came out of a run, over all its lives: the summary's completion, and its sentences."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rlserve.observability.events import phase_seconds
+
+ADDED = ("weight_updates", "weight_mismatches")
+"""Counts that a learner process makes for itself; all others it keeps over its lives."""
+NO_VERDICT = "no verdict"
+
+
+def measured_text(event: Mapping[str, Any]) -> str:
+    """A held-out measurement in words, from its "accuracy" event; liberal in what it takes."""
+    if text := event.get("text"):
+        return str(text)
+    value = event.get("value", event.get("accuracy"))
+    samples, unjudged = event.get("samples"), event.get("unjudged", 0)
+    if value is None or (samples and unjudged and unjudged >= samples):
+        return NO_VERDICT
+    reward = event.get("reward_mean")
+    return f"{float(value):.3f}" + (f", mean reward {float(reward):.3f}" if reward is not None else "")
+
+
+def outcome_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The result of a run as sentences: accuracy and reward before and after, as far as they were measured."""
+    lines = []
+    for name in ("accuracy", "reward"):
+        before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
+        if _was_measured(summary, "before") or before is not None or after is not None:
+            what = "held-out accuracy" if name == "accuracy" else "held-out mean reward"
+            lines.append(f"{what} {_number(before)} -> {_number(after)}")
+    return lines
+
+
+def _was_measured(summary: Mapping[str, Any], when: str) -> bool:
+    evaluations = summary.get("evaluations")
+    return isinstance(evaluations, Mapping) and bool(evaluations.get(when))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else NO_VERDICT
+
+
+def merge_lives(
+    earlier: Mapping[str, Any], latest: Mapping[str, Any], seconds: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """The summary of a run that may have gone on several times: ``latest``, with what earlier lives did.
+
+    ``seconds`` are the phases of each life. Stalls are those of the life with the most weight updates, for their
+    percentiles cannot be added.
+    """
+    merged = {**latest, "wall_seconds": _added(seconds)}
+    if not earlier:
+        return merged
+    for name in ADDED:
+        merged[name] = int(earlier.get(name, 0)) + int(latest.get(name, 0))
+    for name in ("accuracy_before", "reward_before"):
+        if merged.get(name) is None and earlier.get(name) is not None:
+            merged[name] = earlier[name]
+    if earlier.get("weight_updates", 0) > latest.get("weight_updates", 0):
+        merged["stall_seconds"] = earlier.get("stall_seconds", {})
+    merged["recovery_seconds"] = {**earlier.get("recovery_seconds", {}), **latest.get("recovery_seconds", {})}
+    before, now = float(earlier.get("wall_seconds", {}).get("training", 0)), seconds[-1].get("training", 0.0)
+    if before + now > 0:
+        tokens = earlier.get("tokens_per_second", 0.0) * before + latest.get("tokens_per_second", 0.0) * now
+        merged["tokens_per_second"] = round(tokens / (before + now), 1)
+    return merged
+
+
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
+
+
+def seconds_of_lives(events: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Wall seconds of each phase, and in "total", of each life: from a "run_started" to its last event."""
+    lives: list[list[Mapping[str, Any]]] = []
+    for event in events:
+        if event.get("event") == "run_started" or not lives:
+            lives.append([])
+        lives[-1].append(event)
+    found = []
+    for life in lives:
+        start, end = float(life[0]["unix_seconds"]), float(life[-1]["unix_seconds"])
+        found.append({"total": end - start, **phase_seconds(iter(life), end)})
+    return found

@@ -1,0 +1,136 @@
+"""The command line over real runs: faults that end a run at once, stops that end in time, commands on what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUICK = "configs/quickstart.toml"
+
+
+def rlserve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlserve.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
+
+
+@pytest.mark.slow
+def test_an_actor_that_cannot_work_as_configured_ends_the_run_and_is_told_once(new_run: Callable[[str], Any]) -> None:
+    run = new_run("fault")
+    where = ["--set", f"directory={run.root.parent}", "--set", "name=fault"]
+    run.start(QUICK, "--no-preflight", *where, "--set", 'environments=[{ name = "gsm9k" }]')
+    assert run.wait(120) == 1
+    said = run.output.read_text()
+    assert said.count("did you mean 'gsm8k'?") == 1
+    assert "fault of the configuration" in said
+    assert "restart" not in said and "--resume" not in said and "Traceback" not in said
+    assert [(e["actor"], e["how"]) for e in run.events("actor_died")] == [("environment-0", "exit code 78")]
+    assert not run.events("actor_restarted")
+    assert (run.root / "report.html").exists()
+    run.wait_until_nothing_runs()
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_nobody_longer_than_it_says(new_run: Callable[[str], Any]) -> None:
+    run = new_run("stopped")
+    where = ["--set", f"directory={run.root.parent}", "--set", "name=stopped"]
+    run.start(QUICK, *where, "--set", "launch.stop_seconds=3")
+    run.wait_until("the environment server", lambda: _serves(run, "environment-0"), 120)
+    frozen = run.pid_of("environment-0")
+    os.kill(frozen, signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    said = run.output.read_text()
+    assert "environment-0: did not stop in 3 s (launch.stop_seconds); killed" in said
+    assert f"rlserve run --resume {run.root}" in said
+    assert (run.root / "report.html").exists()
+    run.wait_until_nothing_runs()
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_does_not_wait(new_run: Callable[[str], Any]) -> None:
+    run = new_run("hurried")
+    where = ["--set", f"directory={run.root.parent}", "--set", "name=hurried"]
+    run.start(QUICK, *where, "--set", "launch.stop_seconds=600")
+    run.wait_until("the environment server", lambda: _serves(run, "environment-0"), 120)
+    os.kill(run.pid_of("environment-0"), signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    run.wait_until("the stop", lambda: "once more to kill them" in run.output.read_text(), 60)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    run.wait_until_nothing_runs()
+
+
+def _serves(run: Any, actor: str) -> bool:
+    log = run.root / "logs" / f"{actor}.log"
+    return log.exists() and "serves at" in log.read_text()
+
+
+@pytest.mark.slow
+def test_an_actor_with_another_configuration_says_so_and_ends_the_run(new_run: Callable[[str], Any]) -> None:
+    run = new_run("changed")
+    where = ["--set", f"directory={run.root.parent}", "--set", "name=changed"]
+    run.start(QUICK, *where)
+    run.wait_until("the environment server", lambda: _serves(run, "environment-0"), 120)
+    config = run.root / "config.toml"
+    config.write_text(config.read_text().replace("steps = 20", "steps = 99", 1))
+    os.kill(run.pid_of("environment-0"), signal.SIGKILL)
+    assert run.wait(120) == 1
+    assert "was changed while the run goes on" in run.output.read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_as_it_is(quickstart: Any) -> None:
+    kept = [quickstart.root / name for name in ("summary.json", "samples.jsonl", "config.toml", "metrics.jsonl")]
+    before = [path.read_bytes() for path in kept]
+    resumed = rlserve("run", "--resume", str(quickstart.root))
+    assert resumed.returncode == 0 and "is finished" in resumed.stdout
+    assert [path.read_bytes() for path in kept] == before
+    status = rlserve("status", str(quickstart.root))
+    assert status.returncode == 0 and "finished at step" in status.stdout and "held-out accuracy" in status.stdout
+    assert json.loads(rlserve("status", str(quickstart.root), "--json").stdout)["ended"] == "finished"
+    report = rlserve("report", str(quickstart.root))
+    assert report.returncode == 0 and (quickstart.root / "report.html").read_text().count("<svg") > 10
+
+
+@pytest.mark.slow
+def test_eval_of_a_checkpoint_is_json_alone(quickstart: Any) -> None:
+    newest = max((quickstart.root / "checkpoints").glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    found = rlserve("eval", str(newest), "--problems", "20", "--json")
+    assert found.returncode == 0, found.stderr
+    result = json.loads(found.stdout)
+    assert 0.5 < result["accuracy"] <= 1 and result["problems"] == 20
+    assert "rlserve-eval-" not in found.stderr and "->" not in found.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_adds_to_what_it_did(
+    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]]
+) -> None:
+    run = new_run("twice")
+    run.start(*small_run_arguments(run), "--set", "steps=2")
+    assert run.wait(280) == 0, run.tail()
+    first = run.summary()
+    assert f"model   {run.root / 'checkpoints' / 'step-2'}" in run.output.read_text()
+    run.start("--resume", str(run.root), "--set", "steps=3")
+    assert run.wait(280) == 0, run.tail()
+    second = run.summary()
+    assert second["steps"] == 3
+    assert second["weight_updates"] > first["weight_updates"]
+    assert second["wall_seconds"]["total"] > first["wall_seconds"]["total"]
+    assert "step 2/3" in run.output.read_text()
+
+
+def test_the_readme_names_commands_that_are_there() -> None:
+    from rlserve.cli.main import COMMANDS
+
+    names = {command.name for command in COMMANDS}
+    lines = (Path(ROOT) / "README.md").read_text().splitlines()
+    used = {line.split()[1] for line in lines if line.startswith("rlserve ")}
+    assert used and used <= names
