@@ -341,6 +341,17 @@ OTHER_LANGUAGES = [
 
 
 MORE = [
+    ("\\boxed{x=3} is the smaller root. The final answer is 7.", "7", True),
+    ("\\boxed{3} is the smaller root. The final answer is 7.", "3", False),
+    ("\\boxed{42}\n\nNote: the answer should be given in cm.", "42", True),
+    ("\\boxed{42}\n\nAnswer: see above.", "42", True),
+    ("**Answer:** \\boxed{42}\n\n**Explanation of the answer:** since 6 times 8 is 48", "42", True),
+    ("\\boxed{42}\n\n### Answer explanation\n3 apples each", "42", True),
+    ("Answer:\nFirst, we add 3 and 4 to get 7. Then 7*6 = 42", "42", True),
+    ("Answer: We have 3 + 4 = 7 apples", "7", True),
+    ("The answer is 42, since the answer to 6*7 is well known", "42", True),
+    ("Let the answer be x. Then x = 42", "42", True),
+    ("The answer is shown below:\n\n$$42$$", "42", True),
     ("The answer is 9{,}500.", "9500", True),
     ("The answer is 9 500.", "9500", True),
     ("The answer is $9\\,500$.", "9500", True),

@@ -54,12 +54,18 @@ PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 COMMENT = re.compile(
-    r"(?:correct|right|wrong|incorrect|reasonable|unique|valid|clear|obvious|simple|below|above|shown|given|indeed"
+    r"(?:see\b.*|as\b.*|given\b.*|shown\b.*|stated\b.*|the boxed\b.*"
+    r"|correct|right|wrong|incorrect|reasonable|unique|valid|clear|obvious|simple|below|above|shown|given|indeed"
     r"|the same|positive|negative|an? \w+|in (?:the|simplest|this)\b.*|supposed\b.*|expected\b.*|therefore|as|that"
     r"|this|consistent\b.*|exact|boxed|already\b.*|verified|confirmed|your\b.*)",
     re.IGNORECASE,
 )
 """Words about an answer that are none."""
+
+
+VALUE = re.compile(
+    r"[0-9]|\\(?!text|math)[A-Za-z]+|^\(?[A-J]\)?$|[A-Za-z]\s*[=^<>]|^(?i:yes|no|true|false)$|^[A-Z][a-z]+$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +78,22 @@ class Announced:
     labelled: bool = False
     """By a colon, a heading or a mark, and not by a verb alone."""
 
+    @property
+    def is_value(self) -> bool:
+        """False for words that may only speak of an answer: "the answer is well known"."""
+        return self.labelled or VALUE.search(self.text) is not None
+
 
 def last_phrase(text: str) -> Announced | None:
-    """What the last "answer is" or "answer:" announces, in its sentence, or below it."""
+    """What the last "answer is" or "answer:" announces, in its sentence or below it; else a remark."""
     matches = list(PHRASE.finditer(text))
+    remark = None
     for match in reversed(matches[-MAX_TRIES:]):
         found = _announced(text, match)
-        if found is not None:
+        if found is not None and found.is_value:
             return found
-    return None
+        remark = remark or found
+    return remark
 
 
 def _announced(text: str, match: re.Match[str]) -> Announced | None:

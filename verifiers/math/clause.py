@@ -19,6 +19,11 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 NEGATED = re.compile(r"(?:not|n't|never|no longer|neither)\b(?P<rest>[^\n]*)", re.IGNORECASE)
+WORKING = re.compile(
+    r"(?:since|because|we|let|first|to|note|consider|suppose|using|if|when|given|start(?:ing)?|recall|step)\b",
+    re.IGNORECASE,
+)
+"""How a derivation begins that stands where an answer was announced."""
 BUT = re.compile(r"\b(?:but|rather|instead)\b(?: rather)?,?\s*", re.IGNORECASE)
 REASON = re.compile(
     r"\s*(?:,\s*|;\s*|\s+)(?:(?:since|because|as|which|where|whereas|thus|hence|therefore|meaning|so|but|while|when|if"
@@ -57,7 +62,6 @@ MAX_LISTED = 50
 MAX_CLAUSE_CHARACTERS = 2000
 """No answer may be longer; what stands behind is not read."""
 MAX_ANSWER_WORDS = 5
-YES_NO = ("yes", "no", "true", "false")
 
 
 def answer_in(clause: str) -> str | None:
@@ -65,6 +69,8 @@ def answer_in(clause: str) -> str | None:
     core = unwrap(clause[:MAX_CLAUSE_CHARACTERS])
     if (lead := LEAD.match(core)) is not None:
         core = unwrap(core[lead.end() :])
+    if WORKING.match(core):
+        return None
     if (negated := NEGATED.match(core)) is not None:
         but = BUT.search(negated["rest"])
         return answer_in(negated["rest"][but.end() :]) if but else None
