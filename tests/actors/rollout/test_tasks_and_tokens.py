@@ -1,5 +1,6 @@
 """From a task to a group: what is refused and why, what the engine is told to stop at, what the verifier reads."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,22 @@ async def test_what_can_never_be_sampled_is_refused_with_the_counters_word(
     with pytest.raises(TaskRefused) as caught:
         await worked(tokens, prompt, **fields)
     assert caught.value.reason == reason
+
+
+async def test_an_absurd_prompt_holds_up_nobody(tokens: ModelTokens) -> None:
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    beating = asyncio.create_task(beat())
+    with pytest.raises(TaskRefused, match="has 200001 tokens"):
+        await worked(tokens, "1" * 200_000)
+    beating.cancel()
+    assert beats > 3
 
 
 async def test_what_just_fits_is_taken_whole(tokens: ModelTokens) -> None:
