@@ -29,11 +29,14 @@ OTHERS = (
     r"(?: (?:final|finale|correcta))?[ \t]*[:=]|\b\u043e\u0442\u0432\u0435\u0442[ \t]*[:=\u2014-]"
 )
 CHINESE = (
-    r"(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
+    r"\u3010\u7b54\u6848\u3011[:\uff1a]?|(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
     r"|\u306f|\u9009|\u9078|[:\uff1a=])+|(?:\u7b54|\u89e3\u7b54)[:\uff1a]|(?:\u6545|\u5e94|\u56e0\u6b64|\u6240\u4ee5)"
     r"(?:\u9009|\u9078)(?:\u62e9)?[:\uff1a]?|(?:\uc815\ub2f5|\ub2f5|\ub2f5\ubcc0)(?:\uc740|[:\uff1a])"
 )
-LABEL = rf"\b(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])(?:[ \t]*(?:is\b|are\b|:|=))?"
+LABEL = (
+    rf"(?<![A-Za-z0-9])(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])"
+    r"(?:[ \t]*(?:is\b|are\b|:|=))?"
+)
 HEADING = r"^[ \t>]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:the |my )?(?:final |correct )?answers?[*_]{0,3}[ \t]*$"
 PHRASE = re.compile(rf"{LABEL}|{HEADING}|{CHINESE}|{OTHERS}", re.IGNORECASE | re.MULTILINE)
 BLANK = re.compile(r"[\s*_:}\uff1a]*")
