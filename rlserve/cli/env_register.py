@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -88,7 +89,7 @@ async def _register(arguments: argparse.Namespace, hub: str) -> int:
         if arguments.keep:
             return await _keep(client, specs)
         for spec in specs:
-            await client.register_environment(spec)
+            await client.register_environment(spec, again=True)
             print(printable(f"{spec.name} {spec.version} at {spec.address} is registered, until unregistered"))
     return 0
 
@@ -113,14 +114,17 @@ async def _specs(arguments: argparse.Namespace) -> list[EnvironmentSpec]:
 async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
     """Registered while the server answers. 0 on Ctrl-C, 1 when the server is gone."""
     actor = Actor(
-        actor_id=f"environment/{specs[0].name}/{uuid.uuid4().hex[:8]}",
+        actor_id=f"environment/{quote(specs[0].name, safe='')}/{uuid.uuid4().hex[:8]}",
         kind=ActorKind.ENVIRONMENT,
         address=specs[0].address,
         incarnation=uuid.uuid4().hex,
         serves=tuple(spec.name for spec in specs),
     )
     with stop_signals() as stopped:
-        async with client.registered(actor, environments=specs), EnvironmentClient(specs[0].address) as server:
+        async with (
+            client.registered(actor, environments=specs, again=True),
+            EnvironmentClient(specs[0].address) as server,
+        ):
             print(
                 printable(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C takes it out"), flush=True
             )

@@ -14,10 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     asyncio.run(_unregister(hub_address.hub_address(arguments.hub, arguments.run_directory), arguments.name))
-    print(f"{arguments.name} is registered no more; a run draws from the others within a second or two")
+    print(
+        f"{arguments.name} is registered no more, and kept out until `rlserve env register` brings it back; a run "
+        "draws from the others within a second or two"
+    )
     return 0
 
 
 async def _unregister(hub: str, name: str) -> None:
     async with HubClient(hub) as client:
-        await client.unregister_environment(name)
+        await client.unregister_environment(name, keep_out=True)

@@ -29,6 +29,7 @@ from rlserve.policy.weight_files import WeightFiles, mapped
 from rlserve.records import PolicyVersion
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, rpc_errors
+from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 
@@ -91,6 +92,7 @@ class Subscriber:
             try:
                 stub = await self._stub()
                 async for response in stub.Announce(pb.AnnounceRequest(worker_id=self._worker_id)):
+                    check_bounds(response)
                     yield codec.policy_from_proto(response.policy)
             except (grpc.aio.AioRpcError, RlserveError) as error:
                 logger.warning("policy stream broke (%s); opening it again", _short(error))

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from rlserve.errors import DeadlineExceeded
+from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.rpc.options import ChannelOptions
 from rlserve.rpc.status import error_from_rpc, told_by_server
 from rlserve.rpc.tls import TlsFiles
@@ -49,7 +51,10 @@ async def call(
     at once. Raises the server's own RlserveError; DeadlineExceeded says who did not answer.
     """
     with rpc_errors(what, deadline_seconds=deadline_seconds):
-        return await method(request, timeout=deadline_seconds, wait_for_ready=wait_for_ready)
+        response = await method(request, timeout=deadline_seconds, wait_for_ready=wait_for_ready)
+    if isinstance(response, Message):
+        check_bounds(response)
+    return response
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from rlserve.errors import InvalidRequest, RlserveError
+from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.rpc.status import status_of
 
 logger = logging.getLogger(__name__)
@@ -121,12 +123,14 @@ def _tolerant(deserialize: Callable[[bytes], T] | None) -> Callable[[bytes], T |
 
 
 def _checked(request: Any) -> Any:
-    """The request itself, or an iterator that raises InvalidRequest where a message is malformed."""
+    """The request itself, or an iterator that raises InvalidRequest where a message is malformed or out of bounds."""
     if isinstance(request, Malformed):
         raise InvalidRequest(
             f"request: is not a message of the expected type ({request.error}); send protobuf bytes",
             field="request",
         )
+    if isinstance(request, Message):
+        check_bounds(request)
     return _checked_each(request) if hasattr(request, "__aiter__") else request
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rlserve.rpc.descriptors import descriptor_limit
+
 MESSAGE_BYTES = 16 * 2**20
 _KEEPALIVE_MILLISECONDS = 30_000
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
@@ -13,6 +15,14 @@ class ServerOptions:
 
     max_message_bytes: int = MESSAGE_BYTES
     """Largest message in or out; a larger one gets RESOURCE_EXHAUSTED."""
+    max_request_bytes: int | None = None
+    """Largest message in, where that is less."""
+    max_connections: int = 4096
+    """Connections at once; more are closed at once. Never more than half of the descriptors that there are."""
+    idle_seconds: float = 300.0
+    """A connection without a call is closed after this; its client opens another when it needs one."""
+    handshake_seconds: float = 10.0
+    """Time that a new connection gets to say what it speaks."""
     max_concurrent_rpcs: int = 2048
     """Calls in progress, streams included; one more gets RESOURCE_EXHAUSTED."""
     max_streams_per_connection: int = 1024
@@ -28,7 +38,11 @@ class ServerOptions:
     def arguments(self) -> list[tuple[str, int]]:
         """As channel arguments."""
         return [
-            *_message_limits(self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_request_bytes or self.max_message_bytes),
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_allowed_incoming_connections", min(self.max_connections, descriptor_limit() // 2)),
+            ("grpc.max_connection_idle_ms", int(self.idle_seconds * 1000)),
+            ("grpc.server_handshake_timeout_ms", int(self.handshake_seconds * 1000)),
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.max_concurrent_streams", self.max_streams_per_connection),
             # A second server on a port must fail, not share it.

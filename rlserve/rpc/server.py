@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rlserve.errors import Unavailable
+from rlserve.rpc.descriptors import raise_limit
 from rlserve.rpc.intercept import ErrorCounts, ErrorsToStatus
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.tls import TlsFiles, check_bind, host_of, insecure_allowed
@@ -62,6 +63,7 @@ async def serving(
     options = options or ServerOptions()
     tls = tls or TlsFiles.from_environment()
     check_bind(address, tls=tls, insecure=options.insecure or insecure_allowed())
+    raise_limit()
     interceptor = ErrorsToStatus()
     server = grpc.aio.server(
         interceptors=[interceptor],

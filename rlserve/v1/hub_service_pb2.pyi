@@ -267,16 +267,20 @@ class ListActorsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     kind: Global___ActorKind.ValueType
     """Unspecified lists all kinds."""
+    after: _builtins.str
+    """Only actors whose id comes after this one, for the next part of a long list."""
     def __init__(
         self,
         *,
         kind: Global___ActorKind.ValueType = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,16 +291,22 @@ class ListActorsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTORS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.str
+    """Ask again with this as `after`; empty: there are no more."""
     @_builtins.property
-    def actors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Actor]: ...
+    def actors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Actor]:
+        """Sorted by id."""
+
     def __init__(
         self,
         *,
         actors: _abc.Iterable[Global___Actor] | None = ...,
+        next: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "next", b"next"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,8 +627,11 @@ class RegisterEnvironmentRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Lease of the registering actor; the environment leaves with it. Empty: until unregistered."""
+    again: _builtins.bool
+    """Also when it was kept out."""
     @_builtins.property
     def spec(self) -> Global___EnvironmentSpec: ...
     def __init__(
@@ -626,10 +639,11 @@ class RegisterEnvironmentRequest(_message.Message):
         *,
         spec: Global___EnvironmentSpec | None = ...,
         lease_id: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "lease_id", b"lease_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -655,15 +669,19 @@ class UnregisterEnvironmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    KEEP_OUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    keep_out: _builtins.bool
+    """Without it the next heartbeat of a server that offers the name brings it back."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        keep_out: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_out", b"keep_out", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,12 +706,17 @@ Global___UnregisterEnvironmentResponse: _TypeAlias = UnregisterEnvironmentRespon
 class ListEnvironmentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AFTER_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """Only environments whose name comes after this one, for the next part of a long list."""
     def __init__(
         self,
+        *,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,16 +727,22 @@ class ListEnvironmentsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.str
+    """Ask again with this as `after`; empty: there are no more."""
     @_builtins.property
-    def environments(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentSpec]: ...
+    def environments(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentSpec]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
         environments: _abc.Iterable[Global___EnvironmentSpec] | None = ...,
+        next: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments", "next", b"next"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,7 @@ from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.records import Actor, ActorEvent, ActorKind, EnvironmentSpec, RunState
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, open_channel, rpc_errors
+from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.rpc.tls import TlsFiles
 from rlserve.v1 import hub_service_pb2 as pb
 from rlserve.v1 import hub_service_pb2_grpc as pb_grpc
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 Response = TypeVar("Response")
 
 REDIAL_SECONDS = 0.25
+MAX_PAGES = 8192
+"""Parts of a long list: a hub that never comes to the end is not followed for ever."""
 RESYNC_SECONDS = 5.0
 """After a lost connection: time that known actors get to show up again before they count as left."""
 
@@ -80,19 +83,29 @@ class HubClient:
         status: Callable[[], Mapping[str, str]] = dict,
         environments: Sequence[EnvironmentSpec] = (),
         start_seconds: float = 30.0,
+        again: bool = False,
     ) -> AbstractAsyncContextManager[Registration]:
         """In the registry while the block runs, with a heartbeat; re-registers when the hub forgot the lease.
 
         ``status`` is asked at each heartbeat. ``environments`` are registered with the lease; an empty
         address in one means the actor's own. Raises DeadlineExceeded when the hub is not there within
-        ``start_seconds``.
+        ``start_seconds``. ``again``: the environments enter also when they were kept out.
         """
-        return registered(self, actor, status=status, environments=environments, start_seconds=start_seconds)
+        return registered(
+            self, actor, status=status, environments=environments, start_seconds=start_seconds, again=again
+        )
 
     async def list_actors(self, kind: ActorKind | None = None) -> list[Actor]:
-        """Live actors of a kind (None: all)."""
-        response = await self._call(self._stub.ListActors, pb.ListActorsRequest(kind=_wire_kind(kind)))
-        return [codec.actor_from_proto(actor, f"actors[{i}]") for i, actor in enumerate(response.actors)]
+        """Live actors of a kind (None: all), sorted by id."""
+        found: list[Actor] = []
+        after = ""
+        for _ in range(MAX_PAGES):
+            request = pb.ListActorsRequest(kind=_wire_kind(kind), after=after)
+            response = await self._call(self._stub.ListActors, request)
+            found += [codec.actor_from_proto(actor, f"actors[{i}]") for i, actor in enumerate(response.actors)]
+            if not (after := response.next):
+                break
+        return found
 
     async def watch(self, kind: ActorKind | None = None) -> AsyncGenerator[ActorEvent, None]:
         """The present actors as JOINED events, then every change, for ever.
@@ -139,21 +152,33 @@ class HubClient:
         """Say how the run stands."""
         await self._call(self._stub.ReportRunState, pb.ReportRunStateRequest(state=codec.run_state_to_proto(state)))
 
-    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "") -> None:
-        """Add or replace an environment; with a lease it leaves with its actor."""
-        request = pb.RegisterEnvironmentRequest(spec=codec.environment_to_proto(spec), lease_id=lease_id)
+    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "", again: bool = False) -> None:
+        """Add or replace an environment; with a lease it leaves with its actor. ``again``: also when kept out."""
+        wire = codec.environment_to_proto(spec)
+        request = pb.RegisterEnvironmentRequest(spec=wire, lease_id=lease_id, again=again)
         await self._call(self._stub.RegisterEnvironment, request)
 
-    async def unregister_environment(self, name: str) -> None:
-        """Remove an environment. Raises UnknownName."""
-        await self._call(self._stub.UnregisterEnvironment, pb.UnregisterEnvironmentRequest(name=name))
+    async def unregister_environment(self, name: str, *, keep_out: bool = False) -> None:
+        """Remove an environment. Raises UnknownName.
+
+        A live server's heartbeat brings it back within a third of its lease, unless it is to be kept out.
+        """
+        request = pb.UnregisterEnvironmentRequest(name=name, keep_out=keep_out)
+        await self._call(self._stub.UnregisterEnvironment, request)
 
     async def list_environments(self) -> list[EnvironmentSpec]:
         """Registered environments, sorted by name."""
-        response = await self._call(self._stub.ListEnvironments, pb.ListEnvironmentsRequest())
-        return [
-            codec.environment_from_proto(spec, f"environments[{i}]") for i, spec in enumerate(response.environments)
-        ]
+        found: list[EnvironmentSpec] = []
+        after = ""
+        for _ in range(MAX_PAGES):
+            request = pb.ListEnvironmentsRequest(after=after)
+            response = await self._call(self._stub.ListEnvironments, request)
+            found += [
+                codec.environment_from_proto(spec, f"environments[{i}]") for i, spec in enumerate(response.environments)
+            ]
+            if not (after := response.next):
+                break
+        return found
 
     @property
     def _stub(self) -> "pb_grpc.HubServiceAsyncStub":
@@ -182,6 +207,7 @@ class HubClient:
                 reading = None
                 if message is grpc.aio.EOF:
                     return
+                check_bounds(message)
                 for event in _told(message, mirror):
                     yield event
         finally:

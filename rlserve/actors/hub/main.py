@@ -11,11 +11,14 @@ from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.service import SERVICE_NAME, HubService
 from rlserve.actors.stop import stop_signals
 from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
+from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 
 logger = logging.getLogger(__name__)
 
 TICKS_PER_LEASE = 10
+MAX_REQUEST_BYTES = 2**18
+"""The largest request is an environment's spec with its schema."""
 
 
 async def run_hub(address: str, lease_seconds: float, ready: Callable[[str], None]) -> int:
@@ -38,8 +41,13 @@ async def hub_server(address: str, lease_seconds: float) -> AsyncIterator[Runnin
     """A hub that answers until the block ends."""
     registry = Registry(lease_seconds=lease_seconds, clock=time.monotonic, wall_clock=time.time)
     service = HubService(registry)
-    async with serving(service.add_to, address=address, service_names=[SERVICE_NAME]) as server:
-        ticking = asyncio.create_task(_tick(registry))
+    async with serving(
+        service.add_to,
+        address=address,
+        service_names=[SERVICE_NAME],
+        options=ServerOptions(max_request_bytes=MAX_REQUEST_BYTES),
+    ) as server:
+        ticking = asyncio.create_task(_tick(registry, service))
         try:
             yield server
         finally:
@@ -49,8 +57,9 @@ async def hub_server(address: str, lease_seconds: float) -> AsyncIterator[Runnin
                 await ticking
 
 
-async def _tick(registry: Registry) -> None:
+async def _tick(registry: Registry, service: HubService) -> None:
     while True:
         for actor in registry.tick():
             logger.warning("%s %s: its lease ran out; it died or is cut off", actor.kind, actor.actor_id)
+        service.refresh()
         await asyncio.sleep(registry.lease_seconds / TICKS_PER_LEASE)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from rlserve.errors import DeadlineExceeded, InvalidRequest, RlserveError, UnknownName
+from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, UnknownName
 from rlserve.records import Actor, EnvironmentSpec
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Hub(Protocol):
 
     async def deregister(self, lease_id: str) -> None: ...
 
-    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "") -> None: ...
+    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "", again: bool = False) -> None: ...
 
 
 @dataclass(slots=True)
@@ -45,7 +45,9 @@ class Registration:
     """Heartbeats that the hub took."""
     times_registered: int = 1
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a newer process took the actor's id: this one should stop."""
+    """Set when a newer process took the actor's id or place: this one should stop."""
+    problem: str = ""
+    """Who that is, once it is set."""
 
 
 @asynccontextmanager
@@ -56,10 +58,11 @@ async def registered(
     status: Callable[[], Mapping[str, str]],
     environments: Sequence[EnvironmentSpec],
     start_seconds: float,
+    again: bool = False,
 ) -> AsyncIterator[Registration]:
     """See :meth:`rlserve.actors.hub.client.HubClient.registered`."""
     specs = [replace(spec, address=spec.address or actor.address) for spec in environments]
-    registration = await _first(hub, actor, specs, start_seconds)
+    registration = await _first(hub, actor, specs, start_seconds, again)
     keeping = asyncio.create_task(_keep(hub, actor, specs, status, registration))
     try:
         yield registration
@@ -71,13 +74,15 @@ async def registered(
             await asyncio.wait_for(hub.deregister(registration.lease_id), LEAVE_SECONDS)
 
 
-async def _first(hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], start_seconds: float) -> Registration:
+async def _first(
+    hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], start_seconds: float, again: bool
+) -> Registration:
     problem: Exception | None = None
     try:
         async with asyncio.timeout(start_seconds):
             while True:
                 try:
-                    return Registration(*await _enter(hub, actor, specs))
+                    return Registration(*await _enter(hub, actor, specs, again=again))
                 except InvalidRequest:
                     raise
                 except RlserveError as error:
@@ -90,10 +95,10 @@ async def _first(hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], start
         ) from problem
 
 
-async def _enter(hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec]) -> tuple[str, float]:
+async def _enter(hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], *, again: bool = False) -> tuple[str, float]:
     lease_id, lease_seconds = await hub.register(actor)
     for spec in specs:
-        await hub.register_environment(spec, lease_id=lease_id)
+        await hub.register_environment(spec, lease_id=lease_id, again=again)
     return lease_id, lease_seconds
 
 
@@ -109,7 +114,9 @@ async def _keep(
         try:
             await _renew(hub, actor, specs, status, registration)
         except RlserveError as error:
-            if isinstance(error, InvalidRequest) and error.reason == "replaced":
+            # A lease that was lost and another learner in its place are told as NotReady.
+            if isinstance(error, NotReady) or (isinstance(error, InvalidRequest) and error.reason == "replaced"):
+                registration.problem = str(error)
                 logger.error("%s: %s", actor.actor_id, error)
                 registration.replaced.set()
                 return

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
+from rlserve.errors import InvalidRequest, LimitExceeded, NotReady, UnknownName
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Registry:
         self._lease_of_actor: dict[str, str] = {}
         # Processes seen under each actor id, oldest first.
         self._incarnations: dict[str, deque[str]] = {}
+        self._held: set[str] = set()
+        """Leases that never end; they take no room from actors."""
         self._listeners: list[Listener] = []
         self._last_tick = clock()
 
@@ -55,12 +57,14 @@ class Registry:
         """Enter or re-enter the registry; returns the lease id.
 
         The same incarnation only gets a new lease (it lost its own). A new incarnation replaces the old one,
-        which may not come back: a process that was stopped for a while must not evict its successor.
-        Raises InvalidRequest for a replaced incarnation, LimitExceeded when the registry is full.
+        which may not come back: a process that was stopped for a while must not evict its successor. A learner that
+        lives is never replaced. Raises InvalidRequest for a replaced incarnation, NotReady for a second learner,
+        LimitExceeded when the registry is full.
         """
+        self._check_learner(actor)
         present = self._entries.get(self._lease_of_actor.get(actor.actor_id, ""))
         self._note_incarnation(actor)
-        if present is None and len(self._entries) >= MAX_ACTORS:
+        if present is None and len(self._entries) - len(self._held) >= MAX_ACTORS:
             raise LimitExceeded(f"actors: {MAX_ACTORS} are registered, which is the limit")
         now = self._wall_clock()
         entry = _Entry(
@@ -75,6 +79,7 @@ class Registry:
         """Enter an actor whose lease never ends, for one that cannot send heartbeats; returns the lease id."""
         lease_id = self.register(actor)
         self._entries[lease_id].deadline = math.inf
+        self._held.add(lease_id)
         return lease_id
 
     def set_serves(self, lease_id: str, serves: Collection[str]) -> None:
@@ -127,6 +132,7 @@ class Registry:
     def _enter(self, entry: _Entry, present: _Entry | None) -> None:
         if present is not None and _face(present.actor) == _face(entry.actor):
             del self._entries[present.lease_id]
+            self._held.discard(present.lease_id)
         elif present is not None:
             self._drop(present, Change.LEFT)
             present = None
@@ -134,6 +140,17 @@ class Registry:
         self._lease_of_actor[entry.actor.actor_id] = entry.lease_id
         if present is None:
             self._tell(Change.JOINED, entry.actor)
+
+    def _check_learner(self, actor: Actor) -> None:
+        """A run has one learner: workers send what they made to whoever is registered as it."""
+        if actor.kind is not ActorKind.LEARNER:
+            return
+        for entry in self._entries.values():
+            if entry.actor.kind is ActorKind.LEARNER and entry.actor.incarnation != actor.incarnation:
+                raise NotReady(
+                    f"actor.kind: {entry.actor.actor_id!r} at {entry.actor.address} is the learner of this hub, and "
+                    f"alive; a run has one. Stop it, or wait {entry.deadline - self._clock():.0f} s for its end"
+                )
 
     def _note_incarnation(self, actor: Actor) -> None:
         seen = self._incarnations.setdefault(actor.actor_id, deque(maxlen=MAX_INCARNATIONS))
@@ -157,6 +174,7 @@ class Registry:
 
     def _drop(self, entry: _Entry, change: Change) -> Actor:
         del self._entries[entry.lease_id]
+        self._held.discard(entry.lease_id)
         self._lease_of_actor.pop(entry.actor.actor_id, None)
         self._tell(change, entry.actor)
         return entry.actor

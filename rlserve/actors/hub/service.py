@@ -8,6 +8,7 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.hub.environments import EnvironmentBook
+from rlserve.actors.hub.paging import page
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.watchers import Watchers
 from rlserve.errors import NotReady
@@ -35,6 +36,10 @@ class HubService(pb_grpc.HubServiceServicer):
         """Add this servicer to a server."""
         pb_grpc.add_HubServiceServicer_to_server(self, server)
 
+    def refresh(self) -> None:
+        """Let what waited for a server that is gone stand again."""
+        self._environments.sweep()
+
     def close(self) -> None:
         """End the watchers' streams, which would hold up a stop."""
         self._watchers.close()
@@ -47,6 +52,7 @@ class HubService(pb_grpc.HubServiceServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
         lease_id = text(request.lease_id, "", "lease_id")
         self._registry.renew(lease_id, codec.status_from_proto(request.status))
+        self._environments.assert_again(lease_id)
         return pb.HeartbeatResponse(lease_seconds=self._registry.lease_seconds)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Context) -> pb.DeregisterResponse:
@@ -55,7 +61,8 @@ class HubService(pb_grpc.HubServiceServicer):
 
     async def ListActors(self, request: pb.ListActorsRequest, context: Context) -> pb.ListActorsResponse:
         actors = self._registry.actors(codec.kind_filter_from_proto(request.kind))
-        return pb.ListActorsResponse(actors=[codec.actor_to_proto(actor) for actor in actors])
+        found, following = page({actor.actor_id: codec.actor_to_proto(actor) for actor in actors}, request.after)
+        return pb.ListActorsResponse(actors=found, next=following)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         kind = codec.kind_filter_from_proto(request.kind)
@@ -79,17 +86,25 @@ class HubService(pb_grpc.HubServiceServicer):
     async def RegisterEnvironment(
         self, request: pb.RegisterEnvironmentRequest, context: Context
     ) -> pb.RegisterEnvironmentResponse:
-        self._environments.register(codec.environment_from_proto(request.spec, "spec"), request.lease_id)
+        spec = codec.environment_from_proto(request.spec, "spec")
+        self._environments.register(spec, request.lease_id, host=host_of_peer(context.peer()), again=request.again)
         return pb.RegisterEnvironmentResponse()
 
     async def UnregisterEnvironment(
         self, request: pb.UnregisterEnvironmentRequest, context: Context
     ) -> pb.UnregisterEnvironmentResponse:
-        self._environments.unregister(text(request.name, "", "name"))
+        self._environments.unregister(text(request.name, "", "name"), keep_out=request.keep_out)
         return pb.UnregisterEnvironmentResponse()
 
     async def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: Context
     ) -> pb.ListEnvironmentsResponse:
-        specs = self._environments.all()
-        return pb.ListEnvironmentsResponse(environments=[codec.environment_to_proto(spec) for spec in specs])
+        specs = {spec.name: codec.environment_to_proto(spec) for spec in self._environments.all()}
+        found, following = page(specs, request.after)
+        return pb.ListEnvironmentsResponse(environments=found, next=following)
+
+
+def host_of_peer(peer: str) -> str:
+    """The host of gRPC's ``ipv4:10.0.0.1:4711``; all local ones (unix sockets) are one."""
+    kind, _, rest = peer.partition(":")
+    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind

@@ -23,6 +23,7 @@ import torch
 
 from rlserve.actors.end_tokens import end_token_warning
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.hub.registration import Registration
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.environments import EnvironmentFollower
@@ -132,6 +133,7 @@ class Learner:
         self._publisher = trainer.publisher
         self._inbox = self._open_inbox(ModelTokens.load(start.model_path))
         self._follower: EnvironmentFollower | None = None
+        self._hub: HubClient | None = None
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
         """Serve and train until the end. Raises what ended it early."""
@@ -243,8 +245,9 @@ class Learner:
                 options=ServerOptions(max_message_bytes=self._config.learner.max_message_bytes),
             )
         )
-        self._hub = await stack.enter_async_context(_registered(hub_address, self._actor(server)))
-        if self._hub is not None:
+        self._hub, registration = await stack.enter_async_context(_registered(hub_address, self._actor(server)))
+        if self._hub is not None and registration is not None:
+            stack.push_async_callback(_cancel, asyncio.create_task(self._give_way(registration)))
             self._follower = EnvironmentFollower(
                 self._hub,
                 self._inbox,
@@ -254,6 +257,14 @@ class Learner:
             )
             stack.push_async_callback(_cancel, asyncio.create_task(self._follower.follow()))
         return policy, streams
+
+    async def _give_way(self, registration: Registration) -> None:
+        """Workers follow the hub's word on who the learner is: one that it names no more gets no groups, and ends."""
+        await registration.replaced.wait()
+        self._inbox.close(
+            f"this learner lost its place at the hub: {registration.problem}. Stop the other one, and go on from the "
+            "last checkpoint with --resume"
+        )
 
     def _actor(self, server: RunningServer) -> Actor:
         return Actor(
@@ -283,12 +294,14 @@ def _stop_serving(thread: LoopThread, stack: AsyncExitStack) -> None:
 
 
 @asynccontextmanager
-async def _registered(hub_address: str, actor: Actor) -> AsyncIterator[HubClient | None]:
+async def _registered(
+    hub_address: str, actor: Actor
+) -> AsyncIterator[tuple[HubClient, Registration] | tuple[None, None]]:
     if not hub_address:
-        yield None
+        yield None, None
         return
-    async with HubClient(hub_address) as hub, hub.registered(actor):
-        yield hub
+    async with HubClient(hub_address) as hub, hub.registered(actor) as registration:
+        yield hub, registration
 
 
 def _stop_on_signals() -> threading.Event:

@@ -126,6 +126,7 @@ class StreamSession:
             yield await outbox.get()
 
     async def _read(self, call: AsyncIterable[pb.StreamResponse]) -> str | None:
+        is_ours = False
         async for response in call:
             match response.WhichOneof("frame"):
                 case "credit":
@@ -133,9 +134,13 @@ class StreamSession:
                         self._start(codec.lease_from_proto(lease))
                 case "ack":
                     self._acknowledged(response.ack)
-                case "goodbye":
+                case "goodbye" if is_ours:
                     return response.goodbye.reason or "finished"
+                case "goodbye":
+                    logger.warning("a goodbye came from something that is not this run's learner; looking for another")
+                    return None
                 case "welcome":
+                    is_ours = response.welcome.run_id == self._hello.run_id
                     logger.info("joined run %s at version %d", self._hello.run_id, response.welcome.policy_version)
                 case _:
                     logger.warning("the learner sent a frame that this version does not know")

@@ -71,7 +71,7 @@ async def test_a_killed_actor_is_replaced_by_another_under_way(site: Site) -> No
     async with site.actor("v-0") as first:
         while not site.pool.endpoints:
             await asyncio.sleep(0.01)
-        calls = [asyncio.create_task(site.ask("sleep 1")) for _ in range(5)]
+        calls = [asyncio.create_task(site.ask("sleep 3")) for _ in range(5)]
         await asyncio.sleep(0.3)
         async with site.actor("v-1") as second:
             first.signal(signal.SIGKILL)

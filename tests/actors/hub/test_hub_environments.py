@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from clock import ManualClock
 
-from rlserve.actors.hub.environments import EnvironmentBook
+from rlserve.actors.hub.environments import MAX_LEASELESS_OF_ONE_HOST, EnvironmentBook
 from rlserve.actors.hub.registry import Registry
-from rlserve.errors import InvalidRequest, UnknownName
+from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
 
 LEASE = 3.0
@@ -100,9 +100,13 @@ def test_a_newer_version_takes_the_name_from_older_servers(desk: Desk) -> None:
     desk.book.register(replace(spec(port=2), version="1.10"), new)
     assert desk.serving("math") == {"127.0.0.1:2"}
     assert desk.serving("other") == {"127.0.0.1:1"}
-    with pytest.raises(InvalidRequest, match=r"spec\.version: is '1\.9'.*'1\.10'"):
-        desk.book.register(replace(spec(port=1), version="1.9"), old)
+    desk.book.register(replace(spec(port=1), version="1.9"), old)
     assert desk.serving("math") == {"127.0.0.1:2"}
+    with pytest.raises(InvalidRequest, match=r"spec\.version: is '1\.9'.*'1\.10'"):
+        desk.book.register(replace(spec(port=3), version="1.9"), "")
+    desk.registry.deregister(new)
+    desk.book.sweep()
+    assert desk.serving("math") == {"127.0.0.1:1"}
 
 
 def test_two_servers_of_one_version_share_the_work(desk: Desk) -> None:
@@ -114,3 +118,65 @@ def test_two_servers_of_one_version_share_the_work(desk: Desk) -> None:
 def test_a_spec_at_another_address_than_its_actor_is_refused(desk: Desk) -> None:
     with pytest.raises(InvalidRequest, match=r"spec\.address"):
         desk.book.register(spec(port=5), desk.lease("environment-0", 1))
+
+
+def test_a_spec_without_a_lease_takes_no_name_from_a_live_server(desk: Desk) -> None:
+    live = desk.lease("environment-0", 1)
+    desk.book.register(spec(port=1), live)
+    with pytest.raises(InvalidRequest, match=r"'math' is held by a live server at 127\.0\.0\.1:1") as error:
+        desk.book.register(replace(spec(port=9), version="9999"), "")
+    assert error.value.reason == "held" and desk.serving("math") == {"127.0.0.1:1"}
+    desk.registry.deregister(live)
+    desk.book.register(replace(spec(port=9), version="9999"), "")
+    assert desk.serving("math") == {"127.0.0.1:9"}
+    desk.book.register(spec(port=2), desk.lease("environment-1", 2))
+    assert desk.serving("math") == {"127.0.0.1:2"}
+    assert [s.address for s in desk.book.all()] == ["127.0.0.1:2"]
+
+
+def test_what_a_live_server_lost_comes_back_when_the_taker_goes_away(desk: Desk) -> None:
+    desk.book.register(spec(port=1), desk.lease("environment-0", 1))
+    fake = desk.lease("fake", 9)
+    desk.book.register(replace(spec(port=9), version="9999"), fake)
+    assert desk.serving("math") == {"127.0.0.1:9"}
+    desk.registry.deregister(fake)
+    desk.book.sweep()
+    assert desk.serving("math") == {"127.0.0.1:1"}
+
+
+def test_a_heartbeat_asserts_again_what_was_unregistered_unless_it_is_kept_out(desk: Desk) -> None:
+    lease = desk.lease("environment-0", 1)
+    desk.book.register(spec(port=1), lease)
+    desk.book.unregister("math")
+    assert desk.serving("math") == set() and desk.book.all() == []
+    desk.book.assert_again(lease)
+    assert desk.serving("math") == {"127.0.0.1:1"}
+    desk.book.unregister("math", keep_out=True)
+    desk.book.assert_again(lease)
+    desk.registry.deregister(lease)
+    lease = desk.lease("environment-0", 1)
+    desk.book.register(spec(port=1), lease)
+    assert desk.serving("math") == set() and desk.book.all() == []
+    desk.book.register(spec(port=1), lease, again=True)
+    assert desk.serving("math") == {"127.0.0.1:1"}
+
+
+def test_specs_without_a_lease_lock_nobody_out(desk: Desk) -> None:
+    refused = 0
+    for number in range(4200):
+        try:
+            desk.book.register(spec(f"fake{number}", port=9), "", host="10.0.0.9")
+        except LimitExceeded as error:
+            refused += 1
+            message = str(error)
+    assert refused == 4200 - MAX_LEASELESS_OF_ONE_HOST
+    assert "64 that stay until unregistered came from 10.0.0.9" in message
+    desk.book.register(spec("other", port=3), "", host="10.0.0.8")
+    desk.book.register(spec("math", port=1), desk.lease("environment-0", 1), host="10.0.0.9")
+    assert desk.serving("math") == {"127.0.0.1:1"} and desk.serving("other") == {"127.0.0.1:3"}
+    desk.book.register(spec("fake0", port=10), "", host="10.0.0.9")
+
+
+def test_any_version_has_a_place(desk: Desk) -> None:
+    for version in ("\u00b2", "1.", "..", "\u0661", "1-rc"):
+        desk.book.register(replace(spec(port=1), version=version), desk.lease(f"e{version.encode().hex()}", 1))

@@ -1,0 +1,307 @@
+"""How large each field of each message may be: one table, and the walk that holds a message against it.
+
+Servers hold every request against it before its handler sees it (:mod:`rlserve.rpc.intercept`), callers every answer
+(:mod:`rlserve.rpc.channel`). What a field means is checked where it is decoded. A test names the fields that the table
+lacks; they are held to the widest bound of their type. Groups are left to :mod:`rlserve.rpc.codec.group`, which checks
+each of their arrays.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from rlserve.rpc.codec.check import MAX_INT64, MAX_NAME, fault, join
+
+Check = Callable[[Any, str, str], None]
+"""Raises InvalidRequest unless the value (of the field, of the message at the path) is within its bound."""
+
+MAX_TEXT = 2**20
+"""Characters of a text that a policy reads or has written."""
+MAX_REASON = 65536
+MAX_SECONDS = 1e9
+MAX_UNIX_SECONDS = 1e11
+MAX_TOKENS = 2**22
+_ID = re.compile(r"[\w][\w.:/@+~,=#%-]*")
+
+
+def _length(value: Any, at: str, field: str, high: int, unit: str) -> None:
+    if len(value) > high:
+        fault(at, field, f"has {len(value)} {unit}; at most {high}", "wrong_length")
+
+
+def text(high: int) -> Check:
+    """Any text up to a length."""
+    return lambda value, at, field: _length(value, at, field, high, "characters")
+
+
+def name(value: str, at: str, field: str) -> None:
+    """A name for people and joins: one line, no control or invisible characters; empty where it may be."""
+    _length(value, at, field, MAX_NAME, "characters")
+    if not value.isprintable():
+        fault(at, field, f"is {ascii(value)[:80]}; leave control and invisible characters out")
+
+
+def identity(value: str, at: str, field: str) -> None:
+    """An id: letters, digits and ``. : / @ + ~ , = # % -``; empty where it may be."""
+    _length(value, at, field, MAX_NAME, "characters")
+    if value and not _ID.fullmatch(value):
+        fault(at, field, f"is {ascii(value)[:80]}; an id has letters, digits and . : / @ + ~ , = # % - alone")
+
+
+def data(high: int) -> Check:
+    """Bytes up to a number."""
+    return lambda value, at, field: _length(value, at, field, high, "bytes")
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
+    """A finite number within bounds."""
+
+    def check(value: float, at: str, field: str) -> None:
+        if not math.isfinite(value) or not low <= value <= high:
+            fault(at, field, f"is {value}; give a finite number from {low:g} to {high:g}")
+
+    return check
+
+
+def real(value: float, at: str, field: str) -> None:
+    """A number that may be NaN or infinite: a metric, or one that is judged where it is decoded."""
+
+
+def natural(value: int, at: str, field: str) -> None:
+    """An integer that a signed 64-bit array holds."""
+    if value > MAX_INT64:
+        fault(at, field, f"is {value}; at most {MAX_INT64}")
+
+
+def bits(value: int, at: str, field: str) -> None:
+    """A seed: any 64 bits."""
+
+
+def small(value: int, at: str, field: str) -> None:
+    """32 bits, the bound that its type has; what it counts is checked where it is decoded."""
+
+
+def listed(high: int, each: Check | None = None) -> Check:
+    """Up to ``high`` entries; ``each`` checks an entry that is no message."""
+
+    def check(values: Any, at: str, field: str) -> None:
+        _length(values, at, field, high, "entries")
+        if each is not None:
+            for index, value in enumerate(values):
+                each(value, at, f"{field}[{index}]")
+
+    return check
+
+
+def mapped(high: int, key: Check, value: Check) -> Check:
+    """Up to ``high`` keys."""
+
+    def check(values: Mapping[Any, Any], at: str, field: str) -> None:
+        _length(values, at, field, high, "entries")
+        for held, item in values.items():
+            key(held, at, f"{field}: a key")
+            value(item, at, f"{field}[{held!r}]")
+
+    return check
+
+
+seconds = number(0, MAX_SECONDS)
+unix = number(0, MAX_UNIX_SECONDS)
+share = number(0, 1)
+digest = name
+address = name
+
+BOUNDS: Mapping[str, Mapping[str, Check]] = {
+    "DescribeEnvironmentsResponse": {"environments": listed(4096)},
+    "GetTasksRequest": {
+        "environment": name, "split": name, "first_index": natural, "count": small, "seed": bits,
+    },
+    "GetTasksResponse": {"tasks": listed(1024)},
+    "EpisodeOpen": {"episode_id": name},
+    "PolicyTurn": {"text": text(MAX_TEXT)},
+    "EpisodeCancel": {"reason": text(MAX_REASON)},
+    "EpisodeResponse": {"messages": listed(256)},
+    "Failure": {"source": text(MAX_NAME), "message": text(MAX_REASON)},
+    "Actor": {
+        "actor_id": identity, "address": address, "incarnation": identity, "host": name, "pid": small,
+        "serves": listed(256, name), "status": mapped(64, name, text(1024)), "registered_unix_seconds": unix,
+        "last_seen_unix_seconds": unix, "run_id": identity,
+    },
+    "RegisterResponse": {"lease_id": identity, "lease_seconds": seconds},
+    "HeartbeatRequest": {"lease_id": identity, "status": mapped(64, name, text(1024))},
+    "HeartbeatResponse": {"lease_seconds": seconds},
+    "DeregisterRequest": {"lease_id": identity},
+    "ListActorsRequest": {"after": name},
+    "ListActorsResponse": {"actors": listed(4096), "next": name},
+    "RunState": {
+        "run_id": identity, "phase": name, "step": natural, "total_steps": natural, "metrics": mapped(4096, name, real),
+        "groups": mapped(4096, name, natural), "updated_unix_seconds": unix, "message": text(4096),
+    },
+    "EnvironmentSpec": {
+        "name": name, "version": name, "address": address, "payload_schema_json": text(65536),
+        "splits": mapped(256, name, natural), "verifier": name, "weight": number(0, 1e9), "description": text(4096),
+        "held_out": listed(256, name), "command": listed(256, text(4096)),
+    },
+    "RegisterEnvironmentRequest": {"lease_id": identity},
+    "UnregisterEnvironmentRequest": {"name": name},
+    "ListEnvironmentsRequest": {"after": name},
+    "ListEnvironmentsResponse": {"environments": listed(4096), "next": name},
+    "PolicyVersion": {
+        "version": natural, "tensors": listed(2**18), "parent_version": natural, "digest": digest,
+        "total_bytes": natural, "published_unix_seconds": unix, "run_id": identity, "adapter": name,
+    },
+    "TensorSpec": {
+        "name": name, "shape": listed(8, natural), "dtype": name, "digest": digest, "num_bytes": natural,
+    },
+    "AnnounceRequest": {"worker_id": identity},
+    "FetchRequest": {
+        "worker_id": identity, "version": natural, "held_version": natural, "chunk_bytes": small, "host_id": identity,
+    },
+    "FetchHeader": {
+        "version": natural, "base_version": natural, "total_bytes": natural, "num_chunks": small,
+        "shared_path": text(4096),
+    },
+    "Chunk": {"index": small, "data": data(4 * 2**20), "digest": digest},
+    "ConfirmRequest": {
+        "worker_id": identity, "version": natural, "digest": digest, "stall_seconds": seconds,
+        "update_seconds": seconds, "running_sequences": small,
+    },
+    "GetStatusResponse": {
+        "worker_id": identity, "policy_version": natural, "weights_digest": digest, "running_groups": small,
+        "finished_groups": natural, "sampled_tokens": natural, "tokens_per_second": number(0),
+        "weight_updates": natural,
+    },
+    "GenerateRequest": {"prompt_token_ids": listed(MAX_TOKENS), "n": small, "seed": bits},
+    "GenerateResponse": {"trajectories": listed(1024)},
+    "Hello": {
+        "worker_id": identity, "run_id": identity, "tokenizer_fingerprint": name, "capacity": small,
+        "held_group_ids": listed(8192, identity), "incarnation": identity,
+    },
+    "LeaseReturn": {"group_id": identity, "reason": text(MAX_REASON), "drop": name},
+    "Welcome": {"run_id": identity, "policy_version": natural, "max_lag": small, "max_message_bytes": natural},
+    "Credit": {"leases": listed(8192)},
+    "Lease": {
+        "group_id": identity, "environment": name, "split": name, "index": natural, "seed": bits, "num_samples": small,
+        "limit_seconds": seconds, "temperature": number(0, 1e6), "max_new_tokens": small,
+    },
+    "Ack": {"group_id": text(MAX_NAME), "reason": name, "message": text(MAX_REASON)},
+    "Goodbye": {"reason": text(4096)},
+    "Task": {
+        "environment": name, "environment_version": name, "split": name, "index": natural, "task_id": text(1024),
+        "text": text(2**24), "verifier": name, "payload": data(2**26), "seed": bits, "tools": listed(256),
+        "labels": mapped(256, name, text(1024)), "given": listed(64),
+    },
+    "GivenCompletion": {"text": text(2**24), "pair": small, "supervised_weight": real},
+    "Conversation": {"messages": listed(65536)},
+    "Message": {
+        "role": name, "content": text(2**24), "tool_call_id": name, "tool_calls": listed(256, text(MAX_TEXT)),
+    },
+    "TokenIds": {"ids": listed(MAX_TOKENS)},
+    "Tool": {"name": name, "description": text(MAX_REASON), "parameters_json": text(MAX_REASON)},
+    "Sampling": {
+        "temperature": number(0, 1e6), "top_p": share, "max_new_tokens": small, "stop": listed(64, text(1024)),
+        "stop_token_ids": listed(4096),
+    },
+    "DescribeTeacherResponse": {
+        "teacher": name, "tokenizer_fingerprint": name, "weights_digest": digest, "vocabulary_size": small,
+        "max_k": small, "max_tokens": small,
+    },
+    "VocabularyResponse": {"token_bytes": listed(MAX_TOKENS, data(65536)), "end_id": small},
+    "ScoreRequest": {
+        "request_id": text(1024), "teacher": name, "tokenizer_fingerprint": name, "token_ids": listed(MAX_TOKENS),
+        "first": small, "count": small, "k": small, "temperature": number(0, 1e6), "prompt_text": text(2**24),
+        "completion_text": text(2**24), "tools": listed(256),
+    },
+    "ScoreResponse": {
+        "request_id": text(1024), "end_offsets": listed(MAX_TOKENS), "token_ids": listed(MAX_TOKENS),
+        "refused": text(MAX_REASON),
+    },
+    "Trajectory": {
+        "sample_index": small, "token_ids": listed(MAX_TOKENS), "segments": listed(MAX_TOKENS),
+        "behavior_logprobs": listed(MAX_TOKENS), "policy_spans": listed(MAX_TOKENS), "teacher_scores": listed(32),
+        "objective_weights": listed(32), "completion": text(2**24), "temperature": number(0, 1e6), "top_p": share,
+        "seed": bits, "started_unix_seconds": unix, "finished_unix_seconds": unix, "pair_index": small,
+        "adapter": name, "generation_seconds": seconds, "verification_seconds": seconds,
+    },
+    "Segment": {"length": small, "turn": small},
+    "PolicySpan": {"version": natural, "length": small},
+    "ObjectiveWeights": {"objective": name, "weights": listed(MAX_TOKENS)},
+    "TeacherScores": {
+        "teacher": name, "tokenizer_fingerprint": name, "weights_digest": digest, "logprobs": listed(MAX_TOKENS),
+        "k": small, "top_ids": listed(2**26), "top_logprobs": listed(2**26), "log_tail": listed(MAX_TOKENS),
+        "temperature": number(0, 1e6), "span_lengths": listed(MAX_TOKENS), "matched_share": share,
+    },
+    "RolloutGroup": {
+        "group_id": identity, "trajectories": listed(65536), "worker_id": identity, "tokenizer_fingerprint": name,
+        "run_id": identity,
+    },
+    "Verdict": {
+        "reward": real, "parts": mapped(256, name, real), "reason": text(MAX_REASON), "verifier": name,
+        "seconds": seconds, "passed": small, "total": small, "isolation": name, "output": text(MAX_TEXT),
+    },
+    "DescribeVerifiersResponse": {"verifiers": listed(4096)},
+    "VerifierSpec": {
+        "name": name, "version": name, "description": text(4096), "reward_min": real, "reward_max": real,
+        "limit_seconds": seconds, "isolation": name,
+    },
+    "VerifyRequest": {
+        "verifier": name, "payload": data(2**26), "completions": listed(1024, data(2**26)), "prompt": text(2**26),
+    },
+    "VerifyProgress": {"judged": small},
+    "VerifyResult": {"verdicts": listed(1024), "reward_min": real, "reward_max": real},
+}  # fmt: skip
+"""By message and field. Booleans and single messages have no entry; enums are checked where they are decoded."""
+
+LEFT_TO_CODEC = frozenset({"RolloutGroup"})
+
+
+def check_bounds(message: Message, at: str = "") -> None:
+    """Raises InvalidRequest, with the path of the field, unless all that ``message`` holds is within its bounds."""
+    descriptor = message.DESCRIPTOR
+    if descriptor.name in LEFT_TO_CODEC or not descriptor.full_name.startswith("rlserve."):
+        return
+    plan = _plan(descriptor)
+    for field, value in message.ListFields():
+        check, is_message, is_repeated = plan[field.name]
+        if check is not None:
+            check(value, at, field.name)
+        if not is_message:
+            continue
+        if not is_repeated:
+            check_bounds(value, join(at, field.name))
+            continue
+        for index, item in enumerate(value):
+            check_bounds(item, join(at, f"{field.name}[{index}]"))
+
+
+@functools.cache
+def _plan(descriptor: Descriptor) -> Mapping[str, tuple[Check | None, bool, bool]]:
+    """For each field: its bound, whether it holds messages of ours, whether many."""
+    bounds = BOUNDS.get(descriptor.name, {})
+    plan = {}
+    for field in descriptor.fields:
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        is_message = field.message_type is not None and not is_map
+        check = bounds.get(field.name, _widest if needs_bound(field) else None)
+        plan[field.name] = (check, is_message, bool(field.is_repeated))
+    return plan
+
+
+def needs_bound(field: FieldDescriptor) -> bool:
+    """Whether the table must have the field."""
+    if field.is_repeated:
+        return True
+    return field.type not in (FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_MESSAGE)
+
+
+def _widest(value: Any, at: str, field: str) -> None:
+    """What holds for a field that nobody has declared."""
+    if isinstance(value, float):
+        number()(value, at, field)
+    elif not isinstance(value, int):
+        _length(value, at, field, MAX_TOKENS, "entries")
