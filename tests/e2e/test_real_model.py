@@ -102,6 +102,12 @@ def run(root: Path, name: str, model: str, extra: str, *overrides: str) -> Mappi
     return checked(root / name, steps=2)
 
 
+def steps_of(directory: Path) -> list[dict[str, Any]]:
+    """The metrics of optimizer steps, without those of evaluations."""
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "learner/loss" in row]
+
+
 def checked(directory: Path, *, steps: int) -> Mapping[str, Any]:
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
     groups = summary["groups"]
@@ -111,7 +117,7 @@ def checked(directory: Path, *, steps: int) -> Mapping[str, Any]:
     assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
     assert set(groups["dropped"]) <= {"zero_variance", "stale", "no_pairs"}
     assert not [e for e in events if e["event"] in ("actor_died", "run_failed")]
-    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    metrics = steps_of(directory)
     assert [row["step"] for row in metrics] == list(range(1, steps + 1))
     assert all(row["reward/no_verdict_share"] == 0 for row in metrics)
     return summary
@@ -119,7 +125,7 @@ def checked(directory: Path, *, steps: int) -> Mapping[str, Any]:
 
 def test_grpo_resume_eval_and_generate(root: Path, model: str) -> None:
     run(root, "grpo", model, '[algorithm]\ntype = "grpo"\n')
-    metrics = [json.loads(line) for line in (root / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    metrics = steps_of(root / "grpo")
     assert metrics[0]["algorithm/ess"] > 0.99
     assert metrics[0]["algorithm/mismatch_kl"] < 1e-3
     rlserve("run", "--resume", str(root / "grpo"), "--set", "steps=3", "--set", "evaluate.problems=0")
@@ -143,8 +149,7 @@ def test_it_teaches_a_smaller_student_with_another_tokenizer(root: Path, model: 
     teacher = f'[[teachers]]\nname = "smol"\nmodel = "{model}"\ndtype = "float32"\nmax_length = 256\n'
     extra = '[algorithm]\ntype = "distill"\n' + teacher
     run(root, "distill", student, extra, "evaluate.problems=0")
-    metrics = [json.loads(line) for line in (root / "distill" / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["algorithm/taught"] > 0 for row in metrics)
+    assert all(row["algorithm/taught"] > 0 for row in steps_of(root / "distill"))
 
 
 @pytest.fixture

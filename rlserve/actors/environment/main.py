@@ -3,6 +3,7 @@
 import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from rlserve import plugins
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
@@ -12,6 +13,7 @@ from rlserve.config.episodes import EpisodesConfig
 from rlserve.errors import PluginFailed
 from rlserve.plugins import Environment
 from rlserve.records import ActorKind, EnvironmentSpec, Sampling
+from rlserve.rpc import codec
 from rlserve.rpc.server import serving
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
@@ -56,8 +58,11 @@ def load_environments(environments: Sequence[EnvironmentConfig]) -> Mapping[str,
 
 
 def describe(environment: Environment, config: EnvironmentConfig) -> EnvironmentSpec:
-    """What the hub is told. The address is filled in by the actor."""
-    return EnvironmentSpec(
+    """What the hub is told. The address is filled in by the actor.
+
+    Raises PluginFailed when the plug-in's own description of itself is none.
+    """
+    spec = EnvironmentSpec(
         name=config.name,
         version=environment.version,
         address="",
@@ -68,12 +73,22 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
         description=(type(environment).__doc__ or "").strip().partition("\n")[0],
         sampling=Sampling(**config.sampling.model_dump()),
     )
+    try:
+        codec.environment_from_proto(codec.environment_to_proto(replace(spec, address="host:1")))
+    except (TypeError, ValueError) as error:
+        raise PluginFailed(f"environment {config.name!r}: what it says of itself cannot be: {error}") from error
+    return spec
 
 
 def _load(index: int, config: EnvironmentConfig) -> Environment:
     plugin = config.plugin or config.name
     environment = plugins.make(plugins.ENVIRONMENT_GROUP, plugin, config.options, where=f"environments.{index}.options")
-    if not isinstance(environment, Environment):
+    try:
+        whole = isinstance(environment, Environment)  # which reads its properties
+    except Exception as error:
+        raise PluginFailed(f"environments.{index}: {config.name!r}: {plugins.told(error)}") from error
+    if not whole:
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
-    environment.name = config.name  # its tasks carry the name that it has in this mixture
-    return environment
+    loaded: Environment = environment
+    loaded.name = config.name  # its tasks carry the name that it has in this mixture
+    return loaded

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from rlserve import plugins
 from rlserve.actors.environment.client import EnvironmentClient
+from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
+from rlserve.config.actors import EnvironmentConfig
 from rlserve.errors import DeadlineExceeded, LimitExceeded, PluginFailed
 from rlserve.records import GivenCompletion, Message, Task
 from rlserve.rpc.server import serving
@@ -156,3 +159,27 @@ async def test_more_than_a_message_holds_is_refused_with_what_to_do() -> None:
             assert len(await client.get_tasks("odd", split="large", count=4)) == 4
     finally:
         del TASKS["large"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"train": -1}, "cannot be"),
+        ({"train": "many"}, "cannot be"),
+        ({"": 3}, "splits: is empty"),
+        ({7: 3}, "cannot be"),
+    ],
+)
+def test_what_an_environment_says_of_itself_is_checked_at_its_start(splits: Any, words: str) -> None:
+    class Strange(Odd):
+        pass
+
+    Strange.splits = splits  # type: ignore[method-assign]
+    with pytest.raises(PluginFailed, match=f"environment 'odd': .*{words}"):
+        describe(Strange(), EnvironmentConfig(name="odd"))
+
+
+def test_one_whose_properties_raise_is_named_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "load", lambda *_: Splitless)
+    with pytest.raises(PluginFailed, match=r"environments.0: 'splitless': FileNotFoundError: rows.jsonl \(.*:\d+\)"):
+        load_environments([EnvironmentConfig(name="splitless")])
