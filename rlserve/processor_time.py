@@ -6,13 +6,14 @@ machine's load. A thread that sleeps or waits for input stands in no queue, so t
 
 How the threads of all processes of a tree combine, in each interval between two readings:
 
-- *used* and *waited* are sums over all threads, those that began in the interval included; what a thread did between
-  the last reading and its end is not seen, so that read often where processes come and go;
+- *used* and *waited* are sums over all threads, those that began in the interval included; a thread that ended is taken
+  to have waited as it did before, and when all have ended nothing counts: their end is news that has not arrived;
 - what counts is the interval less *waited* (one thread at a time is on the way of the others, as in calls from one
   process to another), at least zero, but no less than *used* divided by the number of processors: a tree whose own
   crowd fills the machine waits for itself;
 - the kernel adds a wait when it ends: a thread that is ready and neither ran nor waited since the last reading is
-  taken to wait, and what an interval hears of more waiting than it is long goes to the next one;
+  taken to wait, and what an interval hears of more waiting than it is long is taken from the one before it, then from
+  the next one;
 - an interval counts at most as long as it was meant to be: a reader that comes late was itself kept waiting.
 
 Where the kernel does not account waiting, all wall time counts.
@@ -27,6 +28,8 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 MAX_PROCESSES = 256
 """Of a tree: a program may fork on while it is read."""
 READ_EVERY_SECONDS = 0.5
+UNEXPLAINED_SECONDS = 0.005
+"""Of an interval in which a ready thread neither ran nor waited, as far as the kernel has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,14 @@ class CountedTime:
     def __init__(
         self,
         *pids: int,
+        born: float | None = None,
         read_every: float = READ_EVERY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pids`` are the roots; all that descends from them counts with them."""
+        """``pids`` are the roots; all that descends from them counts with them.
+
+        ``born``: when the processes began, on ``clock``. Then time counts from there, and nothing is read now.
+        """
         self.wall_seconds = 0.0
         self.used_seconds = 0.0
         self.waited_seconds = 0.0
@@ -77,25 +84,48 @@ class CountedTime:
         self._pids, self._clock = pids, clock
         self._longest = 2 * read_every
         self._num_processors = len(os.sched_getaffinity(0))
-        self._owed = 0.0
-        self._last = clock()
-        self._threads = _threads(pids)
+        self._owed = self._doubtful = self._interval = 0.0
+        self._parts: dict[Thread, ProcessorTime] = {}
+        self.last_reading = clock() if born is None else born
+        self._threads = _threads(pids) if born is None else {}
         self._unfinished: dict[Thread, float] = {}
         """Waits that were counted before the kernel added them."""
 
     def read(self) -> float:
         """Seconds that count so far."""
         now, threads = self._clock(), _threads(self._pids)
-        interval = now - self._last
-        parts = [self._added(thread, time, interval) for thread, time in threads.items()]
-        added = sum(parts, start=ProcessorTime(waited_seconds=self._owed))
+        interval = now - self.last_reading
+        ended = self._waited_at_the_end(threads, interval)
+        self._parts = {thread: self._added(thread, time, interval) for thread, time in threads.items()}
+        added = sum(self._parts.values(), start=ProcessorTime(waited_seconds=self._owed + ended))
         self.wall_seconds += interval
         self.used_seconds += added.used_seconds
         self.waited_seconds += min(interval, added.waited_seconds)
-        self._owed = min(max(0.0, added.waited_seconds - interval), self._longest)
-        self.counted_seconds += counted(min(interval, self._longest), added, self._num_processors)
-        self._last, self._threads = now, threads
+        self._take_back(added.waited_seconds - interval)
+        part = counted(min(interval, self._longest), added, self._num_processors) if threads else 0.0
+        self._doubtful = part - min(interval, added.used_seconds / self._num_processors)
+        self.counted_seconds += part
+        self.last_reading, self._interval, self._threads = now, interval, threads
         return self.counted_seconds
+
+    @property
+    def is_settled(self) -> bool:
+        """False while a thread may have waited since before the last reading, which the kernel adds when it runs."""
+        return not any(
+            self._interval - part.used_seconds - part.waited_seconds > UNEXPLAINED_SECONDS and _is_ready(thread)
+            for thread, part in self._parts.items()
+        )
+
+    def _waited_at_the_end(self, threads: Mapping[Thread, ProcessorTime], interval: float) -> float:
+        """What threads that ended in the interval waited in it, if they went on as in the one before."""
+        ended = (part.waited_seconds for thread, part in self._parts.items() if thread not in threads)
+        return sum(min(1.0, waited / self._interval) for waited in ended if self._interval) * interval
+
+    def _take_back(self, excess: float) -> None:
+        """Waiting beyond an interval was in the one before, which counted it; what is more goes to the next one."""
+        taken = min(max(0.0, excess), self._doubtful)
+        self.counted_seconds -= taken
+        self._owed = min(max(0.0, excess - taken), self._longest)
 
     def _added(self, thread: Thread, time: ProcessorTime, interval: float) -> ProcessorTime:
         added = time.since(self._threads.get(thread, ProcessorTime()))
