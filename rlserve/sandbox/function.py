@@ -7,20 +7,22 @@ that box ended well. The program can return wrong values; it cannot say that the
 import json
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from rlserve.errors import InvalidRequest
+from rlserve.processor_time import CountedTime
 from rlserve.records import Outcome
-from rlserve.sandbox.box import Box, Channel, Ending, watch
+from rlserve.sandbox.box import Box, Channel, Ending
 from rlserve.sandbox.judgement import Judgement, SandboxFault, last_line, outcome_of, output_of
 from rlserve.sandbox.limits import Limits
+from rlserve.sandbox.watch import time_of, watch
 from rlserve.sandbox.zygote import Zygote
 
 LAST_WORD_SECONDS = 0.25
-"""A program that is gone before its tests has this long to have its end reported: it tells a limit from an exit."""
+"""A program that is gone before its tests has this long to have its end reported: it tells a limit from an exit.
+Like the wall limit without what it waits for a processor."""
 
 
 def judge_function(
@@ -40,13 +42,13 @@ def judge_function(
         program = _open(stack, zygote, "candidate", {"source": source}, limits, [to_program, from_program])
         tester = _open(stack, zygote, "tester", task, limits, [to_tests, from_tests, verdict_end])
         ends.close()
-        channel = Channel(verdict)
-        watch([program, tester], [channel], until_closed=channel)
+        channel, account = Channel(verdict), time_of([program, tester])
+        watch([program, tester], [channel], until_closed=channel, account=account)
         report = _believed(channel, nonce)
         if report.get("outcome") in ("gone", None):
-            _wait_for_end(program, tester)
+            _wait_for_end(program, tester, account)
         else:
-            watch([tester])
+            watch([tester], account=account)
     if not (program.closed and tester.closed):
         raise SandboxFault("sandbox: a box does not end")
     return _judge(report, program, tester)
@@ -57,7 +59,7 @@ def _judge(report: Mapping[str, Any], program: Box, tester: Box) -> Judgement:
     if outcome == "broken":
         raise InvalidRequest(f"payload.{reason}")
     if outcome is None or outcome == "gone":
-        found, reason = _early_end(program, tester)
+        found, reason = _early_end(program, tester, gone=outcome is not None)
     elif tester.end().exit_code != 0:
         raise SandboxFault(f"sandbox: the tests' box ended badly: {tester.end().detail}")
     else:
@@ -77,17 +79,32 @@ def _judge(report: Mapping[str, Any], program: Box, tester: Box) -> Judgement:
     )
 
 
-def _early_end(program: Box, tester: Box) -> tuple[Outcome, str]:
-    """Why there is no verdict: the program's end, or a limit that ran out in the tests' box."""
-    end = program.end() if program.status or program.killed else None
-    if end is not None and end.ending is not Ending.STOPPED:
+def _early_end(program: Box, tester: Box, *, gone: bool) -> tuple[Outcome, str]:
+    """Why there is no verdict: a limit that ran out in the tests' box, or the program's end.
+
+    ``gone``: the tests saw the program hang up. If not, they ended first, and the program after them.
+    """
+    tests = tester.end()
+    if not gone and tests.ending in (Ending.TIMEOUT, Ending.MEMORY, Ending.STARVED) and _were_busy(tester, program):
+        return outcome_of(tests), f"the tests, with what the program returned: {tests.detail}"
+    if program.status or program.killed:
+        end = program.end()
         if end.ending is Ending.EXITED:
             return Outcome.CRASH, last_line(program) or f"the program ended before its tests did ({end.detail})"
-        return outcome_of(end), f"the program {end.detail}"
-    end = tester.end()
-    if end.ending in (Ending.TIMEOUT, Ending.MEMORY, Ending.STARVED):
-        return outcome_of(end), f"the tests: {end.detail}"
-    raise SandboxFault(f"sandbox: the tests' box gave no verdict ({end.ending.value}: {end.detail})")
+        if end.ending is not Ending.STOPPED:
+            return outcome_of(end), f"the program {end.detail}"
+        if gone:
+            return Outcome.REJECTED, "the program hung up on its tests and went on"
+    raise SandboxFault(f"sandbox: the tests' box gave no verdict ({tests.ending.value}: {tests.detail})")
+
+
+def _were_busy(tester: Box, program: Box) -> bool:
+    """Whether the tests went over a limit by themselves, and not while they waited for the program."""
+    tests = tester.end()
+    if tester.killed is None:
+        return True
+    theirs = program.end().cpu_seconds if program.status else 0.0
+    return tests.cpu_seconds > max(theirs, 0.25 * tester.limits.cpu_seconds)
 
 
 def _believed(channel: Channel, nonce: str) -> Mapping[str, Any]:
@@ -101,11 +118,11 @@ def _believed(channel: Channel, nonce: str) -> Mapping[str, Any]:
     return report
 
 
-def _wait_for_end(program: Box, tester: Box) -> None:
+def _wait_for_end(program: Box, tester: Box, account: CountedTime) -> None:
     """The end of both, which comes soon or not at all."""
-    for box in (program, tester):
-        box.last_moment = time.monotonic() + LAST_WORD_SECONDS
-    watch([program, tester])
+    until = account.read() + LAST_WORD_SECONDS
+    program.may_count = tester.may_count = until
+    watch([program, tester], account=account)
 
 
 def _open(stack: ExitStack, zygote: Zygote, role: str, job: Mapping[str, Any], limits: Limits, links: list[int]) -> Box:

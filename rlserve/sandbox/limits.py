@@ -1,8 +1,13 @@
 """What one program may use."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from rlserve.errors import InvalidRequest
+
+STARVED_FACTOR = 8.0
+"""A box that has waited for a processor until this many times its wall limit is given up, without a verdict."""
+MIN_WALL_SECONDS = 1.0
+"""A task that asks for less CPU time gets no less wall time than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +17,7 @@ class Limits:
     cpu_seconds: float = 4.0
     """CPU time of each process; checked to the second by the kernel."""
     wall_seconds: float = 10.0
+    """Time from its start, without what it waits for a processor."""
     memory_bytes: int = 768 * 2**20
     """Address space of each process."""
     processes: int = 8
@@ -30,16 +36,18 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**40:
                 raise InvalidRequest(f"limits.{item.name}: is {value!r}; give a positive number")
 
+    @property
+    def longest_seconds(self) -> float:
+        """Wall time, waits for a processor included, after which a box is given up."""
+        return STARVED_FACTOR * max(self.wall_seconds, MIN_WALL_SECONDS)
+
     def lowered(self, *, cpu_seconds: float | None = None, memory_bytes: int | None = None) -> "Limits":
         """These limits, with less time or memory if that is asked for; the wall limit follows the CPU limit."""
         cpu = min(self.cpu_seconds, cpu_seconds or self.cpu_seconds)
-        return Limits(
+        least = min(self.wall_seconds, MIN_WALL_SECONDS)
+        return replace(
+            self,
             cpu_seconds=cpu,
-            wall_seconds=self.wall_seconds * cpu / self.cpu_seconds,
+            wall_seconds=max(least, self.wall_seconds * cpu / self.cpu_seconds),
             memory_bytes=min(self.memory_bytes, memory_bytes or self.memory_bytes),
-            processes=self.processes,
-            open_files=self.open_files,
-            file_bytes=self.file_bytes,
-            files=self.files,
-            output_bytes=self.output_bytes,
         )

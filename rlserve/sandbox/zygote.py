@@ -17,10 +17,19 @@ from rlserve.sandbox.box import Box, Pipes
 from rlserve.sandbox.limits import Limits
 
 SCRIPT = Path(__file__).parent / "inside" / "zygote.py"
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/tmp"}
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/tmp",
+    # Numerical packages start a thread for each processor otherwise, and a box may have eight.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 """All that a box knows of an environment."""
-START_SECONDS = 30.0
-ANSWER_SECONDS = 10.0
+START_SECONDS = 120.0
+ANSWER_SECONDS = 60.0
+"""Of wall time: a zygote that is slow on a busy machine is no fault. One that dies is seen at once."""
 MAX_ANSWER_BYTES = 4096
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -121,4 +130,6 @@ class Zygote:
 
 
 def plain_limits(limits: Limits) -> dict[str, float]:
-    return {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
+    """As a box's header carries them."""
+    plain = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
+    return plain | {"longest_seconds": limits.longest_seconds}
