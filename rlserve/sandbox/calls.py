@@ -1,16 +1,11 @@
 """Function-call tests: arguments in, values out, compared out here. No expected value enters the box.
 
-What counts as equal, after a value was rebuilt as plain data:
-
-- numbers (booleans apart) by value; floats, where either side is one, within a relative and absolute 1e-6;
-- texts, bytes, booleans and None exactly; a boolean equals only a boolean;
-- lists and tuples alike, item by item in order (JSON knows no tuples);
-- dictionaries by keys and values; an integer key also equals its text (JSON knows no other keys);
-- sets, and a list where the program returned a set, without regard to order.
+What counts as equal: see :mod:`rlserve.sandbox.equality`. The answers of a program are data that it could shape to
+keep its judge busy; so their size is bounded by what the test wants before they are parsed, and no value is built from
+them.
 """
 
 import json
-import math
 import os
 import random
 import struct
@@ -20,15 +15,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.records import Outcome
-from rlserve.sandbox.box import Box, Channel, Ending, watch
+from rlserve.sandbox.box import Box, Channel, Ending
+from rlserve.sandbox.equality import equals
 from rlserve.sandbox.judgement import Judgement, SandboxFault, last_line, outcome_of, output_of
 from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.plain import NotPlain, decode_plain, encode_plain
+from rlserve.sandbox.watch import watch
 from rlserve.sandbox.zygote import Zygote
 
-TOLERANCE = 1e-6
 HEAD = struct.Struct("<I")
 MAX_ANSWERS_BYTES = 64 * 2**20
+SPARE_BYTES = 64 * 2**10
+SPARE_NODES = 4096
+GROWTH = 16
+"""An answer may be this many times as long as the one that is wanted, and something more: never the right one is."""
+MAX_SHOWN_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +63,6 @@ def judge_calls(zygote: Zygote, source: str, entry_point: str, tests: Sequence[C
     return _judge(box, _frames(bytes(channel.content)), numbers, tests, entry_point)
 
 
-def equal(found: Any, wanted: Any) -> bool:
-    """Whether two plain values are equal by the rule above. ``wanted`` comes from JSON."""
-    if isinstance(found, bool) or isinstance(wanted, bool):
-        return found is wanted
-    if {type(found), type(wanted)} in ({float}, {int, float}):
-        return _close(found, wanted)
-    if isinstance(found, list | tuple) and isinstance(wanted, list):
-        return len(found) == len(wanted) and all(map(equal, found, wanted))
-    if isinstance(found, set | frozenset) and isinstance(wanted, list):
-        return len(found) == len(wanted) and all(any(equal(item, other) for other in wanted) for item in found)
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        texts = {_key(key): value for key, value in found.items()}
-        same_keys = len(texts) == len(found) and texts.keys() == wanted.keys()
-        return same_keys and all(equal(texts[key], wanted[key]) for key in wanted)
-    return type(found) is type(wanted) and bool(found == wanted)
-
-
 def _question(number: int, test: CallTest) -> Mapping[str, Any]:
     return {
         "n": number,
@@ -89,69 +73,59 @@ def _question(number: int, test: CallTest) -> Mapping[str, Any]:
     }
 
 
-def _close(a: float, b: float) -> bool:
-    try:
-        return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) or (math.isnan(a) and math.isnan(b))
-    except OverflowError:
-        return False
-
-
-def _key(key: Any) -> Any:
-    return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
-
-
 def _judge(
-    box: Box,
-    answers: Sequence[Mapping[str, Any]],
-    numbers: Sequence[int],
-    tests: Sequence[CallTest],
-    entry_point: str,
+    box: Box, frames: Sequence[bytes], numbers: Sequence[int], tests: Sequence[CallTest], name: str
 ) -> Judgement:
-    passed, reason = 0, ""
+    passed, reason, breach = 0, "", ""
     for index, (number, test) in enumerate(zip(numbers, tests, strict=True), start=1):
-        if index >= len(answers) or answers[index].get("n") != number:
+        if index >= len(frames):
             reason = reason or f"test {index - 1}: no answer"
-            continue
-        why = _why_wrong(answers[index], test)
-        passed += not why
-        reason = reason or (why and f"test {index - 1}: {why}")
+            break
+        answer = _parsed(frames[index], json.dumps(test.output))
+        if isinstance(answer, str):
+            reason = reason or f"test {index - 1}: {answer}"
+        elif answer.get("n") != number:
+            breach = breach or f"test {index - 1}: an answer that nobody asked for"
+        else:
+            why = _why_wrong(answer, test, len(frames[index]))
+            passed += not why
+            reason = reason or (why and f"test {index - 1}: {why}")
     end = box.end()
     outcome = Outcome.PASS if passed == len(tests) else Outcome.FAIL
-    load = answers[0] if answers else {}
+    load = _parsed(frames[0], name) if frames else {}
+    load = load if isinstance(load, dict) else {}
     if end.ending is not Ending.EXITED:
         outcome, reason = outcome_of(end), f"the program {end.detail}"
+    elif breach:
+        outcome, reason = Outcome.REJECTED, breach
     elif "e" in load:
         outcome, reason = Outcome.CRASH, f"the program does not load: {last_line(box)}"
-    elif not isinstance(load.get("v"), dict) or entry_point not in load["v"]:
-        outcome, reason = Outcome.CRASH, f"the program does not define {entry_point!r}"
-    elif end.exit_code or len(answers) <= len(tests):
+    elif not isinstance(load.get("v"), dict) or name not in load["v"]:
+        outcome, reason = Outcome.CRASH, f"the program does not define {name!r}"
+    elif end.exit_code or len(frames) <= len(tests):
         outcome, reason = Outcome.CRASH, last_line(box) or f"the program ended early ({end.detail})"
     if outcome is not Outcome.PASS:
         passed = min(passed, len(tests) - 1)
     return Judgement(outcome=outcome, passed=passed, total=len(tests), reason=reason, output=output_of(box))
 
 
-def _why_wrong(answer: Mapping[str, Any], test: CallTest) -> str:
+def _why_wrong(answer: Mapping[str, Any], test: CallTest, size: int) -> str:
     """Empty for a right answer; never says what was expected."""
     if "e" in answer:
         error = answer["e"]
         return f"raised {str(error[0])[:60]}" if isinstance(error, list) and error else "raised"
     if "x" in answer or "v" not in answer:
         return f"a result that cannot cross ({str(answer.get('x'))[:80]})"
-    try:
-        value = decode_plain(answer["v"])
-    except NotPlain as error:
-        return f"a result that is no plain value ({error})"
-    if not equal(value, test.output):
-        return f"returned {_shown(value)}"
-    return ""
+    return "" if equals(answer["v"], test.output) else f"returned {_shown(answer['v'], size)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(data: Any, size: int) -> str:
+    if size > MAX_SHOWN_BYTES:
+        return f"a value of {size} bytes"
     try:
-        return ascii(value)[:80]
-    except (ValueError, RecursionError, MemoryError):
-        return f"a {type(value).__name__}"
+        return ascii(decode_plain(data))[:80]
+    except (NotPlain, ValueError, RecursionError, MemoryError) as error:
+        return f"a result that is no plain value ({str(error)[:60]})"
 
 
 def _frame(message: Mapping[str, Any]) -> bytes:
@@ -159,21 +133,30 @@ def _frame(message: Mapping[str, Any]) -> bytes:
     return HEAD.pack(len(body)) + body
 
 
-def _frames(content: bytes) -> list[Mapping[str, Any]]:
-    """The whole frames at the start of what arrived."""
-    found: list[Mapping[str, Any]] = []
+def _frames(content: bytes) -> list[bytes]:
+    """The whole frames at the start of what arrived, not looked into."""
+    found: list[bytes] = []
     position = 0
     while len(content) >= position + HEAD.size:
         (size,) = HEAD.unpack_from(content, position)
         position += HEAD.size + size
-        try:
-            message = json.loads(content[position - size : position])
-        except (ValueError, RecursionError):
+        if len(content) < position:
             break
-        if not isinstance(message, dict):
-            break
-        found.append(message)
+        found.append(content[position - size : position])
     return found
+
+
+def _parsed(frame: bytes, wanted: str) -> dict[str, Any] | str:
+    """A frame's message; or why it cannot be the answer, in words. ``wanted`` is the JSON of what could be right."""
+    nodes = sum(map(frame.count, (b",", b"[", b"{")))
+    most = SPARE_NODES + GROWTH * (wanted.count(",") + wanted.count("[") + wanted.count("{"))
+    if len(frame) > SPARE_BYTES + GROWTH * len(wanted) or nodes > most:
+        return f"returned a value of {len(frame)} bytes"
+    try:
+        message = json.loads(frame)
+    except (ValueError, RecursionError):
+        return "an answer that cannot be read"
+    return message if isinstance(message, dict) else "an answer that cannot be read"
 
 
 def _in_memory(content: bytes) -> int:

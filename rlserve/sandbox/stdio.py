@@ -1,22 +1,28 @@
 """stdin/stdout tests: the program gets an input, and what it prints is compared out here.
 
-The expected output never enters a box. Compared are lines without trailing blanks, and blank lines at the end do
-not count; every other character does. The exit code must be 0. All tests run, so that the share passed is known;
-but the first one that runs into a limit is the last one run, so that a runaway costs one limit and not one a test.
+The expected output never enters a box; :mod:`rlserve.sandbox.printed` says what equals it. The exit code must be 0. A
+program may print its output limit beyond what is expected, however long that is. All tests run, so that the share
+passed is known; but the first one that runs into a limit is the last one run, so that a runaway costs one limit and
+not one a test.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlserve.records import Outcome
-from rlserve.sandbox.box import Ending, watch
+from rlserve.sandbox.box import Ending
 from rlserve.sandbox.judgement import Judgement, SandboxFault, last_line, outcome_of, output_of
 from rlserve.sandbox.limits import Limits
+from rlserve.sandbox.printed import difference
+from rlserve.sandbox.watch import watch
 from rlserve.sandbox.zygote import Zygote
 
 TOTAL_WALL_FACTOR = 3
-"""All tests of a program together may take this many times the wall limit of one."""
+"""All tests of a program together may take this many times the wall limit of one, counted in the same way."""
+
+
+OUTPUT_GROWTH = 2
+"""What is expected counts so many times: numbers may be printed with more digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +35,14 @@ class StdioTest:
 
 def judge_stdio(zygote: Zygote, source: str, tests: Sequence[StdioTest], limits: Limits) -> Judgement:
     """Run the program once for each test. Raises SandboxFault when the sandbox fails."""
-    passed, first_bad = 0, Judgement(outcome=Outcome.PASS, passed=0, total=0)
-    deadline = time.monotonic() + TOTAL_WALL_FACTOR * limits.wall_seconds
+    passed, first_bad, spent = 0, Judgement(outcome=Outcome.PASS, passed=0, total=0), 0.0
     for index, test in enumerate(tests):
-        if time.monotonic() > deadline:
+        if spent > TOTAL_WALL_FACTOR * limits.wall_seconds:
             reason = f"test {index}: the tests before it took more than {TOTAL_WALL_FACTOR} times the wall limit"
             first_bad = Judgement(outcome=Outcome.TIMEOUT, passed=0, total=1, reason=reason)
             break
-        found = _run(zygote, source, test, limits, f"test {index}")
+        found, seconds = _run(zygote, source, test, limits, f"test {index}")
+        spent += seconds
         if found.outcome is Outcome.PASS:
             passed += 1
         elif first_bad.outcome is Outcome.PASS:
@@ -53,15 +59,10 @@ def judge_stdio(zygote: Zygote, source: str, tests: Sequence[StdioTest], limits:
     )
 
 
-def lines_of(text: str) -> list[str]:
-    """The lines that are compared."""
-    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str) -> Judgement:
+def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str) -> tuple[Judgement, float]:
+    """The judgement of one test, and the time that it counts for all of them."""
+    expected_bytes = len(test.output.encode("utf-8", "replace"))
+    limits = replace(limits, output_bytes=limits.output_bytes + OUTPUT_GROWTH * expected_bytes)
     box = zygote.open("program", {"source": source}, limits, test.input.encode("utf-8", "surrogatepass"))
     try:
         watch([box])
@@ -75,22 +76,8 @@ def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str
         outcome, reason = outcome_of(end), f"{name}: {end.detail}"
     elif end.exit_code:
         outcome, reason = Outcome.CRASH, f"{name}: {last_line(box) or end.detail}"
-    elif (why := _difference(bytes(box.stdout), test.output)) is not None:
+    elif (why := difference(bytes(box.stdout), test.output)) is not None:
         outcome, reason = Outcome.FAIL, f"{name}: {why}"
     passed = int(outcome is Outcome.PASS)
-    return Judgement(outcome=outcome, passed=passed, total=1, reason=reason, output=output_of(box))
-
-
-def _difference(printed: bytes, expected: str) -> str | None:
-    """Where the outputs differ, without saying what was expected there; None when they do not."""
-    try:
-        lines = lines_of(printed.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"the output is no UTF-8 (byte {error.start})"
-    wanted = lines_of(expected)
-    if lines == wanted:
-        return None
-    line = next((i for i, pair in enumerate(zip(lines, wanted, strict=False)) if pair[0] != pair[1]), None)
-    if line is None:
-        return f"{len(lines)} lines where {len(wanted)} are wanted"
-    return f"line {line + 1} is {lines[line][:80]!a}"
+    judgement = Judgement(outcome=outcome, passed=passed, total=1, reason=reason, output=output_of(box))
+    return judgement, max(box.counted_seconds, end.cpu_seconds)  # a short box's account was never read

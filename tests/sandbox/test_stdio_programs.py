@@ -4,8 +4,9 @@ import pytest
 
 from rlserve.records import Outcome
 from rlserve.sandbox.limits import Limits
+from rlserve.sandbox.printed import difference, lines_of
 from rlserve.sandbox.sandbox import Sandbox
-from rlserve.sandbox.stdio import StdioTest, lines_of
+from rlserve.sandbox.stdio import StdioTest
 from rlserve.sandbox.tiers import Tier
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=2, memory_bytes=256 * 2**20, output_bytes=64 * 1024)
@@ -114,3 +115,78 @@ def test_the_scratch_directory_is_there_and_has_a_size(sandbox: Sandbox) -> None
 )
 def test_compared_are_lines_without_trailing_blanks(text: str, lines: list[str]) -> None:
     assert lines_of(text) == lines
+
+
+@pytest.mark.parametrize(
+    ("printed", "wanted", "same"),
+    [
+        ("0.3333333333333333", "0.333333", True),
+        ("0.333333", "0.3333333333333333", True),
+        ("2.500000000", "2.5", True),
+        ("2.5", "2.500000000", True),
+        ("3", "3.0", True),
+        ("100000.0", "1e5", True),
+        ("-0.0", "0.0", True),
+        ("[0.30000000000000004, 1]", "[0.3, 1]", True),
+        ("x=0.1 y=0.2000000001", "x=0.1 y=0.2", True),
+        ("0.000333333333", "0.000333", True),
+        ("2.54", "2.5", False),
+        ("2.5", "2.54", False),
+        ("0.333", "0.333333", False),
+        ("0.0", "0.0000003", False),
+        ("0.000000", "0.000000001", False),
+        ("3.0", "3", False),
+        ("1000000.6", "1000000", False),
+        ("1000001", "1000000", False),
+        ("0.3  1", "0.3 1", False),
+        ("0.3 1", "0.3", False),
+        ("1.2.3", "1.2.30", False),
+        ("nan", "0.5", False),
+        ("0.5", "nan", False),
+        ("\uff10.5", "0.5", False),
+        ("1e999", "1e998", False),
+        ("9" * 500 + ".0", "9" * 500 + ".00", False),
+    ],
+)
+def test_printed_decimals_have_a_tolerance_and_nothing_else_has(printed: str, wanted: str, same: bool) -> None:
+    assert (difference(printed.encode(), wanted) is None) is same
+
+
+def test_what_is_wanted_may_be_longer_than_the_output_limit(sandbox: Sandbox) -> None:
+    wanted = "\n".join(map(str, range(20_000)))
+    assert judge(sandbox, "for i in range(20_000): print(i)", ("", wanted)).outcome is Outcome.PASS
+    assert judge(sandbox, "while True: print(1)", ("", wanted)).outcome is Outcome.OUTPUT_LIMIT
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(open('/dev/stdin').read().strip())",
+        "import os\nassert os.path.exists('/dev/stdin')\nprint(os.read(os.open('/dev/stdin', 0), 9).decode())",
+        "open('/dev/stdout', 'w').write(open(0).read())",
+        "import pathlib\nprint(pathlib.Path('/dev/fd/0').read_text())",
+        "import asyncio\nasync def f():\n    return await asyncio.sleep(0, input())\nprint(asyncio.run(f()))",
+        "assert len(str(int('7' * 9000))) == 9000\nprint(input())",
+        "import os\nos.sched_yield()\nprint(input())",
+        "import socket\na, b = socket.socketpair()\na.send(input().encode())\nprint(b.recv(9).decode())",
+    ],
+)
+def test_the_interpreter_is_as_programs_know_it(sandbox: Sandbox, source: str) -> None:
+    found = judge(sandbox, source, ("ok", "ok"))
+    assert found.outcome is Outcome.PASS, found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os; os.nice(5)",
+        "import os; os.sched_setaffinity(0, [0])",
+        "import fcntl, os; fcntl.flock(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_SH)",
+        "import socket; socket.socket(socket.AF_UNIX)",
+        "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', '\\0other')",
+        "import ctypes, os\nif ctypes.CDLL(None, use_errno=True).inotify_init() < 0: raise OSError",
+    ],
+)
+def test_what_would_reach_another_box_or_give_way_at_will_is_refused(sandbox: Sandbox, source: str) -> None:
+    found = judge(sandbox, source + "\nprint('ok')")
+    assert (found.outcome, "Error" in found.reason) == (Outcome.CRASH, True), found
