@@ -96,6 +96,8 @@ class BubblewrapZygote(Zygote):
                 arguments += ["--symlink", os.readlink(path), path]
             elif os.path.exists(path):
                 arguments += ["--ro-bind", path, path]
+        for source, place in self._settings["places"].items():
+            arguments += ["--ro-bind", source, place]
         arguments += ["--ro-bind", self._python, self._python, "--ro-bind", str(INSIDE), str(INSIDE)]
         # bwrap's /dev is writable and has no size of its own.
         arguments += ["--dev", "/dev", "--size", "65536", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]

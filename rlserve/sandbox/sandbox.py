@@ -9,10 +9,11 @@ from rlserve.sandbox import proof
 from rlserve.sandbox.bubblewrap import BubblewrapZygote
 from rlserve.sandbox.calls import CallTest, judge_calls
 from rlserve.sandbox.function import judge_function
+from rlserve.sandbox.interpreter import interpreter_of
 from rlserve.sandbox.judgement import Judgement, SandboxFault
 from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.stdio import StdioTest, judge_stdio
-from rlserve.sandbox.tiers import Tier, real_python, settings_of
+from rlserve.sandbox.tiers import Tier, settings_of
 from rlserve.sandbox.zygote import Zygote
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Sandbox:
         ``cgroup`` is a cgroup v2 directory that the operator set aside: boxes are put into it.
         Raises NotReady, which says what is missing, when no such tier holds here.
         """
-        self._python = python or real_python()
+        self._python = python
         self._cgroup = _open_cgroup(cgroup) if cgroup else None
         self.tier, self._zygote = self._choose(minimum)
         self._first_bytes = self._zygote.resident_bytes
@@ -113,13 +114,13 @@ class Sandbox:
 
 def start_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) -> Zygote:
     """A zygote of ``tier``, not proven. Raises Unavailable with what keeps it from starting."""
-    python = python or real_python()
+    interpreter = interpreter_of(python)
     try:
-        settings = settings_of(tier, python=python, cgroup=cgroup)
+        settings = settings_of(tier, python=interpreter.path, packages=interpreter.packages, cgroup=cgroup)
     except NotImplementedError as error:
         raise Unavailable(str(error)) from error
     kind = BubblewrapZygote if tier is Tier.BUBBLEWRAP else Zygote
-    return kind(settings, python=python)
+    return kind(settings, python=interpreter.path)
 
 
 def proven_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) -> Zygote:

@@ -1,7 +1,8 @@
 """The system calls that a box is refused, as a classic BPF program.
 
 The filter allows by default and refuses whole families with EPERM: sockets, tracing, mounts, namespaces, BPF,
-io_uring, keys, modules, shared memory outside the address-space limit, change of identity, execution of programs.
+io_uring, keys, modules, shared memory outside the address-space limit, change of identity and of priority, execution
+of programs.
 A list of what is refused does not break with each libc; it stands behind namespaces, Landlock and dropped
 capabilities, not instead of them.
 """
@@ -15,13 +16,11 @@ AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # (x86_64, aarch64); None where the architecture has no such call.
 CALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
-    "socketpair": (53, 199),
     "connect": (42, 203),
     "accept": (43, 202),
     "accept4": (288, 242),
     "bind": (49, 200),
     "listen": (50, 201),
-    "sendto": (44, 206),
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
     "recvmsg": (47, 212),
@@ -117,6 +116,20 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "fanotify_init": (300, 262),
     "execve": (59, 221),
     "execveat": (322, 281),
+    # What would let a program wait for a processor of its own will: waits are not counted against its limit.
+    "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
+    "sched_setparam": (142, 118),
+    # Channels to other boxes over the files that all may read.
+    "flock": (73, 32),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "cachestat": (451, 451),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
 }
 
 # What a box in which one process is all must not do either: no pid namespace would end its children.
@@ -131,13 +144,15 @@ PROCESS_CALLS: dict[str, tuple[int | None, int | None]] = {
     "pidfd_send_signal": (424, 424),
     "setsid": (112, 157),
     "setpgid": (109, 154),
-    "setpriority": (141, 140),
     "prlimit64": (302, 261),
 }
 
 CLONE = (56, 220)
 CLONE3 = 435
 IOCTL = (16, 29)
+SOCKETPAIR, SENDTO = (53, 199), (44, 206)
+AF_UNIX = 1
+SCHED_YIELD = (24, 124)
 CLONE_THREAD = 0x00010000
 NAMESPACE_FLAGS = 0x7E020000 | 0x00000080
 """NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET and NEWTIME."""
@@ -148,7 +163,7 @@ X32_BIT = 0x40000000
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT, _FIFTH_ARGUMENT = 0, 4, 16, 24, 48
 
 
 def filter_bytes(*, single_process: bool, machine: str = "") -> bytes:
@@ -179,11 +194,33 @@ def _program(architecture: int, numbers: Iterable[int], column: int, single_proc
         program += [_step(_EQUAL, number, 0, 1), _step(_RETURN, _error(1))]
     # clone3 hides its flags in memory that a filter cannot read; with ENOSYS libc falls back to clone.
     program += [_step(_EQUAL, CLONE3, 0, 1), _step(_RETURN, _error(38))]
+    program += [_step(_EQUAL, SCHED_YIELD[column], 0, 1), _step(_RETURN, _error(0))]  # done, and nothing yielded
+    program += _socket_pairs(column)
     program += _clone(column, single_process)
     program += _terminal(column)
     if single_process:
         program += _parent_death(column)
     return [*program, _step(_RETURN, _ALLOW)]
+
+
+def _socket_pairs(column: int) -> list[bytes]:
+    """Pairs within the box, which event loops wake themselves with, and nothing sent to an address."""
+    make = [
+        _step(_LOAD, _FIRST_ARGUMENT),
+        _step(_EQUAL, AF_UNIX, 1, 0),
+        _step(_RETURN, _error(1)),
+        _step(_RETURN, _ALLOW),
+    ]
+    send = [
+        _step(_LOAD, _FIFTH_ARGUMENT),
+        _step(_EQUAL, 0, 0, 2),
+        _step(_LOAD, _FIFTH_ARGUMENT + 4),
+        _step(_EQUAL, 0, 1, 0),
+        _step(_RETURN, _error(1)),
+        _step(_RETURN, _ALLOW),
+    ]
+    made = [_step(_EQUAL, SOCKETPAIR[column], 0, len(make)), *make]
+    return [*made, _step(_EQUAL, SENDTO[column], 0, len(send)), *send]
 
 
 def _clone(column: int, single_process: bool) -> list[bytes]:

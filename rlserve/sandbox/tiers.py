@@ -16,12 +16,16 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from rlserve.sandbox.seccomp import filter_bytes
 
+PATHS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+"""The shared libraries of the system."""
+PACKAGES = "/packages"
+SCRATCH = "/tmp"
 UID_BASES = range(0x40000000, 0x50000000, 4096)
 """Users of boxes; far from what a system gives out, a block of 4096 for each zygote."""
 
@@ -39,16 +43,25 @@ class Tier(StrEnum):
         return order.index(self) <= order.index(other)
 
 
-def settings_of(tier: Tier, *, python: str, cgroup: int | None = None) -> Mapping[str, Any]:
+def settings_of(
+    tier: Tier, *, python: str, packages: Sequence[str] = (), cgroup: int | None = None
+) -> Mapping[str, Any]:
     """What a zygote of this tier is told. ``cgroup`` is a descriptor of the ``cgroup.procs`` for its boxes.
+
+    ``packages`` are directories of third-party packages; with a root of their own, boxes have them elsewhere.
 
     Raises NotImplementedError on an architecture whose system calls are not known.
     """
     root = os.geteuid() == 0
+    library = _own_library(python)
+    outside = [*packages, *([library] if library and _is_hidden(library) else [])]
+    places = {path: path if tier is Tier.LANDLOCK else f"{PACKAGES}/{n}" for n, path in enumerate(outside)}
     return {
         "namespaces": tier is Tier.NAMESPACES,
         "single_process": tier is Tier.LANDLOCK,
-        "readable": readable_paths(python),
+        "readable": [*PATHS, *([library] if library and library not in outside else [])],
+        "places": places,
+        "packages": [places[path] for path in packages],
         "seccomp": filter_bytes(single_process=tier is Tier.LANDLOCK).hex(),
         "landlock": True,
         "cgroup": cgroup,
@@ -57,12 +70,15 @@ def settings_of(tier: Tier, *, python: str, cgroup: int | None = None) -> Mappin
     }
 
 
-def readable_paths(python: str) -> list[str]:
-    """What an interpreter needs: its own library, and the shared ones of the system."""
-    prefix = os.path.dirname(os.path.dirname(python))
-    paths = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache"]
-    own = f"{prefix}/lib"
-    return [*paths, *([] if any(own == path or own.startswith(path + "/") for path in paths) else [own])]
+def _own_library(python: str) -> str:
+    """The interpreter's own library, where it is not among the shared ones of the system."""
+    own = f"{os.path.dirname(os.path.dirname(python))}/lib"
+    return "" if any(own == path or own.startswith(path + "/") for path in PATHS) else own
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a box's scratch directory would cover it."""
+    return path == SCRATCH or path.startswith(SCRATCH + "/")
 
 
 def bubblewrap() -> str | None:

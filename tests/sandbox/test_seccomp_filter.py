@@ -3,10 +3,21 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.sandbox.seccomp import AUDIT_ARCHITECTURES, CALLS, CLONE, CLONE3, IOCTL, PROCESS_CALLS, filter_bytes
+from rlserve.sandbox.seccomp import (
+    AUDIT_ARCHITECTURES,
+    CALLS,
+    CLONE,
+    CLONE3,
+    IOCTL,
+    PROCESS_CALLS,
+    SCHED_YIELD,
+    SENDTO,
+    SOCKETPAIR,
+    filter_bytes,
+)
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 MACHINES = list(AUDIT_ARCHITECTURES)
@@ -35,7 +46,7 @@ def test_every_listed_call_is_refused_and_every_other_allowed(machine: str, sing
     program = filter_bytes(single_process=single, machine=machine)
     column = MACHINES.index(machine)
     refused = {pair[column] for pair in (CALLS | (PROCESS_CALLS if single else {})).values()} - {None}
-    special = {CLONE[column], CLONE3}
+    special = {pair[column] for pair in (CLONE, SOCKETPAIR, SENDTO, SCHED_YIELD)} | {CLONE3}
     for number in range(460):
         if number in special:
             continue
@@ -55,6 +66,7 @@ def test_the_x32_numbers_end_the_process() -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@settings(deadline=None)
 @given(flags=st.integers(0, 2**32 - 1), single=st.booleans())
 def test_clone_makes_no_namespace_and_a_single_process_only_threads(machine: str, flags: int, single: bool) -> None:
     program = filter_bytes(single_process=single, machine=machine)
@@ -82,3 +94,22 @@ def test_nothing_types_into_a_terminal(machine: str) -> None:
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="riscv64"):
         filter_bytes(single_process=False, machine="riscv64")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_sockets_are_pairs_within_the_box_alone(machine: str) -> None:
+    program, column = filter_bytes(single_process=False, machine=machine), MACHINES.index(machine)
+    architecture = AUDIT_ARCHITECTURES[machine]
+    for domain, answer in ((1, ALLOW), (2, EPERM), (10, EPERM), (0, EPERM)):
+        assert decide(program, SOCKETPAIR[column], architecture=architecture, arguments=(domain,)) == answer
+    for address, answer in ((0, ALLOW), (0x7FFF00001000, EPERM), (1 << 40, EPERM), (4096, EPERM)):
+        arguments = (3, 4096, 8, 0, address, 0)
+        assert decide(program, SENDTO[column], architecture=architecture, arguments=arguments) == answer
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_giving_way_to_others_does_nothing(machine: str) -> None:
+    program = filter_bytes(single_process=False, machine=machine)
+    assert (
+        decide(program, SCHED_YIELD[MACHINES.index(machine)], architecture=AUDIT_ARCHITECTURES[machine]) == 0x00050000
+    )

@@ -16,6 +16,7 @@ def main() -> int:
     kernel.lift_soft_limits()
     header, settings, descriptors = map(json.loads, sys.argv[1:4])
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT})
+    zygote.find_packages(settings["places"], settings["packages"])
     for name in ("random", "unittest"):
         __import__(name)
     return zygote.reap(header, descriptors, settings, bytes.fromhex(settings["seccomp"]), 0)

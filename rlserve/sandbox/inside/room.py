@@ -6,11 +6,14 @@ import kernel
 
 SCRATCH = "/tmp"
 DEVICES = ("null", "zero", "full", "random", "urandom")
+STREAMS = ("stdin", "stdout", "stderr")
+"""That they are there is all; ``program`` opens them."""
 
 
-def enter(readable: list[str]) -> None:
+def enter(readable: list[str], places: dict[str, str]) -> None:
     """New namespaces, and a root that holds ``readable`` (read-only), a few devices and an empty scratch place.
 
+    ``places``: what the root has elsewhere than it is outside, by where it is.
     Without root's powers a user namespace lends them first. Raises OSError where the kernel refuses.
     """
     if os.geteuid() != 0:
@@ -18,14 +21,17 @@ def enter(readable: list[str]) -> None:
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     # Taken before the new root covers the path below which some of them may lie.
+    elsewhere = [(place, os.open(path, os.O_PATH)) for path, place in places.items()]
     sources = [(path, os.open(path, os.O_PATH | os.O_NOFOLLOW)) for path in readable if os.path.lexists(path)]
     devices = [(f"/dev/{name}", os.open(f"/dev/{name}", os.O_PATH)) for name in DEVICES]
     root = SCRATCH
     kernel.mount("rlserve", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=512,mode=755")
     for path, source in sources:
         _place(root, path, source)
-    for path, source in devices:
+    for path, source in (*elsewhere, *devices):
         _bind(root, path, source)
+    for name in STREAMS:
+        os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o444))
     os.mkdir(root + SCRATCH)
     kernel.pivot_root(root)
     kernel.make_read_only_tree()

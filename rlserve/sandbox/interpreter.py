@@ -1,0 +1,68 @@
+"""Which Python runs in the boxes, and where its packages are: this one without any, or one that was named with its own.
+
+A virtual environment is no interpreter of its own: its base is started, and its packages are put into the boxes'
+root. What stands in ``.pth`` files as a directory counts as packages too; their code is not run.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlserve.sandbox.tiers import real_python
+
+MAX_PTH_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python for the boxes."""
+
+    path: str
+    """Of the interpreter itself, not of a link or a version manager's script."""
+    packages: Sequence[str] = ()
+    """Directories of third-party packages."""
+
+
+def interpreter_of(python: str = "") -> Interpreter:
+    """What ``python`` names; this interpreter, without packages, when it names none."""
+    if not python:
+        return Interpreter(real_python())
+    path = os.path.abspath(python)
+    home = os.path.dirname(os.path.dirname(path))
+    real = os.path.realpath(path)
+    base = os.path.dirname(os.path.dirname(real))
+    settings = _environment(home)
+    homes = [home, *([base] if settings.get("include-system-site-packages") == "true" else [])] if settings else [base]
+    return Interpreter(real, _packages(homes))
+
+
+def _environment(home: str) -> dict[str, str]:
+    """The settings of a virtual environment; none for what is not one."""
+    try:
+        with open(os.path.join(home, "pyvenv.cfg"), encoding="utf-8") as file:
+            lines = [line.partition("=") for line in file]
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def _packages(homes: Sequence[str]) -> Sequence[str]:
+    found: dict[str, None] = {}
+    for home in homes:
+        for name in ("site-packages", "dist-packages"):
+            for directory in sorted(glob.glob(f"{glob.escape(home)}/lib*/python3*/{name}")):
+                found[os.path.realpath(directory)] = None
+                found |= dict.fromkeys(_named_in(directory))
+    return list(found)
+
+
+def _named_in(directory: str) -> Sequence[str]:
+    """Directories that the ``.pth`` files of a directory name."""
+    found = []
+    for path in sorted(glob.glob(f"{glob.escape(directory)}/*.pth")):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(MAX_PTH_BYTES).splitlines()
+        named = [os.path.join(directory, line.strip()) for line in lines if line.strip() and line[0] not in "#"]
+        found += [os.path.realpath(place) for place in named if os.path.isdir(place)]
+    return found
