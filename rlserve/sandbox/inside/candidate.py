@@ -1,14 +1,18 @@
 """Role "candidate": the program as a module, answering the calls of its tests. Knows nothing of the tests."""
 
+import builtins
 import collections
 import contextlib
+import io
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import program
-from peer import Broken, Peer, describe, rebuild
+from errors import describe, lineage_of, standard_class
+from graph import Nodes, fill, rebuilt
+from peer import Broken, Peer
 from values import Unsupported
 
 MODULE = "solution"
@@ -16,21 +20,26 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "len": len,
     "str": str,
     "repr": repr,
-    "iter": iter,
     "int": int,
     "float": float,
     "getitem": lambda value, key: value[key],
+    "setitem": lambda value, key, item: value.__setitem__(key, item),
+    "delitem": lambda value, key: value.__delitem__(key),
 }
+OWN_WORD = {"bool": "__bool__", "contains": "__contains__"}
+"""What an object of the program would decide about itself, and not merely say of itself."""
+KINDS = {kind: name for name, kind in vars(types).items() if isinstance(kind, type) and name.endswith("Type")}
 MAX_CHUNK = 1024
+MAX_PRINTED = 1 << 20
 
 
 def main(job: int, links: list[int]) -> int:
     """Load the program, then answer until the tests hang up."""
     source = program.read_job(job)["source"]
-    program.prepare(sys.modules)
+    program.prepare(sys.modules, source)
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
-    failure: list[str] | None = None
+    failure: list[Any] | None = None
     try:
         exec(compile(source, program.NAME, "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
@@ -54,62 +63,169 @@ class Borrowed:
 class Candidate(Peer):
     """The program's end."""
 
-    def __init__(self, incoming: int, outgoing: int, names: Mapping[str, Any], failure: list[str] | None) -> None:
+    def __init__(self, incoming: int, outgoing: int, names: dict[str, Any], failure: list[Any] | None) -> None:
         super().__init__(incoming, outgoing)
         self._names, self._failure = names, failure
+        self._shared: dict[str, Sequence[str]] = {}
+        """Classes that the tests have too, and the names of what is in them."""
+        self._received: list[Any] = []
 
     def refer(self, value: Any, kind: str) -> Any:
-        module = value.__name__ if isinstance(value, types.ModuleType) else ""
-        return {"t": "ref", "id": self.lend(value), "kind": "module" if module else kind, "name": module}
+        if isinstance(value, types.ModuleType):
+            return {"t": "ref", "id": self.lend(value), "kind": "module", "name": value.__name__}
+        if isinstance(value, type):
+            if issubclass(value, BaseException):
+                return {"t": "exception", "m": lineage_of(value)}
+            name = lineage_of(value)[:1]
+            if name and standard_class(name[0]) is value:
+                return {"t": "type", "m": name[0]}
+            return {"t": "ref", "id": self.lend(value), "kind": "class"}
+        if self.nodes is not None and self._crosses(type(value)):
+            return self.nodes.refer(value)
+        if isinstance(value, types.CoroutineType):
+            kind = "coroutine"
+        return {"t": "ref", "id": self.lend(value), "kind": kind, "class": _standard_name(type(value))}
+
+    def _crosses(self, kind: type) -> bool:
+        """Whether the tests have this class too: as they know it, without methods of the program's own."""
+        known = self._shared.get(kind.__name__)
+        if known is None or kind.__module__ not in (MODULE, "builtins"):
+            return False
+        return all(name in known or name.startswith("__") for name, item in vars(kind).items() if callable(item))
 
     def resolve(self, data: Any) -> Any:
         if data["t"] == "own":
             return self.objects[data["id"]]
+        if data["t"] == "node":
+            return self._received[data["i"]]
+        if data["t"] == "member":
+            return self._class_of(data["c"], ()).__members__[data["n"]]  # type: ignore[attr-defined]
+        if data["t"] in ("type", "exception"):
+            return standard_class(data["m"])
         return Borrowed(self, data["id"])
 
     def call_back(self, number: int, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        answer = self.request("call", f=number, a=self._encode_all(args), k=self._encode_all(kwargs.values(), kwargs))
-        if "v" in answer:
-            return self.decode(answer["v"])
-        raise rebuild(answer.get("e"))
+        """Call a function of the tests."""
+        self.nodes = Nodes()
+        fields = {"a": [self.encode(arg) for arg in args], "k": [[n, self.encode(v)] for n, v in kwargs.items()]}
+        table = self.nodes.table(self.encode)
+        answer = self.request("call", f=number, nodes=table, **fields)
+        if "e" in answer:
+            raise _error_of_the_tests(answer["e"])
+        return self._decoded(answer, "v")
 
     def serve(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        printed: list[io.StringIO] = []
         try:
-            answer: Mapping[str, Any] = getattr(self, f"_{message['op']}")(message)
-            return answer
+            with self._as_tests_have_it(message, printed):
+                answer: dict[str, Any] = dict(getattr(self, f"_{message['op']}")(message))
         except Unsupported as error:
-            return {"x": str(error)}
+            answer = {"x": str(error)}
         except Broken:
             raise
         except BaseException as error:
-            return {"e": describe(error)}
+            answer = {"e": describe(error)}
+        for name, stream in zip(message.get("capture", ()), printed, strict=False):
+            answer[name] = stream.getvalue()[:MAX_PRINTED]
+        return answer
+
+    @contextlib.contextmanager
+    def _as_tests_have_it(self, message: Mapping[str, Any], printed: list[io.StringIO]) -> Iterator[None]:
+        """Streams and functions that the tests replaced on their side, for the time of a request."""
+        with contextlib.ExitStack() as stack:
+            for name in message.get("capture", ()):
+                stream = io.StringIO()
+                printed.append(stream)
+                stack.enter_context(_set(sys, name, stream))
+            if "stdin" in message:
+                stack.enter_context(_set(sys, "stdin", io.StringIO(message["stdin"])))
+            for name, number in message.get("replaced", ()):
+                stack.enter_context(_set(builtins, name, Borrowed(self, number)))
+            yield
 
     def _load(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._failure is not None:
             return {"e": self._failure}
-        found = {name: self.encode(self._names[name]) for name in message["names"] if name in self._names}
-        return {"v": found}
+        self._shared = dict(message.get("classes", {}))
+        found = {name: self._find(name) for name in message["names"]}
+        return {"v": {name: self.encode(value[0]) for name, value in found.items() if value}}
+
+    def _find(self, name: str) -> list[Any]:
+        """What the program calls so, if anything: a name at its top, a method of its class Solution, a path."""
+        if name in self._names:
+            return [self._names[name]]
+        solution = self._names.get("Solution")
+        if name.isidentifier():
+            if isinstance(solution, type) and callable(getattr(solution, name, None)):
+                return [lambda *args, **kwargs: getattr(solution(), name)(*args, **kwargs)]
+            return []
+        if name.partition(".")[0].removesuffix("()") not in self._names:
+            return []
+        if "()" not in name:
+            return [self._follow(name)]
+        return [lambda *args, **kwargs: self._follow(name)(*args, **kwargs)]
+
+    def _follow(self, path: str) -> Any:
+        """What a path such as ``Solution().f`` leads to; a new instance each time."""
+        value: Any = None
+        for place, part in enumerate(path.split(".")):
+            name = part.removesuffix("()")
+            value = getattr(value, name) if place else self._names[name]
+            value = value() if part.endswith("()") else value
+        return value
 
     def _call(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         function = self.objects[message["f"]]
-        args = [self.decode(data) for data in message["a"]]
-        result = function(*args, **{name: self.decode(data) for name, data in message["k"]})
+        args = self._decoded(message, "a")
+        received = list(self._received)
+        kwargs = {name: self.decode(data) for name, data in message["k"]}
+        result = function(*args, **kwargs)
         sys.stdout.flush()
-        answer = {"v": self.encode(result)}
+        self.nodes = Nodes({id(value): place for place, value in enumerate(received)})
+        answer: dict[str, Any] = {"v": self.encode(result)}
         if result is None:  # only a call that returns nothing is taken to work by changing its arguments
-            answer["a"] = [self.encode(arg) if isinstance(arg, _MUTABLE) else None for arg in args]
+            mutable: tuple[type, ...] = (*_MUTABLE, *{type(value) for value in received})
+            answer["a"] = [self.encode(arg) if isinstance(arg, mutable) else None for arg in args]
+        if table := self.nodes.table(self.encode):
+            answer["nodes"] = table
         return answer
 
+    def _decoded(self, message: Mapping[str, Any], name: str) -> Any:
+        """A field of a message that may carry instances."""
+        instances, fields = rebuilt(message.get("nodes", []), self._class_of)
+        self._received = instances
+        fill(fields, self.decode)
+        return self.decode(message.get(name))
+
+    def _class_of(self, name: str, fields: Sequence[str]) -> type:
+        """The program's class of that name; one that only holds the fields, where it has none."""
+        kind = self._names.get(name)
+        if not isinstance(kind, type):
+            kind = self._names[name] = type(name, (), {"__init__": _initializer(fields), "__module__": MODULE})
+        return kind
+
     def _getattr(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"v": self.encode(getattr(self.objects[message["f"]], message["name"]))}
+        return self._answer(getattr(self.objects[message["f"]], message["name"]))
 
     def _setattr(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         setattr(self.objects[message["f"]], message["name"], self.decode(message["v"]))
         return {"v": None}
 
     def _special(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        value = self.objects[message["f"]]
-        return {"v": self.encode(SPECIAL[message["name"]](value, *(self.decode(data) for data in message["a"])))}
+        value, name = self.objects[message["f"]], message["name"]
+        if name in OWN_WORD:
+            return {"v": _word(value, name)}
+        if name == "iter":
+            return {"v": {"t": "ref", "id": self.lend(iter(value)), "kind": "iterator"}}
+        return self._answer(SPECIAL[name](value, *(self.decode(data) for data in message["a"])))
+
+    def _isinstance(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"v": isinstance(self.objects[message["f"]], self.objects[message["c"]])}
+
+    def _wait(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        import asyncio
+
+        return self._answer(asyncio.run(self.objects[message["f"]]))
 
     def _next(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         iterator: Any = self.objects[message["f"]]
@@ -121,9 +237,57 @@ class Candidate(Peer):
                 return {"v": items, "end": True}
         return {"v": items, "end": False}
 
-    def _encode_all(self, values: Iterable[Any], names: Iterable[str] | None = None) -> list[Any]:
-        encoded = [self.encode(value) for value in values]
-        return encoded if names is None else [list(pair) for pair in zip(names, encoded, strict=True)]
+    def _answer(self, value: Any) -> dict[str, Any]:
+        self.nodes = Nodes()
+        answer = {"v": self.encode(value)}
+        if table := self.nodes.table(self.encode):
+            answer["nodes"] = table
+        return answer
+
+
+def _word(value: Any, name: str) -> bool:
+    """The truth of an object, or that its members may be looked at, unless the program's own code would say so."""
+    method = OWN_WORD[name]
+    owner = next((base for base in type(value).__mro__ if method in vars(base)), None)
+    if owner is not None and owner.__module__ == MODULE:
+        what = "the truth of" if name == "bool" else "membership in"
+        raise Unsupported(f"{what} an object of the program: its own word would decide")
+    return bool(value) if name == "bool" else True
+
+
+def _standard_name(kind: type) -> str:
+    """The class of the library that an object is, or derives from; empty for one that is wholly the program's."""
+    if kind in KINDS:
+        return f"types.{KINDS[kind]}"
+    names = lineage_of(kind)
+    standard = (name for name in names if standard_class(name) not in (None, object))
+    return next(standard, names[0] if names else "")
+
+
+def _initializer(fields: Sequence[str]) -> Callable[..., None]:
+    names = list(fields)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        values = dict(zip(names, args, strict=False)) | kwargs
+        for name in names:
+            setattr(self, name, values.get(name))
+
+    return __init__
+
+
+def _error_of_the_tests(data: Any) -> Exception:
+    kind = getattr(builtins, data[0], None)
+    return kind(*data[1:2]) if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError(*data[1:2])
+
+
+@contextlib.contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 _MUTABLE = (list, dict, set, bytearray, collections.deque)

@@ -4,12 +4,12 @@ Requests carry a random number that the answer must echo. While an end waits for
 the other: that is how a test can hand a function of its own to the program.
 """
 
-import builtins
 import secrets
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import frames
+from graph import Nodes
 from values import Decoder, Encoder, Unsupported
 
 
@@ -28,11 +28,14 @@ class Peer:
         """True when the other side hung up."""
         self.objects: dict[int, Any] = {}
         """What this side has lent out, by number."""
+        self._numbers: dict[int, int] = {}
+        self.nodes: Nodes | None = None
+        """Instances in the message that is being made or read; see ``graph``."""
 
     def lend(self, value: Any) -> int:
-        """A number by which the other side may name ``value``."""
-        number = len(self.objects) + 1
-        self.objects[number] = value
+        """A number by which the other side may name ``value``; the same for the same object."""
+        number = self._numbers.setdefault(id(value), len(self.objects) + 1)
+        self.objects[number] = value  # kept, so that no other object gets its identity
         return number
 
     def refer(self, value: Any, kind: str) -> Any:
@@ -49,12 +52,12 @@ class Peer:
 
     def encode(self, value: Any) -> Any:
         """One value as plain data."""
-        return Encoder(self.refer).encode(value)
+        return Encoder(self.refer, named=True).encode(value)
 
     def decode(self, data: Any) -> Any:
         """One value from plain data; what is none ends the conversation."""
         try:
-            return Decoder(self.resolve).decode(data)
+            return Decoder(self.resolve, named=True).decode(data)
         except Unsupported as error:
             self.break_off(f"a value that cannot cross: {error}")
 
@@ -105,24 +108,3 @@ class Peer:
     def _hung_up(self) -> NoReturn:
         self.gone = True
         self.break_off("the other side hung up")
-
-
-def describe(error: BaseException) -> list[str]:
-    """An exception as plain data: its nearest builtin class and its message."""
-    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-    try:
-        text = str(error)[:500]
-    except BaseException:
-        text = ""
-    return [names[0] if names else "Exception", text.encode("utf-8", "replace").decode(), type(error).__name__[:100]]
-
-
-def rebuild(data: Any) -> Exception:
-    """An exception from plain data; always a plain builtin one."""
-    name, text = (data[0], data[1]) if type(data) is list and len(data) >= 2 else ("RuntimeError", "")
-    kind = getattr(builtins, name, None) if type(name) is str else None
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind = RuntimeError
-    error = kind.__new__(kind)
-    error.args = (text if type(text) is str else "",)
-    return error

@@ -8,11 +8,16 @@ Encoded form: null, booleans, small integers, finite floats, texts and lists sta
 object with a tag ``t``.
 """
 
+import array
 import collections
 import datetime
 import decimal
 import fractions
+import keyword
+import pathlib
+import time
 import types
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -45,10 +50,13 @@ _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items())
 
 
 class Encoder:
-    """Plain data from values. ``refer`` makes the reference for what is no value, or raises Unsupported."""
+    """Plain data from values. ``refer`` makes the reference for what is no value, or raises Unsupported.
 
-    def __init__(self, refer: Callable[[Any, str], Any]) -> None:
-        self._refer = refer
+    ``named``: tuples with named fields keep the names.
+    """
+
+    def __init__(self, refer: Callable[[Any, str], Any], *, named: bool = False) -> None:
+        self._refer, self._named = refer, named
         self._nodes = 0
 
     def encode(self, value: Any, depth: int = 0) -> Any:
@@ -92,12 +100,37 @@ class Encoder:
             return {"t": "list", "v": [self.encode(item, depth + 1) for item in value]}
         if value is NotImplemented or value is Ellipsis:
             return {"t": "constant", "v": repr(value)}
+        if kind in _STANDARD:
+            return {"t": kind.__name__, "v": [self.encode(part, depth + 1) for part in _STANDARD[kind](value)]}
+        if self._named and issubclass(kind, tuple) and _are_fields(getattr(kind, "_fields", None)):
+            parts = [self.encode(item, depth + 1) for item in tuple.__iter__(value)]
+            return {"t": "named", "n": kind.__name__, "f": list(kind._fields), "v": parts}
+        if kind.__module__ == "numpy" and hasattr(value, "tolist"):
+            return self.encode(value.tolist(), depth + 1)
         for base, plain in _BASES:
             if issubclass(kind, base):
                 return self.encode(plain(value), depth + 1)
         return self._refer(value, "iterator" if kind in _ITERATORS else "object")
 
 
+_STANDARD: dict[type, Callable[[Any], Any]] = {
+    uuid.UUID: lambda value: [str(value)],
+    pathlib.PosixPath: lambda value: [str(value)],
+    pathlib.PurePosixPath: lambda value: [str(value)],
+    array.array: lambda value: [value.typecode, value.tolist()],
+    slice: lambda value: [value.start, value.stop, value.step],
+    time.struct_time: tuple,
+    types.SimpleNamespace: lambda value: [vars(value)],
+}
+_REBUILT: dict[str, Callable[..., Any]] = {
+    "UUID": uuid.UUID,
+    "PosixPath": pathlib.PosixPath,
+    "PurePosixPath": pathlib.PurePosixPath,
+    "array": array.array,
+    "slice": slice,
+    "struct_time": lambda *parts: time.struct_time(parts),
+    "SimpleNamespace": lambda fields: types.SimpleNamespace(**fields),
+}
 _SIMPLE: dict[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
 _MAPPINGS: dict[type, str] = {
     dict: "dict",
@@ -118,11 +151,16 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
-class Decoder:
-    """Values from plain data. ``resolve`` makes a value of a reference (tags ``ref`` and ``own``)."""
+REFERENCES = ("ref", "own", "node", "member", "type", "exception")
+"""Tags of what only stands for something on one of the sides."""
+_named_types: dict[tuple[str, ...], Any] = {}
 
-    def __init__(self, resolve: Callable[[Any], Any]) -> None:
-        self._resolve = resolve
+
+class Decoder:
+    """Values from plain data. ``resolve`` makes a value of a reference (see REFERENCES)."""
+
+    def __init__(self, resolve: Callable[[Any], Any], *, named: bool = False) -> None:
+        self._resolve, self._named = resolve, named
 
     def decode(self, data: Any, depth: int = 0) -> Any:
         """Raises Unsupported for anything that no encoder of ours makes."""
@@ -136,13 +174,17 @@ class Decoder:
             return self._tagged(data["t"], data, depth)
         except Unsupported:
             raise
-        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OverflowError) as error:
             raise Unsupported("no value of ours") from error
 
     def _tagged(self, tag: Any, data: Any, depth: int) -> Any:
-        if tag in ("ref", "own"):
+        if tag in REFERENCES:
             return self._resolve(data)
         value = data["v"]
+        if tag == "named":
+            return self._tuple(data, [self.decode(item, depth + 1) for item in _a(list, value)])
+        if tag in _REBUILT:
+            return _REBUILT[tag](*(self.decode(item, depth + 1) for item in _a(list, value)))
         if tag in _CONTAINERS:
             return _CONTAINERS[tag]([self.decode(item, depth + 1) for item in _a(list, value)])
         if tag in _PAIRS:
@@ -169,6 +211,31 @@ class Decoder:
         if tag == "timedelta":
             return datetime.timedelta(*(_a(int, part) for part in value))
         return {"NotImplemented": NotImplemented, "Ellipsis": Ellipsis}[_a(str, value)]
+
+    def _tuple(self, data: Any, items: list[Any]) -> Any:
+        """A tuple of our own making, whose fields have the names of theirs."""
+        names = tuple(_a(list, data["f"]))
+        if not self._named:
+            return tuple(items)
+        if not _are_fields(names) or len(names) != len(items) or not _is_name(data["n"]):
+            raise Unsupported("no fields")
+        key = (data["n"], *names)
+        if key not in _named_types:
+            _named_types[key] = collections.namedtuple(data["n"], names)
+        return _named_types[key](*items)
+
+
+def _is_name(name: Any) -> bool:
+    return type(name) is str and name.isidentifier() and not keyword.iskeyword(name)
+
+
+def _are_fields(names: Any) -> bool:
+    """Whether a named tuple can have them."""
+    return (
+        type(names) is tuple
+        and len(set(names)) == len(names)
+        and all(_is_name(name) and not name.startswith("_") for name in names)
+    )
 
 
 _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
