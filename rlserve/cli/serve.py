@@ -118,12 +118,8 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             )
         case _:
             from rlserve.actors.learner.main import run_learner
-            from rlserve.launch.directory import write_config
 
-            if arguments.config and os.environ.get("RANK", "0") == "0":
-                # By hand there is no launcher to write it, and eval, report and resume read it.
-                paths.root.mkdir(parents=True, exist_ok=True)
-                write_config(config, paths)
+            paths.root.mkdir(parents=True, exist_ok=True)
             return run_learner(
                 config,
                 paths,

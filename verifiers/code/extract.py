@@ -1,22 +1,52 @@
-"""The program in a completion that may talk around it."""
+"""The program in a completion that may think, talk, demonstrate and test around it."""
 
 import re
+import textwrap
+from collections.abc import Collection, Sequence
 
-FENCE = re.compile(r"^ {0,3}```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^ {0,3}```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-PYTHON_NAMES = ("python", "py", "python3")
+from rlserve.verifiers.code.fences import Block, blocks_of
+from rlserve.verifiers.reasoning import MARK, answer_of
+
+TAGGED = re.compile(
+    r"<(answer|code|solution)>(?P<tag>.*?)(?:</\1>|\Z)|\[(?:PYTHON|BEGIN)\](?P<bracket>.*?)(?:\[(?:/PYTHON|DONE)\]|\Z)",
+    re.DOTALL,
+)
+END_TOKENS = re.compile(r"(?:\s*(?:<\|[\w-]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+ONE_LINE = re.compile(r"(?m)^[ \t]*`{3,}(?:python3?|py)?[ \t]+([^`\n]+)`{3,}[ \t]*$|^[ \t]*`{3,}([^`\n]+)`{3,}[ \t]*$")
+READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b|\bfileinput\b")
+PRINTS = re.compile(r"\bprint\s*\(|\.write\s*\(|\bwritelines\s*\(")
+INDENTED = re.compile(r"(?m)(?:^(?: {4}|\t).*(?:\n|\Z)|^[ \t]*\n)+")
+CODE = re.compile(r"(?:import|from|def|async\s+def|class)\s+\w|@\w|#")
+PROSE = re.compile(r"(?:\*\*|#{1,6} )?[A-Z][\w']*[,:]?(?:\s+[\w'`(][\w'`(),.-]*){2,}[.:!?]?|[A-Z][a-z]+[.:!]")
+DEFINED = re.compile(
+    r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)"
+    r"|^(\w+)[ \t]*(?::[^=\n]+)?=(?!=)"
+    r"|^(?:from[ \t]+\S+[ \t]+)?import[ \t]+(.+)",
+    re.MULTILINE,
+)
 
 
-def program_in(completion: str) -> str:
-    """The last fenced block that is Python, else the last that names no language, else the whole text.
+def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = False, prompt: str = "") -> str:
+    """The program that a completion of ``prompt`` gives.
 
-    An open fence at the end counts: the completion was cut off, and its program is judged as it stands.
+    ``wanted`` are names that its tests use; ``reads``: whether its tests feed it. What was thought before the answer
+    does not count. Of the fenced blocks the program is the last that defines a wanted name (or reads, or prints),
+    Python's before those that name no language; with it go earlier blocks that define what it uses. Without such a
+    block it is the last one of Python, else the last without a language, else the whole text without fences and
+    without the prose around the code.
     """
-    blocks = FENCE.findall(completion)
-    for wanted in (PYTHON_NAMES, ("",)):
-        found = [body for language, body in blocks if language.lower() in wanted]
-        if found:
-            return str(found[-1])
-    return completion
+    text = END_TOKENS.sub("", _answer_part(completion.replace("\r\n", "\n"), prompt))
+    for view in (*_tagged(text), text):
+        found = _program(view, wanted, reads=reads)
+        if found is not None:
+            return found
+    blocks = blocks_of(text)
+    for language in ("python", ""):
+        bodies = [block.body for block in blocks if block.language == language]
+        if bodies and not _bare(text, blocks, wanted):
+            return bodies[-1]
+    views = _tagged(text)
+    return _without_fences(views[0] if views else text, wanted)
 
 
 def with_prefix(program: str, prefix: str, entry_point: str) -> str:
@@ -27,11 +57,134 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
     """
     if not prefix:
         return program
-    name = re.escape(entry_point)
-    if entry_point and re.search(rf"^(?:async +def|def|class) +{name}\b|^{name} *=", program, re.MULTILINE):
+    if entry_point and defines(program, (entry_point,)):
         starts_alone = re.search(r"^from +__future__ +import", program, re.MULTILINE)
         return program if starts_alone or not _is_program(prefix) else f"{prefix}\n\n{program}"
     return prefix + program
+
+
+def defines(program: str, names: Collection[str]) -> bool:
+    """Whether one of the names is defined at the top of the program, or as a method of its class Solution."""
+    return any(name in names for name in defined_names(program)) or any(
+        re.search(rf"^class[ \t]+Solution\b(?:.*\n)+?[ \t]+(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", program, re.M)
+        for name in names
+    )
+
+
+def defined_names(program: str) -> Collection[str]:
+    """Names that stand at the top: functions, classes, assignments, imports."""
+    found: list[str] = []
+    for function, value, imported in DEFINED.findall(program):
+        found += [name for name in (function, value) if name]
+        found += re.findall(r"(\w+)[ \t]*(?:,|$)", imported.partition("#")[0].strip(" \t()"))
+    return found
+
+
+def _answer_part(text: str, prompt: str) -> str:
+    """What stands outside of thoughts. A mark of thoughts in a program's quotation marks is no mark."""
+    quoted: list[str] = []
+
+    def hidden(mark: re.Match[str]) -> str:
+        line = text[text.rfind("\n", 0, mark.start()) + 1 : mark.start()]
+        rest = text[mark.end() :].partition("\n")[0]
+        if any(line.count(quote) % 2 and quote in rest for quote in "'\""):
+            quoted.append(mark[0])
+            return f"\0{len(quoted) - 1}\0"
+        return mark[0]
+
+    if MARK.search(text) is None:
+        return answer_of(text, prompt)
+    answer = answer_of(MARK.sub(hidden, text), prompt)
+    return re.sub("\0(\\d+)\0", lambda match: _nth(quoted, match), answer)
+
+
+def _nth(quoted: Sequence[str], match: re.Match[str]) -> str:
+    number = int(match[1][:6])
+    return quoted[number] if number < len(quoted) else match[0]
+
+
+def _tagged(text: str) -> Sequence[str]:
+    """What stands in the last tags of an answer; none when there are none."""
+    found = [match["tag"] or match["bracket"] or "" for match in TAGGED.finditer(text)]
+    return [found[-1]] if found and found[-1].strip() else []
+
+
+def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
+    """The program by what it does; None when nothing here does that."""
+    blocks = blocks_of(text)
+    if _bare(text, blocks, wanted):
+        return None
+    tests = [READS, PRINTS] if reads else [PRINTS]
+    for language in ("python", "", None):
+        group = [block for block in blocks if block.language == language or language is None]
+        if wanted:
+            found = [block for block in group if defines(_own(block, wanted), wanted)]
+        else:
+            if language is None:
+                return None
+            found = next(filter(None, ([b for b in group if test.search(b.body)] for test in tests)), [])
+        if found:
+            return _with_helpers(found[-1], blocks, wanted)
+    return None
+
+
+def _own(block: Block, wanted: Collection[str]) -> str:
+    """The body; moved to the margin when all of it is indented and it defines a wanted name there."""
+    body = block.body
+    first = next((line for line in body.split("\n") if line.strip()), "")
+    indent = len(first) - len(first.lstrip())
+    if indent:
+        moved = re.sub(rf"(?m)^[ \t]{{1,{indent}}}", "", body)
+        return moved if defines(moved, wanted) else body
+    return body
+
+
+def _with_helpers(block: Block, blocks: Sequence[Block], wanted: Collection[str]) -> str:
+    program = _own(block, wanted)
+    for earlier in reversed([other for other in blocks if other.first_line < block.first_line]):
+        if earlier.language not in ("python", block.language) or defines(earlier.body, wanted):
+            continue
+        names = set(defined_names(earlier.body)) - set(defined_names(program))
+        if names & set(re.findall(r"\w+", program)) and not READS.search(earlier.body):
+            program = f"{earlier.body}\n{program}"
+    return program
+
+
+def _bare(text: str, blocks: Sequence[Block], wanted: Collection[str]) -> bool:
+    """Whether the program stands outside of all fences: it defines a wanted name there, and no block does."""
+    if not wanted or any(defines(_own(block, wanted), wanted) for block in blocks):
+        return False
+    lines = text.split("\n")
+    for block in blocks:
+        for number in range(block.first_line, min(block.last_line + 1, len(lines))):
+            lines[number] = ""
+    return defines("\n".join(lines), wanted)
+
+
+def _without_fences(text: str, wanted: Collection[str]) -> str:
+    """The text as a program: code alone, where prose stands around it or a fence was left over."""
+    one_line = ONE_LINE.search(text)
+    if one_line and not defines(text, wanted):
+        return one_line[1] or one_line[2]
+    if wanted and not defines(text, wanted):
+        parts = [textwrap.dedent(match[0]) for match in INDENTED.finditer(text)]
+        text = next((part for part in reversed(parts) if defines(part, wanted)), text)
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"(?:`{3,}|~{3,})[ \t]*\w*[ \t]*", line):
+            before, after = lines[:number], lines[number + 1 :]
+            # One that closes what a prompt opened ends the program; one that opens begins it.
+            lines = before if any(part.strip() for part in before) else after
+            break
+    start = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    if wanted and start < len(lines) and PROSE.fullmatch(lines[start].strip()):
+        start = next((number for number, line in enumerate(lines) if CODE.match(line)), start)
+        lines = lines[start:]
+    if wanted:
+        last = max((n for n, line in enumerate(lines) if line[:1].isspace() and line.strip()), default=len(lines))
+        end = next((n for n in range(last + 1, len(lines)) if PROSE.fullmatch(lines[n].strip())), len(lines))
+        lines = lines[:end]
+    return "\n".join(lines)
 
 
 def _is_program(prefix: str) -> bool:

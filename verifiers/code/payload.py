@@ -1,7 +1,8 @@
 """What a code task tells its verifier.
 
 ``kind``         ``"function"`` (asserts), ``"calls"`` (arguments and results) or ``"stdio"`` (input and output)
-``entry_point``  the function in question (needed for ``calls``)
+``entry_point``  the function in question (needed for ``calls``); a method of a class ``Solution`` is found by its own
+                 name, and ``Solution().f`` names it in full
 ``tests``        function: Python source of asserts, or a list of such lines; calls: a list of
                  ``{"args": [...], "kwargs": {...}, "output": ...}``; stdio: a list of ``{"input": ..., "output": ...}``
 ``prefix``       the task's own code, e.g. the prompt of a completion that is only a body
@@ -11,18 +12,26 @@
 """
 
 import ast
+import builtins
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlserve.errors import InvalidRequest
 from rlserve.sandbox.calls import CallTest
+from rlserve.sandbox.plain import NotPlain, encode_plain
 from rlserve.sandbox.stdio import StdioTest
 from rlserve.verifiers.payloads import decode_object, flag
 
 FIELDS = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
-MAX_TESTS = 256
+MAX_TESTS = 1024
+MAX_CALL_BYTES = 7 * 2**20
+"""Of one call's arguments, and of what is wanted: what crosses into a box and out of it in one message."""
+MIN_MEMORY_BYTES = 2**26
+"""Below this no interpreter starts."""
+ENTRY_POINT = re.compile(r"[^\W\d]\w*(?:\(\))?(?:\.[^\W\d]\w*(?:\(\))?)*")
 MAX_SOURCE_CHARACTERS = 256 * 1024
 MAX_INPUT_CHARACTERS = 16 * 2**20
 
@@ -42,6 +51,23 @@ class CodeTask:
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
 
+    @property
+    def wanted(self) -> Collection[str]:
+        """Names that a program for this task defines: one of them, at least."""
+        if self.kind == "stdio":
+            return ()
+        return (self.root,) if self.entry_point else _called(self.asserts)
+
+    @property
+    def root(self) -> str:
+        """The name at the top of a program that the entry point begins with."""
+        return self.entry_point.partition(".")[0].removesuffix("()")
+
+    @property
+    def reads(self) -> bool:
+        """Whether the program is fed."""
+        return any(test.input.strip() for test in self.stdio)
+
 
 def decode_payload(payload: bytes) -> CodeTask:
     """The task; raises InvalidRequest that names the field."""
@@ -50,7 +76,7 @@ def decode_payload(payload: bytes) -> CodeTask:
     if kind not in ("function", "calls", "stdio"):
         raise InvalidRequest(f"payload.kind: is {str(kind)[:40]!a}; send 'function', 'calls' or 'stdio'")
     entry_point = _text(content, "entry_point", maximum=200)
-    if kind == "calls" and not entry_point.isidentifier():
+    if (kind == "calls" or entry_point) and not ENTRY_POINT.fullmatch(entry_point):
         raise InvalidRequest(f"payload.entry_point: is {entry_point[:40]!a}; name the function that is called")
     tests = content.get("tests")
     return CodeTask(
@@ -81,6 +107,14 @@ def _asserts(tests: Any) -> str:
     return source
 
 
+def _called(source: str) -> Collection[str]:
+    """Functions that tests call and do not define."""
+    nodes = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    calls = {function.id for function in nodes if isinstance(function, ast.Name)}
+    own = set(re.findall(r"(?:def|class|import|as)\s+(\w+)", source))
+    return tuple(sorted(calls - own - set(dir(builtins))))
+
+
 def _listed(tests: Any) -> list[tuple[int, Mapping[str, Any]]]:
     if not isinstance(tests, list) or not 0 < len(tests) <= MAX_TESTS:
         raise InvalidRequest(f"payload.tests: is no list of 1 to {MAX_TESTS} tests")
@@ -95,8 +129,13 @@ def _call(item: Mapping[str, Any], index: int) -> CallTest:
     args, kwargs = item.get("args"), item.get("kwargs", {})
     if not isinstance(args, list) or not isinstance(kwargs, dict) or "output" not in item:
         raise InvalidRequest(f"{where}: needs args (a list), output, and kwargs (an object) if there are any")
-    if len(json.dumps(item)) > MAX_INPUT_CHARACTERS:
-        raise InvalidRequest(f"{where}: is longer than {MAX_INPUT_CHARACTERS} characters")
+    for name, value in (("args", [args, kwargs]), ("output", item["output"])):
+        try:
+            size = len(json.dumps(encode_plain(value)))
+        except NotPlain as error:
+            raise InvalidRequest(f"{where}.{name}: {error}") from error
+        if size > MAX_CALL_BYTES:
+            raise InvalidRequest(f"{where}.{name}: is {size} bytes; send at most {MAX_CALL_BYTES}")
     return CallTest(args=args, kwargs=kwargs, output=item["output"])
 
 
@@ -105,6 +144,8 @@ def _stdio(item: Mapping[str, Any], index: int) -> StdioTest:
         if not isinstance(item.get(name), str) or len(item[name]) > MAX_INPUT_CHARACTERS:
             where = f"payload.tests[{index}].{name}"
             raise InvalidRequest(f"{where}: is no text of at most {MAX_INPUT_CHARACTERS} characters")
+    if any("\ud800" <= character <= "\udfff" for character in item["output"]):
+        raise InvalidRequest(f"payload.tests[{index}].output: has lone surrogates, which no program can print")
     return StdioTest(input=item["input"], output=item["output"])
 
 
@@ -124,6 +165,8 @@ def _number(content: Mapping[str, Any], field: str) -> float | None:
 
 def _whole(content: Mapping[str, Any], field: str) -> int | None:
     value = content.get(field)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 2**24 <= value <= 2**40):
-        raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send bytes, 16 MiB or more")
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or not MIN_MEMORY_BYTES <= value <= 2**40
+    ):
+        raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send bytes, {MIN_MEMORY_BYTES} or more")
     return value

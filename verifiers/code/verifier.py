@@ -49,7 +49,7 @@ class CodeVerifier:
 
     @property
     def limit_seconds(self) -> float:
-        """Wall time within which one completion is judged, retries and several tests included."""
+        """Counted time within which one completion is judged, retries and several tests included."""
         return ATTEMPTS * (TOTAL_WALL_FACTOR + 1) * self._limits.wall_seconds + 10
 
     @property
@@ -78,8 +78,10 @@ class CodeVerifier:
         task = decode_payload(payload)
         self.prepare()
         assert self._sandbox is not None
-        program = program_in(completion) if task.extract else completion
-        source = with_prefix(program, task.prefix, task.entry_point)
+        program = completion
+        if task.extract:
+            program = program_in(completion, task.wanted, reads=task.reads, prompt=prompt)
+        source = with_prefix(program, task.prefix, task.root)
         if len(source) > MAX_SOURCE_CHARACTERS:
             found = Judgement(
                 outcome=Outcome.REJECTED,

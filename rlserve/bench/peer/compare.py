@@ -98,8 +98,7 @@ def _run_rlserve(ground: Ground, name: str, out: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.time()
     process = subprocess.Popen(
-        # The peer does not look at its configuration first either.
-        [sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite", "--no-preflight"],
+        [sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
     )

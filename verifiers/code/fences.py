@@ -1,0 +1,128 @@
+"""Fenced code blocks of a text, as CommonMark has them and as models write them.
+
+Beyond CommonMark: a closing fence may be glued to the last line of its block; a fence with a language ends a block
+that was never closed; an opening fence may follow words on its line if it names Python.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FENCE = re.compile(
+    r"(?P<before>(?:[ \t]*>[ \t]?)*[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*)"
+)
+GLUED_OPENING = re.compile(r".*\S[ \t]*(?P<marks>`{3,})[ \t]*(?P<info>(?:python|py)[\d.]*)[ \t]*", re.IGNORECASE)
+LIST_ITEM = re.compile(r"(?P<before>[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+)\S")
+QUOTE = re.compile(r"[ \t]*>[ \t]?")
+PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+-])", re.IGNORECASE)
+TAB = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block."""
+
+    language: str
+    """``"python"``, ``""`` when none was named, else the first word of the info string."""
+    body: str
+    first_line: int
+    """Of the opening fence, counted from 0."""
+    last_line: int
+    """Of the closing fence, or the last one of the text."""
+
+
+def blocks_of(text: str) -> Sequence[Block]:
+    """All blocks that hold something, in order. A block that is not closed goes on to the end."""
+    lines = text.split("\n")
+    found: list[Block] = []
+    list_indent, index = 0, 0
+    while index < len(lines):
+        line = lines[index]
+        opening = _opening(line, list_indent)
+        if opening is None:
+            item = LIST_ITEM.match(line)
+            if item is not None:
+                list_indent = _width(item["before"])
+            elif line.strip() and not line[0].isspace():
+                list_indent = 0
+            index += 1
+            continue
+        first = index
+        body, last, index = _body(lines, index + 1, opening)
+        if body.strip():
+            found.append(Block(opening.language, body, first, last))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    marks: str
+    indent: int
+    quotes: int
+    language: str
+
+
+def _opening(line: str, list_indent: int) -> _Opening | None:
+    match = FENCE.fullmatch(line)
+    if match is None or (match["marks"][0] == "`" and "`" in match["info"]):
+        glued = GLUED_OPENING.fullmatch(line)
+        if glued is None:
+            return None
+        return _Opening(glued["marks"], 0, 0, "python")
+    before = match["before"]
+    quotes = before.count(">")
+    indent = _width(before.rpartition(">")[2].removeprefix(" ") if quotes else before)
+    if indent >= TAB and not quotes and indent > list_indent + TAB - 1 and not LIST_ITEM.match(line):
+        return None  # an indented line of something else: of a program that stands here bare, for one
+    return _Opening(match["marks"], indent, quotes, _language(match["info"]))
+
+
+def _language(info: str) -> str:
+    if PYTHON.match(info):
+        return "python"
+    return info.split()[0].strip("{}.").lower() if info.split() else ""
+
+
+def _body(lines: Sequence[str], start: int, opening: _Opening) -> tuple[str, int, int]:
+    """The text of a block, the number of its last line, and where reading goes on."""
+    body: list[str] = []
+    for number in range(start, len(lines)):
+        line = _unquoted(lines[number], opening.quotes)
+        match = FENCE.fullmatch(line)
+        if match is not None and not match["before"].strip():
+            same = match["marks"][0] == opening.marks[0] and len(match["marks"]) >= len(opening.marks)
+            near = _width(match["before"]) <= opening.indent + TAB - 1
+            if same and near and not match["info"].strip():
+                return _dedented(body, opening.indent), number, number + 1
+            if same and near and _language(match["info"]) == "python" and "`" not in match["info"]:
+                return _dedented(body, opening.indent), number - 1, number
+        code = line.rstrip()
+        if code.endswith(opening.marks) and code.count(opening.marks[0]) == len(opening.marks) and code.strip("`~ \t"):
+            body.append(code[: -len(opening.marks)])
+            return _dedented(body, opening.indent), number, number + 1
+        body.append(line)
+    return _dedented(body, opening.indent).removesuffix("\n"), len(lines) - 1, len(lines)
+
+
+def _unquoted(line: str, quotes: int) -> str:
+    for _ in range(quotes):
+        line = QUOTE.sub("", line, count=1) if QUOTE.match(line) else line
+    return line
+
+
+def _dedented(lines: Sequence[str], indent: int) -> str:
+    """Without as many leading blanks as stood before the opening fence, where all lines have them."""
+    indent = min([indent, *(_width(line[: len(line) - len(line.lstrip())]) for line in lines if line.strip())])
+    return "".join(_less_indented(line, indent) + "\n" for line in lines)
+
+
+def _less_indented(line: str, indent: int) -> str:
+    taken, position = 0, 0
+    while taken < indent and position < len(line) and line[position] in " \t":
+        taken += TAB - taken % TAB if line[position] == "\t" else 1
+        position += 1
+    return line[position:]
+
+
+def _width(blanks: str) -> int:
+    return len(blanks.expandtabs(TAB))
