@@ -172,6 +172,11 @@ PLUG_INS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("reward NaN", '{ name = "asks", options = { verifier = "returns_nan" } }', ("reward nan",)),
     ("a float", '{ name = "asks", options = { verifier = "returns_float" } }', ("returned a float", "Verdict")),
+    (
+        "a judge that is away",
+        '{ name = "asks", options = { verifier = "waits_in_vain" } }',
+        ("judges nothing", "nobody judges"),
+    ),
     ("verifier import", '{ name = "asks", options = { verifier = "unimportable" } }', ("cannot be imported",)),
 )
 
@@ -183,6 +188,11 @@ def test_a_plug_in_that_cannot_work(override: str, words: tuple[str, ...], say: 
     assert status == 1
     assert all(word in said for word in words), said
     assert "Traceback" not in said
+
+
+def test_a_verifier_that_waits_for_others_is_waited_for(say: Say) -> None:
+    asks = 'environments=[{ name = "asks", options = { verifier = "waits" } }]'
+    assert say("run", QUICK, "--dry-run", *options(asks)) == (0, "")
 
 
 def test_options_of_a_verifier_that_is_not_there(say: Say) -> None:

@@ -1,5 +1,6 @@
 """Environments and verifiers with one mistake each, installed like a stranger's package: by entry points."""
 
+import asyncio
 import math
 import os
 import time
@@ -15,6 +16,8 @@ VERIFIERS = {
     "returns_nan": "ReturnsNan",
     "returns_float": "ReturnsFloat",
     "fears_empty": "FearsEmpty",
+    "waits": "Waits",
+    "waits_in_vain": "WaitsInVain",
     "unimportable": "no_such_attribute",
 }
 
@@ -94,6 +97,17 @@ class ReturnsFloat(Digits):
 class FearsEmpty(Digits):
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         return Verdict(outcome=Outcome.FAIL, reward=1 / len(completion))
+
+
+class Waits(Digits):
+    async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return super().verify(completion, payload, prompt)
+
+
+class WaitsInVain(Digits):
+    async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:  # type: ignore[override]
+        raise ConnectionRefusedError("nobody judges")
 
 
 def install(site: Path) -> str:

@@ -102,11 +102,12 @@ def count_gpus() -> int:
     try:
         count = len(list(DRIVER.iterdir()))
     except OSError:
-        return 0
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if visible is None or not count:
         return count
-    return min(count, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+    # A part of a GPU (MIG) is a device of its own, so that more may be listed than there are cards.
+    return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
 
 
 def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
@@ -129,4 +130,4 @@ def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
         if importlib.util.find_spec("flash_attn") is None:
             yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; take 'sdpa'")
         elif not gpus:
-            yield Finding("learner.attention: is 'flash_attention_2', but there is no GPU here; take 'sdpa'")
+            yield warning("learner.attention: is 'flash_attention_2', but no NVIDIA GPU is seen here; take 'sdpa'")

@@ -1,6 +1,9 @@
 """The verifiers that tasks name: are they there, and do they judge?"""
 
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rlserve import plugins
@@ -55,7 +58,7 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
     except Exception as error:
         yield Finding(f"{where}: {name!r} cannot be made ready: {told(error)}")
         return
-    empty, other = _failure(verifier, "", task), _failure(verifier, answer, task)
+    empty, other = asyncio.run(_failures(verifier, ("", answer), task))
     if empty and other:
         yield Finding(f"verifier {name!r} judges nothing of {key} (task {task.task_id!r}): {other}")
     elif empty or other:
@@ -63,10 +66,21 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
         yield warning(f"verifier {name!r} gives no verdict on {what} (task {task.task_id!r}): {empty or other}")
 
 
-def _failure(verifier: Any, completion: str, task: Task) -> str:
-    """Why there is no verdict; empty when there is one."""
+async def _failures(verifier: Any, completions: Sequence[str], task: Task) -> list[str]:
+    """Why each has no verdict; empty for one that has."""
+    try:
+        return list(await asyncio.gather(*(_failure(verifier, completion, task) for completion in completions)))
+    finally:
+        if inspect.iscoroutinefunction(getattr(verifier, "close", None)):
+            with suppress(Exception):
+                await verifier.close()
+
+
+async def _failure(verifier: Any, completion: str, task: Task) -> str:
     try:
         verdict = verifier.verify(completion, task.payload, _prompt(task))
+        if inspect.isawaitable(verdict):  # a verifier that waits for others
+            verdict = await verdict
         if not isinstance(verdict, Verdict):
             return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
         encode_verdict(verdict)
