@@ -34,6 +34,13 @@ def test_a_tokenizer_sees_every_part(tmp_path: Path) -> None:
     assert set("xy!0123456789+=;#") <= set(texts)
 
 
+def test_a_corpus_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    config = corpus_file(path, "a")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert open_corpus(config, seed=0).size == 5
+
+
 def test_a_corpus_is_one_thing(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="exactly one of the three"):
         CorpusConfig(environment="arithmetic", mixture=[CorpusConfig(environment="arithmetic")])
