@@ -88,6 +88,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
     assert len(copies) == 2
 
 
+@pytest.mark.whole
 def test_a_measurement_that_a_kill_cut_off_is_made_after_the_resume(
     new_run: Callable[[str], Any], small_run_arguments: Arguments
 ) -> None:
@@ -122,10 +123,32 @@ def test_a_run_that_no_answer_solves_says_so_within_a_batch_and_ends(
     over = tmp_path / "over.toml"
     over.write_text(f'[[environments]]\nname = "jsonl"\noptions = {{ path = "{tmp_path / "rows.jsonl"}" }}\n')
     config, *rest = small_run_arguments(run)
-    run.start(config, str(over), *rest, *SHORT, *sets(learner__max_wait_seconds=30))
+    run.start(config, str(over), *rest, *SHORT, *sets(learner__max_wait_seconds=15))
     assert run.wait(400) == 1
     (warning, *_) = [e["message"] for e in run.events("warning") if str(e.get("cause")).startswith("lost")]
     assert "zero_variance (all samples of a task have the same reward)" in warning
     assert int(warning.split()[2]) < 8 * 8  # before the wait was over
     output = run.output.read_text()
-    assert "no group that teaches came for 30 s" in output and "zero_variance" in output
+    assert "no group that teaches came for 15 s" in output and "zero_variance" in output
+
+
+@pytest.mark.whole
+def test_a_worker_that_freezes_before_a_measurement_is_named_and_left_out(
+    new_run: Callable[[str], Any], small_run_arguments: Arguments
+) -> None:
+    run = new_run("frozen")
+    config, *rest = small_run_arguments(run)
+    changes = sets(
+        rollout__workers=2, evaluate__problems=40, evaluate__every_steps=2, steps=4, learner__lease_seconds=20
+    )
+    run.start(config, *rest, *SHORT, *changes, *sets(launch__stop_seconds=5))
+    run.wait_until("both workers", lambda: len(run.events("worker_joined")) == 2, 400)
+    run.wait_until("a step of the first two", lambda: run.last_step() >= 1, 400)
+    frozen = run.pid_of("rollout-1")
+    os.kill(frozen, signal.SIGSTOP)
+    assert run.wait(600) == 0, run.tail()
+    (warning, *_) = [e["message"] for e in run.events("warning") if str(e.get("cause")).startswith("laggards")]
+    assert "rollout-1" in warning and "by rollout-0" in warning
+    assert {e["when"] for e in run.events("accuracy")} >= {"before", "at-2", "after"}
+    assert all(len(e["versions"]) == 1 for e in run.events("accuracy"))
+    check_counts_add_up(run.summary()["groups"])
