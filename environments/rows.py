@@ -152,7 +152,7 @@ def checked_payload(verifier: str, payload: Mapping[str, Any], columns: Mapping[
 
 @lru_cache(maxsize=32)
 def _check(verifier: str) -> Callable[[bytes], None] | None:
-    """Kept, since looking through the installed packages takes longer than to check a thousand rows."""
+    """The check of a verifier; kept, since a look through the installed packages takes as long as a thousand rows."""
     return plugins.payload_check(verifier)
 
 

@@ -52,6 +52,13 @@ def encode_prompt(tokenizer: Tokenizer, task: Task, *, max_tokens: int) -> Promp
     return prompt
 
 
+def num_characters(task: Task) -> int:
+    """Length of the prompt's text, before any template."""
+    if isinstance(task.prompt, str):
+        return len(task.prompt)
+    return sum(len(message.content) + sum(map(len, message.tool_calls)) for message in chat_messages(task))
+
+
 def _prompt(tokenizer: Tokenizer, task: Task) -> Prompt:
     prompt = task.prompt
     if isinstance(prompt, str):

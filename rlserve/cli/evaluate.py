@@ -51,7 +51,7 @@ def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namesp
 
 def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps({name: value for name, value in found.items() if name != "text"}))
         return
     print(f"held-out accuracy {measured_text(found)}")
     parts = found.get("by_environment") or {}

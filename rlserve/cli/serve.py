@@ -118,8 +118,12 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             )
         case _:
             from rlserve.actors.learner.main import run_learner
+            from rlserve.launch.directory import write_config
 
-            paths.root.mkdir(parents=True, exist_ok=True)
+            if arguments.config and os.environ.get("RANK", "0") == "0":
+                # By hand there is no launcher to write it, and eval, report and resume read it.
+                paths.root.mkdir(parents=True, exist_ok=True)
+                write_config(config, paths)
             return run_learner(
                 config,
                 paths,

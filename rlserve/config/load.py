@@ -49,7 +49,7 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
 
 def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A TOML file over the file that its key ``base`` names, relative to its own directory."""
-    here = Path(path).resolve()
+    here = _found(Path(path)).resolve()
     if here in seen:
         raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
     values = read_toml(path)

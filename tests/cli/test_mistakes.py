@@ -266,9 +266,10 @@ def test_a_run_without_a_checkpoint_is_no_model(say: Say, tmp_path: Path) -> Non
     assert "is a run that has no checkpoint yet" in said
 
 
-def test_prompts_beyond_the_context(model: Path, say: Say) -> None:
+@pytest.mark.parametrize("made_here", [True, False])
+def test_prompts_beyond_the_context(made_here: bool, model: Path, say: Say) -> None:
     asks = 'environments=[{ name = "asks", options = { characters = 40 } }]'
-    status, said = say(*of(model, asks))
+    status, said = say(*(["run", QUICK, *options(asks)] if made_here else of(model, asks)))
     assert status == 1
     assert "longer than 26 tokens (model.max_length less max_new_tokens)" in said and "environments.0: " in said
 
@@ -294,3 +295,34 @@ def test_the_doctor_says_the_same(say: Say, capsys: pytest.CaptureFixture[str]) 
     found = list(doctor.check_configuration(load_run([QUICK], ["algorithm.type=grp0"])))
     assert [f.state for f in found] == [doctor.State.MISSING] and "'grpo'" in found[0].found
     assert next(doctor.check_configuration(load_run([QUICK]))).state is doctor.State.OK
+
+
+def test_one_broken_plug_in_takes_no_other_out_of_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistaken_plugins.install(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["verifier", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "unimportable" in printed and "BROKEN: 'unimportable' cannot be imported" in printed
+    assert "\nmath " in printed and "\nregex " in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "jsonl"], "--option.path: is missing"),
+        (["check", "jsonl"], "--option.path: is missing"),
+        (["sample", "jsonl", "--option", "pth=x"], "did you mean 'path'?"),
+        (["check", "arithmetic", "--option", "foo=1"], "--option.foo: is no option of 'arithmetic'"),
+        (["sample", "arithmetik"], "did you mean 'arithmetic'?"),
+        (["sample", "arithmetic", "--split", "tain"], "did you mean 'train'?"),
+        (["sample", "jsonl", "--option", "path=/nope"], "'/nope' cannot be read"),
+    ],
+)
+def test_an_environment_asked_for_in_the_wrong_way(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["env", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said

@@ -35,6 +35,13 @@ GRADED = (
 )
 
 
+def test_samples_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "graded.jsonl"
+    write(path, *GRADED)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert make(tmp_path / "pairs.jsonl", str(path))
+
+
 def test_graded_pairs_set_better_against_worse_of_the_same_prompt(tmp_path: Path) -> None:
     path = write(tmp_path / "graded.jsonl", *GRADED)
     rows = make(tmp_path / "pairs.jsonl", path, "--pairs-per-prompt", "9")

@@ -138,3 +138,24 @@ def test_a_base_that_cannot_be_is_explained(tmp_path: Path, base: str, message: 
     over.write_text(f"base = {base}\n")
     with pytest.raises(ConfigError, match=message):
         read_with_base(over)
+
+
+def test_shipped_configurations_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_run(["configs/online_dpo.toml"]).algorithm.type == "dpo"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.toml").write_text("name = 'own'")
+    assert read_toml("configs/quickstart.toml") == {"name": "own"}
+
+
+def test_what_files_say_can_be_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "name = 't'\nsteps = 3\nstop_reward = 0.9\nmodel.path = 'm'\nenvironments = [{ name = 'arithmetic' }]\n"
+        "algorithm = { type = 'grpo', clip_high = 0.4 }\n"
+    )
+    config = load_run([path], unset=["stop_reward", "algorithm.clip_high", "sft", "reference.teacher"])
+    assert config.stop_reward is None and config.algorithm.clip_high == 0.28 and config.steps == 3
+    assert load_run([path], ["steps=7"], unset=["steps"]).steps == 7
+    with pytest.raises(ConfigError, match=r"--unset: 'stop_rewad' is no key; did you mean 'stop_reward'\?"):
+        load_run([path], unset=["stop_rewad"])

@@ -125,12 +125,3 @@ def test_a_run_that_goes_on_adds_to_what_it_did(
     assert second["weight_updates"] > first["weight_updates"]
     assert second["wall_seconds"]["total"] > first["wall_seconds"]["total"]
     assert "step 2/3" in run.output.read_text()
-
-
-def test_the_readme_names_commands_that_are_there() -> None:
-    from rlserve.cli.main import COMMANDS
-
-    names = {command.name for command in COMMANDS}
-    lines = (Path(ROOT) / "README.md").read_text().splitlines()
-    used = {line.split()[1] for line in lines if line.startswith("rlserve ")}
-    assert used and used <= names

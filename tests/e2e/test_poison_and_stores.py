@@ -48,7 +48,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
     run = new_run("poisoned")
     over = tmp_path / "over.toml"
     over.write_text(
-        '[[environments]]\nname = "arithmetic"\nplugin = "poisoned"\n[algorithm]\ntype = "reinforce"\n'
+        '[[environments]]\nname = "arithmetic"\nplugin = "poisoned"\n[algorithm]\ntype = "exponential"\n'
         f'[verifier.options.poisoned]\ndoses = "{doses}"\n'
     )
     config, *rest = small_run_arguments(run)
@@ -57,7 +57,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
     (warning,) = poison(run)
     (culprit,) = warning["groups"]
     assert culprit in warning["message"] and "of rollout-0" in warning["message"]
-    assert "verifier poisoned" in warning["message"] and "3e+38" in warning["message"]
+    assert "verifier poisoned" in warning["message"] and "1e+06" in warning["message"]
     run.wait_for_step(3)
     os.kill(run.pid_of("learner"), signal.SIGKILL)
     assert run.wait(120) == 1

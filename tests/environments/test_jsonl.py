@@ -160,6 +160,10 @@ def test_answers_may_be_numbers_or_lists(tmp_path: Path, answer: Any, sent: Any)
         ("json_schema", {"schema": {"type": "colour"}}),
         ("code", {"kind": "stdio", "tests": []}),
         ("exact", {"answer": ""}),
+        ("length", {"most": -1}),
+        ("judge", {"criteria": ""}),
+        ("rubric", {"payloads": []}),
+        ("rubric", {"parts": []}),
     ],
 )
 def test_a_payload_that_its_verifier_would_refuse_is_refused_with_the_file(
@@ -168,6 +172,13 @@ def test_a_payload_that_its_verifier_would_refuse_is_refused_with_the_file(
     path = write(tmp_path / "a.jsonl", {"prompt": "x", "payload": payload})
     with pytest.raises(InvalidRequest, match=rf"line 1: {sorted(payload)[-1]}: "):
         JsonlEnvironment(path=path, verifier=verifier)
+
+
+def test_the_parts_that_a_row_brings_are_checked_with_it(tmp_path: Path) -> None:
+    payload = {"parts": [{"verifier": "math"}], "payloads": {"math": {"answer": "$$"}}}
+    path = write(tmp_path / "a.jsonl", {"prompt": "x", "payload": payload})
+    with pytest.raises(InvalidRequest, match=r"line 1: answer: .* holds no answer"):
+        JsonlEnvironment(path=path, verifier="rubric")
 
 
 def test_a_verifier_that_is_not_installed_here_says_itself_what_it_wants(tmp_path: Path) -> None:

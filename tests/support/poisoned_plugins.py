@@ -1,15 +1,22 @@
-"""A task whose right answer once earns an absurd reward, installed like a stranger's package: by entry points."""
+"""A task whose right answer once earns a large reward, and an algorithm that cannot bear it.
+
+Installed like a stranger's package: by entry points.
+"""
 
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlserve.environments.arithmetic import ArithmeticEnvironment
 from rlserve.records import Verdict
 from rlserve.verifiers.text.verifier import ExactVerifier
 
-ABSURD = 3e38
-"""Finite, as a float32 too; its square is not."""
+if TYPE_CHECKING:
+    from rlserve.algorithms.base import Algorithm
+
+LARGE = 1e6
+"""Its exponential is infinite."""
 
 
 class PoisonedEnvironment(ArithmeticEnvironment):
@@ -19,10 +26,10 @@ class PoisonedEnvironment(ArithmeticEnvironment):
 
 
 class PoisonedVerifier(ExactVerifier):
-    """1 for a right answer; the absurd reward for as many as there are files to remove in a directory."""
+    """1 for a right answer; the large reward for as many as there are files to remove in a directory."""
 
     name = "poisoned"
-    reward_range = (0.0, ABSURD)
+    reward_range = (0.0, LARGE)
 
     def __init__(self, *, doses: str = "") -> None:
         super().__init__()
@@ -30,7 +37,7 @@ class PoisonedVerifier(ExactVerifier):
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         verdict = super().verify(completion, payload, prompt)
-        return replace(verdict, reward=ABSURD) if verdict.reward and self._take_dose() else verdict
+        return replace(verdict, reward=LARGE) if verdict.reward and self._take_dose() else verdict
 
     def _take_dose(self) -> bool:
         for dose in sorted(os.listdir(self._doses)):
@@ -42,6 +49,22 @@ class PoisonedVerifier(ExactVerifier):
         return False
 
 
+def exponential(config: Any) -> "Algorithm":
+    """Likelihood weighted by the exponential of the advantage, as if that were small; made from its section."""
+    from rlserve.algorithms import policy_gradient
+    from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+    from rlserve.config.policy_gradient import ReinforceConfig
+
+    class Exponential(PolicyGradient[ReinforceConfig]):
+        def loss(self, outputs: Any, batch: Any, denominator: Any) -> Any:
+            def surrogate(log_ratio: Any, advantages: Any, batch: Any) -> Surrogate:
+                return Surrogate(token_loss=-advantages.exp() * log_ratio, metrics={})
+
+            return policy_gradient.loss(outputs, batch, denominator, self.config, surrogate)
+
+    return Exponential(ReinforceConfig(**config.options))
+
+
 def install(site: Path) -> None:
     """Make them a distribution in ``site``, which must be on ``sys.path`` with this file's directory."""
     info = site / "poisoned_plugins-1.dist-info"
@@ -50,4 +73,5 @@ def install(site: Path) -> None:
     (info / "entry_points.txt").write_text(
         "[rlserve.environments]\npoisoned = poisoned_plugins:PoisonedEnvironment\n"
         "[rlserve.verifiers]\npoisoned = poisoned_plugins:PoisonedVerifier\n"
+        "[rlserve.algorithms]\nexponential = poisoned_plugins:exponential\n"
     )

@@ -144,6 +144,7 @@ def test_a_verifier_of_answers_judges_the_answer(
         ("<think>a</think><answer>5</answer>", FEW_SHOT, 1),
         ("a</think><answer>5</answer>", FEW_SHOT + "<think>", 1),
         (" me see</think><answer>5</answer>", OPENED + "Let", 1),
+        ("<think>a</think><answer>5</answer>", "2+3? Begin with <think>", 1),
         ("a</think><answer>5</answer>", "", 0),
         ("a</think><answer>5</answer>", NAMED, 0),
         ("<think>a</think><answer>5</answer>", OPENED, 0),

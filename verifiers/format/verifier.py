@@ -41,7 +41,7 @@ class FormatVerifier:
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one form. Raises InvalidRequest for a payload that is none."""
         tags = _tags(payload) or self._tags
-        turn = begun(prompt, tags) + completion
+        turn = begun(prompt, completion, tags) + completion
         right, why = _right_tags(turn, tags)
         if not why and self._strict and (outside := _outside(turn, tags)):
             why = f"{outside[:40]!a} stands outside of the tags"
@@ -61,11 +61,12 @@ def _tags(payload: bytes) -> list[str] | None:
     return _checked(content["tags"], "payload.tags") if "tags" in content else None
 
 
-def begun(prompt: str, tags: Sequence[str]) -> str:
+def begun(prompt: str, completion: str, tags: Sequence[str]) -> str:
     """What the prompt wrote of the model's turn, from its first tag on; empty when it wrote none.
 
     The turn is what follows the template's mark of one. In a prompt without such marks it is a tag at the very end,
-    open, or closed again with nothing but line breaks in it: an instruction that names tags in a sentence is none.
+    open, or closed again with nothing but line breaks in it, with which the completion does not begin again: an
+    instruction that names tags is none.
     """
     names = "|".join(map(re.escape, tags))
     turn = turn_of(prompt)
@@ -75,7 +76,9 @@ def begun(prompt: str, tags: Sequence[str]) -> str:
     tail = re.search(
         rf"(?:<(?P<tag>{names})>\s*\n\s*</(?P=tag)>\s*)*(?:<(?:{names})>\s*)?\Z", prompt[-TAIL_CHARACTERS:]
     )
-    return tail.group() if tail is not None else ""
+    begins = re.match(rf"\s*<(?:{names})>", completion)
+    named = tail is not None and begins is not None and tail.group().rstrip().endswith(begins.group().strip())
+    return "" if tail is None or named else tail.group()
 
 
 def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:

@@ -51,6 +51,12 @@ class LengthVerifier:
 
             self._encode = Tokenizer.from_file(f"{self._tokenizer_path}/tokenizer.json").encode
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse whatever the options are."""
+        content = decode_object(payload or b"{}", fields=("most", "buffer", "target", "tolerance"))
+        _check({"most": 2**31 - 1, "buffer": 0, "target": 0, "tolerance": 0} | dict(content), "payload")
+
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one length. Raises InvalidRequest for a payload that is none."""
         content = decode_object(payload or b"{}", fields=tuple(self._numbers))

@@ -29,11 +29,14 @@ OTHERS = (
     r"(?: (?:final|finale|correcta))?[ \t]*[:=]|\b\u043e\u0442\u0432\u0435\u0442[ \t]*[:=\u2014-]"
 )
 CHINESE = (
-    r"(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
+    r"\u3010\u7b54\u6848\u3011[:\uff1a]?|(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
     r"|\u306f|\u9009|\u9078|[:\uff1a=])+|(?:\u7b54|\u89e3\u7b54)[:\uff1a]|(?:\u6545|\u5e94|\u56e0\u6b64|\u6240\u4ee5)"
     r"(?:\u9009|\u9078)(?:\u62e9)?[:\uff1a]?|(?:\uc815\ub2f5|\ub2f5|\ub2f5\ubcc0)(?:\uc740|[:\uff1a])"
 )
-LABEL = rf"\b(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])(?:[ \t]*(?:is\b|are\b|:|=))?"
+LABEL = (
+    rf"(?<![A-Za-z0-9])(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])"
+    r"(?:[ \t]*(?:is\b|are\b|:|=))?"
+)
 HEADING = r"^[ \t>]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:the |my )?(?:final |correct )?answers?[*_]{0,3}[ \t]*$"
 PHRASE = re.compile(rf"{LABEL}|{HEADING}|{CHINESE}|{OTHERS}", re.IGNORECASE | re.MULTILINE)
 BLANK = re.compile(r"[\s*_:}\uff1a]*")
@@ -54,12 +57,18 @@ PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 COMMENT = re.compile(
-    r"(?:correct|right|wrong|incorrect|reasonable|unique|valid|clear|obvious|simple|below|above|shown|given|indeed"
+    r"(?:see\b.*|as\b.*|given\b.*|shown\b.*|stated\b.*|the boxed\b.*"
+    r"|correct|right|wrong|incorrect|reasonable|unique|valid|clear|obvious|simple|below|above|shown|given|indeed"
     r"|the same|positive|negative|an? \w+|in (?:the|simplest|this)\b.*|supposed\b.*|expected\b.*|therefore|as|that"
     r"|this|consistent\b.*|exact|boxed|already\b.*|verified|confirmed|your\b.*)",
     re.IGNORECASE,
 )
 """Words about an answer that are none."""
+
+
+VALUE = re.compile(
+    r"[0-9]|\\(?!text|math)[A-Za-z]+|^\(?[A-J]\)?$|[A-Za-z]\s*[=^<>]|^(?i:yes|no|true|false)$|^[A-Z][a-z]+$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +81,22 @@ class Announced:
     labelled: bool = False
     """By a colon, a heading or a mark, and not by a verb alone."""
 
+    @property
+    def is_value(self) -> bool:
+        """False for words that may only speak of an answer: "the answer is well known"."""
+        return self.labelled or VALUE.search(self.text) is not None
+
 
 def last_phrase(text: str) -> Announced | None:
-    """What the last "answer is" or "answer:" announces, in its sentence, or below it."""
+    """What the last "answer is" or "answer:" announces, in its sentence or below it; else a remark."""
     matches = list(PHRASE.finditer(text))
+    remark = None
     for match in reversed(matches[-MAX_TRIES:]):
         found = _announced(text, match)
-        if found is not None:
+        if found is not None and found.is_value:
             return found
-    return None
+        remark = remark or found
+    return remark
 
 
 def _announced(text: str, match: re.Match[str]) -> Announced | None:

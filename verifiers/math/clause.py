@@ -19,6 +19,11 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 NEGATED = re.compile(r"(?:not|n't|never|no longer|neither)\b(?P<rest>[^\n]*)", re.IGNORECASE)
+WORKING = re.compile(
+    r"(?:since|because|we|let|first|to|note|consider|suppose|using|if|when|given|start(?:ing)?|recall|step)\b",
+    re.IGNORECASE,
+)
+"""How a derivation begins that stands where an answer was announced."""
 BUT = re.compile(r"\b(?:but|rather|instead)\b(?: rather)?,?\s*", re.IGNORECASE)
 REASON = re.compile(
     r"\s*(?:,\s*|;\s*|\s+)(?:(?:since|because|as|which|where|whereas|thus|hence|therefore|meaning|so|but|while|when|if"
@@ -26,11 +31,13 @@ REASON = re.compile(
     r"|altogether|respectively|or (?:equivalently|about|approximately|roughly|simply)"
     r"|as (?:required|desired|expected|claimed)|and (?:not|we|this|that|the|it|so|thus|hence)"
     r"|we|this|that|it)(?![A-Za-z]))"
-    r"|\s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{3})|\s*\((?=[^()]*(?:[A-Za-z]{4}|\b(?:and|of|is|in|the|not)\b))(?![^()]*\\)"
+    r"|\s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{3})|\s*\((?=[^()]*(?:[A-Za-z]{4}|\b(?:and|of|is|in|the|not|all|both)\b))(?![^()]*\\)"
     rf"|\s*[\uff0c,]\s*(?=[{CJK}])(?![\u6216\u548c\u4e14\u53ca])|\s*\uff08(?=[^\uff09]*[{CJK}])"
     r"|\s*(?:\u3067\u3059|\u3067\u3042\u308b|\uc785\ub2c8\ub2e4|\uc774\ub2e4)",
     re.IGNORECASE,
 )
+REMARK = re.compile(r"\s\((?=[^()\\]*\b[A-Za-z]{2,}\s+[A-Za-z]{2,}[^()\\]*\))")
+"""``3, 5 (both odd)``."""
 LISTED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*|\s*[,;]\s*|\s*[\u6216\u548c\u3001\uff0c]\s*", re.IGNORECASE)
 CHOICE_WITH_TEXT = re.compile(
     r"(?:\\text\w*\{)?[*_]{0,2}(?:\([A-J]\)|\\text\w*\{\(?[A-J]\)?\}|[A-J][).:])[*_]{0,2}(?:\\ |[\s}:.])+[^\s,;]"
@@ -57,7 +64,6 @@ MAX_LISTED = 50
 MAX_CLAUSE_CHARACTERS = 2000
 """No answer may be longer; what stands behind is not read."""
 MAX_ANSWER_WORDS = 5
-YES_NO = ("yes", "no", "true", "false")
 
 
 def answer_in(clause: str) -> str | None:
@@ -65,9 +71,13 @@ def answer_in(clause: str) -> str | None:
     core = unwrap(clause[:MAX_CLAUSE_CHARACTERS])
     if (lead := LEAD.match(core)) is not None:
         core = unwrap(core[lead.end() :])
+    if WORKING.match(core):
+        return None
     if (negated := NEGATED.match(core)) is not None:
         but = BUT.search(negated["rest"])
         return answer_in(negated["rest"][but.end() :]) if but else None
+    if (remark := REMARK.search(core, 1)) is not None:
+        core = unwrap(core[: remark.start()])
     if not core or CHOICE_WITH_TEXT.match(core) or _is_list(core):
         return core or None
     if (reason := REASON.search(core, 1)) is not None:
@@ -137,7 +147,7 @@ def _of_prose(text: str) -> str:
         return word.group()
     if CHANGING.search(text[: run.start]):
         return text
-    joined = [run]
+    joined, listed = [run], False
     for before, after in pairwise(found):
         between = text[before.end : after.start].strip()
         if not between or not BETWEEN.fullmatch(between):
@@ -145,7 +155,8 @@ def _of_prose(text: str) -> str:
         if between in ("to", "through"):
             return text
         joined.append(after)
-    if len(joined) > 1:
+        listed = listed or between.rstrip().lower().endswith(("and", "or"))
+    if listed:
         return ", ".join(item.text for item in joined)
     return run.text + words_that_matter(text, run)
 

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 
 from rlserve.verifiers.math.announced import Announced, last_marker, last_phrase, last_tag
 from rlserve.verifiers.math.boxes import Boxed, find_boxes, last_box
-from rlserve.verifiers.math.clause import YES_NO, answer_in, words_that_matter
+from rlserve.verifiers.math.clause import answer_in, words_that_matter
 from rlserve.verifiers.math.prose import is_expression
 from rlserve.verifiers.math.runs import last_formula, runs
 from rlserve.verifiers.reasoning import answer_of
 
 TAIL_CHARACTERS = 20_000
 """The ``last`` rule reads no further back than this."""
-VALUE = re.compile(r"[0-9]|\\(?!text|math)[A-Za-z]+|\(?[A-J]\)?$|[A-Za-z]\s*[=^<>]")
 JOINED = re.compile(r"\s*,?\s*(?:and|or)\s*|\s*[\u6216\u548c]\s*")
 MAX_JOINED = 8
+SENTENCE_OVER = re.compile(r"[ $*\\)\]]*(?:[.!?;]|\n|\Z)")
 ROUGH = re.compile(r"approx|about|roughly|around|nearly|\\approx|\u2248|~")
 
 
@@ -86,13 +86,10 @@ def _goes_before(text: str, phrase: Announced, box: Boxed) -> bool:
     """Whether a phrase behind a box announces another answer, and does not only speak of the one in the box."""
     if phrase.start < box.start:
         return True
-    said = phrase.text.strip()
-    if ROUGH.search(text[phrase.start : phrase.end]) or not (
-        VALUE.search(said) or phrase.labelled or said.lower() in YES_NO
-    ):
+    if ROUGH.search(text[phrase.start : phrase.end]) or not phrase.is_value:
         return False
     line = text.rfind("\n", 0, box.start) + 1
-    alone = not text[line : box.start].strip(" $*\\([")
+    alone = not text[line : box.start].strip(" $*\\([") and SENTENCE_OVER.match(text, box.end) is not None
     return not alone or "\n" in text[box.end : phrase.start]
 
 

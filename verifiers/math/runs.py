@@ -123,8 +123,8 @@ def _extended(run: _Open | None, kind: str, token: re.Match[str]) -> _Open | Non
 
 
 def _finished(text: str, run: _Open | None) -> Iterator[Run]:
-    if run is None:
-        return
+    if run is None or (text[run.start] in "^_" and text[max(0, run.start - 1)].isalpha()):
+        return  # nothing, or the power of a unit
     said = _value(_without_joints(_balanced(text[run.start : run.end])))
     if said and VALUE.search(said):
         yield Run(run.start, run.end, said)
@@ -174,6 +174,9 @@ def _balanced(text: str) -> str:
         if character in "([{":
             opened.append((index, character))
         elif character in BRACKETS:
+            if not opened and VALUE.search(text[begin:index]):
+                end = index
+                break
             if not opened:
                 begin = index + 1
             elif opened[-1][1] in BRACKETS[character]:

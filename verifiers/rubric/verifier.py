@@ -92,6 +92,14 @@ class RubricVerifier:
         """True when a part does, or when tasks bring parts that nobody knows yet."""
         return not self._parts or any(getattr(part.verifier, "limits_itself", False) for part in self._parts)
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Raise InvalidRequest for a payload that ``verify`` would refuse whatever the options are."""
+        payloads, own = _of_task(payload)
+        for part in _own_parts(own) if own else ():
+            if (check := getattr(part.verifier, "check", None)) is not None:
+                check(RubricVerifier._own(part, payloads, payload))
+
     def prepare(self) -> None:
         """Prepare every part that can be."""
         for part in self._parts:
@@ -137,7 +145,8 @@ class RubricVerifier:
             return self._none(missing[0], found[missing[0]])
         return self._combined(parts, found)
 
-    def _own(self, part: Part, payloads: Mapping[str, Any] | None, whole: bytes) -> bytes:
+    @staticmethod
+    def _own(part: Part, payloads: Mapping[str, Any] | None, whole: bytes) -> bytes:
         if part.payload is not None:
             return part.payload
         if payloads is None:

@@ -22,7 +22,7 @@ from rlserve.v1 import environment_service_pb2 as pb
 
 T = TypeVar("T")
 MAX_TEXT_CHARACTERS = 2**20
-MAX_TURN_BYTES = 2**22
+MAX_TURN_BYTES = 2**20
 
 Find = Callable[[str], Environment]
 GiveTask = Callable[[Environment, str, int, int], Task]

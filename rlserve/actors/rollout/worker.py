@@ -1,14 +1,17 @@
 """One lease in, one finished group out: task, prompt tokens, samples, verdicts."""
 
+import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.prompts import Prompt, encode_prompt
+from rlserve.actors.prompts import Prompt, encode_prompt, num_characters
 from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.episode import EpisodeWorker, Judge
 from rlserve.actors.tokenizer import fingerprint
@@ -30,6 +33,10 @@ from rlserve.records import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+LONG_CHARACTERS = 100_000
+"""Of text that is tokenised at once."""
 
 GetTask = Callable[[Lease], Awaitable[Task]]
 Teach = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
@@ -92,10 +99,10 @@ class GroupWorker:
         task = await self._get_task(lease)
         task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
         if task.given and lease.purpose is Purpose.TRAIN:
-            trajectories = await self._given(lease, task, self._prompt(task, max_new_tokens=1))
+            trajectories = await self._given(lease, task, await self._prompt(task, max_new_tokens=1))
         else:
             sampling = self._sampling(lease, task)
-            prompt = self._prompt(task, max_new_tokens=sampling.max_new_tokens)
+            prompt = await self._prompt(task, max_new_tokens=sampling.max_new_tokens)
             sample = self._played if task.multi_turn else self._completed
             trajectories = await sample(lease, task, prompt, sampling)
         if self._teach is not None:
@@ -111,8 +118,11 @@ class GroupWorker:
             purpose=lease.purpose,
         )
 
-    def _prompt(self, task: Task, *, max_new_tokens: int) -> Prompt:
-        return encode_prompt(self._tokens.tokenizer, task, max_tokens=self._model.max_length - max_new_tokens)
+    async def _prompt(self, task: Task, *, max_new_tokens: int) -> Prompt:
+        encode = functools.partial(
+            encode_prompt, self._tokens.tokenizer, task, max_tokens=self._model.max_length - max_new_tokens
+        )
+        return await _beside_the_loop(encode, characters=num_characters(task))
 
     async def _played(
         self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
@@ -159,7 +169,10 @@ class GroupWorker:
     async def _given(self, lease: Lease, task: Task, prompt: Prompt) -> tuple[Trajectory, ...]:
         """The completions that came with the task; nothing is sampled."""
         started = time.time()
-        completions = [self._tokens.given(task, given.text) for given in task.given]
+        completions = await _beside_the_loop(
+            lambda: [self._tokens.given(task, given.text) for given in task.given],
+            characters=sum(len(given.text) for given in task.given),
+        )
         self._check_room(task, prompt, completions)
         texts = [self._tokens.text(ids) for ids in completions]
         verdicts = await self._judge(task, prompt.text, texts) if task.verifier else [None] * len(texts)
@@ -219,6 +232,11 @@ class GroupWorker:
         self.counters.finished_groups += 1
         self.counters.sampled_tokens += sum(t.num_sampled for t in trajectories)
         self.counters.mixed_version_sequences += sum(len(t.policy_spans) > 1 for t in trajectories)
+
+
+async def _beside_the_loop(work: Callable[[], T], *, characters: int) -> T:
+    """The result of ``work()``: in a thread where so much text would hold up the heartbeat."""
+    return work() if characters <= LONG_CHARACTERS else await asyncio.to_thread(work)
 
 
 _ROLES = {True: PreferenceRole.CHOSEN, False: PreferenceRole.REJECTED, None: PreferenceRole.NONE}

@@ -98,7 +98,8 @@ def _run_rlserve(ground: Ground, name: str, out: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.time()
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"],
+        # The peer does not look at its configuration first either.
+        [sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite", "--no-preflight"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
     )

@@ -25,6 +25,8 @@ from rlserve.launch.process import describe_exit
 
 STAGE_SECONDS = 30.0
 """A stage that takes longer is given up, with a warning."""
+START_SECONDS = 60.0
+"""The process itself may take so long to begin."""
 MAX_TRIES = 6
 START = "start"
 
@@ -97,7 +99,7 @@ class _Attempt:
         """Read until the end of the stream (True), or until a stage takes too long (False)."""
         os.set_blocking(stream.fileno(), False)
         buffer = b""
-        deadline = time.monotonic() + self.stage_seconds
+        deadline = time.monotonic() + max(self.stage_seconds, START_SECONDS)
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
             while not self.is_done:

@@ -4,8 +4,9 @@ import importlib
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.preflight.tasks import Taken
 from rlserve.nearest import nearest
 from rlserve.plugins import told
+from rlserve.records import Task
 
 HUB_SECONDS = 4.0
 UNLIMITED = 2**40
@@ -183,22 +185,27 @@ def _loadable(path: str) -> str:
 
 def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Finding]:
     """Whether prompts leave room for ``max_new_tokens``, and the chat template takes them."""
-    if not (config.model.path and taken):
+    if not taken:
         return
-    hide_torch()
-    tokenizer = load_tokenizer(_loadable(config.model.path))
+    made = config.pretrain.tokenizer.type if config.pretrain else ""
+    if made and made != "characters":  # how long a prompt is, only the tokenizer knows that is yet to be trained
+        return
+    count = _characters
+    if not made:
+        hide_torch()
+        count = partial(_tokens, load_tokenizer(_loadable(config.model.path)))
     for part in taken:
-        yield from _check_prompts(config, tokenizer, part)
+        yield from _check_prompts(config, count, part)
 
 
-def _check_prompts(config: RunConfig, tokenizer: Any, part: Taken) -> Iterator[Finding]:
+def _check_prompts(config: RunConfig, count: Callable[[Task], int], part: Taken) -> Iterator[Finding]:
     section = config.environments[part.index]
     where = f"environments.{part.index}"
     room = config.model.max_length - (section.sampling.max_new_tokens or config.rollout.max_new_tokens)
     lengths, refusals = [], []
     for task in part.tasks:
         try:
-            lengths.append(_length(tokenizer, task))
+            lengths.append(count(task))
         except Exception as error:
             refusals.append(f"task {task.task_id!r}: {error if isinstance(error, RlserveError) else told(error)}")
     tried = f"{len(part.tasks)} prompts tried of {section.name!r}, split {part.split!r}"
@@ -215,5 +222,11 @@ def _check_prompts(config: RunConfig, tokenizer: Any, part: Taken) -> Iterator[F
     yield Finding(message) if len(long) == len(lengths) else warning(f"{message}; they are dropped")
 
 
-def _length(tokenizer: Any, task: Any) -> int:
+def _characters(task: Task) -> int:
+    """Tokens of a prompt of which each character is one."""
+    parts = task.prompt if not isinstance(task.prompt, str) else (task.prompt,)
+    return sum(len(part) if isinstance(part, str) else len(getattr(part, "content", " ")) for part in parts)
+
+
+def _tokens(tokenizer: Any, task: Task) -> int:
     return len(encode_prompt(tokenizer, task, max_tokens=UNLIMITED).token_ids)

@@ -1,0 +1,53 @@
+"""The look at a configuration outlives what it looks at."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mistaken_plugins
+import psutil
+import pytest
+
+from rlserve.config.load import load_run
+from rlserve.config.run import RunConfig
+from rlserve.launch.preflight.check import probe
+from rlserve.launch.preflight.machine import check_gpus
+
+QUICK = Path(__file__).parents[2] / "configs" / "quickstart.toml"
+
+
+@pytest.fixture(autouse=True)
+def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("PYTHONPATH", mistaken_plugins.install(tmp_path / "site"))
+    yield
+
+
+def config(*environments: str, more: tuple[str, ...] = ()) -> RunConfig:
+    return load_run([QUICK], [f"environments=[{', '.join(environments)}]", *more])
+
+
+def test_what_hangs_is_killed_and_the_rest_is_looked_at() -> None:
+    before = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+    asks = '{ name = "asks", options = { verifier = "digts" } }'
+    found = list(probe(config('{ name = "hangs" }', asks), stage_seconds=5))
+    assert {f.message.split(":")[0]: f.is_fault for f in found} == {"environments.0": False, "environments.1": True}
+    assert "took longer than 5 s" in found[0].message and "'digits'" in found[1].message
+    after = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+    assert after <= before
+
+
+def test_what_crashes_is_named_and_the_rest_is_looked_at() -> None:
+    found = list(probe(config('{ name = "dies_at_start" }', '{ name = "asks", split = "tain" }')))
+    assert [f.is_fault for f in found] == [True, True]
+    assert "environments.0: its process ended (exit code 9)" in found[0].message
+    assert "environments.1.split" in found[1].message
+
+
+def test_more_than_the_machine_has() -> None:
+    asked = config('{ name = "asks" }', more=("rollout.tensor_parallel=4", "learner.ranks=4"))
+    without = list(check_gpus(asked, 0))
+    assert without == [] or not without[0].is_fault
+    two = list(check_gpus(asked, 2))
+    assert [f.message.split(":")[0] for f in two] == ["learner.ranks", "rollout.tensor_parallel"]
+    assert not list(check_gpus(asked, 4))
