@@ -31,6 +31,9 @@ from rlserve.records import Change
 
 logger = logging.getLogger(__name__)
 
+OVER_SECONDS = 60.0
+"""From an actor's own end to the learner's, when the run is over."""
+EARLY = "it took the run for over, but the learner goes on"
 RUN_DIRECTORY = "RLSERVE_RUN_DIRECTORY"
 """Marks every process of a run, grandchildren too."""
 
@@ -131,9 +134,9 @@ class LocalLauncher:
         while True:
             status = await child.wait()
             child.kill()
-            if status == 0:
+            if status == 0 and (not spec.restartable or await self._run_ends()):
                 return
-            said = child.last_words() if status > 0 else ""
+            said = child.last_words() if status > 0 else EARLY if status == 0 else ""
             if not spec.restartable or status == EXIT_CONFIG:
                 self._ended_for_good(child, status, said)
             self._died_at[spec.name] = time.monotonic()
@@ -146,6 +149,19 @@ class LocalLauncher:
             await asyncio.sleep(pause)
             child = await self._start(spec)
             self._events.write("actor_restarted", actor=spec.name, pid=child.pid)
+
+    async def _run_ends(self) -> bool:
+        """Whether an actor that ended well was right to: the learner ends too, soon.
+
+        Somebody else may have told it that the run is over.
+        """
+        learners = [child for child in self._children.values() if child.spec.kind == LEARNER]
+        ends = [asyncio.create_task(child.wait()) for child in learners]
+        if ends:
+            await asyncio.wait(ends, timeout=OVER_SECONDS)
+        for task in ends:
+            task.cancel()
+        return not any(child.running for child in learners)
 
     async def _note_recoveries(self) -> None:
         """Record how long each death lasted: until the hub heard of the actor again."""

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -246,3 +249,23 @@ async def test_a_stop_that_grpc_does_not_finish_is_left_behind(
             monkeypatch.setattr(server_module, "_stop", never_ends)
     assert f"server at {server.address}: gRPC did not stop it within 0.2 s" in caplog.text
     await stop(*stopped_with[0])
+
+
+async def test_connections_that_say_nothing_lock_nobody_out() -> None:
+    options = ServerOptions(max_connections=8, handshake_seconds=1.0)
+    async with serving(add_echo, service_names=[SERVICE], options=options) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+        try:
+            async with asyncio.timeout(30), open_channel(server.address) as channel:
+                method = channel.unary_unary(f"/{SERVICE}/unary_unary")
+                assert await method(b"hello", timeout=30, wait_for_ready=True) == b"hello"
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_a_server_takes_all_descriptors_that_it_may_have() -> None:
+    program = "from rlserve.rpc.descriptors import raise_limit; print(raise_limit())"
+    shell = f"ulimit -S -n 128 && ulimit -H -n 512 && {sys.executable} -c '{program}'"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "512"

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from children import Child, child
@@ -197,3 +198,32 @@ async def test_environments_and_run_state_go_both_ways() -> None:
         await client.report_run_state(RunState(run_id="r", phase=RunPhase.TRAINING, step=3, metrics={"a": 0.5}))
         state = await client.get_run_state()
         assert (state.phase, state.step, state.metrics) == (RunPhase.TRAINING, 3, {"a": 0.5})
+
+
+async def test_a_learner_that_lost_its_place_is_told_who_has_it() -> None:
+    async with hub() as client:
+        learner = replace(actor("learner"), kind=ActorKind.LEARNER)
+        async with client.registered(learner) as registration:
+            (held,) = await client.list_actors()
+            assert held.actor_id == "learner"
+            await client.deregister(registration.lease_id)
+            await client.register(replace(learner, actor_id="other", incarnation="second"))
+            async with asyncio.timeout(10):
+                await registration.replaced.wait()
+            assert "'other' at 127.0.0.1:1 is the learner of this hub" in registration.problem
+
+
+async def test_what_was_unregistered_comes_back_by_its_servers_heartbeat_unless_kept_out() -> None:
+    spec = EnvironmentSpec(name="math", splits={"train": 0}, address="")
+
+    async def served() -> bool:
+        return [s.name for s in await client.list_environments()] == ["math"]
+
+    async with hub() as client:
+        environment = replace(actor("environment-0", serves=()), kind=ActorKind.ENVIRONMENT)
+        async with client.registered(environment, environments=[spec]):
+            await client.unregister_environment("math")
+            await eventually(served)
+            await client.unregister_environment("math", keep_out=True)
+            await asyncio.sleep(LEASE)
+            assert not await served()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from rlserve.actors.hub.registry import MAX_INCARNATIONS, Registry
-from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
+from rlserve.errors import InvalidRequest, LimitExceeded, NotReady, UnknownName
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
 
 LEASE = 3.0
@@ -198,3 +198,15 @@ class RegistryMachine(RuleBasedStateMachine):
 
 TestRegistryMachine = RegistryMachine.TestCase
 TestRegistryMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("actor_id", ["learner", "another"])
+def test_a_learner_that_lives_is_not_replaced_and_one_that_is_gone_is(desk: Desk, actor_id: str) -> None:
+    lease = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
+    with pytest.raises(NotReady, match=r"'learner' at 127\.0\.0\.1:1 is the learner of this hub.*wait 3 s"):
+        desk.registry.register(actor(actor_id, "second", kind=ActorKind.LEARNER))
+    desk.registry.renew(lease, {})
+    assert desk.registry.register(actor("learner", kind=ActorKind.LEARNER)) != lease
+    desk.pass_time(LEASE)
+    desk.registry.register(actor(actor_id, "second", kind=ActorKind.LEARNER))
+    assert [a.incarnation for a in desk.registry.actors()] == ["second"]

@@ -20,6 +20,7 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import serving
+from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
 
@@ -127,3 +128,27 @@ async def test_a_dead_engine_ends_the_session(tmp_path: Path) -> None:
 
         with pytest.raises(EngineDied):
             await asyncio.wait_for(session(dies).run(connect), 10)
+
+
+async def test_a_goodbye_of_something_else_than_the_runs_learner_ends_no_worker(tmp_path: Path) -> None:
+    class Impostor(pb_grpc.RolloutStreamServiceServicer):
+        num_streams = 0
+
+        async def Stream(self, requests, context):  # type: ignore[no-untyped-def,override]
+            self.num_streams += 1
+            if self.num_streams == 1:
+                yield pb.StreamResponse(welcome=pb.Welcome(run_id="another"))
+            yield pb.StreamResponse(goodbye=pb.Goodbye(reason="go home"))
+
+    inbox, impostor = make_inbox(tmp_path / "g.sqlite"), Impostor()
+    add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, impostor)
+    async with learner(inbox) as (address, service), serving(add, service_names=[SERVICE_NAME]) as fake:
+
+        async def connect() -> grpc.aio.Channel:
+            return open_channel(fake.address if impostor.num_streams < 2 else address)
+
+        running = asyncio.create_task(session(sample).run(connect))
+        await until(lambda: inbox.counts().queued >= 2)
+        await service.finish("done")
+        assert await asyncio.wait_for(running, 10) == "done"
+        assert impostor.num_streams == 2
