@@ -15,6 +15,7 @@ from rlserve.launch.directory import claimed, clear, is_finished, relabel_sample
 from rlserve.launch.plan import plan_hub, plan_processes
 from rlserve.launch.preflight.check import check, refuse_faults
 from rlserve.launch.preflight.finding import Finding
+from rlserve.launch.weight_plan import weight_plan
 from rlserve.observability.outcome import outcome_lines
 from rlserve.observability.summary import read_json
 from rlserve.store.binding import RunFacts, changes, stored_facts
@@ -112,6 +113,7 @@ def _print_plan(config: RunConfig, paths: RunPaths) -> None:
     address = "HUB_ADDRESS"
     for spec in (plan_hub(paths.root, address), *plan_processes(config, paths.root, hub_address=address)):
         print(f"# {spec.name}: {' '.join(spec.command[1:])}")
+    print(f"# {weight_plan(config, paths)}")
 
 
 def _preflight(config: RunConfig, paths: RunPaths, arguments: argparse.Namespace) -> None:
