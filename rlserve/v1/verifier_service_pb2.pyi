@@ -108,7 +108,7 @@ class VerifyRequest(_message.Message):
     payload: _builtins.bytes
     """Opaque to all but the verifier."""
     prompt: _builtins.str
-    """What the policy was shown, for verifiers that need it."""
+    """What the policy was shown, as its chat template wrote it, special tokens included; for verifiers that need it."""
     @_builtins.property
     def completions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The policy's texts, untrusted: UTF-8, lone surrogates encoded as such."""
