@@ -240,8 +240,8 @@ def test_a_group_that_the_algorithm_cannot_prepare_is_dropped_with_the_traceback
 def test_of_a_step_made_in_part_the_spoiling_group_alone_is_dropped_with_the_step(
     make: Callable[[Algorithm], Site], tmp_path: Path
 ) -> None:
-    site = make(registry.create(ReinforceConfig()))
-    good, bad, other = groups = site.deliver((1.0, 0.0), (ABSURD, 0.0), (0.0, 1.0))
+    site = make(Spoiling(not_a_number))
+    good, bad, other = groups = site.deliver((1.0, 0.0), (MARK, 0.0), (0.0, 1.0))
     report = site.train(groups, parts=3)
     assert (report.updates, report.skipped) == (2, True)
     assert report.loss == report.loss  # of the updates that were made
