@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 ROOT = Path(__file__).parents[2]
 QUICK = "configs/quickstart.toml"
 
@@ -20,7 +22,6 @@ def rlserve(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
 
 
-@pytest.mark.slow
 def test_an_actor_that_cannot_work_as_configured_ends_the_run_and_is_told_once(new_run: Callable[[str], Any]) -> None:
     run = new_run("fault")
     where = ["--set", f"directory={run.root.parent}", "--set", "name=fault"]
@@ -36,7 +37,6 @@ def test_an_actor_that_cannot_work_as_configured_ends_the_run_and_is_told_once(n
     run.wait_until_nothing_runs()
 
 
-@pytest.mark.slow
 def test_a_stop_waits_for_nobody_longer_than_it_says(new_run: Callable[[str], Any]) -> None:
     run = new_run("stopped")
     where = ["--set", f"directory={run.root.parent}", "--set", "name=stopped"]
@@ -53,7 +53,6 @@ def test_a_stop_waits_for_nobody_longer_than_it_says(new_run: Callable[[str], An
     run.wait_until_nothing_runs()
 
 
-@pytest.mark.slow
 def test_a_second_interrupt_does_not_wait(new_run: Callable[[str], Any]) -> None:
     run = new_run("hurried")
     where = ["--set", f"directory={run.root.parent}", "--set", "name=hurried"]
@@ -72,7 +71,6 @@ def _serves(run: Any, actor: str) -> bool:
     return log.exists() and "serves at" in log.read_text()
 
 
-@pytest.mark.slow
 def test_an_actor_with_another_configuration_says_so_and_ends_the_run(new_run: Callable[[str], Any]) -> None:
     run = new_run("changed")
     where = ["--set", f"directory={run.root.parent}", "--set", "name=changed"]
@@ -85,7 +83,6 @@ def test_an_actor_with_another_configuration_says_so_and_ends_the_run(new_run: C
     assert "was changed while the run goes on" in run.output.read_text()
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(quickstart: Any) -> None:
     kept = [quickstart.root / name for name in ("summary.json", "samples.jsonl", "config.toml", "metrics.jsonl")]
     before = [path.read_bytes() for path in kept]
@@ -99,7 +96,6 @@ def test_a_finished_run_is_left_as_it_is(quickstart: Any) -> None:
     assert report.returncode == 0 and (quickstart.root / "report.html").read_text().count("<svg") > 10
 
 
-@pytest.mark.slow
 def test_eval_of_a_checkpoint_is_json_alone(quickstart: Any) -> None:
     newest = max((quickstart.root / "checkpoints").glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
     found = rlserve("eval", str(newest), "--problems", "20", "--json")
@@ -109,7 +105,6 @@ def test_eval_of_a_checkpoint_is_json_alone(quickstart: Any) -> None:
     assert "rlserve-eval-" not in found.stderr and "->" not in found.stderr
 
 
-@pytest.mark.slow
 def test_a_run_that_goes_on_adds_to_what_it_did(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]]
 ) -> None:
