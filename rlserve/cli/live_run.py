@@ -61,12 +61,12 @@ class LiveRun:
             await self._live()
             how = ENDED if self._times_asked else FINISHED
         except RlserveError as error:
-            self._events.write("run_failed", message=str(error))
+            self._events.note("run_failed", message=str(error))
             raise
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):  # from here on a signal ends us at once
                 loop.remove_signal_handler(number)
-            self._events.write("run_ended", how=how)
+            self._events.note("run_ended", how=how)
             self._leave_results(how)
         if how == ENDED:
             if self._keeps:

@@ -121,7 +121,7 @@ class LocalLauncher:
             obeyed = await asyncio.gather(*(child.stop(grace) for child in batch))
             killed += [child.spec.name for child, did in zip(batch, obeyed, strict=True) if not did]
         for name in killed:
-            self._events.write("actor_killed", actor=name, seconds=grace)
+            self._events.note("actor_killed", actor=name, seconds=grace)
         return killed
 
     async def _keep_running(self, spec: ProcessSpec) -> None:
@@ -148,7 +148,7 @@ class LocalLauncher:
             logger.info("%s: %s; restarting in %.1f s", spec.name, describe_exit(status), pause)
             await asyncio.sleep(pause)
             child = await self._start(spec)
-            self._events.write("actor_restarted", actor=spec.name, pid=child.pid)
+            self._events.note("actor_restarted", actor=spec.name, pid=child.pid)
 
     async def _run_ends(self) -> bool:
         """Whether an actor that ended well was right to: the learner ends too, soon.
@@ -173,10 +173,10 @@ class LocalLauncher:
                 if event.change is Change.JOINED and died is not None:
                     del self._died_at[event.actor.actor_id]
                     seconds = round(time.monotonic() - died, 2)
-                    self._events.write("actor_recovered", actor=event.actor.actor_id, seconds=seconds)
+                    self._events.note("actor_recovered", actor=event.actor.actor_id, seconds=seconds)
 
     def _note_death(self, child: Child, status: int, said: str, *, restarts: bool) -> None:
-        self._events.write(
+        self._events.note(
             "actor_died",
             actor=child.spec.name,
             how=describe_exit(status),

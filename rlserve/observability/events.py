@@ -1,5 +1,6 @@
 """What happened when, as JSON lines: phases, deaths, recoveries. Appended by several processes."""
 
+import contextlib
 import json
 import os
 import time
@@ -26,6 +27,11 @@ class EventLog:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+    def note(self, event: str, **fields: Any) -> None:
+        """The same for those whose own work, or whose error, matters more than a line that the disk has no room for."""
+        with contextlib.suppress(OSError):
+            self.write(event, **fields)
 
 
 def _cut(value: Any) -> Any:

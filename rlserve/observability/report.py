@@ -111,8 +111,9 @@ def _curves(rows: plots.Rows, summary: Mapping[str, Any]) -> str:
 def _samples(samples: list[Mapping[str, Any]]) -> Iterable[str]:
     for when in dict.fromkeys(str(sample.get("when", "")) for sample in samples):
         chosen = [s for s in samples if str(s.get("when", "")) == when][:SAMPLES_SHOWN]
+        at = f"at step {when.removeprefix('at-')}" if when.startswith("at-") else f"{when} training"
         yield (
-            f"<h2>Sample rollouts {html.escape(when)} training</h2>"
+            f"<h2>Sample rollouts {html.escape(at)}</h2>"
             '<div class="table"><table><tr><th>task</th><th>prompt</th><th>completion</th><th>reward</th>'
             f"<th>reason</th></tr>{''.join(map(_sample, chosen))}</table></div>"
         )
