@@ -180,14 +180,24 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
     "GenerateResponse": {"trajectories": listed(1024)},
     "Hello": {
         "worker_id": identity, "run_id": identity, "tokenizer_fingerprint": name, "capacity": small,
-        "held_group_ids": listed(8192, identity), "incarnation": identity,
+        "held": listed(8192), "held_group_ids": listed(8192, name), "incarnation": identity,
     },
-    "LeaseReturn": {"group_id": identity, "reason": text(MAX_REASON), "drop": name},
-    "Welcome": {"run_id": identity, "policy_version": natural, "max_lag": small, "max_message_bytes": natural},
+    "HeldLease": {"group_id": name, "nonce": identity},
+    "GroupPart": {"group_id": name, "nonce": identity, "total_bytes": natural, "data": data(2**26)},
+    "Progress": {"leases": listed(8192)},
+    "LeaseProgress": {
+        "group_id": name, "nonce": identity, "tokens": natural, "steps": small, "stage": text(MAX_NAME),
+    },
+    "Acks": {"acks": listed(8192)},
+    "LeaseReturn": {"group_id": name, "reason": text(MAX_REASON), "nonce": identity, "drop": name},
+    "Welcome": {
+        "run_id": identity, "policy_version": natural, "max_lag": small, "max_message_bytes": natural,
+        "max_group_bytes": natural, "part_bytes": natural,
+    },
     "Credit": {"leases": listed(8192)},
     "Lease": {
-        "group_id": identity, "environment": name, "split": name, "index": natural, "seed": bits, "num_samples": small,
-        "limit_seconds": seconds, "temperature": number(0, 1e6), "max_new_tokens": small,
+        "group_id": name, "environment": name, "split": name, "index": natural, "seed": bits, "num_samples": small,
+        "limit_seconds": seconds, "temperature": number(0, 1e6), "max_new_tokens": small, "nonce": identity,
     },
     "Ack": {"group_id": text(MAX_NAME), "reason": name, "message": text(MAX_REASON)},
     "Goodbye": {"reason": text(4096)},
@@ -237,7 +247,7 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
         "temperature": number(0, 1e6), "span_lengths": listed(MAX_TOKENS), "matched_share": share,
     },
     "RolloutGroup": {
-        "group_id": identity, "trajectories": listed(65536), "worker_id": identity, "tokenizer_fingerprint": name,
+        "group_id": name, "trajectories": listed(65536), "worker_id": identity, "tokenizer_fingerprint": name,
         "run_id": identity,
     },
     "Verdict": {
