@@ -19,9 +19,10 @@ How the threads of all processes of a tree combine, in each interval between two
 Where the kernel does not account waiting, all wall time counts.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -57,6 +58,11 @@ def processor_time(*pids: int) -> ProcessorTime:
 
 Thread = tuple[int, int]
 """Process and thread number."""
+
+
+def busiest_process(*pids: int) -> float:
+    """The most CPU time that a single process of these trees has used, its ended threads included; in seconds."""
+    return max((_process_seconds(pid) for pid in _processes(pids)), default=0.0)
 
 
 class CountedTime:
@@ -145,19 +151,33 @@ def counted(interval: float, added: ProcessorTime, num_processors: int) -> float
 def _threads(pids: tuple[int, ...]) -> Mapping[Thread, ProcessorTime]:
     """Of each living thread of the trees."""
     found: dict[Thread, ProcessorTime] = {}
+    for pid in _processes(pids):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                found[pid, int(thread)] = _thread(f"/proc/{pid}/task/{thread}")
+    return found
+
+
+def _processes(pids: tuple[int, ...]) -> Iterator[int]:
+    """The roots and all living descendants."""
     waiting = list(pids)
     for _ in range(MAX_PROCESSES):
         if not waiting:
             break
         pid = waiting.pop()
-        try:
+        yield pid
+        with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
-                found[pid, int(thread)] = _thread(f"/proc/{pid}/task/{thread}")
                 with open(f"/proc/{pid}/task/{thread}/children") as children:
                     waiting += map(int, children.read().split())
-        except OSError:
-            continue  # it ended meanwhile
-    return found
+
+
+def _process_seconds(pid: int) -> float:
+    try:
+        fields = _status(f"/proc/{pid}")
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 def _thread(path: str) -> ProcessorTime:

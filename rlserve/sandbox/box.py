@@ -20,8 +20,7 @@ MEMORY_EXIT = 86
 """What ``inside/program.py`` exits with after an uncaught MemoryError."""
 MAX_STATUS_BYTES = 4096
 TICKS_SHARE = 0.8
-"""A program that was killed after this share of its CPU limit was killed for it: the kernel counts in ticks, and on a
-busy machine it counted 4 s where 3.84 s were used."""
+"""What the kernel killed after this share of its CPU limit was killed for it, see ``Limits.kernel_seconds``."""
 
 
 class Ending(StrEnum):
@@ -91,6 +90,8 @@ class Box:
     """When, on the monotonic clock."""
     may_count: float = math.inf
     """Counted time (see ``processor_time``) at which it is stopped, if that comes before its wall limit."""
+    used_seconds: float = 0.0
+    """CPU time of its busiest process, when the account was last read."""
     counted_seconds: float = 0.0
     """Of it and the boxes that it talks with, when the account was last read."""
     closed: bool = False
@@ -143,6 +144,8 @@ class Box:
         return Ending.EXITED, code, cpu, f"exit code {code}"
 
     def _why_killed(self, cpu: float) -> str:
+        if self.killed is Ending.TIMEOUT and self.used_seconds >= self.limits.cpu_seconds:
+            return f"used {self.used_seconds:.1f} s of CPU time"
         if self.killed is Ending.TIMEOUT:
             return f"ran for {self.limits.wall_seconds:g} s ({cpu:.1f} s of CPU time)"
         if self.killed is Ending.STARVED:

@@ -1,5 +1,6 @@
 """What one program may use."""
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from rlserve.errors import InvalidRequest
@@ -15,7 +16,7 @@ class Limits:
     """Limits of one box. A request may lower them, never raise them."""
 
     cpu_seconds: float = 4.0
-    """CPU time of each process; checked to the second by the kernel."""
+    """CPU time of each process."""
     wall_seconds: float = 10.0
     """Time from its start, without what it waits for a processor."""
     memory_bytes: int = 768 * 2**20
@@ -35,6 +36,12 @@ class Limits:
             value = getattr(self, item.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**40:
                 raise InvalidRequest(f"limits.{item.name}: is {value!r}; give a positive number")
+
+    @property
+    def kernel_seconds(self) -> int:
+        """CPU time after which the kernel ends a process by itself. It counts in ticks: on a busy machine it counted a
+        second where less than 0.8 were used."""
+        return math.ceil(1.5 * self.cpu_seconds) + 1
 
     @property
     def longest_seconds(self) -> float:

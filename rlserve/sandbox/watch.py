@@ -1,9 +1,10 @@
 """Watching boxes: read what they write, end those that go over a limit.
 
-The wall limit counts time as :mod:`rlserve.processor_time` does: what boxes that talk with each other wait for a
-processor is left out, so that a busy machine ends nobody. A box that waits for so long that it would block the
-others behind it is given up, and nothing is said of its program (``Ending.STARVED``), unless its processes kept each
-other waiting.
+The CPU limit holds for each process, by the kernel's exact account; the limit that the kernel enforces by itself is
+counted in ticks, and stands behind. The wall limit counts time as :mod:`rlserve.processor_time` does: what boxes that
+talk with each other wait for a processor is left out, so that a busy machine ends nobody. A box that waits for so long
+that it would block the others behind it is given up, and nothing is said of its program (``Ending.STARVED``), unless
+its processes kept each other waiting.
 """
 
 import os
@@ -11,7 +12,7 @@ import select
 import time
 from collections.abc import Collection, Iterable, Sequence
 
-from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime
+from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime, busiest_process
 from rlserve.sandbox.box import KEPT_STDERR_BYTES, MAX_STATUS_BYTES, REAP_SECONDS, Box, Channel, Ending
 
 SHORTEST_WAIT_SECONDS = 0.01
@@ -65,8 +66,8 @@ def _enforce(boxes: Sequence[Box], account: CountedTime, now: float) -> None:
     counted = account.read()
     for box in boxes:
         if box.killed is None:
-            box.counted_seconds = counted
-        if counted >= box.limits.wall_seconds and account.is_settled:
+            box.counted_seconds, box.used_seconds = counted, busiest_process(box.pid)
+        if box.used_seconds >= box.limits.cpu_seconds or (counted >= box.limits.wall_seconds and account.is_settled):
             box.stop(Ending.TIMEOUT)
         elif counted >= box.may_count:
             box.stop(Ending.STOPPED)
@@ -77,7 +78,14 @@ def _enforce(boxes: Sequence[Box], account: CountedTime, now: float) -> None:
 
 def _next_reading(boxes: Collection[Box], account: CountedTime) -> float:
     """When a limit can be reached at the earliest, if that is soon; on the monotonic clock."""
-    left = [min(box.limits.wall_seconds, box.may_count) - account.counted_seconds for box in boxes if not box.killed]
+    left = [
+        min(
+            min(box.limits.wall_seconds, box.may_count) - account.counted_seconds,
+            box.limits.cpu_seconds - box.used_seconds,
+        )
+        for box in boxes
+        if not box.killed
+    ]
     since = max(time.monotonic(), account.last_reading)
     first = min(left, default=READ_EVERY_SECONDS)
     if account.wall_seconds == 0.0:  # read for the first time when the limit may be over, or a program is slow

@@ -132,4 +132,4 @@ class Zygote:
 def plain_limits(limits: Limits) -> dict[str, float]:
     """As a box's header carries them."""
     plain = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
-    return plain | {"longest_seconds": limits.longest_seconds}
+    return plain | {"longest_seconds": limits.longest_seconds, "kernel_seconds": limits.kernel_seconds}

@@ -74,6 +74,15 @@ def test_a_program_that_sleeps_or_crowds_itself_is_not(sandbox: Sandbox) -> None
         assert sandbox.stdio(program, [StdioTest("", "")], SHORT).outcome is Outcome.TIMEOUT
 
 
+@pytest.mark.usefixtures("load")
+def test_cpu_time_is_what_a_program_used_and_no_count_of_ticks(sandbox: Sandbox) -> None:
+    limits = Limits(cpu_seconds=0.5, wall_seconds=5)
+    found = sandbox.stdio(BURN.replace("0.3", "0.35") + "print('ok')", [StdioTest("", "ok")] * 3, limits)
+    assert (found.outcome, found.passed) == (Outcome.PASS, 3), found
+    found = sandbox.stdio("while True: pass", [StdioTest("", "ok")], limits)
+    assert (found.outcome, "s of CPU time" in found.reason) == (Outcome.TIMEOUT, True), found
+
+
 class _Account:
     """What the kernel would have to say of a machine that gives a box nothing at all."""
 
@@ -100,7 +109,7 @@ def test_only_a_machine_that_gives_nothing_ends_a_box_without_a_verdict(
 ) -> None:
     process = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(process.pid)
-    box = Box(pid=1, pidfd=pidfd, pipes=Pipes(-1, -1, -1, ()), limits=SHORT, started=100.0)
+    box = Box(pid=process.pid, pidfd=pidfd, pipes=Pipes(-1, -1, -1, ()), limits=SHORT, started=100.0)
     _enforce([box], cast(CountedTime, _Account(counted, used)), now=100.0 + age)
     os.close(pidfd)
     process.wait()

@@ -245,10 +245,9 @@ def _confine(limits: Mapping[str, Any], settings: Mapping[str, Any], system_call
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    cpu = max(1, round(limits["cpu_seconds"] + 0.499))
     spare = 8 if settings["shared_uid"] else 0  # the zygote and the reapers count as well then
     for name, value in (
-        ("CPU", cpu),
+        ("CPU", limits["kernel_seconds"]),
         ("AS", limits["memory_bytes"]),
         ("FSIZE", 0 if settings["single_process"] else limits["file_bytes"]),
         ("NOFILE", limits["open_files"]),
