@@ -121,6 +121,15 @@ FORMS = [
     ("def f(*args, k=1, **kw): return (args, k, kw)", "assert f(1, 2, k=3, z=4) == ((1, 2), 3, {'z': 4})", "k, kw", "1, kw"),
     ("def f(x):\n    'Doc.'\n    return x", "assert f.__name__ == 'f' and f.__doc__ == 'Doc.' and f(1) == 1", "'Doc.'", "'No.'"),
     ("def f(x): return [[0] * x for _ in range(x)]", "assert f(2) == [[0, 0], [0, 0]]\nassert all(len(row) == 2 for row in f(2))\nassert any(f(1)) is True", "[0]", "[1]"),
+    ("import datetime\ndef f(x): return datetime.timezone(datetime.timedelta(hours=x))", "import datetime\nassert f(0) == datetime.timezone.utc", "hours=x", "hours=1"),
+    ("import itertools\ndef f(xs): return itertools.groupby(xs)", "assert [(k, len(list(g))) for k, g in f('aabcc')] == [('a', 2), ('b', 1), ('c', 2)]", "(xs)", "(xs[1:])"),
+    ("def f(xs): return sum(xs)", "assert f(x for x in [1, 2]) == 3 and f(iter([1])) == 1 and f(map(int, ['4'])) == 4", "sum", "len"),
+    ("def f(p, s): return p.findall(s)", "import re\nassert f(re.compile('A', re.I), 'aba') == ['a', 'a']", "(s)", "(s[1:])"),
+    ("def f(file): return file.read().upper()", "import io\nassert f(io.StringIO('ab')) == 'AB'", ".upper()", ""),
+    ("from dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\ndef f(x): return D(x)", "assert f(1) == D(1) and f(1) != D(2)\nassert [f(3)] == [D(3)]", "D(x)", "D(-x)"),
+    ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x\ndef f(x): return P(x)", "assert f(1) == P(1)", "P(x)", "P(-x)"),
+    ("class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + o.x)\n    def __mul__(self, k): return V(self.x * k)\n    def __lt__(self, o): return self.x < o.x\ndef f(x): return x", "assert (V(1) + V(2) * 3).x == 7 and V(1) < V(2) and not V(2) < V(1)", "self.x + o.x", "self.x - o.x"),
+    ("class C:\n    log = []\n    def __enter__(self): self.log.append(1); return self\n    def __exit__(self, *a): self.log.append(2)\ndef f(x): return x", "with C() as c:\n    assert c.log == [1]\nassert C.log == [1, 2]", "append(2)", "append(3)"),
 ]  # fmt: skip
 
 

@@ -4,6 +4,8 @@ import builtins
 import collections
 import contextlib
 import io
+import operator
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import Any
 
 import program
 from errors import describe, lineage_of, standard_class
-from graph import Nodes, fill, rebuilt
+from graph import Nodes, fields_of, fill, rebuilt
 from peer import Broken, Peer
 from values import Unsupported
 
@@ -69,6 +71,8 @@ class Candidate(Peer):
         self._shared: dict[str, Sequence[str]] = {}
         """Classes that the tests have too, and the names of what is in them."""
         self._received: list[Any] = []
+        self._has_referred = False
+        """Whether something crossed that is no value, since this was last reset."""
 
     def refer(self, value: Any, kind: str) -> Any:
         if isinstance(value, types.ModuleType):
@@ -82,6 +86,9 @@ class Candidate(Peer):
             return {"t": "ref", "id": self.lend(value), "kind": "class"}
         if self.nodes is not None and self._crosses(type(value)):
             return self.nodes.refer(value)
+        self._has_referred = True
+        if isinstance(value, re.Pattern):
+            return {"t": "pattern", "v": [self.encode(value.pattern), value.flags]}
         if isinstance(value, types.CoroutineType):
             kind = "coroutine"
         return {"t": "ref", "id": self.lend(value), "kind": kind, "class": _standard_name(type(value))}
@@ -102,6 +109,8 @@ class Candidate(Peer):
             return self._class_of(data["c"], ()).__members__[data["n"]]  # type: ignore[attr-defined]
         if data["t"] in ("type", "exception"):
             return standard_class(data["m"])
+        if data["t"] in ("iterator", "pattern", "stream"):
+            return self.made_anew(data)
         return Borrowed(self, data["id"])
 
     def call_back(self, number: int, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -222,6 +231,19 @@ class Candidate(Peer):
     def _isinstance(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"v": isinstance(self.objects[message["f"]], self.objects[message["c"]])}
 
+    def _fields(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        value = self.objects[message["f"]]
+        owner = next(base for base in type(value).__mro__ if "__eq__" in vars(base))
+        made = "__dataclass_fields__" in vars(owner) and owner.__eq__.__code__.co_filename != program.NAME
+        word = "own" if owner.__module__ == MODULE and not made else "made"
+        return {**self._answer(fields_of(value)), "c": lineage_of(type(value))[:1], "eq": word}
+
+    def _operate(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        operands = [self.objects[message["f"]], *(self.decode(data) for data in message["a"])]
+        if message["name"] in ("__enter__", "__exit__"):
+            return self._answer(getattr(type(operands[0]), message["name"])(*operands))
+        return self._answer(getattr(operator, message["name"])(*(operands[::-1] if message["swap"] else operands)))
+
     def _wait(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         import asyncio
 
@@ -230,11 +252,14 @@ class Candidate(Peer):
     def _next(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         iterator: Any = self.objects[message["f"]]
         items: list[Any] = []
+        self._has_referred = False
         for _ in range(min(message["count"], MAX_CHUNK)):
             try:
                 items.append(self.encode(next(iterator)))
             except StopIteration:
                 return {"v": items, "end": True}
+            if self._has_referred:
+                break  # it may end with the next item, as a group of ``itertools.groupby`` does
         return {"v": items, "end": False}
 
     def _answer(self, value: Any) -> dict[str, Any]:

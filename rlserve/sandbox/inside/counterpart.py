@@ -6,6 +6,8 @@ import datetime
 import decimal
 import fractions
 import io
+import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -43,6 +45,8 @@ TRUSTED_MODULES = frozenset(
     )
 )
 """A free name of the tests that the program bound to the module of that name is the tests' own import of it."""
+MAX_ITEMS = 100_000
+"""Of an iterator that is an argument: all of it goes to the program."""
 REPLACEABLE = ("input", "print")
 """Builtins that the program sees as the tests replaced them."""
 STREAMS = ("stdout", "stderr")
@@ -88,6 +92,14 @@ class Tester(Peer):
             return self.nodes.refer(value)
         if callable(value):
             return {"t": "ref", "id": self.lend(value)}
+        if isinstance(value, re.Pattern):
+            return {"t": "pattern", "v": [self.encode(value.pattern), value.flags]}
+        if isinstance(value, io.StringIO):
+            return {"t": "stream", "v": [value.getvalue(), value.tell()]}
+        if isinstance(value, Iterator):
+            items = list(itertools.islice(value, MAX_ITEMS + 1))
+            if len(items) <= MAX_ITEMS:
+                return {"t": "iterator", "v": self.encode(items)}
         self.break_off(f"an argument of type {type(value).__name__}, which cannot cross")
 
     def resolve(self, data: Any) -> Any:
@@ -105,6 +117,8 @@ class Tester(Peer):
             if not isinstance(kind, type):
                 raise Unsupported("no class of the library")
             return kind
+        if tag == "pattern":
+            return self.made_anew(data)
         if tag != "ref" or type(data.get("id")) is not int:
             raise Unsupported("a reference to nothing of ours")
         if data.get("kind") == "coroutine":
@@ -173,14 +187,27 @@ class Tester(Peer):
                 if data is not None:
                     replace_content(arg, self.decode(data))
             return None
+        return self._decoded(answer)
+
+    def are_equal(self, one: int, other: int) -> bool:
+        """Whether two objects of the program are, told by their fields and not by their own word."""
+        first, second = (self._asked("fields", f=number) for number in (one, other))
+        words = [answer.get("eq") for answer in (first, second)]
+        if first.get("c") == second.get("c"):
+            fields = [self._decoded(answer) for answer in (first, second)]
+            if fields[0] and fields[0] == fields[1]:
+                return True
+        if "own" in words:
+            self.break_off("two objects of the program compared: its own word would decide")
+        return False
+
+    def _decoded(self, answer: Mapping[str, Any]) -> Any:
         self._receive(answer)
         return self.decode(answer.get("v"))
 
     def ask(self, op: str, **fields: Any) -> Any:
         """Any other request that answers with a value."""
-        answer = self._asked(op, **fields)
-        self._receive(answer)
-        return self.decode(answer.get("v"))
+        return self._decoded(self._asked(op, **fields))
 
     def next(self, number: int, count: int) -> tuple[list[Any], bool]:
         """Some items of an iterator, and whether it ended."""

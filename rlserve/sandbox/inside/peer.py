@@ -4,6 +4,8 @@ Requests carry a random number that the answer must echo. While an end waits for
 the other: that is how a test can hand a function of its own to the program.
 """
 
+import io
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -60,6 +62,21 @@ class Peer:
             return Decoder(self.resolve, named=True).decode(data)
         except Unsupported as error:
             self.break_off(f"a value that cannot cross: {error}")
+
+    def made_anew(self, data: Any) -> Any:
+        """An iterator, a pattern or a stream of text like the one of the other side. Raises Unsupported."""
+        content = self.decode(data.get("v"))
+        try:
+            if data["t"] == "iterator":
+                return iter(content)
+            if data["t"] == "pattern":
+                return re.compile(*content)
+            text, position = content
+            stream = io.StringIO(text)
+            stream.seek(position)
+        except (TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
+            raise Unsupported("it cannot be made anew") from error
+        return stream
 
     def break_off(self, why: str) -> NoReturn:
         """Remember the fault and leave whatever is running."""

@@ -101,9 +101,11 @@ class Proxy:
         return items[0]
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is Proxy and other._rl_number != self._rl_number:
-            self._rl_peer.break_off("two objects of the program compared: its own word would decide")
-        return type(other) is Proxy
+        if type(other) is not Proxy:
+            return False
+        if other._rl_number == self._rl_number:
+            return True
+        return self._rl_peer.are_equal(self._rl_number, other._rl_number) is True
 
     def __hash__(self) -> int:
         return hash(self._rl_number)
@@ -115,11 +117,41 @@ class Proxy:
         self._rl_special("contains")
         return any(other is item or other == item for other in self)
 
+    def __enter__(self) -> Any:
+        return self._rl_operate("__enter__")
+
+    def __exit__(self, *_: object) -> None:
+        self._rl_operate("__exit__", None, None, None)
+
+    def _rl_operate(self, name: str, *others: Any, swap: bool = False) -> Any:
+        """An operator of the program's: of an object that the tests made, since a result could pass for a number."""
+        if not self._rl_made:
+            raise TypeError(f"unsupported operand for {name}: an object of the program")
+        encoded = [self._rl_peer.encode(other) for other in others]
+        found = self._rl_peer.ask("operate", f=self._rl_number, name=name, a=encoded, swap=swap)
+        if type(found) is Proxy:
+            found._rl_mark()
+        return found
+
     def __instancecheck__(self, instance: object) -> bool:
         """Whether a value is of this class, by its word; for what arrived as plain data, by the name of its class."""
         if type(instance) is Proxy:
             return self._rl_peer.ask("isinstance", f=instance._rl_number, c=self._rl_number) is True
         return isinstance(instance, tuple) and type(instance).__name__ == self.__name__
+
+
+def _operator(name: str, swap: bool) -> Any:
+    def operate(self: Proxy, *others: Any) -> Any:
+        return self._rl_operate(name, *others, swap=swap)
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
+    setattr(Proxy, f"__{_name.rstrip('_')}__", _operator(_name, swap=False))
+    setattr(Proxy, f"__r{_name.rstrip('_')}__", _operator(_name, swap=True))
+for _name in ("lt", "le", "gt", "ge", "neg", "abs", "invert"):
+    setattr(Proxy, f"__{_name}__", _operator(_name, swap=False))
 
 
 def stand_in(name: str) -> type:

@@ -118,6 +118,7 @@ _STANDARD: dict[type, Callable[[Any], Any]] = {
     pathlib.PosixPath: lambda value: [str(value)],
     pathlib.PurePosixPath: lambda value: [str(value)],
     array.array: lambda value: [value.typecode, value.tolist()],
+    datetime.timezone: lambda value: [value.utcoffset(None), value.tzname(None)],
     slice: lambda value: [value.start, value.stop, value.step],
     time.struct_time: tuple,
     types.SimpleNamespace: lambda value: [vars(value)],
@@ -127,6 +128,7 @@ _REBUILT: dict[str, Callable[..., Any]] = {
     "PosixPath": pathlib.PosixPath,
     "PurePosixPath": pathlib.PurePosixPath,
     "array": array.array,
+    "timezone": datetime.timezone,
     "slice": slice,
     "struct_time": lambda *parts: time.struct_time(parts),
     "SimpleNamespace": lambda fields: types.SimpleNamespace(**fields),
@@ -151,8 +153,8 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
-REFERENCES = ("ref", "own", "node", "member", "type", "exception")
-"""Tags of what only stands for something on one of the sides."""
+REFERENCES = ("ref", "own", "node", "member", "type", "exception", "iterator", "pattern", "stream")
+"""Tags of what only stands for something on one of the sides, or is made anew there."""
 _named_types: dict[tuple[str, ...], Any] = {}
 
 
