@@ -8,29 +8,16 @@ import operator
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import program
 from errors import describe, lineage_of, standard_class
 from graph import Nodes, fields_of, fill, rebuilt
+from objects import MODULE, OWN_WORD, SPECIAL, initializer, standard_name, word_of
 from peer import Broken, Peer
 from values import Unsupported
 
-MODULE = "solution"
-SPECIAL: dict[str, Callable[..., Any]] = {
-    "len": len,
-    "str": str,
-    "repr": repr,
-    "int": int,
-    "float": float,
-    "getitem": lambda value, key: value[key],
-    "setitem": lambda value, key, item: value.__setitem__(key, item),
-    "delitem": lambda value, key: value.__delitem__(key),
-}
-OWN_WORD = {"bool": "__bool__", "contains": "__contains__"}
-"""What an object of the program would decide about itself, and not merely say of itself."""
-KINDS = {kind: name for name, kind in vars(types).items() if isinstance(kind, type) and name.endswith("Type")}
 MAX_CHUNK = 1024
 MAX_PRINTED = 1 << 20
 
@@ -91,7 +78,7 @@ class Candidate(Peer):
             return {"t": "pattern", "v": [self.encode(value.pattern), value.flags]}
         if isinstance(value, types.CoroutineType):
             kind = "coroutine"
-        return {"t": "ref", "id": self.lend(value), "kind": kind, "class": _standard_name(type(value))}
+        return {"t": "ref", "id": self.lend(value), "kind": kind, "class": standard_name(type(value))}
 
     def _crosses(self, kind: type) -> bool:
         """Whether the tests have this class too: as they know it, without methods of the program's own."""
@@ -210,7 +197,7 @@ class Candidate(Peer):
         """The program's class of that name; one that only holds the fields, where it has none."""
         kind = self._names.get(name)
         if not isinstance(kind, type):
-            kind = self._names[name] = type(name, (), {"__init__": _initializer(fields), "__module__": MODULE})
+            kind = self._names[name] = type(name, (), {"__init__": initializer(fields), "__module__": MODULE})
         return kind
 
     def _getattr(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -223,7 +210,7 @@ class Candidate(Peer):
     def _special(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         value, name = self.objects[message["f"]], message["name"]
         if name in OWN_WORD:
-            return {"v": _word(value, name)}
+            return {"v": word_of(value, name)}
         if name == "iter":
             return {"v": {"t": "ref", "id": self.lend(iter(value)), "kind": "iterator"}}
         return self._answer(SPECIAL[name](value, *(self.decode(data) for data in message["a"])))
@@ -268,36 +255,6 @@ class Candidate(Peer):
         if table := self.nodes.table(self.encode):
             answer["nodes"] = table
         return answer
-
-
-def _word(value: Any, name: str) -> bool:
-    """The truth of an object, or that its members may be looked at, unless the program's own code would say so."""
-    method = OWN_WORD[name]
-    owner = next((base for base in type(value).__mro__ if method in vars(base)), None)
-    if owner is not None and owner.__module__ == MODULE:
-        what = "the truth of" if name == "bool" else "membership in"
-        raise Unsupported(f"{what} an object of the program: its own word would decide")
-    return bool(value) if name == "bool" else True
-
-
-def _standard_name(kind: type) -> str:
-    """The class of the library that an object is, or derives from; empty for one that is wholly the program's."""
-    if kind in KINDS:
-        return f"types.{KINDS[kind]}"
-    names = lineage_of(kind)
-    standard = (name for name in names if standard_class(name) not in (None, object))
-    return next(standard, names[0] if names else "")
-
-
-def _initializer(fields: Sequence[str]) -> Callable[..., None]:
-    names = list(fields)
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        values = dict(zip(names, args, strict=False)) | kwargs
-        for name in names:
-            setattr(self, name, values.get(name))
-
-    return __init__
 
 
 def _error_of_the_tests(data: Any) -> Exception:
