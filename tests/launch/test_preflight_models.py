@@ -108,4 +108,6 @@ def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
     for step in (9, 10):
         (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
     assert directory_of(str(tmp_path)) == tmp_path / "checkpoints" / "step-10"
+    write_model(tmp_path / "checkpoints" / "step-9")
+    assert directory_of(str(tmp_path)) == tmp_path / "checkpoints" / "step-9", "the newest that is whole"
     assert directory_of("lab/model") is None and directory_of("./model") == Path("model")

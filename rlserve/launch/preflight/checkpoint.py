@@ -20,7 +20,7 @@ _STEP = re.compile(r"step-(\d+)")
 def directory_of(path: str) -> Path | None:
     """The checkpoint directory that a user means by ``path``; None for what can only be a hub name.
 
-    A run directory means its newest checkpoint.
+    A run directory means its newest checkpoint that is whole.
     """
     given = Path(path).expanduser()
     if not given.exists():
@@ -28,7 +28,9 @@ def directory_of(path: str) -> Path | None:
         return given if is_path else None
     checkpoints = RunPaths(given).checkpoints
     steps = {int(m[1]): p for p in checkpoints.glob("step-*") if (m := _STEP.fullmatch(p.name))}
-    return steps[max(steps)] if steps else given
+    newest_first = [steps[step] for step in sorted(steps, reverse=True)]
+    whole = (path for path in newest_first if (path / "config.json").exists() and not list(_weight_problems(path)))
+    return next(whole, newest_first[0] if newest_first else given)
 
 
 def check_files(path: Path, key: str) -> Iterator[Finding]:
