@@ -20,6 +20,8 @@ EXACT = frozenset({"byte_level", "metaspace", "plain"})
 METASPACE = "\u2581"
 CONTROL = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 """Special tokens that are no text. Others, such as tags of tool calls and thoughts, stand for what they look like."""
+_MARK = re.compile(r"[<\[].+[>\]]")
+"""How a piece looks that stands for unknown text; a model may take a piece that is text for it."""
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -37,7 +39,8 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
     """The special tokens of a Hugging Face tokenizer that are no text."""
     named = [getattr(tokenizer, f"{name}_token_id", None) for name in CONTROL]
     model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    if unknown := getattr(model, "unk_token", None):  # also where the tokenizer around it does not name it
+    unknown = getattr(model, "unk_token", None)  # also where the tokenizer around it does not name it
+    if unknown and _MARK.fullmatch(unknown) and not _FALLBACK.fullmatch(unknown):
         named.append(model.token_to_id(unknown))
     return frozenset(token for token in named if token is not None)
 

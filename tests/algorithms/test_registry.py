@@ -17,7 +17,7 @@ def test_the_built_in_comes_through_the_registry():
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones():
-    with pytest.raises(UnknownName, match=r"'grpoo' is not registered \(known: .*grpo"):
+    with pytest.raises(UnknownName, match=r"'grpoo' is not registered; did you mean 'grpo'\? \(known: .*grpo"):
         registry.create(SimpleNamespace(type="grpoo"))
 
 
