@@ -31,6 +31,16 @@ class GroupInfo:
     """Over the samples that have a verdict; None when none has."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A group that came in: to be queued with its payload, or dropped on arrival for a reason."""
+
+    info: GroupInfo
+    payload: bytes = b""
+    dropped: str = ""
+    """Why; empty to queue it."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedGroup:
     """A group that waits for training."""
@@ -82,6 +92,13 @@ class Store(Protocol):
 
     def receive_dropped(self, info: GroupInfo, reason: str) -> bool:
         """Count a group as received and dropped at once, without its payload. False when its id is known."""
+        ...
+
+    def receive_many(self, receipts: Sequence[Receipt], *, rejected: Mapping[str, int]) -> list[bool]:
+        """Receive groups, and count refusals by reason, all in one transaction: all of it, or none.
+
+        For each receipt what ``receive`` or ``receive_dropped`` would have said.
+        """
         ...
 
     def knows(self, group_id: str) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlserve.errors import LimitExceeded, StateCorrupt, Unavailable
-from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup, StoreMark
+from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup, Receipt, StoreMark
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
@@ -73,16 +73,22 @@ class SqliteStore:
                 )
 
     def receive(self, info: GroupInfo, payload: bytes) -> bool:
-        with self._transaction():
-            arrival = self._insert(info, state="queued", reason="")
-            if arrival is None:
-                return False
-            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (arrival, payload))
-            return True
+        return self.receive_many([Receipt(info=info, payload=payload)], rejected={})[0]
 
     def receive_dropped(self, info: GroupInfo, reason: str) -> bool:
+        return self.receive_many([Receipt(info=info, dropped=reason)], rejected={})[0]
+
+    def receive_many(self, receipts: Sequence[Receipt], *, rejected: Mapping[str, int]) -> list[bool]:
         with self._transaction():
-            return self._insert(info, state="dropped", reason=reason) is not None
+            new = [self._receive(receipt) for receipt in receipts]
+            # Counted by itself, so that counts() compares two independent numbers.
+            self._db.execute("UPDATE totals SET total = total + ? WHERE name = 'received'", (sum(new),))
+            self._db.executemany(
+                "INSERT INTO rejections VALUES (?, ?) "
+                "ON CONFLICT (reason) DO UPDATE SET total = total + excluded.total",
+                rejected.items(),
+            )
+        return new
 
     def knows(self, group_id: str) -> bool:
         with self._reading():
@@ -120,10 +126,7 @@ class SqliteStore:
         )
 
     def reject(self, reason: str) -> None:
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO rejections VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET total = total + 1", (reason,)
-            )
+        self.receive_many([], rejected={reason: 1})
 
     def rejections(self) -> Mapping[str, int]:
         with self._reading():
@@ -201,15 +204,16 @@ class SqliteStore:
         with self._lock:
             self._db.close()
 
-    def _insert(self, info: GroupInfo, *, state: str, reason: str) -> int | None:
-        """The arrival number of a new row; None when the id is known."""
+    def _receive(self, receipt: Receipt) -> bool:
+        """Write one receipt; False when its id is known."""
+        info, dropped = receipt.info, receipt.dropped
         inserted = self._db.execute(
             "INSERT INTO groups (group_id, state, reason, worker_id, environment, oldest_version, num_samples, "
             "reward_mean) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (group_id) DO NOTHING",
             (
                 info.group_id,
-                state,
-                reason,
+                "dropped" if dropped else "queued",
+                dropped,
                 info.worker_id,
                 info.environment,
                 info.oldest_version,
@@ -217,11 +221,11 @@ class SqliteStore:
                 info.reward_mean,
             ),
         )
-        if inserted.rowcount == 0:
-            return None
-        # Counted by itself, so that counts() compares two independent numbers.
-        self._db.execute("UPDATE totals SET total = total + 1 WHERE name = 'received'")
-        return inserted.lastrowid
+        if not inserted.rowcount:
+            return False
+        if not dropped:
+            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (inserted.lastrowid, receipt.payload))
+        return True
 
     def _leave_queue(self, group_ids: Sequence[str], *, state: str, reason: str, step: int | None) -> None:
         with self._transaction():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlserve.errors import StateCorrupt
-from rlserve.store.base import GroupCounts, GroupInfo, Store
+from rlserve.store.base import GroupCounts, GroupInfo, Receipt, Store
 from rlserve.store.sqlite import SqliteStore
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], Store]] = {
@@ -78,6 +78,25 @@ def test_the_second_copy_of_a_group_changes_nothing(store: Store) -> None:
     assert not store.receive_dropped(GroupInfo(group_id="b"), "stale")
     assert store.counts() == before
     assert store.queued()[0].payload == b"b"
+
+
+def test_many_are_received_at_once_in_their_order_each_once(place: Reopenable) -> None:
+    store = place.open()
+    fill(store, "old")
+    receipts = [
+        Receipt(info=GroupInfo(group_id="b"), payload=b"b"),
+        Receipt(info=GroupInfo(group_id="useless"), dropped="zero_variance"),
+        Receipt(info=GroupInfo(group_id="old"), payload=b"other"),
+        Receipt(info=GroupInfo(group_id="a"), payload=b"a"),
+        Receipt(info=GroupInfo(group_id="b"), payload=b"again"),
+    ]
+    rejected = {"stale": 2, "nan_logprob": 1}
+    assert store.receive_many(receipts, rejected=rejected) == [True, True, False, True, False]
+    store.receive_many([], rejected={"stale": 1})
+    store = place.open()
+    assert [(group.group_id, group.payload) for group in store.queued()] == [("old", b"old"), ("b", b"b"), ("a", b"a")]
+    assert store.counts() == GroupCounts(received=4, consumed=0, queued=3, dropped={"zero_variance": 1})
+    assert store.rejections() == {"nan_logprob": 1, "stale": 3}
 
 
 def test_every_group_is_in_exactly_one_place(store: Store) -> None:
