@@ -5,11 +5,14 @@
 ``swap``      waits for: the running step, then holds all generation for the swap itself, keeping every KV block;
               then for the digest, while generation goes on.
 
-When EngineCore dies, each of these raises EngineDied at once and ``died`` is set: the process should end.
+When EngineCore dies, or hangs (see ``engine_watch``), each of these raises EngineDied at once and ``died`` is set: the
+process should end.
 """
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +21,10 @@ from typing import Any, Self
 from rlserve.actors.rollout.engine_link import EngineLink
 from rlserve.actors.rollout.engine_options import EngineOptions, SamplingChoice
 from rlserve.actors.rollout.engine_start import launch
+from rlserve.actors.rollout.engine_watch import LOOK_SECONDS, EngineWatch
 from rlserve.actors.rollout.samples import Sample, to_sample
 from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotReady
+from rlserve.processor_time import processor_time
 from rlserve.records import PolicyVersion
 
 __all__ = ["EngineOptions", "EngineStats", "RolloutEngine", "Sample", "SamplingChoice", "SwapReport"]
@@ -70,6 +75,9 @@ class RolloutEngine:
         self._updating = asyncio.Lock()
         self._staged: tuple[int, float] | None = None
         self._running = self._waiting = self._finished = self._sampled_tokens = self._num_swaps = 0
+        self._tokens_of: Counter[str] = Counter()  # of finished requests, by their id
+        self._in_engine: set[str] = set()
+        self._watching = asyncio.create_task(self._watch())
         self.method = ""
         """How weights are updated: ``"exchange"`` or ``"reload"``, see ``weight_engine``."""
         self.died = link.died
@@ -130,6 +138,27 @@ class RolloutEngine:
             sampled_tokens=self._sampled_tokens,
             num_swaps=self._num_swaps,
         )
+
+    @property
+    def death(self) -> str:
+        """Why the engine is gone; empty while it lives."""
+        return self._link.reason
+
+    def tokens_of(self, request_id: str) -> int:
+        """Tokens sampled so far by the requests below ``request_id``, finished ones too until ``forget``."""
+        prefix = f"{request_id}/"
+        finished = sum(tokens for name, tokens in self._tokens_of.items() if name.startswith(prefix))
+        return finished + sum(self._tokens_in_engine(name) for name in self._in_engine if name.startswith(prefix))
+
+    def runs(self, request_id: str) -> bool:
+        """Whether EngineCore works on requests below ``request_id``."""
+        return any(name.startswith(f"{request_id}/") for name in self._in_engine)
+
+    def forget(self, request_id: str) -> None:
+        """Nobody will ask for ``tokens_of`` of this any more."""
+        prefix = f"{request_id}/"
+        for name in [name for name in self._tokens_of if name.startswith(prefix)]:
+            del self._tokens_of[name]
 
     async def generate(
         self, prompt_token_ids: Sequence[int], *, n: int, sampling: SamplingChoice, seed: int, request_id: str
@@ -210,7 +239,32 @@ class RolloutEngine:
 
     async def shutdown(self) -> None:
         """End EngineCore; calls in progress raise EngineDied. Safe to call twice."""
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
         self._link.close()
+
+    async def _watch(self) -> None:
+        """Give the engine up when it hangs."""
+        watch = EngineWatch(self._options.stall_seconds)
+        while self._link.alive:
+            await asyncio.sleep(LOOK_SECONDS)
+            asked = bool(self._in_engine or self._link.num_waiting)
+            times = processor_time(*self.process_ids) if asked else processor_time()
+            tokens = sum(self._tokens_in_engine(name) for name in self._in_engine)
+            problem = watch.look(
+                asked=asked,
+                sampling=bool(self._in_engine) and self._open.is_set() and not self._link.num_waiting,
+                output=(tokens, self._finished, len(self._in_engine), self._link.num_answered, self._num_swaps),
+                processor_seconds=times.used_seconds + times.waited_seconds,
+            )
+            if problem:
+                self._link.give_up(f"EngineCore hangs: {problem} (rollout.stall_seconds)")
+
+    def _tokens_in_engine(self, request_id: str) -> int:
+        processor = self._link.llm.output_processor
+        states = [processor.request_states.get(name) for name in processor.external_req_ids.get(request_id, ())]
+        return sum(state.detokenizer.num_output_tokens() for state in states if state is not None)
 
     async def _generate_one(self, prompt: list[int], sampling: SamplingChoice, seed: int, request_id: str) -> Sample:
         self._waiting += 1
@@ -238,6 +292,7 @@ class RolloutEngine:
         # that went on from a checkpoint may publish a number for the second time.
         request = {"prompt_token_ids": prompt, "cache_salt": str(self._num_swaps)}
         parameters = _parameters(sampling, seed)
+        self._in_engine.add(request_id)
         try:
             async for output in self._link.llm.generate(request, parameters, request_id=request_id):
                 final = output.outputs[0]
@@ -245,7 +300,10 @@ class RolloutEngine:
             raise EngineDied(f"engine: {request_id} was lost with EngineCore ({error})") from error
         except (VLLMClientError, ValueError) as error:
             raise InvalidRequest(f"sampling: vLLM refused {request_id}: {error}") from error
+        finally:
+            self._in_engine.discard(request_id)
         self._link.check_alive()
+        self._tokens_of[request_id] = len(final.token_ids)
         return to_sample(final, seconds=time.monotonic() - started)
 
     async def _exchange(self, version: int) -> tuple[float, float]:

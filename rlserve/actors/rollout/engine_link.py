@@ -22,6 +22,11 @@ class EngineLink:
         self._llm = llm
         self._limit_seconds = limit_seconds
         self._closing = False
+        self.num_waiting = 0
+        """Calls that EngineCore has not answered."""
+        self.num_answered = 0
+        self.reason = ""
+        """Why the engine is lost."""
         self.died = asyncio.Event()
         """Set when EngineCore is gone; not by ``close``."""
         loop = asyncio.get_running_loop()
@@ -47,19 +52,23 @@ class EngineLink:
     def check_alive(self) -> None:
         """Raises EngineDied unless the engine lives."""
         if not self.alive:
-            raise EngineDied("engine: EngineCore is gone; restart the rollout worker")
+            why = self.reason or "EngineCore is gone"
+            raise EngineDied(f"engine: {why}; restart the rollout worker")
 
     async def call(self, what: str, awaitable: Awaitable[T]) -> T:
         """Await a call to EngineCore, its death or the deadline. Raises EngineDied, DeadlineExceeded."""
         call = asyncio.ensure_future(awaitable)
         death = asyncio.ensure_future(self.died.wait())
+        self.num_waiting += 1
         try:
             await asyncio.wait({call, death}, timeout=self._limit_seconds, return_when=asyncio.FIRST_COMPLETED)
             self.check_alive()
             if not call.done():
                 raise DeadlineExceeded(f"engine: {what}: EngineCore did not answer for {self._limit_seconds:g} s")
+            self.num_answered += 1
             return call.result()
         finally:
+            self.num_waiting -= 1
             death.cancel()
             call.cancel()
 
@@ -95,6 +104,7 @@ class EngineLink:
             return
         logger.error("the engine is lost: %s", reason)
         self._unwatch()
+        self.reason = reason
         self.died.set()
         for process in self._processes():
             process.kill()

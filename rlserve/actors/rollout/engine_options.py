@@ -31,6 +31,8 @@ class EngineOptions:
     """Limit for the start."""
     update_seconds: float = 300.0
     """Limit for each of: staging weights, swapping them, reading their digest."""
+    stall_seconds: float = 60.0
+    """An engine that is asked for something and neither answers nor computes for this long is dead."""
 
     @classmethod
     def from_config(cls, rollout: RolloutConfig, model: ModelConfig, model_path: str, seed: int) -> Self:
@@ -45,6 +47,7 @@ class EngineOptions:
             gpu_memory_fraction=rollout.gpu_memory_fraction,
             enforce_eager=rollout.enforce_eager,
             seed=seed,
+            stall_seconds=rollout.stall_seconds,
         )
 
     def engine_arguments(self, *, on_cpu: bool) -> dict[str, Any]:
