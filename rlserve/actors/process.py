@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
-from rlserve.errors import InvalidRequest, PluginFailed, RlserveError, UnknownName
+from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ async def run_actor(
     ``hub_address`` serves without a hub. Once the end has begun, the process has ``stop_seconds`` to be gone.
 
     Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id, 4 its stop hung (the
-    log says in what), 78 the start failed for the configuration.
+    log says in what), 78 the
+    configuration cannot work: the start failed for it, or ``work`` raised ConfigError.
     """
     started = asyncio.Event()
 
@@ -115,7 +116,7 @@ async def run_actor(
             raise
         except RlserveError as error:
             logger.error("%s: %s: %s", actor_id, type(error).__name__, error)
-            if not started.is_set() and isinstance(error, CONFIGURATION_FAULTS):
+            if isinstance(error, ConfigError if started.is_set() else CONFIGURATION_FAULTS):
                 return EXIT_CONFIG
         except Exception:
             logger.exception("%s: failed", actor_id)

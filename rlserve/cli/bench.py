@@ -16,6 +16,7 @@ BENCHES = {
     "learner": "seconds of an optimizer step against a plain PyTorch loop on the same batch",
     "verifier": "programs and answers judged a second: warm sandbox, cold start, bare process",
     "soak": "thousands of hostile and honest programs in a row: leaks, slow-down, wrong verdicts",
+    "ingest": "small groups a second that one learner takes in, from 1, 10, 100 and 300 workers",
     "transport": "publishing and fetching a version: shared, as a delta, whole",
 }
 LONG = {

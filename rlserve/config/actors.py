@@ -143,6 +143,9 @@ class RolloutConfig(Section):
     gpu_memory_fraction: float = Field(0.85, gt=0, le=1)
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation (always so on CPU)."""
+    stall_seconds: float = Field(60.0, gt=0)
+    """An engine that has requests and neither samples nor uses (or waits for) the processor for this long is dead, and
+    so is one that computes and samples nothing for ten times as long; its worker restarts."""
     verify_seconds: float = Field(60.0, gt=0)
     """How long the verifiers may judge nothing at all; then there is no verdict. Their queue may take as long as it
     likes."""
@@ -190,11 +193,12 @@ class LearnerConfig(Section):
     passes: int = Field(1, ge=1)
     """Times that a batch is gone through."""
     lease_seconds: float = Field(120.0, gt=0)
-    """A leased task that did not come back within this goes to another worker."""
+    """A leased task that stands still for this long (no token, no step) goes to another worker. What moves may take as
+    long as it takes."""
     max_wait_seconds: float = Field(300.0, gt=0)
     """For so long nothing may move while a batch is waited for; then the run ends and names who is missing."""
-    max_message_bytes: int = Field(64 * 2**20, ge=2**16)
-    """Largest message taken on the rollout stream."""
+    max_group_bytes: int = Field(64 * 2**20, ge=2**16, le=2**30)
+    """Largest group taken on the rollout stream; four of them may be on their way at once, over all workers."""
     chunk_bytes: int = Field(2**20, ge=4096, le=3 * 2**20)
     """Size of one chunk of weights on the policy stream."""
     ess_warn: float = Field(0.9, ge=0, le=1)

@@ -4,7 +4,7 @@ Nothing here imports torch, grpc or vLLM, so every actor and every plug-in can.
 """
 
 from rlserve.records.actor import Actor, ActorEvent, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
-from rlserve.records.lease import Lease
+from rlserve.records.lease import Lease, LeaseProgress
 from rlserve.records.policy import PolicyVersion, TensorSpec
 from rlserve.records.task import GivenCompletion, Message, Purpose, Sampling, Task, Tool
 from rlserve.records.trajectory import (
@@ -32,6 +32,7 @@ __all__ = [
     "FinishReason",
     "GivenCompletion",
     "Lease",
+    "LeaseProgress",
     "Message",
     "ObjectiveWeights",
     "Outcome",

@@ -28,28 +28,34 @@ class StreamRequest(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     LEASE_RETURN_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First frame of a stream, and only there."""
 
     @_builtins.property
-    def group(self) -> _trajectory_pb2.RolloutGroup: ...
+    def group(self) -> Global___GroupPart: ...
     @_builtins.property
     def lease_return(self) -> Global___LeaseReturn:
         """The worker cannot do this task (environment gone, no verdict): the lease comes back."""
+
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """Every few seconds, while leases move."""
 
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
-        group: _trajectory_pb2.RolloutGroup | None = ...,
+        group: Global___GroupPart | None = ...,
         lease_return: Global___LeaseReturn | None = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "group", "lease_return"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "group", "lease_return", "progress"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -63,7 +69,7 @@ class Hello(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
-    HELD_GROUP_IDS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     run_id: _builtins.str
@@ -72,7 +78,7 @@ class Hello(_message.Message):
     """Groups that the worker wants in flight."""
     incarnation: _builtins.str
     @_builtins.property
-    def held_group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldLease]:
         """Leases it still holds from an earlier stream."""
 
     def __init__(
@@ -82,16 +88,71 @@ class Hello(_message.Message):
         run_id: _builtins.str = ...,
         tokenizer_fingerprint: _builtins.str = ...,
         capacity: _builtins.int = ...,
-        held_group_ids: _abc.Iterable[_builtins.str] | None = ...,
+        held: _abc.Iterable[Global___HeldLease] | None = ...,
         incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "held_group_ids", b"held_group_ids", "incarnation", b"incarnation", "run_id", b"run_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "held", b"held", "incarnation", b"incarnation", "run_id", b"run_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class HeldLease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    nonce: _builtins.str
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldLease: _TypeAlias = HeldLease  # noqa: Y015
+
+@_typing.final
+class GroupPart(_message.Message):
+    """A finished group, or a part of one that is larger than Welcome.part_bytes. Parts follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    nonce: _builtins.str
+    """Of the lease."""
+    total_bytes: _builtins.int
+    """Size of the whole group; the same in each part."""
+    data: _builtins.bytes
+    """A RolloutGroup message as bytes, or its next bytes."""
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "group_id", b"group_id", "nonce", b"nonce", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupPart: _TypeAlias = GroupPart  # noqa: Y015
 
 @_typing.final
 class LeaseReturn(_message.Message):
@@ -99,9 +160,12 @@ class LeaseReturn(_message.Message):
 
     GROUP_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     DROP_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     reason: _builtins.str
+    """Why, and at which stage; for people."""
+    nonce: _builtins.str
     drop: _builtins.str
     """Set when no worker can ever do the task, so that it is dropped and not worked on again; the counter's word:
     "prompt_too_long", "completion_too_long", "template_failed" or "task_invalid".
@@ -111,15 +175,72 @@ class LeaseReturn(_message.Message):
         *,
         group_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        nonce: _builtins.str = ...,
         drop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "group_id", b"group_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "group_id", b"group_id", "nonce", b"nonce", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseReturn: _TypeAlias = LeaseReturn  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseProgress]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___LeaseProgress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class LeaseProgress(_message.Message):
+    """How far one lease is. It is renewed when tokens or steps have grown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    nonce: _builtins.str
+    tokens: _builtins.int
+    """Sampled so far, over all samples and turns."""
+    steps: _builtins.int
+    """Stages entered so far."""
+    stage: _builtins.str
+    """Where it stands, e.g. "engine" or "verifier 'math'"; for people."""
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "nonce", b"nonce", "stage", b"stage", "steps", b"steps", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseProgress: _TypeAlias = LeaseProgress  # noqa: Y015
 
 @_typing.final
 class StreamResponse(_message.Message):
@@ -127,14 +248,14 @@ class StreamResponse(_message.Message):
 
     WELCOME_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
-    ACK_FIELD_NUMBER: _builtins.int
+    ACKS_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
     def credit(self) -> Global___Credit: ...
     @_builtins.property
-    def ack(self) -> Global___Ack: ...
+    def acks(self) -> Global___Acks: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye:
         """The run is over; the worker may stop."""
@@ -144,14 +265,14 @@ class StreamResponse(_message.Message):
         *,
         welcome: Global___Welcome | None = ...,
         credit: Global___Credit | None = ...,
-        ack: Global___Ack | None = ...,
+        acks: Global___Acks | None = ...,
         goodbye: Global___Goodbye | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "frame", b"frame", "goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "credit", b"credit", "frame", b"frame", "goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "frame", b"frame", "goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "credit", b"credit", "frame", b"frame", "goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "credit", "ack", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "credit", "acks", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -164,22 +285,27 @@ class Welcome(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     MAX_LAG_FIELD_NUMBER: _builtins.int
-    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_GROUP_BYTES_FIELD_NUMBER: _builtins.int
+    PART_BYTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     policy_version: _builtins.int
     max_lag: _builtins.int
-    max_message_bytes: _builtins.int
+    max_group_bytes: _builtins.int
+    """Largest group."""
+    part_bytes: _builtins.int
+    """Largest part of a group."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         policy_version: _builtins.int = ...,
         max_lag: _builtins.int = ...,
-        max_message_bytes: _builtins.int = ...,
+        max_group_bytes: _builtins.int = ...,
+        part_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_lag", b"max_lag", "max_message_bytes", b"max_message_bytes", "policy_version", b"policy_version", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_group_bytes", b"max_group_bytes", "max_lag", b"max_lag", "part_bytes", b"part_bytes", "policy_version", b"policy_version", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +346,7 @@ class Lease(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     USUAL_SAMPLING_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     environment: _builtins.str
     split: _builtins.str
@@ -229,10 +356,12 @@ class Lease(_message.Message):
     num_samples: _builtins.int
     purpose: _trajectory_pb2.Purpose.ValueType
     limit_seconds: _builtins.float
-    """The lease goes to another worker when this runs out."""
+    """The lease goes to another worker when nothing moved for this long: no token, no step."""
     temperature: _builtins.float
     """Sampling for this lease, whatever the task says; unset fields leave it to the task."""
     max_new_tokens: _builtins.int
+    nonce: _builtins.str
+    """Proves that the lease was granted to this worker; what is sent for it carries it. New for each grant."""
     @_builtins.property
     def usual_sampling(self) -> _task_pb2.Sampling:
         """Of the environment's spec: holds where the task says nothing; then the worker's configuration."""
@@ -251,10 +380,11 @@ class Lease(_message.Message):
         temperature: _builtins.float | None = ...,
         max_new_tokens: _builtins.int | None = ...,
         usual_sampling: _task_pb2.Sampling | None = ...,
+        nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "max_new_tokens", b"max_new_tokens", "temperature", b"temperature", "usual_sampling", b"usual_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "environment", b"environment", "group_id", b"group_id", "index", b"index", "limit_seconds", b"limit_seconds", "max_new_tokens", b"max_new_tokens", "num_samples", b"num_samples", "purpose", b"purpose", "seed", b"seed", "split", b"split", "temperature", b"temperature", "usual_sampling", b"usual_sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_temperature", b"_temperature", "environment", b"environment", "group_id", b"group_id", "index", b"index", "limit_seconds", b"limit_seconds", "max_new_tokens", b"max_new_tokens", "nonce", b"nonce", "num_samples", b"num_samples", "purpose", b"purpose", "seed", b"seed", "split", b"split", "temperature", b"temperature", "usual_sampling", b"usual_sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
@@ -266,6 +396,26 @@ class Lease(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class Acks(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]: ...
+    def __init__(
+        self,
+        *,
+        acks: _abc.Iterable[Global___Ack] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acks: _TypeAlias = Acks  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
@@ -283,7 +433,7 @@ class Ack(_message.Message):
         STATUS_DUPLICATE: Ack._Status.ValueType  # 2
         """Seen before; nothing was counted twice."""
         STATUS_STALE: Ack._Status.ValueType  # 3
-        """Older than max_lag on arrival; counted as dropped."""
+        """Older than max_lag on arrival; counted, and the lease is worked on again."""
         STATUS_REJECTED: Ack._Status.ValueType  # 4
         """Malformed; counted by reason. `reason` names the field."""
 
@@ -294,7 +444,7 @@ class Ack(_message.Message):
     STATUS_DUPLICATE: Ack.Status.ValueType  # 2
     """Seen before; nothing was counted twice."""
     STATUS_STALE: Ack.Status.ValueType  # 3
-    """Older than max_lag on arrival; counted as dropped."""
+    """Older than max_lag on arrival; counted, and the lease is worked on again."""
     STATUS_REJECTED: Ack.Status.ValueType  # 4
     """Malformed; counted by reason. `reason` names the field."""
 

@@ -29,8 +29,8 @@ class RolloutStreamServiceStub:
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     def __init__(self, channel):
@@ -50,8 +50,8 @@ class RolloutStreamServiceServicer:
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     def Stream(self, request_iterator, context):
@@ -80,8 +80,8 @@ class RolloutStreamService:
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     @staticmethod

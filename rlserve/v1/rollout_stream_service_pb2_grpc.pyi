@@ -30,8 +30,8 @@ class RolloutStreamServiceStub:
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     @_typing.overload
@@ -45,8 +45,8 @@ class RolloutStreamServiceAsyncStub(RolloutStreamServiceStub):
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -56,8 +56,8 @@ class RolloutStreamServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finished groups up; leases (which are the credits) and acknowledgements down. Served by the learner.
 
     A lease names one task to work on. A worker may hold no more groups than it was leased, so nothing grows
-    without bound. A lease that its worker does not return in time goes to another worker under the same
-    group id; whichever copy comes second is acknowledged as a duplicate.
+    without bound. A lease that stands still for too long goes to another worker under the same group id;
+    whichever copy comes second is acknowledged as a duplicate.
     """
 
     @_abc_1.abstractmethod

@@ -1,7 +1,9 @@
 """An inbox to try, and groups that answer its leases."""
 
+import functools
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from groups import trajectory
 
 from rlserve.actors.learner.border import AckDecision
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import InboxSettings
+from rlserve.actors.learner.intake import InboxSettings, Offer
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
@@ -38,7 +40,16 @@ def settings(**changes: Any) -> InboxSettings:
     return replace(defaults, **changes)
 
 
-def make_inbox(path: Path, *, version: int = 0, on_received: Any = None, keep: Any = None, **changes: Any) -> Inbox:
+def make_inbox(
+    path: Path,
+    *,
+    version: int = 0,
+    on_received: Any = None,
+    keep: Any = None,
+    warn: Any = lambda message, **fields: None,
+    clock: Any = time.monotonic,
+    **changes: Any,
+) -> Inbox:
     """On the store at ``path``, new or not; drops what GRPO cannot learn from."""
     return Inbox(
         SqliteStore(path),
@@ -47,6 +58,8 @@ def make_inbox(path: Path, *, version: int = 0, on_received: Any = None, keep: A
         decode=codec.group_from_bytes,
         version=version,
         on_received=on_received,
+        warn=warn,
+        clock=clock,
     )
 
 
@@ -71,7 +84,7 @@ def answer(
             payload=b"",
         ),
         trajectories=tuple(
-            trajectory(sampled, reward, member=member, spans=spans, seed=lease.index)
+            replace(trajectory(sampled, reward, member=member, spans=spans, seed=lease.index), seed=lease.seed + member)
             for member, reward in enumerate(rewards)
         ),
         worker_id=worker_id,
@@ -87,8 +100,43 @@ def lease_out(inbox: Inbox, worker_id: str = "w", capacity: int = 8) -> list[Lea
     return inbox.grant().get(worker_id, [])
 
 
-def offer(inbox: Inbox, group: RolloutGroup, **options: Any) -> AckDecision:
-    return inbox.offer(group, codec.group_to_bytes(group), **options)
+def nonce_of(inbox: Inbox, group_id: str, worker_id: str) -> str:
+    """The worker's proof that it holds the lease, or once did."""
+    entry = inbox._book._entries.get(group_id)
+    if entry is not None and entry.holder == worker_id:
+        return entry.nonce
+    return inbox._issuer.nonces.make(group_id, worker_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Believed(Offer):
+    """An offer whose payload nobody checks: what a border that errs would let pass."""
+
+    known: RolloutGroup
+
+    def group(self) -> RolloutGroup:
+        return self.known
+
+
+def offer(
+    inbox: Inbox,
+    group: RolloutGroup,
+    *,
+    payload: bytes | None = None,
+    worker_id: str = "",
+    nonce: str | None = None,
+    believed: bool = False,
+) -> AckDecision:
+    """Offer a group as the worker that made it, which has the nonce of its lease."""
+    sender = worker_id or group.worker_id
+    kind: Any = functools.partial(Believed, known=group) if believed else Offer
+    sent = kind(
+        group_id=group.group_id,
+        nonce=nonce_of(inbox, group.group_id, sender) if nonce is None else nonce,
+        worker_id=sender,
+        payload=codec.group_to_bytes(group) if payload is None else payload,
+    )
+    return inbox.offer_many([sent])[0]
 
 
 def deliver(inbox: Inbox, leases: Sequence[Lease], **options: Any) -> list[str]:

@@ -53,6 +53,9 @@ class ScriptedEngine:
         )
         return [self.samples[-1]]
 
+    def forget(self, request_id: str) -> None:
+        """Nothing is kept."""
+
     @staticmethod
     def _cut(ids: list[int], sampling: SamplingChoice) -> list[int]:
         for place, token in enumerate(ids):

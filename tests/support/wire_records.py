@@ -106,6 +106,7 @@ leases = st.builds(
     temperature=st.none() | st.floats(0, 10),
     max_new_tokens=st.none() | st.integers(1, 10_000),
     usual_sampling=sampling,
+    nonce=words,
 )
 failures = st.builds(Failure, source=words, kind=st.sampled_from(FailureKind), message=texts, retriable=st.booleans())
 

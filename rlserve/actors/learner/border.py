@@ -3,13 +3,12 @@
 The codec has checked each field by itself; here the group is held against its lease and the run.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from rlserve.errors import InvalidRequest
-from rlserve.records import Purpose, RolloutGroup
+from rlserve.records import FinishReason, Purpose, RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.store.base import GroupInfo
 
@@ -22,7 +21,7 @@ class AckStatus(StrEnum):
     DUPLICATE = "duplicate"
     """Seen before; nothing was counted twice."""
     STALE = "stale"
-    """Older than the lag bound on arrival."""
+    """Older than the lag bound on arrival: counted, and the lease is worked on again."""
     REJECTED = "rejected"
     """Refused, counted by reason; the lease is worked on again."""
 
@@ -53,8 +52,32 @@ class VersionRange:
         return cls(min(versions, default=default), max(versions, default=default))
 
 
-def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
-    """Raise InvalidRequest unless the group is what the lease asked for."""
+COLDEST = 0.01
+"""Lowest temperature that a task may ask of training; below it log-probabilities say nothing."""
+
+
+def check_sender(group: RolloutGroup, worker_id: str) -> None:
+    """Raise InvalidRequest when the group is by another worker than the one that sends it."""
+    if group.worker_id != worker_id:
+        raise InvalidRequest(
+            f"worker_id: is {group.worker_id!r}, but {worker_id!r} sends it; send your own groups only",
+            field="worker_id",
+            reason="wrong_worker",
+        )
+
+
+def check_against_lease(group: RolloutGroup, lease: Lease, *, temperature: float) -> None:
+    """Raise InvalidRequest unless the group is what the lease asked for.
+
+    ``temperature`` is the run's, which holds where neither lease nor task says one.
+    """
+    _check_task(group, lease)
+    _check_samples(group, lease)
+    if lease.purpose is Purpose.TRAIN:
+        _check_training(group, lease, temperature)
+
+
+def _check_task(group: RolloutGroup, lease: Lease) -> None:
     task = group.task
     if task.environment != lease.environment:
         raise InvalidRequest(
@@ -70,14 +93,17 @@ def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
             field="task.split",
             reason="wrong_task",
         )
-    if lease.purpose is Purpose.TRAIN and any(t.top_p != 1 for t in group.trajectories):
+    if task.index != lease.index:
         raise InvalidRequest(
-            "trajectories.top_p: is below 1, but log-probabilities are over the whole vocabulary; sample with 1",
-            field="trajectories.top_p",
-            reason="truncated_sampling",
+            f"task.index: is {task.index}, but the lease is for {lease.index}; work on the task that was leased",
+            field="task.index",
+            reason="wrong_task",
         )
-    given = bool(task.given) and lease.purpose is Purpose.TRAIN
-    wanted = len(task.given) if given else lease.num_samples
+
+
+def _check_samples(group: RolloutGroup, lease: Lease) -> None:
+    given = bool(group.task.given) and lease.purpose is Purpose.TRAIN
+    wanted = len(group.task.given) if given else lease.num_samples
     if len(group.trajectories) != wanted:
         raise InvalidRequest(
             f"trajectories: are {len(group.trajectories)}, but the {'task gives' if given else 'lease asks for'} "
@@ -85,6 +111,55 @@ def check_against_lease(group: RolloutGroup, lease: Lease) -> None:
             field="trajectories",
             reason="wrong_num_samples",
         )
+    for place, trajectory in enumerate(group.trajectories):
+        field = f"trajectories[{place}]"
+        if given != (trajectory.finish_reason is FinishReason.GIVEN):
+            raise InvalidRequest(
+                f"{field}.finish_reason: is {trajectory.finish_reason}, but the task gives "
+                f"{'its' if given else 'no'} completions; sample exactly what it does not give",
+                field=f"{field}.finish_reason",
+                reason="wrong_task",
+            )
+        if trajectory.sample_index >= wanted:
+            raise InvalidRequest(
+                f"{field}.sample_index: is {trajectory.sample_index}, but there are {wanted} samples; count from 0",
+                field=f"{field}.sample_index",
+                reason="wrong_num_samples",
+            )
+        seed = (lease.seed + trajectory.sample_index) % 2**64
+        if not given and trajectory.seed != seed:
+            raise InvalidRequest(
+                f"{field}.seed: is {trajectory.seed}, but the lease asks for {seed}; "
+                "sample i is drawn with the lease's seed + i",
+                field=f"{field}.seed",
+                reason="wrong_seed",
+            )
+
+
+def _check_training(group: RolloutGroup, lease: Lease, temperature: float) -> None:
+    sampled = [(i, t) for i, t in enumerate(group.trajectories) if t.finish_reason is not FinishReason.GIVEN]
+    own = group.task.sampling.temperature
+    wanted = next(t for t in (lease.temperature, own, lease.usual_sampling.temperature, temperature) if t is not None)
+    if sampled and own is not None and own < min(COLDEST, temperature):
+        raise InvalidRequest(
+            f"task.sampling.temperature: is {own:g}; training samples at {COLDEST:g} or more",
+            field="task.sampling.temperature",
+            reason="wrong_temperature",
+        )
+    for place, trajectory in sampled:
+        if not math.isclose(trajectory.temperature, wanted, rel_tol=1e-6):
+            raise InvalidRequest(
+                f"trajectories[{place}].temperature: is {trajectory.temperature:g}, but {wanted:g} is asked for; "
+                "sample as lease, task and run say",
+                field=f"trajectories[{place}].temperature",
+                reason="wrong_temperature",
+            )
+        if trajectory.top_p != 1:
+            raise InvalidRequest(
+                "trajectories.top_p: is below 1, but log-probabilities are over the whole vocabulary; sample with 1",
+                field="trajectories.top_p",
+                reason="truncated_sampling",
+            )
 
 
 def check_against_run(group: RolloutGroup, *, run_id: str, tokenizer_fingerprint: str) -> None:
@@ -124,5 +199,5 @@ def describe(group: RolloutGroup, *, worker_id: str, versions: VersionRange) -> 
         environment=group.task.environment,
         oldest_version=versions.oldest,
         num_samples=len(group.trajectories),
-        reward_mean=float(np.mean(rewards)) if rewards else None,
+        reward_mean=sum(rewards) / len(rewards) if rewards else None,
     )

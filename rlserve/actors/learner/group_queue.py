@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rlserve.actors.learner.border import VersionRange
 from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.records import RolloutGroup
-from rlserve.store.base import GroupInfo, Store
+from rlserve.store.base import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,8 @@ class GroupQueue:
         """Groups in training: taken, and neither consumed nor dropped."""
         return len(self._taken)
 
-    def add(self, group: RolloutGroup, payload: bytes, info: GroupInfo, versions: VersionRange) -> None:
-        """Store a group; it is durable when this returns."""
-        self._store.receive(info, payload)
+    def add(self, group: RolloutGroup, versions: VersionRange) -> None:
+        """A group that the store has queued."""
         self._queued[group.group_id] = _Queued(group, versions)
 
     def is_stale(self, versions: VersionRange) -> bool:

@@ -1,7 +1,7 @@
 """Takes finished groups in, each exactly once or accounted for, and hands full batches to training.
 
-Two threads meet here. The service's thread calls ``join``, ``leave``, ``grant``, ``offer``, ``reject``, ``returned``
-and ``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
+Two sides meet here. The service calls ``join``, ``leave``, ``grant``, ``offer_many``, ``progress``, ``returned`` and
+``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
 
 * ``take`` waits for n fresh groups. Unblocked by ``offer``; its deadline names who owes what.
 * ``take_evaluation`` waits for the groups of a measurement. Unblocked by ``offer``, or by a lease given up.
@@ -12,21 +12,26 @@ Whatever frees credits calls the function given to ``on_credit``, from either th
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from rlserve.actors.learner.border import AckDecision
+from rlserve.actors.learner.border import AckDecision, AckStatus
 from rlserve.actors.learner.evaluation_round import EvaluationCounts, EvaluationRound
 from rlserve.actors.learner.group_queue import GroupQueue
-from rlserve.actors.learner.intake import InboxSettings, Intake, Keep
+from rlserve.actors.learner.intake import InboxSettings, Intake, Keep, Offer
 from rlserve.actors.learner.issuer import Issuer
-from rlserve.actors.learner.leases import LeaseBook, Release, WorkerLeases
+from rlserve.actors.learner.lease_state import Release, WorkerLeases
+from rlserve.actors.learner.leases import LeaseBook
 from rlserve.actors.learner.mixture import Ingredient
-from rlserve.errors import TASK_FAULTS, DeadlineExceeded, InvalidRequest, NotReady
+from rlserve.actors.learner.troubles import Troubles, Warn
+from rlserve.errors import TASK_FAULTS, DeadlineExceeded, NotReady, PluginFailed
 from rlserve.records import RolloutGroup
-from rlserve.records.lease import Lease
+from rlserve.records.lease import Lease, LeaseProgress
 from rlserve.store.base import GroupCounts, Store
 
 logger = logging.getLogger(__name__)
+
+STILL_SECONDS = 5.0
+"""A worker whose leases have not moved for longer is said to stand still."""
 
 
 class Inbox:
@@ -41,12 +46,14 @@ class Inbox:
         decode: Callable[[bytes], RolloutGroup],
         version: int = 0,
         on_received: Callable[[RolloutGroup], None] | None = None,
+        warn: Warn = lambda message, **fields: logger.warning("%s", message),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Goes on where ``store`` is once it is rolled back to ``version``, the step of the checkpoint.
 
         ``decode`` reads a stored payload; ``on_received`` sees every training group that counts as received,
-        also those that teach nothing, on the service's thread.
+        also those that teach nothing, on the service's thread. ``warn`` is told of each new cause of trouble; like
+        ``on_received`` it is called with the lock held.
         """
         self.settings = settings
         self._store = store
@@ -68,12 +75,15 @@ class Inbox:
         )
         self._book = LeaseBook(
             draw=self._issuer.draw,
+            nonces=self._issuer.nonces,
             max_outstanding=settings.max_outstanding,
             clock=clock,
             grace_seconds=settings.grace_seconds,
         )
         self._book.add(self._issuer.unsettled)
         self._evaluation = EvaluationRound()
+        self._troubles = Troubles(batch=settings.batch, warn=warn)
+        self._moved_at = clock()
         self._intake = Intake(
             store=store,
             settings=settings,
@@ -81,6 +91,7 @@ class Inbox:
             issuer=self._issuer,
             queue=self._queue,
             evaluation=self._evaluation,
+            troubles=self._troubles,
             keep=keep,
             on_received=on_received,
         )
@@ -89,8 +100,8 @@ class Inbox:
         """Call ``wake`` whenever there may be leases to grant; it must not block."""
         self._wake = wake
 
-    def join(self, worker_id: str, *, capacity: int, held: Iterable[str] = ()) -> frozenset[str]:
-        """A worker is connected (again); returns the leases that it keeps."""
+    def join(self, worker_id: str, *, capacity: int, held: Mapping[str, str] | None = None) -> frozenset[str]:
+        """A worker is connected (again) and proves what it holds by nonces; returns the leases that it keeps."""
         with self._changed:
             kept = self._book.join(worker_id, capacity=capacity, held=held)
         self._wake()
@@ -110,54 +121,72 @@ class Inbox:
             self._issuer.save()
         return granted
 
-    def offer(self, group: RolloutGroup, payload: bytes, *, worker_id: str = "") -> AckDecision:
-        """Take a group in, or say why not. What is accepted is durable when this returns."""
+    def offer_many(self, offers: Sequence[Offer]) -> list[AckDecision]:
+        """Take groups in, or say why not, in their order. What is accepted is durable when this returns."""
+        checked = [self._intake.check(offer) for offer in offers]
         with self._changed:
-            decision = self._intake.offer(group, payload, worker_id or group.worker_id)
+            decisions = self._intake.take(checked)
+            trained = {c.offer.group_id for c in checked if c.group is not None and not c.useless}
+            if any(d.status is AckStatus.ACCEPTED and d.group_id in trained for d in decisions):
+                self._moved_at = self._clock()
             self._changed.notify_all()
         self._wake()
-        return decision
+        return decisions
 
-    def reject(self, group_id: str, error: InvalidRequest, *, worker_id: str) -> AckDecision:
-        """Count something that could not even be read; a lease that it names is worked on again."""
+    def progress(self, worker_id: str, reports: Sequence[LeaseProgress]) -> None:
+        """A worker says how far it is; what moved is renewed."""
         with self._changed:
-            decision = self._intake.refuse(group_id, worker_id, error)
-            self._changed.notify_all()
-        self._wake()
-        return decision
+            moved = [self._book.progress(worker_id, report) for report in reports]
+            if any(moved):
+                self._moved_at = self._clock()
 
-    def returned(self, group_id: str, *, worker_id: str, reason: str, drop: str = "") -> None:
+    def seconds_without_progress(self) -> float:
+        """Since a lease moved, or a group came that can be trained on or was asked for."""
+        with self._changed:
+            return self._clock() - self._moved_at
+
+    def story(self) -> str:
+        """What came since the last batch was taken and why it did not help, for people; empty when nothing came."""
+        with self._changed:
+            return self._troubles.story()
+
+    def returned(self, group_id: str, *, worker_id: str, nonce: str, reason: str, drop: str = "") -> None:
         """The worker cannot do the task; another will, or the same one later.
 
         With ``drop``, one of ``TASK_FAULTS``, nobody ever can: the lease is dropped under that word.
         """
+        final = drop in TASK_FAULTS
         with self._changed:
-            release = self._book.give_back(group_id, worker_id, final=drop in TASK_FAULTS)
+            release = self._book.give_back(group_id, worker_id, nonce, final=final)
             if release is not None:
                 logger.info("%s gave back %s: %s", worker_id, group_id, reason)
-                self._intake.released(release, drop if drop in TASK_FAULTS else "returned")
-                self._changed.notify_all()
+                self._lost(release, reason, drop if final else "returned")
         self._wake()
 
-    def expire(self) -> list[Release]:
-        """Take back what ran out or was left behind; call it every fraction of a second."""
+    def expire(self, *, unheard_seconds: float = 0.0) -> list[Release]:
+        """Take back what stood still for too long or was left behind; call it every fraction of a second.
+
+        ``unheard_seconds`` is for how long nobody could be heard since the last call.
+        """
         with self._changed:
+            if unheard_seconds:
+                self._book.prolong(unheard_seconds)
             releases = self._book.expire()
             for release in releases:
-                logger.warning("%s did not finish %s; it goes to another", release.worker_id, release.lease.group_id)
-                self._intake.released(release, "expired")
-            if releases:
-                self._changed.notify_all()
+                stage = f", it stood at {release.stage}" if release.stage else ""
+                self._lost(release, f"not heard of for too long{stage}", "expired")
         return releases
 
     def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
         """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit`` or ``drop``.
 
-        Raises DeadlineExceeded, naming the workers and what they owe, or NotReady after ``close``.
+        Raises DeadlineExceeded that says what came, what became of it and what the workers owe; PluginFailed when
+        no verdict was ever reached, for one reason that waiting does not mend; NotReady after ``close``.
         """
         with self._changed:
             self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._describe_missing(n))
             taken = self._queue.take(n)
+            self._troubles.batch_taken()
         self._wake()
         return taken
 
@@ -292,25 +321,40 @@ class Inbox:
         while not ready():
             if self._closed:
                 raise NotReady(f"inbox: is closed ({self._closed})")
+            if self._troubles.fatal:
+                raise PluginFailed(self._troubles.fatal)
             if (left := deadline - self._clock()) <= 0:
                 raise DeadlineExceeded(missing())
             self._changed.wait(left)
 
+    def _lost(self, release: Release, cause: str, reason: str) -> None:
+        in_row = next((w.returned_in_row for w in self._book.workers() if w.worker_id == release.worker_id), 0)
+        if self._troubles.returned(release, cause, in_row):
+            logger.warning("%s did not finish %s: %s", release.worker_id, release.lease.group_id, cause)
+        self._intake.released(release, reason)
+        self._changed.notify_all()
+
     def _describe_missing(self, n: int) -> str:
         fresh = len(self._queue.fresh())
-        return f"inbox: {fresh} of {n} groups are there for version {self._queue.version}; {self._who_owes()}"
+        return f"inbox: {fresh} of {n} groups are there for version {self._queue.version}{self._describe_delay()}"
 
     def _describe_pending(self, k: int) -> str:
         first = next(iter(self._evaluation.pending), "none")
         settled = self._evaluation.num_settled
-        return f"evaluation: {settled} of {k} groups are there, the next is {first!r}; {self._who_owes()}"
+        return f"evaluation: {settled} of {k} groups are there, the next is {first!r}{self._describe_delay()}"
 
-    def _who_owes(self) -> str:
-        workers = [_describe_worker(worker) for worker in self._book.workers()]
-        return "; ".join(workers) if workers else "no rollout worker is connected: start one, or read its log"
+    def _describe_delay(self) -> str:
+        """What came, and what the workers do."""
+        story = self._troubles.story()
+        workers = [describe_worker(worker) for worker in self._book.workers()]
+        owed = "; ".join(workers) if workers else "no rollout worker is connected: start one, or read its log"
+        return "; ".join(["", *([story] if story else []), owed])
 
 
-def _describe_worker(worker: WorkerLeases) -> str:
+def describe_worker(worker: WorkerLeases) -> str:
+    """What a worker holds and where it stands, for people."""
     state = "" if worker.connected else " (gone)"
     since = f", the oldest for {worker.oldest_seconds:.1f} s" if worker.held else ""
-    return f"{worker.worker_id}{state} holds {worker.held} leases{since}"
+    stage = f" at {worker.stage}" if worker.stage else ""
+    still = f", none moved for {worker.still_seconds:.0f} s" if worker.still_seconds >= STILL_SECONDS else ""
+    return f"{worker.worker_id}{state} holds {worker.held} leases{since}{stage}{still}"

@@ -1,14 +1,14 @@
 """What becomes of an offered group: the rules between border, leases, queue and evaluation.
 
-A training group ends as trained on; dropped as stale, on arrival or at batch time; dropped on arrival because it
-teaches nothing (a word of ``keep``); or dropped because its lease failed too often (``"returned"``, ``"expired"``
-or the last reason of rejection) or nobody can ever do it (``TASK_FAULTS``).
-What is rejected is counted by reason and its lease is worked on again.
+A training group ends as trained on; dropped as stale at batch time; dropped on arrival because it teaches nothing (a
+word of ``keep``); or dropped because its lease failed too often (``"returned"``, ``"expired"``, ``"stale"`` or the
+last reason of rejection) or nobody can ever do it (``TASK_FAULTS``). What is rejected, or stale on arrival, is
+counted by reason, settles nothing, and its lease is worked on again if the sender is the one who holds it.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.border import (
@@ -17,20 +17,27 @@ from rlserve.actors.learner.border import (
     VersionRange,
     check_against_lease,
     check_against_run,
+    check_sender,
     check_versions,
     describe,
 )
 from rlserve.actors.learner.evaluation_round import EvaluationRound
 from rlserve.actors.learner.group_queue import GroupQueue
 from rlserve.actors.learner.issuer import Issuer
-from rlserve.actors.learner.leases import GRACE_SECONDS, LeaseBook, Release
+from rlserve.actors.learner.lease_state import Release
+from rlserve.actors.learner.leases import GRACE_SECONDS, LeaseBook
 from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.troubles import Troubles, plain
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import Purpose, RolloutGroup
-from rlserve.store.base import GroupInfo, Store
+from rlserve.rpc import codec
+from rlserve.rpc.codec import GroupLimits
+from rlserve.store.base import GroupInfo, Receipt, Store
 
 logger = logging.getLogger(__name__)
+
+NO_LIMITS = GroupLimits()
 
 Keep = Callable[[RolloutGroup], str | None]
 """Why a group teaches nothing, as a closed word for counters; None to train on it."""
@@ -54,6 +61,10 @@ class InboxSettings:
     """A worker whose stream broke keeps its leases for this long."""
     leases_ahead: bool = True
     """Lease while a batch is in training; else its groups count as queued until the step is done."""
+    batch: int = 1
+    """Groups of a step."""
+    temperature: float = 1.0
+    """At which tasks are sampled that do not say themselves."""
 
     @classmethod
     def of(cls, config: RunConfig, *, tokenizer_fingerprint: str) -> "InboxSettings":
@@ -67,12 +78,58 @@ class InboxSettings:
             leases_ahead=config.leases_ahead,
             max_lag=config.max_lag_steps,
             lease_seconds=config.learner.lease_seconds,
+            batch=config.learner.groups_per_step,
+            temperature=config.rollout.temperature,
             tokenizer_fingerprint=tokenizer_fingerprint,
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A group as it came: bytes, and who says that they are whose lease's."""
+
+    group_id: str
+    nonce: str
+    worker_id: str
+    payload: bytes
+    """A RolloutGroup message."""
+    limits: GroupLimits = NO_LIMITS
+
+    def group(self) -> RolloutGroup:
+        """The group in the payload. Raises InvalidRequest."""
+        return codec.group_from_bytes(self.payload, limits=self.limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """An offer after all checks that need no lock."""
+
+    offer: Offer
+    group: RolloutGroup | None = None
+    error: InvalidRequest | None = None
+    """Set exactly when there is no group."""
+    useless: str = ""
+    """Why it teaches nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What becomes of one offer, once the store has written it."""
+
+    offer: Offer
+    decision: AckDecision
+    group: RolloutGroup | None = None
+    versions: VersionRange | None = None
+    receipt: Receipt | None = None
+    rejected: str = ""
+    """Reason to count the refusal by."""
+
+
 class Intake:
-    """Decides on every group, once. Not thread-safe."""
+    """Decides on groups, each once: first all of a batch, then the store writes it, then it takes effect.
+
+    Not thread-safe, except for ``check``, which looks at nothing that changes.
+    """
 
     def __init__(
         self,
@@ -83,6 +140,7 @@ class Intake:
         issuer: Issuer,
         queue: GroupQueue,
         evaluation: EvaluationRound,
+        troubles: Troubles,
         keep: Keep,
         on_received: Callable[[RolloutGroup], None] | None,
     ) -> None:
@@ -93,26 +151,43 @@ class Intake:
         self._issuer = issuer
         self._queue = queue
         self._evaluation = evaluation
+        self._troubles = troubles
         self._keep = keep
         self._on_received = on_received
         self.arrival_lags: Counter[int] = Counter()
-        """Training groups by the lag of their oldest token on arrival, stale ones included."""
+        """Training groups by the lag of their oldest token on arrival."""
 
-    def offer(self, group: RolloutGroup, payload: bytes, worker_id: str) -> AckDecision:
-        """Take a group in, or say why not."""
+    def check(self, offer: Offer) -> Checked:
+        """What can be said of an offer without looking at leases: reads, checks, and asks whether it teaches."""
         try:
-            return self._decide(group, payload, worker_id)
+            self._check_proof(offer)
+            group = offer.group()
+            if group.group_id != offer.group_id:
+                raise InvalidRequest(
+                    f"group_id: is {plain(group.group_id)!r}, sent as {offer.group_id!r}; give it its lease's",
+                    field="group_id",
+                    reason="unknown_lease",
+                )
+            check_against_run(
+                group, run_id=self._settings.run_id, tokenizer_fingerprint=self._settings.tokenizer_fingerprint
+            )
+            check_sender(group, offer.worker_id)
         except InvalidRequest as error:
-            return self.refuse(group.group_id, worker_id, error)
+            return Checked(offer=offer, error=error)
+        trains = group.purpose is Purpose.TRAIN
+        return Checked(offer=offer, group=group, useless=(self._why_useless(group) or "") if trains else "")
 
-    def refuse(self, group_id: str, worker_id: str, error: InvalidRequest) -> AckDecision:
-        """Count what cannot be believed, and have its lease worked on again if it is the worker's."""
-        self._store.reject(error.reason)
-        logger.warning("rejected %r from %s (%s): %s", group_id, worker_id, error.reason, error)
-        release = self._book.give_back(group_id, worker_id)
-        if release is not None:
-            self.released(release, error.reason)
-        return AckDecision(group_id=group_id, status=AckStatus.REJECTED, reason=error.reason, message=str(error))
+    def take(self, batch: Sequence[Checked]) -> list[AckDecision]:
+        """Take groups in, or say why not, in their order. What is accepted is durable when this returns."""
+        seen: set[str] = set()
+        plans = [self._plan(checked, seen) for checked in batch]
+        receipts = [plan.receipt for plan in plans if plan.receipt is not None]
+        rejected = Counter(plan.rejected for plan in plans if plan.rejected)
+        if receipts or rejected:
+            self._store.receive_many(receipts, rejected=rejected)
+        for plan in plans:
+            self._carry_out(plan)
+        return [plan.decision for plan in plans]
 
     def released(self, release: Release, reason: str) -> None:
         """Account for a lease that was taken from its worker for the last time."""
@@ -130,64 +205,108 @@ class Intake:
     def withdraw(self, environment: str) -> int:
         """Drop every training lease of an environment; returns how many there were."""
         leases = self._book.unsettled(environment)
+        infos = [GroupInfo(group_id=lease.group_id, worker_id="", environment=environment) for lease in leases]
+        receipts = [Receipt(info=info, dropped="environment_left") for info in infos]
+        if receipts:
+            self._store.receive_many(receipts, rejected={})
         for lease in leases:
-            info = GroupInfo(group_id=lease.group_id, worker_id="", environment=environment)
-            self._store.receive_dropped(info, "environment_left")
             self._settle(lease.group_id)
         return len(leases)
 
-    def _decide(self, group: RolloutGroup, payload: bytes, worker_id: str) -> AckDecision:
-        group_id = group.group_id
-        check_against_run(
-            group, run_id=self._settings.run_id, tokenizer_fingerprint=self._settings.tokenizer_fingerprint
-        )
-        if self._evaluation.knows(group_id) or self._store.knows(group_id):
-            return AckDecision(group_id=group_id, status=AckStatus.DUPLICATE)
-        lease = self._book.find(group_id)
-        if lease is None or not self._book.may_deliver(group_id, worker_id):
+    def _check_proof(self, offer: Offer) -> None:
+        if not self._issuer.nonces.proves(offer.nonce, offer.group_id, offer.worker_id):
             raise InvalidRequest(
-                f"group_id: {group_id!r} is no lease of {worker_id!r}; send groups of leases only",
+                f"group_id: {offer.group_id!r} is no lease of {offer.worker_id!r} by this nonce; send groups of leases "
+                "only, with the nonce of the lease",
                 field="group_id",
                 reason="unknown_lease",
             )
-        check_against_lease(group, lease)
+
+    def _plan(self, checked: Checked, seen: set[str]) -> _Plan:
+        offer = checked.offer
+        try:
+            if checked.error is not None:
+                raise checked.error
+            assert checked.group is not None
+            return self._decide(offer, checked.group, checked.useless, seen)
+        except InvalidRequest as error:
+            decision = AckDecision(
+                group_id=offer.group_id, status=AckStatus.REJECTED, reason=error.reason, message=str(error)
+            )
+            return _Plan(offer=offer, decision=decision, rejected=error.reason)
+
+    def _decide(self, offer: Offer, group: RolloutGroup, useless: str, seen: set[str]) -> _Plan:
+        group_id = group.group_id
+        lease = self._book.find(group_id)
+        if group_id in seen or self._evaluation.knows(group_id) or (lease is None and self._store.knows(group_id)):
+            return _Plan(offer=offer, decision=AckDecision(group_id=group_id, status=AckStatus.DUPLICATE))
+        if lease is None:
+            raise InvalidRequest(
+                f"group_id: {group_id!r} is no lease any more; send groups of leases only",
+                field="group_id",
+                reason="unknown_lease",
+            )
+        check_against_lease(group, lease, temperature=self._settings.temperature)
         versions = VersionRange.of(group, default=self._queue.version)
         check_versions(versions, newest_known=self._queue.newest_known)
-        if lease.purpose is Purpose.EVALUATE:
-            return self._measure(group, worker_id, versions)
-        return self._admit(group, payload, worker_id, versions)
+        measured = lease.purpose is Purpose.EVALUATE
+        if versions.oldest < self._queue.version if measured else self._queue.is_stale(versions):
+            return self._stale(offer, versions, measured=measured)
+        seen.add(group_id)
+        decision = AckDecision(group_id=group_id, status=AckStatus.ACCEPTED)
+        if measured:
+            return _Plan(offer=offer, decision=decision, group=group)
+        info = describe(group, worker_id=offer.worker_id, versions=versions)
+        payload = b"" if useless else offer.payload
+        receipt = Receipt(info=info, payload=payload, dropped=useless)
+        return _Plan(offer=offer, decision=decision, group=group, versions=versions, receipt=receipt)
 
-    def _admit(self, group: RolloutGroup, payload: bytes, worker_id: str, versions: VersionRange) -> AckDecision:
-        info = describe(group, worker_id=worker_id, versions=versions)
-        reason = "stale" if self._queue.is_stale(versions) else self._why_useless(group)
-        if reason:
-            self._store.receive_dropped(info, reason)
-        else:
-            self._queue.add(group, payload, info, versions)
-        self._settle(group.group_id)
-        self.arrival_lags[max(0, self._queue.version - versions.oldest)] += 1
-        if self._on_received is not None:
-            self._on_received(group)
-        if reason == "stale":
-            return self._stale(group, versions, f"at most max_lag = {self._settings.max_lag} behind")
-        return AckDecision(group_id=group.group_id, status=AckStatus.ACCEPTED)
-
-    def _measure(self, group: RolloutGroup, worker_id: str, versions: VersionRange) -> AckDecision:
-        if versions.oldest < self._queue.version:
-            self._book.give_back(group.group_id, worker_id, failed=False)
-            return self._stale(group, versions, "the one that is measured")
-        self._evaluation.receive(group)
-        self._settle(group.group_id)
-        return AckDecision(group_id=group.group_id, status=AckStatus.ACCEPTED)
-
-    def _stale(self, group: RolloutGroup, versions: VersionRange, wanted: str) -> AckDecision:
-        return AckDecision(
-            group_id=group.group_id,
+    def _stale(self, offer: Offer, versions: VersionRange, *, measured: bool) -> _Plan:
+        wanted = "the one that is measured" if measured else f"at most max_lag = {self._settings.max_lag} behind"
+        decision = AckDecision(
+            group_id=offer.group_id,
             status=AckStatus.STALE,
             reason="stale",
             message=f"policy_spans: start at version {versions.oldest}, the newest is {self._queue.version} and the "
             f"oldest taken is {wanted}; fetch the newest weights",
         )
+        # A measurement may meet new weights in its first moments: that is nobody's failure.
+        return _Plan(offer=offer, decision=decision, rejected="" if measured else "stale", versions=versions)
+
+    def _carry_out(self, plan: _Plan) -> None:
+        offer = plan.offer
+        match plan.decision.status:
+            case AckStatus.ACCEPTED if plan.group is not None:
+                self._accept(plan, plan.group)
+            case AckStatus.STALE:
+                # It frees nothing: who sends old versions must not wear out the groups of the run.
+                release = self._book.give_back(offer.group_id, offer.worker_id, offer.nonce, failed=bool(plan.rejected))
+                if release is not None:
+                    self.released(release, "stale")
+                if plan.rejected and plan.versions is not None:
+                    self._troubles.rejected(offer.worker_id, "stale", plan.decision.message, tell=False)
+                    self.arrival_lags[max(0, self._queue.version - plan.versions.oldest)] += 1
+            case AckStatus.REJECTED:
+                if self._troubles.rejected(offer.worker_id, plan.rejected, plan.decision.message):
+                    logger.warning("rejected %r from %s: %s", offer.group_id, offer.worker_id, plan.decision.message)
+                release = self._book.give_back(offer.group_id, offer.worker_id, offer.nonce)
+                if release is not None:
+                    self.released(release, plan.rejected)
+
+    def _accept(self, plan: _Plan, group: RolloutGroup) -> None:
+        self._settle(group.group_id)
+        self._book.finished(plan.offer.worker_id)
+        if plan.receipt is None or plan.versions is None:
+            self._evaluation.receive(group)
+            self._troubles.received(group, "", trains=False)
+            return
+        dropped = plan.receipt.dropped
+        if not dropped:
+            self._queue.add(group, plan.versions)
+        self.arrival_lags[max(0, self._queue.version - plan.versions.oldest)] += 1
+        self._troubles.received(group, dropped)
+        if self._on_received is not None:
+            self._on_received(group)
 
     def _why_useless(self, group: RolloutGroup) -> str | None:
         try:

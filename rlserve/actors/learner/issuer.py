@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 
 from rlserve.actors.learner.mixture import Ingredient, TaskSource
+from rlserve.actors.learner.nonces import Nonces
 from rlserve.errors import StateCorrupt
 from rlserve.records.lease import Lease
 from rlserve.store.base import Store
@@ -32,8 +33,10 @@ class Issuer:
         self._run_id = run_id
         self._num_samples = num_samples
         self._limit_seconds = limit_seconds
-        self._next, oldest, self._source = self._load(seed, ingredients)
         self._changed = False
+        self._next, oldest, self._source, self._key = self._load(seed, ingredients)
+        self.nonces = Nonces(self._key)
+        """Of every lease of the run, those of evaluations too; they outlive this process."""
         numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
         self._unsettled = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
         self.mix(ingredients)
@@ -71,17 +74,19 @@ class Issuer:
         """Make what was drawn known to a later process."""
         if self._changed:
             oldest = min(self._unsettled.values(), default=self._next)
-            cursor = {"next": self._next, "oldest": oldest, "tasks": self._source.encode()}
+            cursor = {"next": self._next, "oldest": oldest, "tasks": self._source.encode(), "key": self._key.hex()}
             self._store.set_cursor(json.dumps(cursor))
             self._changed = False
 
-    def _load(self, seed: int, ingredients: Sequence[Ingredient]) -> tuple[int, int, TaskSource]:
+    def _load(self, seed: int, ingredients: Sequence[Ingredient]) -> tuple[int, int, TaskSource, bytes]:
         text = self._store.cursor()
         if text is None:
-            return 0, 0, TaskSource(seed, ingredients)
+            self._changed = True  # a later process must know the key before anyone is granted anything
+            return 0, 0, TaskSource(seed, ingredients), Nonces.new_key()
         try:
             cursor = json.loads(text)
-            return int(cursor["next"]), int(cursor["oldest"]), TaskSource.decode(cursor["tasks"])
+            tasks, key = TaskSource.decode(cursor["tasks"]), bytes.fromhex(cursor["key"])
+            return int(cursor["next"]), int(cursor["oldest"]), tasks, key
         except (ValueError, KeyError, TypeError) as error:
             raise StateCorrupt(
                 f"store: the cursor {text[:80]!r} cannot be read ({error}); start the run anew"

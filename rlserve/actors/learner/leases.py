@@ -1,69 +1,28 @@
 """Who works on which group: a state machine without threads, sockets or a clock of its own.
 
 A lease is drawn, held by one worker, and settled when its group is in. Until then it never disappears: one that
-is returned, expires, or whose worker leaves goes first in line, under the same group id and seed, to another
-worker if there is one. Leases are the credits: new ones are drawn only while ``outstanding + queued`` is below
-the bound. Leases of an evaluation come before all others and are outside the bound.
+is returned, stands still for too long, or whose worker leaves goes first in line, under the same group id and seed,
+to another worker if there is one. Leases are the credits: new ones are drawn only while ``outstanding + queued`` is
+below the bound. Leases of an evaluation come before all others and are outside the bound.
 """
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
+from rlserve.actors.learner.lease_state import Entry, Release, Worker, WorkerLeases
+from rlserve.actors.learner.nonces import Nonces
 from rlserve.records import Purpose
-from rlserve.records.lease import Lease
+from rlserve.records.lease import REPORT_SECONDS, Lease, LeaseProgress
 
 GRACE_SECONDS = 2.0
 MAX_ATTEMPTS = 8
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A lease that was taken from its worker."""
-
-    lease: Lease
-    worker_id: str
-    abandoned: bool
-    """True when it failed too often: it is settled, and nobody works on it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLeases:
-    """What one worker holds."""
-
-    worker_id: str
-    connected: bool
-    capacity: int
-    held: int
-    oldest_seconds: float
-    """Age of its oldest lease; 0 when it holds none."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    lease: Lease
-    order: int
-    holder: str = ""
-    since: float = 0.0
-    deadline: float = math.inf
-    not_before: float = -math.inf
-    attempts: int = 0
-    avoid: str = ""
-    holders: set[str] = field(default_factory=set)
-
-    @property
-    def rank(self) -> tuple[bool, int]:
-        return self.lease.purpose is not Purpose.EVALUATE, self.order
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Worker:
-    capacity: int
-    left_at: float | None = None
-    served: int = 0
-    held: dict[str, _Entry] = field(default_factory=dict)
+_Place = tuple[int, int, str]
+"""(leases held, when it was served last, name): who comes first in line for a lease."""
 
 
 class LeaseBook:
@@ -73,6 +32,7 @@ class LeaseBook:
         self,
         *,
         draw: Callable[[], Lease],
+        nonces: Nonces,
         max_outstanding: int,
         clock: Callable[[], float],
         grace_seconds: float = GRACE_SECONDS,
@@ -80,15 +40,16 @@ class LeaseBook:
     ) -> None:
         """``draw`` gives the next new training lease; ``clock`` seconds that never go back."""
         self._draw = draw
+        self._nonces = nonces
         self._max_outstanding = max_outstanding
         self._clock = clock
         self._grace_seconds = grace_seconds
         self._max_attempts = max_attempts
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         # A heap. What is settled or held again meanwhile stays in it until it is met.
         self._line: list[tuple[tuple[bool, int], str]] = []
         self._in_line: set[str] = set()
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._orders = 0
         self._grants = 0
         self._outstanding = 0
@@ -113,11 +74,6 @@ class LeaseBook:
         leases = [entry.lease for entry in self._entries.values()]
         return [lease for lease in leases if lease.environment == environment and lease.purpose is Purpose.TRAIN]
 
-    def may_deliver(self, group_id: str, worker_id: str) -> bool:
-        """Whether the worker holds the lease or once did: a late result is as good as a timely one."""
-        entry = self._entries.get(group_id)
-        return entry is not None and worker_id in entry.holders
-
     def workers(self) -> list[WorkerLeases]:
         """Workers that are connected, or left so recently that they keep their leases; sorted by name."""
         now = self._clock()
@@ -128,6 +84,9 @@ class LeaseBook:
                 capacity=worker.capacity,
                 held=len(worker.held),
                 oldest_seconds=max((now - entry.since for entry in worker.held.values()), default=0.0),
+                still_seconds=min((now - entry.moved_at for entry in worker.held.values()), default=0.0),
+                stage=min(worker.held.values(), key=lambda entry: entry.since).stage if worker.held else "",
+                returned_in_row=worker.returned_in_row,
             )
             for worker_id, worker in sorted(self._workers.items())
         ]
@@ -138,20 +97,26 @@ class LeaseBook:
             if lease.group_id not in self._entries:
                 self._wait(self._open(lease))
 
-    def join(self, worker_id: str, *, capacity: int, held: Iterable[str] = ()) -> frozenset[str]:
-        """A worker is connected (again) and says what it works on; returns what of that it keeps.
+    def join(self, worker_id: str, *, capacity: int, held: Mapping[str, str] | None = None) -> frozenset[str]:
+        """A worker is connected (again) and says what it works on, as nonces by group; returns what of that it keeps.
 
-        What the book thought it held and it does not name goes back in line: the lease was lost on the way.
+        What the book thought it held and it does not prove goes back in line: the lease was lost on the way.
         """
-        worker = self._workers.setdefault(worker_id, _Worker(capacity=capacity))
+        worker = self._workers.setdefault(worker_id, Worker(capacity=capacity))
         worker.capacity, worker.left_at = capacity, None
-        named = [self._entries[group_id] for group_id in dict.fromkeys(held) if group_id in self._entries]
-        for entry in [e for e in worker.held.values() if e not in named]:
+        proven = {
+            group_id: nonce
+            for group_id, nonce in (held or {}).items()
+            if group_id in self._entries and self._nonces.proves(nonce, group_id, worker_id)
+        }
+        for entry in [entry for group_id, entry in worker.held.items() if group_id not in proven]:
             self._release(entry)
-        for entry in named:
-            entry.holders.add(worker_id)
+        for group_id, nonce in proven.items():
+            entry = self._entries[group_id]
             if not entry.holder:
-                self._hold(entry, worker_id)
+                self._hold(entry, worker_id, nonce)
+            elif entry.holder == worker_id:
+                entry.nonce = nonce
         return frozenset(worker.held)
 
     def leave(self, worker_id: str) -> None:
@@ -167,7 +132,9 @@ class LeaseBook:
         """
         granted: dict[str, list[Lease]] = {}
         passed_over = []
-        while free := self._free(ready):
+        free = [self._place(worker_id) for worker_id in self._free(ready)]
+        heapq.heapify(free)
+        while free:
             entry = self._next(queued)
             if entry is None:
                 break
@@ -175,8 +142,10 @@ class LeaseBook:
             if worker_id is None:
                 passed_over.append(entry)
                 continue
-            self._hold(entry, worker_id)
-            granted.setdefault(worker_id, []).append(entry.lease)
+            self._hold(entry, worker_id, self._nonces.make(entry.lease.group_id, worker_id))
+            granted.setdefault(worker_id, []).append(replace(entry.lease, nonce=entry.nonce))
+            if len(self._workers[worker_id].held) < self._workers[worker_id].capacity:
+                heapq.heappush(free, self._place(worker_id))
         for entry in passed_over:
             self._wait(entry)
         return granted
@@ -191,14 +160,41 @@ class LeaseBook:
         self._outstanding -= entry.lease.purpose is Purpose.TRAIN
         return True
 
-    def give_back(self, group_id: str, worker_id: str, *, failed: bool = True, final: bool = False) -> Release | None:
-        """The holder will not finish the lease. None when the worker does not hold it (any more).
+    def finished(self, worker_id: str) -> None:
+        """The worker has brought a group to its end."""
+        if (worker := self._workers.get(worker_id)) is not None:
+            worker.returned_in_row = 0
+
+    def progress(self, worker_id: str, report: LeaseProgress) -> bool:
+        """The holder says how far it is; True when the lease has moved, which renews it."""
+        entry = self._held(report.group_id, worker_id, report.nonce)
+        if entry is None:
+            return False
+        entry.stage = report.stage
+        if report.tokens <= entry.tokens and report.steps <= entry.steps:
+            return False
+        entry.tokens, entry.steps = max(entry.tokens, report.tokens), max(entry.steps, report.steps)
+        self._renew(entry)
+        return True
+
+    def prolong(self, seconds: float) -> None:
+        """Nobody could be heard for so long: no lease stood still meanwhile, and no worker stayed away."""
+        for worker in self._workers.values():
+            if worker.left_at is not None:
+                worker.left_at += seconds
+            for entry in worker.held.values():
+                entry.deadline += seconds
+
+    def give_back(
+        self, group_id: str, worker_id: str, nonce: str, *, failed: bool = True, final: bool = False
+    ) -> Release | None:
+        """The holder will not finish the lease. None when the worker does not hold it (any more) by this nonce.
 
         A lease that ``failed`` pauses before it is tried again, each time longer, and is abandoned at last; one
         whose failure is ``final`` is abandoned at once.
         """
-        entry = self._entries.get(group_id)
-        if entry is None or entry.holder != worker_id:
+        entry = self._held(group_id, worker_id, nonce)
+        if entry is None:
             return None
         entry.attempts = self._max_attempts if final else entry.attempts + failed
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** max(0, entry.attempts - 1))
@@ -206,7 +202,7 @@ class LeaseBook:
         return self._take_away(entry)
 
     def expire(self) -> list[Release]:
-        """Take back the leases that ran out and those of workers that stayed away."""
+        """Take back the leases that stood still for too long and those of workers that stayed away."""
         now = self._clock()
         gone = [w for w in self._workers.values() if w.left_at is not None and now - w.left_at >= self._grace_seconds]
         releases = [self._take_away(entry) for worker in gone for entry in list(worker.held.values())]
@@ -216,7 +212,7 @@ class LeaseBook:
             releases.append(self._take_away(entry))
         return releases
 
-    def _next(self, queued: int) -> _Entry | None:
+    def _next(self, queued: int) -> Entry | None:
         """The first lease in line, or a new one if the bound allows it."""
         while self._line:
             _, group_id = heapq.heappop(self._line)
@@ -237,49 +233,69 @@ class LeaseBook:
             if worker.left_at is None and len(worker.held) < worker.capacity and (ready is None or worker_id in ready)
         ]
 
-    def _choose(self, entry: _Entry, free: Collection[str]) -> str | None:
-        """The free worker that holds least; not the one that just failed, unless it is the only one."""
+    def _place(self, worker_id: str) -> _Place:
+        worker = self._workers[worker_id]
+        return len(worker.held), worker.served, worker_id
+
+    def _choose(self, entry: Entry, free: list[_Place]) -> str | None:
+        """Take the free worker that holds least from the heap; not the one that just failed, unless it is the only."""
         if entry.not_before > self._clock():
             return None
-        others = [worker_id for worker_id in free if worker_id != entry.avoid]
-        if not others and any(w.left_at is None and name != entry.avoid for name, w in self._workers.items()):
-            return None
-        chosen = others or free
-        return min(chosen, key=lambda name: (len(self._workers[name].held), self._workers[name].served), default=None)
+        first = heapq.heappop(free)
+        if first[2] != entry.avoid:
+            return first[2]
+        second = heapq.heappop(free) if free else None
+        if second is None and not self._has_another(entry.avoid):
+            return first[2]
+        heapq.heappush(free, first)
+        return None if second is None else second[2]
 
-    def _open(self, lease: Lease) -> _Entry:
-        entry = _Entry(lease=lease, order=self._orders, since=self._clock())
+    def _has_another(self, worker_id: str) -> bool:
+        return any(worker.left_at is None and name != worker_id for name, worker in self._workers.items())
+
+    def _open(self, lease: Lease) -> Entry:
+        entry = Entry(lease=lease, order=self._orders, since=self._clock())
         self._orders += 1
         self._entries[lease.group_id] = entry
         self._outstanding += lease.purpose is Purpose.TRAIN
         return entry
 
-    def _hold(self, entry: _Entry, worker_id: str) -> None:
-        entry.holder, entry.since = worker_id, self._clock()
-        # The worker's own limit ends first; the grace is for its word to arrive.
-        limit = entry.lease.limit_seconds
-        entry.deadline = entry.since + limit + self._grace_seconds if limit else math.inf
-        entry.holders.add(worker_id)
+    def _held(self, group_id: str, worker_id: str, nonce: str) -> Entry | None:
+        """The lease, if the worker holds it by this very grant."""
+        entry = self._entries.get(group_id)
+        return entry if entry is not None and entry.holder == worker_id and entry.nonce == nonce else None
+
+    def _hold(self, entry: Entry, worker_id: str, nonce: str) -> None:
+        entry.holder, entry.nonce, entry.since = worker_id, nonce, self._clock()
+        entry.tokens, entry.steps, entry.stage = 0, 0, ""
+        self._renew(entry)
         self._grants += 1
         self._workers[worker_id].served = self._grants
         self._workers[worker_id].held[entry.lease.group_id] = entry
 
-    def _wait(self, entry: _Entry) -> None:
+    def _renew(self, entry: Entry) -> None:
+        entry.moved_at = self._clock()
+        # The worker's own limit ends first; the grace is for its word to arrive, and its words come in intervals.
+        limit = entry.lease.limit_seconds
+        entry.deadline = entry.moved_at + limit + self._grace_seconds + 2 * REPORT_SECONDS if limit else math.inf
+
+    def _wait(self, entry: Entry) -> None:
         group_id = entry.lease.group_id
         if group_id not in self._in_line:
             self._in_line.add(group_id)
             heapq.heappush(self._line, (entry.rank, group_id))
 
-    def _release(self, entry: _Entry) -> None:
+    def _release(self, entry: Entry) -> None:
         self._workers[entry.holder].held.pop(entry.lease.group_id)
-        entry.holder, entry.deadline, entry.since = "", math.inf, self._clock()
+        entry.holder, entry.nonce, entry.deadline, entry.since = "", "", math.inf, self._clock()
         self._wait(entry)
 
-    def _take_away(self, entry: _Entry) -> Release:
+    def _take_away(self, entry: Entry) -> Release:
         worker_id, abandoned = entry.holder, entry.attempts >= self._max_attempts
         entry.avoid = worker_id
+        self._workers[worker_id].returned_in_row += 1
         if abandoned:
             self.complete(entry.lease.group_id)
         else:
             self._release(entry)
-        return Release(lease=entry.lease, worker_id=worker_id, abandoned=abandoned)
+        return Release(lease=entry.lease, worker_id=worker_id, abandoned=abandoned, stage=entry.stage)

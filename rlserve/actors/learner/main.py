@@ -27,6 +27,7 @@ from rlserve.actors.hub.registration import Registration
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.environments import EnvironmentFollower
+from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
@@ -54,6 +55,7 @@ from rlserve.observability.warner import Warner
 from rlserve.records import Actor, ActorKind, RolloutGroup, RunPhase
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
+from rlserve.rpc.codec.task import MAX_GIVEN
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 from rlserve.rpc.thread import LoopThread
@@ -204,7 +206,8 @@ class Learner:
             self._warn(warning)
         # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
         vocab_size, max_tokens = self._trainer.vocabulary, self._config.model.max_length
-        self._limits = limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens)
+        samples = max(self._config.rollout.group_size, self._config.evaluate.samples, MAX_GIVEN)
+        self._limits = limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens, max_trajectories=samples)
         settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer))
         return Inbox(
             self._store,
@@ -213,6 +216,7 @@ class Learner:
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,
             on_received=self._on_received,
+            warn=self._warn,
         )
 
     def _on_received(self, group: RolloutGroup) -> None:
@@ -226,7 +230,7 @@ class Learner:
         streams = RolloutStreamService(
             self._inbox,
             limits=self._limits,
-            max_message_bytes=self._config.learner.max_message_bytes,
+            max_group_bytes=self._config.learner.max_group_bytes,
             events=EventLog(self._paths.events),
             served=policy.served,
         )
@@ -242,7 +246,7 @@ class Learner:
                 add,
                 address=address,
                 service_names=[POLICY_SERVICE, STREAM_SERVICE],
-                options=ServerOptions(max_message_bytes=self._config.learner.max_message_bytes),
+                options=ServerOptions(max_message_bytes=MAX_FRAME_BYTES),
             )
         )
         self._hub, registration = await stack.enter_async_context(_registered(hub_address, self._actor(server)))

@@ -1,24 +1,31 @@
 """RolloutStreamService: the inbox over gRPC. Leases and acks down, finished groups up.
 
-Per stream two tasks. ``_read`` waits for the worker's frames and answers each group after it is durable;
-``_write`` (the generator that gRPC drains) waits for frames to send. Unblocked by: a credit, an ack, goodbye. A
-slow reader holds back nothing but itself: it is granted at most its capacity, and each group brings one ack.
+Per stream two tasks. ``_read`` waits for the worker's frames and hands groups to ``Ingest``, which answers each after
+it is durable; ``_write`` (the generator that gRPC drains) waits for frames to send. Unblocked by: a credit, an ack,
+goodbye. A slow reader holds back nothing but itself: it is granted at most its capacity, and is read no further
+while its acks wait. The bytes of all groups that are in the learner at once are bounded over all streams.
 
 One housekeeping task for all streams grants leases when something may have changed, and takes back what ran out.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc.aio
-from google.protobuf.message import Message
 
+from rlserve.actors.learner import frames
 from rlserve.actors.learner.border import AckDecision, AckStatus
+from rlserve.actors.learner.byte_budget import ByteBudget
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.errors import InvalidRequest
+from rlserve.actors.learner.ingest import Delivery, Ingest
+from rlserve.actors.learner.intake import Offer
+from rlserve.actors.learner.worker_stream import Budgets, Incoming, Outbox
+from rlserve.errors import InvalidRequest, LimitExceeded
 from rlserve.observability.events import EventLog
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
@@ -30,7 +37,16 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RolloutStreamService"].full_name
 HOUSEKEEPING_SECONDS = 0.2
-MAX_CAPACITY = 4096
+LATE_SECONDS = 1.0
+"""Housekeeping that comes later than this had no processor; nobody was heard meanwhile."""
+SMALL_BYTES = 64 * 2**20
+"""Groups of one part in the learner at once, over all streams."""
+LARGE_GROUPS = 4
+"""Groups of largest size in the learner at once, over all streams."""
+MAX_REFUSED = 64
+"""A stream of which so many groups in a row were refused is ended."""
+MAX_TOLD = 4096
+"""Workers whose first coming is an event."""
 STATUS = {
     AckStatus.ACCEPTED: pb.Ack.STATUS_ACCEPTED,
     AckStatus.DUPLICATE: pb.Ack.STATUS_DUPLICATE,
@@ -39,156 +55,224 @@ STATUS = {
 }
 
 
+class _Stream:
+    """One stream of one worker."""
+
+    def __init__(self, worker_id: str, budgets: Budgets) -> None:
+        self.worker_id = worker_id
+        self.outbox = Outbox()
+        self.incoming = Incoming(budgets)
+        self.error: Exception | None = None
+        """Ends the stream, once what waits is sent."""
+        self._refused = 0
+
+    def done(self, size: int, parts: bool, decision: AckDecision) -> None:
+        """A group was decided on."""
+        self.incoming.done(size, parts=parts)
+        self.outbox.ack(_ack(decision))
+        self._refused = self._refused + 1 if decision.status is AckStatus.REJECTED else 0
+        if self._refused >= MAX_REFUSED:
+            self.end(
+                LimitExceeded(f"stream: {self._refused} groups in a row were refused, the last: {decision.message}")
+            )
+
+    def failed(self, size: int, parts: bool, error: Exception) -> None:
+        """Nobody could decide on a group."""
+        self.incoming.done(size, parts=parts)
+        self.end(error)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Send what waits, then end."""
+        self.error = self.error or error
+        self.outbox.close()
+
+
 class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
-    """Create it in the event loop that serves it; ``close`` ends its housekeeping."""
+    """Create it in the event loop that serves it; ``close`` ends its tasks."""
 
     def __init__(
         self,
         inbox: Inbox,
         *,
         limits: GroupLimits,
-        max_message_bytes: int,
+        max_group_bytes: int,
         events: EventLog | None = None,
-        served: Callable[[], Mapping[str, int]] = dict,
+        served: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """``events`` is told who joined; ``served`` says which version each worker serves, as far as is known."""
+        """``events`` is told who joined; ``served`` says which version each worker serves (None: nobody knows)."""
         self._events = events
         self._served = served
         self._inbox = inbox
         self._limits = limits
-        self._max_message_bytes = max_message_bytes
-        self._loop = asyncio.get_running_loop()
-        self._outboxes: dict[str, asyncio.Queue[pb.StreamResponse | None]] = {}
+        self._max_group_bytes = max_group_bytes
+        self._budgets = Budgets(small=ByteBudget(SMALL_BYTES), large=ByteBudget(LARGE_GROUPS * max_group_bytes))
+        self._streams: dict[str, _Stream] = {}
+        self._told: set[str] = set()
         self._wake = asyncio.Event()
+        self._woken = False
         self._finished = ""
-        inbox.on_credit(lambda: self._loop.call_soon_threadsafe(self._wake.set))
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        loop = asyncio.get_running_loop()
+        inbox.on_credit(lambda: self._wake_from(loop))
+        self._ingest = Ingest(inbox)
+        self._tasks = [asyncio.create_task(self._ingest.run()), asyncio.create_task(self._keep_house())]
 
     async def finish(self, reason: str) -> None:
         """Say goodbye to every worker, also to those that come later."""
         self._finished = reason
-        for outbox in self._outboxes.values():
-            outbox.put_nowait(pb.StreamResponse(goodbye=pb.Goodbye(reason=reason)))
-            outbox.put_nowait(None)
+        for stream in self._streams.values():
+            stream.outbox.send(pb.StreamResponse(goodbye=pb.Goodbye(reason=reason)))
+            stream.end()
 
     async def close(self) -> None:
-        """End the housekeeping."""
-        self._housekeeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._housekeeping
+        """End the tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def Stream(
         self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context
     ) -> AsyncIterator[pb.StreamResponse]:
-        frames = aiter(request_iterator)
-        hello = self._checked_hello(await anext(frames, None))
-        outbox: asyncio.Queue[pb.StreamResponse | None] = asyncio.Queue()
+        requests = aiter(request_iterator)
+        hello = self._checked_hello(await anext(requests, None))
         yield pb.StreamResponse(welcome=self._welcome())
         if self._finished:
             yield pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished))
             return
-        self._take_over(hello.worker_id, outbox)
-        self._inbox.join(hello.worker_id, capacity=hello.capacity, held=hello.held_group_ids)
-        logger.info("%s joined the stream, capacity %d", hello.worker_id, hello.capacity)
-        if self._events is not None:
-            self._events.write("worker_joined", worker=hello.worker_id, capacity=hello.capacity)
-        reading = asyncio.create_task(self._read(frames, hello.worker_id, outbox))
+        stream = _Stream(hello.worker_id, self._budgets)
+        self._enter(stream, hello)
+        reading = asyncio.create_task(self._read(requests, stream))
         try:
-            while (frame := await outbox.get()) is not None:
+            while (frame := await stream.outbox.next()) is not None:
                 yield frame
-            if reading.done():
-                reading.result()
+            if stream.error is not None:
+                raise stream.error
         finally:
             reading.cancel()
-            self._leave(hello.worker_id, outbox)
+            stream.incoming.close()
+            self._leave(stream)
 
-    async def _read(
-        self, frames: AsyncIterator[pb.StreamRequest], worker_id: str, outbox: asyncio.Queue[pb.StreamResponse | None]
-    ) -> None:
+    async def _read(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> None:
+        """Hand on what comes, until the worker ends or breaks the rules."""
         try:
-            async for request in frames:
-                match request.WhichOneof("frame"):
-                    case "group":
-                        decision = await asyncio.to_thread(self._offer, request.group, worker_id)
-                        outbox.put_nowait(pb.StreamResponse(ack=_ack(decision)))
-                    case "lease_return":
-                        back = request.lease_return
-                        self._inbox.returned(
-                            back.group_id, worker_id=worker_id, reason=back.reason[:500], drop=back.drop
-                        )
-                    case _:
-                        error = InvalidRequest(
-                            "frame: is a second hello or unknown; send groups and lease returns after the hello"
-                        )
-                        outbox.put_nowait(
-                            pb.StreamResponse(ack=_ack(self._inbox.reject("", error, worker_id=worker_id)))
-                        )
+            while True:
+                try:
+                    request = await asyncio.wait_for(anext(requests, None), stream.incoming.seconds_left)
+                except TimeoutError:
+                    raise stream.incoming.too_slow() from None
+                if request is None:
+                    break
+                await self._take(request, stream)
+        except Exception as error:
+            stream.end(error)
         finally:
-            outbox.put_nowait(None)
+            stream.end()
 
-    def _offer(self, message: Any, worker_id: str) -> AckDecision:
-        try:
-            group = codec.group_from_proto(message, limits=self._limits)
-        except InvalidRequest as error:
-            return self._inbox.reject(message.group_id, error, worker_id=worker_id)
-        return self._inbox.offer(group, _bytes(message), worker_id=worker_id)
+    async def _take(self, request: pb.StreamRequest, stream: _Stream) -> None:
+        worker_id = stream.worker_id
+        match request.WhichOneof("frame"):
+            case "group":
+                await self._take_part(request.group, stream)
+            case "progress":
+                self._inbox.progress(worker_id, frames.read_progress(request.progress))
+            case "lease_return":
+                back = request.lease_return
+                frames.check_return(back)
+                self._inbox.returned(
+                    back.group_id, worker_id=worker_id, nonce=back.nonce, reason=back.reason, drop=back.drop
+                )
+            case _:
+                raise frames.second_hello()
+
+    async def _take_part(self, part: pb.GroupPart, stream: _Stream) -> None:
+        frames.check_part(part, max_group_bytes=self._max_group_bytes)
+        parts = len(part.data) < part.total_bytes
+        payload = await stream.incoming.take(part)
+        if payload is None:
+            return
+        await stream.outbox.expect_ack()
+        offer = Offer(
+            group_id=part.group_id, nonce=part.nonce, worker_id=stream.worker_id, payload=payload, limits=self._limits
+        )
+        size = len(payload)
+        self._ingest.put(
+            Delivery(
+                offer,
+                done=functools.partial(stream.done, size, parts),
+                failed=functools.partial(stream.failed, size, parts),
+            )
+        )
 
     def _checked_hello(self, request: pb.StreamRequest | None) -> pb.Hello:
         if request is None or request.WhichOneof("frame") != "hello":
             raise InvalidRequest("hello: is missing; it is the first frame of a stream")
-        hello, settings = request.hello, self._inbox.settings
-        if not hello.worker_id:
-            raise InvalidRequest("hello.worker_id: is empty; name the worker")
-        if hello.run_id != settings.run_id:
-            raise InvalidRequest(f"hello.run_id: is {hello.run_id!r}; this learner runs {settings.run_id!r}")
-        if hello.tokenizer_fingerprint != settings.tokenizer_fingerprint:
-            raise InvalidRequest(
-                f"hello.tokenizer_fingerprint: {hello.worker_id} has another tokenizer than the learner; start both "
-                "from the same model"
-            )
-        if not 1 <= hello.capacity <= MAX_CAPACITY:
-            raise InvalidRequest(f"hello.capacity: is {hello.capacity}; give 1 to {MAX_CAPACITY}")
-        return hello
+        settings = self._inbox.settings
+        frames.check_hello(request.hello, run_id=settings.run_id, tokenizer_fingerprint=settings.tokenizer_fingerprint)
+        return request.hello
 
     def _welcome(self) -> pb.Welcome:
         return pb.Welcome(
             run_id=self._inbox.settings.run_id,
             policy_version=self._inbox.version,
             max_lag=self._inbox.settings.max_lag,
-            max_message_bytes=self._max_message_bytes,
+            max_group_bytes=self._max_group_bytes,
+            part_bytes=frames.PART_BYTES,
         )
 
-    def _take_over(self, worker_id: str, outbox: asyncio.Queue[pb.StreamResponse | None]) -> None:
+    def _enter(self, stream: _Stream, hello: pb.Hello) -> None:
         """A newer stream of the same worker ends the older one."""
-        if (older := self._outboxes.get(worker_id)) is not None:
-            older.put_nowait(None)
-        self._outboxes[worker_id] = outbox
+        worker_id = stream.worker_id
+        if (older := self._streams.get(worker_id)) is not None:
+            older.end()
+        self._streams[worker_id] = stream
+        held = {lease.group_id: lease.nonce for lease in hello.held}
+        self._inbox.join(worker_id, capacity=hello.capacity, held=held)
+        logger.info("%s joined the stream, capacity %d", worker_id, hello.capacity)
+        if self._events is not None and worker_id not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(worker_id)
+            self._events.write("worker_joined", worker=worker_id, capacity=hello.capacity)
 
-    def _leave(self, worker_id: str, outbox: asyncio.Queue[pb.StreamResponse | None]) -> None:
-        if self._outboxes.get(worker_id) is outbox:
-            del self._outboxes[worker_id]
-            self._inbox.leave(worker_id)
-            logger.info("%s left the stream", worker_id)
+    def _leave(self, stream: _Stream) -> None:
+        if self._streams.get(stream.worker_id) is stream:
+            del self._streams[stream.worker_id]
+            self._inbox.leave(stream.worker_id)
+            logger.info("%s left the stream", stream.worker_id)
 
     async def _keep_house(self) -> None:
+        looked = time.monotonic()
         while True:
-            self._inbox.expire()
-            self._grant()
+            unheard = time.monotonic() - looked - HOUSEKEEPING_SECONDS
+            looked = time.monotonic()
+            try:
+                self._inbox.expire(unheard_seconds=unheard if unheard > LATE_SECONDS else 0.0)
+                self._grant()
+            except Exception as error:  # without it no lease would go out any more, and nobody would say why
+                logger.exception("the leases cannot be kept")
+                self._inbox.close(f"{type(error).__name__}: {error}")
+                raise
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), HOUSEKEEPING_SECONDS)
             self._wake.clear()
+            self._woken = False
 
     def wake(self) -> None:
         """Look again for leases to hand out; call it in the service's event loop."""
         self._wake.set()
 
+    def _wake_from(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From any thread; what is woken already is not woken again."""
+        if not self._woken and not loop.is_closed():
+            self._woken = True
+            loop.call_soon_threadsafe(self._wake.set)
+
     def _grant(self) -> None:
         """No lease goes to a worker whose weights are so old already that its samples would be dropped."""
-        oldest, served = self._inbox.version - self._inbox.settings.max_lag, self._served()
-        ready = {worker for worker in self._outboxes if served.get(worker, oldest) >= oldest}
+        ready = set(self._streams)
+        if self._served is not None:
+            oldest, served = self._inbox.version - self._inbox.settings.max_lag, self._served()
+            ready = {worker for worker in ready if served.get(worker, -1) >= oldest}
         for worker_id, leases in self._inbox.grant(ready=ready).items():
             credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])
-            self._outboxes[worker_id].put_nowait(pb.StreamResponse(credit=credit))
+            self._streams[worker_id].outbox.send(pb.StreamResponse(credit=credit))
 
 
 def _ack(decision: AckDecision) -> pb.Ack:
@@ -198,7 +282,3 @@ def _ack(decision: AckDecision) -> pb.Ack:
         reason=decision.reason,
         message=decision.message,
     )
-
-
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString()

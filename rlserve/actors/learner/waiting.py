@@ -1,8 +1,9 @@
 """The loop's waits: for a batch, and for the groups of a measurement. Each ends by progress and says why.
 
-A wait ends the run only when nothing moved for ``learner.max_wait_seconds``: no group came in and no worker made
-progress. Groups that come and teach nothing are progress of a kind: the first whole batch of them is warned of at
-once, by reason; when for ``max_wait_seconds`` no other kind came and HOPELESS_BATCHES were lost, the run ends too.
+A wait ends the run only when nothing moved for ``learner.max_wait_seconds``: no group came in and no worker sampled
+a token or took a step. Groups that come and teach nothing are progress of a kind: the first whole batch of them is
+warned of at once, by reason; when for ``max_wait_seconds`` no other kind came and HOPELESS_BATCHES were lost, the run
+ends too.
 """
 
 import time
@@ -105,6 +106,7 @@ class Waits:
         seen = (counts.received, evaluated.received, evaluated.given_up)
         if seen != state.seen:
             state.seen, state.moved = seen, now
+        state.moved = max(state.moved, now - self._inbox.seconds_without_progress())
         if counts.consumed + counts.queued > state.kept:
             state.kept, state.useful, state.dropped = counts.consumed + counts.queued, now, dict(counts.dropped)
 
@@ -119,7 +121,8 @@ class Waits:
         if sum(lost.values()) >= self._config.groups_per_step and "lost" not in told:
             told.add("lost")
             self._warn(
-                f"the last {sum(lost.values())} groups teach nothing: {reasons(lost)}; the run waits for others",
+                f"the last {sum(lost.values())} groups teach nothing: {reasons(lost)}; the run waits for others. Since "
+                f"the last batch: {self._inbox.story()}",
                 cause=f"lost: {', '.join(lost)}",
             )
         quiet = self._clock() - state.moved
@@ -141,7 +144,7 @@ class Waits:
             raise DeadlineExceeded(
                 f"no group that teaches came for {limit:g} s (learner.max_wait_seconds): of the last "
                 f"{sum(lost.values())}, {reasons(lost)}. Look at rewards and samples: are tasks too hard, or verdicts "
-                "missing?"
+                f"missing? Since the last batch: {self._inbox.story()}"
             )
 
 

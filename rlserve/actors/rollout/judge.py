@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 
 from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.rollout import stages
 from rlserve.actors.verifier.client import CALL_SECONDS, renewing, until_result, verdicts_of, verify_request
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, RlserveError
 from rlserve.records import Failure, FailureKind, Task, Verdict
@@ -41,7 +42,12 @@ class RemoteJudge:
     async def _ask(self, verifier: str, request: pb.VerifyRequest) -> pb.VerifyResult:
         try:
             async with asyncio.timeout(self._deadline_seconds) as patience:
-                moved = renewing(patience, self._deadline_seconds)
+                renew = renewing(patience, self._deadline_seconds)
+
+                def moved() -> None:
+                    renew()
+                    stages.moved()
+
                 while True:
                     try:
                         result: pb.VerifyResult = await self._pool.call(

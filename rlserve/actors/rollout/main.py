@@ -34,6 +34,7 @@ from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import EngineDied
+from rlserve.observability.events import EventLog
 from rlserve.policy.host import SHARED_MEMORY
 from rlserve.policy.subscriber import Subscriber
 from rlserve.records import ActorKind
@@ -122,6 +123,7 @@ class RolloutProcess:
                 tokenizer_fingerprint=self._worker.tokenizer_fingerprint,
                 capacity=config.rollout.max_groups_in_flight,
                 work=self._worker.work,
+                progress_of=self._worker.progress,
             )
             service = RolloutService(
                 worker_id=self._worker_id,
@@ -144,6 +146,9 @@ class RolloutProcess:
         streaming = asyncio.create_task(self._stream())
         try:
             done, _ = await asyncio.wait({following, dying, streaming}, return_when=asyncio.FIRST_COMPLETED)
+            if self._engine.died.is_set():
+                death = self._engine.death
+                self._warn(f"{self._worker_id}: the inference engine is lost: {death}; the worker restarts")
             for task in done:
                 task.result()
         finally:
@@ -177,12 +182,16 @@ class RolloutProcess:
 
     async def _engine_death(self) -> None:
         await self._engine.died.wait()
-        raise EngineDied(f"{self._worker_id}: the inference engine died; the worker must restart")
+        raise EngineDied(f"{self._worker_id}: the inference engine is lost ({self._engine.death}); restart the worker")
+
+    def _warn(self, message: str) -> None:
+        """Tell whoever watches the run, when its directory is on this host."""
+        if self._paths.root.is_dir():
+            EventLog(self._paths.events).write("warning", message=message, cause=message, actor=self._worker_id)
 
     async def _connect(self) -> grpc.aio.Channel:
         """A channel to the learner; waits for one to join the hub."""
         learner = await self._hub.wait_for(
             ActorKind.LEARNER, deadline_seconds=self._config.launch.start_seconds + self._config.launch.prepare_seconds
         )
-        options = ChannelOptions(max_message_bytes=self._config.learner.max_message_bytes)
-        return open_channel(learner.address, options=options)
+        return open_channel(learner.address)

@@ -4,6 +4,8 @@
             waits for: the learner. unblocked by: a credit, an ack, a goodbye, or a broken stream.
 ``_write``  sends hello, then whatever finished.
             waits for: a finished group. unblocked by: the task of a lease.
+``_report`` tells the learner every few seconds which leases have moved; that renews them.
+``_watch``  gives a lease back that stands still for its limit. What moves is never cancelled.
 
 A group stays here until its ack has come; after a broken stream it is sent again under the same id, and the
 learner answers "duplicate" if it had it. So nothing is lost and nothing is counted twice.
@@ -12,22 +14,69 @@ learner answers "duplicate" if it had it. So nothing is lost and nothing is coun
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import EngineDied, RlserveError, TaskRefused
+from rlserve.actors.rollout.stages import WorkProgress
+from rlserve.actors.rollout.stillness import Stillness
+from rlserve.errors import ConfigError, EngineDied, InvalidRequest, RlserveError, TaskRefused
 from rlserve.records import RolloutGroup
-from rlserve.records.lease import Lease
+from rlserve.records.lease import REPORT_SECONDS, Lease
 from rlserve.rpc import codec
+from rlserve.rpc.codec.check import wire_text
+from rlserve.rpc.status import error_from_rpc
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 
 Work = Callable[[Lease], Awaitable[RolloutGroup]]
-RETRY_SECONDS = 0.25
+ProgressOf = Callable[[str], WorkProgress]
+"""How far the work on a group is, by its id."""
+RETRY_SECONDS, MAX_RETRY_SECONDS = 0.25, 5.0
+WATCH_SECONDS = 0.5
+MAX_BREACHES = 5
+"""The learner ended so many streams in a row for what was sent on them: sending it again will not help."""
+MAX_REASON_CHARACTERS = 500
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A lease that is worked on."""
+
+    lease: Lease
+    still: Stillness[WorkProgress]
+    task: asyncio.Task[None] | None = None
+    reported: WorkProgress = field(default_factory=WorkProgress)
+    stuck: str = ""
+    """Why it was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A group that the learner has not acknowledged."""
+
+    group_id: str
+    nonce: str
+    data: bytes
+
+    def frames(self, welcome: pb.Welcome) -> Iterator[pb.StreamRequest]:
+        """The group in parts; the lease back when the learner takes none so large."""
+        size = len(self.data)
+        if size > welcome.max_group_bytes:
+            reason = (
+                f"LimitExceeded: the group has {size} bytes, more than learner.max_group_bytes = "
+                f"{welcome.max_group_bytes}; raise that, or sample fewer or shorter completions"
+            )
+            yield _returned(self.group_id, self.nonce, reason)
+            return
+        for start in range(0, size, welcome.part_bytes):
+            data = self.data[start : start + welcome.part_bytes]
+            part = pb.GroupPart(group_id=self.group_id, nonce=self.nonce, total_bytes=size, data=data)
+            yield pb.StreamRequest(group=part)
 
 
 class StreamSession:
@@ -42,6 +91,7 @@ class StreamSession:
         tokenizer_fingerprint: str,
         capacity: int,
         work: Work,
+        progress_of: ProgressOf = lambda group_id: WorkProgress(),
     ) -> None:
         self._hello = pb.Hello(
             worker_id=worker_id,
@@ -51,12 +101,15 @@ class StreamSession:
             capacity=capacity,
         )
         self._work = work
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._finished: dict[str, pb.StreamRequest] = {}
-        self._outbox: asyncio.Queue[pb.StreamRequest] = asyncio.Queue()
+        self._progress_of = progress_of
+        self._running: dict[str, _Running] = {}
+        self._finished: dict[str, _Finished] = {}
+        self._outbox: asyncio.Queue[pb.StreamRequest | _Finished] = asyncio.Queue()
+        self._welcome: asyncio.Future[pb.Welcome] = asyncio.get_running_loop().create_future()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._accepting = asyncio.Event()
         self._accepting.set()
+        self._breaches = 0
         self.acks: Counter[str] = Counter()
         """Acknowledgements by status, and rejections by reason."""
 
@@ -81,8 +134,10 @@ class StreamSession:
     async def run(self, connect: Callable[[], Awaitable[grpc.aio.Channel]]) -> str:
         """Stream until goodbye; returns its reason. ``connect`` finds the learner and may wait for it.
 
-        Raises EngineDied when generation is over for this process.
+        Raises EngineDied when generation is over for this process, ConfigError when the learner will not have it.
         """
+        watching = asyncio.create_task(self._watch())
+        pause = RETRY_SECONDS
         try:
             while True:
                 channel = await connect()
@@ -91,21 +146,36 @@ class StreamSession:
                     if reason is not None:
                         return reason
                 except grpc.aio.AioRpcError as error:
-                    logger.warning("stream to the learner broke (%s); reconnecting", error.code().name)
+                    self._judge(error_from_rpc(error, what="the learner"))
                 finally:
                     await channel.close()
-                await asyncio.sleep(RETRY_SECONDS)
+                pause = RETRY_SECONDS if self._welcome.done() else min(2 * pause, MAX_RETRY_SECONDS)
+                await asyncio.sleep(pause)
         finally:
-            for task in self._running.values():
-                task.cancel()
+            watching.cancel()
+            for running in self._running.values():
+                if running.task is not None:
+                    running.task.cancel()
+
+    def _judge(self, error: RlserveError) -> None:
+        """Go on after a broken stream, unless the next one would break as well."""
+        breach = isinstance(error, InvalidRequest)
+        self._breaches = self._breaches + 1 if breach else 0
+        if breach and not self._welcome.done():
+            raise ConfigError(f"{self._hello.worker_id}: {error}")
+        if self._breaches >= MAX_BREACHES:
+            raise error
+        logger.warning("stream to the learner broke (%s: %s); reconnecting", type(error).__name__, error)
 
     async def _stream(self, channel: grpc.aio.Channel) -> str | None:
         stub = pb_grpc.RolloutStreamServiceStub(channel)
         self._outbox = asyncio.Queue()
-        for request in self._finished.values():
-            self._outbox.put_nowait(request)
+        self._welcome = asyncio.get_running_loop().create_future()
+        for finished in self._finished.values():
+            self._outbox.put_nowait(finished)
         call = stub.Stream(self._requests())
         reading: asyncio.Future[str | None] = asyncio.ensure_future(self._read(call))
+        reporting = asyncio.create_task(self._report())
         try:
             waits: set[asyncio.Future[Any]] = {reading, self._fatal}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -114,16 +184,28 @@ class StreamSession:
             return await reading
         finally:
             reading.cancel()
+            reporting.cancel()
             call.cancel()
 
     async def _requests(self) -> AsyncIterator[pb.StreamRequest]:
         hello = pb.Hello()
         hello.CopyFrom(self._hello)
-        hello.held_group_ids.extend([*self._running, *self._finished])
-        yield pb.StreamRequest(hello=hello)
+        held = {running.lease.group_id: running.lease.nonce for running in self._running.values()}
+        held |= {finished.group_id: finished.nonce for finished in self._finished.values()}
+        hello.held.extend(pb.HeldLease(group_id=group_id, nonce=nonce) for group_id, nonce in held.items())
         outbox = self._outbox
+        yield pb.StreamRequest(hello=hello)
+        welcome = await self._welcome
         while True:
-            yield await outbox.get()
+            item = await outbox.get()
+            if isinstance(item, pb.StreamRequest):
+                yield item
+                continue
+            for frame in item.frames(welcome):
+                if frame.HasField("lease_return"):
+                    logger.error("giving back %s: %s", item.group_id, frame.lease_return.reason)
+                    self._finished.pop(item.group_id, None)
+                yield frame
 
     async def _read(self, call: AsyncIterable[pb.StreamResponse]) -> str | None:
         is_ours = False
@@ -132,8 +214,9 @@ class StreamSession:
                 case "credit":
                     for lease in response.credit.leases:
                         self._start(codec.lease_from_proto(lease))
-                case "ack":
-                    self._acknowledged(response.ack)
+                case "acks":
+                    for ack in response.acks.acks:
+                        self._acknowledged(ack)
                 case "goodbye" if is_ours:
                     return response.goodbye.reason or "finished"
                 case "goodbye":
@@ -142,43 +225,107 @@ class StreamSession:
                 case "welcome":
                     is_ours = response.welcome.run_id == self._hello.run_id
                     logger.info("joined run %s at version %d", self._hello.run_id, response.welcome.policy_version)
+                    if not self._welcome.done():
+                        self._welcome.set_result(response.welcome)
                 case _:
                     logger.warning("the learner sent a frame that this version does not know")
         return None
 
     def _start(self, lease: Lease) -> None:
-        if lease.group_id in self._finished:
-            self._outbox.put_nowait(self._finished[lease.group_id])
-        elif lease.group_id not in self._running:
-            self._running[lease.group_id] = asyncio.create_task(self._do(lease))
+        if (finished := self._finished.get(lease.group_id)) is not None:
+            self._outbox.put_nowait(finished)
+        elif (running := self._running.get(lease.group_id)) is not None:
+            running.lease = replace(running.lease, nonce=lease.nonce)
+        else:
+            running = _Running(lease, Stillness(lease.limit_seconds))
+            self._running[lease.group_id] = running
+            running.task = asyncio.create_task(self._do(running))
 
-    async def _do(self, lease: Lease) -> None:
+    async def _do(self, running: _Running) -> None:
+        group_id = running.lease.group_id
         try:
             await self._accepting.wait()
-            async with asyncio.timeout(lease.limit_seconds or None):
-                group = await self._work(lease)
-            request = pb.StreamRequest(group=codec.group_to_proto(group))
-            self._finished[lease.group_id] = request
+            group = await self._work(running.lease)
+            data = codec.group_to_bytes(group)
         except EngineDied as error:
-            if not self._fatal.done():
-                self._fatal.set_exception(error)
-            return
+            self._end(error)
+        except asyncio.CancelledError:
+            if not running.stuck:
+                raise
+            self._give_back(running, running.stuck)
         except Exception as error:  # what one task brings costs that task, never the worker
-            reason = f"{type(error).__name__}: {error}"
             unknown = not isinstance(error, RlserveError | TimeoutError)
-            logger.warning("giving back %s: %s", lease.group_id, reason, exc_info=unknown)
             drop = error.reason if isinstance(error, TaskRefused) else ""
-            request = pb.StreamRequest(
-                lease_return=pb.LeaseReturn(group_id=lease.group_id, reason=reason[:500], drop=drop)
-            )
+            reason = _described(error, self._progress_of(group_id).stage)
+            self._give_back(running, reason, drop=drop, trace=unknown)
+        else:
+            self._finished[group_id] = finished = _Finished(group_id, running.lease.nonce, data)
+            self._outbox.put_nowait(finished)
         finally:
-            self._running.pop(lease.group_id, None)
-        self._outbox.put_nowait(request)
+            self._running.pop(group_id, None)
+
+    def _end(self, error: EngineDied) -> None:
+        if not self._fatal.done():
+            self._fatal.set_exception(error)
+
+    def _give_back(self, running: _Running, reason: str, *, drop: str = "", trace: bool = False) -> None:
+        logger.warning("giving back %s: %s", running.lease.group_id, reason, exc_info=trace)
+        self._outbox.put_nowait(_returned(running.lease.group_id, running.lease.nonce, reason, drop))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for running in list(self._running.values()):
+                progress = self._progress_of(running.lease.group_id)
+                if self.paused or running.stuck or running.task is None or not running.still.look(progress):
+                    continue
+                running.stuck = (
+                    f"DeadlineExceeded: stood still for {running.still.seconds:.0f} s (learner.lease_seconds) at "
+                    f"{progress.stage or 'its start'}, after {progress.tokens} tokens"
+                )
+                running.task.cancel()
+
+    async def _report(self) -> None:
+        for running in self._running.values():
+            running.reported = WorkProgress()
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            moved = []
+            for group_id, running in self._running.items():
+                progress = self._progress_of(group_id)
+                if self.paused and not progress.stage:
+                    progress = replace(progress, stage="a worker that is paused")
+                if progress != running.reported:
+                    running.reported = progress
+                    moved.append(
+                        pb.LeaseProgress(
+                            group_id=group_id,
+                            nonce=running.lease.nonce,
+                            tokens=progress.tokens,
+                            steps=progress.steps,
+                            stage=wire_text(progress.stage[:256]),
+                        )
+                    )
+            if moved:
+                self._outbox.put_nowait(pb.StreamRequest(progress=pb.Progress(leases=moved)))
 
     def _acknowledged(self, ack: pb.Ack) -> None:
         self._finished.pop(ack.group_id, None)
         status = pb.Ack.Status.Name(ack.status).removeprefix("STATUS_").lower()
         self.acks[status] += 1
+        self._breaches = 0
         if ack.status == pb.Ack.STATUS_REJECTED:
             self.acks[f"rejected/{ack.reason}"] += 1
             logger.error("the learner rejected %s: %s", ack.group_id, ack.message)
+
+
+def _returned(group_id: str, nonce: str, reason: str, drop: str = "") -> pb.StreamRequest:
+    text = wire_text(reason)[:MAX_REASON_CHARACTERS]
+    return pb.StreamRequest(lease_return=pb.LeaseReturn(group_id=group_id, nonce=nonce, reason=text, drop=drop))
+
+
+def _described(error: BaseException, stage: str) -> str:
+    """What went wrong and where, in one line; some errors have no text of their own."""
+    text = str(error)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{what} (at {stage})" if stage else what

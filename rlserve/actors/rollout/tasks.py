@@ -50,6 +50,8 @@ class RemoteTasks:
             raise _refused(lease, str(error)) from None
         if (task.environment, task.split) != (lease.environment, lease.split):
             raise _refused(lease, f"task.environment: is {task.environment!r}, split {task.split!r}")
+        if task.index != lease.index:
+            raise _refused(lease, f"task.index: is {task.index}")
         return task
 
 

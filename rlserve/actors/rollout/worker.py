@@ -14,6 +14,7 @@ from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt, encode_prompt, num_characters
 from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.episode import EpisodeWorker, Judge
+from rlserve.actors.rollout.stages import Stages, WorkProgress
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.actors import ModelConfig, RolloutConfig
 from rlserve.errors import InvalidRequest, TaskRefused
@@ -40,6 +41,11 @@ LONG_CHARACTERS = 100_000
 
 GetTask = Callable[[Lease], Awaitable[Task]]
 Teach = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
+
+
+ENGINE = "engine"
+EPISODES = "episodes of environment"
+"""Stages of a lease; while the engine samples for an episode, that is where it stands."""
 
 
 @dataclass(slots=True)
@@ -88,6 +94,14 @@ class GroupWorker:
         self.tokenizer_fingerprint = fingerprint(tokens.tokenizer)
         self.counters = WorkerCounters()
         self._warned: set[str] = set()
+        self._stages = Stages()
+
+    def progress(self, group_id: str) -> WorkProgress:
+        """How far the work on a lease is."""
+        stage = self._stages.stage(group_id)
+        if stage.startswith(EPISODES) and self._engine.runs(group_id):
+            stage = ENGINE
+        return WorkProgress(self._engine.tokens_of(group_id), self._stages.steps(group_id), stage)
 
     async def work(self, lease: Lease) -> RolloutGroup:
         """Sample and judge one task.
@@ -96,6 +110,14 @@ class GroupWorker:
         had, EngineDied when generation is over for this process. A verifier that cannot judge yields "no verdict",
         not an error.
         """
+        with self._stages.working_on(lease.group_id):
+            try:
+                return await self._group(lease)
+            finally:
+                self._engine.forget(lease.group_id)
+
+    async def _group(self, lease: Lease) -> RolloutGroup:
+        self._stages.enter(lease.group_id, f"environment {lease.environment!r}")
         task = await self._get_task(lease)
         task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
         if task.given and lease.purpose is Purpose.TRAIN:
@@ -106,6 +128,7 @@ class GroupWorker:
             sample = self._played if task.multi_turn else self._completed
             trajectories = await sample(lease, task, prompt, sampling)
         if self._teach is not None:
+            self._stages.enter(lease.group_id, "teachers")
             trajectories = await self._teach(lease, task, trajectories)
         self._count(trajectories)
         return RolloutGroup(
@@ -129,17 +152,20 @@ class GroupWorker:
     ) -> tuple[Trajectory, ...]:
         if self._episodes is None:
             raise InvalidRequest(f"task.multi_turn: of {task.task_id!r} is set, but this worker plays no episodes")
+        self._stages.enter(lease.group_id, f"{EPISODES} {task.environment!r}")
         return await self._episodes.trajectories(lease, task, prompt, sampling)
 
     async def _completed(
         self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
     ) -> tuple[Trajectory, ...]:
         started = time.time()
+        self._stages.enter(lease.group_id, ENGINE)
         samples = await self._engine.generate(
             prompt.token_ids, n=lease.num_samples, sampling=sampling, seed=lease.seed, request_id=lease.group_id
         )
         sampled = time.time()
         texts = [self._tokens.text(sample.token_ids.tolist()) for sample in samples]
+        self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
         verdicts = await self._judge(task, prompt.text, texts)
         finished = time.time()
         return tuple(
@@ -175,6 +201,7 @@ class GroupWorker:
         )
         self._check_room(task, prompt, completions)
         texts = [self._tokens.text(ids) for ids in completions]
+        self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
         verdicts = await self._judge(task, prompt.text, texts) if task.verifier else [None] * len(texts)
         return tuple(
             Trajectory(

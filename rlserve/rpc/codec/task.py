@@ -103,6 +103,7 @@ def lease_to_proto(lease: Lease) -> stream_pb.Lease:
         temperature=lease.temperature,
         max_new_tokens=lease.max_new_tokens,
         usual_sampling=sampling_to_proto(lease.usual_sampling),
+        nonce=lease.nonce,
     )
 
 
@@ -120,6 +121,7 @@ def lease_from_proto(message: stream_pb.Lease, at: str = "") -> Lease:
         temperature=temperature_from_proto(message, at),
         max_new_tokens=max_new_tokens_from_proto(message, at),
         usual_sampling=sampling_from_proto(message.usual_sampling, join(at, "usual_sampling")),
+        nonce=message.nonce,
     )
 
 

@@ -1,21 +1,25 @@
 """Every group exactly once, or accounted for."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from clock import ManualClock
 from groups import trajectory
-from intake import answer, counts, deliver, lease_out, make_inbox, offer
+from intake import answer, counts, deliver, lease_out, make_inbox, nonce_of, offer
 
 from rlserve.actors.learner.border import AckStatus
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.mixture import Ingredient
-from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, StateCorrupt
-from rlserve.records import Purpose, RolloutGroup
+from rlserve.errors import DeadlineExceeded, NotReady, StateCorrupt
+from rlserve.records import FinishReason, PolicySpan, Purpose, RolloutGroup, Sampling, Trajectory
 from rlserve.records.lease import Lease
+from rlserve.rpc import codec
 
 
 @pytest.fixture
@@ -30,6 +34,15 @@ def inbox(path: Path) -> Inbox:
 
 def ids(groups: list[RolloutGroup]) -> list[str]:
     return [group.group_id for group in groups]
+
+
+def each(group: RolloutGroup, **changes: Any) -> tuple[Trajectory, ...]:
+    return tuple(replace(trajectory, **changes) for trajectory in group.trajectories)
+
+
+def give_back(inbox: Inbox, lease: Lease, reason: str, worker_id: str = "w") -> None:
+    nonce = nonce_of(inbox, lease.group_id, worker_id)
+    inbox.returned(lease.group_id, worker_id=worker_id, nonce=nonce, reason=reason)
 
 
 def train(inbox: Inbox, step: int, n: int) -> list[str]:
@@ -88,15 +101,14 @@ def test_taken_groups_are_not_handed_out_again_before_they_are_committed(inbox: 
 
 
 def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox) -> None:
-    queued, trained, useless, stale = leases = lease_out(inbox)[:4]
+    queued, trained, useless = leases = lease_out(inbox)[:3]
     deliver(inbox, [trained])
     train(inbox, 3, 1)
     deliver(inbox, [queued], spans=[(3, 4)])
     deliver(inbox, [useless], spans=[(3, 4)], rewards=(1.0, 1.0))
-    assert deliver(inbox, [stale]) == ["stale"]
     before = inbox.counts()
-    assert before == counts(4, consumed=1, queued=1, zero_variance=1, stale=1)
-    assert deliver(inbox, leases) == ["duplicate"] * 4
+    assert before == counts(3, consumed=1, queued=1, zero_variance=1)
+    assert deliver(inbox, leases) == ["duplicate"] * 3
     assert inbox.counts() == before
     assert inbox.rejections == {}
 
@@ -107,7 +119,24 @@ def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox)
         (lambda g: replace(g, run_id="other"), "wrong_run", "run_id"),
         (lambda g: replace(g, tokenizer_fingerprint="?"), "wrong_tokenizer", "tokenizer_fingerprint"),
         (lambda g: replace(g, group_id="run/train/999"), "unknown_lease", "group_id"),
-        (lambda g: replace(g, worker_id="stranger"), "unknown_lease", "group_id"),
+        (lambda g: replace(g, task=replace(g.task, index=g.task.index + 1)), "wrong_task", "task.index"),
+        (lambda g: replace(g, trajectories=tuple(replace(t, seed=5) for t in g.trajectories)), "wrong_seed", "seed"),
+        (lambda g: replace(g, trajectories=each(g, temperature=1e-6)), "wrong_temperature", "temperature"),
+        (
+            lambda g: replace(
+                g,
+                task=replace(g.task, sampling=Sampling(temperature=1e-6)),
+                trajectories=each(g, temperature=1e-6),
+            ),
+            "wrong_temperature",
+            "task.sampling.temperature",
+        ),
+        (lambda g: replace(g, trajectories=each(g, finish_reason=FinishReason.GIVEN)), "wrong_task", "finish_reason"),
+        (
+            lambda g: replace(g, trajectories=(g.trajectories[0], replace(g.trajectories[1], sample_index=7))),
+            "wrong_num_samples",
+            "sample_index",
+        ),
         (lambda g: replace(g, task=replace(g.task, environment="x")), "unknown_environment", "task.environment"),
         (lambda g: replace(g, task=replace(g.task, split="test")), "wrong_task", "task.split"),
         (lambda g: replace(g, purpose=Purpose.EVALUATE), "wrong_task", "task.split"),
@@ -118,7 +147,7 @@ def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox)
             "trajectories.top_p",
         ),
         (
-            lambda g: replace(g, trajectories=(g.trajectories[0], trajectory(4, 0.0, spans=[(0, 2), (1, 2)]))),
+            lambda g: replace(g, trajectories=each(g, policy_spans=(PolicySpan(0, 2), PolicySpan(1, 2)))),
             "unknown_version",
             "policy_spans",
         ),
@@ -130,7 +159,7 @@ def test_what_is_not_believed_is_counted_by_reason_and_the_lease_is_worked_on_ag
     lease = lease_out(inbox, capacity=1)[0]
     decision = offer(inbox, spoil(answer(lease)))
     assert (decision.status, decision.reason) == (AckStatus.REJECTED, reason)
-    assert decision.message.startswith(f"{field}: ") and "; " in decision.message
+    assert field in decision.message.split(": ")[0] and "; " in decision.message
     assert inbox.rejections == {reason: 1}
     assert inbox.counts() == counts(0)
     inbox.join("honest", capacity=1)
@@ -150,11 +179,12 @@ def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(
     inbox = make_inbox(path)
     inbox._book._clock = lambda: now[0]
     lease = lease_out(inbox, capacity=1)[0]
+    message = codec.group_to_proto(answer(lease))
+    message.trajectories[0].behavior_logprobs[0] = float("nan")
+    spoilt = message.SerializeToString()
     refusals = 0
     while not inbox.counts().received:
-        refusals += inbox.reject(
-            lease.group_id, InvalidRequest("x: is NaN; fix", reason="nan_logprob"), worker_id="w"
-        ).status is (AckStatus.REJECTED)
+        refusals += offer(inbox, answer(lease), payload=spoilt).status is AckStatus.REJECTED
         now[0] += 60
         inbox.grant()
     assert inbox.counts() == counts(1, nan_logprob=1)
@@ -166,18 +196,36 @@ def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(
 def test_a_returned_lease_is_given_to_another_worker(inbox: Inbox) -> None:
     lease = lease_out(inbox, capacity=1)[0]
     inbox.join("other", capacity=1)
-    inbox.returned(lease.group_id, worker_id="w", reason="Unavailable: no environment")
+    give_back(inbox, lease, "Unavailable: no environment")
     time.sleep(0.3)
     assert inbox.grant()["other"] == [lease]
 
 
-def test_a_group_older_than_the_bound_on_arrival_is_dropped_as_stale(inbox: Inbox) -> None:
+def test_a_group_older_than_the_bound_on_arrival_is_counted_and_its_lease_is_worked_on_again(inbox: Inbox) -> None:
     leases = lease_out(inbox)
     inbox.published(5)
     assert deliver(inbox, leases[:1], spans=[(2, 1), (5, 3)]) == ["stale"]
     assert deliver(inbox, leases[1:2], spans=[(3, 1), (5, 3)]) == ["accepted"]
-    assert inbox.counts() == counts(2, queued=1, stale=1)
+    assert inbox.counts() == counts(1, queued=1)
+    assert inbox.rejections == {"stale": 1}
     assert inbox.arrival_lags == {3: 1, 2: 1}
+    inbox.join("fresh", capacity=1)
+    time.sleep(0.3)
+    assert inbox.grant()["fresh"] == leases[:1]
+    assert deliver(inbox, leases[:1], spans=[(5, 4)], worker_id="fresh") == ["accepted"]
+
+
+def test_who_sends_old_versions_wears_out_no_groups(path: Path) -> None:
+    clock = ManualClock()
+    inbox = make_inbox(path, clock=clock, max_outstanding=4)
+    lease_out(inbox, "stale", capacity=4)
+    inbox.published(9)
+    for _ in range(100):
+        for lease in inbox.grant().get("stale", []) or []:
+            assert deliver(inbox, [lease], worker_id="stale") == ["stale"]
+        clock.advance(0.1)
+    assert inbox.counts().received == 0
+    assert inbox._issuer._next == 4
 
 
 def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refilled(inbox: Inbox) -> None:
@@ -208,7 +256,7 @@ def test_a_sample_without_tokens_does_not_make_its_group_stale(inbox: Inbox) -> 
     lease = lease_out(inbox)[0]
     inbox.published(9)
     group = answer(lease, spans=[(9, 4)], rewards=(1.0, 0.0))
-    empty = replace(trajectory(0, 0.0, member=1), policy_spans=())
+    empty = replace(trajectory(0, 0.0, member=1), policy_spans=(), seed=lease.seed + 1)
     decision = offer(inbox, replace(group, trajectories=(group.trajectories[0], empty)))
     assert decision.status is AckStatus.ACCEPTED
 
@@ -303,7 +351,8 @@ def test_after_a_crash_every_lease_that_never_came_back_is_leased_again(path: Pa
 def test_a_worker_that_outlives_the_learner_keeps_what_it_works_on(path: Path) -> None:
     leases = lease_out(make_inbox(path))
     again = make_inbox(path)
-    assert again.join("w", capacity=8, held=[leases[2].group_id]) == {leases[2].group_id}
+    held = {leases[2].group_id: leases[2].nonce, leases[3].group_id: "guessed"}
+    assert again.join("w", capacity=8, held=held) == {leases[2].group_id}
     assert leases[2] not in again.grant()["w"]
     assert deliver(again, [leases[2]]) == ["accepted"]
 
@@ -354,7 +403,9 @@ def test_a_run_may_resume_at_the_checkpoint_before_the_last_but_not_further_back
 def test_a_stored_group_that_cannot_be_read_is_named(path: Path) -> None:
     inbox = make_inbox(path)
     lease = lease_out(inbox)[0]
-    inbox.offer(answer(lease), b"\xff\xff")
+    offer(inbox, answer(lease))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE payloads SET payload = x'ffff'")
     with pytest.raises(StateCorrupt, match=lease.group_id):
         make_inbox(path)
 
@@ -416,7 +467,7 @@ def test_an_evaluation_ends_without_a_group_that_nobody_can_make(path: Path) -> 
     good, poison = lease_out(inbox, capacity=2)
     deliver(inbox, [good], rewards=(1.0,))
     for _ in range(20):
-        inbox.returned(poison.group_id, worker_id="w", reason="PluginFailed: broken task")
+        give_back(inbox, poison, "PluginFailed: broken task")
         now[0] += 60
         inbox.grant()
     assert ids(inbox.take_evaluation(2, deadline_seconds=0)) == [good.group_id]
@@ -474,13 +525,13 @@ def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> 
         try:
             held: list[Lease] = []
             while not stop.is_set():
-                inbox.join(worker_id, capacity=4, held=[lease.group_id for lease in held])
+                inbox.join(worker_id, capacity=4, held={lease.group_id: lease.nonce for lease in held})
                 held += inbox.grant(ready={worker_id}).get(worker_id, [])
                 for number, lease in enumerate(held):
                     rewards = (1.0, float(number % 2))
                     group = answer(lease, spans=[(inbox.version, 4)], rewards=rewards, worker_id=worker_id)
                     for _ in range(1 + number % 2):  # some are sent twice
-                        assert offer(inbox, group).status is not AckStatus.REJECTED
+                        assert offer(inbox, group, nonce=lease.nonce).status is not AckStatus.REJECTED
                 held = []
         except BaseException as error:
             failures.append(error)

@@ -31,6 +31,9 @@ class IdleEngine:
 
     version = 7
 
+    def forget(self, request_id: str) -> None:
+        """Nothing was sampled."""
+
 
 def write(path: Path, *rows: dict[str, Any]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -58,7 +61,7 @@ async def group_of(task: Task, *, max_length: int = 40) -> RolloutGroup:
         group_id="g", environment=task.environment, split="train", index=0, seed=1, num_samples=8, limit_seconds=9
     )
     group = await worker.work(lease)
-    check_against_lease(group, lease)
+    check_against_lease(group, lease, temperature=1.0)
     return codec.group_from_bytes(
         codec.group_to_bytes(group), limits=codec.GroupLimits(vocab_size=64, max_tokens=max_length)
     )

@@ -204,6 +204,7 @@ LEASE = Lease(
     limit_seconds=4.0,
     temperature=0.5,
     max_new_tokens=6,
+    nonce="n",
 )
 FAILURE = Failure(source="verifier:math", kind=FailureKind.CRASH, message="died", retriable=True)
 # Fields that no record holds: the base policy has no adapter.

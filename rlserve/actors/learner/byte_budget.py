@@ -1,0 +1,47 @@
+"""Bytes that several streams may hold together; who finds none left waits in line."""
+
+import asyncio
+from collections import deque
+
+
+class ByteBudget:
+    """First come, first served: a large request is not overtaken by small ones. For one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are taken."""
+        return self.limit - self._free
+
+    async def take(self, count: int) -> None:
+        """Wait until ``count`` bytes (at most the limit) are free and take them; ``give`` them back."""
+        if not self._line and count <= self._free:
+            self._free -= count
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append((count, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(count)
+            else:
+                self._line.remove((count, turn))
+                self._serve()
+            raise
+
+    def give(self, count: int) -> None:
+        """Give bytes back."""
+        self._free += count
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._line and self._line[0][0] <= self._free:
+            count, turn = self._line.popleft()
+            if not turn.cancelled():
+                self._free -= count
+                turn.set_result(None)

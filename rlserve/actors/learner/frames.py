@@ -1,0 +1,91 @@
+"""What a frame of the rollout stream must be before anyone looks at what it means: pure checks."""
+
+import re
+
+from rlserve.errors import TASK_FAULTS, InvalidRequest
+from rlserve.records.lease import LeaseProgress
+from rlserve.rpc.codec.check import count, fault, integer, text
+from rlserve.v1 import rollout_stream_service_pb2 as pb
+
+MAX_CAPACITY = 4096
+PART_BYTES = 2**20
+"""Largest part of a group, and so about the largest frame."""
+MAX_FRAME_BYTES = 4 * PART_BYTES
+"""A hello or a report of a worker that holds ``MAX_CAPACITY`` leases is smaller than this, and so is any part."""
+MAX_REASON_CHARACTERS = 500
+MAX_STEPS = 100_000
+"""Stages that one lease may enter; more renews nothing."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,255}")
+
+
+def check_hello(hello: pb.Hello, *, run_id: str, tokenizer_fingerprint: str) -> None:
+    """Raise InvalidRequest for a worker that cannot take part."""
+    if not _NAME.fullmatch(hello.worker_id):
+        shown = ascii(hello.worker_id[:80])
+        fault(
+            "hello",
+            "worker_id",
+            f"is {shown}; name the worker by 1 to 256 letters, digits and . _ : @ / -, the first a letter or digit",
+        )
+    if hello.run_id != run_id:
+        fault("hello", "run_id", f"is {hello.run_id[:80]!a}; this learner runs {run_id!r}")
+    if hello.tokenizer_fingerprint != tokenizer_fingerprint:
+        problem = f"{hello.worker_id} has another tokenizer than the learner; start both from the same model"
+        fault("hello", "tokenizer_fingerprint", problem)
+    integer(hello.capacity, "hello", "capacity", low=1, high=MAX_CAPACITY)
+    count(hello.held, "hello", "held", high=MAX_CAPACITY)
+    if len(hello.incarnation) > 256:
+        fault("hello", "incarnation", f"has {len(hello.incarnation)} characters; at most 256")
+    for i, held in enumerate(hello.held):
+        _check_lease(held, f"hello.held[{i}]")
+
+
+def check_part(part: pb.GroupPart, *, max_group_bytes: int) -> None:
+    """Raise InvalidRequest for a part that belongs to no group that could be taken."""
+    _check_lease(part, "group")
+    if not 0 < part.total_bytes <= max_group_bytes:
+        problem = f"is {part.total_bytes}; a group has 1 to learner.max_group_bytes = {max_group_bytes} bytes"
+        fault("group", "total_bytes", problem)
+    if not 0 < len(part.data) <= min(PART_BYTES, part.total_bytes):
+        fault("group", "data", f"has {len(part.data)} bytes of {part.total_bytes}; give 1 to {PART_BYTES} in a part")
+
+
+def check_return(back: pb.LeaseReturn) -> None:
+    """Raise InvalidRequest for a return that names no lease."""
+    _check_lease(back, "lease_return")
+    if len(back.reason) > MAX_REASON_CHARACTERS:
+        fault("lease_return", "reason", f"has {len(back.reason)} characters; at most {MAX_REASON_CHARACTERS}")
+    if back.drop and back.drop not in TASK_FAULTS:
+        fault("lease_return", "drop", f"is {back.drop[:80]!a}; leave it empty or give {', '.join(TASK_FAULTS)}")
+
+
+def read_progress(message: pb.Progress) -> list[LeaseProgress]:
+    """Reports of how far leases are. Raises InvalidRequest."""
+    count(message.leases, "progress", "leases", high=MAX_CAPACITY)
+    return [_progress(lease, f"progress.leases[{i}]") for i, lease in enumerate(message.leases)]
+
+
+def _progress(message: pb.LeaseProgress, at: str) -> LeaseProgress:
+    _check_lease(message, at)
+    if len(message.stage) > 256 or not message.stage.isprintable():
+        fault(at, "stage", f"is {message.stage[:80]!a}; give at most 256 printable characters")
+    return LeaseProgress(
+        group_id=message.group_id,
+        nonce=message.nonce,
+        tokens=integer(message.tokens, at, "tokens"),
+        steps=min(message.steps, MAX_STEPS),
+        stage=message.stage,
+    )
+
+
+def _check_lease(message: pb.HeldLease | pb.GroupPart | pb.LeaseReturn | pb.LeaseProgress, at: str) -> None:
+    text(message.group_id, at, "group_id")
+    if not message.group_id.isprintable():
+        fault(at, "group_id", f"is {message.group_id[:80]!a}; give the id of a lease")
+    text(message.nonce, at, "nonce", max_length=64)
+
+
+def second_hello() -> InvalidRequest:
+    """For a frame that has no place behind the first."""
+    return InvalidRequest("frame: is a second hello or unknown; send groups, reports and lease returns after the hello")

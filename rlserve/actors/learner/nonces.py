@@ -1,0 +1,40 @@
+"""Proofs that a lease was granted: unguessable, new for each grant, checked without a list of them.
+
+A nonce is a random salt and a keyed digest of (salt, group, worker). So a worker proves what it holds also to a
+learner that was restarted meanwhile, as long as the run's key is the same.
+"""
+
+import hmac
+import secrets
+from hashlib import blake2b
+
+KEY_BYTES = 32
+_SALT_BYTES = 8
+_DIGEST_BYTES = 16
+
+
+class Nonces:
+    """Makes and checks the nonces of one run. Thread-safe: it never changes."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @staticmethod
+    def new_key() -> bytes:
+        """A key for a new run."""
+        return secrets.token_bytes(KEY_BYTES)
+
+    def make(self, group_id: str, worker_id: str) -> str:
+        """For one grant of a lease to a worker."""
+        salt = secrets.token_hex(_SALT_BYTES)
+        return f"{salt}{self._digest(salt, group_id, worker_id)}"
+
+    def proves(self, nonce: str, group_id: str, worker_id: str) -> bool:
+        """Whether the lease was ever granted to the worker with this nonce."""
+        salt, digest = nonce[: 2 * _SALT_BYTES], nonce[2 * _SALT_BYTES :]
+        return digest.isascii() and hmac.compare_digest(digest, self._digest(salt, group_id, worker_id))
+
+    def _digest(self, salt: str, group_id: str, worker_id: str) -> str:
+        # Lengths first, so that no other split of the same characters has this digest.
+        text = f"{len(group_id)}/{len(worker_id)}/{salt}{group_id}{worker_id}"
+        return blake2b(text.encode("utf-8", "surrogatepass"), key=self._key, digest_size=_DIGEST_BYTES).hexdigest()

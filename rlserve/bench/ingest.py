@@ -1,0 +1,275 @@
+"""Small groups a second that one learner takes in, by the number of workers that send them.
+
+The learner's side is real: streams, checks, leases, a store on disk, and a trainer that takes batches and commits them.
+The workers are another process that answers each lease with a group of that task. What counts is the learner's
+processor time, so that neither the workers nor others on the machine change the figure.
+
+The reference is the least that could be done with the same bytes: each group is read and inserted by itself, without
+streams, leases or a trainer.
+"""
+
+import asyncio
+import functools
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from rlserve.actors.learner.frames import MAX_FRAME_BYTES
+from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.intake import InboxSettings
+from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.stream_service import SERVICE_NAME, RolloutStreamService
+from rlserve.algorithms import registry
+from rlserve.batching.filters import why_drop
+from rlserve.config.algorithms import GrpoConfig
+from rlserve.errors import DeadlineExceeded
+from rlserve.observability.metrics import percentile
+from rlserve.records import (
+    FinishReason,
+    Lease,
+    Outcome,
+    PolicySpan,
+    RolloutGroup,
+    Segment,
+    SegmentKind,
+    Task,
+    Trajectory,
+    Verdict,
+)
+from rlserve.rpc import codec
+from rlserve.rpc.channel import open_channel
+from rlserve.rpc.codec import GroupLimits
+from rlserve.rpc.options import ServerOptions
+from rlserve.rpc.server import serving
+from rlserve.store.base import GroupInfo
+from rlserve.store.sqlite import SqliteStore
+from rlserve.v1 import rollout_stream_service_pb2 as pb
+from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
+
+WORKERS = (1, 10, 100, 300)
+SECONDS, WARM_SECONDS = 5.0, 1.5
+SAMPLES, PROMPT, SAMPLED = 4, 8, 12
+"""Of one group: about 700 bytes."""
+IN_FLIGHT = 2048
+"""Groups leased at once, over all workers."""
+BATCH = 64
+"""Groups of a step of the trainer."""
+TARGET = 2000.0
+LIMITS = GroupLimits(vocab_size=64, max_tokens=64, max_trajectories=SAMPLES)
+RUN, TOKENIZER = "bench", "tokenizer"
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What the workers saw."""
+
+    groups: int
+    latencies: list[float]
+    """Seconds from a group's sending to its ack."""
+
+
+def measure(*, workers: Sequence[int] = WORKERS, seconds: float = SECONDS) -> dict[str, object]:
+    """Groups by wall second and by second of one core, and how long acks take."""
+    bare = _bare_rate(seconds / 2)
+    numbers: dict[str, object] = {"group_bytes": len(codec.group_to_bytes(_answer(_lease(0), "w")))}
+    for count in workers:
+        numbers[f"{count}_workers"] = asyncio.run(_measure(count, seconds, bare))
+    return {**numbers, "bare_groups_a_core_second": bare, "target_groups_a_core_second": TARGET}
+
+
+async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as directory:
+        inbox = _inbox(Path(directory))
+        stop = threading.Event()
+        trainer = threading.Thread(target=_train, args=(inbox, stop))
+        trainer.start()
+        try:
+            async with _served(inbox) as address:
+                context = multiprocessing.get_context("spawn")
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_clients, args=(theirs, address, workers))
+                process.start()
+                theirs.close()
+                await asyncio.to_thread(ours.recv)  # all have joined
+                await asyncio.sleep(WARM_SECONDS)
+                before, used, started = inbox.counts().received, time.process_time(), time.perf_counter()
+                await asyncio.sleep(seconds)
+                groups = inbox.counts().received - before
+                used, passed = time.process_time() - used, time.perf_counter() - started
+                ours.send("stop")
+                seen: _Measured = await asyncio.to_thread(ours.recv)
+                await asyncio.to_thread(process.join)
+        finally:
+            stop.set()
+            inbox.close()
+            trainer.join()
+    return {
+        "groups_a_second": groups / passed,
+        "groups_a_core_second": groups / used,
+        "ratio_to_bare": groups / used / bare,
+        "cores_used": used / passed,
+        "ack_ms_p50": 1000 * percentile(seen.latencies, 0.5),
+        "ack_ms_p99": 1000 * percentile(seen.latencies, 0.99),
+    }
+
+
+def _bare_rate(seconds: float) -> float:
+    """Groups a second of one core: read, then inserted, one by one."""
+    payloads = [codec.group_to_bytes(_answer(_lease(index), "w")) for index in range(256)]
+    with tempfile.TemporaryDirectory() as directory:
+        store = SqliteStore(Path(directory) / "groups.sqlite")
+        started, count = time.process_time(), 0
+        while (used := time.process_time() - started) < seconds:
+            payload = payloads[count % len(payloads)]
+            group = codec.group_from_bytes(payload, limits=LIMITS)
+            store.receive(GroupInfo(group_id=f"{group.group_id}/{count}", worker_id=group.worker_id), payload)
+            count += 1
+        store.close()
+    return count / used
+
+
+def _inbox(directory: Path) -> Inbox:
+    algorithm = registry.create(GrpoConfig())
+    settings = InboxSettings(
+        run_id=RUN,
+        seed=0,
+        ingredients=(Ingredient("arithmetic", "train", 1.0),),
+        num_samples=SAMPLES,
+        max_outstanding=IN_FLIGHT,
+        max_lag=2**31,
+        lease_seconds=60.0,
+        tokenizer_fingerprint=TOKENIZER,
+        batch=BATCH,
+    )
+    return Inbox(
+        SqliteStore(directory / "groups.sqlite"),
+        settings,
+        keep=lambda group: why_drop(group, algorithm),
+        decode=functools.partial(codec.group_from_bytes, limits=LIMITS),
+    )
+
+
+def _train(inbox: Inbox, stop: threading.Event) -> None:
+    step = 0
+    while not stop.is_set():
+        try:
+            groups = inbox.take(BATCH, deadline_seconds=0.2)
+        except (DeadlineExceeded, RuntimeError):
+            continue
+        step += 1
+        inbox.commit(step, [group.group_id for group in groups])
+        inbox.published(step)
+
+
+@asynccontextmanager
+async def _served(inbox: Inbox) -> AsyncIterator[str]:
+    service = RolloutStreamService(inbox, limits=LIMITS, max_group_bytes=2**20)
+    add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, service)
+    options = ServerOptions(max_message_bytes=MAX_FRAME_BYTES, stop_grace_seconds=0.2)
+    async with serving(add, service_names=[SERVICE_NAME], options=options) as server:
+        try:
+            yield server.address
+        finally:
+            await service.close()
+
+
+def _clients(pipe: Connection, address: str, workers: int) -> None:
+    """The process of the workers."""
+    pipe.send(asyncio.run(_run_clients(pipe, address, workers)))
+
+
+async def _run_clients(pipe: Connection, address: str, workers: int) -> _Measured:
+    joined, latencies = asyncio.Semaphore(0), list[float]()
+    tasks = [
+        asyncio.create_task(_client(address, f"w{number}", max(1, IN_FLIGHT // workers), joined, latencies))
+        for number in range(workers)
+    ]
+    for _ in range(workers):
+        await joined.acquire()
+    pipe.send("joined")
+    await asyncio.to_thread(pipe.recv)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return _Measured(len(latencies), latencies)
+
+
+async def _client(
+    address: str, worker_id: str, capacity: int, joined: asyncio.Semaphore, latencies: list[float]
+) -> None:
+    sent: dict[str, float] = {}
+    async with open_channel(address) as channel:
+        call = pb_grpc.RolloutStreamServiceStub(channel).Stream()
+        hello = pb.Hello(worker_id=worker_id, run_id=RUN, tokenizer_fingerprint=TOKENIZER, capacity=min(capacity, 256))
+        await call.write(pb.StreamRequest(hello=hello))
+        async for response in call:
+            if response.HasField("welcome"):
+                joined.release()
+            for lease in response.credit.leases:
+                data = codec.group_to_bytes(_answer(codec.lease_from_proto(lease), worker_id))
+                part = pb.GroupPart(group_id=lease.group_id, nonce=lease.nonce, total_bytes=len(data), data=data)
+                sent[lease.group_id] = time.perf_counter()
+                await call.write(pb.StreamRequest(group=part))
+            for ack in response.acks.acks:
+                latencies.append(time.perf_counter() - sent.pop(ack.group_id))
+
+
+def _lease(index: int) -> Lease:
+    return Lease(
+        group_id=f"{RUN}/train/{index}",
+        environment="arithmetic",
+        split="train",
+        index=index,
+        seed=index,
+        num_samples=SAMPLES,
+    )
+
+
+def _answer(lease: Lease, worker_id: str) -> RolloutGroup:
+    """A group for a lease; half of its samples are right."""
+    samples = tuple(replace(sample, seed=(lease.seed + sample.sample_index) % 2**64) for sample in _samples())
+    return RolloutGroup(
+        group_id=lease.group_id,
+        task=Task(
+            environment=lease.environment,
+            split=lease.split,
+            index=lease.index,
+            task_id=f"{lease.environment}:{lease.index}",
+            prompt="3+8+5=",
+            verifier="exact",
+            payload=b"6",
+        ),
+        trajectories=samples,
+        worker_id=worker_id,
+        tokenizer_fingerprint=TOKENIZER,
+        run_id=RUN,
+    )
+
+
+@functools.cache
+def _samples() -> tuple[Trajectory, ...]:
+    rng = np.random.default_rng(0)
+    return tuple(
+        Trajectory(
+            sample_index=index,
+            token_ids=rng.integers(1, 60, PROMPT + SAMPLED),
+            segments=(
+                Segment(kind=SegmentKind.GIVEN, length=PROMPT),
+                Segment(kind=SegmentKind.SAMPLED, length=SAMPLED),
+            ),
+            behavior_logprobs=-rng.random(SAMPLED).astype(np.float32),
+            policy_spans=(PolicySpan(0, SAMPLED),),
+            finish_reason=FinishReason.STOP,
+            verdict=Verdict(outcome=Outcome.PASS if index % 2 else Outcome.FAIL, reward=float(index % 2)),
+            completion="#6",
+        )
+        for index in range(SAMPLES)
+    )
