@@ -22,6 +22,7 @@ from rlserve.config.episodes import EpisodesConfig
 from rlserve.config.pretrain import PretrainConfig, SftConfig
 from rlserve.config.sync import SyncConfig
 from rlserve.config.teacher import ReferenceConfig, TeacherConfig
+from rlserve.config.waits import wait_problems
 
 
 class RunConfig(Section):
@@ -136,7 +137,7 @@ class RunConfig(Section):
                 f"learner.batches_ahead: is {learner.batches_ahead}, but with learner.max_lag = {learner.max_lag} more "
                 "than that would only grow stale; lower it, or raise max_lag"
             )
-        for problem in teacher_problems(self):
+        for problem in (*teacher_problems(self), *wait_problems(self)):
             raise ValueError(problem)
         return self
 

@@ -13,8 +13,10 @@ from rlserve.actors.learner.catalogue import Catalogue, Change
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.unserved import Unserved
 from rlserve.errors import RlserveError
 from rlserve.observability.events import EventLog
+from rlserve.records import ActorKind
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class EnvironmentFollower:
         configured: Sequence[Ingredient],
         events: EventLog,
         curriculum: Curriculum | None = None,
+        warn: Callable[..., None] = lambda message, **fields: logger.warning("%s", message),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hub = hub
@@ -39,6 +42,7 @@ class EnvironmentFollower:
         self._clock = clock
         self._curriculum = curriculum or Curriculum(())
         self._catalogue = Catalogue(configured)
+        self._unserved = Unserved([ingredient.environment for ingredient in configured], warn)
         self._lost: dict[str, float] = {}
         self._problem = ""
 
@@ -47,9 +51,8 @@ class EnvironmentFollower:
         """One line for ``rlserve status``: what is drawn from, and what was lost."""
         drawn = ", ".join(f"{i.environment} ({i.weight:g})" for i in self._catalogue.present)
         lost = ", ".join(f"{name} {self._clock() - since:.0f} s ago" for name, since in self._lost.items())
-        return (
-            f"draws from {drawn}" + (f"; lost {lost}" if lost else "") + (f"; {self._problem}" if self._problem else "")
-        )
+        parts = (f"draws from {drawn}", f"lost {lost}" if lost else "", self._unserved.message, self._problem)
+        return "; ".join(part for part in parts if part)
 
     async def follow(self) -> None:
         """Look again and again. A hub that does not answer leaves the mixture as it is, and is named."""
@@ -57,12 +60,14 @@ class EnvironmentFollower:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 specs = await self._hub.list_environments()
+                verifiers = await self._hub.list_actors(ActorKind.VERIFIER)
             except RlserveError as error:
                 if not self._problem:
                     logger.warning("environments: the hub does not tell (%s); the mixture stays as it is", error)
                 self._problem = f"the hub at {self._hub.address} does not answer"
                 continue
             self._problem = ""
+            self._unserved.look(specs, {name for actor in verifiers for name in actor.serves}, self._clock())
             change = self._catalogue.look(specs, self._clock())
             ingredients = self._curriculum.applied(change.ingredients)
             if change.joined or change.left or ingredients != self._inbox.ingredients:

@@ -317,13 +317,13 @@ class Inbox:
         return len(self._queue.fresh())
 
     def _wait(self, ready: Callable[[], bool], deadline_seconds: float, missing: Callable[[], str]) -> None:
-        deadline = self._clock() + deadline_seconds
+        deadline = time.monotonic() + deadline_seconds
         while not ready():
             if self._closed:
                 raise NotReady(f"inbox: is closed ({self._closed})")
             if self._troubles.fatal:
                 raise PluginFailed(self._troubles.fatal)
-            if (left := deadline - self._clock()) <= 0:
+            if (left := deadline - time.monotonic()) <= 0:
                 raise DeadlineExceeded(missing())
             self._changed.wait(left)
 

@@ -258,6 +258,7 @@ class Learner:
                 Ingredient.of(self._config.environments),
                 EventLog(self._paths.events),
                 self._curriculum,
+                warn=self._warn,
             )
             stack.push_async_callback(_cancel, asyncio.create_task(self._follower.follow()))
         return policy, streams

@@ -156,7 +156,8 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         try:
             while True:
                 try:
-                    request = await asyncio.wait_for(anext(requests, None), stream.incoming.seconds_left)
+                    async with asyncio.timeout(stream.incoming.seconds_left):
+                        request = await anext(requests, None)
                 except TimeoutError:
                     raise stream.incoming.too_slow() from None
                 if request is None:
@@ -249,8 +250,10 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 logger.exception("the leases cannot be kept")
                 self._inbox.close(f"{type(error).__name__}: {error}")
                 raise
+            # Not wait_for, which in Python 3.11 loses a cancellation that meets a wake: then no stop would ever end.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), HOUSEKEEPING_SECONDS)
+                async with asyncio.timeout(HOUSEKEEPING_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             self._woken = False
 

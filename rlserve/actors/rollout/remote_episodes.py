@@ -18,6 +18,7 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.rollout.continuation import Exchange
 from rlserve.actors.rollout.dialogue import Dialogue
 from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.waits import TURN_MARGIN_SECONDS
 from rlserve.errors import DeadlineExceeded, LimitExceeded, PluginFailed
 from rlserve.records import FinishReason, Turn
 from rlserve.rpc import codec
@@ -26,8 +27,6 @@ from rlserve.rpc.codec.check import wire_text
 from rlserve.v1 import environment_service_pb2 as pb
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
-MARGIN_SECONDS = 5.0
-"""Waited for an answer beyond the server's own limit, which blames better than ours."""
 CANCEL_SECONDS = 1.0
 
 
@@ -84,7 +83,7 @@ class _Stream:
         """The environment's answer to one text."""
         turn = pb.PolicyTurn(text=wire_text(text), finish_reason=codec.FINISH_REASON.encode(finish_reason))
         self._outbox.put_nowait(pb.EpisodeRequest(turn=turn))
-        seconds = self._turn_seconds + MARGIN_SECONDS
+        seconds = self._turn_seconds + TURN_MARGIN_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 with rpc_errors(""):

@@ -411,3 +411,11 @@ async def test_everybody_is_told_when_the_run_is_over_also_who_comes_late(tmp_pa
             frames.append(await early.next())
         late = await setting.worker("late")
         assert (await late.next()).goodbye.reason == "done"
+
+
+async def test_a_service_can_be_closed_at_any_moment_also_while_it_is_woken(tmp_path: Path) -> None:
+    for _ in range(50):
+        service = RolloutStreamService(make_inbox(tmp_path / "g.sqlite"), limits=GroupLimits(), max_group_bytes=2**20)
+        await asyncio.sleep(0)
+        service.wake()  # the wake and the end meet
+        await asyncio.wait_for(service.close(), SECONDS)

@@ -31,8 +31,8 @@ class Scene:
     """A wait whose time moves only as its script says: one entry a look."""
 
     def __init__(self, directory: Path) -> None:
-        self.inbox: Inbox = make_inbox(directory / "groups.sqlite", max_outstanding=64)
         self.clock = ManualClock()
+        self.inbox: Inbox = make_inbox(directory / "groups.sqlite", max_outstanding=64, clock=self.clock)
         self._events = directory / "events.jsonl"
         self._script: list[Callable[[], None]] = []
         self.waits = Waits(self.inbox, CONFIG, warn=Warner(self._events), check=self._next, clock=self.clock)
@@ -75,7 +75,7 @@ def test_where_nothing_comes_people_hear_of_it_early_and_the_run_ends_naming_who
     with pytest.raises(DeadlineExceeded, match=r"0 of 2 groups.*slow holds 3 leases.*Nothing moved for 100 s"):
         scene.waits.batch()
     (warning,) = scene.warnings()
-    assert warning.startswith(("nothing came for 20 s", "nothing came for 21 s"))
+    assert warning.startswith("nothing came for 21 s")
     assert "slow holds 3 leases" in warning and "paused" in warning
 
 

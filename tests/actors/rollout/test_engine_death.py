@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,4 +56,36 @@ async def test_an_untied_llama_is_exact_after_a_swap_and_a_killed_engine_is_noti
         with pytest.raises(EngineDied):
             await engine.generate([1], n=1, sampling=SamplingChoice(max_new_tokens=1), seed=0, request_id="later")
     finally:
+        await engine.shutdown()
+
+
+async def test_a_frozen_engine_is_given_up_at_the_limit_and_a_busy_machine_is_no_freeze(tmp_path: Path) -> None:
+    """Stopped by a signal it neither answers nor computes: so looks a hang in a driver."""
+    tiny_model("llama", tied=False).save_pretrained(tmp_path / "model")
+    engine = await RolloutEngine.start(
+        EngineOptions(model_path=str(tmp_path / "model"), dtype="float32", max_length=512, stall_seconds=3.0)
+    )
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(10)]
+    try:
+        load = SamplingChoice(max_new_tokens=200)
+        under_load = await asyncio.wait_for(
+            engine.generate([1, 2, 3], n=8, sampling=load, seed=0, request_id="busy"), 240
+        )
+        assert len(under_load) == 8 and engine.alive
+        for burner in burners:
+            burner.kill()
+        running = asyncio.create_task(
+            engine.generate([1, 2, 3], n=4, sampling=SamplingChoice(max_new_tokens=500), seed=0, request_id="frozen")
+        )
+        while not engine.tokens_of("frozen"):
+            await asyncio.sleep(0.01)
+        for pid in engine.process_ids:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(EngineDied, match=r"neither answered nor computed for \d+ s \(rollout.stall_seconds\)"):
+            await asyncio.wait_for(running, 60)
+        assert not engine.alive and "EngineCore hangs" in engine.death
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
         await engine.shutdown()
