@@ -40,6 +40,8 @@ RETRY_SECONDS, MAX_RETRY_SECONDS = 0.25, 5.0
 WATCH_SECONDS = 0.5
 MAX_BREACHES = 5
 """The learner ended so many streams in a row for what was sent on them: sending it again will not help."""
+MAX_REFUSALS = 3
+"""So often in a row the learner would not have this worker: it is no stranger that answered in its place once."""
 MAX_REASON_CHARACTERS = 500
 
 
@@ -161,7 +163,7 @@ class StreamSession:
         """Go on after a broken stream, unless the next one would break as well."""
         breach = isinstance(error, InvalidRequest)
         self._breaches = self._breaches + 1 if breach else 0
-        if breach and not self._welcome.done():
+        if breach and not self._welcome.done() and self._breaches >= MAX_REFUSALS:
             raise ConfigError(f"{self._hello.worker_id}: {error}")
         if self._breaches >= MAX_BREACHES:
             raise error
