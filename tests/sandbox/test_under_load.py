@@ -117,6 +117,7 @@ def test_only_a_machine_that_gives_nothing_ends_a_box_without_a_verdict(
 
 
 @pytest.mark.whole
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not HUMANEVAL.exists(), reason="humaneval.jsonl is not beside the checkout")
 @pytest.mark.parametrize("busy", [0, 10])
 def test_every_reference_of_humaneval_passes(sandbox: Sandbox, busy: int) -> None:
@@ -130,6 +131,7 @@ def test_every_reference_of_humaneval_passes(sandbox: Sandbox, busy: int) -> Non
 
 
 @pytest.mark.whole
+@pytest.mark.timeout(3600)
 def test_no_honest_program_of_three_thousand_ends_differently_under_load(sandbox: Sandbox) -> None:
     programs = [(program, tests) for program, tests, _, _ in FORMS]
     rows = [json.loads(line) for line in HUMANEVAL.read_text().splitlines()] if HUMANEVAL.exists() else []
