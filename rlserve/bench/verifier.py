@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.bench.differential import compare
 from rlserve.bench.footprint import footprint
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import bubblewrap, real_python
@@ -39,9 +40,19 @@ FUNCTION_PROGRAM = PROGRAM.partition("input()")[0]
 MATH = [("42", "The answer is \\boxed{42}."), ("\\frac{3}{4}", "so \\boxed{0.75}"), ("(1,2]", "\\boxed{(1, 2]}")]
 
 
-def measure() -> dict[str, object]:
-    """Rates over 2 worker processes, latencies of single requests, memory; ratios to bare processes in this run."""
-    return asyncio.run(_measure())
+def measure(
+    *, only: Sequence[str] = (), answers: Sequence[str] = (), pairs: int = 0, out: str = "", workers: int = WORKERS
+) -> dict[str, object]:
+    """Rates over 2 worker processes, latencies of single requests, memory; ratios to bare processes in this run.
+
+    ``only`` with ``differential``: verdicts of ``pairs`` pairs of answers against those of math-verify instead.
+    """
+    numbers: dict[str, object] = {}
+    if "rates" in only or "differential" not in only:
+        numbers |= asyncio.run(_measure())
+    if "differential" in only:
+        numbers["differential"] = compare(answers=answers, pairs=pairs, out=out, workers=workers)
+    return numbers
 
 
 async def _measure() -> dict[str, object]:

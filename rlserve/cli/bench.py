@@ -34,7 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=(*BENCHES, *LONG, "all"), help=listed)
     parser.add_argument("--seeds", type=int, default=3, help=f"for {', '.join(LONG)}: repetitions (default 3)")
     parser.add_argument("--out", help="for the same: directory of the runs; default: runs/bench-NAME")
-    parser.add_argument("--only", nargs="+", default=[], help="for the same: names of the lines to run; default: all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        help="for the same: names of the lines to run; default: all. For verifier: rates (default), differential",
+    )
+    parser.add_argument(
+        "--answers",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="for verifier's differential part: GSM8K's JSON lines, files of cases; reasoning-gym's answers always",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="for the same: processes of each judge (default 2)")
+    parser.add_argument("--pairs", type=int, default=20_000, help="for the same: pairs of answers (default 20000)")
     parser.add_argument("--keep", action="store_true", help="for the same: read runs that are there, repeat none")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON alone")
 
@@ -56,12 +70,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    if name == "verifier":
+        return _verifier_options(arguments)
     if name not in LONG:
         return {}
     if arguments.seeds < 1:
         raise InvalidRequest(f"--seeds: is {arguments.seeds}; give at least 1")
     out = arguments.out or f"runs/bench-{name}"
     return {"seeds": arguments.seeds, "only": arguments.only, "keep": arguments.keep, "out": out}
+
+
+def _verifier_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    unknown = set(arguments.only) - {"rates", "differential"}
+    if unknown and arguments.what != "all":
+        raise InvalidRequest(f"--only: {sorted(unknown)} is no part of verifier; use rates or differential")
+    for option in ("pairs", "workers"):
+        if getattr(arguments, option) < 1:
+            raise InvalidRequest(f"--{option}: is {getattr(arguments, option)}; give at least 1")
+    out = arguments.out or "runs/bench-verifier"
+    options = {name: getattr(arguments, name) for name in ("only", "answers", "pairs", "workers")}
+    return {**options, "out": out}
 
 
 def print_numbers(numbers: Mapping[str, Any], indent: str = "  ") -> None:

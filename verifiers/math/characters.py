@@ -43,8 +43,8 @@ GREEK = {
 ROOTS = {"\u221a": "\\sqrt", "\u221b": "\\sqrt[3]", "\u221c": "\\sqrt[4]"}
 RAISED = "<super>"
 LOWERED = "<sub>"
-ROOT = re.compile(r"([\u221a\u221b\u221c]) ?([0-9]+(?:\.[0-9]+)?)?")
-FRACTION_SLASH = re.compile(r"\^\{([0-9]+)\}\u2044_\{([0-9]+)\}")
+ROOT = re.compile(r"([\u221a\u221b\u221c]) ?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)?")
+FRACTION_SLASH = re.compile(r"\^\{([0-9]+)\}[/\u2044]_\{([0-9]+)\}")
 
 
 def to_tex(text: str) -> str:

@@ -3,7 +3,10 @@ r"""The letter of a choice with the text of the option behind it: ``(C) 12``, ``
 import re
 from dataclasses import dataclass
 
-HEAD = re.compile(r"(?:\\text\{ ?)?(?:\(([A-Z])\)|([A-Z])(?:\)|[.:](?= )|[.:](?= ?\})))(?: ?\})?:? ?(.+)", re.DOTALL)
+HEAD = re.compile(
+    r"(?:\\text\{ ?)?(?:\(([A-Z])\)|([A-Z])(?:\)|[.:](?= )|[.:](?= ?\})| ?-(?= [A-Za-z]{3})))(?: ?\})?:? ?(.+)",
+    re.DOTALL,
+)
 NAMED = re.compile(r"(?:\\text\{ ?)?(?:option|choice|answer|letter)(?: ?\})? ?\(?([A-Z])\)?(?: ?\})?", re.IGNORECASE)
 LETTER = re.compile(r"(?:\\text\{ ?)?\(?([A-Z])\)?(?: ?\})?")
 MARK = re.compile(r"(?<![A-Za-z\\])\(?[A-Z](?:\)|[.:](?= |$))|(?<![A-Za-z\\])[A-Z](?![A-Za-z])$")

@@ -4,6 +4,7 @@ A ratio looks the same. Where one side can only be a ratio (``4:5``), both are; 
 Morning and afternoon may be left out on one side; ``16:30`` names its half of the day itself.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ class Clock:
     half_known: bool
     terms: tuple[int, ...] | None = None
     """Its numbers, where nothing but numbers and colons stands there, so that it may be a ratio."""
+
+    @property
+    def may_be_ratio(self) -> bool:
+        """True where the numbers have no common divisor, as those of a ratio in a gold answer have none."""
+        return self.terms is not None and math.gcd(*self.terms) == 1
 
     def same_time(self, other: "Clock") -> bool:
         """True when both may name the same time."""

@@ -32,7 +32,7 @@ from rlserve.verifiers.math.shapes import (
     Union,
     Word,
 )
-from rlserve.verifiers.math.slow import equal_by_math_verify
+from rlserve.verifiers.math.slow import COMMANDS, equal_by_math_verify, may_ask
 from rlserve.verifiers.math.tree import Apply, Number, Unreadable
 
 DIFFERENT = "another kind of answer"
@@ -53,11 +53,9 @@ class Equivalence:
         """
         try:
             return self._compare(announced(normalize(gold)), announced(normalize(answer)))
-        except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        except Exception as error:
             # Whatever an untrusted formula does to our arithmetic, it gets a verdict: nobody can make one vanish.
             return Comparison(False, f"cannot be compared ({type(error).__name__})")
-        except (RecursionError, MemoryError) as error:
-            return Comparison(False, f"too large to compare ({type(error).__name__})")
 
     def _compare(self, gold: str, answer: str) -> Comparison:
         if not answer:
@@ -71,15 +69,28 @@ class Equivalence:
     def _read_and_compare(self, gold_text: str, answer_text: str) -> Comparison:
         try:
             gold = read(gold_text)
-        except Unreadable:
-            return Comparison(_as_text(gold_text) == _as_text(answer_text), "text")
+        except Unreadable as error:
+            same = Comparison(_as_text(gold_text) == _as_text(answer_text), "text")
+            return same if same.equal else self._second_opinion(gold_text, answer_text, error) or same
         try:
             answer = read(with_parameter_of(gold_text, answer_text), letters=_has_unit(gold))
         except Unreadable as error:
-            return Comparison(False, f"unreadable ({error})")
+            found = self._second_opinion(gold_text, answer_text, error)
+            return found or Comparison(False, f"unreadable ({error})")
+        gold, answer = _named_point(gold_text, gold, answer), _named_point(answer_text, answer, gold)
         if _is_bare_list(gold) != _is_bare_list(answer):
             gold, answer = _reread(gold_text, gold, answer), _reread(answer_text, answer, gold)
         return self.shapes(gold, answer)
+
+    @staticmethod
+    def _second_opinion(gold: str, answer: str, error: Unreadable) -> Comparison | None:
+        """math-verify's, where a command that it knows stopped our reader and both sides are plain formulas.
+
+        Where a number, a word or a sign stopped it, the text is no answer, whatever can be read into it.
+        """
+        if error.command not in COMMANDS or not may_ask(gold) or not may_ask(answer):
+            return None
+        return Comparison(equal_by_math_verify(gold, answer), "math-verify")
 
     def _choices(self, gold: str, answer: str) -> Comparison | None:
         """The letter of a choice with or without the option's text; None when neither side has a letter and more."""
@@ -124,6 +135,8 @@ class Equivalence:
             return self._based(gold, answer)
         if isinstance(gold, Clock) and isinstance(answer, Clock):
             return Comparison(gold.same_time(answer), "time of day")
+        if isinstance(gold, Clock) and not gold.may_be_ratio:
+            return Comparison(False, "time of day")
         gold, answer = _as_ratio(gold), _as_ratio(answer)
         if isinstance(gold, Ratio) or isinstance(answer, Ratio):
             return self._ratios(gold, answer)
@@ -245,12 +258,15 @@ class Equivalence:
             return self._all(left, right, "ratio")
         ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
         assert isinstance(ratio, Ratio)
+        if any(isinstance(item, Scalar) and item.node == Number(Fraction(0)) for item in ratio.items):
+            return Comparison(False, DIFFERENT)  # 0 to 3 is a range
         parts = _quotients(ratio)
         if parts is None or len(parts) != 1 or not isinstance(other, Scalar) or other.unit is not None:
             return Comparison(False, DIFFERENT)
         return self.shapes(parts[0], other)
 
 
+NAMED_POINT = re.compile(r"[A-Z](?:_ ?\{?[A-Za-z0-9]\}?)?'* ?(\(.+\))")
 MAX_HARD_ITEMS = 24
 """Items that are no plain numerals are compared each with each; more of them are not."""
 
@@ -274,6 +290,12 @@ def _spelled(shape: Shape) -> str:
 
 def _as_text(normal: str) -> str:
     return key(re.sub(r"\\text\{([^{}]*)\}", r"\1", normal)).lower()
+
+
+def _named_point(text: str, shape: Shape, partner: Shape) -> Shape:
+    """``P(1,2)`` beside a point is the point of that name."""
+    match = NAMED_POINT.fullmatch(text) if isinstance(partner, Group) and partner.brackets == "()" else None
+    return shape if match is None or isinstance(shape, Group) else read(match.group(1))
 
 
 def _reread(text: str, shape: Shape, partner: Shape) -> Shape:
@@ -305,6 +327,8 @@ def _has_unit(shape: Shape) -> bool:
 
 def _is_condition(group: Group) -> bool:
     """Inequalities or unions, which say what a variable may be; equations give values and are matched one by one."""
+    if group.joiner == "cap":
+        return True
     return any(isinstance(item, Union) or (isinstance(item, Relation) and "=" not in item.ops) for item in group.items)
 
 

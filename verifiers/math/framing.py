@@ -2,17 +2,24 @@ r"""What stands around a value without being part of it: an announcement in fron
 
 import re
 
+from rlserve.verifiers.math.words import changes_value
+
 ANNOUNCEMENT = re.compile(
     r"(?:\\text\{ ?)?(?:\u6240\u4ee5|\u56e0\u6b64|\u6545|\u5219|\u7531\u6b64)?,? ?(?:\u672c\u9898)?(?:\u7684)?"
     r"(?:\u6700\u7ec8|\u6b63\u786e|\u6700\u540e)?(?:\u7684)?"
     r"(?:(?:\u7b54\u6848|\u7b54|\u7b54\u3048|\uc815\ub2f5|\ub2f5)(?:\u5e94\u8be5)?(?:\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|[:=])"
-    r"|\u89e3 ?:)[: ]*\}? ?"
+    r"|\u89e3 ?:|\u9009\u62e9?(?=[: ]*[A-Z]))[: ]*\}? ?"
     r"|(?:\\text\{ ?)?(?:the )?(?:final |correct )?answer(?: is|:| =) ?:?(?: ?\})? ?",
     re.IGNORECASE,
 )
 ASIDE = re.compile("[,.;](?= ?[\u3400-\u9fff\uac00-\ud7af])")
 SECOND_TRY = re.compile("\u6216|\u53ef\u80fd|\u4e5f|\u53c8|\u518d|\u8fd8|\u4e0d|\u90fd|\u4f46")
 """Or, perhaps, also, not, but: what makes the rest of a sentence part of the answer."""
+LABEL = re.compile(
+    r"(?:\\text\{ ?)?((?:the )?[A-Za-z]{3,12}(?: [a-z]{2,12}){0,3}) ?: ?(?:\}|(?=[^}]*$|[^}]*\{)) ?(?=.)"
+)
+"""``Range: [0,1]``: what the value is called."""
+RATIO = re.compile(r"(?:\\text\{ ?)?(?:the |a |in the )?ratio (?:is|of)(?: ?\})? ?(?=[0-9\\a-z])")
 PARAMETER = re.compile(r"(?<![A-Za-z\\])([a-z]) ?\\in ?\\integers")
 
 
@@ -23,7 +30,7 @@ def announced(normal: str) -> str:
     """
     match = ANNOUNCEMENT.match(normal)
     if match is None or match.end() == len(normal):
-        return normal
+        return _without_label(normal)
     value = normal[match.end() :].strip()
     if match.group().startswith("\\text{") and "}" not in match.group():
         value = value.removesuffix("}")
@@ -31,6 +38,15 @@ def announced(normal: str) -> str:
     if aside is None or SECOND_TRY.search(value, aside.end()) or not re.search("[0-9]", value[: aside.start()]):
         return value.rstrip(".,;: ")
     return value[: aside.start()].strip()
+
+
+def _without_label(normal: str) -> str:
+    match = RATIO.match(normal)
+    if match is None:
+        match = LABEL.match(normal)
+        if match is None or any(map(changes_value, match.group(1).split()[match.group(1).startswith("the ") :])):
+            return normal
+    return normal[match.end() :].strip() or normal
 
 
 def with_parameter_of(gold: str, answer: str) -> str:

@@ -16,9 +16,8 @@ Inner = Callable[[str], Shape]
 BODY = r"(?:\{[lcr| ]*\})?((?:(?!\\begin ?\{).)*?)\\end ?\{\1\}"
 ENVIRONMENT = re.compile(r"\\begin ?\{([bpvBV]?matrix|smallmatrix|array|cases|aligned)\*?\} ?" + BODY, re.DOTALL)
 TRANSPOSED = re.compile(
-    r" ?\^ ?(?:\{ ?(?:T|\\top ?|\\text\{T\}|\\intercal ?) ?\}|T(?![A-Za-z])|\\top |\\intercal |\\text\{T\})"
+    r" ?\^ ?(?:\{ ?(?:T|\\top ?|\\text\{T\}|\\intercal ?) ?\}|T(?![A-Za-z])|\\top ?|\\intercal ?|\\text\{T\})"
 )
-TUPLE = re.compile(r"\((?=[^()]*,)")
 ELSE = re.compile(
     r"[=<>,;]|\\(?:in|leq|geq|neq|approx|vee|wedge|cup|pm|mp) |\\text\{|(?<![A-Za-z])(?:or|and)(?![A-Za-z])"
 )

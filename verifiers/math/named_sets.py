@@ -10,7 +10,7 @@ from rlserve.verifiers.math.tree import Number, Symbol, negated
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 SET = re.compile(
     r"(?:[a-z] (?:is|can be|may be) )?"
-    r"(?P<all>(?:the )?(?:set of )?(?:all|any|every)(?: of)?(?: the)? |(?:the )?set of )?"
+    r"(?P<all>(?:the )?(?:set of )?(?:all|any|every)(?: of)?(?: the)? |(?:the )?set of )?(?:the )?"
     r"(?P<sign>positive |negative |non-?negative |non-?positive )?"
     r"(?P<name>real|integer|rational|natural|complex)"
     r"(?P<noun>s| numbers?| values?(?: of [a-z])?| (?=[a-z]$))?(?: ?[a-z])?"
@@ -20,7 +20,7 @@ SET = re.compile(
 EMPTY = re.compile(
     r"(?:there (?:is|are|exists?) )?no (?:(?:real|such|valid|possible|integer|integral) )*"
     r"(?:solutions?|roots?|values?|zeros?|intersections?)(?: exists?)?"
-    r"|(?:the )?(?:empty|null) set|has no (?:real )?solutions?"
+    r"|(?:the )?(?:empty|null) set|none|has no (?:real )?solutions?"
     r"|\u65e0\u89e3|\u7121\u89e3|\u65e0\u5b9e\u6570\u89e3|\u7a7a\u96c6|\u89e3\u306a\u3057|\ud574\uac00 \uc5c6\ub2e4",
     re.IGNORECASE,
 )
@@ -41,7 +41,7 @@ def read_named_set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
         return _signed(signed.group(1), mark)
     if not text.isascii() and EMPTY.fullmatch(text):
         return Group("{", "}", ())
-    if " " not in text and text.lower() != "dne" and not text.lower().endswith(("reals", "integers")):
+    if " " not in text and text.lower() != "dne" and not text.lower().endswith(("reals", "integers", "none")):
         return None
     plain = re.sub(" +", " ", TEXT.sub(r" \1 ", text)).strip()
     if EMPTY.fullmatch(plain):

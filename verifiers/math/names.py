@@ -6,13 +6,14 @@ r"""Names of quantities, which may stand left of an equals sign: ``AB``, ``\sin\
 import re
 
 from rlserve.verifiers.math.sets import is_variable
-from rlserve.verifiers.math.shapes import Group, Matrix, Opaque, Scalar, Shape, Word
+from rlserve.verifiers.math.shapes import Group, Matrix, Opaque, Ratio, Scalar, Shape, Word
 from rlserve.verifiers.math.split import closing_index
 from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, symbols
 
 TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 LABEL = re.compile(
-    r"(?:[a-zA-Z] ?)?(?:_ ?\{? ?)?\\(?:angle|triangle|overline|hat|text|square|odot|widetilde|tilde|dot)"
+    r"(?:\\(?:sin|cos|tan|cot) )?(?:[a-zA-Z] ?)?(?:_ ?\{? ?)?"
+    r"\\(?:angle|triangle|overline|hat|text|square|odot|widetilde|tilde|dot)"
     r" ?\{?[A-Za-z0-9 ']{1,40}\}*"
     r"|(?:\\text\{[^{}]{1,40}\} ?|[A-Za-z]{1,4} ?|\\(?:angle|triangle) ?){1,5}"
 )
@@ -20,10 +21,11 @@ HEAD = re.compile(
     r"(?:\\text\{[A-Za-z ]{1,20}\}|[A-Za-z]|\\[A-Za-z]+ ?)(?:_ ?(?:[A-Za-z0-9]|\{[^{}]{1,12}\}))?'*"
     r"(?: ?\^ ?(?:\{[^{}]{1,8}\}|[0-9]))? ?(?=[(\[])"
 )
-CALL = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]{1,3}\}?)?'*\([^()=<>]{1,20}\)")
+DERIVATIVE = re.compile(r"\\frac\{d(?:\^\{?[0-9]\}?)?[a-z]?(?:\([a-z]\))?\}\{d[a-z](?:\^\{?[0-9]\}?)?\}")
 AREA = re.compile(r"\[[A-Z]{3,6}\]")
 OTHER = re.compile(
-    r"\\\|[^|]{1,30}\\\||[A-Z] ?\\(?:cup|cap|setminus) [A-Z]|\\(?:int|sum|prod|lim|max|min|det|dim)(?![A-Za-z]).{1,120}"
+    r"\|[^|]{1,30}\||\\\|[^|]{1,30}\\\||[A-Z] ?\\(?:cup|cap|setminus) [A-Z]"
+    r"|\\(?:int|sum|prod|lim|max|min|det|dim)(?![A-Za-z]).{1,120}"
 )
 MAX_CHARACTERS = 120
 
@@ -43,18 +45,25 @@ def is_name(shape: Shape) -> bool:
     """True for one variable, a word, ``f(x)``, and for what only a quantity is called: ``AB``, ``\\sin A``."""
     if isinstance(shape, Group) and shape.brackets == "()":
         return all(map(is_variable, shape.items))  # (x, y) = (1, 2)
+    if isinstance(shape, Ratio):
+        return all(map(is_name, shape.items))
     if isinstance(shape, Word | Opaque) or is_variable(shape):
         return True
     if not isinstance(shape, Scalar) or shape.unit is not None:
         return False
-    text = shape.text.replace(" ", "")
-    return bool(CALL.fullmatch(text)) or _is_quantity(shape.node) or is_call(text)
+    return _is_quantity(shape.node) or is_call(shape.text)
 
 
 def is_call(text: str) -> bool:
-    """``P(A)``, ``f(g(3))``: a letter with brackets behind it that hold the rest."""
+    """``P(A)``, ``f^{-1}(x)``, ``dy/dx``: a letter with brackets behind it that hold the rest, or a derivative.
+
+    ``x(x+1)`` is a product.
+    """
+    text = text.replace(" ", "")
     head = HEAD.match(text)
-    return head is not None and not text.startswith("\\") and closing_index(text, head.end()) == len(text) - 1
+    if head is None or text.startswith("\\"):
+        return DERIVATIVE.fullmatch(text) is not None
+    return closing_index(text, head.end()) == len(text) - 1 and text[0] not in text[head.end() :]
 
 
 def is_sum_of_unknowns(shape: Shape) -> bool:
@@ -69,7 +78,9 @@ def _is_quantity(node: Node) -> bool:
         return node.name[:1].isupper() and bool(symbols(node))
     if not isinstance(node, Apply) or not symbols(node):
         return False
-    if node.op in TRIGONOMETRIC or node.op == "abs":
+    if node.op == "abs":
+        return not _holds_numeral(node) and symbols(node) not in ({"x"}, {"y"})  # |x| = 5 is to be solved
+    if node.op in TRIGONOMETRIC:
         return True
     if node.op == "pow":
         return isinstance(node.args[0], Apply) and node.args[0].op in TRIGONOMETRIC

@@ -60,16 +60,21 @@ TEXT = re.compile(
 )
 BRACED_POWER = re.compile(r"(\\(?:text|math)[a-z]* ?\{[^{}]*[A-Za-z]) ?\^ ?\{ ?(-?[0-9]) ?\}")
 NUMBER_SET = re.compile(r"(?:\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])) ?")
-COLOR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
+COLOR = re.compile(r"\\(?:(?:text)?color|f?colorbox) ?\{[A-Za-z!0-9]{1,20}\}(?: ?\{[A-Za-z]{1,20}\}(?= ?\{))?")
+SUPERSCRIPT = re.compile(r"\\textsuperscript ?(?=\{)")
+SUBSCRIPT = re.compile(r"\\textsubscript ?(?=\{)")
+EMPTY_GROUPS = re.compile(r"^(?:\{ ?\} ?)+(?=[^_^])")
+STYLED_LETTER = re.compile(r"\\(?:boldsymbol|bm|math(?:bf|it|sf|tt|normal)) ?\{ ?([A-Za-z]|\\[a-z]+ ?) ?\}")
 PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
 SPACES = re.compile(r"\\[,;: >]|~|[\t\r\n]|\\hspace\*? ?\{[^{}]*\}|\\[hm]skip ?-?[0-9.]+ ?(?:pt|em|ex|mu)")
 LONE_DOLLAR = re.compile(r"([-+]?) ?\$ ?(?=[0-9.])")
 TRAILING_DOLLAR = re.compile(r"(?<=[0-9]) ?\$$")
-WRAPPERS = ("**", "__", "```", "``", "`", '"', "''", "'", "*")
+WRAPPERS = ("**", "__", "```", "``", "`", '"', "''", "'", "*", "_")
 """Marks of emphasis, code and quotation that may stand around a whole answer."""
 HEADING = re.compile(r"(?:\\?#)+ ?(?=[^#\s])")
 ANGLE_MARK = re.compile(
-    r"(?<=[0-9}]) ?\^ ?(?:\{ ?(?:\\text\{ ?[oO] ?\}|[oO]) ?\}|\\text\{ ?[oO] ?\}|[oO](?![A-Za-z]))|\^ ?\{ ?\\circ ?\}"
+    r"(?<=[0-9}]) ?\^ ?(?:\{ ?(?:\\text\{ ?[oO] ?\}|[oO]) ?\}|\\text\{ ?[oO] ?\}|[oO](?![A-Za-z]))"
+    r"|\^ ?\{ ?\^?\\circ ?\}"
 )
 ORDINAL = re.compile(
     r"(?<=[0-9])(?: ?\^ ?\{ ?(?:\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)) ?\}"
@@ -77,16 +82,19 @@ ORDINAL = re.compile(
 )
 INFINITY = re.compile(r"(?<![A-Za-z\\{])(?:inf|infty|infinity|Infinity|oo)(?![A-Za-z])")
 SPELLED_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt ?([0-9]+(?:\.[0-9]+)?)")
-DIGITS = r"(?:\{ ?([0-9]{1,4}) ?\}|([0-9]{1,4}))"
+DIGITS = r"(?:\{ ?([0-9]{1,4}|[a-z]) ?\}|([0-9]{1,4}|[a-z]))"
 COUNT = re.compile(
     rf"(?:\{{ ?\}} ?|(?<![A-Za-z0-9)}}\]]))[_^] ?{DIGITS} ?(?:\{{ ?\}} ?)?(?:\\text\{{ ?([CPA]) ?\}}|([CPA]))"
     rf" ?(?:_ ?{DIGITS}|\{{ ?_ ?{DIGITS} ?\}})"
 )
 BRACED_COUNT = re.compile(r"\{ ?([_^] ?\{? ?[0-9]{1,4} ?\}?) ?\}(?= ?[CPA] ?[_{])")
 BARE_COUNT = re.compile(r"([0-9]{1,4}) ?([CP]) ?([0-9]{1,4})")
+CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+TEXT_END = re.compile(r"(\\text\{[^{}]*?)[.,;: ]+\}$")
+LETTER_SET = re.compile(r"\\mathbb ?(?:\{([A-Z])\}|([A-Z]))")
+ROW_SPACE = re.compile(r"\\cr ? ?\[ ?-?[0-9.]+ ?(?:pt|em|ex|mm|cm|in)\]")
 TRAILING = ".,;: "
 END = re.compile(r"(?<!\\)[.,;:\s]+$")
-CURRENCY_COMMANDS = vocabulary("\\dollar \\euro \\pounds \\yen \\rupee \\won \\ruble")
 UNITS_TOO = vocabulary("min sec")
 """Names of functions that are units behind a numeral."""
 
@@ -100,13 +108,16 @@ def normalize(text: str) -> str:
     text = _without_delimiters(text).replace("\\!", "").replace("{,}", ",").replace("{:}", ":")
     text = NULL_DELIMITER.sub("", text.replace("\\%", "%").replace("\\#", "#"))
     text = NUMBER_SET.sub(lambda m: f"\\{NUMBER_SETS[m.group(1) or m.group(2) or m.group(3)]} ", text)
+    text = ROW_SPACE.sub(r"\\cr ", LETTER_SET.sub(r" \1\2", text))
+    text = STYLED_LETTER.sub(r" \1", SUBSCRIPT.sub("_", SUPERSCRIPT.sub("^", text)))
     text = BRACED_POWER.sub(r"\1^\2", SPACES.sub(" ", PHANTOM.sub(" ", COLOR.sub("", text))))
     text = COMMAND.sub(_command, SPELLED_ROOT.sub(r"\\sqrt{\1}", TEXT.sub(_text, text)))
     text = ORDINAL.sub("", ANGLE_MARK.sub("^\\\\circ ", text)).replace("^ \\circ", "^\\circ")
     for old, new in (("**", "^"), ("<=", "\\leq "), (">=", "\\geq "), ("!=", "\\neq "), ("==", "=")):
         text = text.replace(old, new)
     text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", "*", INFINITY.sub("\\\\infty ", text))
-    text = text.strip().lstrip("=: ").rstrip(TRAILING)
+    text = EMPTY_GROUPS.sub("", text.strip()).lstrip("=: ").rstrip(TRAILING)
+    text = TEXT_END.sub(r"\1}", text)
     if "C" in text or "P" in text or "A" in text:
         text = COUNT.sub(_count, BRACED_COUNT.sub(r"\1", text))
         text = _count(bare) if (bare := BARE_COUNT.fullmatch(text)) else text
@@ -153,9 +164,9 @@ def _text(match: re.Match[str]) -> str:
         return f"\\text{{{bare}}}"
     if bare in FUNCTION_NAMES:
         return f"\\{FUNCTION_NAMES[bare]} "
-    if bare in CURRENCY_COMMANDS or bare in ("e", "i", "%") or re.fullmatch(r"[0-9.]+", bare):
+    if re.fullmatch(r"[0-9.]+|[ei%]|\^?\\[a-z]+(?: ?[CF])?", bare):
         return bare if content == bare and bare.isalnum() else f" {bare} "
-    return f"\\text{{{bare}}}"
+    return bare if CJK.fullmatch(bare) else f"\\text{{{bare}}}"
 
 
 def _count(match: re.Match[str]) -> str:

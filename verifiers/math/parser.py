@@ -207,12 +207,25 @@ class _Parser(Cursor):
         kinds = [self.peek(ahead).kind for ahead in range(8)]
         places = next((places for form, places in COUNT_FORMS.items() if tuple(kinds[: len(form)]) == form), None)
         if places is None:
-            return None
+            return self._count_of_formulas(op)
         top, bottom = (self.peek(place).number for place in places[:2])
         assert top is not None and bottom is not None
         self.index += places[2]
         # The larger one is chosen from: both orders of the scripts are in use.
         return Apply(op, (top, bottom) if top.value >= bottom.value else (bottom, top))
+
+    def _count_of_formulas(self, op: str) -> Node | None:
+        """``C(n, k)``; None when no two arguments stand there."""
+        before = self.index
+        if not self.accept("("):
+            return None
+        top = self._nested(self.expression)
+        if not self.accept(","):
+            self.index = before
+            return None
+        bottom = self._nested(self.expression)
+        self.take(")")
+        return Apply(op, (top, bottom))
 
     def _raw(self) -> str:
         """Text of a subscript, which is a name and no value."""

@@ -28,7 +28,10 @@ from rlserve.verifiers.math.units import Unit, parse_unit, split_unit
 from rlserve.verifiers.math.words import spelled_out
 
 MAX_DEPTH = 20
-OPAQUE = re.compile(r"\\(int|iint|oint|sum|prod|lim|det|partial|mod|pmod)(?![A-Za-z])")
+OPAQUE = re.compile(
+    r"\\(int|iint|oint|sum|prod|lim|det|partial|mod|pmod)(?![A-Za-z])"
+    r"|\\(frac) ?\{ ?d(?: ?\^[^{}]{1,4})? ?\} ?\{ ?d[a-z]"
+)
 JOINERS = {
     "or": re.compile(
         r"\\text\{,? ?(?:or|ou|o|u|oder|\u0438\u043b\u0438|或|或者|または|또는)\}|\\vee |或者?|または|또는"
@@ -48,7 +51,7 @@ RELATION = re.compile(
     r"\\(?:leq|geq|neq|approx|equiv|simeq|sim|cong|propto|in|notin|rightarrow|to|Rightarrow|iff|nless) |[=<>]"
 )
 NOT_EQUAL = re.compile(r"\\not ?=")
-CHOICE = re.compile(r"\(?([A-Z])\)?")
+CHOICE = re.compile(r"[(\[]?([A-Z])[)\]]?")
 WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?: [^\W\d_][^\W\d_'-]*)*")
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 THOUSANDS = re.compile(r"[-+]?(?:\\[a-z]+ )?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?:[^0-9,].*)?")
@@ -56,14 +59,16 @@ PROPERTY = re.compile(r" *([A-Za-z]) *(?:\\in ?\\(reals|integers|naturals|ration
 """``{x | x > 3}`` says what ``x > 3`` says."""
 SPELLED_UNION = re.compile(r"(?<=[)\]}]) ?(?:\\text\{ ?(?:U|union) ?\}|U|union) ?(?=[(\[\\])")
 TO = re.compile(r" ?\\text\{ ?(?:is )?to ?\} ?| ?-to- ?|(?<=[0-9a-z}]) (?:is )?to (?=[0-9a-z\\])|:|\\text\{ ?: ?\}|比")
-OUT_OF = re.compile(r" ?\\text\{ ?out of ?\} ?|(?<=[0-9}]) out of (?=[0-9\\])")
+OUT_OF = re.compile(r" ?\\text\{ ?(?:out of|in) ?\} ?|(?<=[0-9}]) (?:out of|in) (?=[0-9\\])")
 PARAMETER = re.compile(
     r"(.+?),? ?(?:\\text\{,? ?(?:where|for|with)(?: all| any| some)? ?\}|,? (?:where|for|with)(?: all| any| some)? )?"
     r" ?\(? ?([a-z](?: ?, ?[a-z])* ?\\in [^()]+?)\)?"
 )
 r"""``2k\pi (k \in \mathbb{Z})``: a value and what its letter may be."""
+SCALED = re.compile(r"(-|-?(?:[0-9.{}/*]|\\(?:frac|sqrt) )+) ?(\((?=[^()]*,)[^()]*\)|\\langle [^()]*\\rangle)")
+FEET = re.compile(r"([0-9]+) ?' ?([0-9]+(?:\.[0-9]+)?) ?(?:''|\")")
 SINGLE_UNIT = re.compile(
-    r" ?(?:,|(?:\\text\{)? ?and ?\}?)? ?([0-9]+(?:\.[0-9]+)?) ?(?:\\text\{ ?([A-Za-z]+)\.? ?\}|([A-Za-z]+)\.?)"
+    r" ?(?:,|(?:\\text\{)? ?and ?\}?)? ?([0-9]+(?:\.[0-9]+)?) ?(?:\\text\{ ?([A-Za-z]+)\.?(?: and)? ?\}|([A-Za-z]+)\.?)"
 )
 NAMED_SETS = ("reals", "integers", "naturals", "rationals", "complexes")
 LITTLE_WORDS = frozenset(("yes", "no", "true", "false", "odd", "even", "none", "dne", "nan", "inf", "am", "pm", "up"))
@@ -129,6 +134,9 @@ def _spelled(text: str, inner: Callable[[str], Shape]) -> Shape | None:
 
 def _several_units(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     """``2 hours 30 minutes``: one quantity in two or three units of the same kind, the largest first."""
+    feet = FEET.fullmatch(text)
+    if feet is not None:
+        return inner(f"{feet.group(1)} feet {feet.group(2)} inches")
     index, total = 0, Fraction(0)
     units: list[Unit] = []
     while index < len(text):
@@ -148,6 +156,21 @@ def _vector(text: str, inner: Callable[[str], Shape]) -> Shape | None:
     if not text.startswith("\\langle ") or not text.endswith("\\rangle") or text.count("\\langle ") > 1:
         return None
     return Group("<", ">", tuple(inner(part) for part in split_items(text[8:-7])))
+
+
+def _scaled(text: str, inner: Callable[[str], Shape]) -> Shape | None:
+    """``2(1, 2)``: a point or vector times a number."""
+    match = SCALED.fullmatch(text)
+    if match is None:
+        return None
+    group = inner(match.group(2))
+    if not isinstance(group, Group) or group.brackets not in ("()", "<>"):
+        return None
+    items = [item.node for item in group.items if isinstance(item, Scalar) and item.unit is None]
+    if len(items) != len(group.items):
+        return None
+    factor = parse("-1" if match.group(1).strip() == "-" else match.group(1).strip().removesuffix("*"))
+    return Group(group.left, group.right, tuple(Scalar(Apply("mul", (factor, item))) for item in items))
 
 
 def _joined(text: str, inner: Callable[[str], Shape]) -> Shape | None:
@@ -228,7 +251,8 @@ def _label_or(inner: Callable[[str], Shape], side: str, ops: tuple[str, ...]) ->
         shape = _as_symbol(inner(side))
     except Unreadable:
         shape = Opaque("", "")
-    if not isinstance(shape, Scalar | Group | Word) and is_name_text(side):
+    is_formula = isinstance(shape, Scalar | Group | Word) and not (isinstance(shape, Group) and shape.joiner == "cap")
+    if not is_formula and is_name_text(side):
         return Word(TEXT.sub(r"\1", side).strip())
     if isinstance(shape, Opaque):
         raise Unreadable("a left side that is neither a formula nor a name")
@@ -246,6 +270,9 @@ def _set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
         return Union(tuple(inner(part) for part in parts))
     if text == "\\emptyset":
         return Group("{", "}", ())
+    common = split_top(text, re.compile(r"\\cap "))
+    if len(common) > 1:
+        return Group("", "", tuple(inner(part) for part in common), "cap")
     base, *without = split_top(text, re.compile(r"\\setminus |(?<=s )-(?= ?\\\{)"))
     name = base.strip().removeprefix("\\")
     if name not in NAMED_SETS:
@@ -265,6 +292,8 @@ def _bracket(text: str, inner: Callable[[str], Shape]) -> Shape | None:
         return None
     left, body, right = found
     parts = split_items(body) if body.strip() else []
+    if len(parts) == 1 and left + right == "()" and "\\text{" in body:
+        return inner(body)
     if len(parts) < 2 and left != "{" and not (left == "[" and body.lstrip().startswith("[")):
         return None
     if left == "{" and (condition := PROPERTY.match(body)) is not None:
@@ -307,11 +336,15 @@ def _scalar(text: str, *, letters: bool) -> Shape:
     if numeral is not None:
         return Scalar(numeral, unit, text)
     opaque = OPAQUE.search(value)
-    return Opaque(text, opaque.group(1)) if opaque else Scalar(parse(value), unit, text)
+    if opaque is None:
+        return Scalar(parse(value), unit, text)
+    if unit is not None and unit.percent:
+        raise Unreadable("a percentage of what is left to another reader")
+    return Opaque(value, opaque.group(1) or "derivative")
 
 
 STEPS: tuple[Callable[[str, Callable[[str], Shape]], Shape | None], ...] = (
-    _clock, _word, _spelled, read_matrix, _vector, _several_units, _joined, _plus_minus, _parameter, _listed,
+    _clock, _word, _spelled, read_matrix, _vector, _scaled, _several_units, _joined, _plus_minus, _parameter, _listed,
     _relation, _set, _bracket, _ratio,
 )  # fmt: skip
 """Readers of one kind of shape each, outermost first; the first that finds its kind decides."""

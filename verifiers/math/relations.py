@@ -5,14 +5,17 @@ is true (``2 + 3 = 5``) and a value with its approximation. ``6 = 5``, ``x = x``
 ``5 \approx 6`` are no values.
 """
 
+import re
 from collections.abc import Callable
 
-from rlserve.verifiers.math.names import CALL, is_name, is_sum_of_unknowns, is_value
+from rlserve.verifiers.math.names import is_call, is_name, is_sum_of_unknowns, is_value
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
 from rlserve.verifiers.math.sets import FLIPPED, is_variable
 from rlserve.verifiers.math.shapes import Group, Opaque, Relation, Scalar, Shape, Word
-from rlserve.verifiers.math.tree import Apply, Node, negated, symbols
+from rlserve.verifiers.math.tree import Apply, Node, Symbol, negated, symbols
 
+PROSE = re.compile(r"[A-Za-z ]*[a-z]{3}[A-Za-z ]*")
+"""A name in words."""
 ShapeComparer = Callable[[Shape, Shape], Comparison]
 
 
@@ -125,7 +128,7 @@ def _names(side: Shape, values: list[Shape], *, of_answer: bool) -> bool:
 
 
 def _is_call(side: Shape) -> bool:
-    return isinstance(side, Scalar) and CALL.fullmatch(side.text.replace(" ", "")) is not None
+    return isinstance(side, Scalar) and is_call(side.text)
 
 
 def _mentions(value: Shape, name: Shape) -> bool:
@@ -144,5 +147,7 @@ def _same_name(gold: Relation, answer: Relation, compare: ShapeComparer) -> bool
     if all(words):
         return words[0] <= words[1] or words[1] <= words[0]
     if any(words):
-        return is_variable(mine) or is_variable(theirs)
+        letter, word = (theirs, mine) if words[0] else (mine, theirs)
+        is_letter = isinstance(letter, Scalar) and isinstance(letter.node, Symbol)
+        return is_letter and isinstance(word, Word) and PROSE.fullmatch(word.text) is not None
     return compare(mine, theirs).equal

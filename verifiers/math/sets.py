@@ -181,7 +181,7 @@ class _Reader:
         return None if value is None else End(0, value, side)
 
     def _of_group(self, group: Group, point: Mapping[str, Fraction]) -> Pieces | None:
-        if not group.brackets and group.joiner in ("or", "and", ","):
+        if not group.brackets and group.joiner in ("or", "and", "cap", ","):
             return self._of_list(group, point)
         nodes = [item.node for item in group.items if isinstance(item, Scalar) and item.unit is None]
         if len(nodes) != len(group.items):
@@ -207,14 +207,14 @@ class _Reader:
         known = [part for part in (self.pieces(item, point) for item in items) if part is not None]
         if len(known) != len(items) or not known:
             return None
+        if all(isinstance(item, Relation) and item.ops == ("!=",) for item in items):
+            return _common(known)
         union = merged(piece for part in known for piece in part)
         if group.joiner == "or":
             return union
-        common = known[0]
-        for part in known[1:]:
-            common = intersected(common, part)
+        common = _common(known)
         are_sets = all(isinstance(item, Group | Union) for item in items)
-        return union if are_sets or (group.joiner == "," and not common) else common
+        return union if (are_sets and group.joiner != "cap") or (group.joiner == "," and not common) else common
 
     def _line_without(self, shape: NamedSet, point: Mapping[str, Fraction]) -> Pieces | None:
         if shape.name != "reals":
@@ -283,6 +283,13 @@ class _Reader:
         if upper is None or lower is None or size is None or size <= 0:
             return None
         return intersected(upper, lower) if op in ("<", "<=", "!=") else merged(upper + lower)
+
+
+def _common(parts: list[Pieces]) -> Pieces:
+    common = parts[0]
+    for part in parts[1:]:
+        common = intersected(common, part)
+    return common
 
 
 def _all_but(value: Fraction) -> Pieces:

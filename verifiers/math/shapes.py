@@ -46,7 +46,7 @@ class Group:
     right: str
     items: tuple["Shape", ...]
     joiner: str = ","
-    """``,``, ``or`` or ``and``; matters for relations."""
+    """``,``, ``or``, ``and`` or (an intersection of sets) ``cap``; matters for relations."""
 
     @property
     def brackets(self) -> str:

@@ -45,6 +45,8 @@ def _depths(text: str) -> list[int]:
     """Bracket depth before each character."""
     depths: list[int] = []
     depth = 0
+    if "\\langle" in text:  # brackets too, of another length
+        text = text.replace("\\langle", "(......").replace("\\rangle", ")......")
     for character in text:
         depths.append(depth)
         if character in OPENING:

@@ -23,7 +23,7 @@ KNOWN: dict[str, tuple[str, Fraction]] = {
         "money INR": "rupee:1 Rs:1 INR:1 rs:1", "money CNY": "CNY:1 RMB:1 yuan:1 元:1 人民币:1 角:0.1",
         "money JPY": "JPY:1 円:1 日元:1", "money": "yen:1", "money KRW": "won:1 KRW:1 원:1",
         "money RUB": "ruble:1 RUB:1 \u0440\u0443\u0431\u043b\u0435\u0439:1 \u0440\u0443\u0431:1",
-        "money CHF": "CHF:1", "money AUD": "AUD:1", "money CAD": "CAD:1",
+        "money CHF": "CHF:1", "money KR": "kr:1 kronor:1", "money AUD": "AUD:1", "money CAD": "CAD:1",
         "angle": "degree:1 deg:1 度:1 °:1", "radian": "rad:1 radian:1 弧度:1",
         "celsius": "celsius:1", "fahrenheit": "fahrenheit:1", "kelvin": "kelvin:1 K:1",
         "frequency": "Hz:1 hertz:1 kHz:1000 MHz:1e6",
@@ -50,6 +50,8 @@ CURRENCIES = {
 
 def known(name: str) -> tuple[str, Fraction] | None:
     """What the unit ``name`` measures and its size; also in the plural and with capitals."""
+    if len(name) == 1:
+        return KNOWN.get(name)
     for spelling in (name, name.lower(), name.lower().removesuffix("s"), name.lower().removesuffix("es")):
         if spelling in KNOWN:
             return KNOWN[spelling]

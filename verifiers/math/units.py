@@ -12,39 +12,40 @@ from fractions import Fraction
 from rlserve.verifiers.math.normalize import FUNCTIONS
 from rlserve.verifiers.math.numerals import read_numeral
 from rlserve.verifiers.math.unit_table import CJK_POWERS, COMPOUND, CURRENCIES, known
-from rlserve.verifiers.math.words import changes_value
+from rlserve.verifiers.math.words import CJK_VALUE_WORDS, changes_value
 
 NAMES = FUNCTIONS | {"pi"}
 CODES = "|".join(code for code in CURRENCIES if code.isupper() and len(code) == 3)
 CURRENCY = re.compile(
     rf"([-+]?) ?(?:(US|A|C|HK|S|NZ)? ?\\(dollar|euro|pounds|yen|rupee|won|ruble) |({CODES})(?![A-Za-z])"
-    rf"|\\text\{{ ?(Rs|{CODES})\.? ?\}}|(Rs)\b\.?) ?(?=[-+0-9.\\(])"
+    rf"|\\text\{{ ?(Rs|{CODES})\.? ?\}}|(Rs)\b\.?) ?(?=[-+0-9.\\({{])"
 )
 CURRENCY_BEHIND = re.compile(r" ?\\(dollar|euro|pounds|yen|rupee|won|ruble) ?(USD|AUD|CAD)?$")
 PERCENT = re.compile(r" ?(?:%|(?:\\text\{)? ?per ?cent(?:age)?(?: points?)? ?\}?)$", re.IGNORECASE)
 DEGREES = re.compile(r" ?(?:\^ ?\\circ|\\circ) ?(?:\\text\{ ?([CF]) ?\}|([CF]))?$")
-FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis) ")
+FUNCTION = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
 """The degrees of ``\\sin 30^\\circ`` belong to its argument."""
 EXPLICIT = re.compile(r"(?<!^) ?(\\text\{[^{}]*\}(?:[ */^.{}0-9-]|\\text\{[^{}]*\})*)$")
+OPEN_END = "+-*/^_=(<>"
+"""Behind these no unit can stand."""
 WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*"
-PLAIN_WORDS = re.compile(rf"((?: |(?<![\\A-Za-z ])){WORD}[\w .'^{{}}-]*(?:/ ?{WORD}(?: ?\^ ?\{{?[0-9]\}}?)?)?)$")
+PLAIN_WORDS = re.compile(
+    r"((?: |(?<![\\A-Za-z ]))[^\W\d_](?:[\w .'^{}-]+(?:/ ?[^\W\d_][\w'^{} -]*)?|/ ?[^\W\d_][\w'^{} -]*))$"
+)
 SINGLE_LETTER = re.compile(r" +([A-Za-z])$")
-LETTER = re.compile(r"(?<=[0-9]) *([A-Za-z])$")
-IN_BRACKETS = re.compile(r" ?(?:\(([^()]{1,40})\)|\[([^\[\]]{1,40})\]|\\text\{ ?\(([^(){}]{1,40})\) ?\})$")
+LETTER = re.compile(r"(?<=[0-9})]) *([A-Za-z])$")
+IN_BRACKETS = re.compile(r" ?(?:\(([^()]{1,40})\)|\[([^\[\]]{1,40})\]|\\text\{ ?[(\[]([^()\[\]{}]{1,40})[)\]] ?\})$")
 FRACTION = re.compile(
     r"\\frac ?\{ ?(\\text\{[^{}]*\}(?: ?\^ ?\{?[0-9]\}?)?) ?\} ?\{ ?(\\text\{[^{}]*\}(?: ?\^ ?\{?[0-9]\}?)?) ?\}$"
 )
-OF_A = re.compile(r" ?(?:(\\text\{) ?)?of (?:an?|one) (?=[a-z])")
+PLAIN_FRACTION = re.compile(
+    r"(?<=[0-9]) ?\\frac ?\{ ?(km|cm|mm|mi|miles|kg|ft) ?\} ?\{ ?(h|hr|hour|s|sec|min|L|m|cm|l)(\^ ?[0-9])? ?\}$"
+)
+OF_A = re.compile(r" ?(?:(\\text\{) ?)?of (?:an?|one|the) (?=[a-z])")
 SYMBOLS = ((re.compile(r"(?<=[0-9]) ?\\Omega ?$"), "\\text{ohm}"), (re.compile(r"\\mu ?\\text\{ ?"), "\\text{u"))
-CONSTANT = re.compile(r"[-+]?(?:[-+*/^(){}0-9., ]|\\(?:frac|sqrt|pi) ?|\[[0-9]\])*")
+CONSTANT = re.compile(r"[-+]?(?:[-+*/^(){}0-9., ]|\\(?:frac|sqrt|pi)(?![A-Za-z])|\[[0-9]\])*")
 """A formula without letters, in front of which a unit needs no ``\\text``."""
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+$")
-CJK_VALUE_WORDS = frozenset(
-    "\u4ee5\u4e0a\u4e0b\u5185\u5916\u591a\u5c11\u4f59\u9918\u534a\u6210\u6298\u8d1f\u96f6\u4e0d\u975e\u7ea6\u81f3"
-    "\u5230\u6216\u548c\u4e0e\u53ca\u9664\u4e58\u52a0\u51cf\u4e4b\u65b9\u6839\u8d85\u8fc7\u5927\u5c0f\u4e8e\u7b49"
-    "\u662f\u6253\u5341\u767e\u5343\u4e07\u4ebf\u6bd4\u6bcf\u534a"
-)
-"""Characters of words that change the value in front of them: above, below, half, tenth part, or, power, dozen, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +94,15 @@ def split_unit(normal: str, *, letters: bool = False) -> tuple[str, Unit | None]
     if (degrees := DEGREES.search(normal)) and degrees.start() and not FUNCTION.search(normal):
         scale = {"C": "celsius", "F": "fahrenheit"}.get(degrees.group(1) or degrees.group(2) or "", "degree")
         return normal[: degrees.start()], _unit_of([(scale, 1)])
-    return _split_words(OF_A.sub(r" \1", FRACTION.sub(r"\1/\2", normal)), LETTER if letters else SINGLE_LETTER)
+    normal = PLAIN_FRACTION.sub(r"\\text{\1}/\\text{\2}\3", FRACTION.sub(r"\1/\2", normal))
+    return _split_words(OF_A.sub(r" \1", normal), LETTER if letters else SINGLE_LETTER)
 
 
 def _with_currency(normal: str, match: re.Match[str]) -> tuple[str, Unit | None]:
     """The sign in front, and the same currency once more in words behind (``\\$5 dollars``)."""
     prefix, symbol, *codes = match.groups()[1:]
     name = CURRENCIES.get(f"{prefix}\\{symbol}" if prefix else symbol or next(filter(None, codes)), "dollar")
-    rest = match.group(1) + normal[match.end() :]
+    rest = match.group(1) + normal[match.end() :].removesuffix("/-")
     unit = _unit_of([(name, 1)])
     inner, second = split_unit(rest)
     same = second is None or second.dimension == unit.dimension
@@ -109,9 +111,10 @@ def _with_currency(normal: str, match: re.Match[str]) -> tuple[str, Unit | None]
 
 def _split_words(normal: str, letter: re.Pattern[str]) -> tuple[str, Unit | None]:
     explicit = EXPLICIT.search(normal)
-    if explicit is not None and "(" not in explicit.group(1):
-        unit = parse_unit(explicit.group(1))
-        return (normal[: explicit.start()].rstrip(), unit) if unit else (normal, None)
+    if explicit is not None and not set("([") & set(explicit.group(1)):
+        value = normal[: explicit.start()].rstrip()
+        unit = parse_unit(explicit.group(1)) if value[-1:] not in OPEN_END else None
+        return (value, unit) if unit else (normal, None)
     for pattern, reading in ((IN_BRACKETS, parse_named), (CJK, parse_cjk)):
         found = pattern.search(normal)
         if found is not None and _is_constant(value := normal[: found.start()].rstrip()):
@@ -124,8 +127,8 @@ def _split_words(normal: str, letter: re.Pattern[str]) -> tuple[str, Unit | None
             continue
         value = normal[: plain.start()].rstrip()
         is_numeral = read_numeral(value) is not None
-        if (is_numeral or (pattern is PLAIN_WORDS and _is_constant(value))) and (
-            unit := parse_unit(plain.group(1), plain=True, numeral=is_numeral)
+        if (is_numeral or (pattern is not SINGLE_LETTER and _is_constant(value))) and (
+            unit := parse_unit(plain.group(1), plain=True, numeral=is_numeral or pattern is LETTER)
         ):
             return value, unit
     return normal, None
@@ -148,7 +151,9 @@ def parse_unit(text: str, *, plain: bool = False, numeral: bool = True) -> Unit 
     parts = _parts(words)
     if parts is None:
         return None
-    if any(known(name) is None and changes_value(name) for name, _ in parts):
+    if any(known(name) is None and (_is_letter(name) or changes_value(name)) for name, _ in parts):
+        return None
+    if plain and len(parts) > 1 and "/" not in words and all(_is_letter(name) for name, _ in parts):
         return None
     if plain and not all(_known_here(name, numeral) or (spaced and numeral and _is_word(name)) for name, _ in parts):
         return None
@@ -169,6 +174,10 @@ def parse_cjk(text: str) -> Unit | None:
     if known(text):
         return _unit_of([(text, 1)])
     return None if len(text) > 6 or CJK_VALUE_WORDS & set(text) else _unit_of([(text, 1)])
+
+
+def _is_letter(name: str) -> bool:
+    return len(name) == 1 and name.isascii() and name != "u"  # short for units
 
 
 def _known_here(name: str, numeral: bool) -> bool:
@@ -196,6 +205,8 @@ def _parts(words: str) -> list[tuple[str, int]] | None:
             sign = -1
         elif name in ("square", "sq", "cubic", "cu"):
             prefix = 2 if name.startswith("sq") else 3
+        elif parts and parts[-1][0].rstrip("s") == "degree" and name and name.lower() in ("celsius", "fahrenheit"):
+            parts[-1] = (name.lower(), 1)
         elif name in ("squared", "cubed") and parts and known(parts[-1][0]):
             parts[-1] = (parts[-1][0], parts[-1][1] * (2 if name == "squared" else 3))
         elif name:
@@ -216,7 +227,8 @@ def _unit_of(parts: list[tuple[str, int]]) -> Unit:
             continue
         powers[found[0]] = powers.get(found[0], 0) + power
         factor *= found[1] ** power
-    return Unit(_base(powers), factor * Fraction(1, 1000) ** powers.get("volume", 0), tuple(sorted(words.items())))
+    factor *= Fraction(1, 1000) ** powers.get("volume", 0)
+    return Unit(_base(powers), factor, tuple(sorted(words.items())))
 
 
 def _base(powers: dict[str, int]) -> tuple[tuple[str, int], ...]:

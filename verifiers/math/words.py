@@ -30,7 +30,8 @@ VALUE_WORDS = (
     | frozenset(SCALES)
     | frozenset(f"{word}s" for word in (*SCALES, *NUMBER_WORDS) if not word.endswith("s"))
     | vocabulary(
-        "plus minus times multiplied divided over by add added subtract subtracted raised increased decreased reduced"
+        "thou grand k plus minus multiplied divided over by"
+        " add added subtract subtracted raised increased decreased reduced"
         " mod modulo remainder rem residue quotient sum difference product power powers exponent exponential root log"
         " choose factorials double triple quadruple twice thrice once doubled tripled halved quadrupled rounded"
         " truncated inverse reciprocal opposite complement conjugate negated fold tuple squares of point"
@@ -46,15 +47,22 @@ VALUE_WORDS = (
 )
 """Lower case. ``units.py`` looks first whether one belongs to a unit ("squared" behind metres)."""
 SCALE = re.compile(
-    r"(?<=[0-9])(?P<open> ?\\text\{ ?| )?(?P<word>"
+    r"(?<=[0-9}])(?P<open> ?\\text\{ ?| )?(?P<word>"
     + "|".join(sorted(SCALES, key=len, reverse=True))
     + r")s?(?![A-Za-z-]) ?(?P<close>\})?"
 )
 OPERATOR = re.compile(
     r" ?(?:\\text\{ ?(" + "|".join(OPERATORS) + r") ?\}|(?<![A-Za-z\\{])(" + "|".join(OPERATORS) + r")(?![A-Za-z])) ?"
+    r"(?=[-0-9\\({]|[A-Za-z](?![A-Za-z]))"
 )
 NEGATIVE = re.compile(r"^(?:\\text\{ ?(?:negative|minus) ?\}|negative |minus ) ?(?=[0-9.\\])", re.IGNORECASE)
 AND_A_HALF = re.compile(r"(?<=[0-9]) (?:\\text\{)?and a half\b ?\}?|(?<=[0-9])\\text\{ ?and a half ?\}")
+CJK_VALUE_WORDS = frozenset(
+    "\u4ee5\u4e0a\u4e0b\u5185\u5916\u591a\u5c11\u4f59\u9918\u534a\u6210\u6298\u8d1f\u96f6\u4e0d\u975e\u7ea6\u81f3"
+    "\u5230\u6216\u548c\u4e0e\u53ca\u9664\u4e58\u52a0\u51cf\u4e4b\u65b9\u6839\u8d85\u8fc7\u5927\u5c0f\u4e8e\u7b49"
+    "\u662f\u5de6\u53f3\u6253\u5341\u767e\u5343\u4e07\u4ebf\u6bd4\u6bcf\u534a"
+)
+"""Characters of words that change the value in front of them: above, below, half, tenth part, or, power, dozen, ..."""
 CJK_SCALES = {"\u5341": 1, "\u767e": 2, "\u5343": 3, "\u4e07": 4, "\u842c": 4, "\u5104": 8, "\u4ebf": 8, "\uc5b5": 8}
 CJK_SCALES |= {"\ub9cc": 4}
 CJK_SCALE = re.compile("(?<=[0-9]) ?([" + "".join(CJK_SCALES) + "])(?![\u514b\u7c73\u5206\u74e6\u5361])")
@@ -77,7 +85,11 @@ def spelled_out(text: str) -> str:
 
 def changes_value(word: str) -> bool:
     """True for a word that no unit may hold; hyphenated words are looked at part by part."""
-    return any(part in VALUE_WORDS for part in word.lower().split("-"))
+    return (
+        word.lower().endswith("fold")
+        or bool(CJK_VALUE_WORDS & set(word))
+        or any(part in VALUE_WORDS for part in word.lower().split("-"))
+    )
 
 
 def _scaled(match: re.Match[str]) -> str:
