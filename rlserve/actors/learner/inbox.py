@@ -112,12 +112,17 @@ class Inbox:
         with self._changed:
             self._book.leave(worker_id)
 
-    def grant(self, *, ready: Collection[str] | None = None) -> dict[str, list[Lease]]:
-        """Leases to send now, by worker, among those in ``ready``; a later process knows of them."""
+    def grant(
+        self, *, ready: Collection[str] | None = None, current: Collection[str] | None = None
+    ) -> dict[str, list[Lease]]:
+        """Leases to send now, by worker, among those in ``ready``; a later process knows of them.
+
+        Those of an evaluation go to workers in ``current`` alone, which serve the newest version.
+        """
         with self._changed:
             in_training = self._queue.num_taken if self.settings.leases_ahead else 0
             queued = len(self._queue) - in_training
-            granted = self._book.grant(queued=queued, ready=() if self._publishing else ready)
+            granted = self._book.grant(queued=queued, ready=() if self._publishing else ready, current=current)
             self._issuer.save()
         return granted
 

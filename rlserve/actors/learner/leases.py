@@ -125,10 +125,13 @@ class LeaseBook:
         if worker is not None and worker.left_at is None:
             worker.left_at = self._clock()
 
-    def grant(self, *, queued: int, ready: Collection[str] | None = None) -> dict[str, list[Lease]]:
+    def grant(
+        self, *, queued: int, ready: Collection[str] | None = None, current: Collection[str] | None = None
+    ) -> dict[str, list[Lease]]:
         """Hand out what may be handed out, by worker; the one that holds least comes first.
 
-        ``queued`` groups wait for training; ``ready`` are the workers that can be written to (None: all).
+        ``queued`` groups wait for training; ``ready`` are the workers that can be written to (None: all), ``current``
+        those that serve the newest version: they alone are given leases of an evaluation (None: all are).
         """
         granted: dict[str, list[Lease]] = {}
         passed_over = []
@@ -138,7 +141,7 @@ class LeaseBook:
             entry = self._next(queued)
             if entry is None:
                 break
-            worker_id = self._choose(entry, free)
+            worker_id = self._choose(entry, free, current if entry.lease.purpose is Purpose.EVALUATE else ready)
             if worker_id is None:
                 passed_over.append(entry)
                 continue
@@ -237,21 +240,33 @@ class LeaseBook:
         worker = self._workers[worker_id]
         return len(worker.held), worker.served, worker_id
 
-    def _choose(self, entry: Entry, free: list[_Place]) -> str | None:
-        """Take the free worker that holds least from the heap; not the one that just failed, unless it is the only."""
+    def _choose(self, entry: Entry, free: list[_Place], able: Collection[str] | None) -> str | None:
+        """Take the worker that holds least from the heap, among those that are able.
+
+        Not the one that just failed, unless no other is able.
+        """
         if entry.not_before > self._clock():
             return None
-        first = heapq.heappop(free)
-        if first[2] != entry.avoid:
-            return first[2]
-        second = heapq.heappop(free) if free else None
-        if second is None and not self._has_another(entry.avoid):
-            return first[2]
-        heapq.heappush(free, first)
-        return None if second is None else second[2]
+        skipped, failed, chosen = [], None, None
+        while free and chosen is None:
+            place = heapq.heappop(free)
+            if able is not None and place[2] not in able:
+                skipped.append(place)
+            elif place[2] == entry.avoid:
+                failed = place
+            else:
+                chosen = place
+        if chosen is None and failed is not None and not self._has_another(entry.avoid, able):
+            chosen, failed = failed, None
+        for place in [*skipped, *([failed] if failed else [])]:
+            heapq.heappush(free, place)
+        return chosen[2] if chosen else None
 
-    def _has_another(self, worker_id: str) -> bool:
-        return any(worker.left_at is None and name != worker_id for name, worker in self._workers.items())
+    def _has_another(self, worker_id: str, able: Collection[str] | None) -> bool:
+        return any(
+            worker.left_at is None and name != worker_id and (able is None or name in able)
+            for name, worker in self._workers.items()
+        )
 
     def _open(self, lease: Lease) -> Entry:
         entry = Entry(lease=lease, order=self._orders, since=self._clock())

@@ -269,11 +269,12 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
 
     def _grant(self) -> None:
         """No lease goes to a worker whose weights are so old already that its samples would be dropped."""
-        ready = set(self._streams)
+        ready, current = set(self._streams), None
         if self._served is not None:
-            oldest, served = self._inbox.version - self._inbox.settings.max_lag, self._served()
-            ready = {worker for worker in ready if served.get(worker, -1) >= oldest}
-        for worker_id, leases in self._inbox.grant(ready=ready).items():
+            newest, served = self._inbox.version, self._served()
+            ready = {worker for worker in ready if served.get(worker, -1) >= newest - self._inbox.settings.max_lag}
+            current = {worker for worker in ready if served[worker] == newest}
+        for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():
             credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])
             self._streams[worker_id].outbox.send(pb.StreamResponse(credit=credit))
 

@@ -452,3 +452,28 @@ def test_after_the_last_step_only_evaluation_is_leased() -> None:
     assert book.grant(queued=0) == {}
     book.add([lease("eval/0", Purpose.EVALUATE)])
     assert [granted.group_id for granted in book.grant(queued=0)["w"]] == ["eval/0"]
+
+
+def test_an_evaluation_is_leased_to_workers_of_the_newest_version_alone() -> None:
+    book = Book(max_outstanding=9)
+    for worker in ("mute", "old", "new"):
+        book.join(worker, capacity=8)
+    book.add([lease(f"eval/{number}", Purpose.EVALUATE) for number in range(4)])
+    granted = book.grant(queued=9, ready={"old", "new"}, current={"new"})
+    assert {worker: [given.group_id for given in leases] for worker, leases in granted.items()} == {
+        "new": [f"eval/{number}" for number in range(4)]
+    }
+    assert set(book.grant(queued=0, ready={"old", "new"}, current={"new"})) == {"old", "new"}
+
+
+def test_what_failed_goes_back_to_the_only_worker_that_is_able() -> None:
+    """Another that is connected and never confirms must not be waited for."""
+    book = Book(max_outstanding=9)
+    book.join("mute", capacity=8)
+    book.join("new", capacity=1)
+    book.add([lease("eval/0", Purpose.EVALUATE)])
+    assert "new" in book.grant(queued=9, ready={"new"}, current={"new"})
+    book.returns("eval/0", "new")
+    book.clock.now += 60
+    [again] = book.grant(queued=9, ready={"new"}, current={"new"})["new"]
+    assert again.group_id == "eval/0"
