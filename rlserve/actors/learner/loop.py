@@ -75,7 +75,9 @@ class TrainingLoop:
         self._curriculum = curriculum
         self._warn = warn
         self._stop = stop
-        self._waits = Waits(inbox, config.learner, warn=warn, check=self._end_if_asked)
+        self._waits = Waits(
+            inbox, config.learner, warn=warn, check=self._end_if_asked, start_seconds=config.launch.start_seconds
+        )
         self._measuring = Measuring(
             config,
             paths,

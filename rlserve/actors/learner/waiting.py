@@ -54,9 +54,15 @@ class Waits:
         *,
         warn: Warner,
         check: Callable[[], None],
+        start_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``check`` is called again and again meanwhile, and may raise."""
+        """``check`` is called again and again meanwhile, and may raise.
+
+        Before the first worker has joined, which takes what its engine takes, a wait lasts ``start_seconds`` at least.
+        """
+        self._start_seconds = start_seconds
+        self._joined = False
         self._inbox = inbox
         self._config = config
         self._warn = warn
@@ -88,7 +94,7 @@ class Waits:
             except DeadlineExceeded as error:
                 self._look(state)
                 self._tell(state, told, str(error))
-                if self._clock() - state.moved > self._config.max_wait_seconds:
+                if self._clock() - state.moved > self._limit:
                     groups = self._inbox.take_evaluation(0, deadline_seconds=0)
                     if groups:
                         return groups, str(error)
@@ -99,6 +105,13 @@ class Waits:
         state = _Clock(moved=now, useful=now)
         self._look(state)
         return state
+
+    @property
+    def _limit(self) -> float:
+        """Seconds for which nothing may move."""
+        self._joined = self._joined or bool(self._inbox.workers())
+        least = 0.0 if self._joined else self._start_seconds
+        return max(self._config.max_wait_seconds, least)
 
     def _look(self, state: _Clock) -> None:
         counts, now = self._inbox.counts(), self._clock()
@@ -126,16 +139,16 @@ class Waits:
                 cause=f"lost: {', '.join(lost)}",
             )
         quiet = self._clock() - state.moved
-        if quiet > QUIET_SHARE * self._config.max_wait_seconds and "quiet" not in told:
+        if quiet > QUIET_SHARE * self._limit and "quiet" not in told:
             told.add("quiet")
             self._warn(
                 f"nothing came for {quiet:.0f} s: {missing}. A worker may be paused, stuck or busy; the run ends "
-                f"when nothing comes for {self._config.max_wait_seconds:g} s (learner.max_wait_seconds)",
+                f"when nothing comes for {self._limit:g} s (learner.max_wait_seconds)",
                 cause="quiet",
             )
 
     def _end_if_hopeless(self, state: _Clock, missing: str) -> None:
-        limit, lost = self._config.max_wait_seconds, self._lost(state)
+        limit, lost = self._limit, self._lost(state)
         why = f"; since the last one that teaches, {sum(lost.values())} were dropped: {reasons(lost)}" if lost else ""
         if self._clock() - state.moved > limit:
             raise DeadlineExceeded(f"{missing}{why}. Nothing moved for {limit:g} s (learner.max_wait_seconds)")

@@ -146,3 +146,21 @@ def test_a_whole_measurement_lacks_nothing(scene: Scene) -> None:
 
 def test_reasons_are_explained_where_they_are_known() -> None:
     assert reasons({"no_verdict": 2, "my_reason": 1}) == "2 no_verdict (no verifier could judge), 1 my_reason"
+
+
+def test_the_first_worker_may_take_longer_to_start_than_a_batch_may_take(tmp_path: Path) -> None:
+    clock = ManualClock()
+    inbox = make_inbox(tmp_path / "groups.sqlite", clock=clock)
+    waits = Waits(
+        inbox,
+        CONFIG,
+        warn=Warner(tmp_path / "events.jsonl"),
+        check=lambda: clock.advance(10.0),
+        start_seconds=3 * LIMIT,
+        clock=clock,
+    )
+    with pytest.raises(DeadlineExceeded, match=r"no rollout worker is connected.*Nothing moved for 300 s"):
+        waits.batch()
+    inbox.join("w", capacity=1)
+    with pytest.raises(DeadlineExceeded, match=r"w holds 0 leases.*Nothing moved for 100 s"):
+        waits.batch()
