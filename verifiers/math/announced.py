@@ -3,6 +3,7 @@ r"""Announcements of an answer: "the answer is", "**Answer**:", a heading, ``###
 Each finder gives the last announcement that says something, or None.
 """
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from rlserve.verifiers.math.prose import is_expression
 MAX_TRIES = 32
 """How many announcements that say nothing are passed over."""
 MAX_ITEMS = 20
+MAX_LINE = 1000
 EMPHASIS = r"[*_`}\s]{0,6}"
 VERB = (
     r"(?:is|are|was|equals|comes(?: out)? to|turns out to be|should be|must be|would be|will be|can only be"
@@ -29,18 +31,38 @@ OTHERS = (
     r"(?: (?:final|finale|correcta))?[ \t]*[:=]|\b\u043e\u0442\u0432\u0435\u0442[ \t]*[:=\u2014-]"
 )
 CHINESE = (
-    r"\u3010\u7b54\u6848\u3011[:\uff1a]?|(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
+    r"\u3010(?:\u7b54\u6848|\u89e3\u7b54)\u3011[:\uff1a]?|"
+    r"(?:\u7b54\u6848|\u7b54\u3048)[*_]{0,3}(?:\u5e94\u8be5|\u61c9\u8a72|\u5e94|\u5c31)?(?:\u662f|\u4e3a|\u70ba|\u7b49\u4e8e|\u7b49\u65bc"
     r"|\u306f|\u9009|\u9078|[:\uff1a=])+|(?:\u7b54|\u89e3\u7b54)[:\uff1a]|(?:\u6545|\u5e94|\u56e0\u6b64|\u6240\u4ee5)"
     r"(?:\u9009|\u9078)(?:\u62e9)?[:\uff1a]?|(?:\uc815\ub2f5|\ub2f5|\ub2f5\ubcc0)(?:\uc740|[:\uff1a])"
+)
+CHOSEN = (
+    r"\b(?:correct |right |best )?(?:option|choice)(?:[ \t]+is|[ \t]*:)(?=[\s*_]*(?:\$?\\\w+\{)?[($*_]*[A-J]\b(?! \w))"
+    r"|\b(?:choose|pick|select|go with)(?: option| choice| answer)?(?=[ \t]*[*_($]*[A-J][)*_$]*[.!\s]*$)"
 )
 LABEL = (
     rf"(?<![A-Za-z0-9])(?:answers?|final results?){QUALIFIER}{ADVERB}{EMPHASIS}{VERB}(?![A-Za-z])"
     r"(?:[ \t]*(?:is\b|are\b|:|=))?"
 )
 HEADING = r"^[ \t>]*(?:#{1,6}[ \t]*)?[*_]{0,3}(?:the |my )?(?:final |correct )?answers?[*_]{0,3}[ \t]*$"
-PHRASE = re.compile(rf"{LABEL}|{HEADING}|{CHINESE}|{OTHERS}", re.IGNORECASE | re.MULTILINE)
+PHRASE = re.compile(rf"{LABEL}|{HEADING}|{CHOSEN}|{CHINESE}|{OTHERS}", re.IGNORECASE | re.MULTILINE)
 BLANK = re.compile(r"[\s*_:}\uff1a]*")
-BULLET = re.compile(r"[ \t]*(?:[-*+\u2022\u2013][ \t]+|[0-9]{1,2}[.)][ \t]+|>[ \t]+)")
+BULLET = re.compile(r"[ \t]*(?:[-*+\u2022\u2013][ \t]+|(?P<number>[0-9]{1,2})[.)][ \t]+|\([a-h1-9]\)[ \t]*|>[ \t]+)")
+PART = re.compile(r"(?:[(\uff08](?P<label>[1-9a-h])[)\uff09]|(?P<circled>[\u2460-\u2468]))")
+TABLE = re.compile(r"\|.*\|[ \t]*\n[ \t]*\|")
+FIELD = re.compile(
+    r'"(?:final[_ ]?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|-?[0-9][0-9.eE+-]*|\[[^\[\]\n]*\])', re.IGNORECASE
+)
+CHOSEN_LETTER = re.compile(
+    r"\b(?:option|choice|answer|statement)[ \t]+[*_]*\(?([A-J])\)?[*_]*[ \t]+is"
+    r"(?:[ \t]+(?:the|only|most|thus|therefore))*[ \t]+(?:correct|right|best|answer)\b",
+    re.IGNORECASE,
+)
+LIST_HEAD = re.compile(
+    r"^[^\n]{0,200}\b(?:solutions|roots|zero(?:e?s)|values|numbers|points|pairs|integers|intercepts|eigenvalues|factors|triples)\b"
+    r"[^\n]{0,60}:[*_ \t]{0,9}$",
+    re.IGNORECASE | re.MULTILINE,
+)
 DISPLAY = re.compile(
     r"\$\$(?P<a>[^$]+)\$\$|\\\[(?P<b>(?:[^\\]|\\[^\[\]])+)\\\]|```[a-zA-Z]*[ \t]*\n(?P<c>[^`]+)```"
     r"|\\begin\{(?:equation|align|gather|displaymath)\*?\}(?P<d>(?:[^\\]|\\(?!end\{(?:equation|align|gather|displaymath)))+)\\end"
@@ -107,6 +129,10 @@ def _announced(text: str, match: re.Match[str]) -> Announced | None:
         content = next(group for group in display.groups() if group is not None)
         return Announced(match.start(), display.end(), " ".join(content.split()), True)
     below = "\n" in text[match.end() : place]
+    if below and TABLE.match(text, place):
+        return None
+    if (parts := _parts(text[place : place + MAX_LINE].partition("\n")[0])) is not None:
+        return Announced(match.start(), place, parts, True)
     if below and (items := _items(text, match.end())) is not None:
         return Announced(match.start(), place, items, True)
     stop = SENTENCE_END.search(text, place)
@@ -124,13 +150,65 @@ def _items(text: str, place: int) -> str | None:
         if not line.strip():
             continue
         bullet = BULLET.match(line)
-        if bullet is None or len(items) == MAX_ITEMS:
+        if bullet is None or len(items) == MAX_ITEMS or bullet["number"] not in (None, str(len(items) + 1)):
             break
         found = answer_in(line[bullet.end() :])
         if found is None:
             return None
         items.append(found)
     return ", ".join(items) if items else None
+
+
+def _parts(line: str) -> str | None:
+    """The answers of ``(1) 3; (2) 5``, joined by commas; None where no two parts are numbered."""
+    marks = list(PART.finditer(line))[:MAX_ITEMS]
+    labels = [ord(mark["label"] or mark["circled"]) for mark in marks]
+    if len(marks) < 2 or marks[0].start() or (marks[0]["label"] or "a") not in "1a":
+        return None
+    if labels != list(range(labels[0], labels[0] + len(labels))):
+        return None
+    ends = [mark.start() for mark in marks[1:]] + [len(line)]
+    found = [
+        answer_in(line[mark.end() : end].strip(" ;,\uff1b\uff0c\u3002")) for mark, end in zip(marks, ends, strict=True)
+    ]
+    return None if None in found else ", ".join(str(item) for item in found)
+
+
+def last_list(text: str) -> str | None:
+    """The items of a list that ends the text, where a line such as "The solutions are:" heads it."""
+    heads = list(LIST_HEAD.finditer(text))
+    if not heads:
+        return None
+    lines = [line for line in text[heads[-1].end() :].split("\n") if line.strip()]
+    return _items(text, heads[-1].end()) if lines and all(BULLET.match(line) for line in lines) else None
+
+
+def last_field(text: str) -> Announced | None:
+    """What the last ``"answer": ...`` of a JSON object holds."""
+    matches = list(FIELD.finditer(text))
+    if not matches:
+        return None
+    match = matches[-1]
+    content = match[1]
+    # A backslash that nobody doubled is LaTeX in no valid JSON.
+    raw = content.strip('"') if re.search(r"(?<!\\)\\[A-Za-z(\[]", content) else _of_json(content)
+    return Announced(match.start(), match.end(), answer_in(raw) or raw, True) if raw.strip() else None
+
+
+def _of_json(content: str) -> str:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return content.strip('"[]')
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return value if isinstance(value, str) else content
+
+
+def last_choice(text: str) -> Announced | None:
+    """The letter of the last "option C is correct"."""
+    matches = list(CHOSEN_LETTER.finditer(text))
+    return Announced(matches[-1].start(), matches[-1].end(), matches[-1][1].upper()) if matches else None
 
 
 def last_marker(text: str) -> Announced | None:

@@ -59,6 +59,12 @@ UNIT_WORDS = re.compile(
 SMALLER = re.compile(r",? (?:and )?([0-9.]+ ([A-Za-z]+))")
 """``2 hours and 30 minutes``."""
 NAME_FIRST = re.compile(r"(?i:yes|no|true|false)\b|[A-Z][a-z]+(?= *,)")
+SHOWN_AGAIN = re.compile(
+    r"(?<=[0-9])[*_]*[ \t]+\((?=[^()]*[0-9]\s*[\u00d7*+=\u00f7/-]\s*[0-9])[0-9\s\u00d7*+=\u00f7/.,$-]+\)$"
+)
+"""``42 (6 x 7)``: how the number came about."""
+LETTER_FIRST = re.compile(r"(\([A-J]\)|[A-J]) *[,;:\u2014-]+ *(?=\S)(?![A-J]\b)")
+"""A choice, and why."""
 BETWEEN = re.compile(r",?\s*(?:and|or|to|through)?", re.IGNORECASE)
 MAX_LISTED = 50
 MAX_CLAUSE_CHARACTERS = 2000
@@ -69,6 +75,7 @@ MAX_ANSWER_WORDS = 5
 def answer_in(clause: str) -> str | None:
     """The answer that a clause (what follows "answer is") says; None when it says none."""
     core = unwrap(clause[:MAX_CLAUSE_CHARACTERS])
+    core = SHOWN_AGAIN.sub("", core)
     if (lead := LEAD.match(core)) is not None:
         core = unwrap(core[lead.end() :])
     if WORKING.match(core):
@@ -80,6 +87,8 @@ def answer_in(clause: str) -> str | None:
         core = unwrap(core[: remark.start()])
     if not core or CHOICE_WITH_TEXT.match(core) or _is_list(core):
         return core or None
+    if (letter := LETTER_FIRST.match(core)) is not None:
+        return letter[1]
     if (reason := REASON.search(core, 1)) is not None:
         core = unwrap(core[: reason.start()]) or core
     if _is_list(core):
@@ -94,9 +103,11 @@ def value_in_sentence(content: str) -> str:
         return content
     if (label := LABEL.match(content)) is not None:
         return content[label.end() :]
+    if (word := NAME_FIRST.match(plain.strip())) is not None and not is_expression(plain.strip()):
+        return word.group()
     verbs = list(SENTENCE.finditer(plain))
     if len(verbs) != 1:
-        return content
+        return _only_value(plain, content) if not verbs else content
     for part in (plain[verbs[0].end() :], plain[: verbs[0].start()]):
         part = " ".join(part.split())
         found = answer_in(part)
@@ -104,6 +115,20 @@ def value_in_sentence(content: str) -> str:
         if found is not None and alone and re.search(r"[0-9]|\\[a-z]|^\(?[A-J]\)?$", found):
             return found
     return content
+
+
+def _only_value(plain: str, content: str) -> str:
+    r"""The one value of a box with words (``\text{Tom sold } 72 \text{ clips}``); else what the box holds."""
+    plain = " ".join(plain.split())
+    found = list(islice(runs(plain), 2))
+    words = re.findall(r"(?<![A-Za-z\\])[A-Za-z]+", plain)
+    if len(found) != 1 or len(words) < 2 or CHANGING.search(plain) or not any(word[1:].islower() for word in words):
+        return content
+    before = plain[: found[0].start].split()
+    counted = re.match(r"[ ]*[A-Za-z]+ (?:[a-z]+ )*of\b|[ ]*(?:[a-z]+ ){2,}[a-z]+$", plain[found[0].end :])
+    if len(before) < 2 and (before or not counted):
+        return content
+    return found[0].text + words_that_matter(plain, found[0])
 
 
 def unwrap(text: str) -> str:

@@ -1,12 +1,14 @@
 r"""Which answer in a completion counts. One order of rules, for every caller:
 
-1. Thoughts (``<think>...</think>`` and its like) are split off: nothing in them is an answer.
+1. Thoughts (``<think>...</think>`` and its like) are split off: nothing in them is an answer. Markup that says only
+   how a text looks is taken off (``markup.py``).
 2. **The last announcement counts.** A ``box`` (``\boxed{...}``; boxes side by side are one answer of several parts), a
    ``phrase`` ("the answer is", "**Answer:**", a heading with the answer below it), a ``marker`` (GSM8K's ``####``) and
    a ``tag`` (``<answer>``) announce; an empty box, one that repeats the instruction (``\boxed{answer}``) and a heading
    (``#### Step 2``) do not. A word behind a box ("the answer is positive") is a comment on it, no other answer.
 3. ``whole``: the text itself, when it is a bare expression without prose, or a few words.
-4. ``last``: the last formula or number in the text.
+4. ``last``: the list that ends the text ("The solutions are:"), a last sentence that denies a solution, or the last
+   formula or number.
 
 Nothing else of the completion is ever looked at. Every step is linear in the length of the text.
 """
@@ -15,11 +17,20 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from rlserve.verifiers.math.announced import Announced, last_marker, last_phrase, last_tag
+from rlserve.verifiers.math.announced import (
+    Announced,
+    last_choice,
+    last_field,
+    last_list,
+    last_marker,
+    last_phrase,
+    last_tag,
+)
 from rlserve.verifiers.math.boxes import Boxed, find_boxes, last_box
 from rlserve.verifiers.math.clause import answer_in, words_that_matter
-from rlserve.verifiers.math.prose import is_expression
-from rlserve.verifiers.math.runs import last_formula, runs
+from rlserve.verifiers.math.markup import without_markup
+from rlserve.verifiers.math.prose import is_expression, is_unit
+from rlserve.verifiers.math.runs import Run, last_formula, runs
 from rlserve.verifiers.reasoning import answer_of
 
 TAIL_CHARACTERS = 20_000
@@ -27,6 +38,11 @@ TAIL_CHARACTERS = 20_000
 JOINED = re.compile(r"\s*,?\s*(?:and|or)\s*|\s*[\u6216\u548c]\s*")
 MAX_JOINED = 8
 SENTENCE_OVER = re.compile(r"[ $*\\)\]]*(?:[.!?;]|\n|\Z)")
+UNIT_BEHIND = re.compile(r"[ \u00a0]?([A-Za-z]{1,12})(?![A-Za-z])")
+UNIT_BETWEEN = re.compile(r"[ \u00a0]?([A-Za-z]{1,12}),?\s+(?:and\s+)?")
+NO_SOLUTION = re.compile(
+    r"\bno (?:(?:real|integer|such|positive|valid|possible|other) )*(?:solutions?|roots?)\b(?! other)", re.IGNORECASE
+)
 ROUGH = re.compile(r"approx|about|roughly|around|nearly|\\approx|\u2248|~")
 
 
@@ -44,14 +60,15 @@ def find_answer(text: str, *, bare: bool = False, prompt: str = "") -> Extracted
     ``bare`` says that the text is an answer and not a completion: without an announcement it counts as a whole,
     whatever it holds. ``prompt`` is what the model continued, which may have opened its thoughts.
     """
-    text = answer_of(text, prompt)
+    text = without_markup(answer_of(text, prompt))
     found = _announced(text)
     if found is not None:
         return found
     stripped = _without_emphasis(text.strip())
     if bare or is_expression(stripped):
         return Extracted(stripped, "whole") if stripped else None
-    last = last_expression(stripped[-TAIL_CHARACTERS:])
+    tail = stripped[-TAIL_CHARACTERS:]
+    last = last_list(tail) or _denial(tail) or last_expression(tail)
     return None if last is None else Extracted(last, "last")
 
 
@@ -61,6 +78,8 @@ def last_expression(text: str) -> str | None:
     if not found:
         return last_formula(text)
     last = found.pop()
+    if found and (whole := _of_two_units(text, found, last)) is not None:
+        return whole
     joined = [last]
     while found and JOINED.fullmatch(text, found[-1].end, joined[0].start):
         joined.insert(0, found.pop())
@@ -70,7 +89,9 @@ def last_expression(text: str) -> str | None:
 
 
 def _announced(text: str) -> Extracted | None:
-    box, phrase, marker, tag = find_boxes(text), last_phrase(text), last_marker(text), last_tag(text)
+    box, marker, tag = find_boxes(text), last_marker(text), last_tag(text)
+    said = [item for item in (last_phrase(text), last_field(text), last_choice(text)) if item is not None]
+    phrase = max(said, key=_start, default=None)
     if box is not None and phrase is not None and not _goes_before(text, phrase, box):
         phrase = None
     candidates = [(item, rule) for item, rule in ((tag, "tag"), (phrase, "phrase"), (marker, "marker")) if item]
@@ -80,6 +101,31 @@ def _announced(text: str) -> Extracted | None:
     if rule == "tag":
         return Extracted(answer if is_expression(answer) else answer_in(answer) or answer, rule)
     return Extracted(answer, rule) if rule else None
+
+
+def _start(found: Announced) -> int:
+    return found.start
+
+
+def _of_two_units(text: str, before: deque[Run], last: Run) -> str | None:
+    """``3 hours and 20 minutes``: one quantity in two or three units; None where the last value stands alone."""
+    unit = UNIT_BEHIND.match(text, last.end)
+    start, units = last.start, {unit[1].lower()} if unit else set()
+    for run in reversed(before):
+        between = UNIT_BETWEEN.fullmatch(text, run.end, start)
+        if not between or not is_unit(between[1]) or between[1].lower() in units or len(units) > 2:
+            break
+        units.add(between[1].lower())
+        start = run.start
+    if unit is None or not is_unit(unit[1]) or start == last.start:
+        return None
+    return text[start : unit.end()]
+
+
+def _denial(text: str) -> str | None:
+    """``no solution``, where the last sentence says so and names no value."""
+    sentence = re.split(r"(?<=[.!?])\s+|\n", text.strip())[-1]
+    return "no solution" if NO_SOLUTION.search(sentence) and not any(runs(sentence)) else None
 
 
 def _goes_before(text: str, phrase: Announced, box: Boxed) -> bool:

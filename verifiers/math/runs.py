@@ -14,20 +14,22 @@ FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^()\[\]])+
 GROUPED = r"(?:\{,\}[0-9]{3})+|(?:,[0-9]{3})+|(?:(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )[0-9]{3})+"
 NUMBER = (
     r"(?:\\?\$ ?|[\u20ac\u00a3\u00a5])?(?<![A-Za-z0-9_])"
-    rf"(?:[0-9]{{1,3}}(?:{GROUPED})(?![0-9])|[0-9]{{1,400}}|(?=\.[0-9]))"
+    r"(?:[0-9]{1,3} (?=[0-9]{1,3}/[0-9]{1,3}(?![0-9/]))[0-9]{1,3}|"  # 1 1/2
+    rf"[0-9]{{1,3}}(?:{GROUPED})(?![0-9])|[0-9]{{1,400}}|(?=\.[0-9]))"
     r"(?:\.[0-9]{1,400})?(?:\.\.\.|\u2026|\\l?dots(?![A-Za-z]))?(?:[eE][-+]?[0-9]{1,5}(?![A-Za-z0-9]))?"
     r"(?:\s?/\s?[0-9]{1,400})?(?:\s?\\?%)?"
 )
 GROUP_BLANKS = re.compile(r"(?<=[0-9])(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )(?=[0-9]{3})")
+TIMES = r"(?:(?<=[0-9])|(?<=[0-9] ))[xX](?=\s?10\s?(?:\^|\*\*|[\u00b2\u00b3\u2070-\u207b]))"
 FUNCTIONS = r"(?:sqrt|a?sinh?|a?cosh?|a?tanh?|arc(?:sin|cos|tan)|log|ln|exp|pi|infinity|cot|sec|csc)(?![A-Za-z])"
 TOKEN = re.compile(
     rf"(?P<number>{NUMBER})|(?P<box>\\(?:boxed|fbox|framebox)(?:\{{[^{{}}]*\}})?)|(?P<text>\\(?:text\w*|mbox|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}})"
-    rf"|(?P<command>\\(?:begin|end)\{{[a-zA-Z*]{{1,20}}\}}|\\[A-Za-z]+|(?<![A-Za-z]){FUNCTIONS}"
+    rf"|(?P<command>\\(?:begin|end)\{{[a-zA-Z*]{{1,20}}\}}|\\[A-Za-z]+|(?<![A-Za-z]){FUNCTIONS}|{TIMES}"
     r"|[\u221a\u03c0\u221e\u2205\u2211\u222b\u03b1-\u03c9\u00bd\u00bc\u00be\u2153\u2154])"
-    r"|(?P<letter>(?<![A-Za-z'\u2019])[A-Za-z](?![A-Za-z'\u2019]))|(?P<word>[^\W\d_]+)|(?P<open>\\\{|[(\[{])"
+    r"|(?P<letter>(?<![A-Za-z'\u2019])[A-Za-z](?![A-Za-z'\u2019]))|(?P<word>[^\W\d_\u00b2\u00b3\u00b9\u2070-\u208e]+)|(?P<open>\\\{|[(\[{])"
     r"|(?P<close>\\\}|[)\]}])|(?P<comma>[,;])"
     r"|(?P<sign>[-+*/^_=<>|!:\u2212\u00d7\u00b7\u22c5\u00f7\u00b1\u2264\u2265\u2260\u2248\u222a\u2229\u2208\u00b0\u00b2"
-    r"\u00b3\u2070-\u207f&]|\\[,;:! |]|\\\\)|(?P<blank>[ \t\u00a0]+)|(?P<other>.)",
+    r"\u00b3\u00b9\u2070-\u208e&]|\\[,;:! |]|\\\\)|(?P<blank>[ \t\u00a0]+)|(?P<other>.)",
     re.DOTALL,
 )
 EDGE = " \t*/:,;&~|^_\u00b7\u00d7"
@@ -134,7 +136,12 @@ def _without_joints(text: str) -> str:
     """Without signs that only join it to the words around it."""
     text = re.sub(r"^\s*[0-9]+:\s+(?=\S)", "", text)  # "Step 2: 12"
     text = re.sub(r"^\s*(?:[-\u2212>]\s+|[=\u2248]\s*)+", "", text.strip(EDGE)).strip(EDGE)
-    return re.sub(r"(?:\s*[-+=<>!\u2212]|\s*\\[,;: !])+$", "", text)
+    before = ""
+    while text != before:
+        before = text
+        text = text.rstrip(" \t\n-+=<>!\u2212")
+        text = text[:-2] if text[-2:-1] == "\\" and text[-1] in ",;:" else text
+    return text
 
 
 def _value(text: str) -> str:
