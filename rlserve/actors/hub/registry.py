@@ -58,11 +58,21 @@ class Registry:
 
         The same incarnation only gets a new lease (it lost its own). A new incarnation replaces the old one,
         which may not come back: a process that was stopped for a while must not evict its successor. A learner that
-        lives is never replaced. Raises InvalidRequest for a replaced incarnation, NotReady for a second learner,
-        LimitExceeded when the registry is full.
+        lives is never replaced, nor is one of another kind. Raises InvalidRequest for a replaced incarnation and for
+        an id that a living actor of another kind has, NotReady for a second learner, LimitExceeded when the registry
+        is full.
         """
-        self._check_learner(actor)
         present = self._entries.get(self._lease_of_actor.get(actor.actor_id, ""))
+        if present is not None and present.lease_id in self._held:
+            raise InvalidRequest(
+                f"actor.actor_id: {actor.actor_id!r} stands for an environment without a lease; take another id"
+            )
+        return self._enter_anew(actor, present)
+
+    def _enter_anew(self, actor: Actor, present: _Entry | None) -> str:
+        """Enter or re-enter; ``present`` is the live entry under the actor's id."""
+        self._check_learner(actor)
+        _check_kind(actor, present)
         self._note_incarnation(actor)
         if present is None and len(self._entries) - len(self._held) >= MAX_ACTORS:
             raise LimitExceeded(f"actors: {MAX_ACTORS} are registered, which is the limit")
@@ -77,7 +87,8 @@ class Registry:
 
     def hold(self, actor: Actor) -> str:
         """Enter an actor whose lease never ends, for one that cannot send heartbeats; returns the lease id."""
-        lease_id = self.register(actor)
+        present = self._entries.get(self._lease_of_actor.get(actor.actor_id, ""))
+        lease_id = self._enter_anew(actor, present)
         self._entries[lease_id].deadline = math.inf
         self._held.add(lease_id)
         return lease_id
@@ -183,6 +194,15 @@ class Registry:
         logger.info("%s %s %s at %s", actor.kind, actor.actor_id, change, actor.address)
         for listener in tuple(self._listeners):
             listener(ActorEvent(change, actor))
+
+
+def _check_kind(actor: Actor, present: _Entry | None) -> None:
+    """A process may restart under its id, but nobody turns a living learner into a worker."""
+    if present is not None and present.actor.kind is not actor.kind:
+        raise InvalidRequest(
+            f"actor.actor_id: {actor.actor_id!r} is a living {present.actor.kind} at {present.actor.address}, and a "
+            f"{actor.kind} asks for it; take another id"
+        )
 
 
 def _face(actor: Actor) -> tuple[object, ...]:

@@ -210,3 +210,24 @@ def test_a_learner_that_lives_is_not_replaced_and_one_that_is_gone_is(desk: Desk
     desk.pass_time(LEASE)
     desk.registry.register(actor(actor_id, "second", kind=ActorKind.LEARNER))
     assert [a.incarnation for a in desk.registry.actors()] == ["second"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ActorKind if kind is not ActorKind.LEARNER])
+def test_nobody_turns_a_living_learner_into_another_kind_of_actor(desk: Desk, kind: ActorKind) -> None:
+    lease = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
+    with pytest.raises(InvalidRequest, match=rf"'learner' is a living learner at 127\.0\.0\.1:1, and a {kind} asks"):
+        desk.registry.register(actor("learner", "second", kind=kind))
+    desk.registry.renew(lease, {})
+    assert desk.told() == [("joined", "first")]
+    desk.registry.register(actor("learner", "first", kind=ActorKind.LEARNER))  # its own incarnation is the newest still
+    desk.pass_time(LEASE)
+    desk.registry.register(actor("learner", "third", kind=kind))
+
+
+def test_nobody_takes_the_place_of_an_environment_without_a_lease(desk: Desk) -> None:
+    stand_in = actor("environment/math", kind=ActorKind.ENVIRONMENT)
+    held = desk.registry.hold(stand_in)
+    with pytest.raises(InvalidRequest, match="'environment/math' stands for an environment without a lease"):
+        desk.registry.register(actor("environment/math", "second", kind=ActorKind.ENVIRONMENT))
+    assert desk.registry.actor_of(held).incarnation == "first"
+    assert desk.registry.hold(actor("environment/math", "moved", kind=ActorKind.ENVIRONMENT)) != held
