@@ -25,7 +25,7 @@ from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.ingest import Delivery, Ingest
 from rlserve.actors.learner.intake import Offer
 from rlserve.actors.learner.worker_stream import Budgets, Incoming, Outbox
-from rlserve.errors import InvalidRequest, LimitExceeded
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from rlserve.observability.events import EventLog
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
@@ -43,6 +43,8 @@ SMALL_BYTES = 64 * 2**20
 """Groups of one part in the learner at once, over all streams."""
 LARGE_GROUPS = 4
 """Groups of largest size in the learner at once, over all streams."""
+HELLO_SECONDS = 30.0
+"""A stream must say whose it is within this: silent ones would use up the calls that the server takes at once."""
 MAX_REFUSED = 64
 """A stream of which so many groups in a row were refused is ended."""
 MAX_TOLD = 4096
@@ -133,7 +135,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context
     ) -> AsyncIterator[pb.StreamResponse]:
         requests = aiter(request_iterator)
-        hello = self._checked_hello(await anext(requests, None))
+        hello = self._checked_hello(await _first(requests))
         yield pb.StreamResponse(welcome=self._welcome())
         if self._finished:
             yield pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished))
@@ -277,6 +279,15 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():
             credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])
             self._streams[worker_id].outbox.send(pb.StreamResponse(credit=credit))
+
+
+async def _first(requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamRequest | None:
+    """The first frame, None at the end. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(HELLO_SECONDS):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"hello: none came within {HELLO_SECONDS:g} s; send it first, at once") from None
 
 
 def _ack(decision: AckDecision) -> pb.Ack:

@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from intake import answer, make_inbox
 
-from rlserve.actors.learner import worker_stream
+from rlserve.actors.learner import stream_service, worker_stream
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES, PART_BYTES
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.stream_service import MAX_REFUSED, SERVICE_NAME, RolloutStreamService
@@ -152,6 +152,15 @@ async def test_a_stream_without_hello_is_refused(tmp_path: Path) -> None:
         worker._hello = pb.StreamRequest(lease_return=pb.LeaseReturn(group_id="x", nonce="n"))
         with pytest.raises(grpc.aio.AioRpcError, match="hello: is missing"):
             await worker.join()
+
+
+async def test_a_stream_that_says_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_service, "HELLO_SECONDS", 0.2)
+    async with learner(tmp_path) as setting:
+        silent = Worker(setting.address, "w")
+        answer = await silent.refused()
+        assert answer.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "hello: none came within 0.2 s" in str(answer.details())
 
 
 async def test_a_worker_with_weights_that_are_too_old_waits_for_newer_ones(tmp_path: Path) -> None:
