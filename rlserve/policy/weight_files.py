@@ -115,6 +115,10 @@ class WeightFiles:
                 return _File(own, f"v{version}-{self._count}")
             except FileExistsError:  # not ours: leave it alone, take the next name
                 continue
+            except FileNotFoundError:  # a cleaner of shared memory, e.g. logind's RemoveIPC at a logout
+                self._own.pop(own.path.parent).close()
+                self._warn(f"weights: {own.path} was removed by something else; they go through a new directory")
+                own = self._place()
 
     def _append(self, file: "_File", part: memoryview, version: int, size_bytes: int | None) -> "_File":
         try:

@@ -1,6 +1,7 @@
 """Weight files in real directories: who may remove them, and what happens where there is no room."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -122,6 +123,20 @@ def test_a_name_that_is_taken_is_left_alone_and_the_next_one_used(tmp_path: Path
     second, _ = files.write(8, [MEGABYTE])
     assert second.stat().st_size == 2**20 and (first.parent / "v8-2").read_text() == "not ours"
     files.close()
+
+
+def test_a_directory_that_a_cleaner_removed_is_made_anew_and_that_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    files = WeightFiles(tmp_path, warn=told.append)
+    first, kept = files.write(7, [MEGABYTE])
+    shutil.rmtree(first.parent)
+    second, _ = files.write(8, [MEGABYTE])
+    assert second.stat().st_size == 2**20 and second.parent != first.parent
+    assert len(kept.read()) == 2**20  # who has it open keeps it
+    assert told == [f"weights: {first.parent} was removed by something else; they go through a new directory"]
+    files.remove(first)
+    files.close()
+    assert not second.parent.exists()
 
 
 def test_a_place_without_room_for_three_versions_is_not_taken(tmp_path: Path, small: Path) -> None:
