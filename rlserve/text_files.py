@@ -67,8 +67,9 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """
     breaks = "\n" if "\n" in text else "\r"
     for number, line in enumerate(text.split(breaks), start=1):
+        line = line.removesuffix("\r").lstrip("\ufeff")  # files joined by cat keep the mark of each
         if line.strip():
-            yield number, line.removesuffix("\r")
+            yield number, line
 
 
 def json_object(line: str) -> dict[str, Any]:

@@ -36,6 +36,10 @@ OTHER_TURN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """Where that turn is over: what stands behind an earlier turn of the model is not begun by the prompt."""
+END_TOKEN = re.compile(
+    r"<\|[A-Za-z0-9_]{1,40}\|>|<\uff5c[^<>\n]{1,40}\uff5c>|</?s>|<(?:bos|eos|pad)>|<(?:start_of_turn>(?:model|user)?|end_of_turn>)"
+)
+"""Tokens of a chat template, which a sampler may leave in the text."""
 TAIL_CHARACTERS = 20_000
 
 

@@ -194,3 +194,16 @@ def test_a_competition_problem_is_judged_by_its_boxed_answer(tmp_path: Path) -> 
     assert task.labels == {"level": "Level 1"}
     assert MathVerifier().verify(environment.demonstration("train", 0, 0)[1], task.payload, "").reward == 1.0
     assert MathVerifier().verify("\\boxed{0.6}", task.payload, "").reward == 0.0
+
+
+@pytest.mark.parametrize(("field", "value"), [("tests", "# none"), ("entry_point", "class")])
+def test_a_row_that_every_program_would_pass_or_fail_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    row = {"prompt": "Double it.", "kind": "function", "entry_point": "f", "tests": "assert f(1) == 2"} | {field: value}
+    with pytest.raises(InvalidRequest, match=field):
+        CodeJsonlEnvironment(path=rows(tmp_path / "rows.jsonl", row))
+
+
+def test_files_joined_with_the_mark_of_each_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "joined.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"problem": "a", "answer": 5}\n' * 2)
+    assert MathEnvironment(path=str(path)).splits == {"train": 2}

@@ -14,6 +14,7 @@
 import ast
 import builtins
 import json
+import keyword
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def decode_payload(payload: bytes) -> CodeTask:
     if kind not in ("function", "calls", "stdio"):
         raise InvalidRequest(f"payload.kind: is {str(kind)[:40]!a}; send 'function', 'calls' or 'stdio'")
     entry_point = _text(content, "entry_point", maximum=200)
-    if (kind == "calls" or entry_point) and not ENTRY_POINT.fullmatch(entry_point):
+    if (kind == "calls" or entry_point) and (
+        not ENTRY_POINT.fullmatch(entry_point) or any(map(keyword.iskeyword, re.findall(r"\w+", entry_point)))
+    ):
         raise InvalidRequest(f"payload.entry_point: is {entry_point[:40]!a}; name the function that is called")
     tests = content.get("tests")
     return CodeTask(
@@ -101,9 +104,11 @@ def _asserts(tests: Any) -> str:
     if len(source) > MAX_SOURCE_CHARACTERS:
         raise InvalidRequest(f"payload.tests: is {len(source)} characters; send at most {MAX_SOURCE_CHARACTERS}")
     try:
-        ast.parse(source)
+        empty = not ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidRequest(f"payload.tests: is no Python source ({error}); send assert statements") from error
+    if empty:
+        raise InvalidRequest("payload.tests: holds no statement, so that any program passes; send assert statements")
     return source
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.payloads import decode_object
-from rlserve.verifiers.reasoning import turn_of
+from rlserve.verifiers.reasoning import END_TOKEN, turn_of
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 TAIL_CHARACTERS = 2000
@@ -102,7 +102,7 @@ def _outside(text: str, tags: Sequence[str]) -> str:
     for tag in tags:
         start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
         text = text[:start] + text[stop + len(tag) + 3 :]
-    return text.strip()
+    return END_TOKEN.sub("", text).strip()
 
 
 def _checked(tags: object, field: str) -> list[str]:

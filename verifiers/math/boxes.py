@@ -12,6 +12,8 @@ BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 TOKEN = re.compile(r"\\[A-Za-z]+|\\?\$?[-+]?[0-9]+(?:[.,][0-9]+)*|[A-Za-z]|\$[^$\n]{1,200}\$|\([^()\n]{0,200}\)")
 """What a box without braces takes: ``\boxed 5``."""
 NAME = r"(?:[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,4}\}))?\s*=)"
+FRACTION = re.compile(r"\\[cdt]?frac(?:[ \t]*[0-9A-Za-z](?:[ \t]*[0-9A-Za-z](?![0-9A-Za-z]))?)")
+"""``\\frac12`` and ``\\frac1{2}``."""
 JOINER = re.compile(
     r"(?:[\s,;.$~&\u3001\uff0c\u6216\u548c]|\\text\b|\\ |\\[,;:!()\[\]]|\\quad|\\qquad|\{|\}|\band\b|\bor\b"
     rf"|\b(?P<name>{NAME}))*",
@@ -108,6 +110,9 @@ def _group(text: str, index: int) -> tuple[int, str] | None:
 def _with_arguments(text: str, start: int, end: int) -> tuple[int, str]:
     r"""A token and, if it is a command, the groups behind it: ``\frac{1}{2}``, ``\sqrt[3]{2}``."""
     if text[start] == "\\":
+        fraction = FRACTION.match(text, start)
+        if fraction is not None:
+            end = fraction.end()
         for _ in range(3):
             if text.startswith("[", end) and (closing := text.find("]", end, end + 20)) > 0:
                 end = closing + 1

@@ -5,10 +5,8 @@ What is left says the same in markdown and LaTeX.
 
 import re
 
-END_TOKEN = re.compile(
-    r"<\|[A-Za-z0-9_]{1,40}\|>|<\uff5c[^<>\n]{1,40}\uff5c>|</?s>|<(?:bos|eos|pad)>|<(?:start_of_turn>(?:model|user)?|end_of_turn>)"
-)
-"""Tokens of a chat template, which a sampler may leave in the text."""
+from rlserve.verifiers.reasoning import END_TOKEN
+
 TAG = re.compile(
     r"</?(?:b|strong|em|i|u|p|br|hr|div|span|h[1-6]|li|ul|ol|center|code|pre|font|mark|small|big)"
     r"(?: [^<>\n]{0,100})?\s?/?>",
