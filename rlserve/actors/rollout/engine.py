@@ -297,7 +297,7 @@ class RolloutEngine:
             async for output in self._link.llm.generate(request, parameters, request_id=request_id):
                 final = output.outputs[0]
         except (EngineDeadError, EngineGenerateError) as error:
-            raise EngineDied(f"engine: {request_id} was lost with EngineCore ({error})") from error
+            raise EngineDied(f"engine: {request_id} was lost with EngineCore ({self.death or error})") from error
         except (VLLMClientError, ValueError) as error:
             raise InvalidRequest(f"sampling: vLLM refused {request_id}: {error}") from error
         finally:
