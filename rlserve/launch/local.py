@@ -23,8 +23,10 @@ from rlserve.config.digest import DIGEST
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
+from rlserve.launch import silence
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub, plan_processes
 from rlserve.launch.process import Child, describe_exit
+from rlserve.launch.silence import Silences
 from rlserve.launch.supervise import RestartPolicy, StartFailures
 from rlserve.observability.events import EventLog
 from rlserve.records import Change
@@ -86,6 +88,7 @@ class LocalLauncher:
         tasks = [asyncio.create_task(self._keep_running(spec), name=spec.name) for spec in (hub, *specs)]
         stopped = asyncio.create_task(self._stopping.wait())
         watching = asyncio.create_task(self._note_recoveries())
+        silences = asyncio.create_task(silence.watch(self.hub_address, self._living, self._warn, Silences()))
         learners = {task for task in tasks if task.get_name() == LEARNER}
         listening = asyncio.create_task(self._hub_listens(self._children[HUB]))
         pending = {*tasks, stopped, listening}
@@ -97,9 +100,10 @@ class LocalLauncher:
                 if done & learners:
                     return
         finally:
-            for task in (*tasks, stopped, watching, listening):
+            every = (*tasks, stopped, watching, silences, listening)
+            for task in every:
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, watching, listening, return_exceptions=True)
+            await asyncio.gather(*every, return_exceptions=True)
 
     def request_stop(self) -> None:
         """Make ``run`` return; ``close`` then stops the processes."""
@@ -162,6 +166,13 @@ class LocalLauncher:
         for task in ends:
             task.cancel()
         return not any(child.running for child in learners)
+
+    def _living(self) -> Mapping[str, int]:
+        return {name: child.pid for name, child in self._children.items() if child.running}
+
+    def _warn(self, message: str) -> None:
+        logger.warning("%s", message)
+        self._events.note("warning", message=message, cause=message)
 
     async def _note_recoveries(self) -> None:
         """Record how long each death lasted: until the hub heard of the actor again."""
