@@ -7,7 +7,7 @@ The core never imports an environment or a verifier by name; the built-in ones a
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
@@ -88,20 +88,31 @@ class Verifier(Protocol):
 
 def names(group: str) -> list[str]:
     """Registered names of a group, sorted."""
-    return sorted(point.name for point in entry_points(group=group))
+    return sorted({point.name for point in entry_points(group=group)})
 
 
 def load(group: str, name: str) -> Any:
     """The plug-in class registered as ``name``.
 
-    Raises UnknownName (which lists the known ones) or PluginFailed when its import fails.
+    Raises UnknownName (which lists the known ones) or PluginFailed when its import fails, or when several packages
+    register other classes under this name: which of them answered would depend on the order of the path.
     """
-    for point in entry_points(group=group, name=name):
+    points = {point.value: point for point in entry_points(group=group, name=name)}
+    if len(points) > 1:
+        owners = " and ".join(sorted(f"{point.value} of {_package(point)}" for point in points.values()))
+        raise PluginFailed(
+            f"{group}: {name!r} is registered twice, as {owners}; give yours another name, or uninstall one"
+        )
+    for point in points.values():
         try:
             return point.load()
         except Exception as error:
             raise PluginFailed(f"{group}: {name!r} cannot be imported: {told(error)}") from error
     raise UnknownName(f"{group}: {name!r} is not registered{known_names(name, names(group))}")
+
+
+def _package(point: EntryPoint) -> str:
+    return repr(point.dist.name) if point.dist else "a package without a name"
 
 
 def payload_check(verifier: str) -> Callable[[bytes], None] | None:
@@ -146,8 +157,8 @@ def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: 
     for option in [] if takes_any else options:
         if option not in named:
             near = nearest(option, named)
-            hint = f"did you mean {near!r}? " if near else ""
-            yield f"{where}.{option}: is no option of {name!r}; {hint}(options: {', '.join(named) or 'none'})"
+            hint = f"; did you mean {near!r}?" if near else ""
+            yield f"{where}.{option}: is no option of {name!r}{hint} (options: {', '.join(named) or 'none'})"
     for option, parameter in named.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             yield f"{where}.{option}: is missing; {name!r} needs it"

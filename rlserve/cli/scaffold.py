@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from rlserve import plugins
 from rlserve.errors import InvalidRequest
 
 PYPROJECT = """[build-system]
@@ -32,10 +33,12 @@ def write_package(
     """A new directory with ``pyproject.toml`` and ``files``; returns it.
 
     In each text ``{name}``, ``{module}`` and ``{class_name}`` are filled in. Raises InvalidRequest for a name that is
-    none, or a directory that is there already.
+    none or is registered here already, or a directory that is there already.
     """
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"name: is {name!r}; give small letters, digits and underscores, a letter first")
+    if name in plugins.names(group):
+        raise InvalidRequest(f"name: {name!r} is registered here already, and no two may share one; give another")
     if directory.exists():
         raise InvalidRequest(f"directory: {str(directory)!r} is there already; give another with --directory")
     words = {
