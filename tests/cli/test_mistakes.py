@@ -157,7 +157,11 @@ PLUG_INS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("environments.0.options.path: '/nope.jsonl' cannot be read",),
     ),
     ("split", '{ name = "asks", split = "tain" }', ("environments.0.split: ", "did you mean 'train'?")),
-    ("eval split", '{ name = "asks", eval_split = "dev" }', ("environments.0.eval_split: ", "known: test, train")),
+    (
+        "eval split",
+        '{ name = "asks", eval_split = "dev" }',
+        ("environments.0.eval_split: ", "known: test, train", "evaluate.problems = 0"),
+    ),
     ("broken tasks", '{ name = "gives_nothing" }', ("gives no task 0 of split 'train': KeyError: 'question'", ".py:")),
     ("crash", '{ name = "dies_at_start" }', ("environments.0: its process ended (exit code 9)",)),
     (

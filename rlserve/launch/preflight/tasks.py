@@ -19,6 +19,7 @@ from rlserve.records import Task
 
 TASKS_TRIED = 64
 """Tasks of a split that are looked at, evenly over a finite one."""
+NOTHING_TO_MEASURE = "; give it one (options.test_path of files), or set evaluate.problems = 0 to measure nothing"
 SECONDS_TRIED = 2.0
 """Of tasks that come slowly only those that come within this."""
 
@@ -57,7 +58,9 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
         return
     for split_key, split in _wanted(config, section):
         if split not in splits:
-            yield Finding(f"{where}.{split_key}: {section.name!r} has no split {split!r}{known_names(split, splits)}")
+            known = known_names(split, splits)
+            hint = NOTHING_TO_MEASURE if split_key == "eval_split" else ""
+            yield Finding(f"{where}.{split_key}: {section.name!r} has no split {split!r}{known}{hint}")
             continue
         found = Taken(index, split)
         taken.append(found)
