@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlserve.cli.progress import Progress
+from rlserve.cli.progress import Progress, minutes
 from rlserve.config.paths import RunPaths
 from rlserve.observability.outcome import measured_text
 
@@ -50,8 +50,7 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
         case "phase":
             state.enter(str(event["name"]), time.monotonic(), int(event.get("total_steps", 0)))
         case "prepare":
-            numbers = {k: v for k, v in event.items() if k not in ("event", "unix_seconds", "stage")}
-            state.message = "  ".join(f"{k} {_short(v)}" for k, v in numbers.items())
+            state.message = _prepared(event)
         case "actor_died" if event.get("restarts", True):
             said = f": {event['said']}" if event.get("said") else ""
             log = f"; log: {event['log']}" if event.get("log") else ""
@@ -62,10 +61,24 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
             progress.say(f"{event['actor']}: serves again after {float(event['seconds']):.1f} s")
         case "actor_killed":
             progress.say(f"{event['actor']}: did not stop in {event['seconds']:g} s (launch.stop_seconds); killed")
+        case "ends_early":
+            progress.say(f"training ends at step {event['step']} of {event['steps']}: {event['reason']}")
         case "accuracy":
             progress.say(f"held-out accuracy {event['when']}: {measured_text(event)}")
         case "warning":
             progress.warn(str(event["message"]), str(event.get("traceback") or ""))
+
+
+def _prepared(event: Mapping[str, Any]) -> str:
+    """How far pretraining or fine-tuning is, in the words of training."""
+    known = (
+        ("step", f"{event['step']}/{event['steps']}"),
+        ("tokens/s", f"{float(event['tokens_per_second']):.0f}"),
+        ("ETA", minutes(float(event["eta_seconds"]))),
+    )
+    named = ("event", "unix_seconds", "stage", "step", "steps", "tokens_per_second", "eta_seconds")
+    others = [(name, _short(value)) for name, value in event.items() if name not in named]
+    return "  ".join(f"{label} {text}" for label, text in (known[0], *others, *known[1:]))
 
 
 def _short(value: object) -> str:

@@ -70,8 +70,13 @@ def cells(state: ProgressState, now: float) -> list[tuple[str, str]]:
             shown.append((label, form.format(value * 1000 if label in MILLISECONDS else value)))
     eta = state.eta_seconds(now)
     if eta is not None:
-        shown.append(("ETA", f"{int(eta // 60)}:{int(eta % 60):02d}"))
+        shown.append(("ETA", minutes(eta)))
     return shown
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as ``m:ss``."""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
 class Progress:
@@ -134,8 +139,7 @@ class Progress:
         return f"[{now - self._started:6.1f}s] {self.state.phase}  {numbers}  {self.state.message}".rstrip()
 
     def _panel(self, shown: list[tuple[str, str]], now: float) -> Table:
-        seconds = int(now - self._started)
-        title = f"rlserve {self._name}  {self.state.phase}  {seconds // 60}:{seconds % 60:02d}"
+        title = f"rlserve {self._name}  {self.state.phase}  {minutes(now - self._started)}"
         table = Table(title=title, title_justify="left", expand=False, caption=self.state.message or None)
         for label, _ in shown:
             table.add_column(label, justify="right")

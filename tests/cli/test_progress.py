@@ -35,6 +35,16 @@ def test_what_would_steer_the_terminal_is_shown_as_text() -> None:
     assert "\x1b" not in (text := shown({"event": "warning", "message": "\x1b[2Jgone\r"})) and "\\x1b[2Jgone" in text
 
 
+def test_an_early_end_says_why_and_preparation_how_far_it_is() -> None:
+    ends = {"event": "ends_early", "step": 13, "steps": 20, "reason": "stop_reward = 0.97"}
+    assert shown(ends) == "training ends at step 13 of 20: stop_reward = 0.97\n"
+    stream = io.StringIO()
+    numbers = {"step": 20, "steps": 400, "tokens_per_second": 1835.4, "eta_seconds": 245.1}
+    with Progress("t", stream) as progress:
+        show_event(progress, {"event": "prepare", "stage": "sft", "loss": 1.0696, **numbers, "accuracy": 0.0667})
+    assert progress.state.message == "step 20/400  loss 1.07  accuracy 0.0667  tokens/s 1835  ETA 4:05"
+
+
 def test_an_evaluation_without_a_verdict_is_none() -> None:
     assert shown({"event": "accuracy", "when": "before", "value": None}) == "held-out accuracy before: no verdict\n"
 

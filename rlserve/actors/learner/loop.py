@@ -127,10 +127,12 @@ class TrainingLoop:
 
     def _finished(self) -> bool:
         if self._state.has_reached(self._config.stop_reward):
-            logger.info("the reward of the last steps reached %s", self._config.stop_reward)
+            self._reporter.ends_early(
+                f"the mean reward of the last steps reached stop_reward = {self._config.stop_reward:g}"
+            )
             return True
         if self._config.stop_groups is not None and self._inbox.counts().received >= self._config.stop_groups:
-            logger.info("received %d groups, as many as were wanted", self._config.stop_groups)
+            self._reporter.ends_early(f"as many groups came in as stop_groups = {self._config.stop_groups} wants")
             return True
         return self._state.step >= self._config.steps
 

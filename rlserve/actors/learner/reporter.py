@@ -84,6 +84,12 @@ class Reporter:
         self._tell_hub()
         return values.get("received/reward_mean")
 
+    def ends_early(self, reason: str) -> None:
+        """Training ends before its last step, and this is why."""
+        if self._step < self._config.steps:
+            self._events.write("ends_early", step=self._step, steps=self._config.steps, reason=reason)
+        logger.info("training ends at step %d: %s", self._step, reason)
+
     def measured(self, when: str, step: int, evaluation: Evaluation) -> None:
         """Record a held-out measurement."""
         self._events.write(
