@@ -39,7 +39,7 @@ JOINED = re.compile(r"\s*,?\s*(?:and|or)\s*|\s*[\u6216\u548c]\s*")
 MAX_JOINED = 8
 SENTENCE_OVER = re.compile(r"[ $*\\)\]]*(?:[.!?;]|\n|\Z)")
 UNIT_BEHIND = re.compile(r"[ \u00a0]?([A-Za-z]{1,12})(?![A-Za-z])")
-UNIT_BETWEEN = re.compile(r"[ \u00a0]?([A-Za-z]{1,12}),?\s+(?:and\s+)?")
+UNIT_BETWEEN = re.compile(r"[ \u00a0]?([A-Za-z]{1,12}),?[ \u00a0]+(?:and[ \u00a0]+)?")
 NO_SOLUTION = re.compile(
     r"\bno (?:(?:real|integer|such|positive|valid|possible|other) )*(?:solutions?|roots?)\b(?! other)", re.IGNORECASE
 )
@@ -111,12 +111,16 @@ def _of_two_units(text: str, before: deque[Run], last: Run) -> str | None:
     """``3 hours and 20 minutes``: one quantity in two or three units; None where the last value stands alone."""
     unit = UNIT_BEHIND.match(text, last.end)
     start, units = last.start, {unit[1].lower()} if unit else set()
+    if text[last.start : last.end] != last.text:
+        return None
     for run in reversed(before):
         between = UNIT_BETWEEN.fullmatch(text, run.end, start)
-        if not between or not is_unit(between[1]) or between[1].lower() in units or len(units) > 2:
+        if not between or not text.endswith(run.text, 0, run.end):
+            break
+        if not is_unit(between[1]) or between[1].lower() in units or len(units) > 2:
             break
         units.add(between[1].lower())
-        start = run.start
+        start = run.end - len(run.text)  # behind the sides of a sum that comes to it
     if unit is None or not is_unit(unit[1]) or start == last.start:
         return None
     return text[start : unit.end()]
