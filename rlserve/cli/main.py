@@ -1,6 +1,7 @@
 """``rlserve``: parse, then import. ``--help`` is instant because a command's module is imported when it runs."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -94,6 +95,12 @@ def _run(parsed: argparse.Namespace) -> int:
         return INTERRUPTED
     except RlserveError as error:
         print(f"rlserve {parsed.command}: {printable(error, max_length=MAX_ERROR, keep=LINES)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename!r} is on a disk that is" if error.filename else "a disk is"
+        print(f"rlserve {parsed.command}: {where} full; make room and give the same command again", file=sys.stderr)
         return 1
 
 

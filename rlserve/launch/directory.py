@@ -20,6 +20,8 @@ from rlserve.observability.events import read_json_lines
 from rlserve.observability.summary import read_json
 
 LOCK = "launcher.lock"
+FULL_BYTES = 2**20
+"""A disk with less room than this is full: no checkpoint goes on it, and hardly a log."""
 
 
 @contextmanager
@@ -104,6 +106,12 @@ def clear(paths: RunPaths) -> None:
             path.unlink()
 
 
+def full_disk(root: Path) -> str:
+    """That the disk of ``root`` is full, if it is; else empty."""
+    free = shutil.disk_usage(root).free
+    return f"The disk of {root} is full ({free} bytes left): make room first" if free < FULL_BYTES else ""
+
+
 def write_config(config: RunConfig, paths: RunPaths) -> str:
     """Write ``config.toml`` whole or not at all; returns its digest."""
     text = to_toml(config).encode()
@@ -138,8 +146,13 @@ def relabel_samples(paths: RunPaths) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails names no file

@@ -24,6 +24,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.launch import silence
+from rlserve.launch.directory import full_disk
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub, plan_processes
 from rlserve.launch.process import Child, describe_exit
 from rlserve.launch.silence import Silences
@@ -200,6 +201,7 @@ class LocalLauncher:
         """Raises RunFailed with what it said and the way on."""
         self._note_death(child, status, said, restarts=False)
         spec = child.spec
+        said = "\n".join(filter(None, (said, full_disk(self._paths.root))))  # its log may have lost the words
         if status == EXIT_CONFIG:
             raise RunFailed(
                 f"{spec.name}: {said}\nThis is a fault of the configuration: mend it, then start the run again. "

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_disk import fill, tiny_disk
 
 from rlserve.cli.main import main
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.errors import InvalidRequest
-from rlserve.launch.directory import LOCK, claimed, clear, is_finished, relabel_samples, write_config
+from rlserve.launch.directory import LOCK, claimed, clear, full_disk, is_finished, relabel_samples, write_config
 from rlserve.observability.events import EventLog
 from rlserve.store.binding import RunFacts, bind
 from rlserve.store.sqlite import SqliteStore
@@ -146,3 +147,20 @@ def test_samples_of_an_earlier_end_are_named_by_their_step(made: RunPaths) -> No
     relabel_samples(made)
     found = [json.loads(line)["when"] for line in made.samples.read_text().splitlines()]
     assert found == ["before", "at-14", "at-5"]
+
+
+def test_a_full_disk_is_said_in_words_and_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tiny_disk(tmp_path / "disk", megabytes=4) as disk:
+        paths = RunPaths(disk / "quickstart")
+        with claimed(paths, resume=False, overwrite=False):
+            write_config(load_run([QUICK], [f"directory={disk}"]), paths)
+        before = paths.config.read_bytes()
+        assert full_disk(paths.root) == ""
+        filler = fill(disk)
+        assert main(["run", "--resume", str(paths.root), "--no-preflight"]) == 1
+        said = capsys.readouterr().err
+        assert "is on a disk that is full; make room and give the same command again" in said
+        assert "Traceback" not in said and paths.config.read_bytes() == before
+        assert full_disk(paths.root) == f"The disk of {paths.root} is full (0 bytes left): make room first"
+        filler.unlink()
+        assert full_disk(paths.root) == ""

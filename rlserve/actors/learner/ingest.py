@@ -7,12 +7,13 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.border import AckDecision
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import Offer
+from rlserve.errors import LimitExceeded, StateCorrupt
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,15 @@ class Ingest:
             batch = self._next_batch()
             try:
                 decisions = await asyncio.to_thread(self._inbox.offer_many, [delivery.offer for delivery in batch])
+            except (LimitExceeded, StateCorrupt) as error:
+                # A full disk, a damaged store: workers would offer the same for ever. The run ends, and says why.
+                logger.error("%s: %s", type(error).__name__, error)
+                self._inbox.close(str(error))
+                _fail(batch, error)
+                continue
             except Exception as error:
                 logger.exception("%d groups could not be taken in", len(batch))
-                for delivery in batch:
-                    delivery.failed(error)
+                _fail(batch, error)
                 continue
             for delivery, decision in zip(batch, decisions, strict=True):
                 delivery.done(decision)
@@ -69,3 +75,8 @@ class Ingest:
         if not self._waiting:
             self._some.clear()
         return batch
+
+
+def _fail(batch: Sequence[Delivery], error: Exception) -> None:
+    for delivery in batch:
+        delivery.failed(error)

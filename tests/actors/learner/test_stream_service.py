@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 import pytest
 from intake import answer, make_inbox
+from tiny_disk import fill, tiny_disk
 
 from rlserve.actors.learner import stream_service, worker_stream
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES, PART_BYTES
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.stream_service import MAX_REFUSED, SERVICE_NAME, RolloutStreamService
+from rlserve.errors import NotReady
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
@@ -314,6 +316,18 @@ async def test_an_oversized_frame_ends_the_senders_stream_and_no_other(tmp_path:
         assert (await bad.refused()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         [other, *_] = await honest.leased(1)
         assert (await honest.send(answer(other, worker_id="honest"))).status == pb.Ack.STATUS_ACCEPTED
+
+
+async def test_a_full_disk_ends_the_run_at_the_first_group_and_names_itself(tmp_path: Path) -> None:
+    with tiny_disk(tmp_path / "disk", megabytes=2) as disk:
+        async with learner(disk) as setting:
+            worker = await setting.worker()
+            (lease, *_) = await worker.leased(1)
+            fill(disk)
+            with pytest.raises(grpc.aio.AioRpcError, match=r"the disk of groups\.sqlite is full; make room and resume"):
+                await worker.send(answer(lease))
+            with pytest.raises(NotReady, match=r"the disk of groups\.sqlite is full; make room and resume"):
+                setting.inbox.take(1, deadline_seconds=SECONDS)
 
 
 async def test_large_groups_that_never_end_hold_up_no_small_one_and_end_in_time(
