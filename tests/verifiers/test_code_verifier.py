@@ -101,6 +101,44 @@ def test_the_program_is_taken_out_of_its_fences(completion: str, program: str) -
     assert program_in(completion) == program
 
 
+ADD = "def f(a, b):\n    return a + b\n"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"```python\n{ADD}```\nTry it:\n```python\nfrom solution import f\nprint(f(1, 2))\n```",
+        f"```python\n{ADD}```\nTry it:\n```python\nfrom .main import f\nprint(f(1, 2))\n```",
+        f"```python\n\ufeff{ADD}```",
+        "```python\r" + ADD.replace("\n", "\r") + "```\r",
+        f"<ANSWER>\n{ADD}</ANSWER>",
+        f"<python>\n{ADD}</python>",
+        f"Sure! Here it is:\n\n{ADD}\nThis adds.",
+        f"```python\nf = max\n```\nNo:\n```python\n{ADD}```",
+    ],
+)
+def test_the_program_is_what_defines_the_name(completion: str) -> None:
+    assert program_in(completion, ["f"]).strip() == ADD.strip()
+
+
+def test_an_imported_function_is_a_program() -> None:
+    completion = "```python\nf = max\n```\nShorter:\n```python\nfrom operator import add as f\n```"
+    assert program_in(completion, ["f"]) == "from operator import add as f\n"
+
+
+@pytest.mark.parametrize("head", ["", "from itertools import *\nfrom heapq import *\nfrom typing import *\n"])
+def test_a_class_solution_has_leetcodes_imports_and_its_own_methods(verifier: CodeVerifier, head: str) -> None:
+    program = (
+        head + "class Solution:\n    @staticmethod\n    def merge(a: List[int]) -> int:\n        return sum(a) + 1"
+    )
+    right = {"kind": "calls", "entry_point": "merge", "tests": [{"args": [[1, 2]], "output": 4}]}
+    assert judge(verifier, program, right).outcome is Outcome.PASS
+    tests = "assert Solution().merge([1, 2]) == 4"
+    assert judge(verifier, program, {"kind": "function", "entry_point": "Solution", "tests": tests}).reward == 1.0
+    wrong = {"kind": "calls", "entry_point": "merge", "tests": [{"args": [[1, 2]], "output": 3}]}
+    assert judge(verifier, program, wrong).outcome is Outcome.FAIL
+
+
 def test_a_body_continues_the_prefix_and_a_whole_function_follows_it() -> None:
     prefix = "import math\ndef f(x):\n    '''Root.'''\n"
     body = "    return math.sqrt(x)\n"

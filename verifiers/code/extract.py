@@ -1,6 +1,7 @@
 """The program in a completion that may think, talk, demonstrate and test around it."""
 
 import re
+import sys
 import textwrap
 from collections.abc import Collection, Sequence
 
@@ -8,22 +9,32 @@ from rlserve.verifiers.code.fences import Block, blocks_of
 from rlserve.verifiers.reasoning import MARK, answer_of
 
 TAGGED = re.compile(
-    r"<(answer|code|solution)>(?P<tag>.*?)(?:</\1>|\Z)|\[(?:PYTHON|BEGIN)\](?P<bracket>.*?)(?:\[(?:/PYTHON|DONE)\]|\Z)",
+    r"<((?i:answer|code|solution|python))>(?P<tag>.*?)(?:</(?i:\1)>|\Z)|\[(?:PYTHON|BEGIN)\](?P<bracket>.*?)(?:\[(?:/PYTHON|DONE)\]|\Z)",
     re.DOTALL,
 )
+LINE_END, BYTE_ORDER_MARK = re.compile(r"\r\n?"), re.compile(r"(?m)^\ufeff+")
 END_TOKENS = re.compile(r"(?:\s*(?:<\|[\w-]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
 ONE_LINE = re.compile(r"(?m)^[ \t]*`{3,}(?:python3?|py)?[ \t]+([^`\n]+)`{3,}[ \t]*$|^[ \t]*`{3,}([^`\n]+)`{3,}[ \t]*$")
 READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b|\bfileinput\b")
 PRINTS = re.compile(r"\bprint\s*\(|\.write\s*\(|\bwritelines\s*\(")
 INDENTED = re.compile(r"(?m)(?:^(?: {4}|\t).*(?:\n|\Z)|^[ \t]*\n)+")
 CODE = re.compile(r"(?:import|from|def|async\s+def|class)\s+\w|@\w|#")
-PROSE = re.compile(r"(?:\*\*|#{1,6} )?[A-Z][\w']*[,:]?(?:\s+[\w'`(][\w'`(),.-]*){2,}[.:!?]?|[A-Z][a-z]+[.:!]")
+PROSE = re.compile(
+    r"(?:\*\*|#{1,6} )?[A-Z][\w']*[,:.!]?(?:\s+[\w'`(][\w'`(),.-]*){2,}[.:!?]?|[A-Z][a-z]+(?: [\w'`]+)?[.:!]"
+)
 DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)"
     r"|^(\w+)[ \t]*(?::[^=\n]+)?=(?!=)"
     r"|^(?:from[ \t]+\S+[ \t]+)?import[ \t]+(.+)",
     re.MULTILINE,
 )
+
+SOLUTION = re.compile(r"^class[ \t]+Solution\b", re.MULTILINE)
+FUTURE = re.compile(r"^from +__future__ +import", re.MULTILINE)
+BORROWED = re.compile(r"^from[ \t]+\.*(\w*)[\w.]*[ \t]+import[ \t].*", re.MULTILINE)
+LEETCODE = "from typing import *; from collections import *; from functools import *; from itertools import *; "
+LEETCODE += "from heapq import *; from bisect import *; import math, re, string, random, collections, heapq, bisect\n"
+"""What stands before each program there, so that models leave it out."""
 
 
 def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = False, prompt: str = "") -> str:
@@ -35,7 +46,8 @@ def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = F
     block it is the last one of Python, else the last without a language, else the whole text without fences and
     without the prose around the code.
     """
-    text = END_TOKENS.sub("", _answer_part(completion.replace("\r\n", "\n"), prompt))
+    text = BYTE_ORDER_MARK.sub("", LINE_END.sub("\n", completion))
+    text = END_TOKENS.sub("", _answer_part(text, prompt))
     for view in (*_tagged(text), text):
         found = _program(view, wanted, reads=reads)
         if found is not None:
@@ -53,13 +65,16 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
     """The program to run, when the task's own code comes before what was written.
 
     A completion that defines the function gets the prefix for its imports and helpers, if the prefix is a program
-    by itself; a completion that does not is taken for the rest of the prefix's last function.
+    by itself; a completion that does not is taken for the rest of the prefix's last function. A class Solution gets
+    the imports that LeetCode gives it.
     """
+    solution = SOLUTION.search(program) and not FUTURE.search(program)
+    imports = LEETCODE if solution else ""
     if not prefix:
-        return program
+        return imports + program
     if entry_point and defines(program, (entry_point,)):
-        starts_alone = re.search(r"^from +__future__ +import", program, re.MULTILINE)
-        return program if starts_alone or not _is_program(prefix) else f"{prefix}\n\n{program}"
+        alone = FUTURE.search(program) or not _is_program(prefix)
+        return imports + program if alone else f"{imports}{prefix}\n\n{program}"
     return prefix + program
 
 
@@ -119,6 +134,7 @@ def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
         group = [block for block in blocks if block.language == language or language is None]
         if wanted:
             found = [block for block in group if defines(_own(block, wanted), wanted)]
+            found = [block for block in found if not _borrows(block, wanted)] or found
         else:
             if language is None:
                 return None
@@ -126,6 +142,12 @@ def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
         if found:
             return _with_helpers(found[-1], blocks, wanted)
     return None
+
+
+def _borrows(block: Block, wanted: Collection[str]) -> bool:
+    """Whether the block has a wanted name from no module that is here: of the program, in a demonstration."""
+    own = BORROWED.sub(lambda match: match[0] if match[1] in sys.stdlib_module_names else "", _own(block, wanted))
+    return not defines(own, wanted)
 
 
 def _own(block: Block, wanted: Collection[str]) -> str:

@@ -147,13 +147,17 @@ class Candidate(Peer):
         return {"v": {name: self.encode(value[0]) for name, value in found.items() if value}}
 
     def _find(self, name: str) -> list[Any]:
-        """What the program calls so, if anything: a name at its top, a method of its class Solution, a path."""
+        """What the program calls so, if anything: a method of its class Solution, a name at its top, a path.
+
+        The method comes first: its name may also be that of something imported, as ``merge`` of heapq.
+        """
+        found = self._names.get("Solution")
+        solution: type = found if isinstance(found, type) else object
+        if any(name in vars(kind) for kind in solution.__mro__[:-1]) and callable(getattr(solution, name)):
+            return [lambda *args, **kwargs: getattr(solution(), name)(*args, **kwargs)]
         if name in self._names:
             return [self._names[name]]
-        solution = self._names.get("Solution")
         if name.isidentifier():
-            if isinstance(solution, type) and callable(getattr(solution, name, None)):
-                return [lambda *args, **kwargs: getattr(solution(), name)(*args, **kwargs)]
             return []
         if name.partition(".")[0].removesuffix("()") not in self._names:
             return []
@@ -217,6 +221,10 @@ class Candidate(Peer):
 
     def _isinstance(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"v": isinstance(self.objects[message["f"]], self.objects[message["c"]])}
+
+    def _issubclass(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        kind = self.objects[message["f"]]
+        return {"v": isinstance(kind, type) and self.objects[message["c"]] in type.mro(kind)}
 
     def _fields(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         value = self.objects[message["f"]]
