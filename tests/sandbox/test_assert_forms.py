@@ -130,6 +130,17 @@ FORMS = [
     ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x\ndef f(x): return P(x)", "assert f(1) == P(1)", "P(x)", "P(-x)"),
     ("class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + o.x)\n    def __mul__(self, k): return V(self.x * k)\n    def __lt__(self, o): return self.x < o.x\ndef f(x): return x", "assert (V(1) + V(2) * 3).x == 7 and V(1) < V(2) and not V(2) < V(1)", "self.x + o.x", "self.x - o.x"),
     ("class C:\n    log = []\n    def __enter__(self): self.log.append(1); return self\n    def __exit__(self, *a): self.log.append(2)\ndef f(x): return x", "with C() as c:\n    assert c.log == [1]\nassert C.log == [1, 2]", "append(2)", "append(3)"),
+    ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return isinstance(o, P) and self.x == o.x\ndef f(x): return P(x)", "assert f(1) == P(1)\nassert f(1) != P(2) and not f(1) == P(3)", "and self", "or self"),
+    ("class P: pass\nclass Q(P): pass\ndef f(x): return x", "assert issubclass(Q, P) and issubclass(P, P)\nassert not issubclass(P, Q)", "(P)", ""),
+    ("def f(x: str) -> list: return [x]", "assert f.__annotations__ == {'x': str, 'return': list}\nassert f('a') == ['a']", "list", "set"),
+    # tests that catch what they assert, and say nothing that could fail
+    ("def f(x): return x * x", "try:\n    assert f(3) == 9\nexcept AssertionError:\n    print('FAILED')", "x * x", "x"),
+    ("def f(x): return x * x", "for x in (0, 3):\n    try:\n        assert f(x) == x * x\n    except Exception as e:\n        print(e)", "x * x", "x"),
+    ("def f(x): return x * x", "import contextlib\nwith contextlib.suppress(AssertionError):\n    assert f(3) == 9", "x * x", "x"),
+    ("def f(x): raise ValueError(x)", "try:\n    f(3)\n    assert False\nexcept Exception:\n    pass", "raise", "return"),
+    ("def f(x): assert x > 0", "try:\n    f(-1)\nexcept AssertionError:\n    pass\nelse:\n    raise AssertionError", "x > 0", "x < 0"),
+    ("def f(x): return x * x", "try:\n    assert f(3) == 8\nexcept AssertionError:\n    assert f(3) == 9", "x * x", "x"),
+    ("def f(x): return x * x", "ok = False\nfor y in (8, 9):\n    try:\n        assert f(3) == y\n        ok = True\n    except AssertionError:\n        pass\nassert ok", "x * x", "x"),
 ]  # fmt: skip
 
 
@@ -147,7 +158,18 @@ def test_a_right_program_passes_and_a_wrong_one_does_not(
 
 
 YES = "lambda *_, **__: True"
-YES_METHODS = ("startswith", "endswith", "isdigit", "isalpha", "equals", "count", "isdisjoint", "issubset")
+YES_METHODS = (
+    "startswith",
+    "endswith",
+    "isdigit",
+    "isalpha",
+    "equals",
+    "count",
+    "isdisjoint",
+    "issubset",
+    "all",
+    "any",
+)
 
 
 @pytest.mark.parametrize(

@@ -190,14 +190,17 @@ class Tester(Peer):
         return self._decoded(answer)
 
     def are_equal(self, one: int, other: int) -> bool:
-        """Whether two objects of the program are, told by their fields and not by their own word."""
+        """Whether two objects of the program are, told by their fields; their own word can only agree with that."""
         first, second = (self._asked("fields", f=number) for number in (one, other))
         words = [answer.get("eq") for answer in (first, second)]
         if first.get("c") == second.get("c"):
             fields = [self._decoded(answer) for answer in (first, second)]
             if fields[0] and fields[0] == fields[1]:
                 return True
-        if "own" in words:
+        if (
+            "own" in words
+            and self.ask("operate", f=one, name="eq", a=[{"t": "own", "id": other}], swap=False) is not False
+        ):
             self.break_off("two objects of the program compared: its own word would decide")
         return False
 

@@ -11,7 +11,7 @@ VERDICTS = frozenset(
     (
         *("startswith", "endswith", "equals", "count", "is_integer", "issubset", "issuperset", "isdisjoint"),
         *("isdigit", "isalpha", "isalnum", "isupper", "islower", "isspace", "isnumeric", "isdecimal", "istitle"),
-        *("isidentifier", "isascii", "isprintable"),
+        *("isidentifier", "isascii", "isprintable", "all", "any"),
     )
 )
 """Methods of values that tests take for a verdict. An object that is no value could say yes to all of them."""
@@ -138,6 +138,14 @@ class Proxy:
         if type(instance) is Proxy:
             return self._rl_peer.ask("isinstance", f=instance._rl_number, c=self._rl_number) is True
         return isinstance(instance, tuple) and type(instance).__name__ == self.__name__
+
+    def __subclasscheck__(self, kind: Any) -> bool:
+        """Whether a class of the program is below this one."""
+        return type(kind) is Proxy and self._rl_peer.ask("issubclass", f=kind._rl_number, c=self._rl_number) is True
+
+
+# Behind the class body, whose own annotations would stand in its place.
+setattr(Proxy, "__annotations__", property(lambda self: self.__getattr__("__annotations__")))  # noqa: B010
 
 
 def _operator(name: str, swap: bool) -> Any:

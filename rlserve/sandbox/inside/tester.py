@@ -39,6 +39,8 @@ class Tests:
         self._source, self._prefix, self._entry_point = source, prefix, entry_point
         self.passed = 0
         self.total = 0
+        self._failed = False
+        self._unheard = ""
 
     def run(self, peer: Tester) -> dict[str, Any]:
         """Outcome, counts and a reason: ``pass``, ``fail``, ``crash``, ``gone``, ``unsupported`` or ``broken``."""
@@ -69,6 +71,8 @@ class Tests:
         fault = self._fault(peer)
         if fault:
             return fault
+        if self._unheard or (self._failed and self.passed == 0):
+            return self._report("fail", self._unheard or "no assert of the tests held, and they let it pass")
         if self.passed == 0 and peer.calls:
             self.passed = 1  # tests that raise by themselves instead of asserting
         if self.passed == 0:
@@ -84,6 +88,18 @@ class Tests:
     def ok(self) -> None:
         """Called after each assert that held."""
         self.passed += 1
+
+    def failed(self) -> str:
+        """Called when an assert did not hold."""
+        self._failed = True
+        return ""
+
+    def unheard(self) -> None:
+        """Called where the tests caught something and then do nothing that could tell of it."""
+        error = sys.exc_info()[1]
+        frames = [frame.tb_frame.f_code.co_filename for frame in _frames(error)] if error else []
+        if isinstance(error, AssertionError) and frames[-1:] == ["tests"]:
+            self._unheard = self._unheard or f"{_where(error)}caught by the tests: {_line(error)}"
 
     def _report(self, outcome: str, reason: str) -> dict[str, Any]:
         total = max(self.total, self.passed + (outcome != "pass"))
@@ -133,11 +149,25 @@ class Tests:
 
 
 class _Counted(ast.NodeTransformer):
-    """After each assert, a call that counts it."""
+    """After each assert, a call that counts it; in its message, and where one that failed would be lost, another."""
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-        count = ast.parse(f"{COUNTER}.ok()").body[0]
-        return [node, ast.copy_location(count, node)]
+        failed = ast.parse(f"{COUNTER}.failed()", mode="eval").body
+        node.msg = ast.BoolOp(ast.Or(), [failed, node.msg]) if node.msg else failed
+        return [node, *_call("ok", node)]
+
+    def visit_Try(self, node: ast.Try) -> ast.Try:
+        self.generic_visit(node)
+        if all(isinstance(part, (ast.Expr, ast.Assert)) for part in node.body) and not node.orelse:
+            for handler in node.handlers:
+                if all(isinstance(part, (ast.Expr, ast.Pass)) for part in handler.body):
+                    handler.body = [*_call("unheard", handler), *handler.body]
+        return node
+
+
+def _call(method: str, place: ast.AST) -> list[ast.stmt]:
+    statements = ast.parse(f"{COUNTER}.{method}()").body
+    return [ast.copy_location(statement, place) for statement in statements]
 
 
 def _free_names(code: types.CodeType) -> set[str]:
