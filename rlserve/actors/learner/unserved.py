@@ -7,6 +7,8 @@ from rlserve.records import EnvironmentSpec
 PATIENCE_SECONDS = 15.0
 """A server may take so long to start, or to start again, before people are told."""
 
+BRING_BACK = "start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
+
 
 class Unserved:
     """Names configured environments, and their verifiers, that have no server."""
@@ -27,27 +29,29 @@ class Unserved:
 
     def look(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str], now: float) -> None:
         """Take note of what is registered at ``now``, in seconds that never go back."""
-        missing = dict(self._missing(specs, verifiers))
+        missing = {what: (found, cure) for what, found, cure in self._missing(specs, verifiers)}
         self._since = {what: self._since.get(what, now) for what in missing}
         self._told &= missing.keys()
         for what, since in self._since.items():
             if now - since >= self._patience_seconds and what not in self._told:
                 self._told.add(what)
+                found, cure = missing[what]
                 self._warn(
-                    f"nobody has served {what} for {now - since:.0f} s ({missing[what]}): its tasks wait; see the log "
-                    "of its server, or start one",
+                    f"nobody has served {what} for {now - since:.0f} s ({found}): its tasks wait; see the log of its "
+                    f"server, or {cure}",
                     cause=f"unserved: {what}",
                 )
 
-    def _missing(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str]) -> list[tuple[str, str]]:
+    def _missing(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str]) -> list[tuple[str, str, str]]:
+        """What is missing, what is there, and what helps."""
         registered = {spec.name: spec for spec in specs}
         found = []
         for name in self._environments:
             if name not in registered:
-                found.append((f"environment {name!r}", f"served are {_listed(registered)}"))
+                found.append((f"environment {name!r}", f"served are {_listed(registered)}", BRING_BACK))
             elif (verifier := registered[name].verifier) and verifier not in verifiers:
                 what = f"verifier {verifier!r} of environment {name!r}"
-                found.append((what, f"served are {_listed(verifiers)}"))
+                found.append((what, f"served are {_listed(verifiers)}", "start one"))
         return found
 
 

@@ -19,7 +19,7 @@ def test_an_environment_that_nobody_serves_is_named_once_with_what_is_served() -
         scene.unserved.look([other], ["math"], second)
     assert scene.warnings == [
         "nobody has served environment 'sums' for 15 s (served are guess): its tasks wait; see the log of its server, "
-        "or start one"
+        "or start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
     ]
     assert scene.unserved.message == "nobody serves environment 'sums'"
 
