@@ -41,14 +41,14 @@ def check_hello(hello: pb.Hello, *, run_id: str, tokenizer_fingerprint: str) -> 
         _check_lease(held, f"hello.held[{i}]")
 
 
-def check_part(part: pb.GroupPart, *, max_group_bytes: int) -> None:
-    """Raise InvalidRequest for a part that belongs to no group that could be taken."""
+def check_part(part: pb.GroupPart, data: bytes, *, max_group_bytes: int) -> None:
+    """Raise InvalidRequest for a part, which holds ``data``, that belongs to no group that could be taken."""
     _check_lease(part, "group")
     if not 0 < part.total_bytes <= max_group_bytes:
         problem = f"is {part.total_bytes}; a group has 1 to learner.max_group_bytes = {max_group_bytes} bytes"
         fault("group", "total_bytes", problem)
-    if not 0 < len(part.data) <= min(PART_BYTES, part.total_bytes):
-        fault("group", "data", f"has {len(part.data)} bytes of {part.total_bytes}; give 1 to {PART_BYTES} in a part")
+    if not 0 < len(data) <= min(PART_BYTES, part.total_bytes):
+        fault("group", "data", f"has {len(data)} bytes of {part.total_bytes}; give 1 to {PART_BYTES} in a part")
 
 
 def check_return(back: pb.LeaseReturn) -> None:

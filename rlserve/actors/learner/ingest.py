@@ -18,6 +18,8 @@ from rlserve.errors import LimitExceeded, StateCorrupt
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256
+GATHER_SECONDS = 0.01
+"""So long a batch waits for more: a commit, a change of threads and a look for leases cost more than many groups."""
 MAX_BATCH_BYTES = 16 * 2**20
 """A batch holds at least one group, whatever its size."""
 
@@ -50,6 +52,8 @@ class Ingest:
         """Until cancelled."""
         while True:
             await self._some.wait()
+            if len(self._waiting) < MAX_BATCH:
+                await asyncio.sleep(GATHER_SECONDS)
             batch = self._next_batch()
             try:
                 decisions = await asyncio.to_thread(self._inbox.offer_many, [delivery.offer for delivery in batch])

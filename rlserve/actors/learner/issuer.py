@@ -35,6 +35,7 @@ class Issuer:
         self._limit_seconds = limit_seconds
         self._changed = False
         self._next, oldest, self._source, self._key = self._load(seed, ingredients)
+        self._encoded = self._source.encode()
         self.nonces = Nonces(self._key)
         """Of every lease of the run, those of evaluations too; they outlive this process."""
         numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
@@ -67,14 +68,14 @@ class Issuer:
         """Draw by another mixture from the next lease on. Raises InvalidRequest for an impossible one."""
         source = self._source.changed(self._next, ingredients)
         if source.ingredients != self._source.ingredients:
-            self._source, self._changed = source, True
+            self._source, self._encoded, self._changed = source, source.encode(), True
             self.save()
 
     def save(self) -> None:
         """Make what was drawn known to a later process."""
         if self._changed:
-            oldest = min(self._unsettled.values(), default=self._next)
-            cursor = {"next": self._next, "oldest": oldest, "tasks": self._source.encode(), "key": self._key.hex()}
+            oldest = next(iter(self._unsettled.values()), self._next)  # they were drawn in order
+            cursor = {"next": self._next, "oldest": oldest, "tasks": self._encoded, "key": self._key.hex()}
             self._store.set_cursor(json.dumps(cursor))
             self._changed = False
 

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RolloutStreamService"].full_name
 HOUSEKEEPING_SECONDS = 0.2
+GRANT_SECONDS = 0.02
+"""Leases are handed out at most so often: a look costs the same for one as for hundreds."""
 LATE_SECONDS = 1.0
 """Housekeeping that comes later than this had no processor; nobody was heard meanwhile."""
 SMALL_BYTES = 64 * 2**20
@@ -157,11 +159,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         """Hand on what comes, until the worker ends or breaks the rules."""
         try:
             while True:
-                try:
-                    async with asyncio.timeout(stream.incoming.seconds_left):
-                        request = await anext(requests, None)
-                except TimeoutError:
-                    raise stream.incoming.too_slow() from None
+                request = await self._next(requests, stream)
                 if request is None:
                     break
                 await self._take(request, stream)
@@ -169,6 +167,17 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             stream.end(error)
         finally:
             stream.end()
+
+    async def _next(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> pb.StreamRequest | None:
+        """The next frame, within the time of the group that has begun; None at the end."""
+        seconds = stream.incoming.seconds_left
+        if seconds is None:
+            return await anext(requests, None)
+        try:
+            async with asyncio.timeout(seconds):
+                return await anext(requests, None)
+        except TimeoutError:
+            raise stream.incoming.too_slow() from None
 
     async def _take(self, request: pb.StreamRequest, stream: _Stream) -> None:
         worker_id = stream.worker_id
@@ -187,9 +196,10 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 raise frames.second_hello()
 
     async def _take_part(self, part: pb.GroupPart, stream: _Stream) -> None:
-        frames.check_part(part, max_group_bytes=self._max_group_bytes)
-        parts = len(part.data) < part.total_bytes
-        payload = await stream.incoming.take(part)
+        data = part.data  # each look at the field copies its bytes
+        frames.check_part(part, data, max_group_bytes=self._max_group_bytes)
+        parts = len(data) < part.total_bytes
+        payload = await stream.incoming.take(part, data)
         if payload is None:
             return
         await stream.outbox.expect_ack()
@@ -241,12 +251,14 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             logger.info("%s left the stream", stream.worker_id)
 
     async def _keep_house(self) -> None:
-        looked = time.monotonic()
+        looked = time.monotonic() - HOUSEKEEPING_SECONDS
         while True:
-            unheard = time.monotonic() - looked - HOUSEKEEPING_SECONDS
-            looked = time.monotonic()
+            since = time.monotonic() - looked
             try:
-                self._inbox.expire(unheard_seconds=unheard if unheard > LATE_SECONDS else 0.0)
+                if since >= HOUSEKEEPING_SECONDS:
+                    looked += since
+                    unheard = since - HOUSEKEEPING_SECONDS
+                    self._inbox.expire(unheard_seconds=unheard if unheard > LATE_SECONDS else 0.0)
                 self._grant()
             except Exception as error:  # without it no lease would go out any more, and nobody would say why
                 logger.exception("the leases cannot be kept")
@@ -256,6 +268,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HOUSEKEEPING_SECONDS):
                     await self._wake.wait()
+                    await asyncio.sleep(GRANT_SECONDS)
             self._wake.clear()
             self._woken = False
 

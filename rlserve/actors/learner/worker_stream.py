@@ -98,29 +98,29 @@ class Incoming:
         """For the rest of the group that has begun; None when none has."""
         return None if self._group is None else max(0.0, self._group.deadline - time.monotonic())
 
-    async def take(self, part: pb.GroupPart) -> bytes | None:
-        """The whole group when this was its last part. Its bytes stay taken until ``done``.
+    async def take(self, part: pb.GroupPart, data: bytes) -> bytes | None:
+        """The whole group when this part, which holds ``data``, was its last. Its bytes stay taken until ``done``.
 
         Raises InvalidRequest when the part does not go on where the last one ended.
         """
         if self._group is None:
-            if len(part.data) == part.total_bytes:
+            if len(data) == part.total_bytes:
                 await self._own.take(part.total_bytes)
                 try:
                     await self._budgets.small.take(part.total_bytes)
                 except asyncio.CancelledError:
                     self._own.give(part.total_bytes)
                     raise
-                return part.data
+                return data
             await self._budgets.large.take(part.total_bytes)
             deadline = time.monotonic() + GROUP_SECONDS + part.total_bytes / GROUP_BYTES_A_SECOND
             self._group = _Group(part.group_id, part.nonce, part.total_bytes, bytearray(), deadline)
         group = self._group
         if (part.group_id, part.nonce, part.total_bytes) != (group.group_id, group.nonce, group.total):
             raise InvalidRequest(f"group.group_id: a part of another group follows one of {group.group_id!r}; end that")
-        if len(group.data) + len(part.data) > group.total:
+        if len(group.data) + len(data) > group.total:
             raise InvalidRequest(f"group.data: the parts of {group.group_id!r} are more than its {group.total} bytes")
-        group.data += part.data
+        group.data += data
         if len(group.data) < group.total:
             return None
         self._group = None
