@@ -4,6 +4,8 @@ Shape letter: G members of one group. ``scored`` is False where there is no verd
 mean and no deviation, and its advantage is 0. Fewer than two scored members compare with nothing: all 0.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -70,10 +72,9 @@ def next_baseline(baseline: float | None, batch_mean: float, decay: float) -> fl
     return batch_mean if baseline is None else decay * baseline + (1 - decay) * batch_mean
 
 
-def is_zero_variance(rewards: Tensor, scored: Tensor) -> bool:
-    """Whether all scored rewards are equal. For rewards as verified, before any shaping by length."""
-    values = rewards[scored]
-    return values.numel() == 0 or float(values.max() - values.min()) <= VARIANCE_TOLERANCE
+def is_zero_variance(rewards: Sequence[float]) -> bool:
+    """Whether all are equal. For the scored rewards of a group as verified, before any shaping by length."""
+    return not rewards or max(rewards) - min(rewards) <= VARIANCE_TOLERANCE
 
 
 def _only(scored: Tensor, values: Tensor) -> Tensor:

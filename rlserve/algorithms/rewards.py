@@ -19,15 +19,21 @@ def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
 
     Variance is that of the rewards as verified: a group that differs only by its penalties is dropped.
     """
-    outcome = _sampled(outcome)
-    scored, rewards = outcome.scored, outcome.rewards
-    if scored.sum() < (2 if config.advantage in GROUP_ADVANTAGES else 1):
+    scored, rewards = outcome.scored.tolist(), outcome.rewards.tolist()  # tensors of a few entries cost more
+    if outcome.given is not None:
+        scored = [is_scored and not given for is_scored, given in zip(scored, outcome.given.tolist(), strict=True)]
+    members = [member for member, is_scored in enumerate(scored) if is_scored]
+    if len(members) < (2 if config.advantage in GROUP_ADVANTAGES else 1):
         return "no_verdict"
-    if config.advantage == "max_rl" and bool((rewards[scored] < 0).any()):
+    known = [rewards[member] for member in members]
+    if config.advantage == "max_rl" and min(known) < 0:
         return "negative_reward"
-    if config.zero_variance == "drop" and advantages.is_zero_variance(rewards, scored):
+    if config.zero_variance == "drop" and advantages.is_zero_variance(known):
         return "zero_variance"
-    return None if _trained(outcome, config).any() else "truncated"
+    if config.truncated != "mask":
+        return None
+    truncated = outcome.truncated.tolist()
+    return "truncated" if all(truncated[member] for member in members) else None
 
 
 def prepare(

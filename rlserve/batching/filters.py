@@ -39,7 +39,8 @@ def usable(trajectory: Trajectory) -> bool:
 
 def is_example(trajectory: Trajectory) -> bool:
     """Whether it has tokens of the supervised objective."""
-    return any(o.objective == SUPERVISED and bool((o.weights > 0).any()) for o in trajectory.objective_weights)
+    weights = trajectory.objective_weights
+    return bool(weights) and any(o.objective == SUPERVISED and bool((o.weights > 0).any()) for o in weights)
 
 
 def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") -> GroupOutcome:
@@ -48,19 +49,33 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
     Scores of the teacher ``reference`` teach nothing.
     """
     members = group.trajectories
-    scored = [t.verdict is not None and t.verdict.has_reward and usable(t) for t in members]
-    rewards = [t.verdict.reward if kept and t.verdict else 0.0 for t, kept in zip(members, scored, strict=True)]
+    lengths = [t.num_sampled for t in members]
+    reasons = [t.finish_reason for t in members]
+    usable = [n > 0 and reason is not FinishReason.ABORT for n, reason in zip(lengths, reasons, strict=True)]
+    verdicts = [t.verdict if kept else None for t, kept in zip(members, usable, strict=True)]
+    rewards = [v.reward if v is not None and v.has_reward else None for v in verdicts]
+    # One tensor a type, then its rows: each tensor costs microseconds, and every group that comes in is looked at.
+    numbers = (lengths, [_ROLE[t.preference_role] for t in members], [t.pair_index for t in members])
+    marks = (
+        [reward is not None for reward in rewards],
+        [reason is FinishReason.LENGTH for reason in reasons],
+        [kept and taught_by(t, reference) is not None for t, kept in zip(members, usable, strict=True)],
+        [reason is FinishReason.GIVEN for reason in reasons],
+        [is_example(t) for t in members],
+    )
+    lengths_row, roles, pair_numbers = torch.from_numpy(np.array(numbers, dtype=np.int64))
+    scored, truncated, taught, given, supervised = torch.from_numpy(np.array(marks, dtype=np.bool_))
     return GroupOutcome(
-        rewards=torch.from_numpy(np.array(rewards, dtype=np.float64)),
-        scored=torch.tensor(scored, dtype=torch.bool),
-        lengths=torch.tensor([t.num_sampled for t in members], dtype=torch.int64),
-        truncated=torch.tensor([t.finish_reason is FinishReason.LENGTH for t in members], dtype=torch.bool),
+        rewards=torch.from_numpy(np.array([0.0 if reward is None else reward for reward in rewards], dtype=np.float64)),
+        scored=scored,
+        lengths=lengths_row,
+        truncated=truncated,
         length_limit=group.task.sampling.max_new_tokens or max_new_tokens,
         mode=group.task.labels.get("mode", ""),
-        roles=torch.tensor([_ROLE[t.preference_role] for t in members], dtype=torch.int64),
-        pair_numbers=torch.tensor([t.pair_index for t in members], dtype=torch.int64),
-        taught=torch.tensor([taught_by(t, reference) is not None and usable(t) for t in members], dtype=torch.bool),
-        given=torch.tensor([t.finish_reason is FinishReason.GIVEN for t in members], dtype=torch.bool),
-        supervised=torch.tensor([is_example(t) for t in members], dtype=torch.bool),
+        roles=roles,
+        pair_numbers=pair_numbers,
+        taught=taught,
+        given=given,
+        supervised=supervised,
         seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )

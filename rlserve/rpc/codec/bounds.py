@@ -272,12 +272,11 @@ LEFT_TO_CODEC = frozenset({"RolloutGroup"})
 
 def check_bounds(message: Message, at: str = "") -> None:
     """Raises InvalidRequest, with the path of the field, unless all that ``message`` holds is within its bounds."""
-    descriptor = message.DESCRIPTOR
-    if descriptor.name in LEFT_TO_CODEC or not descriptor.full_name.startswith("rlserve."):
+    plan = _plan(message.DESCRIPTOR)
+    if plan is None:
         return
-    plan = _plan(descriptor)
     for field, value in message.ListFields():
-        check, is_message, is_repeated = plan[field.name]
+        check, is_message, is_repeated = plan[field.number]
         if check is not None:
             check(value, at, field.name)
         if not is_message:
@@ -290,15 +289,17 @@ def check_bounds(message: Message, at: str = "") -> None:
 
 
 @functools.cache
-def _plan(descriptor: Descriptor) -> Mapping[str, tuple[Check | None, bool, bool]]:
-    """For each field: its bound, whether it holds messages of ours, whether many."""
+def _plan(descriptor: Descriptor) -> Mapping[int, tuple[Check | None, bool, bool]] | None:
+    """For each field by number: its bound, whether it holds messages, whether many. None: nothing is checked here."""
+    if descriptor.name in LEFT_TO_CODEC or not descriptor.full_name.startswith("rlserve."):
+        return None
     bounds = BOUNDS.get(descriptor.name, {})
     plan = {}
     for field in descriptor.fields:
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
         is_message = field.message_type is not None and not is_map
         check = bounds.get(field.name, _widest if needs_bound(field) else None)
-        plan[field.name] = (check, is_message, bool(field.is_repeated))
+        plan[field.number] = (check, is_message, bool(field.is_repeated))
     return plan
 
 

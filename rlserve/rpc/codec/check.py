@@ -35,6 +35,8 @@ MAX_NAME = 256
 """Characters of an id or a name."""
 # Rounding can lift a log-probability of a certain token a little above 0.
 MAX_LOGPROB, MIN_LOGPROB = 1e-4, -1000.0
+SHORT = 64
+"""Repeated numbers up to so many are read as a list: numpy costs more than it saves."""
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -65,6 +67,10 @@ class EnumCodec(Generic[E]):
     def encode(self, member: E) -> Any:
         """The number of a member."""
         return self._numbers[member]
+
+    def find(self, number: int) -> E | None:
+        """The member of a number, None for one that is none."""
+        return self._members.get(number)
 
     def decode(self, number: int, at: str, field: str) -> E:
         """The member of a number. Raises InvalidRequest for one that is none."""
@@ -118,9 +124,14 @@ def logprobs(
     values: Any, at: str, field: str, *, length: int | None, low: float = MIN_LOGPROB
 ) -> npt.NDArray[np.float32]:
     """Log-probabilities as ``[length] float32``, each within [low, 1e-4]; ``low`` may be -inf."""
+    if length is not None and len(values) != length:
+        fault(at, field, f"has {len(values)} entries for {length} tokens; give one each", "wrong_length")
+    if 0 < len(values) <= SHORT:
+        numbers = values[:]
+        # A sum with NaN in it is NaN; min and max may overlook one.
+        if math.isfinite(sum(numbers)) and low <= min(numbers) and max(numbers) <= MAX_LOGPROB:
+            return np.array(numbers, dtype=np.float32)
     array = np.array(values, dtype=np.float32)
-    if length is not None and len(array) != length:
-        fault(at, field, f"has {len(array)} entries for {length} tokens; give one each", "wrong_length")
     good = (array >= low) & (array <= MAX_LOGPROB)  # NaN is neither
     if not good.all():
         where = int(good.argmin())
@@ -132,6 +143,10 @@ def logprobs(
 
 def token_ids(values: Any, at: str, field: str, *, vocab_size: int | None) -> npt.NDArray[np.int64]:
     """Token ids as int64, each below ``vocab_size`` (None: not checked)."""
+    if len(values) <= SHORT:
+        ids = values[:]
+        if vocab_size is None or not len(ids) or max(ids) < vocab_size:
+            return np.array(ids, dtype=np.int64)
     array = np.array(values, dtype=np.int64)
     if vocab_size is not None and len(array) and int(array.max()) >= vocab_size:
         where = int((array >= vocab_size).argmax())

@@ -70,12 +70,10 @@ def _check_count(message: pb.RolloutGroup, at: str, limits: GroupLimits) -> None
 
 
 def _trajectories(message: pb.RolloutGroup, at: str, limits: GroupLimits) -> tuple[Trajectory, ...]:
+    tokenizer = message.tokenizer_fingerprint
     return tuple(
-        trajectory_from_proto(
-            trajectory,
-            join(at, f"trajectories[{i}]"),
-            limits=limits,
-            tokenizer=message.tokenizer_fingerprint,
-        )
-        for i, trajectory in enumerate(message.trajectories)
+        [
+            trajectory_from_proto(trajectory, join(at, f"trajectories[{i}]"), limits=limits, tokenizer=tokenizer)
+            for i, trajectory in enumerate(message.trajectories)
+        ]
     )

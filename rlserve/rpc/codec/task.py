@@ -58,9 +58,9 @@ def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = 
         seed=message.seed,
         sampling=sampling_from_proto(message.sampling, join(at, "sampling"), vocab_size=vocab_size),
         multi_turn=message.multi_turn,
-        tools=tuple(tool_from_proto(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)),
+        tools=tuple([tool_from_proto(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)]),
         labels=dict(message.labels),
-        given=tuple(_given(given, join(at, f"given[{i}]")) for i, given in enumerate(message.given)),
+        given=tuple([_given(given, join(at, f"given[{i}]")) for i, given in enumerate(message.given)]),
     )
 
 
@@ -84,9 +84,14 @@ def sampling_from_proto(message: pb.Sampling, at: str = "", *, vocab_size: int |
         temperature=temperature_from_proto(message, at),
         top_p=message.top_p if message.HasField("top_p") else None,
         max_new_tokens=max_new_tokens_from_proto(message, at),
-        stop=tuple(text(stop, at, f"stop[{i}]") for i, stop in enumerate(message.stop)),
-        stop_token_ids=tuple(token_ids(message.stop_token_ids, at, "stop_token_ids", vocab_size=vocab_size).tolist()),
+        stop=tuple([text(stop, at, f"stop[{i}]") for i, stop in enumerate(message.stop)]),
+        stop_token_ids=_stop_ids(message, at, vocab_size),
     )
+
+
+def _stop_ids(message: pb.Sampling, at: str, vocab_size: int | None) -> tuple[int, ...]:
+    ids = message.stop_token_ids
+    return tuple(token_ids(ids, at, "stop_token_ids", vocab_size=vocab_size).tolist()) if ids else ()
 
 
 def lease_to_proto(lease: Lease) -> stream_pb.Lease:

@@ -18,7 +18,18 @@ from rlserve.records import (
     TeacherScores,
     Trajectory,
 )
-from rlserve.rpc.codec.check import EnumCodec, count, fault, finite, join, logprobs, text, token_ids, wire_text
+from rlserve.rpc.codec.check import (
+    MAX_INT64,
+    EnumCodec,
+    count,
+    fault,
+    finite,
+    join,
+    logprobs,
+    text,
+    token_ids,
+    wire_text,
+)
 from rlserve.rpc.codec.limits import GroupLimits
 from rlserve.rpc.codec.scores import scores_from_proto, scores_to_proto
 from rlserve.rpc.codec.verdict import verdict_from_proto, verdict_to_proto
@@ -74,7 +85,7 @@ def trajectory_from_proto(
     limits = limits or GroupLimits()
     tokens = _tokens(message, at, limits)
     segments = _segments(message, at, num_tokens=len(tokens))
-    num_sampled = sum(s.length for s in segments if s.kind is SegmentKind.SAMPLED)
+    num_sampled = sum([s.length for s in segments if s.kind is SegmentKind.SAMPLED])
     return Trajectory(
         sample_index=message.sample_index,
         token_ids=tokens,
@@ -108,39 +119,47 @@ def _tokens(message: pb.Trajectory, at: str, limits: GroupLimits) -> npt.NDArray
 
 
 def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Segment, ...]:
-    _check_runs(message.segments, at, "segments", total=num_tokens, what="tokens")
-    return tuple(
-        Segment(kind=SEGMENT_KIND.decode(s.kind, at, f"segments[{i}].kind"), length=s.length, turn=s.turn)
-        for i, s in enumerate(message.segments)
-    )
+    runs = list(message.segments)
+    lengths = _checked_lengths(runs, at, "segments", total=num_tokens, what="tokens")
+    segments = []
+    for i, (run, length) in enumerate(zip(runs, lengths, strict=True)):
+        kind = SEGMENT_KIND.find(run.kind) or SEGMENT_KIND.decode(run.kind, at, f"segments[{i}].kind")
+        segments.append(Segment(kind=kind, length=length, turn=run.turn))
+    return tuple(segments)
 
 
 def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[PolicySpan, ...]:
-    _check_runs(message.policy_spans, at, "policy_spans", total=num_sampled, what="sampled tokens")
+    runs = list(message.policy_spans)
+    lengths = _checked_lengths(runs, at, "policy_spans", total=num_sampled, what="sampled tokens")
     spans, previous = [], 0
-    for i, span in enumerate(message.policy_spans):
-        field = f"policy_spans[{i}].version"
-        if span.version < previous:
-            fault(at, field, f"is {span.version} after {previous}; versions never decrease", "bad_version")
-        if span.version >= 2**63:
-            fault(at, field, f"is {span.version}; give an optimizer step", "bad_version")
-        spans.append(PolicySpan(span.version, span.length))
-        previous = span.version
+    for i, (run, length) in enumerate(zip(runs, lengths, strict=True)):
+        version = run.version
+        if version < previous:
+            problem = f"is {version} after {previous}; versions never decrease"
+            fault(at, f"policy_spans[{i}].version", problem, "bad_version")
+        if version > MAX_INT64:
+            fault(at, f"policy_spans[{i}].version", f"is {version}; give an optimizer step", "bad_version")
+        spans.append(PolicySpan(version, length))
+        previous = version
     return tuple(spans)
 
 
-def _check_runs(runs: Sequence[_Run], at: str, field: str, *, total: int, what: str) -> None:
+def _checked_lengths(runs: Sequence[_Run], at: str, field: str, *, total: int, what: str) -> list[int]:
+    """Of runs that cover ``total`` exactly."""
     if len(runs) > total:
         fault(at, field, f"has {len(runs)} runs for {total} {what}; leave empty runs out", "wrong_length")
-    for i, run in enumerate(runs):
-        if run.length < 1:
-            fault(at, f"{field}[{i}].length", "is 0; leave empty runs out", "wrong_length")
-    covered = sum(run.length for run in runs)
+    lengths = [run.length for run in runs]
+    if 0 in lengths:
+        fault(at, f"{field}[{lengths.index(0)}].length", "is 0; leave empty runs out", "wrong_length")
+    covered = sum(lengths)
     if covered != total:
         fault(at, field, f"cover {covered} tokens; there are {total} {what}", "wrong_length")
+    return lengths
 
 
 def _scores(message: pb.Trajectory, at: str, num_sampled: int, vocab_size: int | None) -> tuple[TeacherScores, ...]:
+    if not message.teacher_scores:
+        return ()
     count(message.teacher_scores, at, "teacher_scores", high=MAX_SCORES)
     return tuple(
         scores_from_proto(

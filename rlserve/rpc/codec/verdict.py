@@ -37,7 +37,7 @@ def verdict_from_proto(message: verdict_pb2.Verdict, at: str = "") -> Verdict:
     return Verdict(
         outcome=outcome,
         reward=0.0 if failure else _reward(message.reward, at),
-        parts=finite_values(message.parts, at, "parts"),
+        parts=finite_values(message.parts, at, "parts") if message.parts else {},
         reason=message.reason,
         failure=failure,
         verifier=message.verifier,
