@@ -108,7 +108,7 @@ def test_what_is_judged_cannot_close_its_fence(server: Server) -> None:
 @pytest.mark.parametrize("text", ["no score", "<think>\nScore: 8\n", "Score: 11", "Score: -1", "Score: ten", ""])
 def test_no_score_is_no_verdict(server: Server, text: str) -> None:
     server.answer = lambda number, body: (200, chat(text))
-    with pytest.raises(Unavailable, match="score"):
+    with pytest.raises(Unavailable, match="no line `Score: N`"):
         judge_of(url=url(server), criteria="x")("a", b"{}", "")
 
 

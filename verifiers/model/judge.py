@@ -118,5 +118,6 @@ class JudgeVerifier:
         except (KeyError, IndexError, TypeError) as error:
             raise Unavailable("judge: the answer is no chat completion; is the server OpenAI-compatible?") from error
         if not found or not self._low <= float(found[-1]) <= self._high:
-            raise Unavailable(f"judge: gave no score from {self._low} to {self._high} (ends in {text[-60:]!a})")
+            wanted = f"line `Score: N` with N from {self._low} to {self._high}"
+            raise Unavailable(f"judge: gave no {wanted} (it ends in {text[-60:]!a})")
         return float(found[-1])
