@@ -19,7 +19,12 @@ _STEP = re.compile(r"step-\d+")
 
 
 def run_once(config: RunConfig) -> int:
-    """A whole run of ``config`` in its temporary directory; progress goes to standard error. Returns the exit code."""
+    """A whole run of ``config`` in its temporary directory; progress goes to standard error. Returns the exit code.
+
+    Raises InvalidRequest, before anything starts, when nothing would be measured.
+    """
+    if not config.evaluate.problems:
+        raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give --problems")
     paths = RunPaths(Path(config.directory) / config.name)
     findings = check(config, paths)
     print_warnings(findings)
@@ -34,7 +39,7 @@ def measurement(config: RunConfig) -> dict[str, Any]:
     paths = RunPaths(Path(config.directory) / config.name)
     events = [e for e in read_json_lines(paths.events) if e.get("event") == "accuracy"]
     if not events:
-        raise InvalidRequest("evaluate.problems: is 0, so nothing was measured; give --problems")
+        raise InvalidRequest("model: nothing was measured, though the run ended well; see what was said above")
     left_out = ("event", "unix_seconds", "when", "step", "versions", "value")
     return {"accuracy": events[-1].get("value")} | {k: v for k, v in events[-1].items() if k not in left_out}
 
