@@ -15,7 +15,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.errors import InvalidRequest, NotReady, Unavailable
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.outcome import outcome_lines
-from rlserve.observability.printable import printable
+from rlserve.observability.printable import LINES, printable
 from rlserve.observability.summary import read_json
 from rlserve.records import Actor, EnvironmentSpec, RunState
 
@@ -106,7 +106,7 @@ def _print_finished(paths: RunPaths, *, as_json: bool) -> None:
     print(f"run {paths.root}: {how}" + (f" at step {summary['steps']}" if "steps" in summary else ""))
     for line in (message, *outcome_lines(summary)):
         if line:
-            print(printable(line))
+            print(printable(line, keep=LINES))
     wall = summary.get("wall_seconds", {})
     if wall:
         print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in wall.items()))

@@ -58,11 +58,11 @@ def test_a_killed_run_is_not_asked_for_ever(tmp_path: Path, capsys: pytest.Captu
 def test_a_failed_run_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = EventLog(RunPaths(tmp_path).events)
     events.write("run_started")
-    events.write("run_failed", message="learner: \x1b[31mno memory")
+    events.write("run_failed", message="learner: \x1b[31mno memory\nmend that")
     events.write("run_ended", how="failed")
     main(["status", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "failed" in printed and "no memory" in printed and "\x1b" not in printed
+    assert "failed" in printed and "no memory\nmend that\n" in printed and "\x1b" not in printed
 
 
 @pytest.mark.parametrize(("place", "words"), [("none", "there is no directory"), (".", "is no run")])
@@ -76,3 +76,16 @@ def test_a_directory_that_is_no_run(place: str, words: str, tmp_path: Path, caps
 def test_nothing_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 1
     assert "give the directory of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["eval"], ["generate", "--out", "graded.jsonl"]])
+def test_nothing_to_measure_is_told_before_anything_starts(
+    command: list[str], finished: RunPaths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.root)
+    finished.config.write_text(
+        'name = "x"\n[model]\npath = "."\nmax_length = 64\n[[environments]]\nname = "arithmetic"\n'
+    )
+    assert main([*command, str(finished.root), "--problems", "0", "--set", "rollout.max_new_tokens=8"]) == 1
+    said = capsys.readouterr().err
+    assert "nothing would be measured; give --problems" in said and "starting" not in said
