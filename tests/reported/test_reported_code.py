@@ -1,7 +1,10 @@
 """Programs of public reports, and their siblings, through the real verifier."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -283,3 +286,21 @@ def test_a_thousand_tests_are_run_and_the_least_limits_can_be_met(verifier: Code
     assert judge(verifier, "def f(x): return x", many).passed == 1024
     least = {"kind": "stdio", "tests": [{"input": "", "output": "1"}], "memory_bytes": 2**26, "cpu_seconds": 0.001}
     assert judge(verifier, "print(1)", least).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("row", cases("code-python-option"))
+def test_the_packages_of_a_named_virtual_environment_can_be_imported(row: dict[str, Any], tmp_path: Path) -> None:
+    assert "packages can be imported" in row["expected"]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    (packages,) = tmp_path.glob("lib/python3*/site-packages")
+    (packages / "only_here.py").write_text("VALUE = 42")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    verifier = CodeVerifier(python=str(tmp_path / "bin" / "python"))
+    verifier.prepare()
+    try:
+        program = "```python\nimport only_here\nprint(only_here.VALUE)\n```"
+        verdict = judge(verifier, program, {"kind": "stdio", "tests": [{"input": "", "output": "42"}]})
+        assert verdict.outcome is Outcome.PASS, verdict
+    finally:
+        verifier.close()
