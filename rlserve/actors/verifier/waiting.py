@@ -71,6 +71,7 @@ class WaitingProcess(WorkerProcess):
                 if (answer := self._asked.get(reply.index)) is not None and not answer.done():
                     answer.set_result(reply)
             if fault or pipes.fault or pipes.closed:
+                pipes.fault = pipes.fault or fault  # nobody listens any more: it counts as dead
                 break
             pipes.changed.clear()
             await pipes.changed.wait()

@@ -334,7 +334,7 @@ async def test_a_pool_in_which_nothing_loads_does_not_start() -> None:
             pass
 
 
-async def test_100_kb_of_anything_is_judged_within_2_seconds_of_processor_time_and_512_mb() -> None:
+async def test_100_kb_of_anything_is_judged_within_the_limit_of_processor_time_and_512_mb() -> None:
     texts = [
         "\\boxed{" + "9" * 100_000 + "}",
         "\\boxed{\\int_0^1 e^{-x^{x^{x}}}\\,dx}",
@@ -360,7 +360,7 @@ async def test_100_kb_of_anything_is_judged_within_2_seconds_of_processor_time_a
                 await asyncio.sleep(0.01)
             verdict = await judging
             assert verdict.outcome is Outcome.FAIL, (text[:40], verdict)
-            assert used < 2.0, text[:40]
+            assert used < 1.25 * pool.traits["math"].limit_seconds, text[:40]
             await all_ready(pool, 1)
         assert peak < 512 * 2**20
 
