@@ -52,7 +52,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
         f'[verifier.options.poisoned]\ndoses = "{doses}"\n'
     )
     config, *rest = small_run_arguments(run)
-    run.start(config, str(over), *rest, *SHORT)
+    run.start(config, str(over), *rest, *SHORT, "--no-preflight")  # whose look would take the dose
     run.wait_until("the poison", lambda: bool(poison(run)), 300)
     (warning,) = poison(run)
     (culprit,) = warning["groups"]

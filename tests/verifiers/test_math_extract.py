@@ -112,7 +112,7 @@ def test_a_hostile_text_of_100_kb_is_searched_in_linear_time(text: str) -> None:
     start = time.process_time()
     find_answer(text)
     find_answer(text, bare=True)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 3.0  # a tenth of a second; quadratic would be minutes, a collection a part
 
 
 @settings(deadline=None)
