@@ -35,7 +35,7 @@ def test_a_worker_is_paused_seen_to_be_and_resumed(
 ) -> None:
     run = new_run("control")
     directory = str(run.root)
-    assert "has no running hub" in rollout("status", directory).stderr
+    assert "there is no directory" in rollout("status", directory).stderr
     run.start(*small_run_arguments(run), "--set", "steps=100000", "--set", "stop_reward=2", "--set", "learner.lr=1e-9")
     run.wait_for_step(1, seconds=400)
     assert "rollout-0: working, version" in said("status", directory)
