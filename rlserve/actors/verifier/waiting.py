@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import Counter
@@ -154,12 +153,10 @@ async def judge_waiting(judge: WaitingJudge, job: tuple[str, bytes, str], *, att
     """The reply, or why there is none after ``attempts`` processes were lost."""
     problem = ""
     for _ in range(attempts):
-        with contextlib.suppress(WorkerLost):
-            try:
-                return await judge.judge(*job)
-            except (Unavailable, DeadlineExceeded) as error:
-                return str(error)
-            except WorkerLost as lost:
-                problem = f"the judging process was lost: {lost}"
-                raise
+        try:
+            return await judge.judge(*job)
+        except (Unavailable, DeadlineExceeded) as error:
+            return str(error)
+        except WorkerLost as lost:
+            problem = f"the judging process was lost: {lost}"
     return problem
