@@ -145,10 +145,6 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def check_counts_add_up(groups: dict[str, Any]) -> None:
-    assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
-
-
 @pytest.fixture
 def new_run(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
     """Makes runs and makes sure that none outlives its test."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import poisoned_plugins
 import pytest
+from counts import check_counts_add_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Arguments = Callable[[Any], Sequence[str]]
@@ -31,10 +32,6 @@ def doses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     doses.mkdir()
     (doses / "1").touch()
     return doses
-
-
-def check_counts_add_up(groups: dict[str, Any]) -> None:
-    assert groups["received"] == groups["consumed"] + groups["queued"] + sum(groups["dropped"].values())
 
 
 def poison(run: Any) -> list[dict[str, Any]]:

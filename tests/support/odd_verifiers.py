@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from distribution import install_distribution
+
 from rlserve.errors import InvalidRequest, NotReady
 from rlserve.records import Outcome, Verdict
 
@@ -184,11 +186,8 @@ class BrokenVerifier:
 
 def install(site: Path) -> None:
     """Make the verifiers a distribution in ``site``, which must be on ``sys.path``."""
-    info = site / "odd_verifiers-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-verifiers\nVersion: 1\n")
-    lines = [f"{name} = odd_verifiers:{cls}" for name, cls in NAMES.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[rlserve.verifiers]", *lines, ""]))
+    targets = {name: f"odd_verifiers:{kind}" for name, kind in NAMES.items()}
+    install_distribution(site, "odd-verifiers", {"rlserve.verifiers": targets})
 
 
 def _verdict(reward: float, *, reason: str = "") -> Verdict:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distribution import install_distribution
+
 from rlserve.environments.arithmetic import ArithmeticEnvironment
 from rlserve.records import Verdict
 from rlserve.verifiers.text.verifier import ExactVerifier
@@ -67,11 +69,12 @@ def exponential(config: Any) -> "Algorithm":
 
 def install(site: Path) -> None:
     """Make them a distribution in ``site``, which must be on ``sys.path`` with this file's directory."""
-    info = site / "poisoned_plugins-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: poisoned-plugins\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(
-        "[rlserve.environments]\npoisoned = poisoned_plugins:PoisonedEnvironment\n"
-        "[rlserve.verifiers]\npoisoned = poisoned_plugins:PoisonedVerifier\n"
-        "[rlserve.algorithms]\nexponential = poisoned_plugins:exponential\n"
+    install_distribution(
+        site,
+        "poisoned-plugins",
+        {
+            "rlserve.environments": {"poisoned": "poisoned_plugins:PoisonedEnvironment"},
+            "rlserve.verifiers": {"poisoned": "poisoned_plugins:PoisonedVerifier"},
+            "rlserve.algorithms": {"exponential": "poisoned_plugins:exponential"},
+        },
     )

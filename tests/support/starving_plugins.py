@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from distribution import install_distribution
+
 from rlserve.environments.arithmetic import ArithmeticEnvironment
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.text.verifier import ExactVerifier
@@ -39,12 +41,17 @@ class UnsolvableVerifier(ExactVerifier):
 
 def install(site: Path) -> None:
     """Make them a distribution in ``site``, which must be on ``sys.path`` with this file's directory."""
-    info = site / "starving_plugins-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: starving-plugins\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(
-        "[rlserve.environments]\nraises = starving_plugins:RaisesEnvironment\n"
-        "unsolvable = starving_plugins:UnsolvableEnvironment\n"
-        "[rlserve.verifiers]\nraises = starving_plugins:RaisesVerifier\n"
-        "unsolvable = starving_plugins:UnsolvableVerifier\n"
+    install_distribution(
+        site,
+        "starving-plugins",
+        {
+            "rlserve.environments": {
+                "raises": "starving_plugins:RaisesEnvironment",
+                "unsolvable": "starving_plugins:UnsolvableEnvironment",
+            },
+            "rlserve.verifiers": {
+                "raises": "starving_plugins:RaisesVerifier",
+                "unsolvable": "starving_plugins:UnsolvableVerifier",
+            },
+        },
     )
