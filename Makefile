@@ -54,11 +54,14 @@ $(STAMP): requirements-cpu.lock pyproject.toml
 quickstart: $(STAMP)
 	$(BIN)/rlserve run configs/quickstart.toml --set seed=$(SEED) --set name=$(RUN) --overwrite
 
+# Two at once: most tests wait for processes. conftest.py says which share a worker, with its engines and models.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
