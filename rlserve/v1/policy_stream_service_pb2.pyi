@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from rlserve.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
@@ -82,12 +84,33 @@ Global___AnnounceResponse: _TypeAlias = AnnounceResponse  # noqa: Y015
 class FetchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CarriersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKER_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     HELD_VERSION_FIELD_NUMBER: _builtins.int
     CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     HOST_ID_FIELD_NUMBER: _builtins.int
     BY_STREAM_FIELD_NUMBER: _builtins.int
+    CARRIERS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     version: _builtins.int
     held_version: _builtins.int
@@ -97,6 +120,12 @@ class FetchRequest(_message.Message):
     """The caller's machine; when it is the learner's own, the bytes may be offered as a file."""
     by_stream: _builtins.bool
     """Send the bytes: the caller could not use the file that was offered."""
+    @_builtins.property
+    def carriers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further carriers that the caller can use: the name of each, and what its sender must know of the caller. The
+        shared file and the stream have fields of their own above.
+        """
+
     def __init__(
         self,
         *,
@@ -106,10 +135,11 @@ class FetchRequest(_message.Message):
         chunk_bytes: _builtins.int = ...,
         host_id: _builtins.str = ...,
         by_stream: _builtins.bool = ...,
+        carriers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "held_version", b"held_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "by_stream", b"by_stream", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "host_id", b"host_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_version", b"_held_version", "by_stream", b"by_stream", "carriers", b"carriers", "chunk_bytes", b"chunk_bytes", "held_version", b"held_version", "host_id", b"host_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held_version: _TypeAlias = _typing.Literal["held_version"]  # noqa: Y015
     _WhichOneofArgType__held_version: _TypeAlias = _typing.Literal["_held_version", b"_held_version"]  # noqa: Y015
@@ -153,6 +183,8 @@ class FetchHeader(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     NUM_CHUNKS_FIELD_NUMBER: _builtins.int
     SHARED_PATH_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    LOCATOR_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     encoding: Global___Encoding.ValueType
     base_version: _builtins.int
@@ -160,6 +192,10 @@ class FetchHeader(_message.Message):
     num_chunks: _builtins.int
     shared_path: _builtins.str
     """File on this host that holds the bytes; then no chunks follow. Read only; valid until the next version."""
+    carrier: _builtins.str
+    """Carrier that brings the bytes: "shared_file", "delta_stream", "full_stream" or another that the caller named."""
+    locator: _builtins.str
+    """Where another carrier's receiver finds the bytes, in that carrier's own notation."""
     def __init__(
         self,
         *,
@@ -169,10 +205,12 @@ class FetchHeader(_message.Message):
         total_bytes: _builtins.int = ...,
         num_chunks: _builtins.int = ...,
         shared_path: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        locator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "encoding", b"encoding", "num_chunks", b"num_chunks", "shared_path", b"shared_path", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "carrier", b"carrier", "encoding", b"encoding", "locator", b"locator", "num_chunks", b"num_chunks", "shared_path", b"shared_path", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
     _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015

@@ -161,10 +161,11 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
     "AnnounceRequest": {"worker_id": identity},
     "FetchRequest": {
         "worker_id": identity, "version": natural, "held_version": natural, "chunk_bytes": small, "host_id": identity,
+        "carriers": mapped(16, name, text(4096)),
     },
     "FetchHeader": {
         "version": natural, "base_version": natural, "total_bytes": natural, "num_chunks": small,
-        "shared_path": text(4096),
+        "shared_path": text(4096), "carrier": name, "locator": text(4096),
     },
     "Chunk": {"index": small, "data": data(4 * 2**20), "digest": digest},
     "ConfirmRequest": {
