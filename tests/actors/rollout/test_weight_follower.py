@@ -26,7 +26,7 @@ async def test_weights_come_over_the_stream_when_the_shared_file_is_gone(
                 learner.publisher.publish(weights(version + 1), version)
                 await learner.serves(version)
                 assert torch.equal(engine.tensors["b"], weights(version + 1)[1][1])
-            assert subscriber.counts.shared == 0
+            assert subscriber.counts.taken["shared_file"] == 0
 
 
 async def test_a_file_that_was_cut_is_waited_out(tmp_path: Path) -> None:

@@ -1,0 +1,13 @@
+"""Weights on their way from an optimizer step to the rollout engines.
+
+* ``manifest``       names, shapes, dtypes and digests of a version's tensors; checks bytes against them
+* ``delta``          lossless difference between two versions
+* ``host``           identity of this machine, and its shared memory
+* ``own_directory``  a directory that one living process owns and the next one cleans up
+* ``weight_files``   flat files of one process: in shared memory, or in the run directory when that is full
+* ``staging``        a worker's own copies of the versions that it received
+* ``publisher``      learner: keeps the last versions, and the differences between them
+* ``service``        learner: PolicyStreamService, which announces, sends and confirms versions
+* ``subscriber``     worker: follows announcements, fetches versions, confirms what it serves
+* ``carriers``       the ways in which bytes travel, one file each; how to add one: ``carriers/__init__.py``
+"""

@@ -1,0 +1,36 @@
+"""Carriers: the ways in which the bytes of a version travel from the learner to a worker.
+
+* ``base``         what a carrier is: a sender at the learner, a receiver at the worker
+* ``shared_file``  the learner's own file, opened by a worker on the same host
+* ``grpc_stream``  chunks over the RPC itself: a delta to the version that the worker holds, or a full copy
+
+The worker names what it can use, the learner takes the first carrier of its list that can serve this worker, and a
+worker that refuses what came asks again without that carrier and those before it.
+
+To add one: a file here with a ``Carrier``, and its name in ``CARRIERS``. Entry in the list of
+``tests/contract/test_weight_carriers.py``, which holds every carrier to the same promises. See docs/extending.md.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rlserve.policy.publisher import Published
+from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.weight_sync.carriers.base import Carrier, Offer, Sender
+from rlserve.weight_sync.carriers.grpc_stream import DELTA_STREAM, FULL_STREAM
+from rlserve.weight_sync.carriers.shared_file import SHARED_FILE
+
+CARRIERS: Sequence[Carrier] = (SHARED_FILE, DELTA_STREAM, FULL_STREAM)
+"""Cheapest first. The last one serves every worker and checks every digest: it is what all others fall back to."""
+
+
+async def first_offer(senders: Mapping[str, Sender], published: Published, request: pb.FetchRequest) -> Offer:
+    """The offer of the first sender that can serve the caller, its header marked with the carrier's name."""
+    for name, sender in senders.items():
+        offer = await sender.offer(published, request)
+        if offer is not None:
+            offer.header.carrier = name
+            return offer
+    raise LookupError(f"carriers: none of {', '.join(senders)} serves every caller; end the list with one that does")
+
+
+__all__ = ["CARRIERS", "DELTA_STREAM", "FULL_STREAM", "SHARED_FILE", "Carrier", "Offer", "first_offer"]

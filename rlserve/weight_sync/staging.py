@@ -1,0 +1,40 @@
+"""A worker's own copies of versions: flat files for the engine, the newest one kept as the base of deltas."""
+
+from pathlib import Path
+
+from rlserve.policy.manifest import Bytes
+from rlserve.policy.weight_files import WeightFiles, mapped
+from rlserve.records import PolicyVersion
+
+KEEP = 2
+"""Files at once: the one that the engine serves and may still be reading, and the one that it stages."""
+
+
+class Staging:
+    """Flat files of received versions. For one thread at a time."""
+
+    def __init__(self, directory: Path, *, fallback: Path | None = None) -> None:
+        """``directory`` and ``fallback``: see :class:`WeightFiles`."""
+        self._files = WeightFiles(directory, fallback=fallback)
+        self._newest: tuple[int, Bytes] | None = None
+        self._paths: list[Path] = []
+
+    def held(self, version: int) -> Bytes | None:
+        """The bytes of a version, if it is the one that was written last."""
+        return self._newest[1] if self._newest is not None and self._newest[0] == version else None
+
+    def write(self, policy: PolicyVersion, flat: Bytes) -> Path:
+        """A file with these bytes; older ones are removed. Raises LimitExceeded when it fits nowhere."""
+        path, file = self._files.write(policy.version, [flat.data], size_bytes=policy.total_bytes)
+        self._newest = (policy.version, mapped(file))
+        self._paths.append(path)
+        for old in self._paths[:-KEEP]:
+            self._files.remove(old)
+        self._paths = self._paths[-KEEP:]
+        return path
+
+    def close(self) -> None:
+        """Remove all files."""
+        self._files.close()
+        self._paths.clear()
+        self._newest = None

@@ -1,0 +1,281 @@
+"""What every weight carrier promises, over a real gRPC server. A new carrier is one more entry of ``CASES``."""
+
+import asyncio
+import functools
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+import torch
+from spool_carrier import spool_carrier
+from weight_stream import ReadingEngine
+
+from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
+from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.errors import DeadlineExceeded, Unavailable, UnknownName, WeightsMismatch
+from rlserve.policy.manifest import check, tensor_digest
+from rlserve.policy.publisher import Publisher
+from rlserve.policy.subscriber import Subscriber
+from rlserve.rpc.channel import open_channel
+from rlserve.rpc.server import serving
+from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.carriers import DELTA_STREAM, FULL_STREAM, SHARED_FILE, Carrier
+
+
+def flip_chunk(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
+    """One bit of a chunk is wrong, and the chunk's own digest agrees with it."""
+    if not response.HasField("chunk"):
+        return response
+    data = bytearray(response.chunk.data)
+    data[-1] ^= 1
+    return pb.FetchResponse(
+        chunk=pb.Chunk(index=response.chunk.index, data=bytes(data), digest=tensor_digest(bytes(data)))
+    )
+
+
+def flip_file(field: str, response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
+    """One bit of the file that the header names is wrong; its size is right."""
+    path = Path(getattr(response.header, field))
+    damaged = directory / f"damaged-{path.name}"
+    shutil.copyfile(path, damaged)
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    header = pb.FetchHeader()
+    header.CopyFrom(response.header)
+    setattr(header, field, str(damaged))
+    return pb.FetchResponse(header=header)
+
+
+def lose_file(site: "Site") -> None:
+    latest = site.publisher.latest()
+    assert latest is not None
+    latest.path.unlink()
+
+
+def lose_base(site: "Site") -> None:
+    """The learner no longer has the version that the worker holds, as after its own restart."""
+    for version in list(site.publisher._versions)[:-1]:
+        site.publisher._versions.pop(version)
+
+
+def lose_spool(site: "Site") -> None:
+    shutil.rmtree(site.spool)
+
+
+def keep(site: "Site") -> None:
+    """The last carrier has nothing to lose."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one carrier is used, damaged and lost."""
+
+    carrier: Callable[[Path], Carrier]
+    """Made for a worker whose spool directory is given."""
+    damage: Callable[[pb.FetchResponse, Path], pb.FetchResponse]
+    """Spoils what the learner sends."""
+    lose: Callable[["Site"], None]
+    """Takes away what the carrier needs after a version was published."""
+
+
+CASES = {
+    "shared_file": Case(lambda spool: SHARED_FILE, functools.partial(flip_file, "shared_path"), lose_file),
+    "delta_stream": Case(lambda spool: DELTA_STREAM, flip_chunk, lose_base),
+    "full_stream": Case(lambda spool: FULL_STREAM, flip_chunk, keep),
+    "spool": Case(spool_carrier, functools.partial(flip_file, "locator"), lose_spool),
+}
+
+
+class Tampering(PolicyService):
+    """A real service whose answers can be damaged or withheld."""
+
+    damage: Callable[[pb.FetchResponse], pb.FetchResponse] | None = None
+    carrier_to_damage = ""
+    silent = False
+
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchResponse]:
+        carrier = ""
+        async for response in super().Fetch(request, context):
+            carrier = response.header.carrier or carrier
+            if self.silent:
+                await asyncio.sleep(3600)
+            yield self.damage(response) if self.damage is not None and carrier == self.carrier_to_damage else response
+
+
+class Site:
+    """A learner's service and one worker with the carrier under test, then the full stream."""
+
+    def __init__(self, case: Case, directory: Path) -> None:
+        self.spool = directory / "spool"
+        self.spool.mkdir()
+        self.carrier = case.carrier(self.spool)
+        self.is_last = self.carrier is FULL_STREAM
+        self.carriers: Sequence[Carrier] = [self.carrier] if self.is_last else [self.carrier, FULL_STREAM]
+        self.publisher = Publisher(directory, run_id="r")
+        self.service: Tampering
+        self.address = ""
+        self.subscriber: Subscriber
+        self.version = -1
+
+    @property
+    def taken(self) -> dict[str, int]:
+        return dict(self.subscriber.counts.taken)
+
+    def publish(self, seed: int) -> Any:
+        """A version that differs from the one before in a few elements: small enough for a delta."""
+        self.version += 1
+        return self.publisher.publish(weights(seed), self.version)
+
+    async def hold_one(self) -> int:
+        """Give the worker a first version over the stream, which a delta can start from; returns its number."""
+        policy = self.publish(100)
+        await self.subscriber.fetch(policy, held=None, last_resort=True)
+        self.subscriber.counts.taken.clear()
+        return int(policy.version)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@asynccontextmanager
+async def running(case: Case, directory: Path) -> AsyncIterator[Site]:
+    site = Site(case, directory)
+    site.service = Tampering(site.publisher, chunk_bytes=2**16, carriers=site.carriers)
+    site.service.carrier_to_damage = site.carrier.name
+    add = functools.partial(pb_grpc.add_PolicyStreamServiceServicer_to_server, site.service)
+
+    async def connect() -> grpc.aio.Channel:
+        return open_channel(site.address)
+
+    (directory / "staging").mkdir()
+    site.subscriber = Subscriber(
+        connect, worker_id="w0", staging=directory / "staging", chunk_seconds=2, carriers=site.carriers
+    )
+    try:
+        async with serving(add, service_names=[SERVICE_NAME]) as server:
+            site.address = server.address
+            yield site
+    finally:
+        await site.subscriber.close()
+        site.publisher.close()
+
+
+def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
+    """Three dtypes, with the values whose bits a comparison of numbers would lose; a few depend on the seed."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        (name, torch.randn(shape, generator=generator).to(dtype))
+        for name, shape, dtype in (
+            ("a", (256, 331), torch.float32),
+            ("b", (5000,), torch.bfloat16),
+            ("c", (7, 3, 2), torch.float16),
+        )
+    ]
+    for _, tensor in tensors:
+        flat = tensor.view(-1)
+        flat[:3] = torch.tensor([float("nan"), -0.0, float("inf")]).to(tensor.dtype)
+        flat[5] = float(seed)
+    return tensors
+
+
+def flat_bytes(tensors: list[tuple[str, torch.Tensor]]) -> bytes:
+    return b"".join(t.reshape(-1).view(torch.uint8).numpy().tobytes() for _, t in tensors)
+
+
+async def test_what_arrives_is_what_was_published_bit_for_bit(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        for seed in (1, 2, 3):
+            policy = site.publish(seed)
+            path = await site.subscriber.fetch(policy, held=held)
+            assert path.read_bytes() == flat_bytes(weights(seed))
+            check(policy, path.read_bytes())
+            held = policy.version
+        assert site.taken == {site.carrier.name: 3} and site.subscriber.counts.refused == 0
+
+
+async def test_damaged_bytes_are_refused_before_they_are_served(case: Case, tmp_path: Path) -> None:
+    """By the receiver or, where it leaves that to the engine, by the engine: a full copy is served instead."""
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        site.service.damage = functools.partial(case.damage, directory=tmp_path)
+        policy = site.publish(1)
+        if site.is_last:
+            with pytest.raises(WeightsMismatch, match="differs from what was published"):
+                await site.subscriber.fetch(policy, held=held)
+            return
+        engine = ReadingEngine()
+        follower = WeightFollower(engine, site.subscriber)  # type: ignore[arg-type]
+        engine.version, follower.num_updates = held, 1
+        following = asyncio.create_task(follower.run())
+        await asyncio.wait_for(follower.caught_up(), 20)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert engine.version == policy.version and follower.digest == policy.digest
+        assert site.taken["full_stream"] == 1, "the damaged copy was not served"
+
+
+async def test_a_version_that_is_gone_lists_those_that_are_held(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        old = site.publish(0)
+        for seed in (1, 2):
+            site.publish(seed)
+        with pytest.raises(UnknownName, match="held: 1, 2"):
+            await site.subscriber.fetch(old, held=None)
+
+
+async def test_a_learner_that_does_not_answer_is_named_at_the_deadline(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        policy = site.publish(1)
+        site.service.silent = True
+        with pytest.raises(DeadlineExceeded, match=f"learner: sent no part of version {policy.version} for 2 s"):
+            await site.subscriber.fetch(policy, held=held)
+
+
+async def test_a_learner_that_is_gone_is_named(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        policy = site.publish(1)
+    with pytest.raises(Unavailable, match=f"learner .weights of version {policy.version}."):
+        await site.subscriber.fetch(policy, held=held)
+
+
+async def test_a_carrier_that_cannot_gives_way_to_the_next(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        policy = site.publish(1)
+        case.lose(site)
+        path = await site.subscriber.fetch(policy, held=held)
+        assert path.read_bytes() == flat_bytes(weights(1))
+        assert site.taken == {"full_stream": 1}
+
+
+async def test_the_last_resort_is_a_full_copy_by_the_last_carrier(case: Case, tmp_path: Path) -> None:
+    async with running(case, tmp_path) as site:
+        held = await site.hold_one()
+        path = await site.subscriber.fetch(site.publish(1), held=held, last_resort=True)
+        assert path.read_bytes() == flat_bytes(weights(1))
+        assert site.taken == {"full_stream": 1}
+
+
+async def test_a_caller_that_asks_for_the_stream_is_not_sent_to_a_file(tmp_path: Path) -> None:
+    """``by_stream`` is for callers that always give their host."""
+    from rlserve.policy.host import host_id
+
+    async with running(CASES["shared_file"], tmp_path) as site:
+        site.publish(1)
+        async with open_channel(site.address) as channel:
+            stub = pb_grpc.PolicyStreamServiceStub(channel)
+            for by_stream, carrier in ((False, "shared_file"), (True, "full_stream")):
+                request = pb.FetchRequest(worker_id="w1", version=0, host_id=host_id(), by_stream=by_stream)
+                assert (await anext(aiter(stub.Fetch(request)))).header.carrier == carrier
