@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlserve import plugins
-from rlserve.config.pretrain import StageConfig
+from rlserve.config.tables.pretrain import StageConfig
 from rlserve.errors import ConfigError
 from rlserve.pretrain.corpus import Corpus, EnvironmentCorpus
 from rlserve.pretrain.sampling import sample

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from rlserve import plugins
-from rlserve.config.pretrain import CorpusConfig
+from rlserve.config.tables.pretrain import CorpusConfig
 from rlserve.errors import ConfigError, InvalidRequest
 from rlserve.text_files import json_object, lines_of, read_text
 

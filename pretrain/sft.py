@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rlserve.config.pretrain import SftConfig
+from rlserve.config.tables.pretrain import SftConfig
 from rlserve.pretrain.accuracy import accuracy_check
 from rlserve.pretrain.checkpoint import load_checkpoint, require_free, save_checkpoint
 from rlserve.pretrain.corpus import open_corpus

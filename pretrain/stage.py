@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlserve.config.pretrain import StageConfig
+from rlserve.config.tables.pretrain import StageConfig
 from rlserve.cpu_kernels import set_up_process, short_attention
 from rlserve.pretrain.data import IGNORE, Batch
 

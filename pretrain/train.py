@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rlserve.config.pretrain import PretrainConfig
+from rlserve.config.tables.pretrain import PretrainConfig
 from rlserve.pretrain.accuracy import accuracy_check
 from rlserve.pretrain.checkpoint import require_free, save_checkpoint
 from rlserve.pretrain.corpus import open_corpus, tokenizer_texts

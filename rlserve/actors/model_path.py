@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import START, TeacherConfig
+from rlserve.config.tables.teacher import START, TeacherConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest
 
 POLL_SECONDS = 0.05

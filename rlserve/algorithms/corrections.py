@@ -11,7 +11,7 @@ from torch import Tensor
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import num_sequences, sequence_sum, spread
 from rlserve.algorithms.ratios import MAX_LOG_RATIO
-from rlserve.config.policy_gradient import PolicyGradientConfig
+from rlserve.config.algorithms.policy_gradient import PolicyGradientConfig
 
 
 def importance_weight(log_rho: Tensor, batch: TokenBatch, config: PolicyGradientConfig) -> Tensor:

@@ -31,7 +31,7 @@ from rlserve.algorithms.batch import (
     TokenBatch,
 )
 from rlserve.algorithms.masked import masked_sum
-from rlserve.config.distillation import DistillConfig
+from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.errors import InvalidRequest
 
 

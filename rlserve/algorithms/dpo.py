@@ -32,7 +32,7 @@ from rlserve.algorithms.batch import (
 )
 from rlserve.algorithms.masked import masked_sum
 from rlserve.algorithms.pair_sums import PairSums, pair_sums
-from rlserve.config.preference import DpoConfig
+from rlserve.config.algorithms.preference import DpoConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlserve.algorithms import metrics, policy_gradient, ratios
 from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
-from rlserve.config.policy_gradient import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 
 
 class Grpo(PolicyGradient[GrpoConfig]):

@@ -10,7 +10,7 @@ from rlserve.algorithms import metrics, policy_gradient, ratios
 from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import num_sequences, sequence_sum, spread
 from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
-from rlserve.config.policy_gradient import GspoConfig
+from rlserve.config.algorithms.policy_gradient import GspoConfig
 
 
 class Gspo(PolicyGradient[GspoConfig]):

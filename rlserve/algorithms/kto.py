@@ -18,7 +18,7 @@ from torch import Tensor
 from rlserve.algorithms import measures, metrics
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import masked_sum, num_sequences, sequence_sum
-from rlserve.config.preference import KtoConfig
+from rlserve.config.algorithms.preference import KtoConfig
 from rlserve.errors import InvalidRequest
 
 

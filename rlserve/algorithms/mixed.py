@@ -14,7 +14,7 @@ from rlserve.algorithms import distill, measures, metrics, registry
 from rlserve.algorithms.base import Algorithm, Stateful
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import masked_sum
-from rlserve.config.distillation import MixedConfig
+from rlserve.config.algorithms.distillation import MixedConfig
 
 
 class Mixed:

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from rlserve.algorithms import dpo, measures, metrics, pairs
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.pair_sums import pair_sums
-from rlserve.config.preference import OrpoConfig
+from rlserve.config.algorithms.preference import OrpoConfig
 
 NEARLY_CERTAIN = -1e-6
 """Mean log-probabilities above this are cut: log(1 - e^0) is infinite."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlserve.algorithms.batch import Assignment, GroupOutcome
-from rlserve.config.preference import PairedConfig, PairsConfig
+from rlserve.config.algorithms.preference import PairedConfig, PairsConfig
 
 Pair = tuple[int, int]
 """(chosen, rejected), positions in the group."""

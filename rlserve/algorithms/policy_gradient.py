@@ -21,7 +21,7 @@ from rlserve.algorithms.batch import (
     TokenBatch,
 )
 from rlserve.algorithms.masked import masked_sum, token_weights
-from rlserve.config.policy_gradient import AveragingConfig, PolicyGradientConfig
+from rlserve.config.algorithms.policy_gradient import AveragingConfig, PolicyGradientConfig
 from rlserve.errors import InvalidRequest
 
 C = TypeVar("C", bound=PolicyGradientConfig)

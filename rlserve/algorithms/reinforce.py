@@ -13,7 +13,7 @@ from torch import Tensor
 from rlserve.algorithms import corrections, metrics, policy_gradient, ratios
 from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
-from rlserve.config.policy_gradient import ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import ReinforceConfig
 
 
 class Reinforce(PolicyGradient[ReinforceConfig]):

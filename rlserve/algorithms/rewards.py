@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlserve.algorithms import advantages, shaping
 from rlserve.algorithms.batch import Assignment, GroupOutcome
-from rlserve.config.policy_gradient import GROUP_ADVANTAGES, PolicyGradientConfig
+from rlserve.config.algorithms.policy_gradient import GROUP_ADVANTAGES, PolicyGradientConfig
 
 
 def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:

@@ -1,6 +1,6 @@
 """Whether the sampler is due new weights (semi-online training: arXiv:2506.21495)."""
 
-from rlserve.config.sync import SyncConfig
+from rlserve.config.tables.sync import SyncConfig
 
 
 def why_sync(config: SyncConfig, *, steps_since: int, mismatch_kl: float) -> str | None:

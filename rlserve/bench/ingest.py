@@ -29,7 +29,7 @@ from rlserve.actors.learner.mixture import Ingredient
 from rlserve.actors.learner.stream_service import SERVICE_NAME, RolloutStreamService
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.metrics import percentile
 from rlserve.records import (

@@ -19,8 +19,8 @@ from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.grpo import Grpo
 from rlserve.algorithms.masked import denominator
-from rlserve.config.actors import LearnerConfig
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 TARGET = 1.15
 LR = 1e-5

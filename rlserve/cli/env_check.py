@@ -13,7 +13,7 @@ from rlserve.actors.environment.conformance.suite import Finding, State, run_sui
 from rlserve.actors.hub.client import HubClient
 from rlserve.cli import hub_address
 from rlserve.cli.env_sample import option
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import InvalidRequest
 from rlserve.observability.printable import LINES, printable
 from rlserve.records import EnvironmentSpec

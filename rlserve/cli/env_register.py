@@ -20,7 +20,7 @@ from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.cli import hub_address
-from rlserve.config.actors import TaskSamplingConfig
+from rlserve.config.tables.environment import TaskSamplingConfig
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.observability.printable import printable
 from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling

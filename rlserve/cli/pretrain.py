@@ -3,7 +3,7 @@
 import argparse
 
 from rlserve.cli.stages import add_common_arguments, load_table, print_progress
-from rlserve.config.pretrain import PretrainConfig
+from rlserve.config.tables.pretrain import PretrainConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

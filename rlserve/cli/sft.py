@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rlserve.cli.stages import add_common_arguments, load_table, print_progress
-from rlserve.config.pretrain import SftConfig
+from rlserve.config.tables.pretrain import SftConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.cli.cases import FORMATS, Case, read_cases
-from rlserve.config.actors import VerifierConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 
 MAX_ID_CHARACTERS = 60

@@ -4,24 +4,24 @@ from collections.abc import Iterator
 
 from pydantic import Field, model_validator
 
-from rlserve.config.actors import (
-    CheckpointConfig,
-    EnvironmentConfig,
-    EvaluateConfig,
-    HubConfig,
-    LaunchConfig,
-    LearnerConfig,
-    ModelConfig,
-    RolloutConfig,
-    VerifierConfig,
-)
-from rlserve.config.algorithms import AlgorithmConfig, GrpoConfig
+from rlserve.config.algorithms import AlgorithmConfig
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.base import Section
-from rlserve.config.distillation import DistillConfig, MixedConfig
-from rlserve.config.episodes import EpisodesConfig
-from rlserve.config.pretrain import PretrainConfig, SftConfig
-from rlserve.config.sync import SyncConfig
-from rlserve.config.teacher import ReferenceConfig, TeacherConfig
+from rlserve.config.tables.checkpoint import CheckpointConfig
+from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.episodes import EpisodesConfig
+from rlserve.config.tables.evaluate import EvaluateConfig
+from rlserve.config.tables.hub import HubConfig
+from rlserve.config.tables.launch import LaunchConfig
+from rlserve.config.tables.learner import LearnerConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
+from rlserve.config.tables.reference import ReferenceConfig
+from rlserve.config.tables.rollout import RolloutConfig
+from rlserve.config.tables.sync import SyncConfig
+from rlserve.config.tables.teacher import TeacherConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.config.waits import wait_problems
 
 

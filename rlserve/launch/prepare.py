@@ -12,9 +12,9 @@ from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_p
 from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
-from rlserve.config.pretrain import PretrainConfig, SftConfig
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import START, TeacherConfig
+from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
+from rlserve.config.tables.teacher import START, TeacherConfig
 from rlserve.idle_threads import sleep_when_idle
 from rlserve.observability import logs
 from rlserve.observability.events import EventLog

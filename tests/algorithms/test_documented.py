@@ -10,18 +10,10 @@ from token_batches import random_samples, scatter, whole
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import (
-    BUILT_IN,
-    CispoConfig,
-    DistillConfig,
-    DpoConfig,
-    GrpoConfig,
-    GspoConfig,
-    KtoConfig,
-    MixedConfig,
-    OrpoConfig,
-    ReinforceConfig,
-)
+from rlserve.config.algorithms import BUILT_IN
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 
 DOCS = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
 CONFIGS = [

@@ -7,7 +7,7 @@ from token_batches import as_float32, gather, padded, random_samples, scatter, w
 
 from rlserve.algorithms import grpo, metrics
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 
 
 def test_more_padding_and_garbage_under_the_mask_change_nothing():

@@ -10,17 +10,9 @@ from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.algorithms.masked import with_reference
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
-from rlserve.config.algorithms import (
-    CispoConfig,
-    DistillConfig,
-    DpoConfig,
-    GrpoConfig,
-    GspoConfig,
-    KtoConfig,
-    MixedConfig,
-    OrpoConfig,
-    ReinforceConfig,
-)
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 from rlserve.records import (
     FinishReason,
     Outcome,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from micro_batches import run
 from token_batches import random_samples
 
-from rlserve.config.algorithms import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 
 KL = {"coefficient": 0.2}
 CONFIGS = [

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rlserve.algorithms import pairs
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.config.preference import DpoConfig, PairsConfig
+from rlserve.config.algorithms.preference import DpoConfig, PairsConfig
 
 REWARDS = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=8)
 

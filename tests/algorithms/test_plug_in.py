@@ -6,7 +6,7 @@ from token_batches import padded, random_samples, scatter, whole
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import PluginAlgorithmConfig
+from rlserve.config.algorithms.section import PluginAlgorithmConfig
 from rlserve.errors import PluginFailed
 
 SOURCE = """
@@ -16,7 +16,7 @@ import torch
 
 from rlserve.algorithms import policy_gradient
 from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
-from rlserve.config.policy_gradient import AveragingConfig
+from rlserve.config.algorithms.policy_gradient import AveragingConfig
 
 
 class SapoConfig(AveragingConfig):

@@ -4,7 +4,8 @@ import torch
 from rlserve.algorithms import registry
 from rlserve.algorithms.base import Stateful
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.config.algorithms import GrpoConfig, MixedConfig, ReinforceConfig
+from rlserve.config.algorithms.distillation import MixedConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig, ReinforceConfig
 
 
 def outcome(rewards, scored=None, lengths=None, truncated=None, limit=100, mode=""):

@@ -8,7 +8,7 @@ from token_batches import random_samples, scatter, whole
 from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.algorithms.masked import denominator, with_reference
-from rlserve.config.algorithms import DpoConfig, KtoConfig, OrpoConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 from rlserve.errors import InvalidRequest
 
 CONFIGS = [

@@ -5,7 +5,7 @@ import pytest
 from rlserve import plugins
 from rlserve.algorithms import registry
 from rlserve.algorithms.base import Algorithm
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.errors import PluginFailed, UnknownName
 
 

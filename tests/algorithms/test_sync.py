@@ -1,7 +1,7 @@
 import pytest
 
 from rlserve.algorithms.sync import why_sync
-from rlserve.config.sync import SyncConfig
+from rlserve.config.tables.sync import SyncConfig
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate, token_counts
 from rlserve.batching.summary import summarize
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import FinishReason, PolicySpan, Segment, SegmentKind
 
 GRPO = registry.create(GrpoConfig(advantage="group_mean"))

@@ -10,7 +10,8 @@ from rlserve.algorithms.alignment import align, span_scores
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
-from rlserve.config.algorithms import DistillConfig, GrpoConfig, MixedConfig
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import ObjectiveWeights, TeacherScores
 

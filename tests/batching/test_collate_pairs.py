@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
-from rlserve.config.algorithms import DpoConfig, KtoConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig
 from rlserve.records import PreferenceRole
 
 

@@ -4,7 +4,7 @@ from groups import group, trajectory
 
 from rlserve.algorithms import registry
 from rlserve.batching.filters import outcome, why_drop, why_stale
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import FinishReason, Sampling
 
 GRPO = registry.create(GrpoConfig())

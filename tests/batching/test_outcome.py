@@ -14,8 +14,7 @@ from rlserve.algorithms.advantages import VARIANCE_TOLERANCE
 from rlserve.algorithms.batch import GroupOutcome
 from rlserve.batching.filters import outcome, why_drop
 from rlserve.batching.objectives import SUPERVISED
-from rlserve.config.algorithms import GrpoConfig
-from rlserve.config.policy_gradient import GROUP_ADVANTAGES, PolicyGradientConfig
+from rlserve.config.algorithms.policy_gradient import GROUP_ADVANTAGES, GrpoConfig, PolicyGradientConfig
 from rlserve.records import FinishReason, ObjectiveWeights, PreferenceRole, RolloutGroup, TeacherScores, Trajectory
 
 ROLES = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}

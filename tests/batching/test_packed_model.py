@@ -7,7 +7,7 @@ from small_model import tiny_model, train_on
 
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

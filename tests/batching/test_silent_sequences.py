@@ -12,15 +12,8 @@ from small_model import tiny_model, train_on
 from rlserve.algorithms import registry
 from rlserve.algorithms.policy_gradient import PolicyGradient
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import (
-    CispoConfig,
-    DistillConfig,
-    GrpoConfig,
-    GspoConfig,
-    MixedConfig,
-    ReinforceConfig,
-)
-from rlserve.config.policy_gradient import KlConfig
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, KlConfig, ReinforceConfig
 
 LAYOUT = BatchLayout(tokens_per_micro_batch=60, max_new_tokens=20)
 AVERAGINGS = ("token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant", "prompt_mean")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import RolloutGroup, Trajectory
 
 VOCABULARY = 32

@@ -9,7 +9,7 @@ import pytest
 
 from rlserve.cli.main import main
 from rlserve.cli.verify import verify_file
-from rlserve.config.actors import VerifierConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import InvalidRequest, UnknownName
 
 CASES = [

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from rlserve.config.algorithms import DistillConfig, GrpoConfig, MixedConfig
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.load import load_run
 from rlserve.errors import ConfigError
 

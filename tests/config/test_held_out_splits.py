@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rlserve.config.algorithms import AlgorithmConfig, CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms import AlgorithmConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 from rlserve.config.load import load_run
 from rlserve.errors import ConfigError
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rlserve.config.algorithms import DpoConfig, KtoConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig
 from rlserve.config.load import load_run
 from rlserve.errors import ConfigError
 

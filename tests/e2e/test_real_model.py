@@ -160,7 +160,7 @@ def student(root: Path, model: str) -> str:
     from tiny_policies import tiny_model
     from transformers import AutoTokenizer
 
-    from rlserve.config.pretrain import TokenizerConfig
+    from rlserve.config.tables.pretrain import TokenizerConfig
     from rlserve.pretrain.tokenizer import train_tokenizer
 
     texts = (root / "train.jsonl").read_text().splitlines()

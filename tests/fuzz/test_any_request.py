@@ -25,8 +25,9 @@ from rlserve.actors.environment.service import EnvironmentService
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.teacher.main import teacher_server
 from rlserve.actors.verifier.main import verifier_server
-from rlserve.config.actors import EnvironmentConfig, VerifierConfig
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.teacher import TeacherConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.rpc.server import serving
 from rlserve.rpc.thread import LoopThread
 from rlserve.v1 import (

@@ -15,7 +15,7 @@ from rlserve.algorithms import registry, uld
 from rlserve.algorithms.alignment import align, span_scores
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import DistillConfig
+from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.records import TeacherScores
 
 V, W = 7, 6

@@ -14,7 +14,7 @@ from rlserve.algorithms.batch import Denominator, PolicyOutputs
 from rlserve.algorithms.divergences import buckets, generalized_jsd, kl, log_tail
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.algorithms.masked import denominator
-from rlserve.config.algorithms import DistillConfig
+from rlserve.config.algorithms.distillation import DistillConfig
 
 SEEDS = st.integers(0, 2**31)
 MANY = settings(max_examples=40, deadline=None)

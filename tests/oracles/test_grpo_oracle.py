@@ -11,7 +11,7 @@ from trl_grpo import trl_grpo_loss
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**31)

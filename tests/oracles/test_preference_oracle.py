@@ -12,7 +12,7 @@ from trl_preference import trl_dpo_loss, trl_kto_loss, trl_orpo_ratio_loss
 
 from rlserve.algorithms import dpo, kto, orpo
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import DpoConfig, KtoConfig, OrpoConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 
 PAIRS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rlserve.config.pretrain import CorpusConfig
+from rlserve.config.tables.pretrain import CorpusConfig
 from rlserve.pretrain.corpus import open_corpus, tokenizer_texts
 
 

@@ -12,7 +12,7 @@ from reported import cases
 
 from rlserve.actors.learner import waiting
 from rlserve.actors.learner.waiting import Waits
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlserve.actors.learner import checkpoint
 from rlserve.actors.learner.engine import LearnerEngine
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.hub.pool import EndpointPool
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.plugins import Environment
 from rlserve.records import Actor, ActorKind
 from rlserve.rpc.options import ServerOptions

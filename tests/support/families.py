@@ -8,17 +8,9 @@ from learner_work import random_batch
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
-from rlserve.config.algorithms import (
-    CispoConfig,
-    DistillConfig,
-    DpoConfig,
-    GrpoConfig,
-    GspoConfig,
-    KtoConfig,
-    MixedConfig,
-    OrpoConfig,
-    ReinforceConfig,
-)
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 
 TOP = 4
 FAMILIES: tuple[Any, ...] = (

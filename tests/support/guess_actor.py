@@ -5,7 +5,7 @@ import sys
 
 from rlserve.actors.environment.main import run_environment
 from rlserve.actors.process import die_with_parent
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 
 if __name__ == "__main__":
     die_with_parent()

@@ -15,7 +15,7 @@ from rlserve.actors.learner.intake import InboxSettings, Offer
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import RolloutGroup, Task
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec

@@ -26,10 +26,10 @@ from rlserve.algorithms import registry
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.batching.collate import OptimizerBatch
-from rlserve.config.actors import LearnerConfig
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import RlserveError
 
 LR = 3e-3

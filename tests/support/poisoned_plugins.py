@@ -55,7 +55,7 @@ def exponential(config: Any) -> "Algorithm":
     """Likelihood weighted by the exponential of the advantage, as if that were small; made from its section."""
     from rlserve.algorithms import policy_gradient
     from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
-    from rlserve.config.policy_gradient import ReinforceConfig
+    from rlserve.config.algorithms.policy_gradient import ReinforceConfig
 
     class Exponential(PolicyGradient[ReinforceConfig]):
         def loss(self, outputs: Any, batch: Any, denominator: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 
 from rlserve.actors.process import die_with_parent
 from rlserve.actors.teacher.main import run_teacher
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.teacher import TeacherConfig
 
 if __name__ == "__main__":
     die_with_parent()

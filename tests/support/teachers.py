@@ -8,7 +8,7 @@ from tiny_policies import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlserve.config.pretrain import TokenizerConfig
+from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.pretrain.tokenizer import train_tokenizer
 
 TEXTS = [f"{a}+{b}={a + b};#{(a + b) % 10}" for a in range(40) for b in range(40)]

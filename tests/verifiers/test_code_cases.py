@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from rlserve.cli.verify import verify_file
-from rlserve.config.actors import VerifierConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.sandbox.tiers import UID_BASES
 
 SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[2].parent / "shared"))

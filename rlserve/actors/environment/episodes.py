@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from rlserve.actors.environment.blame import Blame
 from rlserve.actors.environment.episode_thread import EpisodeThread
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, NotReady
 from rlserve.plugins import Environment, Episode, EpisodicEnvironment
 from rlserve.records import Task, Turn

@@ -8,8 +8,8 @@ from dataclasses import replace
 from rlserve import plugins
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.process import run_actor
-from rlserve.config.actors import EnvironmentConfig
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import PluginFailed
 from rlserve.plugins import Environment
 from rlserve.records import ActorKind, EnvironmentSpec, Sampling

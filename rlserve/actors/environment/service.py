@@ -13,7 +13,7 @@ import grpc.aio
 from rlserve.actors.environment.blame import Blame
 from rlserve.actors.environment.episodes import EpisodeServer
 from rlserve.actors.environment.tasks import TaskMaker
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.plugins import Environment
 from rlserve.records import EnvironmentSpec, Task

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.batching.summary import is_right
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.records import RolloutGroup
 
 

@@ -19,7 +19,7 @@ from torch import distributed, nn
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists them in no __all__
 
 from rlserve.actors.importing import collector_paused
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from rlserve.actors.learner.model import DTYPES, Scorer, check_packing, load_mod
 from rlserve.actors.learner.model_files import read_companions
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
 from rlserve.errors import LimitExceeded
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
 from rlserve.algorithms.logprobs import policy_outputs
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
 

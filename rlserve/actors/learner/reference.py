@@ -10,7 +10,7 @@ from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.model import Scorer, load_model
 from rlserve.actors.learner.weights import GATHER_BYTES, buckets, gathered
 from rlserve.algorithms.batch import TokenBatch
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 
 class Reference:

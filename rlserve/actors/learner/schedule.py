@@ -1,6 +1,6 @@
 """Learning rate by step: warm-up, then constant."""
 
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 
 def learning_rate(config: LearnerConfig, step: int) -> float:

@@ -12,7 +12,7 @@ from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import ConfigError
 from rlserve.records import Actor, ActorKind
 from rlserve.rpc.channel import call, open_channel

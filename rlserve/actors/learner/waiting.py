@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup

@@ -16,7 +16,7 @@ from rlserve.actors.rollout.continuation import Exchange, continuation
 from rlserve.actors.rollout.engine_options import SamplingChoice
 from rlserve.actors.rollout.samples import Sample
 from rlserve.actors.rollout.transcript import Transcript
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import TaskRefused, Unavailable
 from rlserve.records import FinishReason, Task, Turn, Verdict
 

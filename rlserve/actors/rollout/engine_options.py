@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.rollout import RolloutConfig
 
 CPU_BATCH_TOKENS = 2048
 

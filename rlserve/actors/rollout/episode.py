@@ -14,7 +14,7 @@ from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt
 from rlserve.actors.rollout.dialogue import Dialogue, Generator, Part, PolicyFailed
 from rlserve.actors.rollout.engine_options import SamplingChoice
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
 from rlserve.records import (
     Failure,

@@ -17,7 +17,7 @@ from rlserve.actors.hub.endpoint import EndpointLost
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.rollout.continuation import Exchange
 from rlserve.actors.rollout.dialogue import Dialogue
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.config.waits import TURN_MARGIN_SECONDS
 from rlserve.errors import DeadlineExceeded, LimitExceeded, PluginFailed
 from rlserve.records import FinishReason, Turn

@@ -9,7 +9,8 @@ from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.session import StreamSession
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
-from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import InvalidRequest, NotReady
 from rlserve.records import Segment, SegmentKind, Trajectory
 from rlserve.rpc import codec

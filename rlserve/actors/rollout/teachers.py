@@ -22,9 +22,9 @@ from rlserve.actors.model_tokens import ModelTokens, is_chat
 from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.algorithms.alignment import Span, align, span_scores
-from rlserve.config.distillation import DistillConfig
+from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
 from rlserve.records import Lease, Message, Purpose, SegmentKind, Task, TeacherScores, Trajectory
 from rlserve.rpc import codec

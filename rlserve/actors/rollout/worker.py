@@ -16,7 +16,8 @@ from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.episode import EpisodeWorker, Judge
 from rlserve.actors.rollout.stages import Stages, WorkProgress
 from rlserve.actors.tokenizer import fingerprint
-from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import (
     FinishReason,

@@ -16,7 +16,7 @@ from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.scoring import ScoringEngine
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import ConfigError
 from rlserve.records import ActorKind
 from rlserve.rpc.options import ServerOptions

@@ -10,7 +10,7 @@ from rlserve.actors.process import run_actor
 from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.actors.verifier.service import SERVICE_NAME, VerifierService
-from rlserve.config.actors import VerifierConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import UnknownName
 from rlserve.records import ActorKind
 from rlserve.rpc.server import RunningServer, serving

@@ -13,7 +13,7 @@ from typing import Any
 from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.run import RunConfig
-from rlserve.config.teacher import START
+from rlserve.config.tables.teacher import START
 from rlserve.errors import RlserveError
 from rlserve.launch.preflight.checkpoint import check_files, directory_of, positions_of, read_config
 from rlserve.launch.preflight.finding import Finding, warning

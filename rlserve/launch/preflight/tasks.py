@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlserve import plugins
-from rlserve.config.actors import EnvironmentConfig
-from rlserve.config.pretrain import CorpusConfig
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.pretrain import CorpusConfig
 from rlserve.errors import PluginFailed, UnknownName
 from rlserve.launch.preflight.finding import Finding
 from rlserve.nearest import known_names

@@ -13,7 +13,7 @@ from rlserve import plugins
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import DeadlineExceeded, LimitExceeded, PluginFailed
 from rlserve.records import GivenCompletion, Message, Task
 from rlserve.rpc.server import serving

@@ -13,7 +13,7 @@ from rlserve import plugins
 from rlserve.actors.environment.conformance import checks
 from rlserve.actors.environment.conformance.site import plugin_site, remote_site
 from rlserve.actors.environment.conformance.suite import State, run_suite
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 
 STRANGER = Path(__file__).parents[2] / "support" / "stranger_environment.py"
 

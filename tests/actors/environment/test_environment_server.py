@@ -11,7 +11,7 @@ import pytest
 
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import ConfigError, InvalidRequest, NotReady, UnknownName
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, open_channel, rpc_errors

@@ -14,8 +14,8 @@ from odd_episodes import RELEASED, OddEnvironment
 
 from rlserve.actors.environment.main import describe
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.config.actors import EnvironmentConfig
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.environments.guess import GuessEnvironment
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, PluginFailed, UnknownName
 from rlserve.records import Outcome, Task, Turn

@@ -6,7 +6,7 @@ import pytest
 
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import EnvironmentService
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.environments.arithmetic import ArithmeticEnvironment
 from rlserve.records import Sampling, Task
 

@@ -11,8 +11,8 @@ from learner_work import policy_gradient, random_batch, save_policy, split
 
 from rlserve.actors.learner import checkpoint, store_copy
 from rlserve.actors.learner.engine import LearnerEngine
-from rlserve.config.actors import LearnerConfig
 from rlserve.config.paths import RunPaths
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import StateCorrupt
 from rlserve.store.base import GroupInfo
 from rlserve.store.sqlite import SqliteStore

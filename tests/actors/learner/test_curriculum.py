@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.mixture import Ingredient
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.environments.arithmetic import ArithmeticEnvironment, operands
 from rlserve.records import RolloutGroup
 

@@ -14,7 +14,7 @@ from rlserve.actors.learner.deepspeed_setup import (
     effective_stage,
     torch_threads,
 )
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ START = """
 import sys
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import RlserveError
 place = Place(world_size=int(sys.argv[2]), port=int(sys.argv[3]), meeting_seconds=2)
 try:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.algorithms.batch import LossOutput
 from rlserve.algorithms.logprobs import policy_outputs
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import LimitExceeded
 
 LR = 3e-3

@@ -8,7 +8,7 @@ from learner_work import pick_rows, random_batch, save_policy
 
 from rlserve.actors.learner.model import Scorer, check_packing, is_packed, load_model, trained_columns
 from rlserve.algorithms.batch import TokenBatch
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError
 
 NEEDS = ("entropy", "log_partition")

@@ -20,8 +20,8 @@ from rlserve.algorithms import registry
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import LossOutput
 from rlserve.batching.collate import BatchLayout, collate, minibatches
-from rlserve.config.actors import LearnerConfig
-from rlserve.config.algorithms import ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import ReinforceConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import LimitExceeded, PluginFailed
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.warner import Warner

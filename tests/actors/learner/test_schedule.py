@@ -1,7 +1,7 @@
 import pytest
 
 from rlserve.actors.learner.schedule import learning_rate
-from rlserve.config.actors import LearnerConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 
 def test_warm_up_is_linear_and_reaches_the_rate_with_its_last_step():

@@ -17,8 +17,8 @@ from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.trainer import combine
 from rlserve.algorithms import registry
 from rlserve.batching.collate import OptimizerBatch, minibatches
-from rlserve.config.actors import LearnerConfig
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from rlserve.config.tables.learner import LearnerConfig
 
 CONFIG = LearnerConfig(dtype="float32", weight_decay=0.0)
 ALGORITHM = GrpoConfig(importance="token_truncate", kl={"coefficient": 0.1})

@@ -11,8 +11,8 @@ from rlserve.actors.learner import waiting
 from rlserve.actors.learner.evaluation import evaluation_leases
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.waiting import HOPELESS_BATCHES, Waits, reasons
-from rlserve.config.actors import LearnerConfig
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.warner import Warner

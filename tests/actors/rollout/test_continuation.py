@@ -11,7 +11,7 @@ from odd_episodes import OddEnvironment
 
 from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.rollout.continuation import Exchange, continuation
-from rlserve.config.pretrain import TokenizerConfig
+from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest
 from rlserve.pretrain.tokenizer import train_tokenizer
 from rlserve.records import FinishReason, Message, Task, Tool, Turn

@@ -12,7 +12,7 @@ from scripted_engine import Call, ScriptedEngine
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.dialogue import Dialogue, Part, turn_seed
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.records import FinishReason, Message, SegmentKind, Turn
 
 TASK = OddEnvironment().task("train", 0, 0)

@@ -21,8 +21,8 @@ from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import GrpoConfig
-from rlserve.config.episodes import EpisodesConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.environments.calculator import CalculatorEnvironment
 from rlserve.environments.guess import GuessEnvironment
 from rlserve.errors import EngineDied

@@ -15,8 +15,11 @@ from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
-from rlserve.config.actors import ModelConfig, RolloutConfig
-from rlserve.config.algorithms import DpoConfig, GrpoConfig, MixedConfig
+from rlserve.config.algorithms.distillation import MixedConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from rlserve.config.algorithms.preference import DpoConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.environments.examples import ExamplesEnvironment
 from rlserve.environments.pairs import PairsEnvironment
 from rlserve.errors import InvalidRequest, TaskRefused

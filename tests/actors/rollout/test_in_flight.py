@@ -13,7 +13,7 @@ import pytest_asyncio
 from tiny_policies import Weights, biased_to, logprobs_under, perturbed, publish, replay, tiny_model, weights_of
 
 from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, Sample, SamplingChoice
-from rlserve.config.pretrain import TokenizerConfig
+from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest, NotReady, WeightsMismatch
 from rlserve.pretrain.tokenizer import train_tokenizer
 from rlserve.records import FinishReason, PolicySpan, PolicyVersion

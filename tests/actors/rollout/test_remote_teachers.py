@@ -20,8 +20,8 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
 from rlserve.algorithms.alignment import align, end_offsets
-from rlserve.config.distillation import DistillConfig
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.algorithms.distillation import DistillConfig
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.records import (
     ActorKind,
     FinishReason,

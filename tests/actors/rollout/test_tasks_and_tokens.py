@@ -13,7 +13,8 @@ from tiny_policies import VOCABULARY
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.worker import GroupWorker
-from rlserve.config.actors import ModelConfig, RolloutConfig
+from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import TaskRefused
 from rlserve.records import GivenCompletion, Lease, Message, Purpose, RolloutGroup, Sampling, Task, Verdict
 from rlserve.rpc import codec

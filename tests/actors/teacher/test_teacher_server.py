@@ -13,7 +13,7 @@ from teachers import pairs_tokenizer, save_teacher
 from rlserve.actors.rollout.teachers import score_all
 from rlserve.actors.teacher.main import teacher_server, weights_digest
 from rlserve.actors.tokenizer import fingerprint
-from rlserve.config.teacher import TeacherConfig
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import ConfigError, InvalidRequest, UnknownName
 from rlserve.rpc.channel import open_channel, rpc_errors
 from rlserve.v1 import task_pb2

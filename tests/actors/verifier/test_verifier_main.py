@@ -13,7 +13,7 @@ from rlserve.records import ActorKind
 SERVE = (
     "import asyncio, sys\n"
     "from rlserve.actors.verifier.main import run_verifier\n"
-    "from rlserve.config.actors import VerifierConfig\n"
+    "from rlserve.config.tables.verifier import VerifierConfig\n"
     "sys.exit(asyncio.run(run_verifier(VerifierConfig(), names=['exact'], actor_id='v7', hub_address=sys.argv[1])))\n"
 )
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rlserve.actors.verifier.client import VerifierClient, until_result
 from rlserve.actors.verifier.main import RunningVerifier, checked_names, verifier_server
 from rlserve.actors.verifier.service import MAX_COMPLETIONS, SERVICE_NAME
-from rlserve.config.actors import VerifierConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, PluginFailed, UnknownName
 from rlserve.records import FailureKind, Outcome
 from rlserve.rpc.channel import call, open_channel

@@ -13,7 +13,7 @@ from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
-from rlserve.config.actors import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import EnvironmentSpec, Verdict
 from rlserve.rpc.server import serving

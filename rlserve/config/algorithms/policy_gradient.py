@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlserve.config.algorithm_section import AlgorithmSection
+from rlserve.config.algorithms.section import AlgorithmSection
 from rlserve.config.base import Section
 
 GROUP_ADVANTAGES = ("group_std", "group_mean", "leave_one_out", "batch_std", "max_rl")

@@ -1,11 +1,11 @@
-"""Sections of served teachers, and of the frozen reference."""
+"""``[[teachers]]``: fixed models that give token log-probabilities."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
-from rlserve.config.pretrain import PretrainConfig, SftConfig
+from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
 
 START = "start"
 """As a teacher's model: the checkpoint that the run itself begins with."""
@@ -71,23 +71,5 @@ class TeacherConfig(Section):
             raise ValueError(
                 f"teachers.model: is empty for {self.name!r}, of which {self.servers} servers are to be started; name "
                 "a checkpoint, give [teachers.pretrain], or set servers = 0 when they join from elsewhere"
-            )
-        return self
-
-
-class ReferenceConfig(Section):
-    """The model from which algorithms measure the policy's divergence; used by those that need one."""
-
-    teacher: str = ""
-    """Teacher that serves it. Empty: a copy of the start checkpoint on each learner rank."""
-    refresh_every_syncs: int = Field(0, ge=0)
-    """Weight syncs after which the present policy becomes the reference; 0 keeps it frozen."""
-
-    @model_validator(mode="after")
-    def _a_served_one_is_frozen(self) -> "ReferenceConfig":
-        if self.teacher and self.refresh_every_syncs:
-            raise ValueError(
-                f"reference.refresh_every_syncs: is {self.refresh_every_syncs}, but the served reference "
-                f"{self.teacher!r} never changes; set it to 0, or leave out reference.teacher"
             )
         return self

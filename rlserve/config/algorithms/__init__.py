@@ -1,5 +1,10 @@
 """One section per algorithm, discriminated by ``type``; the class defaults are the vetted setting.
 
+* ``section``          what all sections share, and the section of an installed plug-in
+* ``policy_gradient``  ``grpo``, ``cispo``, ``gspo``, ``reinforce``
+* ``preference``       ``dpo``, ``orpo``, ``kto``
+* ``distillation``     ``distill``, ``mixed``
+
 A ``type`` that is not built in names an installed plug-in, and takes its settings from ``options``.
 """
 
@@ -7,10 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from rlserve.config.algorithm_section import AlgorithmSection, PluginAlgorithmConfig
-from rlserve.config.distillation import DistillConfig, MixedConfig
-from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
-from rlserve.config.preference import DpoConfig, KtoConfig, OrpoConfig
+from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
+from rlserve.config.algorithms.section import AlgorithmSection, PluginAlgorithmConfig
 
 BUILT_IN = ("grpo", "cispo", "gspo", "reinforce", "dpo", "orpo", "kto", "distill", "mixed")
 DEFAULT = "grpo"

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
-from rlserve.config.algorithm_section import AlgorithmSection
-from rlserve.config.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.section import AlgorithmSection
 
 
 class DistillConfig(AlgorithmSection):

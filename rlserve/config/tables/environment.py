@@ -1,0 +1,70 @@
+"""``[[environments]]``: one environment of the mixture."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from rlserve.config.base import Section
+from rlserve.plugins import HELD_OUT_SPLITS
+
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TaskSamplingConfig(Section):
+    """How an environment's tasks are sampled where they do not say themselves; unset: as ``[rollout]`` says."""
+
+    temperature: float | None = Field(None, gt=0)
+    max_new_tokens: int | None = Field(None, ge=1)
+    stop: tuple[StopText, ...] = Field((), max_length=64)
+    """Texts that end a completion, or a turn; the tokens that spell them are kept."""
+
+
+class EnvironmentConfig(Section):
+    """One environment of the mixture."""
+
+    name: str = Field(min_length=1)
+    """Name in the mixture."""
+    plugin: str = ""
+    """Registered plug-in; empty: as ``name``. So that one plug-in can appear several times, with other options."""
+    weight: float = Field(1.0, ge=0)
+    """Share in the mixture, relative to the others."""
+    eval_weight: float | None = Field(None, ge=0)
+    """Share in the held-out measurement; none: as ``weight``. 0 for tasks that only teach, such as pairs."""
+    split: str = "train"
+    """Split that training draws from."""
+    eval_split: str = "test"
+    """Split that evaluation draws from."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the environment's constructor, e.g. the path of a task file."""
+    sampling: TaskSamplingConfig = TaskSamplingConfig()
+    """Sampling of its tasks, e.g. ``{ max_new_tokens = 256 }``."""
+    levels: tuple[str, ...] = ()
+    """Splits from easy to hard: training begins with the first, instead of ``split``, and moves on when it passes."""
+    raise_at: float = Field(0.8, gt=0, le=1)
+    """Pass rate at which the next level begins."""
+    window: int = Field(64, ge=1)
+    """Groups of the present level over which the pass rate is taken."""
+
+    @property
+    def share_in_evaluation(self) -> float:
+        """Weight in the held-out measurement."""
+        return self.weight if self.eval_weight is None else self.eval_weight
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_at_the_first_level(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("levels"):
+            if values.get("split", values["levels"][0]) != values["levels"][0]:
+                raise ValueError(f"split: is {values['split']!r}, and levels are given; leave one of the two out")
+            return {**values, "split": values["levels"][0]}
+        return values
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "EnvironmentConfig":
+        for split in self.levels or (self.split,):
+            if split in HELD_OUT_SPLITS:
+                held_out = ", ".join(sorted(HELD_OUT_SPLITS))
+                raise ValueError(f"split: is {split!r}; training never draws from {held_out}: give another split")
+        if self.eval_split in (self.levels or (self.split,)):
+            raise ValueError(f"eval_split: is {self.eval_split!r}, which training draws from; give a split of its own")
+        return self

@@ -1,0 +1,14 @@
+"""``[hub]``: the registry of actors."""
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class HubConfig(Section):
+    """Registry of actors."""
+
+    address: str = "127.0.0.1:0"
+    """Where the hub listens; port 0 takes any free one."""
+    lease_seconds: float = Field(3.0, gt=0)
+    """An actor that was not heard of for this long is dead."""

@@ -1,0 +1,19 @@
+"""``[model]``: the policy that is trained."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ModelConfig(Section):
+    """The policy that is trained."""
+
+    path: str = ""
+    """Hugging Face checkpoint directory, a run directory (its newest checkpoint), or a hub name. Empty: made here by
+    [pretrain] and [sft]."""
+    max_length: int = Field(2048, ge=8)
+    """Context in tokens, prompt and completion together."""

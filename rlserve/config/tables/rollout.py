@@ -1,0 +1,39 @@
+"""``[rollout]``: rollout workers, their engines, and how they sample."""
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+from rlserve.config.tables.model import Dtype
+
+
+class RolloutConfig(Section):
+    """Rollout workers."""
+
+    address: str = "127.0.0.1:0"
+    workers: int = Field(1, ge=0)
+    """Workers that the launcher starts; more may join from elsewhere."""
+    group_size: int = Field(8, ge=1)
+    """Completions sampled per task."""
+    max_groups_in_flight: int = Field(32, ge=1)
+    """Groups that one worker holds at once."""
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(512, ge=1)
+    """Length limit of a completion."""
+    dtype: Dtype = "bfloat16"
+    kv_cache_bytes: int = Field(0, ge=0)
+    """Size of the KV cache; 0 lets vLLM decide (GPU), or is room for 8 sequences of ``model.max_length`` (CPU)."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences that the engine runs at once."""
+    tensor_parallel: int = Field(1, ge=1)
+    gpu_memory_fraction: float = Field(0.85, gt=0, le=1)
+    enforce_eager: bool = False
+    """Skip CUDA graphs and compilation (always so on CPU)."""
+    stall_seconds: float = Field(60.0, gt=0)
+    """An engine that has requests and neither samples nor uses (or waits for) the processor for this long is dead, and
+    so is one that computes and samples nothing for ten times as long; its worker restarts."""
+    verify_seconds: float = Field(60.0, gt=0)
+    """How long the verifiers may judge nothing at all; then there is no verdict. Their queue may take as long as it
+    likes."""
+    task_seconds: float = Field(30.0, gt=0)
+    """Wait for a task before another server is asked."""

@@ -1,0 +1,37 @@
+"""``[verifier]``: verifier servers and their judging processes."""
+
+from typing import Any
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class VerifierConfig(Section):
+    """Verifier servers."""
+
+    address: str = "127.0.0.1:0"
+    workers: int = Field(2, ge=1)
+    """Processes that judge; each judges one completion at a time. Verifiers that wait for others, such as judges, have
+    a process of their own, with many at once."""
+    limit_seconds: float = Field(5.0, gt=0)
+    """Limit for one completion, without the time in which it waited for a processor; then its process is killed and
+    there is no verdict."""
+    memory_bytes: int = Field(512 * 2**20, ge=64 * 2**20)
+    """Address-space limit of a judging process beyond its size at start."""
+    attempts: int = Field(2, ge=1)
+    """Tries of one completion before "no verdict"."""
+    spares: int = Field(1, ge=0)
+    """Processes kept ready beyond ``workers``, so that a killed one costs no wait."""
+    start_seconds: float = Field(60.0, gt=0)
+    """A judging process must have started within this."""
+    recycle_completions: int = Field(5000, ge=1)
+    """A judging process is replaced after this many completions."""
+    recycle_growth_bytes: int = Field(128 * 2**20, ge=2**20)
+    """A judging process that has grown by more than this is replaced."""
+    max_queue: int = Field(4096, ge=1)
+    """Completions waiting or being judged; a request that would exceed it is refused, to be sent elsewhere."""
+    max_completion_bytes: int = Field(2**20, ge=1024)
+    """Largest completion, prompt or payload."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Constructor options by verifier name."""
