@@ -3,9 +3,10 @@
 Shape letters: T tokens of the trajectory, S sampled tokens among them.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +97,32 @@ class ObjectiveWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One completion as an engine returns it."""
+
+    token_ids: npt.NDArray[np.int64]
+    """``[S]``."""
+    logprobs: npt.NDArray[np.float32]
+    """``[S]`` natural log, under the weights that sampled, after temperature and top_p."""
+    policy_spans: tuple[PolicySpan, ...]
+    """Cover the S tokens exactly."""
+    finish_reason: FinishReason
+    seconds: float
+    """Wall seconds from submission to the last token, waiting included."""
+
+    @classmethod
+    def given(cls, token_ids: Sequence[int], *, version: int) -> Self:
+        """A completion that came with its task, in place of a sampled one; ``version`` is the one served now."""
+        return cls(
+            token_ids=np.array(token_ids, dtype=np.int64),
+            logprobs=np.zeros(len(token_ids), dtype=np.float32),
+            policy_spans=(PolicySpan(version, len(token_ids)),),
+            finish_reason=FinishReason.GIVEN,
+            seconds=0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trajectory:
     """One attempt at a task.
 
@@ -105,6 +132,11 @@ class Trajectory:
         segments           GIVEN 2, SAMPLED 2, ENVIRONMENT 1, SAMPLED 1
         behavior_logprobs  a0 a1 a2
         policy_spans       (7, 2) (8, 1)
+
+    A worker makes it in two steps, first what was sampled, then what it is worth::
+
+        trajectory = Trajectory.single_turn([5, 6], sample, index=0, temperature=1.0, top_p=1.0, seed=7)
+        judged = trajectory.judged(verdict, completion="42", started=t0, finished=t1, verification_seconds=0.1)
     """
 
     sample_index: int
@@ -131,6 +163,53 @@ class Trajectory:
     pair_index: int = 0
     generation_seconds: float = 0.0
     verification_seconds: float = 0.0
+
+    @classmethod
+    def single_turn(
+        cls,
+        prompt: Sequence[int],
+        sample: Sample,
+        *,
+        index: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Self:
+        """A prompt and one completion, not judged. An episode of several turns comes from a ``Transcript``."""
+        return cls(
+            sample_index=index,
+            token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
+            segments=(
+                Segment(kind=SegmentKind.GIVEN, length=len(prompt)),
+                Segment(kind=SegmentKind.SAMPLED, length=len(sample.token_ids)),
+            ),
+            behavior_logprobs=sample.logprobs,
+            policy_spans=sample.policy_spans,
+            finish_reason=sample.finish_reason,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            generation_seconds=sample.seconds,
+        )
+
+    def judged(
+        self,
+        verdict: Verdict | None,
+        *,
+        completion: str,
+        started: float,
+        finished: float,
+        verification_seconds: float = 0.0,
+    ) -> Self:
+        """The same with its text, its verdict, and when work on it began and ended (unix seconds)."""
+        return replace(
+            self,
+            verdict=verdict,
+            completion=completion,
+            started_unix_seconds=started,
+            finished_unix_seconds=finished,
+            verification_seconds=verification_seconds,
+        )
 
     @property
     def num_sampled(self) -> int:

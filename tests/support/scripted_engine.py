@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlserve.actors.rollout.engine_options import SamplingChoice
-from rlserve.actors.rollout.samples import Sample
-from rlserve.records import FinishReason, PolicySpan
+from rlserve.records import FinishReason, PolicySpan, Sample
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from typing import Protocol
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.continuation import Exchange, continuation
 from rlserve.actors.rollout.engine_options import SamplingChoice
-from rlserve.actors.rollout.samples import Sample
 from rlserve.actors.rollout.transcript import Transcript
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import TaskRefused, Unavailable
-from rlserve.records import FinishReason, Task, Turn, Verdict
+from rlserve.records import FinishReason, Sample, Task, Turn, Verdict
 
 
 class Generator(Protocol):
@@ -63,7 +62,6 @@ class Dialogue:
         self.exchanges: list[Exchange] = []
         self.finish_reason: FinishReason | None = None
         """None while it goes on."""
-        self.generation_seconds = 0.0
         self._part = part
         self._engine = engine
         self._tokens = tokens
@@ -138,7 +136,6 @@ class Dialogue:
         except Exception as error:
             raise PolicyFailed(error) from error
         self.transcript.add_sample(sample)
-        self.generation_seconds += sample.seconds
         return self._tokens.text(sample.token_ids.tolist()), sample.finish_reason
 
 

@@ -22,12 +22,12 @@ from rlserve.actors.rollout.engine_link import EngineLink
 from rlserve.actors.rollout.engine_options import EngineOptions, SamplingChoice
 from rlserve.actors.rollout.engine_start import launch
 from rlserve.actors.rollout.engine_watch import LOOK_SECONDS, EngineWatch
-from rlserve.actors.rollout.samples import Sample, to_sample
+from rlserve.actors.rollout.samples import to_sample
 from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotReady
 from rlserve.processor_time import processor_time
-from rlserve.records import PolicyVersion
+from rlserve.records import PolicyVersion, Sample
 
-__all__ = ["EngineOptions", "EngineStats", "RolloutEngine", "Sample", "SamplingChoice", "SwapReport"]
+__all__ = ["EngineOptions", "EngineStats", "RolloutEngine", "SamplingChoice", "SwapReport"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

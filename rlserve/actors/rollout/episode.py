@@ -88,21 +88,17 @@ class EpisodeWorker:
         verdicts = await self._verdicts(task, prompt.text, episodes)
         finished = time.time()
         return tuple(
-            Trajectory(
-                sample_index=index,
-                token_ids=episode.dialogue.transcript.token_ids,
-                segments=episode.dialogue.transcript.segments,
-                behavior_logprobs=episode.dialogue.transcript.behavior_logprobs,
-                policy_spans=episode.dialogue.transcript.policy_spans,
-                finish_reason=episode.dialogue.finish_reason or FinishReason.ABORT,
-                verdict=verdict,
-                completion=episode.completion,
+            episode.dialogue.transcript.trajectory(
+                episode.dialogue.finish_reason or FinishReason.ABORT,
+                index=index,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=lease.seed + index,
-                started_unix_seconds=started,
-                finished_unix_seconds=finished,
-                generation_seconds=episode.dialogue.generation_seconds,
+            ).judged(
+                verdict,
+                completion=episode.completion,
+                started=started,
+                finished=finished,
                 verification_seconds=finished - played,
             )
             for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True))

@@ -1,14 +1,13 @@
 """From vLLM's completion to our record: tokens, log-probabilities, and who sampled each token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rlserve.errors import StateCorrupt, Unavailable
-from rlserve.records import FinishReason, PolicySpan
+from rlserve.records import FinishReason, PolicySpan, Sample
 
 
 class VersionSpan(Protocol):
@@ -17,21 +16,6 @@ class VersionSpan(Protocol):
     version: str
     start: int
     end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
-    """One completion."""
-
-    token_ids: npt.NDArray[np.int64]
-    """``[S]``."""
-    logprobs: npt.NDArray[np.float32]
-    """``[S]`` natural log, under the weights that sampled, after temperature and top_p."""
-    policy_spans: tuple[PolicySpan, ...]
-    """Cover the S tokens exactly."""
-    finish_reason: FinishReason
-    seconds: float
-    """Wall seconds from submission to the last token, waiting included."""
 
 
 def to_sample(completion: Any, *, seconds: float) -> Sample:

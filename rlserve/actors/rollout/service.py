@@ -3,7 +3,6 @@
 from typing import Any
 
 import grpc.aio
-import numpy as np
 
 from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.session import StreamSession
@@ -12,7 +11,7 @@ from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import InvalidRequest, NotReady
-from rlserve.records import Segment, SegmentKind, Trajectory
+from rlserve.records import Trajectory
 from rlserve.rpc import codec
 from rlserve.v1 import rollout_service_pb2 as pb
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
@@ -79,24 +78,16 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
             seed=request.seed,
             request_id=f"generate-{self._num_requests}",
         )
-        given = Segment(kind=SegmentKind.GIVEN, length=len(prompt))
         return pb.GenerateResponse(
             trajectories=[
                 codec.trajectory_to_proto(
-                    Trajectory(
-                        sample_index=index,
-                        token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
-                        segments=(
-                            given,
-                            Segment(kind=SegmentKind.SAMPLED, length=len(sample.token_ids)),
-                        ),
-                        behavior_logprobs=sample.logprobs,
-                        policy_spans=sample.policy_spans,
-                        finish_reason=sample.finish_reason,
+                    Trajectory.single_turn(
+                        prompt,
+                        sample,
+                        index=index,
                         temperature=sampling.temperature,
                         top_p=sampling.top_p,
                         seed=request.seed + index,
-                        generation_seconds=sample.seconds,
                     )
                 )
                 for index, sample in enumerate(samples)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rlserve.actors.rollout.samples import Sample
-from rlserve.records import PolicySpan, Segment, SegmentKind
+from rlserve.records import FinishReason, PolicySpan, Sample, Segment, SegmentKind, Trajectory
 
 
 class Transcript:
@@ -28,6 +27,7 @@ class Transcript:
         """Turns that the policy has taken."""
         self.num_sampled = 0
         """S."""
+        self.generation_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -65,10 +65,28 @@ class Transcript:
             self._add_span(span)
         self.num_samples += 1
         self.num_sampled += len(sample.token_ids)
+        self.generation_seconds += sample.seconds
 
     def add_environment(self, ids: Sequence[int]) -> None:
         """What the policy reads before its next turn."""
         self._append(SegmentKind.ENVIRONMENT, ids, turn=self.num_samples - 1)
+
+    def trajectory(
+        self, finish_reason: FinishReason, *, index: int, temperature: float, top_p: float, seed: int
+    ) -> Trajectory:
+        """All turns as one trajectory, not judged."""
+        return Trajectory(
+            sample_index=index,
+            token_ids=self.token_ids,
+            segments=self.segments,
+            behavior_logprobs=self.behavior_logprobs,
+            policy_spans=self.policy_spans,
+            finish_reason=finish_reason,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            generation_seconds=self.generation_seconds,
+        )
 
     def _append(self, kind: SegmentKind, ids: Sequence[int], *, turn: int) -> None:
         self._ids += ids

@@ -20,16 +20,13 @@ from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import (
-    FinishReason,
     GivenCompletion,
     Lease,
     ObjectiveWeights,
-    PolicySpan,
     PreferenceRole,
     Purpose,
     RolloutGroup,
-    Segment,
-    SegmentKind,
+    Sample,
     Task,
     Trajectory,
 )
@@ -170,24 +167,18 @@ class GroupWorker:
         verdicts = await self._judge(task, prompt.text, texts)
         finished = time.time()
         return tuple(
-            Trajectory(
-                sample_index=index,
-                token_ids=np.concatenate([np.asarray(prompt.token_ids, dtype=np.int64), sample.token_ids]),
-                segments=(
-                    Segment(kind=SegmentKind.GIVEN, length=len(prompt.token_ids)),
-                    Segment(kind=SegmentKind.SAMPLED, length=len(sample.token_ids)),
-                ),
-                behavior_logprobs=sample.logprobs,
-                policy_spans=sample.policy_spans,
-                finish_reason=sample.finish_reason,
-                verdict=verdict,
-                completion=text,
+            Trajectory.single_turn(
+                prompt.token_ids,
+                sample,
+                index=index,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=lease.seed + index,
-                started_unix_seconds=started,
-                finished_unix_seconds=finished,
-                generation_seconds=sample.seconds,
+            ).judged(
+                verdict,
+                completion=text,
+                started=started,
+                finished=finished,
                 verification_seconds=finished - sampled,
             )
             for index, (sample, text, verdict) in enumerate(zip(samples, texts, verdicts, strict=True))
@@ -204,24 +195,15 @@ class GroupWorker:
         texts = [self._tokens.text(ids) for ids in completions]
         self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
         verdicts = await self._judge(task, prompt.text, texts) if task.verifier else [None] * len(texts)
+        finished = time.time()
         return tuple(
-            Trajectory(
-                sample_index=index,
-                token_ids=np.array([*prompt.token_ids, *ids], dtype=np.int64),
-                segments=(
-                    Segment(kind=SegmentKind.GIVEN, length=len(prompt.token_ids)),
-                    Segment(kind=SegmentKind.SAMPLED, length=len(ids)),
-                ),
-                behavior_logprobs=np.zeros(len(ids), dtype=np.float32),
-                policy_spans=(PolicySpan(self._engine.version, len(ids)),),
-                finish_reason=FinishReason.GIVEN,
-                verdict=verdict,
-                completion=given.text,
+            replace(
+                Trajectory.single_turn(
+                    prompt.token_ids, Sample.given(ids, version=self._engine.version), index=index
+                ).judged(verdict, completion=given.text, started=started, finished=finished),
                 objective_weights=_supervised(given),
                 preference_role=_ROLES[given.chosen],
                 pair_index=given.pair,
-                started_unix_seconds=started,
-                finished_unix_seconds=time.time(),
             )
             for index, (given, ids, verdict) in enumerate(zip(task.given, completions, verdicts, strict=True))
         )

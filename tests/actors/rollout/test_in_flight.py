@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 from tiny_policies import Weights, biased_to, logprobs_under, perturbed, publish, replay, tiny_model, weights_of
 
-from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, Sample, SamplingChoice
+from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, SamplingChoice
 from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest, NotReady, WeightsMismatch
 from rlserve.pretrain.tokenizer import train_tokenizer
-from rlserve.records import FinishReason, PolicySpan, PolicyVersion
+from rlserve.records import FinishReason, PolicySpan, PolicyVersion, Sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
