@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve import cpu_kernels
-from rlserve.actors.rollout.cpu_products import rounded
+from rlserve.engines.vllm.cpu import rounded
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_a_rounded_product_is_the_product(rows):
     ops = pytest.importorskip("vllm._custom_ops")
     if not ops._supports_onednn:
         pytest.skip("vLLM is not the CPU build")
-    from rlserve.actors.rollout.cpu_products import round_products
+    from rlserve.engines.vllm.cpu import round_products
 
     theirs = ops.onednn_mm
     try:

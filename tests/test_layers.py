@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rlserve"
 LAYERS = (
-    ("v1", "errors", "nearest", "cpu_kernels", "idle_threads", "processor_time", "text_files"),
+    ("v1", "errors", "nearest", "cpu_kernels", "gather", "idle_threads", "importing", "processor_time", "text_files"),
     ("records", "config", "plugins"),
     ("algorithms", "sandbox"),
     ("batching", "policy", "weight_sync", "store", "rpc", "observability"),
+    ("engines",),
     ("pretrain",),
     ("actors",),
     ("launch",),

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, SamplingChoice
+from rlserve.actors.rollout.engine import VllmEngine
 from rlserve.bench.tiny_model import save_tiny_model
+from rlserve.engines.base import EngineOptions, SamplingChoice
 
 TARGET = 0.9
 PROMPTS = 32
@@ -24,14 +25,14 @@ def measure(*, rounds: int = 5) -> dict[str, float]:
 
 async def _measure(path: str, rounds: int) -> dict[str, float]:
     options = EngineOptions(model_path=path, dtype="float32", max_length=256)
-    engine = await RolloutEngine.start(options)
+    engine = await VllmEngine.start(options)
     try:
         ours, plain = [], []
         for number in range(rounds + 1):
             ours.append(await _rate(lambda i, n=number: _ours(engine, i, n)))
             plain.append(await _rate(lambda i, n=number: _plain(engine, i, n)))
     finally:
-        await engine.shutdown()
+        await engine.close()
     # The first round pays for warming up.
     ratios = [a / b for a, b in zip(ours[1:], plain[1:], strict=True)]
     return {
@@ -48,13 +49,13 @@ async def _rate(generate: Any) -> float:
     return PROMPTS * SAMPLES * TOKENS / (time.perf_counter() - started)
 
 
-async def _ours(engine: RolloutEngine, prompt: int, number: int) -> None:
+async def _ours(engine: VllmEngine, prompt: int, number: int) -> None:
     sampling = SamplingChoice(max_new_tokens=TOKENS)
     request_id = f"ours-{number}-{prompt}"
     await engine.generate(_prompt(prompt), n=SAMPLES, sampling=sampling, seed=prompt, request_id=request_id)
 
 
-async def _plain(engine: RolloutEngine, prompt: int, number: int) -> None:
+async def _plain(engine: VllmEngine, prompt: int, number: int) -> None:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

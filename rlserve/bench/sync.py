@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine, SamplingChoice
+from rlserve.actors.rollout.engine import VllmEngine
 from rlserve.bench.tiny_model import save_tiny_model
+from rlserve.engines.base import EngineOptions, SamplingChoice
 from rlserve.observability.metrics import percentile
 from rlserve.policy.publisher import Publisher
 from rlserve.records import PolicyVersion
@@ -35,7 +36,7 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
 
     weights = load_file(Path(path) / "model.safetensors")
     publisher = Publisher(directory, run_id="bench")
-    engine = await RolloutEngine.start(EngineOptions(model_path=path, dtype="float32", max_length=512))
+    engine = await VllmEngine.start(EngineOptions(model_path=path, dtype="float32", max_length=512))
     ours: list[float] = []
     held: list[float] = []
     bare: list[float] = []
@@ -52,7 +53,7 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
                 policy = publisher.publish([(n, t * (1 - 1e-3)) for n, t in weights.items()], version)
                 bare.append(await _bare_update(engine, policy, publisher.get(version).path))
     finally:
-        await engine.shutdown()
+        await engine.close()
         publisher.close()
     return {
         "parameters": float(sum(t.numel() for t in weights.values())),
@@ -65,7 +66,7 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
     }
 
 
-async def _bare_update(engine: RolloutEngine, policy: PolicyVersion, path: Path) -> float:
+async def _bare_update(engine: VllmEngine, policy: PolicyVersion, path: Path) -> float:
     """Seconds of stall. Asking whether staging is done, and the digest afterwards, are ours and are not counted."""
     started = time.perf_counter()
     await engine.llm.pause_generation(mode="keep", clear_cache=False)
@@ -76,7 +77,7 @@ async def _bare_update(engine: RolloutEngine, policy: PolicyVersion, path: Path)
 
 
 @contextlib.asynccontextmanager
-async def _load(engine: RolloutEngine) -> AsyncIterator[None]:
+async def _load(engine: VllmEngine) -> AsyncIterator[None]:
     """Sequences that never run out while the block lasts."""
 
     async def keep_one_running(number: int) -> None:

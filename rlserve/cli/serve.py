@@ -69,19 +69,19 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     return config, RunPaths(arguments.run or Path(config.directory) / config.name)
 
 
-def _import_actor(kind: str) -> None:
-    from rlserve.actors.importing import collector_paused
+def _import_actor(kind: str, config: RunConfig) -> None:
+    from rlserve.importing import collector_paused
 
     if kind == "rollout":
-        from rlserve.actors.rollout.engine_start import fork_early
+        from rlserve.engines.factory import engine_class
 
-        fork_early()  # before gRPC and its threads are there
+        engine_class(config.rollout.engine).prepare_process()  # before gRPC and its threads are there
     with collector_paused():
         importlib.import_module(f"rlserve.actors.{kind}.main")
 
 
 def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
-    _import_actor(arguments.kind)
+    _import_actor(arguments.kind, config)
     match arguments.kind:
         case "hub":
             from rlserve.actors.hub.main import run_hub

@@ -11,7 +11,7 @@ import pytest
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
 from rlserve.launch.preflight.check import probe
-from rlserve.launch.preflight.machine import check_gpus
+from rlserve.launch.preflight.machine import check_engines, check_gpus
 
 QUICK = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 
@@ -51,3 +51,14 @@ def test_more_than_the_machine_has() -> None:
     two = list(check_gpus(asked, 2))
     assert [f.message.split(":")[0] for f in two] == ["learner.ranks", "rollout.tensor_parallel"]
     assert not list(check_gpus(asked, 4))
+
+
+def test_an_engine_that_is_misspelt_is_named_before_anything_starts() -> None:
+    teachers = 'teachers=[{ name = "t", model = "start", engine = "transformrs" }]'
+    asked = config('{ name = "asks" }', more=('rollout.engine="vlm"', teachers))
+    found = [finding.message for finding in check_engines(asked)]
+    assert found == [
+        "rollout.engine: 'vlm' is unknown; did you mean 'vllm'? (known: vllm)",
+        "teachers.0.engine: 'transformrs' is unknown; did you mean 'transformers'? (known: transformers, vllm)",
+    ]
+    assert not list(check_engines(config('{ name = "asks" }')))

@@ -3,8 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from rlserve.actors.rollout.engine_options import SamplingChoice
 from rlserve.config.tables.pretrain import TokenizerConfig
+from rlserve.engines.base import SamplingChoice
 from rlserve.pretrain.tokenizer import train_tokenizer
 
 ALPHABET = "0123456789+-*=;#?!<>cg"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlserve.actors.rollout.engine_options import SamplingChoice
+from rlserve.engines.base import SamplingChoice
 from rlserve.records import FinishReason, PolicySpan, Sample
 
 

@@ -13,9 +13,9 @@ import grpc.aio
 import torch
 
 from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
-from rlserve.actors.rollout.engine import SwapReport
-from rlserve.actors.rollout.weight_file import digest_of, read_checked
+from rlserve.actors.rollout.weight_readback import digest_of, read_checked
 from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.engines.base import SwapReport
 from rlserve.policy.publisher import Publisher
 from rlserve.policy.subscriber import Subscriber
 from rlserve.records import PolicyVersion

@@ -18,9 +18,9 @@ import torch
 from torch import distributed, nn
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists them in no __all__
 
-from rlserve.actors.importing import collector_paused
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
+from rlserve.importing import collector_paused
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import signal
 import threading
 import time
 
-from rlserve.actors.rollout.settings import OWNER_VARIABLE
-
+OWNER_VARIABLE = "RLSERVE_ENGINE_OWNER"
+"""Process id of the rollout worker; every process of its engine ends when that one does."""
 THREAD_NAME = "rlserve-deathwatch"
 POLL_SECONDS = 0.5
 

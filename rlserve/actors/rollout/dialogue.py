@@ -9,25 +9,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Protocol
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.continuation import Exchange, continuation
-from rlserve.actors.rollout.engine_options import SamplingChoice
 from rlserve.actors.rollout.transcript import Transcript
 from rlserve.config.tables.episodes import EpisodesConfig
+from rlserve.engines.base import Generator, SamplingChoice
 from rlserve.errors import TaskRefused, Unavailable
-from rlserve.records import FinishReason, Sample, Task, Turn, Verdict
-
-
-class Generator(Protocol):
-    """What samples: ``RolloutEngine``."""
-
-    async def generate(
-        self, prompt_token_ids: Sequence[int], *, n: int, sampling: SamplingChoice, seed: int, request_id: str
-    ) -> list[Sample]:
-        """``n`` completions."""
-        ...
+from rlserve.records import FinishReason, Task, Turn, Verdict
 
 
 class PolicyFailed(Exception):

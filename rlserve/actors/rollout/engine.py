@@ -1,12 +1,11 @@
-"""The rollout engine: vLLM's AsyncLLM, token ids in and out, weights swapped while it generates.
+"""vLLM as a rollout engine: AsyncLLM in this process, token ids in and out, weights swapped while it generates.
 
 ``generate``  waits for: a free slot, the end of a swap, its last token.  unblocked by: EngineCore.
 ``stage``     waits for: the worker's thread that reads and checks; generation goes on.
 ``swap``      waits for: the running step, then holds all generation for the swap itself, keeping every KV block;
               then for the digest, while generation goes on.
 
-When EngineCore dies, or hangs (see ``engine_watch``), each of these raises EngineDied at once and ``died`` is set: the
-process should end.
+When EngineCore dies, or hangs (see ``engine_watch``), each of these raises EngineDied at once and ``died`` is set.
 """
 
 import asyncio
@@ -14,53 +13,23 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from rlserve.actors.rollout.engine_link import EngineLink
-from rlserve.actors.rollout.engine_options import EngineOptions, SamplingChoice
-from rlserve.actors.rollout.engine_start import launch
+from rlserve.actors.rollout import engine_start
+from rlserve.actors.rollout.engine_link import DIGEST, STAGE, EngineLink
 from rlserve.actors.rollout.engine_watch import LOOK_SECONDS, EngineWatch
 from rlserve.actors.rollout.samples import to_sample
+from rlserve.engines.base import EngineOptions, SamplingChoice, SwapReport
 from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotReady
+from rlserve.gather import gather_or_cancel
 from rlserve.processor_time import processor_time
 from rlserve.records import PolicyVersion, Sample
 
-__all__ = ["EngineOptions", "EngineStats", "RolloutEngine", "SamplingChoice", "SwapReport"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwapReport:
-    """One update of the weights."""
-
-    version: int
-    digest: str
-    """Of the weights as they are served, read back after the swap."""
-    stall_seconds: float
-    """From the call to pause until generation resumed; the rest of the running step is part of it."""
-    held_seconds: float
-    """From the end of that step until generation resumed: the time in which nothing was computed."""
-    running_sequences: int
-    """Sequences that were in the engine at that moment and went on under the new weights."""
-    stage_seconds: float
-    """Reading, checking and building, before the pause."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """What an engine does and has done."""
-
-    version: int
-    running_sequences: int
-    waiting_sequences: int
-    finished_sequences: int
-    sampled_tokens: int
-    num_swaps: int
-
-
-class RolloutEngine:
-    """One vLLM engine. Use from one event loop; ``start`` it, and ``shutdown`` it in the end."""
+class VllmEngine:
+    """One vLLM engine: a ``RolloutEngine``, see there for what each call promises."""
 
     def __init__(self, link: EngineLink, options: EngineOptions, version: int) -> None:
         """For ``start`` alone."""
@@ -68,31 +37,36 @@ class RolloutEngine:
         self._options = options
         self._version = version
         self.vocabulary_size: int = link.llm.model_config.get_vocab_size()
-        """Rows of the model's embedding: token ids lie below."""
         self._slots = asyncio.Semaphore(options.max_num_seqs)
         self._open = asyncio.Event()
         self._open.set()
         self._updating = asyncio.Lock()
         self._staged: tuple[int, float] | None = None
-        self._running = self._waiting = self._finished = self._sampled_tokens = self._num_swaps = 0
+        self._running = self._finished = self._num_swaps = 0
         self._tokens_of: Counter[str] = Counter()  # of finished requests, by their id
         self._in_engine: set[str] = set()
         self._watching = asyncio.create_task(self._watch())
         self.method = ""
         """How weights are updated: ``"exchange"`` or ``"reload"``, see ``weight_engine``."""
         self.died = link.died
-        """Set when EngineCore is gone; not by ``shutdown``."""
+
+    @classmethod
+    def prepare_process(cls) -> None:
+        """Fork the fork server off, see ``engine_start.fork_early``."""
+        engine_start.fork_early()
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import vLLM here and in the fork server: ``start`` then takes a third of the time."""
+        engine_start.warm_up()
 
     @classmethod
     async def start(cls, options: EngineOptions, *, version: int = 0) -> Self:
-        """Start vLLM on the checkpoint, which is ``version``. Raises DeadlineExceeded, and what vLLM raises.
-
-        Takes a third of the time after ``engine_start.warm_up``.
-        """
+        """Start vLLM on the checkpoint. Raises DeadlineExceeded, ConfigError, and what vLLM raises."""
         try:
             async with asyncio.timeout(options.start_seconds):
                 # In a list that is emptied: threads keep their last result, and vLLM must go before the interpreter.
-                llm = (await asyncio.to_thread(lambda: [launch(options)])).pop()
+                llm = (await asyncio.to_thread(lambda: [engine_start.launch(options)])).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
         engine = cls(EngineLink(llm, limit_seconds=options.update_seconds), options, version)
@@ -100,7 +74,7 @@ class RolloutEngine:
             await engine.choose_update_method("auto")
             await engine._link.call("name the weights", llm.update_weight_version(str(version)))
         except BaseException:
-            await engine.shutdown()
+            await engine.close()
             raise
         return engine
 
@@ -111,7 +85,7 @@ class RolloutEngine:
 
     @property
     def alive(self) -> bool:
-        """False once EngineCore is gone or ``shutdown`` was called."""
+        """False once EngineCore is gone or ``close`` was called."""
         return self._link.alive
 
     @property
@@ -127,17 +101,6 @@ class RolloutEngine:
     def read_with(self, tokenizer: Any) -> None:
         """Look for ``SamplingChoice.stop`` in the text that this Hugging Face tokenizer makes of the samples."""
         self._link.llm.output_processor.tokenizer = tokenizer
-
-    def stats(self) -> EngineStats:
-        """Counts since the start."""
-        return EngineStats(
-            version=self._version,
-            running_sequences=self._running,
-            waiting_sequences=self._waiting,
-            finished_sequences=self._finished,
-            sampled_tokens=self._sampled_tokens,
-            num_swaps=self._num_swaps,
-        )
 
     @property
     def death(self) -> str:
@@ -163,46 +126,31 @@ class RolloutEngine:
     async def generate(
         self, prompt_token_ids: Sequence[int], *, n: int, sampling: SamplingChoice, seed: int, request_id: str
     ) -> list[Sample]:
-        """``n`` completions of one prompt; completion i is drawn with ``seed + i`` and does not depend on n.
+        """``n`` completions of one prompt; completion i is drawn with ``seed + i``.
 
-        A completion that is cut by the context ends with LENGTH. Cancelling the call stops its work in the engine.
         Raises InvalidRequest, Unavailable, EngineDied.
         """
         self._check_prompt(prompt_token_ids)
         if sampling.stop and self._link.llm.output_processor.tokenizer is None:
             raise InvalidRequest("sampling.stop: this engine has no tokenizer; give stop_token_ids")
         prompt = list(prompt_token_ids)
-        tasks = [
-            asyncio.create_task(self._generate_one(prompt, sampling, seed + i, f"{request_id}/{i}")) for i in range(n)
-        ]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+        return await gather_or_cancel(
+            [self._generate_one(prompt, sampling, seed + i, f"{request_id}/{i}") for i in range(n)]
+        )
 
     async def stage(self, policy: PolicyVersion, path: Path) -> None:
-        """Receive, check and prepare a version from its flat file, while generation goes on.
-
-        The file may go once this returns. Raises WeightsMismatch when bytes, manifest and model do not fit
-        together (what is served then stays as it is), EngineDied, DeadlineExceeded.
-        """
-        from rlserve.actors.rollout.weight_file import policy_to_wire
-
+        """Read, check and prepare a version in vLLM's worker. Raises WeightsMismatch, EngineDied, DeadlineExceeded."""
         async with self._updating:
             self._staged = None
-            wire = policy_to_wire(policy)
-            state = await self._link.job("stage weights", "stage_weights", "staging_state", wire, str(path))
+            # A manifest crosses as plain values: vLLM's serializer takes no dataclass of its callers.
+            state = await self._link.job(STAGE, asdict(policy), str(path))
             self._staged = policy.version, state["seconds"]
 
     async def swap(self, policy: PolicyVersion) -> SwapReport:
-        """Make the staged version the served one. Running sequences keep their KV cache and go on under it.
+        """Make the staged version the served one.
 
         A sequence that was already handed to the engine may share prompt blocks computed by the version before;
-        any later one computes its own. Raises NotReady when ``policy`` is not what was staged, EngineDied (also
-        when the weights are found not to be those published), DeadlineExceeded.
+        any later one computes its own. Raises NotReady, EngineDied, DeadlineExceeded.
         """
         # Once begun it is finished: half a swap would cost the engine.
         return await asyncio.shield(self._swap(policy))
@@ -237,7 +185,7 @@ class RolloutEngine:
         await self._link.call("choose how to update", self._link.llm.init_weight_transfer_engine(request))
         self.method = await self._link.rpc("ask how to update", "update_method")
 
-    async def shutdown(self) -> None:
+    async def close(self) -> None:
         """End EngineCore; calls in progress raise EngineDied. Safe to call twice."""
         self._watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -267,20 +215,14 @@ class RolloutEngine:
         return sum(state.detokenizer.num_output_tokens() for state in states if state is not None)
 
     async def _generate_one(self, prompt: list[int], sampling: SamplingChoice, seed: int, request_id: str) -> Sample:
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        self._running += 1
-        try:
-            await self._open.wait()
-            sample = await self._sample(prompt, sampling, seed, request_id)
-        finally:
-            self._running -= 1
-            self._slots.release()
+        async with self._slots:
+            self._running += 1
+            try:
+                await self._open.wait()
+                sample = await self._sample(prompt, sampling, seed, request_id)
+            finally:
+                self._running -= 1
         self._finished += 1
-        self._sampled_tokens += len(sample.token_ids)
         return sample
 
     async def _sample(self, prompt: list[int], sampling: SamplingChoice, seed: int, request_id: str) -> Sample:
@@ -332,8 +274,7 @@ class RolloutEngine:
         return time.monotonic() - started, time.monotonic() - paused
 
     async def _digest(self, policy: PolicyVersion) -> str:
-        state = await self._link.job("digest weights", "begin_digest", "digest_state")
-        digest: str = state["result"]
+        digest = (await self._link.job(DIGEST))["result"]
         if digest != policy.digest:
             self._link.give_up(f"version {policy.version} has digest {digest} as served, {policy.digest} as published")
             self._link.check_alive()

@@ -1,10 +1,12 @@
-"""The line to EngineCore: calls with a deadline, and its death told to everyone at once."""
+"""The link to EngineCore: every call has a deadline, and all pending calls fail as soon as EngineCore dies."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypedDict, TypeVar
 
 from rlserve.errors import DeadlineExceeded, EngineDied, NotReady, WeightsMismatch
 
@@ -12,7 +14,46 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.005
+"""First pause between two looks at a job: staging a model of a few million parameters takes about as long."""
 MAX_POLL_SECONDS = 0.1
+"""The pause doubles up to this: little beside a job of seconds, and each look interrupts the engine's step loop."""
+
+
+class JobOutcome(StrEnum):
+    """How a job in vLLM's worker stands. The error's class crosses the process border as one of these."""
+
+    RUNNING = "running"
+    DONE = "done"
+    MISMATCH = "mismatch"
+    """It raised WeightsMismatch."""
+    FAILED = "failed"
+    """It raised anything else."""
+
+
+class JobState(TypedDict):
+    """What a worker reports about its job: plain values, as vLLM's serializer wants them."""
+
+    version: int
+    outcome: str
+    """A ``JobOutcome``."""
+    error: str
+    result: str
+    """Empty for a job whose result stays in the worker."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """One kind of work in vLLM's workers; ``begin`` and ``state`` are methods of ``weight_plugin.WeightCalls``."""
+
+    what: str
+    """For error messages."""
+    begin: str
+    state: str
+
+
+STAGE = WorkerJob("stage weights", begin="stage_weights", state="staging_state")
+DIGEST = WorkerJob("digest weights", begin="begin_digest", state="digest_state")
 
 
 class EngineLink:
@@ -76,26 +117,28 @@ class EngineLink:
         """What the first worker answers to a call of ``WeightCalls``."""
         return (await self._ask_all(what, method, *args))[0]
 
-    async def job(self, what: str, begin: str, state: str, *args: Any) -> dict[str, Any]:
-        """Begin a job in every worker and return its state, once it is done in all of them.
+    async def job(self, job: WorkerJob, *args: Any) -> JobState:
+        """Begin a job in every worker; return the first worker's state once all are done.
 
-        Raises WeightsMismatch when that is how it ended anywhere, NotReady for any other failure.
+        Raises WeightsMismatch if the job of any worker did, NotReady for any other failure.
         """
-        await self._ask_all(what, begin, *args)
+        await self._ask_all(job.what, job.begin, *args)
         deadline = time.monotonic() + self._limit_seconds
         pause = POLL_SECONDS
         while True:
             await asyncio.sleep(pause)
-            states: list[dict[str, Any]] = await self._ask_all(what, state)
-            if all(s["done"] for s in states):
+            states: list[JobState] = await self._ask_all(job.what, job.state)
+            if all(state["outcome"] != JobOutcome.RUNNING for state in states):
                 break
             if time.monotonic() > deadline:
-                raise DeadlineExceeded(f"engine: {what}: not done after {self._limit_seconds:g} s")
+                raise DeadlineExceeded(f"engine: {job.what}: not done after {self._limit_seconds:g} s")
             pause = min(2 * pause, MAX_POLL_SECONDS)
-        for failed in (s for s in states if s["kind"]):
-            if failed["kind"] == WeightsMismatch.__name__:
-                raise WeightsMismatch(failed["error"])
-            raise NotReady(f"engine: {what}: {failed['kind']}: {failed['error']}")
+        for state in states:
+            match JobOutcome(state["outcome"]):
+                case JobOutcome.MISMATCH:
+                    raise WeightsMismatch(state["error"])
+                case JobOutcome.FAILED:
+                    raise NotReady(f"engine: {job.what}: {state['error']}")
         return states[0]
 
     def give_up(self, reason: str) -> None:

@@ -7,10 +7,10 @@ that memory. Plug-ins are not loaded here: each EngineCore loads its own.
 import gc
 import os
 
-from rlserve.actors.rollout.cpu_products import round_products
 from rlserve.actors.rollout.deathwatch import follow_owner
 from rlserve.actors.rollout.engine_start import import_engine_core
 from rlserve.cpu_kernels import keep_freed_memory
+from rlserve.engines.vllm.cpu import round_products
 
 import_engine_core()
 gc.freeze()  # EngineCore need not look for garbage among what was imported

@@ -1,9 +1,10 @@
-"""Starts vLLM: the slow part of a rollout worker, so everything that can be done early or saved is.
+"""Starts vLLM: the slowest part of a rollout worker's start, so whatever can be done early or shared is.
 
-Importing vLLM takes 4 to 9 seconds, here and again where EngineCore runs. On CPU, EngineCore is forked by a *fork
-server* (of ``multiprocessing``) which has imported it; we are no process to fork from ourselves, with gRPC's threads.
-A worker process imports before it has any thread, and the fork server is a fork of it: one import, in one memory
-(``fork_early``). Elsewhere the fork server is a process of its own, which imports beside us, from ``warm_up`` on.
+Importing vLLM takes 4 to 9 seconds, in this process and again in EngineCore's. On CPU, EngineCore is therefore forked
+by a *fork server* (``multiprocessing.forkserver``) that has imported it; this process itself cannot be forked, since
+gRPC has threads in it. A worker process imports vLLM while it has one thread and forks the fork server off
+(``fork_early``): one import, shared memory. Where that was not possible (a bench, a test, a teacher) the fork server is
+a process of its own, which imports beside this one from ``warm_up`` on.
 """
 
 import contextlib
@@ -20,25 +21,31 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rlserve.actors.importing import collector_paused
-from rlserve.actors.rollout.engine_options import EngineOptions
-from rlserve.actors.rollout.kv_cache import cpu_kv_cache_bytes
-from rlserve.actors.rollout.settings import prepare_environment, runs_on_cpu
+from rlserve.actors.rollout.engine_options import engine_arguments, prepare_environment, runs_on_cpu
+from rlserve.engines.base import EngineOptions
+from rlserve.engines.vllm.cpu import cpu_kv_cache_bytes
+from rlserve.importing import collector_paused
 
+# Both replacements below (``_forking`` and ``_fork_server``) stand in for what vLLM does not offer: its setting
+# VLLM_WORKER_MULTIPROC_METHOD takes "fork" and "spawn" alone. A fork server with preloaded modules was merged upstream
+# and reverted hours later (https://github.com/vllm-project/vllm/pull/40331); allowing "forkserver" again was proposed
+# and closed (https://github.com/vllm-project/vllm/pull/45483). Remove ``_fork_server`` once a release of vLLM accepts
+# "forkserver" for EngineCore, and ``_forking`` once the fork server that it starts then imports EngineCore early.
 PRELOAD = "rlserve.actors.rollout.engine_preload"
+"""What the fork server imports; by name, since importing it here would do the same to this process."""
 
 
 def fork_early() -> None:
     """Import vLLM and fork the fork server off. Blocks for seconds; call it while this process has one thread.
 
-    Where there is no need for a fork server, or there is a second thread already, this does nothing.
+    Does nothing where vLLM runs on an accelerator, or once there is a second thread: a fork would copy its locks.
     """
     if not runs_on_cpu() or threading.active_count() > 1:
         return
     prepare_environment(on_cpu=True)
     _import_front()
     import_engine_core()
-    gc.freeze()
+    gc.freeze()  # before the fork: a collection in either process would write to, and so copy, every shared page
     multiprocessing.set_forkserver_preload([PRELOAD])
     with _forking():
         forkserver.ensure_running()
@@ -55,7 +62,7 @@ def warm_up() -> None:
 
 
 def launch(options: EngineOptions, **others: Any) -> Any:
-    """A running ``AsyncLLM`` with our weight transfer in it. Blocks; call it in a thread.
+    """A running ``AsyncLLM`` with rlserve's weight transfer in it. Blocks; call it in a thread.
 
     ``others`` are further arguments of vLLM's ``AsyncEngineArgs``.
     """
@@ -71,7 +78,7 @@ def launch(options: EngineOptions, **others: Any) -> Any:
     if on_cpu:
         options = _for_cpu(options)
     config = AsyncEngineArgs(
-        **{**options.engine_arguments(on_cpu=on_cpu), **others},
+        **{**engine_arguments(options, on_cpu=on_cpu), **others},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         worker_extension_cls=EXTENSION,
     ).create_engine_config()
@@ -80,7 +87,7 @@ def launch(options: EngineOptions, **others: Any) -> Any:
 
 
 def import_engine_core() -> None:
-    """All that EngineCore runs on CPU."""
+    """Import all that EngineCore runs on CPU."""
     with collector_paused():
         import vllm.v1.engine.core
         import vllm.v1.executor.uniproc_executor
@@ -94,7 +101,7 @@ def _import_front() -> None:
 
 @contextlib.contextmanager
 def _forking() -> Iterator[None]:
-    """Have ``multiprocessing`` fork this process where it would start an interpreter for the fork server."""
+    """Make ``multiprocessing`` fork this process where it would start an interpreter for the fork server."""
     module: Any = forkserver.util  # type: ignore[attr-defined]
     theirs = module.spawnv_passfds
 
@@ -112,7 +119,7 @@ def _forking() -> Iterator[None]:
 
 
 def _become(command: str, descriptors: Sequence[int]) -> NoReturn:
-    """Go on as the interpreter that would have been started: nothing but these files open, ``command`` to run."""
+    """Act as the interpreter that ``multiprocessing`` wanted to start: close all other files and run ``command``."""
     try:
         _rename("rlserve::ForkServer")
         kept = sorted({2, *descriptors})
@@ -127,14 +134,14 @@ def _become(command: str, descriptors: Sequence[int]) -> NoReturn:
 
 
 def _rename(title: str) -> None:
-    """In lists of processes; vLLM does the same with EngineCore."""
+    """Set the title that ``ps`` shows; vLLM does the same with EngineCore."""
     with contextlib.suppress(ImportError):
         importlib.import_module("setproctitle").setproctitle(title)
 
 
 @contextlib.contextmanager
 def _fork_server() -> Iterator[None]:
-    """Have vLLM start EngineCore from the fork server. Its own setting knows only "spawn" and "fork"."""
+    """Make vLLM start EngineCore from the fork server."""
     from vllm.v1.engine import utils as module
 
     utils: Any = module
@@ -147,7 +154,7 @@ def _fork_server() -> Iterator[None]:
 
 
 def _for_cpu(options: EngineOptions) -> EngineOptions:
-    """With a KV cache of a size that fits the model. Raises ConfigError when the configuration's does not."""
+    """The options with a KV cache that fits the model. Raises ConfigError when the configured size does not."""
     from transformers import AutoConfig
 
     model = AutoConfig.from_pretrained(options.model_path)
@@ -158,9 +165,10 @@ def _for_cpu(options: EngineOptions) -> EngineOptions:
 
 
 def _import_model_class(architectures: Sequence[str]) -> None:
-    """vLLM would look at the model's class in a process of its own, lest CUDA be initialised here.
+    """Register the model's class as imported.
 
-    That takes 8 seconds, at the first use of an architecture on a machine.
+    Otherwise vLLM inspects it in a subprocess, to keep CUDA uninitialised here, which takes 8 seconds at the first use
+    of an architecture on a machine.
     """
     from vllm.model_executor.models import ModelRegistry
 

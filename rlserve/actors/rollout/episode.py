@@ -4,18 +4,17 @@ The verdict is the last one that the environment gave, else that of the task's v
 all its turns, one turn a line. An environment that cannot be kept alive yields "no verdict" that names it.
 """
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt
-from rlserve.actors.rollout.dialogue import Dialogue, Generator, Part, PolicyFailed
-from rlserve.actors.rollout.engine_options import SamplingChoice
+from rlserve.actors.rollout.dialogue import Dialogue, Part, PolicyFailed
 from rlserve.config.tables.episodes import EpisodesConfig
+from rlserve.engines.base import Generator, SamplingChoice
 from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
+from rlserve.gather import gather_or_cancel
 from rlserve.records import (
     Failure,
     FailureKind,
@@ -26,7 +25,6 @@ from rlserve.records import (
     Verdict,
 )
 
-T = TypeVar("T")
 Carry = Callable[[Dialogue], Awaitable[None]]
 Judge = Callable[[Task, str, Sequence[str]], Awaitable[Sequence[Verdict]]]
 """Verdicts of a task's completions, whose prompt reads as the text."""
@@ -83,7 +81,7 @@ class EpisodeWorker:
             )
             for index in range(lease.num_samples)
         ]
-        episodes = await _together([self._play(part) for part in parts])
+        episodes = await gather_or_cancel([self._play(part) for part in parts])
         played = time.time()
         verdicts = await self._verdicts(task, prompt.text, episodes)
         finished = time.time()
@@ -145,15 +143,3 @@ def _failure(name: str, error: RlserveError) -> Failure:
             kind = FailureKind.INVALID
     message = str(error) if repr(name) in str(error) else f"environment {name!r}: {error}"
     return Failure(source=f"environment:{name}", kind=kind, message=message, retriable=kind is not FailureKind.INVALID)
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, or the first error after the others were cancelled."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

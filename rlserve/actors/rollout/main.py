@@ -18,9 +18,6 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
-from rlserve.actors.rollout.engine import RolloutEngine
-from rlserve.actors.rollout.engine_options import EngineOptions
-from rlserve.actors.rollout.engine_start import warm_up
 from rlserve.actors.rollout.episode import EpisodeWorker
 from rlserve.actors.rollout.judge import RemoteJudge
 from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
@@ -33,6 +30,8 @@ from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.engines.base import EngineOptions, RolloutEngine
+from rlserve.engines.factory import engine_class
 from rlserve.errors import EngineDied
 from rlserve.observability.events import EventLog
 from rlserve.policy.host import SHARED_MEMORY
@@ -86,7 +85,7 @@ class RolloutProcess:
             )
             verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
             self._engine = await self._start_engine()
-            stack.push_async_callback(self._engine.shutdown)
+            stack.push_async_callback(self._engine.close)
             stack.push_async_callback(self._subscriber.close)
             self._follower = WeightFollower(self._engine, self._subscriber)
             tokens = ModelTokens.load(self._model_path)
@@ -168,11 +167,12 @@ class RolloutProcess:
         }
 
     async def _start_engine(self) -> RolloutEngine:
-        await asyncio.to_thread(warm_up)
+        engine = engine_class(self._config.rollout.engine)
+        await asyncio.to_thread(engine.warm_up)
         self._model_path = await asyncio.to_thread(wait_for_start_model, self._config, self._paths)
         config = self._config
         options = EngineOptions.from_config(config.rollout, config.model, self._model_path, config.seed)
-        return await RolloutEngine.start(options)
+        return await engine.start(options)
 
     async def _stream(self) -> None:
         await self._follower.caught_up()

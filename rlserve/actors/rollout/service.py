@@ -4,12 +4,12 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.session import StreamSession
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
+from rlserve.engines.base import RolloutEngine, SamplingChoice
 from rlserve.errors import InvalidRequest, NotReady
 from rlserve.records import Trajectory
 from rlserve.rpc import codec

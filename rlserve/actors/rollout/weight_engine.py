@@ -22,11 +22,10 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from rlserve.actors.rollout.jobs import Job
 from rlserve.actors.rollout.weight_exchange import Change, Exchange
-from rlserve.actors.rollout.weight_file import digest_of, policy_from_wire, read_checked
 from rlserve.actors.rollout.weight_layout import UnknownLayout
-from rlserve.actors.rollout.weight_readback import served_tensors
+from rlserve.actors.rollout.weight_plugin import Job
+from rlserve.actors.rollout.weight_readback import digest_of, policy_from_wire, read_checked, served_tensors
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
 

@@ -1,15 +1,48 @@
-"""The weights as they are served, back in the form in which they were published."""
+"""Weights in the form in which they are published: read from their flat file, and read back from the model.
+
+The flat file holds all tensors' little-endian bytes, in the manifest's order.
+"""
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rlserve.actors.rollout.weight_exchange import Change
-from rlserve.actors.rollout.weight_file import DTYPES
 from rlserve.actors.rollout.weight_layout import Layout, UnknownLayout, disassemble, layout_of
 from rlserve.errors import WeightsMismatch
-from rlserve.records import TensorSpec
+from rlserve.policy.manifest import check, manifest_digest, slices, spec_of
+from rlserve.records import PolicyVersion, TensorSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, every digest checked. Raises WeightsMismatch unless file and manifest agree in full."""
+    try:
+        flat = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:  # gone or closed to this process: a copy that comes another way may do
+        raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
+    check(policy, flat)
+    return {
+        spec.name: torch.from_numpy(flat[place]).view(DTYPES[spec.dtype]).reshape(spec.shape)
+        for spec, place in slices(policy.tensors)
+    }
+
+
+def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
+    """Digest of the whole, if these tensors were published in the order of ``specs``."""
+    return manifest_digest([spec_of(spec.name, tensors[spec.name].cpu().contiguous())[0] for spec in specs])
+
+
+def policy_from_wire(wire: Mapping[str, Any]) -> PolicyVersion:
+    """A manifest from plain values, the inverse of ``dataclasses.asdict``."""
+    tensors = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in wire["tensors"])
+    return PolicyVersion(**{**wire, "tensors": tensors})
 
 
 def served_tensors(

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 
-from rlserve.actors.rollout.engine import RolloutEngine, SwapReport
+from rlserve.engines.base import RolloutEngine, SwapReport
 from rlserve.errors import DeadlineExceeded, Unavailable, UnknownName, WeightsMismatch
 from rlserve.policy.subscriber import Confirmation, Subscriber
 from rlserve.records import PolicyVersion

@@ -12,12 +12,12 @@ import numpy as np
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt, encode_prompt, num_characters
-from rlserve.actors.rollout.engine import RolloutEngine, SamplingChoice
 from rlserve.actors.rollout.episode import EpisodeWorker, Judge
 from rlserve.actors.rollout.stages import Stages, WorkProgress
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
+from rlserve.engines.base import RolloutEngine, SamplingChoice
 from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import (
     GivenCompletion,

@@ -4,6 +4,7 @@ Shape letters: B sequences, T tokens, S scored ones of a sequence, K entries of 
 """
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlserve.actors.teacher.scoring import Query, Scores
+from rlserve.actors.teacher.scoring import Query, Scores, blaming_checkpoint
+from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.cpu_kernels import set_up_process, short_attention
 
 
@@ -75,3 +77,12 @@ def scores_of(logits: Tensor, query: Query, num_tokens: int | None = None) -> Sc
         top_logprobs=top.values.cpu().numpy(),
         log_tail=rest.cpu().numpy(),
     )
+
+
+async def start(config: TeacherConfig, path: str, *, num_tokens: int) -> ForwardEngine:
+    """See ``StartScoring``."""
+    load = functools.partial(
+        ForwardEngine, path, dtype=config.dtype, torch_threads=config.torch_threads, num_tokens=num_tokens
+    )
+    with blaming_checkpoint(config, path):
+        return await asyncio.to_thread(load)

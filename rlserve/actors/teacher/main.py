@@ -4,20 +4,18 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rlserve.actors.model_path import model_at
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
-from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
-from rlserve.actors.teacher.scoring import ScoringEngine
+from rlserve.actors.teacher.scoring import blaming_checkpoint, start_scoring
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
 from rlserve.config.tables.teacher import TeacherConfig
-from rlserve.errors import ConfigError
 from rlserve.records import ActorKind
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
@@ -64,9 +62,9 @@ async def teacher_server(
     """A teacher server that answers until the block ends; its batcher is added to ``running``."""
     path = model_at(model)
     async with AsyncExitStack() as stack:
-        with _blaming(config, path):
+        with blaming_checkpoint(config, path):
             tokens = await asyncio.to_thread(ModelTokens.load, path)
-        engine = await _start_engine(config, path, num_tokens=tokens.size)
+        engine = await start_scoring(config, path, num_tokens=tokens.size)
         stack.push_async_callback(engine.close)
         identity = describe(
             config.name,
@@ -104,38 +102,3 @@ def weights_digest(path: str) -> str:
     if not files:
         digest.update(path.encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _blaming(config: TeacherConfig, path: str) -> Iterator[None]:
-    """A checkpoint that a library cannot read is a fault of the configuration."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        problem = str(error).partition("\n")[0]
-        raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error
-
-
-async def _start_engine(config: TeacherConfig, path: str, *, num_tokens: int) -> ScoringEngine:
-    if config.engine == "transformers":
-        from rlserve.actors.teacher.forward import ForwardEngine
-
-        with _blaming(config, path):
-            return await asyncio.to_thread(
-                functools.partial(
-                    ForwardEngine,
-                    path,
-                    dtype=config.dtype,
-                    torch_threads=config.torch_threads,
-                    num_tokens=num_tokens,
-                )
-            )
-    from rlserve.actors.teacher.vllm_engine import VllmEngine
-
-    options = EngineOptions(
-        model_path=path,
-        dtype=config.dtype,
-        max_length=config.max_length + 1,  # vLLM samples one token after the last
-        kv_cache_bytes=config.kv_cache_bytes,
-    )
-    return await VllmEngine.start(options, max_k=config.max_k, num_tokens=num_tokens)

@@ -4,12 +4,23 @@ Shape letters: T tokens of a sequence, S scored ones, K entries of the top.
 """
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from rlserve.config.tables.teacher import TeacherConfig
+from rlserve.engines.factory import imported
+from rlserve.errors import ConfigError
+
+SCORING_ENGINES: Mapping[str, str] = {
+    "transformers": "rlserve.actors.teacher.forward:start",
+    "vllm": "rlserve.actors.teacher.vllm_engine:start",
+}
+"""``module:function`` that starts each kind (``StartScoring``). Adding one is a module and a line here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,3 +82,27 @@ class ScoringEngine(Protocol):
     def close(self) -> Awaitable[None]:
         """Free the model."""
         ...
+
+
+class StartScoring(Protocol):
+    """Starts a scoring engine of one kind."""
+
+    async def __call__(self, config: TeacherConfig, path: str, *, num_tokens: int) -> ScoringEngine:
+        """Load the checkpoint at ``path``; ``num_tokens`` of its columns are the tokenizer's. Raises ConfigError."""
+        ...
+
+
+async def start_scoring(config: TeacherConfig, path: str, *, num_tokens: int) -> ScoringEngine:
+    """The engine that ``teachers.engine`` names, on the checkpoint at ``path``."""
+    start: StartScoring = imported(SCORING_ENGINES, config.engine, key="teachers.engine")
+    return await start(config, path, num_tokens=num_tokens)
+
+
+@contextmanager
+def blaming_checkpoint(config: TeacherConfig, path: str) -> Iterator[None]:
+    """A checkpoint that a library cannot read is a fault of the configuration."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.rollout.engine_start import launch
 from rlserve.actors.teacher.scoring import Query, Scores
+from rlserve.config.tables.teacher import TeacherConfig
+from rlserve.engines.base import EngineOptions
 from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
 
 
-class VllmEngine:
+class VllmScoringEngine:
     """One vLLM engine that generates nothing."""
 
     def __init__(self, llm: Any, max_k: int, num_tokens: int | None) -> None:
@@ -28,7 +29,7 @@ class VllmEngine:
         self._numbers = itertools.count()
 
     @classmethod
-    async def start(cls, options: EngineOptions, *, max_k: int, num_tokens: int | None = None) -> "VllmEngine":
+    async def start(cls, options: EngineOptions, *, max_k: int, num_tokens: int | None = None) -> "VllmScoringEngine":
         """Start vLLM on the checkpoint; ``num_tokens`` of its columns are the tokenizer's.
 
         Raises DeadlineExceeded, and what vLLM raises.
@@ -99,3 +100,14 @@ def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int, num_tokens:
         mass = np.exp(logprobs.astype(np.float64)).sum(-1)
         tail = np.log(np.clip(1.0 - mass, 0.0, None)).astype(np.float32) if k else np.zeros(0, dtype=np.float32)
     return Scores(logprobs=own, top_ids=ids, top_logprobs=logprobs, log_tail=tail)
+
+
+async def start(config: TeacherConfig, path: str, *, num_tokens: int) -> VllmScoringEngine:
+    """See ``StartScoring``."""
+    options = EngineOptions(
+        model_path=path,
+        dtype=config.dtype,
+        max_length=config.max_length + 1,  # vLLM samples one token after the last
+        kv_cache_bytes=config.kv_cache_bytes,
+    )
+    return await VllmScoringEngine.start(options, max_k=config.max_k, num_tokens=num_tokens)

@@ -12,6 +12,8 @@ class RolloutConfig(Section):
     address: str = "127.0.0.1:0"
     workers: int = Field(1, ge=0)
     """Workers that the launcher starts; more may join from elsewhere."""
+    engine: str = "vllm"
+    """Inference engine, by its name in ``rlserve.engines.factory``."""
     group_size: int = Field(8, ge=1)
     """Completions sampled per task."""
     max_groups_in_flight: int = Field(32, ge=1)

@@ -29,8 +29,9 @@ class TeacherConfig(Section):
     """Environments whose samples it scores; none means all."""
     weight: float = Field(1.0, gt=0)
     """Share of the groups that it scores, relative to other teachers of the same environment."""
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """What runs it: a batched forward pass (the faster on CPU), or vLLM's ``prompt_logprobs``."""
+    engine: str = "transformers"
+    """What runs it: ``"transformers"``, a batched forward pass (the faster on CPU), or ``"vllm"``, its
+    ``prompt_logprobs``."""
     address: str = "127.0.0.1:0"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     max_length: int = Field(2048, ge=8)

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.engines.factory import ENGINES, check_engine
 from rlserve.errors import ConfigError
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
@@ -25,6 +27,18 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     yield from check_ports(config)
     yield from check_cores(config)
     yield from check_gpus(config, count_gpus())
+    yield from check_engines(config)
+
+
+def check_engines(config: RunConfig) -> Iterator[Finding]:
+    """Whether each inference engine that is named exists; nothing of it is imported."""
+    asked = [("rollout.engine", ENGINES, config.rollout.engine)]
+    asked += [(f"teachers.{i}.engine", SCORING_ENGINES, t.engine) for i, t in enumerate(config.teachers)]
+    for key, engines, name in asked:
+        try:
+            check_engine(engines, name, key=key)
+        except ConfigError as error:
+            yield Finding(str(error))
 
 
 def check_directory(root: Path) -> Iterator[Finding]:

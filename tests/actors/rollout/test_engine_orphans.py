@@ -12,18 +12,18 @@ import psutil
 import pytest
 from tiny_policies import tiny_model
 
-from rlserve.actors.rollout.deathwatch import wait_for_end
-from rlserve.actors.rollout.settings import OWNER_VARIABLE
+from rlserve.actors.rollout.deathwatch import OWNER_VARIABLE, wait_for_end
 
 WORKER = """
 import asyncio, sys
 if __name__ == "__main__" and "early" in sys.argv:
     from rlserve.actors.rollout.engine_start import fork_early
     fork_early()
-from rlserve.actors.rollout.engine import EngineOptions, RolloutEngine
+from rlserve.actors.rollout.engine import VllmEngine
+from rlserve.engines.base import EngineOptions
 
 async def serve():
-    await RolloutEngine.start(EngineOptions(model_path=sys.argv[1], dtype="float32", max_length=128))
+    await VllmEngine.start(EngineOptions(model_path=sys.argv[1], dtype="float32", max_length=128))
     print("serving", flush=True)
     await asyncio.sleep(600)
 

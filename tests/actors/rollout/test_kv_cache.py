@@ -3,7 +3,7 @@
 import pytest
 from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
-from rlserve.actors.rollout.kv_cache import LEAST_BYTES, SEQUENCES, cpu_kv_cache_bytes, sequence_bytes
+from rlserve.engines.vllm.cpu import LEAST_BYTES, SEQUENCES, cpu_kv_cache_bytes, sequence_bytes
 from rlserve.errors import ConfigError
 
 SMOL = LlamaConfig(num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3)

@@ -1,5 +1,6 @@
 """Checkpoint tensors into the parameters of a running model and back; flat files against their manifests."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from tiny_policies import publish
 from torch import Tensor, nn
 
-from rlserve.actors.rollout.weight_file import digest_of, policy_from_wire, policy_to_wire, read_checked
 from rlserve.actors.rollout.weight_layout import Slot, UnknownLayout, assemble, disassemble
+from rlserve.actors.rollout.weight_readback import digest_of, policy_from_wire, read_checked
 from rlserve.errors import WeightsMismatch
 
 
@@ -48,7 +49,7 @@ def test_tensors_that_do_not_make_the_parameter_are_refused(tensors: dict[str, T
 def test_a_flat_file_gives_the_tensors_that_were_published_and_their_digest(tmp_path: Path) -> None:
     weights = {"a": torch.randn(3), "b": torch.randn(2, 3).bfloat16(), "c": torch.randn(5).half()}
     policy = publish(weights, 3, tmp_path / "flat")
-    assert policy_from_wire(policy_to_wire(policy)) == policy
+    assert policy_from_wire(asdict(policy)) == policy
     found = read_checked(policy, tmp_path / "flat")
     assert all(
         torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in weights.items()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_policies import VOCABULARY, tiny_model
 
-from rlserve.actors.rollout.engine_options import EngineOptions
 from rlserve.actors.teacher.forward import ForwardEngine
 from rlserve.actors.teacher.scoring import Query, Scores
-from rlserve.actors.teacher.vllm_engine import VllmEngine
+from rlserve.actors.teacher.vllm_engine import VllmScoringEngine
+from rlserve.engines.base import EngineOptions
 from rlserve.errors import InvalidRequest
 
 
@@ -71,7 +71,7 @@ def test_vllm_says_the_same(checkpoint: tuple[str, Any]) -> None:
 
     async def ask() -> tuple[list[Query], list[Scores]]:
         options = EngineOptions(model_path=path, dtype="float32", max_length=128, kv_cache_bytes=2**26)
-        engine = await VllmEngine.start(options, max_k=8)
+        engine = await VllmScoringEngine.start(options, max_k=8)
         try:
             with pytest.raises(InvalidRequest, match="temperature: is 2"):
                 engine.check(query(9, temperature=2.0))

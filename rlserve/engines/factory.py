@@ -1,0 +1,33 @@
+"""The engines by name, and the one place that chooses among them (``rollout.engine``)."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from rlserve.engines.base import RolloutEngine
+from rlserve.errors import ConfigError
+from rlserve.nearest import known_names
+
+ENGINES: Mapping[str, str] = {
+    "vllm": "rlserve.actors.rollout.engine:VllmEngine",
+}
+"""``module:class`` of each rollout engine. Text, so that a host imports only the engine it runs."""
+
+
+def engine_class(name: str) -> type[RolloutEngine]:
+    """The class of a rollout engine. Imports its module. Raises ConfigError for an unknown name."""
+    found: type[RolloutEngine] = imported(ENGINES, name, key="rollout.engine")
+    return found
+
+
+def check_engine(engines: Mapping[str, str], name: str, *, key: str) -> None:
+    """Raise ConfigError, which blames the configuration's ``key``, unless the engine exists."""
+    if name not in engines:
+        raise ConfigError(f"{key}: {name!r} is unknown{known_names(name, engines)}")
+
+
+def imported(engines: Mapping[str, str], name: str, *, key: str) -> Any:
+    """What the ``module:attribute`` of an engine names. Raises ConfigError as ``check_engine`` does."""
+    check_engine(engines, name, key=key)
+    module, _, attribute = engines[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
