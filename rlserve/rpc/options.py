@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from rlserve.rpc.descriptors import descriptor_limit
 
 MESSAGE_BYTES = 16 * 2**20
+TEACHER_MESSAGE_BYTES = 64 * 2**20
+"""Between teachers and those who ask them: the top k of a long sequence, or a whole vocabulary, in one message."""
 _KEEPALIVE_MILLISECONDS = 30_000
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
 

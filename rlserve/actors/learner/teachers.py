@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.matching import matched_tokens
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.run import RunConfig
@@ -16,7 +15,7 @@ from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import ConfigError
 from rlserve.records import Actor, ActorKind
 from rlserve.rpc.channel import call, open_channel
-from rlserve.rpc.options import ChannelOptions
+from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ChannelOptions
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
@@ -93,7 +92,7 @@ def problems(
 
 
 async def _ask(actor: Actor, method: str, request: Any) -> Any:
-    async with open_channel(actor.address, options=ChannelOptions(max_message_bytes=MAX_MESSAGE_BYTES)) as channel:
+    async with open_channel(actor.address, options=ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)) as channel:
         return await call(
             getattr(pb_grpc.TeacherServiceStub(channel), method),
             request,

@@ -15,7 +15,7 @@ from rlserve.records import FinishReason, Message, Task, Turn
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class TurnPair:
     """One turn of the policy and the environment's answer."""
 
     text: str
@@ -25,7 +25,7 @@ class Exchange:
 
 
 def continuation(
-    tokenizer: Tokenizer, task: Task, exchanges: Sequence[Exchange], *, last_token: int | None
+    tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[TurnPair], *, last_token: int | None
 ) -> list[int]:
     """Token ids that follow the policy's last turn, up to its next one.
 
@@ -34,12 +34,12 @@ def continuation(
     sampled, is not repeated when the policy has ended its turn itself. Raises TaskRefused when the template
     refuses the messages or does not show the policy's turn.
     """
-    answer = exchanges[-1].turn.messages
+    answer = turn_pairs[-1].turn.messages
     if isinstance(task.prompt, str) or not isinstance(task.prompt[0], Message):
         return _encode(tokenizer, "".join(message.content for message in answer))
     if not has_template(tokenizer):
         return _encode(tokenizer, "\n" + plain_chat(answer))
-    ids = _encode(tokenizer, _after_last_turn(tokenizer, task, exchanges))
+    ids = _encode(tokenizer, _after_last_turn(tokenizer, task, turn_pairs))
     return ids[1:] if ids and ids[0] == last_token else ids
 
 
@@ -47,11 +47,11 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _after_last_turn(tokenizer: Tokenizer, task: Task, exchanges: Sequence[Exchange]) -> str:
-    *earlier, last = exchanges
+def _after_last_turn(tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[TurnPair]) -> str:
+    *earlier, last = turn_pairs
     conversation = list(chat_messages(task))
-    for exchange in earlier:
-        conversation += [Message(role="assistant", content=exchange.text), *exchange.turn.messages]
+    for turn_pair in earlier:
+        conversation += [Message(role="assistant", content=turn_pair.text), *turn_pair.turn.messages]
     mark = _mark([*conversation, *last.turn.messages])
     conversation += [Message(role="assistant", content=mark), *last.turn.messages]
     _, found, after = render(tokenizer, conversation, task.tools).rpartition(mark)

@@ -1,8 +1,15 @@
-"""The policy's side of one episode: speak, hear, and know when it is over. Knows no stream.
+"""The policy's side of one episode: sample a turn, receive the environment's answer, stop at a limit.
 
-It outlives the streams that carry it: an environment server that dies is replaced, the new one hears the same texts
-again (``exchanges``), and sampling goes on where it stood. A turn is sampled once, also when the stream breaks
-meanwhile.
+A dialogue outlives the streams to environment servers. When a server dies, another one is sent the same texts again
+(``turn_pairs``), and sampling continues where it was. Each turn is sampled once, also when the stream breaks meanwhile.
+
+Example::
+
+    dialogue = Dialogue(request, engine=engine, tokens=tokens, limits=EpisodesConfig())
+    while (spoken := await dialogue.next_text()) is not None:   # (text, why the policy stopped)
+        dialogue.receive(*spoken, await answer(*spoken))        # the environment's Turn
+    trajectory = dialogue.transcript.trajectory(dialogue.finish_reason, ...)
+    dialogue.close()
 """
 
 import asyncio
@@ -11,7 +18,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.rollout.continuation import Exchange, continuation
+from rlserve.actors.rollout.continuation import TurnPair, continuation
 from rlserve.actors.rollout.transcript import Transcript
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.engines.base import Generator, SamplingChoice
@@ -20,7 +27,7 @@ from rlserve.records import FinishReason, Task, Turn, Verdict
 
 
 class PolicyFailed(Exception):
-    """Sampling or the chat template failed, for the reason in ``cause``: no fault of the environment."""
+    """Sampling or the chat template failed, for the reason in ``cause``. The environment is not to blame."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -28,8 +35,8 @@ class PolicyFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """The policy's part in one episode."""
+class EpisodeRequest:
+    """One episode to play: the task, and how the policy samples in it."""
 
     task: Task
     prompt: Sequence[int]
@@ -44,50 +51,55 @@ class Part:
 class Dialogue:
     """One episode of one sample. ``close`` it in the end."""
 
-    def __init__(self, part: Part, *, engine: Generator, tokens: ModelTokens, limits: EpisodesConfig) -> None:
-        self.task = part.task
-        self.episode_id = part.request_id
-        self.transcript = Transcript(part.prompt)
-        self.exchanges: list[Exchange] = []
+    def __init__(
+        self, request: EpisodeRequest, *, engine: Generator, tokens: ModelTokens, limits: EpisodesConfig
+    ) -> None:
+        self.task = request.task
+        self.episode_id = request.request_id
+        self.transcript = Transcript(request.prompt)
+        self.turn_pairs: list[TurnPair] = []
         self.finish_reason: FinishReason | None = None
         """None while it goes on."""
-        self._part = part
+        self._request = request
         self._engine = engine
         self._tokens = tokens
         self._limits = limits
-        self._speaking: asyncio.Task[tuple[str, FinishReason]] | None = None
+        self._sampling: asyncio.Task[tuple[str, FinishReason]] | None = None
 
     @property
     def texts(self) -> list[str]:
-        """What the policy wrote, turn by turn."""
-        return [exchange.text for exchange in self.exchanges]
+        """The policy's texts, turn by turn."""
+        return [turn_pair.text for turn_pair in self.turn_pairs]
 
     @property
     def verdict(self) -> Verdict | None:
-        """The environment's last word; None when it left the verdict to others."""
-        return self.exchanges[-1].turn.verdict if self.exchanges else None
+        """The verdict of the environment's last answer; None when it gave none."""
+        return self.turn_pairs[-1].turn.verdict if self.turn_pairs else None
 
-    async def speak(self) -> tuple[str, FinishReason] | None:
-        """The policy's next text, or None when the episode is over; the same until ``hear`` is called.
+    async def next_text(self) -> tuple[str, FinishReason] | None:
+        """The policy's next text, or None when the episode is over; the same until ``receive`` is called.
 
         Raises PolicyFailed.
         """
         if self.finish_reason is not None:
             return None
-        if self._speaking is None:
-            self._speaking = asyncio.create_task(self._sample())
-        return await asyncio.shield(self._speaking)
+        if self._sampling is None:
+            self._sampling = asyncio.create_task(self._sample())
+        return await asyncio.shield(self._sampling)
 
-    def hear(self, text: str, finish_reason: FinishReason, turn: Turn) -> None:
-        """Take the environment's answer to what ``speak`` gave. Raises PolicyFailed when the template refuses it."""
-        self._speaking = None
-        self.exchanges.append(Exchange(text, finish_reason, turn))
+    def receive(self, text: str, finish_reason: FinishReason, turn: Turn) -> None:
+        """Take the environment's answer to the text of ``next_text``.
+
+        Raises PolicyFailed when the chat template refuses it.
+        """
+        self._sampling = None
+        self.turn_pairs.append(TurnPair(text, finish_reason, turn))
         self.finish_reason = self._why_over(turn)
 
     def close(self) -> None:
         """Stop sampling."""
-        if self._speaking is not None:
-            self._speaking.cancel()
+        if self._sampling is not None:
+            self._sampling.cancel()
 
     def _why_over(self, turn: Turn) -> FinishReason | None:
         if turn.done:
@@ -97,31 +109,31 @@ class Dialogue:
             return FinishReason.LENGTH
         last = transcript.context[-1]
         try:
-            ids = continuation(self._tokens.tokenizer, self.task, self.exchanges, last_token=last)
-        except TaskRefused as error:  # by our template: the environment is not to blame
+            ids = continuation(self._tokens.tokenizer, self.task, self.turn_pairs, last_token=last)
+        except TaskRefused as error:  # the policy's own template refuses: the environment is not to blame
             raise PolicyFailed(error) from error
-        if len(transcript) + len(ids) >= self._part.max_length:
+        if len(transcript) + len(ids) >= self._request.max_length:
             return FinishReason.LENGTH
         transcript.add_environment(ids)
         return None
 
     @property
     def _tokens_left(self) -> int:
-        return self._part.sampling.max_new_tokens - self.transcript.num_sampled
+        return self._request.sampling.max_new_tokens - self.transcript.num_sampled
 
     async def _sample(self) -> tuple[str, FinishReason]:
-        part, turn = self._part, self.transcript.num_samples
-        room = min(self._tokens_left, part.max_length - len(self.transcript))
+        request, turn = self._request, self.transcript.num_samples
+        room = min(self._tokens_left, request.max_length - len(self.transcript))
         try:
             [sample] = await self._engine.generate(
                 self.transcript.context,
                 n=1,
-                sampling=replace(part.sampling, max_new_tokens=min(room, self._limits.max_turn_tokens or room)),
-                seed=turn_seed(part.seed, turn),
-                request_id=f"{part.request_id}/turn-{turn}",
+                sampling=replace(request.sampling, max_new_tokens=min(room, self._limits.max_turn_tokens or room)),
+                seed=turn_seed(request.seed, turn),
+                request_id=f"{request.request_id}/turn-{turn}",
             )
             if sample.finish_reason is FinishReason.ABORT:
-                raise Unavailable(f"engine: turn {turn} of {part.request_id} was cancelled")
+                raise Unavailable(f"engine: turn {turn} of {request.request_id} was cancelled")
         except Exception as error:
             raise PolicyFailed(error) from error
         self.transcript.add_sample(sample)
@@ -129,7 +141,7 @@ class Dialogue:
 
 
 def turn_seed(seed: int, turn: int) -> int:
-    """Seed of one turn: that of the sample at first, then others, so that turns do not share their noise."""
+    """Seed of one turn: the sample's seed for the first turn, then one derived from it, so that no noise is shared."""
     if turn == 0:
         return seed
     return int.from_bytes(blake2b(f"{seed}/{turn}".encode(), digest_size=7).digest())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt
-from rlserve.actors.rollout.dialogue import Dialogue, Part, PolicyFailed
+from rlserve.actors.rollout.dialogue import Dialogue, EpisodeRequest, PolicyFailed
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.engines.base import Generator, SamplingChoice
 from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
@@ -25,8 +25,8 @@ from rlserve.records import (
     Verdict,
 )
 
-Carry = Callable[[Dialogue], Awaitable[None]]
-Judge = Callable[[Task, str, Sequence[str]], Awaitable[Sequence[Verdict]]]
+RunEpisode = Callable[[Dialogue], Awaitable[None]]
+Verify = Callable[[Task, str, Sequence[str]], Awaitable[Sequence[Verdict]]]
 """Verdicts of a task's completions, whose prompt reads as the text."""
 TURNS_APART = "\n"
 """Between turns in a trajectory's completion, so that the end of one and the start of the next stay two."""
@@ -52,16 +52,16 @@ class EpisodeWorker:
         *,
         engine: Generator,
         tokens: ModelTokens,
-        carry: Carry,
-        judge: Judge,
+        run_episode: RunEpisode,
+        verify: Verify,
         limits: EpisodesConfig,
         max_length: int,
     ) -> None:
-        """``carry`` brings a dialogue to its end or raises, as ``RemoteEpisodes`` does."""
+        """``carry`` brings a dialogue to its end or raises, as ``EpisodeClient`` does."""
         self._engine = engine
         self._tokens = tokens
-        self._carry = carry
-        self._judge = judge
+        self._run_episode = run_episode
+        self._verify = verify
         self._limits = limits
         self._max_length = max_length
 
@@ -70,8 +70,8 @@ class EpisodeWorker:
     ) -> tuple[Trajectory, ...]:
         """One trajectory a sample; sample i is drawn with ``lease.seed + i``. Raises what sampling raises."""
         started = time.time()
-        parts = [
-            Part(
+        requests = [
+            EpisodeRequest(
                 task=task,
                 prompt=prompt.token_ids,
                 sampling=sampling,
@@ -81,7 +81,7 @@ class EpisodeWorker:
             )
             for index in range(lease.num_samples)
         ]
-        episodes = await gather_or_cancel([self._play(part) for part in parts])
+        episodes = await gather_or_cancel([self._play(request) for request in requests])
         played = time.time()
         verdicts = await self._verdicts(task, prompt.text, episodes)
         finished = time.time()
@@ -102,14 +102,14 @@ class EpisodeWorker:
             for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True))
         )
 
-    async def _play(self, part: Part) -> _Played:
-        dialogue = Dialogue(part, engine=self._engine, tokens=self._tokens, limits=self._limits)
+    async def _play(self, request: EpisodeRequest) -> _Played:
+        dialogue = Dialogue(request, engine=self._engine, tokens=self._tokens, limits=self._limits)
         try:
-            await self._carry(dialogue)
+            await self._run_episode(dialogue)
         except PolicyFailed as error:
             raise error.cause from error
         except RlserveError as error:
-            return _Played(dialogue, _failure(part.task.environment, error))
+            return _Played(dialogue, _failure(request.task.environment, error))
         finally:
             dialogue.close()
         return _Played(dialogue, None)
@@ -117,7 +117,7 @@ class EpisodeWorker:
     async def _verdicts(self, task: Task, prompt: str, episodes: Sequence[_Played]) -> list[Verdict]:
         verdicts = {i: _given(task, episode) for i, episode in enumerate(episodes)}
         open_ = [i for i, verdict in verdicts.items() if verdict is None]
-        judged = await self._judge(task, prompt, [episodes[i].completion for i in open_]) if open_ else ()
+        judged = await self._verify(task, prompt, [episodes[i].completion for i in open_]) if open_ else ()
         found = {**verdicts, **dict(zip(open_, judged, strict=True))}
         return [verdict for i in range(len(episodes)) if (verdict := found[i]) is not None]
 

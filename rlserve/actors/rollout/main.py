@@ -18,16 +18,14 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_path import wait_for_start_model
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
+from rlserve.actors.rollout.clients import TaskClient, VerifierPoolClient
 from rlserve.actors.rollout.episode import EpisodeWorker
-from rlserve.actors.rollout.judge import RemoteJudge
-from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
+from rlserve.actors.rollout.remote_episodes import EpisodeClient
 from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
 from rlserve.actors.rollout.session import StreamSession
-from rlserve.actors.rollout.tasks import RemoteTasks
-from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
+from rlserve.actors.rollout.teachers import TeacherClient, TeacherRequests
 from rlserve.actors.rollout.weights import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
-from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.base import EngineOptions, RolloutEngine
@@ -38,7 +36,7 @@ from rlserve.policy.host import SHARED_MEMORY
 from rlserve.policy.subscriber import Subscriber
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import open_channel
-from rlserve.rpc.options import ChannelOptions
+from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ChannelOptions
 from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
 
@@ -81,7 +79,9 @@ class RolloutProcess:
             stack.push_async_callback(self._hub.close)
             environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
             teachers = await stack.enter_async_context(
-                EndpointPool(self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=MAX_MESSAGE_BYTES))
+                EndpointPool(
+                    self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
+                )
             )
             verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
             self._engine = await self._start_engine()
@@ -90,26 +90,26 @@ class RolloutProcess:
             self._follower = WeightFollower(self._engine, self._subscriber)
             tokens = ModelTokens.load(self._model_path)
             self._engine.read_with(tokens.tokenizer)
-            judge = RemoteJudge(verifiers, deadline_seconds=config.rollout.verify_seconds)
+            verify = VerifierPoolClient(verifiers, deadline_seconds=config.rollout.verify_seconds)
             self._worker = GroupWorker(
                 engine=self._engine,
                 tokens=tokens,
-                get_task=RemoteTasks(
+                get_task=TaskClient(
                     environments,
                     seed=config.seed,
                     deadline_seconds=config.rollout.task_seconds,
                     vocab_size=self._engine.vocabulary_size,
                 ),
-                judge=judge,
+                verify=verify,
                 episodes=EpisodeWorker(
                     engine=self._engine,
                     tokens=tokens,
-                    carry=RemoteEpisodes(environments, config.episodes),
-                    judge=judge,
+                    run_episode=EpisodeClient(environments, config.episodes),
+                    verify=verify,
                     limits=config.episodes,
                     max_length=config.model.max_length,
                 ),
-                teach=RemoteTeachers(teachers, tokens, Questions.of(config)),
+                score_with_teachers=TeacherClient(teachers, tokens, TeacherRequests.of(config)),
                 rollout=config.rollout,
                 model=config.model,
                 worker_id=self._worker_id,

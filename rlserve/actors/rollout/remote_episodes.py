@@ -1,7 +1,7 @@
-"""Carries a dialogue over a stream to an environment server, and over another one when that breaks.
+"""Plays a dialogue over a stream to an environment server, and over another stream when that one breaks.
 
-``_talk``  waits for: the policy (as long as the episode may take), the environment's answer to one turn.
-           unblocked by: the engine, the answer, the turn's deadline, the loss of the server's lease, the
+``_talk``  waits for: the policy's next text, then the environment's answer to it.
+           unblocked by: the engine, the answer, the turn's deadline, the server's disappearance from the hub, the
            episode's deadline.
 """
 
@@ -15,7 +15,7 @@ import grpc.aio
 
 from rlserve.actors.hub.endpoint import EndpointLost
 from rlserve.actors.hub.pool import EndpointPool
-from rlserve.actors.rollout.continuation import Exchange
+from rlserve.actors.rollout.continuation import TurnPair
 from rlserve.actors.rollout.dialogue import Dialogue
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.config.waits import TURN_MARGIN_SECONDS
@@ -28,9 +28,10 @@ from rlserve.v1 import environment_service_pb2 as pb
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
 CANCEL_SECONDS = 1.0
+"""Wait for a server to end an episode that is over. Any value will do: the stream is cut after it."""
 
 
-class RemoteEpisodes:
+class EpisodeClient:
     """Episodes with whichever environment server of the pool is alive."""
 
     def __init__(self, pool: EndpointPool, config: EpisodesConfig) -> None:
@@ -38,10 +39,10 @@ class RemoteEpisodes:
         self._config = config
 
     async def __call__(self, dialogue: Dialogue) -> None:
-        """Carry ``dialogue`` to its end, from the start again on another server when one fails, ``attempts`` in all.
+        """Play ``dialogue`` to its end. When a server fails, start again on another one, ``attempts`` times in all.
 
-        A server that is full does not count. Raises what the last server raised, DeadlineExceeded when the
-        episode took too long, PluginFailed when a second server answers the same texts otherwise, PolicyFailed.
+        A server that is full does not count as an attempt. Raises what the last server raised, DeadlineExceeded when
+        the episode took too long, PluginFailed when a second server answers the same texts differently, PolicyFailed.
         """
         seconds = self._config.episode_seconds
         await self._pool.call(
@@ -60,11 +61,11 @@ class RemoteEpisodes:
             async with asyncio.timeout(timeout), _opened(channel, dialogue, self._config.turn_seconds) as talk:
                 await _talk(talk, dialogue)
         except _Full as error:
-            raise EndpointLost(str(error)) from error  # which leaves it aside for a while and counts no failure
+            raise EndpointLost(str(error)) from error  # the pool skips the server for a while and counts no failure
 
 
 class _Full(Exception):
-    """A server refused the episode for want of room."""
+    """A server refused the episode because it has no room."""
 
 
 class _Stream:
@@ -89,7 +90,7 @@ class _Stream:
                 with rpc_errors(""):
                     response = await self._call.read()
         except LimitExceeded as error:
-            if self._num_answers == 0:  # a full server refuses at the start
+            if self._num_answers == 0:  # only a full server refuses before its first answer
                 raise _Full(str(error)) from error
             raise
         except TimeoutError as error:
@@ -130,16 +131,18 @@ async def _opened(channel: grpc.aio.Channel, dialogue: Dialogue, turn_seconds: f
 
 
 async def _talk(stream: _Stream, dialogue: Dialogue) -> None:
-    for exchange in dialogue.exchanges:
-        _check_repeated(dialogue.task.environment, exchange, await stream.answer(exchange.text, exchange.finish_reason))
-    while (spoken := await dialogue.speak()) is not None:
-        dialogue.hear(*spoken, await stream.answer(*spoken))
+    for turn_pair in dialogue.turn_pairs:
+        _check_repeated(
+            dialogue.task.environment, turn_pair, await stream.answer(turn_pair.text, turn_pair.finish_reason)
+        )
+    while (spoken := await dialogue.next_text()) is not None:
+        dialogue.receive(*spoken, await stream.answer(*spoken))
 
 
-def _check_repeated(name: str, before: Exchange, now: Turn) -> None:
-    """A verdict may hold its own duration, so it is left out."""
+def _check_repeated(name: str, before: TurnPair, now: Turn) -> None:
+    """Raise PluginFailed unless both servers answered alike. Verdicts are not compared: they hold their duration."""
     if (now.messages, now.done) != (before.turn.messages, before.turn.done):
         raise PluginFailed(
-            f"environment {name!r}: answered {before.text!a} otherwise than before; its answers must follow from "
+            f"environment {name!r}: answered {before.text!a} differently than before; its answers must follow from "
             "the task and the texts alone"
         )

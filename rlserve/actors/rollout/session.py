@@ -254,12 +254,12 @@ class StreamSession:
         except asyncio.CancelledError:
             if not running.stuck:
                 raise
-            self._give_back(running, running.stuck)
+            self._return_lease(running, running.stuck)
         except Exception as error:  # what one task brings costs that task, never the worker
             unknown = not isinstance(error, RlserveError | TimeoutError)
             drop = error.reason if isinstance(error, TaskRefused) else ""
             reason = _described(error, self._progress_of(group_id).stage)
-            self._give_back(running, reason, drop=drop, trace=unknown)
+            self._return_lease(running, reason, drop=drop, trace=unknown)
         else:
             self._finished[group_id] = finished = _Finished(group_id, running.lease.nonce, data)
             self._outbox.put_nowait(finished)
@@ -270,7 +270,7 @@ class StreamSession:
         if not self._fatal.done():
             self._fatal.set_exception(error)
 
-    def _give_back(self, running: _Running, reason: str, *, drop: str = "", trace: bool = False) -> None:
+    def _return_lease(self, running: _Running, reason: str, *, drop: str = "", trace: bool = False) -> None:
         logger.warning("giving back %s: %s", running.lease.group_id, reason, exc_info=trace)
         self._outbox.put_nowait(_returned(running.lease.group_id, running.lease.nonce, reason, drop))
 

@@ -38,7 +38,7 @@ MAX_CAUSES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class TeacherRequest:
     """What one teacher is to be asked."""
 
     teacher: TeacherConfig
@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class TeacherRequests:
     """Who is asked about a group: one of the teachers to distil from, and the served reference."""
 
     teachers: tuple[TeacherConfig, ...]
@@ -60,13 +60,13 @@ class Questions:
     reference: TeacherConfig | None
 
     @classmethod
-    def of(cls, config: RunConfig) -> "Questions":
-        """The questions that a run asks."""
+    def of(cls, config: RunConfig) -> "TeacherRequests":
+        """The requests that a run asks."""
         named = {teacher.name: teacher for teacher in config.teachers}
         reference = named.pop(config.reference.teacher, None)
         return cls(tuple(named.values()), config.distillation, reference)
 
-    def about(self, lease: Lease) -> list[Question]:
+    def for_lease(self, lease: Lease) -> list[TeacherRequest]:
         """The teacher is drawn by weight among those of the lease's environment, and is the same for the same lease."""
         asked = []
         able = [t for t in self.teachers if not t.environments or lease.environment in t.environments]
@@ -74,20 +74,20 @@ class Questions:
             chosen = Random(lease.seed).choices(able, [teacher.weight for teacher in able])[0]
             top = self.distill.estimator == "top_k"
             temperature = self.distill.temperature if top else None
-            asked.append(Question(teacher=chosen, k=self.distill.k if top else 0, temperature=temperature))
+            asked.append(TeacherRequest(teacher=chosen, k=self.distill.k if top else 0, temperature=temperature))
         if self.reference is not None:
-            asked.append(Question(teacher=self.reference, k=0, temperature=None))
+            asked.append(TeacherRequest(teacher=self.reference, k=0, temperature=None))
         return asked
 
 
-class RemoteTeachers:
+class TeacherClient:
     """Scores of a group's trajectories, from whichever server of a teacher is alive."""
 
-    def __init__(self, pool: EndpointPool, tokens: ModelTokens, questions: Questions) -> None:
+    def __init__(self, pool: EndpointPool, tokens: ModelTokens, requests: TeacherRequests) -> None:
         self._pool = pool
         self._tokens = tokens
         self._fingerprint = fingerprint(tokens.tokenizer)
-        self._questions = questions
+        self._requests = requests
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
         self._text = tokens.as_text()
         self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
@@ -99,23 +99,23 @@ class RemoteTeachers:
         """The trajectories with ``teacher_scores``; as they are where there is nobody to ask."""
         scored = tuple(trajectories)
         if lease.purpose is Purpose.TRAIN:
-            for question in self._questions.about(lease):
-                scored = await self._ask(question, task, scored)
+            for asked in self._requests.for_lease(lease):
+                scored = await self._ask(asked, task, scored)
         return scored
 
     async def _ask(
-        self, question: Question, task: Task, trajectories: tuple[Trajectory, ...]
+        self, asked: TeacherRequest, task: Task, trajectories: tuple[Trajectory, ...]
     ) -> tuple[Trajectory, ...]:
-        name = question.teacher.name
+        name = asked.teacher.name
         try:
-            teacher = await self._describe(question.teacher)
+            teacher = await self._describe(asked.teacher)
             same = teacher.tokenizer_fingerprint == self._fingerprint
-            if question.k and not same:
-                await self._match(question.teacher)
-            make = functools.partial(self._by_ids if same else self._by_text, question, task)
+            if asked.k and not same:
+                await self._match(asked.teacher)
+            make = functools.partial(self._by_ids if same else self._by_text, asked, task)
             able = {str(i): t for i, t in enumerate(trajectories) if self._can_be_asked(task, t, teacher, same=same)}
             requests = {i: make(i, t) for i, t in able.items()}
-            answers = await self._score(question.teacher, list(requests.values())) if requests else {}
+            answers = await self._score(asked.teacher, list(requests.values())) if requests else {}
         except RlserveError as error:
             self._failed(name, error, len(trajectories))
             return trajectories
@@ -184,31 +184,31 @@ class RemoteTeachers:
             deadline_seconds=teacher.score_seconds,
         )
 
-    def _by_ids(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
+    def _by_ids(self, asked: TeacherRequest, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
         first = int(np.argmax(trajectory.sampled_mask))
         return pb.ScoreRequest(
             request_id=request_id,
-            teacher=question.teacher.name,
+            teacher=asked.teacher.name,
             tokenizer_fingerprint=self._fingerprint,
             token_ids=trajectory.token_ids.tolist(),
             first=first,
             count=len(trajectory.token_ids) - first,
-            k=question.k,
-            temperature=question.temperature_of(trajectory),
+            k=asked.k,
+            temperature=asked.temperature_of(trajectory),
         )
 
-    def _by_text(self, question: Question, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
+    def _by_text(self, asked: TeacherRequest, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
         if sum(s.kind is SegmentKind.SAMPLED for s in trajectory.segments) != 1:
             raise InvalidRequest(
-                f"teachers: {question.teacher.name!r} has another tokenizer than the policy, and the episode of "
+                f"teachers: {asked.teacher.name!r} has another tokenizer than the policy, and the episode of "
                 f"{task.task_id!r} has several turns; take a teacher with the policy's tokenizer"
             )
         ids = trajectory.token_ids[trajectory.sampled_mask].tolist()
         return pb.ScoreRequest(
             request_id=request_id,
-            teacher=question.teacher.name,
-            k=question.k,
-            temperature=question.temperature_of(trajectory),
+            teacher=asked.teacher.name,
+            k=asked.k,
+            temperature=asked.temperature_of(trajectory),
             completion_text=self._text.text(ids),
             completion_ended=ids[-1] in self._tokens.ends_of(task),
             **self._prompt(task, trajectory),

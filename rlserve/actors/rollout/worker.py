@@ -12,7 +12,7 @@ import numpy as np
 
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import Prompt, encode_prompt, num_characters
-from rlserve.actors.rollout.episode import EpisodeWorker, Judge
+from rlserve.actors.rollout.episode import EpisodeWorker, Verify
 from rlserve.actors.rollout.stages import Stages, WorkProgress
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.tables.model import ModelConfig
@@ -38,7 +38,7 @@ LONG_CHARACTERS = 100_000
 """Of text that is tokenised at once."""
 
 GetTask = Callable[[Lease], Awaitable[Task]]
-Teach = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
+ScoreWithTeachers = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
 
 
 ENGINE = "engine"
@@ -70,21 +70,21 @@ class GroupWorker:
         engine: RolloutEngine,
         tokens: ModelTokens,
         get_task: GetTask,
-        judge: Judge,
+        verify: Verify,
         rollout: RolloutConfig,
         model: ModelConfig,
         worker_id: str,
         run_id: str,
         episodes: EpisodeWorker | None = None,
-        teach: Teach | None = None,
+        score_with_teachers: ScoreWithTeachers | None = None,
     ) -> None:
-        """``episodes`` plays multi-turn tasks; without it they are refused. ``teach`` adds teachers' scores."""
-        self._teach = teach
+        """``episodes`` plays multi-turn tasks; without it they are refused."""
+        self._score_with_teachers = score_with_teachers
         self._episodes = episodes
         self._engine = engine
         self._tokens = tokens
         self._get_task = get_task
-        self._judge = judge
+        self._verify = verify
         self._rollout = rollout
         self._model = model
         self._worker_id = worker_id
@@ -125,9 +125,9 @@ class GroupWorker:
             prompt = await self._prompt(task, max_new_tokens=sampling.max_new_tokens)
             sample = self._played if task.multi_turn else self._completed
             trajectories = await sample(lease, task, prompt, sampling)
-        if self._teach is not None:
+        if self._score_with_teachers is not None:
             self._stages.enter(lease.group_id, "teachers")
-            trajectories = await self._teach(lease, task, trajectories)
+            trajectories = await self._score_with_teachers(lease, task, trajectories)
         self._count(trajectories)
         return RolloutGroup(
             group_id=lease.group_id,
@@ -164,7 +164,7 @@ class GroupWorker:
         sampled = time.time()
         texts = [self._tokens.text(sample.token_ids.tolist()) for sample in samples]
         self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
-        verdicts = await self._judge(task, prompt.text, texts)
+        verdicts = await self._verify(task, prompt.text, texts)
         finished = time.time()
         return tuple(
             Trajectory.single_turn(
@@ -194,7 +194,7 @@ class GroupWorker:
         self._check_room(task, prompt, completions)
         texts = [self._tokens.text(ids) for ids in completions]
         self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
-        verdicts = await self._judge(task, prompt.text, texts) if task.verifier else [None] * len(texts)
+        verdicts = await self._verify(task, prompt.text, texts) if task.verifier else [None] * len(texts)
         finished = time.time()
         return tuple(
             replace(

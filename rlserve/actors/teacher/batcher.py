@@ -9,10 +9,10 @@ While one batch runs, the queries that come meanwhile make the next one; nothing
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlserve.actors.teacher.cache import ScoreCache
 from rlserve.actors.teacher.scoring import Query, Scores, ScoringEngine
 from rlserve.errors import LimitExceeded
 
@@ -21,6 +21,36 @@ from rlserve.errors import LimitExceeded
 class _Waiting:
     query: Query
     answer: asyncio.Future[Scores] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ScoreCache:
+    """The scores used last, by content, up to a size in bytes: a frozen model scores the same tokens the same."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, Scores] = OrderedDict()
+        self.num_bytes = 0
+        self.hits = 0
+
+    def get(self, query: Query) -> Scores | None:
+        """What is known of a query, or None."""
+        digest = query.digest
+        found = self._entries.get(digest)
+        if found is not None:
+            self._entries.move_to_end(digest)
+            self.hits += 1
+        return found
+
+    def put(self, query: Query, scores: Scores) -> None:
+        """Remember, and forget what was used longest ago."""
+        digest = query.digest
+        if digest in self._entries or scores.num_bytes > self._max_bytes:
+            return
+        self._entries[digest] = scores
+        self.num_bytes += scores.num_bytes
+        while self.num_bytes > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self.num_bytes -= oldest.num_bytes
 
 
 class Batcher:

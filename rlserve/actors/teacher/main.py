@@ -12,12 +12,11 @@ from rlserve.actors.model_path import model_at
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
 from rlserve.actors.teacher.batcher import Batcher
-from rlserve.actors.teacher.limits import MAX_MESSAGE_BYTES
 from rlserve.actors.teacher.scoring import blaming_checkpoint, start_scoring
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.records import ActorKind
-from rlserve.rpc.options import ServerOptions
+from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
@@ -85,7 +84,7 @@ async def teacher_server(
         if running is not None:
             running.append(batcher)
         add = functools.partial(pb_grpc.add_TeacherServiceServicer_to_server, TeacherService(batcher, tokens, identity))
-        options = ServerOptions(max_message_bytes=MAX_MESSAGE_BYTES)
+        options = ServerOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
         yield await stack.enter_async_context(
             serving(add, address=config.address, service_names=[SERVICE_NAME], options=options)
         )

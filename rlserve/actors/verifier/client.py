@@ -1,7 +1,8 @@
 """How others ask one verifier server."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,16 +84,15 @@ class VerifierClient:
     ) -> list[Verdict]:
         """One verdict for each completion of a task, in order; the deadline begins anew whenever the queue moves."""
         request = verify_request(verifier, completions, payload, prompt)
-        try:
-            async with asyncio.timeout(deadline_seconds) as patience:
-                method = until_result(self._stub, renewing(patience, deadline_seconds))
-                result = await call(
-                    method, request, deadline_seconds=CALL_SECONDS, what=self._what, wait_for_ready=True
-                )
-        except TimeoutError as error:
-            if isinstance(error, DeadlineExceeded):
-                raise
-            raise DeadlineExceeded(f"{self._what}: judged nothing within {deadline_seconds:g} s") from None
+        silence = f"{self._what}: judged nothing within {deadline_seconds:g} s"
+        async with renewed_deadline(deadline_seconds, lambda: silence) as renew:
+            result = await call(
+                until_result(self._stub, renew),
+                request,
+                deadline_seconds=CALL_SECONDS,
+                what=self._what,
+                wait_for_ready=True,
+            )
         return verdicts_of(result, num_completions=len(completions), verifier=verifier)
 
     @property
@@ -110,9 +110,20 @@ def verify_request(verifier: str, completions: Sequence[str], payload: bytes, pr
     )
 
 
-def renewing(patience: asyncio.Timeout, seconds: float) -> Callable[[], None]:
-    """A function that lets ``patience`` last for ``seconds`` from the moment it is called."""
-    return lambda: patience.reschedule(asyncio.get_running_loop().time() + seconds)
+@asynccontextmanager
+async def renewed_deadline(seconds: float, silence: Callable[[], str]) -> AsyncIterator[Callable[[], None]]:
+    """A deadline for the block, which starts again whenever the block calls the function it is given.
+
+    Raises DeadlineExceeded with the text of ``silence()`` once nothing called it for ``seconds``.
+    """
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            loop = asyncio.get_running_loop()
+            yield lambda: deadline.reschedule(loop.time() + seconds)
+    except TimeoutError as error:
+        if isinstance(error, DeadlineExceeded):  # raised by the block itself, which knows better
+            raise
+        raise DeadlineExceeded(silence()) from None
 
 
 def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from characters import tokenizer as characters
 from odd_episodes import OddEnvironment
 
 from rlserve.actors.prompts import encode_prompt
-from rlserve.actors.rollout.continuation import Exchange, continuation
+from rlserve.actors.rollout.continuation import TurnPair, continuation
 from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest
 from rlserve.pretrain.tokenizer import train_tokenizer
@@ -37,28 +37,28 @@ def chat_tokenizer(template: str) -> Any:
     return tokenizer
 
 
-def exchange(text: str, *answers: Message, finish: FinishReason = FinishReason.STOP) -> Exchange:
-    return Exchange(text, finish, Turn(messages=answers))
+def turn_pair(text: str, *answers: Message, finish: FinishReason = FinishReason.STOP) -> TurnPair:
+    return TurnPair(text, finish, Turn(messages=answers))
 
 
 def user(content: str) -> Message:
     return Message(role="user", content=content)
 
 
-def conversation(tokenizer: Any, task: Task, exchanges: list[Exchange], *, cut: bool) -> str:
+def conversation(tokenizer: Any, task: Task, turn_pairs: list[TurnPair], *, cut: bool) -> str:
     """The text of all tokens: the policy writes its turns, and ends them itself unless it is cut."""
     ids = list(encode_prompt(tokenizer, task, max_tokens=500).token_ids)
-    for number, said in enumerate(exchanges):
+    for number, said in enumerate(turn_pairs):
         sampled = tokenizer.encode(said.text + ("" if cut else "<|im_end|>"), add_special_tokens=False)
         ids += sampled
-        ids += continuation(tokenizer, task, exchanges[: number + 1], last_token=sampled[-1])
+        ids += continuation(tokenizer, task, turn_pairs[: number + 1], last_token=sampled[-1])
     return str(tokenizer.decode(ids))
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_conversation_turn_by_turn_is_what_the_template_writes_of_it_at_once(cut: bool) -> None:
     tokenizer = chat_tokenizer(CHATML)
-    exchanges = [exchange("first words", user("a hint")), exchange("second", user("b"), user("c"))]
+    turn_pairs = [turn_pair("first words", user("a hint")), turn_pair("second", user("b"), user("c"))]
     messages = [
         {"role": "user", "content": "a question"},
         {"role": "assistant", "content": "first words"},
@@ -69,13 +69,13 @@ def test_a_conversation_turn_by_turn_is_what_the_template_writes_of_it_at_once(c
     ]
     whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # Encoding a template's text puts <bos> in front only in the prompt, never between turns.
-    assert conversation(tokenizer, CHAT, exchanges, cut=cut).removeprefix("<bos>") == whole
+    assert conversation(tokenizer, CHAT, turn_pairs, cut=cut).removeprefix("<bos>") == whole
 
 
 def test_a_template_that_rewrites_earlier_turns_changes_no_token_of_them() -> None:
     tokenizer = chat_tokenizer(FORGETFUL)
-    exchanges = [exchange("<think>much</think> 4", user("higher")), exchange("<think>more</think> 7", user("lower"))]
-    text = conversation(tokenizer, CHAT, exchanges, cut=False)
+    turn_pairs = [turn_pair("<think>much</think> 4", user("higher")), turn_pair("<think>more</think> 7", user("lower"))]
+    text = conversation(tokenizer, CHAT, turn_pairs, cut=False)
     assert "<think>much</think> 4<|im_end|>\n<|im_start|>user\nhigher<|im_end|>\n<|im_start|>assistant\n" in text
     assert text.endswith("<think>more</think> 7<|im_end|>\n<|im_start|>user\nlower<|im_end|>\n<|im_start|>assistant\n")
 
@@ -83,14 +83,14 @@ def test_a_template_that_rewrites_earlier_turns_changes_no_token_of_them() -> No
 def test_tools_are_told_in_the_prompt_and_not_again() -> None:
     tokenizer = chat_tokenizer(CHATML)
     task = replace(CHAT, tools=(Tool(name="calculator", parameters_json=json.dumps({"type": "object"})),))
-    text = conversation(tokenizer, task, [exchange("c1+1=", Message(role="tool", content="2"))], cut=False)
+    text = conversation(tokenizer, task, [turn_pair("c1+1=", Message(role="tool", content="2"))], cut=False)
     assert text.count("calculator") == 1
     assert text.endswith("c1+1=<|im_end|>\n<|im_start|>tool\n2<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_a_message_that_looks_like_the_mark_is_not_taken_for_it() -> None:
     tokenizer = chat_tokenizer(CHATML)
-    said = [exchange("policy-turn-0", user("policy-turn-0 policy-turn-1"))]
+    said = [turn_pair("policy-turn-0", user("policy-turn-0 policy-turn-1"))]
     assert conversation(tokenizer, CHAT, said, cut=False).endswith(
         "policy-turn-0<|im_end|>\n<|im_start|>user\npolicy-turn-0 policy-turn-1<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -98,19 +98,19 @@ def test_a_message_that_looks_like_the_mark_is_not_taken_for_it() -> None:
 
 def test_a_template_that_hides_the_policys_turn_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="chat_template"):
-        continuation(chat_tokenizer(SILENT), CHAT, [exchange("a", user("b"))], last_token=None)
+        continuation(chat_tokenizer(SILENT), CHAT, [turn_pair("a", user("b"))], last_token=None)
 
 
 def test_a_plain_prompt_is_followed_by_plain_text_even_if_there_is_a_template() -> None:
     for tokenizer in (characters(), chat_tokenizer(CHATML)):
-        ids = continuation(tokenizer, TASK, [exchange("5", user(">"), user("3"))], last_token=None)
+        ids = continuation(tokenizer, TASK, [turn_pair("5", user(">"), user("3"))], last_token=None)
         assert tokenizer.decode(ids) == ">3"
     # The environment may begin with the very token that the policy ended with.
     eos = characters().eos_token_id
-    assert continuation(characters(), TASK, [exchange("5", user("<eos>>"))], last_token=eos)[0] == eos
+    assert continuation(characters(), TASK, [turn_pair("5", user("<eos>>"))], last_token=eos)[0] == eos
 
 
 def test_without_a_template_chat_is_a_plain_transcript() -> None:
     tokenizer = train_tokenizer(TokenizerConfig(type="bpe", vocab_size=300), TEXTS, max_length=512)
-    ids = continuation(tokenizer, CHAT, [exchange("4", user("higher"))], last_token=None)
+    ids = continuation(tokenizer, CHAT, [turn_pair("4", user("higher"))], last_token=None)
     assert tokenizer.decode(ids) == "\nuser: higher\nassistant:"

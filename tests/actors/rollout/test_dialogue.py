@@ -11,7 +11,7 @@ from odd_episodes import OddEnvironment
 from scripted_engine import Call, ScriptedEngine
 
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.rollout.dialogue import Dialogue, Part, turn_seed
+from rlserve.actors.rollout.dialogue import Dialogue, EpisodeRequest, turn_seed
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.records import FinishReason, Message, SegmentKind, Turn
 
@@ -51,7 +51,7 @@ async def played(play: Play) -> tuple[Dialogue, ScriptedEngine]:
         # New weights in the middle of a turn, or between two.
         spans=lambda n, length: [(n, min(play.cuts[n], length)), (n + 1, length - min(play.cuts[n], length))],
     )
-    part = Part(
+    request = EpisodeRequest(
         task=TASK,
         prompt=characters.tokenizer().encode("g9?"),
         sampling=characters.sampling(play.max_new_tokens),
@@ -60,12 +60,12 @@ async def played(play: Play) -> tuple[Dialogue, ScriptedEngine]:
         max_length=play.max_length,
     )
     limits = EpisodesConfig(max_turns=play.max_turns, max_turn_tokens=play.max_turn_tokens)
-    dialogue = Dialogue(part, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=limits)
+    dialogue = Dialogue(request, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=limits)
     answers = iter(play.environment)
-    while (spoken := await dialogue.speak()) is not None:
+    while (spoken := await dialogue.next_text()) is not None:
         text = next(answers, None)
         messages = (Message(role="user", content=text or ""),)
-        dialogue.hear(*spoken, Turn(messages=messages, done=text is None))
+        dialogue.receive(*spoken, Turn(messages=messages, done=text is None))
     return dialogue, engine
 
 
@@ -117,12 +117,14 @@ def test_an_episode_ends_within_its_limits_and_with_a_turn_of_the_policy(play: P
 
 async def test_a_turn_is_sampled_once_however_often_it_is_asked_for() -> None:
     engine = ScriptedEngine(script=lambda call, number: characters.ids("5<eos>"), seconds=0.05)
-    part = Part(task=TASK, prompt=[1, 5], sampling=characters.sampling(9), seed=1, request_id="group/0", max_length=64)
-    dialogue = Dialogue(part, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=EpisodesConfig())
-    broken = asyncio.create_task(dialogue.speak())
+    request = EpisodeRequest(
+        task=TASK, prompt=[1, 5], sampling=characters.sampling(9), seed=1, request_id="group/0", max_length=64
+    )
+    dialogue = Dialogue(request, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=EpisodesConfig())
+    broken = asyncio.create_task(dialogue.next_text())
     await asyncio.sleep(0.01)
     broken.cancel()
-    assert await dialogue.speak() == await dialogue.speak() == ("5", FinishReason.STOP)
+    assert await dialogue.next_text() == await dialogue.next_text() == ("5", FinishReason.STOP)
     assert len(engine.calls) == 1
     assert dialogue.transcript.num_samples == 1
 

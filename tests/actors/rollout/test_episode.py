@@ -17,7 +17,7 @@ from scripted_engine import Call, ScriptedEngine
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.rollout.episode import EpisodeWorker
-from rlserve.actors.rollout.remote_episodes import RemoteEpisodes
+from rlserve.actors.rollout.remote_episodes import EpisodeClient
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.batching.collate import BatchLayout, collate
@@ -68,8 +68,8 @@ class Player:
         self._worker = EpisodeWorker(
             engine=engine,
             tokens=ModelTokens.of(characters.tokenizer()),
-            carry=RemoteEpisodes(site.pool, config),
-            judge=self._judge,
+            run_episode=EpisodeClient(site.pool, config),
+            verify=self._judge,
             limits=config,
             max_length=128,
         )
@@ -268,7 +268,7 @@ async def test_an_environment_that_answers_the_same_texts_otherwise_is_found_out
         [trajectory] = await Player(site, ScriptedEngine(by_turn([TURNS[2]]))).group(TASK)
     assert trajectory.verdict is not None and trajectory.verdict.failure is not None
     assert "'guess': answered '" in trajectory.verdict.failure.message
-    assert "otherwise than before" in trajectory.verdict.failure.message
+    assert "differently than before" in trajectory.verdict.failure.message
 
 
 async def test_a_full_server_is_waited_for_and_counts_as_no_failure() -> None:

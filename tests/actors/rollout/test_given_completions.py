@@ -54,7 +54,7 @@ async def group_of(task: Task, *, max_length: int = 40) -> RolloutGroup:
         engine=IdleEngine(),  # type: ignore[arg-type]
         tokens=ModelTokens.of(characters.tokenizer()),
         get_task=get_task,
-        judge=judge,
+        verify=judge,
         rollout=RolloutConfig(max_new_tokens=8),
         model=ModelConfig(path="m", max_length=max_length),
         worker_id="w",

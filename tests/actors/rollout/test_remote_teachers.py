@@ -18,7 +18,7 @@ from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.rollout.teachers import Questions, RemoteTeachers
+from rlserve.actors.rollout.teachers import TeacherClient, TeacherRequests
 from rlserve.algorithms.alignment import align, end_offsets
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.config.tables.teacher import TeacherConfig
@@ -68,10 +68,10 @@ def teacher(name: str = "same", **changes: Any) -> TeacherConfig:
     return TeacherConfig(name=name, **settings | changes)
 
 
-def questions(*teachers: TeacherConfig, distill: DistillConfig | None = None, reference: str = "") -> Questions:
+def questions(*teachers: TeacherConfig, distill: DistillConfig | None = None, reference: str = "") -> TeacherRequests:
     named = {t.name: t for t in teachers}
     others = tuple(t for t in teachers if t.name != reference)
-    return Questions(others, distill or DistillConfig(), named.get(reference))
+    return TeacherRequests(others, distill or DistillConfig(), named.get(reference))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def asking(models: dict[str, str], asked: Questions, *serving: str) -> AsyncIterator[tuple[RemoteTeachers, Any]]:
+async def asking(
+    models: dict[str, str], asked: TeacherRequests, *serving: str
+) -> AsyncIterator[tuple[TeacherClient, Any]]:
     """A worker's teachers, with a real server process for each name in ``serving`` (``"name/model"``)."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(hub_server("127.0.0.1:0", 1.0))
@@ -100,7 +102,7 @@ async def asking(models: dict[str, str], asked: Questions, *serving: str) -> Asy
             servers.append(process)
         for named in serving:
             await client.wait_for(ActorKind.TEACHER, serves=named.split("/")[0], deadline_seconds=60)
-        yield RemoteTeachers(pool, ModelTokens.of(tokenizer()), asked), servers
+        yield TeacherClient(pool, ModelTokens.of(tokenizer()), asked), servers
 
 
 @torch.no_grad()
@@ -254,7 +256,7 @@ def test_a_teacher_is_drawn_by_weight_among_those_of_the_environment() -> None:
         Lease(group_id="g", environment="arithmetic", split="s", index=i, seed=i, num_samples=1, limit_seconds=9)
         for i in range(2000)
     ]
-    drawn = [asked.about(lease)[0].teacher.name for lease in leases]
-    assert drawn == [asked.about(lease)[0].teacher.name for lease in leases]
+    drawn = [asked.for_lease(lease)[0].teacher.name for lease in leases]
+    assert drawn == [asked.for_lease(lease)[0].teacher.name for lease in leases]
     assert abs(drawn.count("a") / 2000 - 0.75) < 0.04
     assert "c" not in drawn

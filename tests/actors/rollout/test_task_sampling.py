@@ -33,7 +33,7 @@ async def sampled(*, own: Sampling, lease: Lease) -> tuple[SamplingChoice, Rollo
         engine=engine,  # type: ignore[arg-type]
         tokens=ModelTokens.of(characters.tokenizer()),
         get_task=get_task,
-        judge=judge,  # type: ignore[arg-type]
+        verify=judge,  # type: ignore[arg-type]
         rollout=RolloutConfig(max_new_tokens=30, temperature=0.9),
         model=ModelConfig(path="m", max_length=64),
         worker_id="w",

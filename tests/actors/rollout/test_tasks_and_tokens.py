@@ -79,7 +79,7 @@ async def worked(
         engine=engine,  # type: ignore[arg-type]
         tokens=tokens,
         get_task=get_task,
-        judge=judge,  # type: ignore[arg-type]
+        verify=judge,  # type: ignore[arg-type]
         rollout=RolloutConfig(max_new_tokens=20),
         model=ModelConfig(path="m", max_length=32),
         worker_id="w",
