@@ -1,9 +1,9 @@
-"""How torch computes on CPU: with the fastest kernels that are still float32, in memory that it keeps.
+"""Sets torch up on CPU: the fastest kernels that still compute in float32, and memory kept for the next tensor.
 
-Torch gives float32 products to MKL, which on AMD's processors leaves AVX-512 unused; oneDNN uses it. Torch's only
-switch to oneDNN is to allow bfloat16 inside. oneDNN makes use of that permission on processors with AMX alone, so
-elsewhere products stay float32; a probe makes sure of it. Fused attention makes many small products, each of which
-oneDNN has to look up: short sequences are faster as a few batched ones. ``rlserve bench learner`` measures both.
+Torch uses MKL for float32 products, which leaves AVX-512 unused on AMD processors; oneDNN uses it. Torch's only switch
+to oneDNN is to allow bfloat16 inside a product. oneDNN uses that permission only on processors with AMX, so elsewhere
+products stay float32; a probe verifies it. Fused attention makes many small products, each of which costs oneDNN a
+look-up, so short sequences are faster as a few batched products. ``rlserve bench learner`` measures both.
 """
 
 import ctypes
@@ -13,14 +13,19 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt, as <malloc.h> numbers them."""
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
+"""glibc accepts no larger one on 64-bit machines (HEAP_MAX_SIZE / 2)."""
 NEVER_TRIM = 2**31 - 1
+"""Largest int: mallopt takes no other word for "never"."""
 NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl")
+"""Without all of these oneDNN has no AVX-512 kernels for float32."""
 PROBE = 256
+"""Side of the probe's matrices. Any size that is a matrix product for oneDNN will do."""
 FINE = 1 + 2.0**-12
 """A number that bfloat16 and tf32 round to 1."""
 SHORT = 256
-"""Tokens up to which attention without fusion is faster."""
+"""Tokens up to which unfused attention was faster, as measured on an AMD EPYC."""
 
 
 def set_up_process() -> None:
@@ -30,7 +35,7 @@ def set_up_process() -> None:
 
 
 def prefer_onednn() -> bool:
-    """Have oneDNN multiply, in the whole process, where that is faster and still float32; says whether it does."""
+    """Let oneDNN compute products in the whole process, where that is faster and still float32; True if it does."""
     if not _gains():
         return False
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -42,9 +47,9 @@ def prefer_onednn() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next tensor of that size, in the whole process.
+    """Make the C library keep freed memory for the next tensor of that size, in the whole process.
 
-    As it comes it gives large blocks back to the kernel, which has to clear every page of the next: a tenth of the
+    By default glibc returns large blocks to the kernel, which then clears every page of the next one: a tenth of the
     time of a learner's step. No effect where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -54,9 +59,9 @@ def keep_freed_memory() -> None:
 
 
 def short_attention(width: int, device: torch.device) -> AbstractContextManager[None]:
-    """Attention over rows of ``width`` tokens: not fused where that is faster, as torch chooses elsewhere.
+    """Context for attention over rows of ``width`` tokens: unfused where that is faster, else torch's choice.
 
-    What is recomputed in the backward pass must be computed under the same: not for gradient checkpointing.
+    Not for gradient checkpointing, which recomputes the forward pass outside this context.
     """
     if device.type != "cpu" or width > SHORT:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Chat messages as text: what a chat template is given, and what it writes."""
+"""Renders chat messages as text with a model's chat template."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from rlserve.errors import TaskRefused
 from rlserve.records import Message, Task, Tool
 
 MARK = "policy-turn"
+"""Stands for the assistant's text in a probe of the template. Any plain word that a template keeps will do."""
 
 
 def has_template(tokenizer: Tokenizer) -> bool:
-    """Whether it says how chat messages become text."""
+    """Whether the tokenizer has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
@@ -31,8 +32,8 @@ def render(
 ) -> str:
     """Messages as the chat template writes them, up to the assistant's next turn unless ``next_turn`` is False.
 
-    Arguments of tool calls are given as objects, and as JSON text to a template that cannot write those. Raises
-    TaskRefused with the template's own words.
+    Arguments of tool calls are passed as objects, and as JSON text to a template that fails on objects: both forms are
+    in use among models. Raises TaskRefused with the template's own message.
     """
     options = _options(tools) | {"add_generation_prompt": next_turn}
     forms = [_as_dicts(messages)]
@@ -42,18 +43,18 @@ def render(
     for form in forms:
         try:
             return str(tokenizer.apply_chat_template(form, tokenize=False, **options))
-        except Exception as error:  # a template raises what it likes
+        except Exception as error:  # a template is the model's code and may raise anything
             refusals.append(error)
     raise TaskRefused(
         f"chat_template: refuses these {len(messages)} messages: {type(refusals[0]).__name__}: {refusals[0]}; change "
-        "the messages, or take a model whose template knows them",
+        "the messages, or take a model whose template accepts them",
         field="task.prompt",
         reason="template_failed",
     ) from refusals[0]
 
 
 def turn_end(tokenizer: Tokenizer) -> int | None:
-    """The token that the chat template writes behind an assistant's turn; None when it is no token of its own."""
+    """The token that the chat template writes after an assistant's turn; None when it writes plain text or nothing."""
     if not has_template(tokenizer):
         return None
     turns = [Message(role="user", content="?"), Message(role="assistant", content=MARK)]
@@ -97,7 +98,7 @@ def _as_dicts(messages: Sequence[Message], *, spell_arguments: bool = False) -> 
 
 
 def _call(written: str, *, spell_arguments: bool) -> Mapping[str, Any]:
-    """A call as templates know it: ``{"type": "function", "id": ..., "function": {"name": ..., "arguments": {...}}}``.
+    """A tool call for a template: ``{"type": "function", "id": ..., "function": {"name": ..., "arguments": {...}}}``.
 
     ``written`` is that as JSON text, or its ``function`` alone.
     """

@@ -1,4 +1,4 @@
-"""The tokens that end a completion, from everything that a checkpoint says of them."""
+"""Finds the tokens that end a completion in the files of a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from rlserve.errors import ConfigError
 def end_token_ids(tokenizer: Tokenizer, model_path: str = "") -> tuple[int, ...]:
     """The tokenizer's end of sequence first, then the ``eos_token_id`` of generation_config.json.
 
-    Without that file config.json's are taken, as transformers does. ``model_path`` is a directory or hub name;
-    without one the tokenizer alone is asked. Raises ConfigError for files that are not as they should be.
+    Without that file config.json is read, as transformers does. ``model_path`` is a directory or hub name; without
+    one only the tokenizer is used. Raises ConfigError for malformed files.
     """
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     named = _named(model_path) if model_path else []
-    # An id that the tokenizer has not is a class's default that somebody forgot to set.
+    # An id missing from the vocabulary is the default of a model class, which the checkpoint never set.
     known = set(tokenizer.get_vocab().values())
     return tuple(dict.fromkeys([*own, *(token for token in named if token in known)]))
 
 
 def end_token_warning(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> str:
-    """What is doubtful about a model's end tokens, with the fix; empty when nothing is."""
+    """A warning about a model's end tokens, with the fix; empty when they are plausible."""
     if not end_ids:
         return (
             "model: neither its tokenizer nor generation_config.json nor config.json names an end token, so every "
@@ -58,7 +58,7 @@ def _ids(value: Any, file: str) -> list[int]:
 
 
 def _read(model_path: str, name: str) -> Mapping[str, Any] | None:
-    """A JSON file of the checkpoint; None when it has none."""
+    """A JSON file of the checkpoint; None when the file is missing."""
     from transformers.utils.hub import cached_file
 
     path = cached_file(

@@ -1,4 +1,4 @@
-"""A model's tokens: its tokenizer, which of them end a completion, and the text that others read."""
+"""A model's tokens: its tokenizer, the tokens that end a completion, and the text for verifiers and environments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,11 @@ from rlserve.records import Message, Task
 
 @dataclass(frozen=True, slots=True)
 class ModelTokens:
-    """Make it with ``of`` or ``load``."""
+    """A tokenizer with its end tokens. Made by ``of`` or ``load``. Example::
+
+    tokens = ModelTokens.load("path/to/checkpoint")
+    text = tokens.text(sample.token_ids.tolist())   # without end of sequence and padding
+    """
 
     tokenizer: Tokenizer
     end_ids: tuple[int, ...]
@@ -21,9 +25,9 @@ class ModelTokens:
     turn_end: int | None
     """Token that ends an assistant's turn in the chat template."""
     unwritten: frozenset[int]
-    """Tokens that are no part of a completion's text: ends and padding."""
+    """Tokens left out of a completion's text: ends and padding."""
     size: int
-    """The tokenizer's ids lie below. A model with a padded embedding may sample others, which stand for nothing."""
+    """The tokenizer's ids lie below. A model with a padded embedding may sample higher ids, which mean nothing."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, model_path: str = "") -> Self:
@@ -34,7 +38,7 @@ class ModelTokens:
 
     @classmethod
     def load(cls, model_path: str) -> Self:
-        """The same, tokenizer too."""
+        """The tokens of the model at ``model_path``, loading its tokenizer. Raises ConfigError."""
         return cls.of(load_tokenizer(model_path), model_path)
 
     def ends_of(self, task: Task) -> tuple[int, ...]:
@@ -43,16 +47,16 @@ class ModelTokens:
         return tuple(dict.fromkeys([*turn, *self.end_ids]))
 
     def text(self, ids: Sequence[int]) -> str:
-        """What was sampled as verifiers and environments read it: special tokens are text, ends and padding not."""
+        """Sampled ids as text for verifiers and environments: special tokens are kept, ends and padding left out."""
         return decode_text(self.tokenizer, [t for t in ids if t < self.size], unwritten=self.unwritten)
 
     @property
     def usual_end(self) -> int | None:
-        """What ends a completion mostly: an assistant's turn where there is a chat template."""
+        """The usual end of a completion: the end of an assistant's turn if there is a chat template."""
         return next((end for end in (self.turn_end, *self.end_ids) if end is not None), None)
 
     def as_text(self) -> TokenText:
-        """Its tokens as pieces of text, to be laid beside another tokenizer's."""
+        """Its tokens as pieces of text, to be aligned with another tokenizer's."""
         return TokenText(self.tokenizer, silent=self.unwritten, end_id=self.usual_end)
 
     def given(self, task: Task, text: str) -> list[int]:
@@ -68,9 +72,10 @@ def is_chat(prompt: object) -> bool:
 def given_tokens(
     tokenizer: Tokenizer, text: str, *, ends: Sequence[int] | None = None, unwritten: frozenset[int] = frozenset()
 ) -> list[int]:
-    """The tokens of ``text`` and one end: its own if it has one, else the first of ``ends`` (none: the tokenizer's).
+    """The tokens of ``text`` and one end: its own if it has one, else the first of ``ends``.
 
-    What the tokenizer puts in front of texts is not repeated behind the prompt.
+    ``ends`` is None for the tokenizer's end of sequence. What the tokenizer adds in front of every text (BOS) is
+    removed: the prompt has it already.
     """
     if ends is None:
         ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

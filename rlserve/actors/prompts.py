@@ -1,4 +1,4 @@
-"""A task's prompt as tokens and as text: never cut, and whatever cannot be written is the task's fault."""
+"""Encodes a task's prompt as tokens and text. A prompt is never cut; one that cannot be encoded is refused."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from rlserve.records import Task
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What comes before a completion."""
+    """The tokens before a completion, and their text."""
 
     token_ids: list[int]
     text: str
@@ -18,17 +18,17 @@ class Prompt:
 
 
 def encode_prompt(tokenizer: Tokenizer, task: Task, *, max_tokens: int) -> Prompt:
-    """A task's prompt.
+    """The prompt of a task.
 
-    Chat messages need a tokenizer with a chat template; without one they are a plain transcript. Raises
-    TaskRefused for a prompt of more than ``max_tokens``, for an empty one, and for one that the chat template or
-    the tokenizer refuses.
+    Chat messages are rendered by the tokenizer's chat template, or as a plain transcript if it has none. Raises
+    TaskRefused for a prompt of more than ``max_tokens``, for an empty one, and for one that the chat template or the
+    tokenizer refuses.
     """
     try:
         prompt = _prompt(tokenizer, task)
     except RlserveError:
         raise
-    except Exception as error:  # a tokenizer raises what it likes
+    except Exception as error:  # tokenizers raise all kinds of errors
         raise TaskRefused(
             f"task.prompt: of {task.task_id!r} cannot be tokenised: {type(error).__name__}: {error}",
             field="task.prompt",
@@ -53,7 +53,7 @@ def encode_prompt(tokenizer: Tokenizer, task: Task, *, max_tokens: int) -> Promp
 
 
 def num_characters(task: Task) -> int:
-    """Length of the prompt's text, before any template."""
+    """Length of the prompt's text in characters, before any template."""
     if isinstance(task.prompt, str):
         return len(task.prompt)
     return sum(len(message.content) + sum(map(len, message.tool_calls)) for message in chat_messages(task))

@@ -1,4 +1,4 @@
-"""Tokens to text and text to tokens, with the place where each token ends: two tokenizers meet at such places."""
+"""Tokens to text and back, with the byte at which each token ends: two tokenizers are aligned at equal ends."""
 
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -18,22 +18,25 @@ from rlserve.errors import InvalidRequest
 
 
 class TokenText:
-    """Any Hugging Face tokenizer. Offsets are UTF-8 bytes from the start of the text."""
+    """A Hugging Face tokenizer as pieces of text. Offsets are UTF-8 bytes from the start of the text. Example::
+
+    text, ends = TokenText(tokenizer).read([17, 4, 9])   # "12+", [1, 2, 3]
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, silent: Collection[int] = (), end_id: int | None = None) -> None:
-        """``silent`` tokens stand for no text, as control tokens do; ``end_id`` (None: the tokenizer's) ends a text."""
+        """``silent`` tokens have no text, like control tokens. ``end_id`` ends a text; None takes the tokenizer's."""
         self._tokenizer: Any = tokenizer
         self._silent = control_ids(tokenizer) | set(silent)
         self.end_id = tokenizer.eos_token_id if end_id is None else end_id
-        """The end of sequence."""
+        """Token that ends a text."""
 
     @cached_property
     def spelling(self) -> Spelling:
-        """What each token stands for."""
+        """The bytes of each token."""
         return spelling_of(self._tokenizer, silent=self._silent)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, up to half a character at its end."""
+        """The text of ``ids``, without an incomplete character at its end."""
         return whole_text(b"".join(self._pieces(ids))) if self.spelling.is_exact else self._decode(list(ids))
 
     def read(self, ids: Sequence[int]) -> tuple[str, list[int]]:
@@ -43,12 +46,12 @@ class TokenText:
         return self.text(ids), end_offsets(self._pieces(ids))
 
     def write(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of ``text``, and the offset after each. Raises InvalidRequest when they stand for other text."""
+        """The tokens of ``text``, and the offset after each. Raises InvalidRequest when they decode to other text."""
         ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=False))
         if self.spelling.is_exact:
             try:
                 return ids, ends_in_text(self._pieces(ids), text)
-            except InvalidRequest:  # it changes text before it splits it, e.g. to lower case
+            except InvalidRequest:  # the tokenizer normalises text before it splits it, e.g. to lower case
                 pass
         if getattr(self._tokenizer, "is_fast", False):
             encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -56,7 +59,7 @@ class TokenText:
         again, ends = ends_by_decoding(self._decode, ids)
         if again != text:
             raise InvalidRequest(
-                f"tokenizer: its tokens of {text[:80]!r} stand for {again[:80]!r}, and it tells no offsets; "
+                f"tokenizer: its tokens of {text[:80]!r} decode to {again[:80]!r}, and it gives no offsets; "
                 "take a fast tokenizer"
             )
         return ids, ends
@@ -71,7 +74,7 @@ class TokenText:
 
 
 def whole_text(spelled: bytes) -> str:
-    """The text up to the first byte that is no UTF-8: sampling may be cut inside of a character."""
+    """The text up to the first invalid UTF-8 byte: a length limit may cut sampling inside a character."""
     try:
         return spelled.decode()
     except UnicodeDecodeError as error:

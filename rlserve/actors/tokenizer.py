@@ -1,4 +1,4 @@
-"""Tokenizers as the actors use them: load, fingerprint, text to tokens and back."""
+"""Loads and fingerprints tokenizers, and turns text into tokens and back."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that the actors rely on."""
+    """The methods of a Hugging Face tokenizer that rlserve uses."""
 
     eos_token_id: int | None
     pad_token_id: int | None
@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a checkpoint directory or hub name; no remote code is run."""
+    """The tokenizer of a checkpoint directory or hub name. Runs no remote code."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -40,9 +40,9 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of a text that begins a sequence: with what the tokenizer puts in front (BOS), unless it is there.
+    """Tokens of a text at the start of a sequence: with BOS if the tokenizer adds one, unless the text has it.
 
-    What the tokenizer would put behind it (EOS) is left out: the text goes on.
+    EOS is left out even if the tokenizer adds one: the completion follows.
     """
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     start = added_in_front(tokenizer)
@@ -50,7 +50,7 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def added_in_front(tokenizer: Tokenizer) -> list[int]:
-    """Tokens that the tokenizer puts in front of every text, mostly none or BOS."""
+    """Tokens that the tokenizer adds in front of every text: usually none, or BOS."""
     probe = list(tokenizer.encode("a", add_special_tokens=False))
     whole = list(tokenizer.encode("a"))
     places = (place for place in range(len(whole)) if whole[place : place + len(probe)] == probe)
@@ -58,6 +58,6 @@ def added_in_front(tokenizer: Tokenizer) -> list[int]:
 
 
 def decode_text(tokenizer: Tokenizer, ids: Sequence[int], *, unwritten: Collection[int] = ()) -> str:
-    """The text of ``ids`` with its special tokens, but for those that are ``unwritten``."""
+    """The text of ``ids``, including special tokens except the ``unwritten`` ones."""
     written = [token for token in ids if token not in unwritten]
     return str(tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""Who takes part in a run, where, and how the run stands: what the hub knows."""
+"""Actors of a run, environments they offer, and the state of the run: the contents of the hub's registry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from rlserve.records.task import Sampling
 
 
 class ActorKind(StrEnum):
-    """What an actor does."""
+    """The role of an actor."""
 
     HUB = "hub"
     ROLLOUT = "rollout"
@@ -28,31 +28,31 @@ class Actor:
     address: str
     """``host:port`` of its gRPC server."""
     incarnation: str
-    """Random for each process start; tells a restart from a renewal."""
+    """Random per process start; distinguishes a restart from a renewal."""
     host: str = ""
     pid: int = 0
     serves: tuple[str, ...] = ()
     """Environment, verifier or teacher names."""
     status: Mapping[str, str] = field(default_factory=dict)
-    """Free status for people, from the last heartbeat."""
+    """Free text for people, from the last heartbeat."""
     registered_unix_seconds: float = 0.0
     last_seen_unix_seconds: float = 0.0
     run_id: str = ""
 
 
 class Change(StrEnum):
-    """What happened to an actor."""
+    """Kind of a change to an actor."""
 
     JOINED = "joined"
     LEFT = "left"
-    """It deregistered, or a new incarnation took its place."""
+    """It deregistered, or a new incarnation replaced it."""
     EXPIRED = "expired"
-    """Its lease ran out: it died or is cut off."""
+    """Its heartbeats stopped: it died or lost the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActorEvent:
-    """One change of the registry."""
+    """One change in the registry."""
 
     change: Change
     actor: Actor
@@ -77,13 +77,13 @@ class EnvironmentSpec:
     held_out: tuple[str, ...] = ()
     """Splits that training never draws from, besides ``validation`` and ``test``."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How its tasks ask to be sampled where they do not say themselves."""
+    """Sampling of its tasks, where a task does not set its own."""
     command: tuple[str, ...] = ()
-    """How to start its server; empty when that is nobody else's business."""
+    """Command that starts its server; empty when it is started elsewhere."""
 
 
 class RunPhase(StrEnum):
-    """Where a run is."""
+    """Phase of a run."""
 
     STARTING = "starting"
     EVALUATING = "evaluating"
@@ -94,7 +94,7 @@ class RunPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """How a run stands, as its learner reports."""
+    """State of a run, as its learner reports it."""
 
     run_id: str
     phase: RunPhase

@@ -1,16 +1,16 @@
-"""A task to work on: the learner's credit to a rollout worker."""
+"""A lease: a task that the learner grants to a rollout worker."""
 
 from dataclasses import dataclass, field
 
 from rlserve.records.task import Purpose, Sampling
 
 REPORT_SECONDS = 2.0
-"""A worker tells the learner this often which of its leases have moved."""
+"""A worker reports the progress of its leases this often: far below a lease's limit, and little traffic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One group to make. The same lease always asks for the same task under the same group id."""
+    """One group to make. The same lease always stands for the same task and the same group id."""
 
     group_id: str
     environment: str
@@ -22,26 +22,26 @@ class Lease:
     num_samples: int
     purpose: Purpose = Purpose.TRAIN
     limit_seconds: float = 0.0
-    """The lease goes to another worker when nothing moved for this long; 0 means never."""
+    """The lease goes to another worker after this long without progress; 0 means never."""
     temperature: float | None = None
-    """For this lease, whatever the task says; None leaves it to the task."""
+    """Overrides the task's; None leaves it to the task."""
     max_new_tokens: int | None = None
-    """Likewise."""
+    """Overrides the task's; None leaves it to the task."""
     usual_sampling: Sampling = field(default_factory=Sampling)
-    """Of the environment's spec: holds where the task says nothing."""
+    """From the environment's spec: used where the task sets nothing."""
     nonce: str = field(default="", compare=False)
-    """Proves that it was granted; new for each grant, so not part of what is asked for."""
+    """Proves that the learner granted it. New for each grant, so it is no part of equality."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseProgress:
-    """How far a worker is with one lease. Both numbers only grow."""
+    """Progress of a worker on one lease. Both numbers only grow."""
 
     group_id: str
     nonce: str
     tokens: int = 0
-    """Sampled so far, over all samples and turns."""
+    """Tokens sampled so far, over all samples and turns."""
     steps: int = 0
     """Stages entered so far."""
     stage: str = ""
-    """Where it stands, e.g. ``"engine"``; for people."""
+    """Present stage, e.g. ``"engine"``; for people."""

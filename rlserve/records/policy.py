@@ -1,11 +1,11 @@
-"""One published set of weights."""
+"""The manifest of one published version of the weights."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Name, form and digest of one tensor."""
+    """Name, shape, dtype and digest of one tensor."""
 
     name: str
     """Hugging Face parameter name."""
@@ -22,12 +22,12 @@ class PolicyVersion:
     """The manifest of one version of the policy."""
 
     version: int
-    """Optimizer steps behind these weights; 0 is the start checkpoint."""
+    """Number of optimizer steps that made these weights; 0 is the start checkpoint."""
     tensors: tuple[TensorSpec, ...]
     digest: str
-    """Digest of the whole, see ``rlserve.policy.manifest``."""
+    """Digest of all tensors together, see ``rlserve.policy.manifest``."""
     parent_version: int | None = None
-    """Version that a delta starts from; None when there is none."""
+    """Version that a delta starts from; None when only a full copy exists."""
     published_unix_seconds: float = 0.0
     run_id: str = ""
     is_final: bool = False

@@ -1,4 +1,4 @@
-"""What an environment asks."""
+"""Tasks: a prompt, how to sample it, and the payload for its verifier."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Purpose(StrEnum):
-    """What a group is made for."""
+    """Use of a group."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
@@ -35,7 +35,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to sample; None means "as the run's configuration says"."""
+    """How to sample. None leaves a value to the run's configuration."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -45,7 +45,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
 
     def or_else(self, usual: "Sampling") -> "Sampling":
-        """What ``usual`` says where this says nothing."""
+        """This, with the values of ``usual`` where a value is not set."""
         return Sampling(
             temperature=usual.temperature if self.temperature is None else self.temperature,
             top_p=usual.top_p if self.top_p is None else self.top_p,
@@ -57,13 +57,13 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenCompletion:
-    """A completion that somebody else wrote: half of a preference pair, or a demonstration."""
+    """A completion from a data set: half of a preference pair, or a demonstration."""
 
     text: str
     chosen: bool | None = None
-    """Chosen or rejected of its pair; None for neither."""
+    """True for the chosen one of a pair, False for the rejected one, None without a pair."""
     pair: int = 0
-    """Which chosen belongs to which rejected."""
+    """Number of its pair: a chosen and a rejected completion with the same number belong together."""
     supervised_weight: float = 0.0
     """Weight of its tokens under the supervised objective; 0 leaves them out."""
 
@@ -85,7 +85,7 @@ class Task:
     verifier: str
     """Registered name of the verifier that judges completions; may be empty for episodes and given completions."""
     payload: bytes
-    """Opaque to all but the verifier; never shown to the policy."""
+    """Read by the verifier alone; never shown to the policy."""
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     multi_turn: bool = False
@@ -93,4 +93,4 @@ class Task:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free labels for metrics, e.g. difficulty."""
     given: tuple[GivenCompletion, ...] = ()
-    """Completions that come with the task; then nothing is sampled in training."""
+    """Completions that come with the task. If there are any, training samples none."""

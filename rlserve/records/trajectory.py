@@ -1,4 +1,4 @@
-"""One attempt at a task, token by token, and the group of attempts at one task.
+"""Samples, trajectories (one attempt at a task, token by token), and the group of trajectories of one task.
 
 Shape letters: T tokens of the trajectory, S sampled tokens among them.
 """
@@ -16,7 +16,7 @@ from rlserve.records.verdict import Verdict
 
 
 class SegmentKind(StrEnum):
-    """Who wrote a run of tokens."""
+    """Writer of a run of tokens."""
 
     GIVEN = "given"
     """Prompt and template."""
@@ -34,12 +34,12 @@ class FinishReason(StrEnum):
     ABORT = "abort"
     ENVIRONMENT = "environment"
     GIVEN = "given"
-    """Nothing was sampled: the completion came with the task. Who wrote it is not known, so its behaviour
-    log-probabilities are 0 and mean nothing."""
+    """The completion came with the task. The policy that wrote it is unknown, so its behaviour log-probabilities are 0
+    and mean nothing."""
 
 
 class PreferenceRole(StrEnum):
-    """Role in a preference pair made off line."""
+    """Role in an offline preference pair."""
 
     NONE = "none"
     CHOSEN = "chosen"
@@ -73,18 +73,18 @@ class TeacherScores:
     logprobs: npt.NDArray[np.float32]
     """``[S]`` log-probability of each sampled token."""
     top_ids: npt.NDArray[np.int64]
-    """``[S, k]`` of the policy's vocabulary, -1 where it has no such token; k may be 0."""
+    """``[S, k]`` ids of the policy's vocabulary, -1 for tokens it lacks; k may be 0."""
     top_logprobs: npt.NDArray[np.float32]
     """``[S, k]``."""
     log_tail: npt.NDArray[np.float32]
     """``[S]`` log(1 - sum of the top k); empty when k is 0."""
     temperature: float = 1.0
     span_lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Only when the tokenizers differ: tokens of each span, see ``rlserve.algorithms.alignment``. The teacher's
-    log-probability of a span stands on its first token, 0 on the others; tokens after the last have no score. The
-    top k of a span stands on its last token, as joint log-probabilities of its beginning and each possible end."""
+    """Number of policy tokens in each span, only when the tokenizers differ; see ``rlserve.algorithms.alignment``. The
+    teacher's log-probability of a span is at its first token, 0 at the others; tokens after the last span have no
+    score. The top k of a span is at its last token: joint log-probabilities of its beginning and each possible end."""
     matched_share: float = 1.0
-    """Share of the teacher's vocabulary that the policy's has too; 1 when they are the same."""
+    """Share of the teacher's vocabulary that the policy shares; 1 when the tokenizers are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +93,7 @@ class ObjectiveWeights:
 
     objective: str
     weights: npt.NDArray[np.float32]
-    """``[T]``, or ``[1]`` for all sampled tokens alike."""
+    """``[T]``, or ``[1]`` for one weight on all sampled tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,7 +133,7 @@ class Trajectory:
         behavior_logprobs  a0 a1 a2
         policy_spans       (7, 2) (8, 1)
 
-    A worker makes it in two steps, first what was sampled, then what it is worth::
+    A worker makes it in two steps, first the tokens, then the verdict::
 
         trajectory = Trajectory.single_turn([5, 6], sample, index=0, temperature=1.0, top_p=1.0, seed=7)
         judged = trajectory.judged(verdict, completion="42", started=t0, finished=t1, verification_seconds=0.1)
@@ -175,7 +175,7 @@ class Trajectory:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Self:
-        """A prompt and one completion, not judged. An episode of several turns comes from a ``Transcript``."""
+        """A prompt and one completion, without a verdict. A ``Transcript`` makes that of several turns."""
         return cls(
             sample_index=index,
             token_ids=np.concatenate([np.asarray(prompt, dtype=np.int64), sample.token_ids]),
@@ -201,7 +201,7 @@ class Trajectory:
         finished: float,
         verification_seconds: float = 0.0,
     ) -> Self:
-        """The same with its text, its verdict, and when work on it began and ended (unix seconds)."""
+        """A copy with text, verdict, and the times when work on it began and ended (unix seconds)."""
         return replace(
             self,
             verdict=verdict,
@@ -232,12 +232,12 @@ class Trajectory:
 
     @property
     def scored_temperature(self) -> float:
-        """Temperature of ``behavior_logprobs``: what is sampled greedily has them at 1."""
+        """Temperature of ``behavior_logprobs``: 1 for greedy sampling."""
         return self.temperature or 1.0
 
     @property
     def oldest_version(self) -> int:
-        """Version of the first sampled token; the lag bound looks at it."""
+        """Version of the first sampled token; the lag bound applies to it."""
         return self.policy_spans[0].version if self.policy_spans else 0
 
 
@@ -246,7 +246,7 @@ class RolloutGroup:
     """The trajectories of one task: sent, acknowledged, counted and trained on as one."""
 
     group_id: str
-    """The same when the same work is sent twice."""
+    """Equal when the same work is sent twice."""
     task: Task
     trajectories: tuple[Trajectory, ...]
     worker_id: str

@@ -1,4 +1,4 @@
-"""What an environment answers to one turn of the policy."""
+"""An environment's answer to one turn of the policy."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ class Turn:
     """The environment's answer to one text of the policy."""
 
     messages: tuple[Message, ...] = ()
-    """What the policy reads next; ignored when ``done``."""
+    """Messages that the policy reads next; ignored when ``done``."""
     done: bool = False
     """True when the episode is over."""
     verdict: Verdict | None = None
-    """What the episode is worth if it ends here. The last answer counts, also when the worker ends the episode
-    (tokens or turns used up); None there leaves the verdict to the task's verifier."""
+    """Verdict if the episode ends here. The last answer's counts, also when the worker ends the episode at a limit of
+    tokens or turns; None there leaves the verdict to the task's verifier."""

@@ -1,11 +1,11 @@
-"""What a verifier says of a completion: a reward, or that there is none."""
+"""A verifier's judgement of a completion: a reward, or why there is none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 LARGEST_REWARD = 1e9
-"""Of either sign. Sums of squares of a batch stay far within float32."""
+"""Bound on the absolute value: sums of squares over a batch stay far within float32."""
 
 
 class Outcome(StrEnum):
@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """Why something produced no result."""
+    """Why there is no result."""
 
     TIMEOUT = "timeout"
     CRASH = "crash"
@@ -34,10 +34,10 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Who failed, how, and whether trying again makes sense."""
+    """Which part failed, how, and whether a retry makes sense."""
 
     source: str
-    """Who, e.g. ``"verifier:math"``."""
+    """The part that failed, e.g. ``"verifier:math"``."""
     kind: FailureKind
     message: str
     """One line that a person can act on."""
@@ -50,7 +50,7 @@ class Verdict:
 
     outcome: Outcome
     reward: float = 0.0
-    """Scalar the algorithm sees; finite. Meaningless when ``outcome`` is NO_VERDICT."""
+    """Scalar for the algorithm; finite. Meaningless when ``outcome`` is NO_VERDICT."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named components, before weighting."""
     reason: str = ""
@@ -70,12 +70,12 @@ class Verdict:
 
     @property
     def has_reward(self) -> bool:
-        """False when the verifier could not judge: the sample then teaches nothing."""
+        """False when the verifier could not judge: the sample is then not trained on."""
         return self.outcome is not Outcome.NO_VERDICT
 
     @classmethod
     def none(cls, failure: Failure, *, seconds: float = 0.0) -> "Verdict":
-        """The verdict that says there is no verdict."""
+        """A "no verdict" with its failure."""
         return cls(
             outcome=Outcome.NO_VERDICT,
             reason=failure.message,

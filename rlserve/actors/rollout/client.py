@@ -1,4 +1,4 @@
-"""How others ask one rollout worker."""
+"""Client of one rollout worker: status, pause, resume, generate."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,14 @@ from rlserve.v1 import rollout_service_pb2 as pb
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
 
 ANSWER_SECONDS = 10.0
+"""For calls that a live worker answers at once; a busy machine may need seconds."""
 
 
 class RolloutClient:
-    """The rollout worker at one address. Use it as an async context manager.
+    """The rollout worker at one address, as an async context manager. Example::
+
+        async with RolloutClient("127.0.0.1:7004") as worker:
+            await worker.pause()
 
     Every method raises the worker's own errors, Unavailable when it cannot be reached, and DeadlineExceeded.
     """
@@ -31,22 +35,22 @@ class RolloutClient:
         await self._channel.close()
 
     async def status(self) -> pb.GetStatusResponse:
-        """What it does and has done."""
+        """Its present version and counters."""
         request = pb.GetStatusRequest()
         return await call(self._stub.GetStatus, request, deadline_seconds=ANSWER_SECONDS, what=self._what)
 
     async def pause(self) -> None:
-        """Have it take no new tasks; what runs goes on."""
+        """Hold new tasks back; running ones continue."""
         await call(self._stub.Pause, pb.PauseRequest(), deadline_seconds=ANSWER_SECONDS, what=self._what)
 
     async def resume(self) -> None:
-        """Have it take new tasks again."""
+        """Start new tasks again."""
         await call(self._stub.Resume, pb.ResumeRequest(), deadline_seconds=ANSWER_SECONDS, what=self._what)
 
     async def generate(
         self, prompt_token_ids: Sequence[int], *, n: int, sampling: Sampling, seed: int, deadline_seconds: float
     ) -> list[Trajectory]:
-        """``n`` completions of one prompt under the weights that it serves."""
+        """``n`` completions of one prompt under the present weights."""
         request = pb.GenerateRequest(
             prompt_token_ids=prompt_token_ids, n=n, sampling=codec.sampling_to_proto(sampling), seed=seed
         )

@@ -1,7 +1,8 @@
-"""The tokens between two turns of the policy: the environment's messages, wrapped as the chat template wants them.
+"""The tokens between two turns of the policy: the environment's messages as the chat template writes them.
 
-Only this text is encoded. A template is asked to render the conversation with a mark in place of the policy's last
-turn; what it writes after the mark is what follows that turn, whatever the template does to earlier ones.
+Only this text is encoded; sampled tokens are never encoded again. The template renders the conversation with a mark in
+place of the policy's last turn, and the text after the mark is what follows that turn, even when the template rewrites
+earlier turns (as templates that drop old reasoning do).
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ from rlserve.records import FinishReason, Message, Task, Turn
 
 @dataclass(frozen=True, slots=True)
 class TurnPair:
-    """One turn of the policy and the environment's answer."""
+    """One turn of the policy and the environment's answer to it."""
 
     text: str
     finish_reason: FinishReason
-    """Why the policy stopped: LENGTH when it was cut."""
+    """Why the policy stopped: LENGTH when a limit cut it."""
     turn: Turn
 
 
@@ -29,10 +30,10 @@ def continuation(
 ) -> list[int]:
     """Token ids that follow the policy's last turn, up to its next one.
 
-    A plain prompt (text or token ids) is followed by the messages' plain text. After chat messages the template
-    writes the end of the policy's turn, the messages, and the head of the next turn; ``last_token``, the last one
-    sampled, is not repeated when the policy has ended its turn itself. Raises TaskRefused when the template
-    refuses the messages or does not show the policy's turn.
+    After a plain prompt (text or token ids) they are the messages' plain text. After chat messages they are the
+    template's end of the policy's turn, the messages, and the head of the next turn; ``last_token``, the last one
+    sampled, is left out when it is that end already. Raises TaskRefused when the template refuses the messages or
+    leaves the policy's turn out.
     """
     answer = turn_pairs[-1].turn.messages
     if isinstance(task.prompt, str) or not isinstance(task.prompt[0], Message):
@@ -65,6 +66,6 @@ def _after_last_turn(tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[Turn
 
 
 def _mark(messages: Sequence[Message]) -> str:
-    """A text that no message contains."""
+    """A text that occurs in no message."""
     marks = (f"policy-turn-{number}" for number in count())
     return next(mark for mark in marks if not any(mark in message.content for message in messages))

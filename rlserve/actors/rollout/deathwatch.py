@@ -1,7 +1,7 @@
-"""No orphans: the processes of an engine end when the rollout worker that owns them does, however it does.
+"""Ends the processes of an engine with the rollout worker that owns them, however the worker ends.
 
-A signal at the parent's death (``PR_SET_PDEATHSIG``) would not do: it comes when the *thread* that forked
-ends, and only to direct children.
+A signal at the parent's death (``PR_SET_PDEATHSIG``) is not enough: it is sent when the *thread* that forked ends, and
+only to direct children.
 """
 
 import os
@@ -14,10 +14,11 @@ OWNER_VARIABLE = "RLSERVE_ENGINE_OWNER"
 """Process id of the rollout worker; every process of its engine ends when that one does."""
 THREAD_NAME = "rlserve-deathwatch"
 POLL_SECONDS = 0.5
+"""Where the kernel has no pidfd (before Linux 5.3). Any value will do: an orphan may live that long."""
 
 
 def follow_owner() -> None:
-    """Watch the owner named in the environment; a no-op in the owner itself and where there is none."""
+    """Watch the owner named in the environment. Does nothing in the owner itself, and where none is named."""
     owner = int(os.environ.get(OWNER_VARIABLE, "0"))
     if owner in (0, os.getpid()) or any(t.name == THREAD_NAME for t in threading.enumerate()):
         return
@@ -30,7 +31,7 @@ def _end_with(owner: int) -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Return once no process ``pid`` runs. Any process will do, not only a child."""
+    """Return once no process ``pid`` runs; it need not be a child."""
     if not hasattr(os, "pidfd_open"):
         _poll(pid)
         return

@@ -47,7 +47,7 @@ class VllmEngine:
         self._in_engine: set[str] = set()
         self._watching = asyncio.create_task(self._watch())
         self.method = ""
-        """How weights are updated: ``"exchange"`` or ``"reload"``, see ``weight_engine``."""
+        """How weights are updated: ``"exchange"`` or ``"reload"``; ``weight_engine`` explains both."""
         self.died = link.died
 
     @classmethod
@@ -65,7 +65,8 @@ class VllmEngine:
         """Start vLLM on the checkpoint. Raises DeadlineExceeded, ConfigError, and what vLLM raises."""
         try:
             async with asyncio.timeout(options.start_seconds):
-                # In a list that is emptied: threads keep their last result, and vLLM must go before the interpreter.
+                # In a list that is emptied: a pool thread keeps its last result alive, and vLLM's engine must be
+                # collected before the interpreter shuts down.
                 llm = (await asyncio.to_thread(lambda: [engine_start.launch(options)])).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
@@ -149,10 +150,10 @@ class VllmEngine:
     async def swap(self, policy: PolicyVersion) -> SwapReport:
         """Make the staged version the served one.
 
-        A sequence that was already handed to the engine may share prompt blocks computed by the version before;
+        A sequence that was handed to the engine before the swap may share prompt blocks computed by the older version;
         any later one computes its own. Raises NotReady, EngineDied, DeadlineExceeded.
         """
-        # Once begun it is finished: half a swap would cost the engine.
+        # Shielded: a swap that stops halfway leaves half-loaded weights, and the engine would have to be killed.
         return await asyncio.shield(self._swap(policy))
 
     async def _swap(self, policy: PolicyVersion) -> SwapReport:
@@ -175,9 +176,9 @@ class VllmEngine:
         )
 
     async def choose_update_method(self, method: str) -> None:
-        """``"auto"`` exchanges weights where that is known to be right; ``"reload"`` always has vLLM load them.
+        """``"auto"`` exchanges weights where a check proves that right; ``"reload"`` always lets vLLM load them.
 
-        Ask for ``"auto"`` only before the first swap: what is known comes from comparing with the start checkpoint.
+        Choose ``"auto"`` only before the first swap: the check compares with the start checkpoint.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
@@ -193,7 +194,7 @@ class VllmEngine:
         self._link.close()
 
     async def _watch(self) -> None:
-        """Give the engine up when it hangs."""
+        """Declare the engine lost when it hangs."""
         watch = EngineWatch(self._options.stall_seconds)
         while self._link.alive:
             await asyncio.sleep(LOOK_SECONDS)
@@ -230,8 +231,8 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         started = time.monotonic()
-        # Salted, so that no request finds a prompt prefix that other weights computed. Not by the version: a learner
-        # that went on from a checkpoint may publish a number for the second time.
+        # Salted by the number of swaps, so that no request finds a prompt prefix that other weights computed. Not by
+        # the version: a learner that resumed from a checkpoint may publish the same number with other weights.
         request = {"prompt_token_ids": prompt, "cache_salt": str(self._num_swaps)}
         parameters = _parameters(sampling, seed)
         self._in_engine.add(request_id)
@@ -257,10 +258,11 @@ class VllmEngine:
         self._open.clear()
         try:
             started = time.monotonic()
-            # Not AsyncLLM.pause_generation, which sleeps another 20 ms for tidier logs.
+            # Not AsyncLLM.pause_generation: in vLLM 0.32 it sleeps another 20 ms, so that its logs look tidy.
             await link.call("pause", llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False))
             paused = time.monotonic()
-            # Sent together and served in order: one round trip instead of three, and then one instead of two.
+            # EngineCore serves calls in the order sent: sent together, they cost one round trip instead of three,
+            # and below one instead of two. Relabelling comes before resuming, so no token gets the old label.
             steps = (llm.start_weight_update(), llm.update_weights(update), llm.finish_weight_update())
             await link.call("update", asyncio.gather(*steps))
             relabel = llm.update_weight_version(str(version)), llm.engine_core.resume_scheduler_async()
@@ -284,7 +286,7 @@ class VllmEngine:
         longest, largest = self._options.max_length - 1, self.vocabulary_size - 1
         if not 0 < len(prompt) <= longest:
             raise InvalidRequest(f"prompt_token_ids: {len(prompt)} tokens; give 1 to {longest}")
-        # vLLM does not check this without a tokenizer, and an id too large ends EngineCore.
+        # Without a tokenizer vLLM does not check ids, and one beyond the embedding ends EngineCore.
         if min(prompt) < 0 or max(prompt) > largest:
             raise InvalidRequest(f"prompt_token_ids: {min(prompt)} to {max(prompt)}; give 0 to {largest}")
 
@@ -305,7 +307,7 @@ def _parameters(sampling: SamplingChoice, seed: int) -> Any:
         stop=list(sampling.stop),
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),
-        skip_special_tokens=False,  # a text to stop at may be one, such as a tag
+        skip_special_tokens=False,  # a stop text may be a special token, such as a tag
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

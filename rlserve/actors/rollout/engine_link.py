@@ -57,20 +57,21 @@ DIGEST = WorkerJob("digest weights", begin="begin_digest", state="digest_state")
 
 
 class EngineLink:
-    """One running ``AsyncLLM``, as the event loop that made this object sees it."""
+    """One running ``AsyncLLM``, used from the event loop that made this object."""
 
     def __init__(self, llm: Any, *, limit_seconds: float) -> None:
         self._llm = llm
         self._limit_seconds = limit_seconds
         self._closing = False
         self.num_waiting = 0
-        """Calls that EngineCore has not answered."""
+        """Calls that wait for EngineCore."""
         self.num_answered = 0
         self.reason = ""
-        """Why the engine is lost."""
+        """Why the engine is lost; empty while it lives."""
         self.died = asyncio.Event()
         """Set when EngineCore is gone; not by ``close``."""
         loop = asyncio.get_running_loop()
+        # The sentinel becomes readable when the process ends: vLLM itself notices only at its next message.
         for process in self._processes():
             loop.add_reader(process.sentinel, self.give_up, "EngineCore ended by itself")
 
@@ -97,7 +98,7 @@ class EngineLink:
             raise EngineDied(f"engine: {why}; restart the rollout worker")
 
     async def call(self, what: str, awaitable: Awaitable[T]) -> T:
-        """Await a call to EngineCore, its death or the deadline. Raises EngineDied, DeadlineExceeded."""
+        """The answer of EngineCore to a call. Raises EngineDied as soon as it dies, DeadlineExceeded."""
         call = asyncio.ensure_future(awaitable)
         death = asyncio.ensure_future(self.died.wait())
         self.num_waiting += 1
@@ -114,7 +115,7 @@ class EngineLink:
             call.cancel()
 
     async def rpc(self, what: str, method: str, *args: Any) -> Any:
-        """What the first worker answers to a call of ``WeightCalls``."""
+        """The first worker's answer to a method of ``WeightCalls``."""
         return (await self._ask_all(what, method, *args))[0]
 
     async def job(self, job: WorkerJob, *args: Any) -> JobState:
@@ -142,7 +143,7 @@ class EngineLink:
         return states[0]
 
     def give_up(self, reason: str) -> None:
-        """Tell everyone, once, and end what may be left; vLLM then fails every request in progress."""
+        """Declare the engine lost, once: fail pending calls and kill its processes. vLLM then fails its requests."""
         if not self.alive:
             return
         logger.error("the engine is lost: %s", reason)

@@ -1,7 +1,7 @@
-"""Imported by the fork server of a rollout worker: what EngineCore needs, before there is anything to serve.
+"""Imported by a worker's fork server: loads what EngineCore needs before there is a model to serve.
 
-EngineCore is then a fork of a process that has imported vLLM and runs no other thread: it starts at once, and shares
-that memory. Plug-ins are not loaded here: each EngineCore loads its own.
+EngineCore is then a fork of a process that imported vLLM and runs no other thread: it starts at once and shares that
+memory. Plug-ins are not loaded here: each EngineCore loads its own.
 """
 
 import gc
@@ -13,8 +13,8 @@ from rlserve.cpu_kernels import keep_freed_memory
 from rlserve.engines.vllm.cpu import round_products
 
 import_engine_core()
-gc.freeze()  # EngineCore need not look for garbage among what was imported
+gc.freeze()  # a collection in EngineCore would visit, and so copy, every imported object
 round_products()
 keep_freed_memory()
-# From a child's first moment: until its plug-ins load it may wait minutes for a worker that is gone.
+# At the fork, not when plug-ins load: before that, EngineCore may wait minutes for a worker that is dead already.
 os.register_at_fork(after_in_child=follow_owner)

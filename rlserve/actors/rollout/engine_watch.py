@@ -1,8 +1,8 @@
-"""Tells an engine that hangs from one that is slow: a pure state machine that is shown both once a second.
+"""Distinguishes an engine that hangs from one that is slow: a pure state machine, fed once a second.
 
-An engine that is asked for something *stands still* when no token comes and its processes neither run nor wait for a
-processor: it is frozen, or waits for something that never comes. It *hangs busily* when no token comes for much
-longer although it computes: so looks a kernel that never returns while its caller spins. A starved machine, a first
+An engine with pending work *stands still* when it samples no token and its processes neither run nor wait for a
+processor: it is frozen, or waits for an event that never arrives. It *hangs busily* when it samples no token for much
+longer although it computes, such as in a kernel that never returns while its caller spins. A starved machine, a first
 compilation, a long prompt and an update of weights do neither: they use the processor, or wait for it.
 """
 
@@ -10,14 +10,19 @@ import time
 from collections.abc import Callable, Hashable
 
 LOOK_SECONDS = 1.0
+"""Pause between looks: reading processor times costs microseconds, and limits are tens of seconds."""
 BUSY_FACTOR = 10
-"""An engine that computes, but samples nothing, has this many times the limit."""
+"""An engine that computes but samples nothing gets this many times the limit: a first compilation takes minutes."""
 BUSY_SHARE = 0.02
-"""Of the time, spent running or ready to run: more is computing, less are threads that look after something."""
+"""Share of the time spent running or ready to run. More means computing; idle threads that poll stay below it."""
 
 
 class EngineWatch:
-    """See :meth:`look`."""
+    """Watches one engine. Example::
+
+    watch = EngineWatch(limit_seconds=60)
+    problem = watch.look(asked=True, sampling=True, output=(tokens, answers), processor_seconds=12.5)
+    """
 
     def __init__(self, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_seconds = limit_seconds
@@ -28,14 +33,13 @@ class EngineWatch:
         self._silent = self._still = 0.0
 
     def look(self, *, asked: bool, sampling: bool, output: Hashable, processor_seconds: float) -> str:
-        """What is wrong with the engine; empty when nothing is.
+        """The problem of the engine; empty when there is none.
 
-        ``asked``: something waits for it, requests or an update; ``sampling``: requests may get tokens. ``output``
-        changes with every token and answer; ``processor_seconds`` is how long its processes ran or were ready to
-        run.
+        ``asked``: requests or an update wait for it; ``sampling``: requests may get tokens. ``output`` changes with
+        every token and answer. ``processor_seconds``: how long its processes ran or were ready to run, in all.
         """
         now = self._clock()
-        # Who looks late was stopped or starved itself, and cannot tell.
+        # A late look means that this process was stopped or starved itself: count a normal interval at most.
         passed, self._looked_at = min(now - self._looked_at, 2 * LOOK_SECONDS), now
         busy, self._processor_seconds = processor_seconds - self._processor_seconds, processor_seconds
         moved, self._output = output != self._output, output

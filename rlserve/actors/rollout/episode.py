@@ -1,7 +1,8 @@
-"""A multi-turn task as the trajectories of a group: each sample is an episode of its own, all at once.
+"""Multi-turn tasks: plays every sample of a group as an episode of its own, all at once.
 
-The verdict is the last one that the environment gave, else that of the task's verifier on what the policy wrote in
-all its turns, one turn a line. An environment that cannot be kept alive yields "no verdict" that names it.
+The verdict of an episode is the last one its environment gave, else that of the task's verifier on the policy's texts,
+one turn a line. When no environment server can finish an episode, its verdict is "no verdict" and names the
+environment.
 """
 
 import time
@@ -27,14 +28,14 @@ from rlserve.records import (
 
 RunEpisode = Callable[[Dialogue], Awaitable[None]]
 Verify = Callable[[Task, str, Sequence[str]], Awaitable[Sequence[Verdict]]]
-"""Verdicts of a task's completions, whose prompt reads as the text."""
+"""Verdicts of a task's completions; the text is the prompt as the chat template wrote it."""
 TURNS_APART = "\n"
-"""Between turns in a trajectory's completion, so that the end of one and the start of the next stay two."""
+"""Between turns in a trajectory's completion, so that a verifier can tell the end of one from the start of the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Played:
-    """One episode that is over."""
+    """One finished episode."""
 
     dialogue: Dialogue
     failure: Failure | None
@@ -45,7 +46,12 @@ class _Played:
 
 
 class EpisodeWorker:
-    """Plays the samples of a group against the environment of their task."""
+    """Plays the samples of a group against the environment of their task. Example::
+
+    episodes = EpisodeWorker(engine=engine, tokens=tokens, run_episode=EpisodeClient(pool, config), verify=verify,
+                             limits=config, max_length=2048)
+    trajectories = await episodes.trajectories(lease, task, prompt, sampling)
+    """
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class EpisodeWorker:
         limits: EpisodesConfig,
         max_length: int,
     ) -> None:
-        """``carry`` brings a dialogue to its end or raises, as ``EpisodeClient`` does."""
+        """``carry`` plays a dialogue to its end or raises, as ``EpisodeClient`` does."""
         self._engine = engine
         self._tokens = tokens
         self._run_episode = run_episode
@@ -68,7 +74,7 @@ class EpisodeWorker:
     async def trajectories(
         self, lease: Lease, task: Task, prompt: Prompt, sampling: SamplingChoice
     ) -> tuple[Trajectory, ...]:
-        """One trajectory a sample; sample i is drawn with ``lease.seed + i``. Raises what sampling raises."""
+        """One trajectory per sample; sample i is drawn with ``lease.seed + i``. Raises what sampling raises."""
         started = time.time()
         requests = [
             EpisodeRequest(
@@ -123,7 +129,7 @@ class EpisodeWorker:
 
 
 def _given(task: Task, episode: _Played) -> Verdict | None:
-    """The verdict of an episode without a verifier; None when there is one to ask."""
+    """The verdict that needs no verifier: the environment's, or "no verdict". None when a verifier must be asked."""
     if episode.failure is not None:
         return Verdict.none(episode.failure)
     if episode.dialogue.verdict is not None or task.verifier:

@@ -1,7 +1,7 @@
-"""A rollout worker process: engine, weights, stream, control face.
+"""A rollout worker process: engine, weights, stream to the learner, control service.
 
-Order of the start: the engine comes up with the start checkpoint, catches up with the learner's newest version,
-and only then asks for leases: a restarted worker never samples from old weights.
+Order of the start: the engine loads the start checkpoint, catches up with the learner's newest version, and only then
+asks for leases. So a restarted worker never samples from old weights.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_address: str, address: str = "") -> int:
-    """Work until the learner says goodbye or a signal comes; returns the exit code."""
+    """Work until the learner says goodbye or a signal arrives; return the exit code."""
     process = RolloutProcess(config, paths, worker_id=actor_id, hub_address=hub_address)
     return await run_actor(
         kind=ActorKind.ROLLOUT,
@@ -73,7 +73,7 @@ class RolloutProcess:
 
     @asynccontextmanager
     async def serve(self, address: str) -> AsyncIterator[str]:
-        """Engine, pools and server, until the block ends."""
+        """Start engine, pools and server; stop them when the block ends."""
         config = self._config
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._hub.close)
@@ -139,7 +139,7 @@ class RolloutProcess:
                 yield server.address
 
     async def work(self) -> None:
-        """Follow weights and work on leases until goodbye. Raises EngineDied when the engine is gone."""
+        """Follow weights and work on leases until goodbye. Raises EngineDied when the engine died."""
         following = asyncio.create_task(self._follower.run())
         dying = asyncio.create_task(self._engine_death())
         streaming = asyncio.create_task(self._stream())
@@ -185,7 +185,7 @@ class RolloutProcess:
         raise EngineDied(f"{self._worker_id}: the inference engine is lost ({self._engine.death}); restart the worker")
 
     def _warn(self, message: str) -> None:
-        """Tell whoever watches the run, when its directory is on this host."""
+        """Write a warning to the run's events, if its directory is on this host."""
         if self._paths.root.is_dir():
             EventLog(self._paths.events).write("warning", message=message, cause=message, actor=self._worker_id)
 

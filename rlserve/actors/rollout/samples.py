@@ -1,4 +1,4 @@
-"""From vLLM's completion to our record: tokens, log-probabilities, and who sampled each token."""
+"""vLLM's completion to ``Sample``: tokens, log-probabilities, and the version that sampled each token."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ class VersionSpan(Protocol):
 
 
 def to_sample(completion: Any, *, seconds: float) -> Sample:
-    """A finished ``vllm.CompletionOutput`` as a Sample. Raises Unavailable when vLLM gave the request up."""
+    """A finished ``vllm.CompletionOutput`` as a Sample. Raises Unavailable when vLLM dropped the request."""
     token_ids = np.asarray(completion.token_ids, dtype=np.int64)
     return Sample(
         token_ids=token_ids,
@@ -43,7 +43,7 @@ def sampled_logprobs(flat: Any, length: int) -> npt.NDArray[np.float32]:
 
 
 def policy_spans(spans: Sequence[VersionSpan], length: int) -> tuple[PolicySpan, ...]:
-    """vLLM's spans as ours. Raises StateCorrupt unless they cover ``length`` tokens without gap or overlap.
+    """vLLM's spans as records. Raises StateCorrupt unless they cover ``length`` tokens without gap or overlap.
 
     Example: ``("7", 0, 2), ("8", 2, 3)`` of 3 tokens becomes ``(7, 2), (8, 1)``.
     """
@@ -58,7 +58,7 @@ def policy_spans(spans: Sequence[VersionSpan], length: int) -> tuple[PolicySpan,
 
 
 def finish_reason(reason: str | None) -> FinishReason:
-    """vLLM's word as ours."""
+    """vLLM's reason as a FinishReason. Raises Unavailable for any other one."""
     match reason:
         case "stop" | "length" | "abort":
             return FinishReason(reason)

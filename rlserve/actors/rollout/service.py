@@ -1,4 +1,4 @@
-"""RolloutService: status, pause, and token-in/token-out generation for anyone."""
+"""RolloutService: status, pause and resume, and token-in/token-out generation for any client."""
 
 from typing import Any
 
@@ -19,10 +19,11 @@ from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RolloutService"].full_name
 MAX_SAMPLES = 1024
+"""Completions of one call: all of them are in one message, and larger requests can be split by the caller."""
 
 
 class RolloutService(pb_grpc.RolloutServiceServicer):
-    """The control face of one worker."""
+    """The control service of one worker."""
 
     def __init__(
         self,

@@ -1,14 +1,20 @@
-"""The worker's end of the rollout stream: leases in, finished groups out, each until it is acknowledged.
+"""The worker's end of the rollout stream: receive leases, work on them, send finished groups until acknowledged.
 
-``_read``   consumes frames of the learner; starts one task per lease.
-            waits for: the learner. unblocked by: a credit, an ack, a goodbye, or a broken stream.
-``_write``  sends hello, then whatever finished.
-            waits for: a finished group. unblocked by: the task of a lease.
-``_report`` tells the learner every few seconds which leases have moved; that renews them.
-``_watch``  gives a lease back that stands still for its limit. What moves is never cancelled.
+``_read``      reads frames of the learner and starts one task per lease.
+               waits for: the learner. unblocked by: a grant of leases, an ack, a goodbye, or a broken stream.
+``_requests``  sends hello, then each finished group and returned lease.
+               waits for: the learner's welcome, then the outbox. unblocked by: the task of a lease.
+``_report``    sends the progress of running leases every few seconds, which renews them.
+``_watch``     returns a lease without progress for its limit. A lease with progress is never cancelled.
 
-A group stays here until its ack has come; after a broken stream it is sent again under the same id, and the
-learner answers "duplicate" if it had it. So nothing is lost and nothing is counted twice.
+A finished group stays here until its ack arrives. After a broken stream it is sent again under the same id, and the
+learner answers "duplicate" if it already has it: nothing is lost and nothing is counted twice.
+
+Example::
+
+    session = StreamSession(worker_id="rollout-0", run_id="r", incarnation="a1", tokenizer_fingerprint="...",
+                            capacity=32, work=worker.work, progress_of=worker.progress)
+    reason = await session.run(connect)   # returns when the learner says goodbye, reconnects until then
 """
 
 import asyncio
@@ -35,26 +41,29 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[Lease], Awaitable[RolloutGroup]]
 ProgressOf = Callable[[str], WorkProgress]
-"""How far the work on a group is, by its id."""
+"""The progress of the work on a group, by its id."""
 RETRY_SECONDS, MAX_RETRY_SECONDS = 0.25, 5.0
+"""Pause before reconnecting; it doubles up to the maximum, within which a restarted learner is found."""
 WATCH_SECONDS = 0.5
+"""Pause between two looks for leases without progress. Any value well below a lease's limit will do."""
 MAX_BREACHES = 5
-"""The learner ended so many streams in a row for what was sent on them: sending it again will not help."""
+"""Streams in a row that the learner ended because of a frame of this worker: sending it again would not help."""
 MAX_REFUSALS = 3
-"""So often in a row the learner would not have this worker: it is no stranger that answered in its place once."""
+"""Refusals in a row before the first welcome. One may come from another run's learner at a reused address."""
 MAX_REASON_CHARACTERS = 500
+"""Of the reason of a returned lease: room for a message and its place, not for a traceback."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A lease that is worked on."""
+    """A lease and the task that works on it."""
 
     lease: Lease
     still: Stillness[WorkProgress]
     task: asyncio.Task[None] | None = None
     reported: WorkProgress = field(default_factory=WorkProgress)
     stuck: str = ""
-    """Why it was cancelled."""
+    """Why ``_watch`` cancelled the task; empty while it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class _Finished:
     data: bytes
 
     def frames(self, welcome: pb.Welcome) -> Iterator[pb.StreamRequest]:
-        """The group in parts; the lease back when the learner takes none so large."""
+        """The group in parts, or a returned lease when the group is larger than the learner accepts."""
         size = len(self.data)
         if size > welcome.max_group_bytes:
             reason = (
@@ -122,21 +131,21 @@ class StreamSession:
 
     @property
     def paused(self) -> bool:
-        """True while new leases wait."""
+        """True while new leases are held back."""
         return not self._accepting.is_set()
 
     def pause(self) -> None:
-        """Let new leases wait; what runs goes on."""
+        """Hold new leases back; running ones continue."""
         self._accepting.clear()
 
     def resume(self) -> None:
-        """Take new leases again."""
+        """Start the leases that were held back, and new ones."""
         self._accepting.set()
 
     async def run(self, connect: Callable[[], Awaitable[grpc.aio.Channel]]) -> str:
-        """Stream until goodbye; returns its reason. ``connect`` finds the learner and may wait for it.
+        """Stream until goodbye and return its reason. ``connect`` finds the learner and may wait for it.
 
-        Raises EngineDied when generation is over for this process, ConfigError when the learner will not have it.
+        Raises EngineDied when this process cannot generate any more, ConfigError when the learner refuses the worker.
         """
         watching = asyncio.create_task(self._watch())
         pause = RETRY_SECONDS
@@ -148,7 +157,7 @@ class StreamSession:
                     if reason is not None:
                         return reason
                 except grpc.aio.AioRpcError as error:
-                    self._judge(error_from_rpc(error, what="the learner"))
+                    self._check_broken(error_from_rpc(error, what="the learner"))
                 finally:
                     await channel.close()
                 pause = RETRY_SECONDS if self._welcome.done() else min(2 * pause, MAX_RETRY_SECONDS)
@@ -159,8 +168,8 @@ class StreamSession:
                 if running.task is not None:
                     running.task.cancel()
 
-    def _judge(self, error: RlserveError) -> None:
-        """Go on after a broken stream, unless the next one would break as well."""
+    def _check_broken(self, error: RlserveError) -> None:
+        """Return to reconnect, or raise when the next stream would break for the same reason."""
         breach = isinstance(error, InvalidRequest)
         self._breaches = self._breaches + 1 if breach else 0
         if breach and not self._welcome.done() and self._breaches >= MAX_REFUSALS:
@@ -171,6 +180,7 @@ class StreamSession:
 
     async def _stream(self, channel: grpc.aio.Channel) -> str | None:
         stub = pb_grpc.RolloutStreamServiceStub(channel)
+        # A new outbox for each stream: the old one holds outdated progress, and all finished groups follow here.
         self._outbox = asyncio.Queue()
         self._welcome = asyncio.get_running_loop().create_future()
         for finished in self._finished.values():
@@ -205,7 +215,7 @@ class StreamSession:
                 continue
             for frame in item.frames(welcome):
                 if frame.HasField("lease_return"):
-                    logger.error("giving back %s: %s", item.group_id, frame.lease_return.reason)
+                    logger.error("returning %s: %s", item.group_id, frame.lease_return.reason)
                     self._finished.pop(item.group_id, None)
                 yield frame
 
@@ -222,7 +232,7 @@ class StreamSession:
                 case "goodbye" if is_ours:
                     return response.goodbye.reason or "finished"
                 case "goodbye":
-                    logger.warning("a goodbye came from something that is not this run's learner; looking for another")
+                    logger.warning("ignoring a goodbye from a learner of another run; looking for this run's")
                     return None
                 case "welcome":
                     is_ours = response.welcome.run_id == self._hello.run_id
@@ -230,10 +240,11 @@ class StreamSession:
                     if not self._welcome.done():
                         self._welcome.set_result(response.welcome)
                 case _:
-                    logger.warning("the learner sent a frame that this version does not know")
+                    logger.warning("ignoring a frame from the learner of a kind that this version cannot read")
         return None
 
     def _start(self, lease: Lease) -> None:
+        # A lease that is granted again after a broken stream: send what is finished, or continue under its new nonce.
         if (finished := self._finished.get(lease.group_id)) is not None:
             self._outbox.put_nowait(finished)
         elif (running := self._running.get(lease.group_id)) is not None:
@@ -255,7 +266,7 @@ class StreamSession:
             if not running.stuck:
                 raise
             self._return_lease(running, running.stuck)
-        except Exception as error:  # what one task brings costs that task, never the worker
+        except Exception as error:  # a failing task costs its lease, never the worker
             unknown = not isinstance(error, RlserveError | TimeoutError)
             drop = error.reason if isinstance(error, TaskRefused) else ""
             reason = _described(error, self._progress_of(group_id).stage)
@@ -271,7 +282,7 @@ class StreamSession:
             self._fatal.set_exception(error)
 
     def _return_lease(self, running: _Running, reason: str, *, drop: str = "", trace: bool = False) -> None:
-        logger.warning("giving back %s: %s", running.lease.group_id, reason, exc_info=trace)
+        logger.warning("returning %s: %s", running.lease.group_id, reason, exc_info=trace)
         self._outbox.put_nowait(_returned(running.lease.group_id, running.lease.nonce, reason, drop))
 
     async def _watch(self) -> None:
@@ -289,7 +300,7 @@ class StreamSession:
 
     async def _report(self) -> None:
         for running in self._running.values():
-            running.reported = WorkProgress()
+            running.reported = WorkProgress()  # the learner of a new stream has no report yet
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             moved = []
@@ -327,7 +338,7 @@ def _returned(group_id: str, nonce: str, reason: str, drop: str = "") -> pb.Stre
 
 
 def _described(error: BaseException, stage: str) -> str:
-    """What went wrong and where, in one line; some errors have no text of their own."""
+    """The error's class, text and place in one line. Some errors have no text."""
     text = str(error)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{what} (at {stage})" if stage else what

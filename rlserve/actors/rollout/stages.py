@@ -1,4 +1,4 @@
-"""Where the leases of a worker stand: what is told to the learner, and watched for standing still."""
+"""The stage of each lease that a worker works on: reported to the learner, and watched for lack of progress."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,36 +8,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkProgress:
-    """How far the work on one lease is. Both numbers only grow."""
+    """Progress of the work on one lease. Both numbers only grow."""
 
     tokens: int = 0
-    """Sampled so far, over all samples and turns."""
+    """Tokens sampled so far, over all samples and turns."""
     steps: int = 0
     """Stages entered so far."""
     stage: str = ""
-    """Where it stands, e.g. ``"engine"``; for people."""
+    """Present stage, e.g. ``"engine"``; for people."""
 
 
 _STEP: ContextVar[Callable[[], None]] = ContextVar("step", default=lambda: None)
 
 
 def moved() -> None:
-    """Whoever waits for others on behalf of a lease says that they moved; elsewhere it does nothing.
+    """Count a step of the lease that the running task works on; outside such a task, do nothing.
 
-    The lease is that of the running task, so that clients of verifiers and environments need not know of leases.
+    Clients of verifiers and environments call it at every sign of progress, so they need no lease in their signatures.
     """
     _STEP.get()()
 
 
 class Stages:
-    """The stage of each lease that is worked on. For one event loop."""
+    """The stage of each lease in work. Used from one event loop."""
 
     def __init__(self) -> None:
         self._at: dict[str, tuple[str, int]] = {}
 
     @contextmanager
     def working_on(self, group_id: str) -> Iterator[None]:
-        """What the block awaits is about this lease; forget it when the block ends."""
+        """Attribute ``moved`` calls of the block to this lease; forget the lease when the block ends."""
         token = _STEP.set(lambda: self.enter(group_id, self.stage(group_id)))
         try:
             yield
@@ -46,7 +46,7 @@ class Stages:
             self._at.pop(group_id, None)
 
     def enter(self, group_id: str, stage: str) -> None:
-        """The lease goes on to another stage, or the same once more."""
+        """Record that the lease entered a stage, possibly the present one again."""
         self._at[group_id] = stage, self.steps(group_id) + 1
 
     def steps(self, group_id: str) -> int:
@@ -54,5 +54,5 @@ class Stages:
         return self._at.get(group_id, ("", 0))[1]
 
     def stage(self, group_id: str) -> str:
-        """Where the lease stands; empty before its first stage."""
+        """The present stage of the lease; empty before its first."""
         return self._at.get(group_id, ("", 0))[0]

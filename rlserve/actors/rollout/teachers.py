@@ -1,8 +1,8 @@
-"""Asks teacher servers for log-probabilities of what was sampled, and lays them on the policy's tokens.
+"""Asks teacher servers for log-probabilities of sampled tokens, and maps them onto the policy's tokens.
 
-With the policy's own tokenizer a teacher is sent token ids; with another one the text, and its tokens are aligned
-with the policy's by where they end. A teacher that gives no scores leaves the trajectory without: the learner
-counts it as ``no_teacher``, it is never trained on a made-up number.
+A teacher with the policy's tokenizer receives token ids. A teacher with another one receives the text, and its tokens
+are aligned with the policy's where both end at the same byte. When a teacher gives no scores, the trajectory stays
+without: the learner counts it as ``no_teacher`` and never trains on an invented number.
 """
 
 import functools
@@ -35,25 +35,26 @@ from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 MAX_CAUSES = 64
+"""Distinct causes that are logged: teachers are few, and a fault with endless variants must not fill the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherRequest:
-    """What one teacher is to be asked."""
+    """What to ask one teacher about a trajectory."""
 
     teacher: TeacherConfig
     k: int
     temperature: float | None
-    """None: that at which each trajectory was sampled."""
+    """None stands for the temperature at which each trajectory was sampled."""
 
     def temperature_of(self, trajectory: Trajectory) -> float:
-        """At which the trajectory is to be scored."""
+        """The temperature at which the trajectory is scored."""
         return trajectory.scored_temperature if self.temperature is None else self.temperature
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherRequests:
-    """Who is asked about a group: one of the teachers to distil from, and the served reference."""
+    """Which teachers a group is sent to: one of those to distil from, and the served reference."""
 
     teachers: tuple[TeacherConfig, ...]
     distill: DistillConfig | None
@@ -61,13 +62,16 @@ class TeacherRequests:
 
     @classmethod
     def of(cls, config: RunConfig) -> "TeacherRequests":
-        """The requests that a run asks."""
+        """The teachers of a run."""
         named = {teacher.name: teacher for teacher in config.teachers}
         reference = named.pop(config.reference.teacher, None)
         return cls(tuple(named.values()), config.distillation, reference)
 
     def for_lease(self, lease: Lease) -> list[TeacherRequest]:
-        """The teacher is drawn by weight among those of the lease's environment, and is the same for the same lease."""
+        """One teacher drawn by weight among those of the lease's environment, and the reference.
+
+        The draw follows from the lease's seed, so a lease that is granted again is scored by the same teacher.
+        """
         asked = []
         able = [t for t in self.teachers if not t.environments or lease.environment in t.environments]
         if self.distill is not None and able:
@@ -81,7 +85,11 @@ class TeacherRequests:
 
 
 class TeacherClient:
-    """Scores of a group's trajectories, from whichever server of a teacher is alive."""
+    """Scores of a group's trajectories, from whichever server of a teacher is alive. Example::
+
+    score = TeacherClient(pool, tokens, TeacherRequests.of(config))
+    trajectories = await score(lease, task, trajectories)
+    """
 
     def __init__(self, pool: EndpointPool, tokens: ModelTokens, requests: TeacherRequests) -> None:
         self._pool = pool
@@ -91,12 +99,12 @@ class TeacherClient:
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
         self._text = tokens.as_text()
         self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self.failures = 0
         """Trajectories left without scores."""
 
     async def __call__(self, lease: Lease, task: Task, trajectories: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
-        """The trajectories with ``teacher_scores``; as they are where there is nobody to ask."""
+        """The trajectories with ``teacher_scores``, or unchanged when the run has no teacher for them."""
         scored = tuple(trajectories)
         if lease.purpose is Purpose.TRAIN:
             for asked in self._requests.for_lease(lease):
@@ -124,7 +132,7 @@ class TeacherClient:
         for i, trajectory in able.items():
             try:
                 found[int(i)] = lay(_scored(answers[i]), trajectory)
-            except InvalidRequest as error:  # of this one; the others have their scores
+            except InvalidRequest as error:  # this trajectory alone; the others keep their scores
                 self._failed(name, error, 1)
         return tuple(
             replace(t, teacher_scores=(*t.teacher_scores, found[i])) if i in found else t
@@ -132,18 +140,18 @@ class TeacherClient:
         )
 
     def _failed(self, name: str, error: RlserveError, count: int) -> None:
-        """Count trajectories without scores, and log each cause once: numbers in a text make no other cause."""
+        """Count trajectories without scores, and log each cause once. Texts that differ in numbers are one cause."""
         self.failures += count
         text = f"{type(error).__name__}: {error}"
         cause = re.sub(r"\d+", "#", f"{name}: {text}")
-        if cause not in self._told and len(self._told) < MAX_CAUSES:
-            self._told.add(cause)
-            logger.warning("teacher %r gave no scores: %s; more of this kind are not logged", name, text)
+        if cause not in self._logged and len(self._logged) < MAX_CAUSES:
+            self._logged.add(cause)
+            logger.warning("teacher %r gave no scores: %s; further ones of this kind are not logged", name, text)
 
     def _can_be_asked(
         self, task: Task, trajectory: Trajectory, teacher: pb.DescribeTeacherResponse, *, same: bool
     ) -> bool:
-        """Whether it has something to score. Ids beyond the teacher's embedding and bytes that are no text are not."""
+        """Whether the teacher can score it: ids within its embedding, or bytes that are text."""
         if not trajectory.num_sampled:
             return False
         if same:
@@ -163,7 +171,7 @@ class TeacherClient:
         return known
 
     async def _match(self, teacher: TeacherConfig) -> None:
-        """Know which of the policy's tokens each of the teacher's is."""
+        """Fetch the teacher's vocabulary and find the policy's token for each entry, once."""
         if teacher.name in self._counterparts:
             return
         vocabulary = await self._pool.call(
@@ -225,7 +233,7 @@ class TeacherClient:
         return {"prompt_text": self._text.text(given)}
 
     def _laid(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
-        """The scores of the sampled tokens alone: environment turns between them were scored along."""
+        """The scores of the sampled tokens. The teacher also scored the environment turns between them."""
         mask = trajectory.sampled_mask[int(np.argmax(trajectory.sampled_mask)) :]
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(mask))
         return replace(
@@ -237,12 +245,12 @@ class TeacherClient:
         )
 
     def _aligned(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
-        """The teacher's scores summed over spans, on each span's first token."""
+        """The teacher's scores summed over each span, on the span's first token."""
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(response.end_offsets))
         _, ends = self._text.read(trajectory.token_ids[trajectory.sampled_mask].tolist())
         spans = align(ends, list(response.end_offsets))
         if not spans:
-            raise InvalidRequest("teacher: its tokens and the policy's share no end; look at both tokenizers")
+            raise InvalidRequest("teacher: its tokens and the policy's share no end; check both tokenizers")
         laid = span_scores(spans, scores.logprobs.tolist(), len(ends))
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))

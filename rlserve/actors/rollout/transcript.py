@@ -1,6 +1,6 @@
 """Token bookkeeping of one episode. Shape letters: T tokens, S sampled tokens among them.
 
-What was sampled is appended as it was sampled, and never encoded again.
+Sampled tokens are appended as the engine returned them and never encoded again: text to tokens is not unique.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rlserve.records import FinishReason, PolicySpan, Sample, Segment, SegmentKi
 
 
 class Transcript:
-    """Tokens in order, who wrote them, and what the engine said of those that were sampled.
+    """Tokens in order, their writers, and the log-probabilities and versions of the sampled ones.
 
     Example, a prompt P, two samples A and an environment turn E: tokens ``P0 P1 A0 A1 E0 A2``, segments GIVEN 2
     (turn 0), SAMPLED 2 (turn 0), ENVIRONMENT 1 (turn 0), SAMPLED 1 (turn 1).
@@ -24,7 +24,7 @@ class Transcript:
         self._logprobs: list[npt.NDArray[np.float32]] = []
         self._spans: list[PolicySpan] = []
         self.num_samples = 0
-        """Turns that the policy has taken."""
+        """Turns of the policy so far."""
         self.num_sampled = 0
         """S."""
         self.generation_seconds = 0.0
@@ -68,7 +68,7 @@ class Transcript:
         self.generation_seconds += sample.seconds
 
     def add_environment(self, ids: Sequence[int]) -> None:
-        """What the policy reads before its next turn."""
+        """The environment's tokens between two turns of the policy."""
         self._append(SegmentKind.ENVIRONMENT, ids, turn=self.num_samples - 1)
 
     def trajectory(

@@ -1,10 +1,10 @@
-"""Our weight-transfer engine, inside vLLM's worker: stage beside generation, serve in the pause, then digest.
+"""rlserve's weight-transfer engine inside vLLM's worker: stage beside generation, swap in the pause, then digest.
 
-``stage``           starts a thread: read the flat file, check every digest, build what the model will compute with.
-``receive_weights`` vLLM's call while generation is paused: make the staged version the served one.
-``begin_digest``    starts a thread, after generation has resumed: digest of the weights as they are served.
+``stage``           starts a thread that reads the flat file, checks every digest and builds the next weights.
+``receive_weights`` vLLM calls it while generation is paused: makes the staged version the served one.
+``begin_digest``    starts a thread, after generation resumed, that digests the weights as they are served.
 
-Two ways to update. *exchange* (eager CPU models of known layout): staging does all the work, serving moves
+Two ways to update. *exchange* (eager CPU models of known layout): staging does all the work, and the swap moves
 references. *reload* (any model that vLLM runs): vLLM's layerwise reload from the staged tensors.
 """
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Which way to update: ``"auto"`` takes exchange where it is known to be right, ``"reload"`` never does."""
+    """How to update: ``"auto"`` chooses exchange where a check proves it right, ``"reload"`` never does."""
 
     method: str = "auto"
 
@@ -48,7 +48,7 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
 @dataclass(slots=True, eq=False)
 class Staged:
-    """A version that is read, checked and ready to serve."""
+    """A version that was read and checked, ready to be swapped in."""
 
     policy: PolicyVersion
     tensors: dict[str, Tensor]
@@ -57,7 +57,14 @@ class Staged:
 
 
 class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Serves weights that were staged in this process before."""
+    """Serves weights that were staged in this process. Example of one update, as the calls arrive::
+
+    engine.stage(policy, path)       # returns at once; staging.state() reports progress
+    engine.start_weight_update()     # generation is paused
+    engine.receive_weights(UpdateInfo(version=7))
+    engine.finish_weight_update()    # generation resumes
+    engine.begin_digest()            # returns at once; digesting.state() reports the digest
+    """
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -74,11 +81,11 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     @property
     def method(self) -> str:
-        """The way to update that is in use."""
+        """How weights are updated: ``"exchange"`` or ``"reload"``."""
         return "reload" if self._exchange is None else "exchange"
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Choose the way to update. Exchange is believed only if it reproduces what vLLM itself has loaded."""
+        """Choose how to update. Exchange is chosen only if it reproduces the start weights as vLLM loaded them."""
         self._exchange = None
         if init_info.method != "auto" or self.device.type != "cpu" or self.parallel_config.world_size > 1:
             return
@@ -97,7 +104,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         return {name: tensor.to(self.model_config.dtype) for name, tensor in weights}
 
     def stage(self, policy: Mapping[str, Any], path: Path) -> None:
-        """Begin to stage; a version that was staged before and not served is dropped. Raises RuntimeError if busy."""
+        """Begin to stage. A version that was staged but not swapped in is dropped. Raises RuntimeError if busy."""
         if self.staging is not None and not self.staging.is_done:
             raise RuntimeError(f"version {self.staging.version} is still being staged")
         manifest = policy_from_wire(policy)
@@ -120,11 +127,11 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             if spec.dtype != served:
                 raise WeightsMismatch(
                     f"weights of version {policy.version}: {spec.name} is {spec.dtype}, but the engine computes in "
-                    f"{served}; publish in that"
+                    f"{served}; publish in {served}"
                 )
 
     def start_weight_update(self) -> None:
-        """Generation is paused from before this call until after ``finish_weight_update``."""
+        """Begin an update; generation is paused from before this call until after ``finish_weight_update``."""
         if self._exchange is None:
             from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
@@ -158,7 +165,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 _refresh_heads(self.model)
 
     def begin_digest(self) -> None:
-        """Begin to digest what is served, and free what it replaced. Raises RuntimeError when that was done."""
+        """Begin to digest the served weights, and free the replaced ones. Raises RuntimeError if already digested."""
         served, self._served = self._served, None
         if served is None:
             raise RuntimeError("no weights were served since the last digest")
@@ -166,16 +173,19 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     @torch.no_grad()
     def _digest(self, served: Staged) -> str:
-        self._replaced = []
+        self._replaced = []  # freed here, in the thread: it takes as long as a step of a small model
         tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
         return digest_of(served.policy.tensors, tensors)
 
     def shutdown(self) -> None:
-        """Nothing is held outside this process."""
+        """Nothing to release: everything lives in this process."""
 
 
 def _refresh_heads(model: nn.Module) -> None:
-    """Pack tied output heads again: vLLM 0.32's layerwise reload leaves them stale on CPU, and logits wrong."""
+    """Pack tied output heads again: vLLM 0.32's layerwise reload leaves them stale on CPU, and logits wrong.
+
+    Remove once ``test_a_reload_by_vllm_serves_the_same_weights`` passes without it on a tied model.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     for module in model.modules():

@@ -1,8 +1,8 @@
-"""The next weights, built beside the served ones and traded for them in one moment. For eager CPU models.
+"""Builds the next weights beside the served ones and swaps references at once. For eager CPU models.
 
-vLLM's CPU layers compute with a packed copy of their weights, made once after loading. Packing is the slow part
-of an update, so it happens here while generation goes on; the trade itself moves references and copies nothing.
-Nothing may hold the old tensors by address, hence not for models with captured graphs.
+vLLM's CPU layers compute with a packed copy of their weights, made once after loading. Packing is the slow part of an
+update, so it happens here while generation goes on; the swap itself moves references and copies nothing. It cannot work
+where something holds the old tensors by address, such as a captured CUDA graph.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,25 +16,32 @@ from rlserve.actors.rollout.weight_layout import Layout, UnknownLayout, assemble
 
 Kernel = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 PROBE_ROWS = 4
+"""Rows of the product that compares two kernels. Any small number will do: a wrong packing differs in every row."""
 
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """What one module of the model will compute with."""
+    """The next weights of one module of the model."""
 
     module: Any
-    """A module of vLLM's."""
+    """vLLM's module."""
     parameters: dict[str, Tensor] = field(default_factory=dict)
-    """By attribute: whole and plain."""
+    """By attribute, as published: one whole, unpacked tensor each."""
     served: dict[str, Tensor] = field(default_factory=dict)
-    """By attribute: as the layer wants it; packing may turn a bias into another dtype."""
+    """By attribute, as the layer holds it; packing may convert a bias to another dtype."""
     kernel: Kernel | None = None
-    """Multiplies by the packed weight; None for modules that multiply by nothing."""
+    """Multiplies by the packed weight; None for modules without a matrix product."""
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """Builds and makes changes of one model. Raises UnknownLayout when it does not know the model."""
+    """Prepares and applies changes of one model. Raises UnknownLayout for a model of another layout. Example::
+
+    exchange = Exchange(model)
+    exchange.check(start_tensors)             # once: this layout reproduces what vLLM loaded
+    changes = exchange.prepare(new_tensors)   # beside generation, the slow part
+    replaced = exchange.apply(changes)        # while generation is paused
+    """
 
     model: nn.Module
     layout: Layout = field(init=False)
@@ -46,7 +53,7 @@ class Exchange:
 
     @torch.no_grad()
     def prepare(self, tensors: Mapping[str, Tensor]) -> list[Change]:
-        """Changes that make the model compute with these checkpoint tensors. Touches nothing that is served.
+        """Changes that make the model compute with these checkpoint tensors. The served weights stay untouched.
 
         Raises UnknownLayout when they are not exactly the tensors of the model.
         """
@@ -64,7 +71,10 @@ class Exchange:
         return list(changes.values())
 
     def apply(self, changes: Iterable[Change]) -> list[object]:
-        """Make the changes; must not run beside a forward pass. Returns what was replaced, to be freed later."""
+        """Apply the changes; must not run beside a forward pass. Returns the replaced objects, to be freed later.
+
+        Freeing large tensors takes milliseconds, so the caller keeps them until generation has resumed.
+        """
         replaced: list[object] = []
         for change in changes:
             module = change.module
@@ -79,7 +89,7 @@ class Exchange:
 
     @torch.no_grad()
     def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises UnknownLayout unless these tensors, which vLLM itself has loaded, give layers equal to its own."""
+        """Raise UnknownLayout unless these tensors, which vLLM itself loaded, give layers equal to vLLM's."""
         for change in self.prepare(tensors):
             for attribute, tensor in change.served.items():
                 if not torch.equal(getattr(change.module, attribute).data, tensor):
@@ -104,7 +114,7 @@ def _check_module(module: nn.Module) -> None:
 
 
 def _pack(change: Change, packed: dict[int, Kernel]) -> None:
-    """Fill ``served`` and ``kernel`` with vLLM's own packing, on a module of the same weights."""
+    """Fill ``served`` and ``kernel`` by vLLM's own packing, run on a scratch module with the new weights."""
     change.served = dict(change.parameters)
     if not hasattr(change.module, "cpu_linear"):
         return

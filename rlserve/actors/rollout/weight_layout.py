@@ -1,7 +1,7 @@
 """Where each checkpoint tensor lives in a vLLM model: fused, padded or tied, but unquantised and on one rank.
 
-Checkpoints hold ``q_proj``, ``k_proj`` and ``v_proj``; the model one ``qkv_proj``, whose rows are theirs in turn.
-A model that keeps its weights in any other way raises UnknownLayout, and is served by vLLM's own reload.
+A checkpoint holds ``q_proj``, ``k_proj`` and ``v_proj``; the model holds one ``qkv_proj``, their rows one after
+another. For a model that keeps its weights in another way, UnknownLayout is raised and vLLM's own reload updates it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 
 class UnknownLayout(Exception):
-    """The model keeps a parameter in a way that this module does not know; says which."""
+    """The model keeps a parameter in a way that this module cannot handle; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """One parameter of the model and the checkpoint tensors whose rows make it."""
+    """One parameter of the model, and the checkpoint tensors that its rows come from."""
 
     module: nn.Module
     attribute: str
-    """``"weight"`` or ``"bias"``, as a rule."""
+    """Usually ``"weight"`` or ``"bias"``."""
     sources: tuple[str, ...]
     """Checkpoint names, in the order of their rows."""
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Slot:
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The live parameter; vLLM may replace the object, so look it up each time."""
+        """The live parameter, looked up each time: vLLM may replace the object."""
         parameter: nn.Parameter = getattr(self.module, self.attribute)
         return parameter
 
@@ -46,7 +46,7 @@ class Layout:
     slots: tuple[Slot, ...]
     """A tied parameter appears once for each module that holds it."""
     aliases: Mapping[str, str]
-    """Names of tied tensors, which a checkpoint may repeat, and the name of the tensor they are."""
+    """Tied tensors that a checkpoint may repeat under a second name, with the name of the tensor they equal."""
 
     @property
     def names(self) -> set[str]:

@@ -19,21 +19,19 @@ from rlserve.errors import WeightsMismatch
 T = TypeVar("T")
 
 BACKEND = "rlserve"
-"""Name of our weight-transfer engine."""
+"""Name of rlserve's weight-transfer engine in vLLM's registry."""
 EXTENSION = "rlserve.actors.rollout.weight_plugin.WeightCalls"
-"""What vLLM mixes into its workers."""
+"""Class that vLLM mixes into its workers, so that ``collective_rpc`` finds its methods."""
 
 
 def register() -> None:
-    """Make our weight-transfer engine known, and this process fit to serve.
-
-    It asks for the tile registers that bf16 attention uses (or it dies of SIGILL), and ends with its owner.
-    """
+    """Register the weight-transfer engine, and prepare this process: AMX tiles on, end with the rollout worker."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(
             BACKEND, "rlserve.actors.rollout.weight_engine", "StagedWeightEngine"
         )
     if torch.cpu._is_amx_tile_supported():
+        # Linux grants the tile registers on request; without it bf16 attention dies of SIGILL.
         torch.cpu._init_amx()
     follow_owner()
 
@@ -71,7 +69,7 @@ class Job(Generic[T]):
         return not self._thread.is_alive()
 
     def state(self) -> JobState:
-        """How it stands, with its result if that is text."""
+        """Present state, with the result if that is text."""
         # Asked first: the thread writes its outcome before it ends, so what is read after is final.
         is_done = self.is_done
         return JobState(
@@ -84,7 +82,7 @@ class Job(Generic[T]):
 
 
 class WeightCalls:
-    """Calls for ``collective_rpc``. Those that begin something return at once; the engine steps on meanwhile."""
+    """Methods that the rollout worker calls by ``collective_rpc``. Those that begin a job return at once."""
 
     weight_transfer_engine: Any
 
@@ -93,7 +91,7 @@ class WeightCalls:
         self.weight_transfer_engine.stage(policy, Path(path))
 
     def staging_state(self) -> JobState:
-        """How staging stands."""
+        """State of the staging job."""
         return _state_of(self.weight_transfer_engine.staging)
 
     def begin_digest(self) -> None:
@@ -101,7 +99,7 @@ class WeightCalls:
         self.weight_transfer_engine.begin_digest()
 
     def digest_state(self) -> JobState:
-        """How digesting stands; ``result`` is the digest."""
+        """State of the digesting job; ``result`` is the digest."""
         return _state_of(self.weight_transfer_engine.digesting)
 
     def update_method(self) -> str:
@@ -112,5 +110,5 @@ class WeightCalls:
 
 def _state_of(job: Job[Any] | None) -> JobState:
     if job is None:
-        raise RuntimeError("no such work was begun")
+        raise RuntimeError("this job was not begun")
     return job.state()

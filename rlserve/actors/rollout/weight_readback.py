@@ -22,10 +22,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
-    """The tensors by name, every digest checked. Raises WeightsMismatch unless file and manifest agree in full."""
+    """The tensors by name, after checking every digest. Raises WeightsMismatch unless file and manifest agree."""
     try:
         flat = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:  # gone or closed to this process: a copy that comes another way may do
+    except OSError as error:  # the file was deleted or cannot be read here; a copy over the stream may still work
         raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
     check(policy, flat)
     return {
@@ -35,7 +35,7 @@ def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
 
 
 def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
-    """Digest of the whole, if these tensors were published in the order of ``specs``."""
+    """Digest of the version that these tensors make in the order of ``specs``."""
     return manifest_digest([spec_of(spec.name, tensors[spec.name].cpu().contiguous())[0] for spec in specs])
 
 
@@ -50,9 +50,8 @@ def served_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of ``specs`` by name, read back from the model wherever it keeps them readable.
 
-    Where it computes with a packed copy: the tensors that were packed, after making sure that this very copy is
-    the one in place. Where the layout is unknown: ``given``, the tensors that vLLM's loader had.
-    Raises WeightsMismatch.
+    Where the model computes with a packed copy, the tensors it was packed from, after checking that this copy is the
+    one in use. Where the layout is unknown, ``given``: the tensors that vLLM's loader received. Raises WeightsMismatch.
     """
     found = dict(given)
     with contextlib.suppress(UnknownLayout):
@@ -75,5 +74,5 @@ def _read(
 def _packed(changes: Sequence[Change]) -> dict[tuple[int, str], Tensor]:
     for change in changes:
         if change.kernel is not None and change.module.cpu_linear is not change.kernel:
-            raise WeightsMismatch(f"{type(change.module).__name__}: computes with other weights than were staged")
+            raise WeightsMismatch(f"{type(change.module).__name__}: computes with weights other than the staged ones")
     return {(id(c.module), name): tensor for c in changes for name, tensor in c.parameters.items()}

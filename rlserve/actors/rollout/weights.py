@@ -1,7 +1,7 @@
-"""Keeps the engine on the newest published weights, while it generates.
+"""Keeps the engine on the newest published weights while it generates.
 
-Waits for: the learner's announcement. Unblocked by: every optimizer step. Fetch and staging go on beside
-generation; only the swap itself holds it, for milliseconds.
+Waits for: the learner's announcement. Unblocked by: every optimizer step. Fetching and staging run beside generation;
+only the swap itself holds it, for milliseconds.
 """
 
 import asyncio
@@ -17,11 +17,16 @@ from rlserve.records import PolicyVersion
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-"""Pause after a version that could not be fetched; then the learner's newest one is asked for."""
+"""Pause after a version that could not be fetched, before subscribing again. The newest version then comes first."""
 
 
 class WeightFollower:
-    """Takes announced versions, newest first, and swaps them in."""
+    """Takes announced versions, newest first, and swaps them in. Example::
+
+    follower = WeightFollower(engine, subscriber)
+    following = asyncio.create_task(follower.run())
+    await follower.caught_up()    # the engine now serves what the learner published last
+    """
 
     def __init__(self, engine: RolloutEngine, subscriber: Subscriber) -> None:
         self._engine = engine
@@ -41,27 +46,28 @@ class WeightFollower:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self, policy: PolicyVersion) -> bool:
-        """Serve what is announced and say so; False when the learner has to be asked anew."""
+        """Serve an announced version and confirm it; False when the subscription must be opened again."""
         try:
             if self._served is None or (policy.version, policy.digest) != (self._served.version, self._served.digest):
                 self._served = await self._update(policy)
-            # Also when nothing changed: a learner that was restarted has not heard it yet.
+            # Also when nothing changed: a restarted learner waits for confirmations of the version it announces.
             await self._subscriber.confirm(self._served)
         except UnknownName:
-            logger.info("version %d was gone before it was fetched; a newer one is announced", policy.version)
+            logger.info("version %d was replaced before it was fetched; waiting for the newer one", policy.version)
         except (Unavailable, DeadlineExceeded) as error:
-            logger.warning("version %d: %s; asking again", policy.version, error)
+            logger.warning("version %d: %s; subscribing again", policy.version, error)
             return False
         else:
             self._caught_up.set()
         return True
 
     async def caught_up(self) -> None:
-        """Returns once the engine serves what the learner published last."""
+        """Return once the engine serves what the learner published last."""
         await self._caught_up.wait()
 
     async def _update(self, policy: PolicyVersion) -> Confirmation:
         announced = time.monotonic()
+        # A delta starts from a version of this learner; the start checkpoint may not be one.
         held = self._engine.version if self.num_updates else None
         try:
             report = await self._stage_and_swap(policy, held)

@@ -1,4 +1,4 @@
-"""One lease in, one finished group out: task, prompt tokens, samples, verdicts."""
+"""Turns one lease into one finished group: task, prompt tokens, samples, verdicts, teachers' scores."""
 
 import asyncio
 import functools
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LONG_CHARACTERS = 100_000
-"""Of text that is tokenised at once."""
+"""Longer text is tokenised in a thread: it takes tens of milliseconds, in which the event loop sends no heartbeat."""
 
 GetTask = Callable[[Lease], Awaitable[Task]]
 ScoreWithTeachers = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tuple[Trajectory, ...]]]
@@ -43,12 +43,12 @@ ScoreWithTeachers = Callable[[Lease, Task, Sequence[Trajectory]], Awaitable[tupl
 
 ENGINE = "engine"
 EPISODES = "episodes of environment"
-"""Stages of a lease; while the engine samples for an episode, that is where it stands."""
+"""Stages of a lease. While the engine samples for an episode, the stage is the engine."""
 
 
 @dataclass(slots=True)
 class WorkerCounters:
-    """What a worker has done since it started."""
+    """Counts since the worker started."""
 
     finished_groups: int = 0
     sampled_tokens: int = 0
@@ -62,7 +62,12 @@ class WorkerCounters:
 
 
 class GroupWorker:
-    """Turns leases into groups. Knows no stream: ``session`` feeds it."""
+    """Turns leases into groups. The stream to the learner is ``session``'s. Example::
+
+    worker = GroupWorker(engine=engine, tokens=tokens, get_task=TaskClient(...), verify=VerifierPoolClient(...),
+                         rollout=config.rollout, model=config.model, worker_id="rollout-0", run_id="r")
+    group = await worker.work(lease)
+    """
 
     def __init__(
         self,
@@ -95,23 +100,24 @@ class GroupWorker:
         self._stages = Stages()
 
     def progress(self, group_id: str) -> WorkProgress:
-        """How far the work on a lease is."""
+        """Progress of the work on a lease."""
         stage = self._stages.stage(group_id)
         if stage.startswith(EPISODES) and self._engine.runs(group_id):
             stage = ENGINE
         return WorkProgress(self._engine.tokens_of(group_id), self._stages.steps(group_id), stage)
 
     async def work(self, lease: Lease) -> RolloutGroup:
-        """Sample and judge one task.
+        """Sample and verify one task.
 
-        Raises TaskRefused when nobody can ever sample the task, Unavailable or DeadlineExceeded when it cannot be
-        had, EngineDied when generation is over for this process. A verifier that cannot judge yields "no verdict",
-        not an error.
+        Raises TaskRefused when no worker can ever sample the task, Unavailable or DeadlineExceeded when no server
+        gives it, EngineDied when this process cannot generate any more. A verifier that cannot judge yields "no
+        verdict", not an error.
         """
         with self._stages.working_on(lease.group_id):
             try:
                 return await self._group(lease)
             finally:
+                # Not earlier: the counts of finished samples are progress until the verdicts are there.
                 self._engine.forget(lease.group_id)
 
     async def _group(self, lease: Lease) -> RolloutGroup:
@@ -185,7 +191,7 @@ class GroupWorker:
         )
 
     async def _given(self, lease: Lease, task: Task, prompt: Prompt) -> tuple[Trajectory, ...]:
-        """The completions that came with the task; nothing is sampled."""
+        """Trajectories of the completions that came with the task; nothing is sampled."""
         started = time.time()
         completions = await _beside_the_loop(
             lambda: [self._tokens.given(task, given.text) for given in task.given],
@@ -245,7 +251,7 @@ class GroupWorker:
 
 
 async def _beside_the_loop(work: Callable[[], T], *, characters: int) -> T:
-    """The result of ``work()``: in a thread where so much text would hold up the heartbeat."""
+    """The result of ``work()``, in a thread when the text is long enough to delay the heartbeat."""
     return work() if characters <= LONG_CHARACTERS else await asyncio.to_thread(work)
 
 

@@ -1,10 +1,10 @@
-"""Queries of all callers in one queue, cut into batches for the engine.
+"""Collects the queries of all callers in one queue and cuts batches for the engine.
 
-``score``  waits for: its turn and the engine. unblocked by: the scores, the engine's failure, or its own
-           cancellation (the caller gave up), which takes the query out of the queue.
+``score``  waits for: its turn and the engine. unblocked by: the scores, the engine's failure, or the caller's
+           cancellation, which removes the query from the queue.
 ``_run``   waits for: queries. Ends with the batcher.
 
-While one batch runs, the queries that come meanwhile make the next one; nothing waits for a batch to fill up.
+Queries that arrive while a batch runs make the next batch. No query waits for a batch to fill up.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class ScoreCache:
         self.hits = 0
 
     def get(self, query: Query) -> Scores | None:
-        """What is known of a query, or None."""
+        """The scores of an equal query, or None."""
         digest = query.digest
         found = self._entries.get(digest)
         if found is not None:
@@ -42,7 +42,7 @@ class ScoreCache:
         return found
 
     def put(self, query: Query, scores: Scores) -> None:
-        """Remember, and forget what was used longest ago."""
+        """Store scores, and drop those used least recently when the size is exceeded."""
         digest = query.digest
         if digest in self._entries or scores.num_bytes > self._max_bytes:
             return
@@ -54,7 +54,11 @@ class ScoreCache:
 
 
 class Batcher:
-    """An async context manager around an engine."""
+    """Batches and caches the queries of one engine, as an async context manager. Example::
+
+    async with Batcher(engine, tokens_per_batch=8192, max_queue=4096, cache_bytes=2**26) as batcher:
+        scores = await batcher.score(query)
+    """
 
     def __init__(self, engine: ScoringEngine, *, tokens_per_batch: int, max_queue: int, cache_bytes: int) -> None:
         self._engine = engine
@@ -86,7 +90,7 @@ class Batcher:
 
     @property
     def cache_hits(self) -> int:
-        """Queries that cost nothing."""
+        """Queries answered from the cache."""
         return self._cache.hits
 
     async def score(self, query: Query) -> Scores:
@@ -128,7 +132,7 @@ class Batcher:
             for waiting in batch:
                 waiting.answer.cancel()
             raise
-        except Exception as error:  # told to those who wait; the next batch may do better
+        except Exception as error:  # passed on to every waiting caller; the next batch may succeed
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
@@ -142,7 +146,10 @@ class Batcher:
 
 
 def next_batch(queue: Sequence[_Waiting], tokens: int) -> list[_Waiting]:
-    """The oldest query, and those nearest to its length that fit beside it in ``tokens`` padded tokens."""
+    """The oldest query, and those nearest to its length that fit beside it in ``tokens`` padded tokens.
+
+    The oldest goes first, so that no length is starved; near lengths waste little padding.
+    """
     oldest, *others = queue
     length = len(oldest.query.token_ids)
     batch, width = [oldest], length

@@ -1,4 +1,4 @@
-"""A batched forward pass of transformers: the faster engine on CPU, and exact at any temperature.
+"""Scoring engine: a batched forward pass of transformers. The faster one on CPU, and exact at any temperature.
 
 Shape letters: B sequences, T tokens, S scored ones of a sequence, K entries of the top, V vocabulary.
 """
@@ -22,7 +22,7 @@ class ForwardEngine:
     """One model in one thread."""
 
     def __init__(self, model_path: str, *, dtype: str, torch_threads: int = 0, num_tokens: int | None = None) -> None:
-        """``num_tokens`` of the model's columns are the tokenizer's; the others, padding, are in no top."""
+        """``num_tokens`` of the model's columns are the tokenizer's; the others are padding and never in a top k."""
         from transformers import AutoModelForCausalLM
 
         if torch_threads:
@@ -42,7 +42,7 @@ class ForwardEngine:
         return int(self._model.config.get_text_config().vocab_size)
 
     def check(self, query: Query) -> None:
-        """Every query can be served."""
+        """Accept every query."""
 
     async def score(self, queries: Sequence[Query]) -> list[Scores]:
         """See ``ScoringEngine``."""
@@ -69,7 +69,7 @@ def scores_of(logits: Tensor, query: Query, num_tokens: int | None = None) -> Sc
     scored = torch.from_numpy(query.token_ids[query.first : query.first + query.count]).to(logits.device)
     known = log_softmax[:, :num_tokens]
     top = known.topk(min(query.k, known.shape[-1]), dim=-1)
-    # Summing what is left is exact where 1 - sum(top) would be rounding alone.
+    # Summed over the rest: where the top k holds nearly all mass, 1 - sum(top) would be rounding error alone.
     rest = log_softmax.scatter(-1, top.indices, -torch.inf).logsumexp(-1) if query.k else log_softmax.new_zeros(0)
     return Scores(
         logprobs=log_softmax.gather(-1, scored[:, None])[:, 0].cpu().numpy(),

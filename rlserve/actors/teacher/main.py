@@ -1,4 +1,4 @@
-"""The teacher process: load one fixed model, serve its log-probabilities, stay registered."""
+"""The teacher process: loads one frozen model, serves its log-probabilities, and stays registered."""
 
 import asyncio
 import functools
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 async def run_teacher(config: TeacherConfig, *, model: str, actor_id: str, hub_address: str, run_id: str = "") -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. ``model`` is a directory or hub name."""
+    """Serve until SIGTERM or SIGINT; return the exit code. ``model`` is a directory or hub name."""
     running: list[Batcher] = []
 
     @asynccontextmanager
@@ -58,7 +58,7 @@ async def run_teacher(config: TeacherConfig, *, model: str, actor_id: str, hub_a
 async def teacher_server(
     config: TeacherConfig, model: str, running: list[Batcher] | None = None
 ) -> AsyncIterator[RunningServer]:
-    """A teacher server that answers until the block ends; its batcher is added to ``running``."""
+    """A teacher server that runs until the block ends; its batcher is appended to ``running``."""
     path = model_at(model)
     async with AsyncExitStack() as stack:
         with blaming_checkpoint(config, path):
@@ -91,7 +91,7 @@ async def teacher_server(
 
 
 def weights_digest(path: str) -> str:
-    """Digest of the checkpoint's weight files; of its name when it is not a directory."""
+    """Digest of the checkpoint's weight files, or of its name when it is no directory."""
     digest = hashlib.blake2b(digest_size=16)
     files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
     for file in files:

@@ -1,4 +1,4 @@
-"""A teacher's vocabulary against the policy's."""
+"""Tokens that a teacher's vocabulary shares with the policy's."""
 
 import numpy as np
 import numpy.typing as npt

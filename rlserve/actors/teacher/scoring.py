@@ -1,4 +1,4 @@
-"""What a teacher is asked and answers, whichever engine runs it.
+"""Scoring engines of teachers: query, scores, the contract, and the table of engines.
 
 Shape letters: T tokens of a sequence, S scored ones, K entries of the top.
 """
@@ -25,28 +25,28 @@ SCORING_ENGINES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Query:
-    """One sequence, and which of its tokens to score."""
+    """One sequence, and the range of its tokens to score."""
 
     token_ids: npt.NDArray[np.int64]
     """``[T]``."""
     first: int
-    """Position of the first scored token, >= 1: nothing predicts token 0."""
+    """Position of the first scored token, at least 1: no logits predict token 0."""
     count: int
-    """S; the scored tokens follow one another."""
+    """S; the scored tokens are consecutive."""
     k: int = 0
-    """Top entries a token; 0 gives the token's own log-probability alone."""
+    """Top entries per token; 0 gives the token's own log-probability alone."""
     temperature: float = 1.0
 
     @property
     def digest(self) -> bytes:
-        """Equal exactly for equal queries (of one teacher)."""
+        """Equal exactly for equal queries to one teacher."""
         described = f"{self.first}/{self.count}/{self.k}/{self.temperature!r}/"
         return hashlib.blake2b(described.encode() + self.token_ids.tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
-    """The answer: entry i is about scored token i."""
+    """The answer to a query: entry i belongs to scored token i."""
 
     logprobs: npt.NDArray[np.float32]
     """``[S]``."""
@@ -55,16 +55,16 @@ class Scores:
     top_logprobs: npt.NDArray[np.float32]
     """``[S, K]``."""
     log_tail: npt.NDArray[np.float32]
-    """``[S]`` log of the mass outside the top K, -infinity for none; empty when K is 0."""
+    """``[S]`` log of the mass outside the top K, -infinity where that is 0; empty when K is 0."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds."""
+        """Memory of its arrays."""
         return self.logprobs.nbytes + self.top_ids.nbytes + self.top_logprobs.nbytes + self.log_tail.nbytes
 
 
 class ScoringEngine(Protocol):
-    """Runs the model. Used from one event loop, one batch at a time."""
+    """Runs a frozen model. Used from one event loop, one batch at a time."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -72,11 +72,11 @@ class ScoringEngine(Protocol):
         ...
 
     def check(self, query: Query) -> None:
-        """Raise InvalidRequest for what this engine cannot do."""
+        """Raise InvalidRequest for a query that this engine cannot score."""
         ...
 
     def score(self, queries: Sequence[Query]) -> Awaitable[list[Scores]]:
-        """Scores of a batch, in order. Raises EngineDied when there will be none any more."""
+        """Scores of a batch, in order. Raises EngineDied when the engine is gone for good."""
         ...
 
     def close(self) -> Awaitable[None]:

@@ -10,7 +10,7 @@ import grpc.aio
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.scoring import Query, Scores
-from rlserve.actors.teacher.texts import Spelled, Speller, TextQuery
+from rlserve.actors.teacher.texts import EncodedText, TextEncoder, TextQuery
 from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import TeacherScores
@@ -22,13 +22,14 @@ from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TeacherService"].full_name
 MAX_IN_STREAM = 256
-"""Requests of one stream in work at once; more are left in its buffers."""
+"""Requests of one stream in work at once: several batches. gRPC's buffers hold further ones back."""
 MAX_TEXT_CHARACTERS = 2**20
+"""Longer texts would block the event loop for too long while they are tokenised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherIdentity:
-    """What a teacher is, and its limits."""
+    """Name, tokenizer, weights and limits of a teacher."""
 
     name: str
     tokenizer_fingerprint: str
@@ -39,12 +40,12 @@ class TeacherIdentity:
 
 
 class TeacherService(pb_grpc.TeacherServiceServicer):
-    """The gRPC face of one teacher."""
+    """The gRPC service of one teacher."""
 
     def __init__(self, batcher: Batcher, tokens: ModelTokens, identity: TeacherIdentity) -> None:
         self._batcher = batcher
         self._identity = identity
-        self._speller = Speller(tokens)
+        self._texts = TextEncoder(tokens)
 
     async def Describe(self, request: pb.DescribeTeacherRequest, context: Context) -> pb.DescribeTeacherResponse:
         identity = self._identity
@@ -58,14 +59,15 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         )
 
     async def Vocabulary(self, request: pb.VocabularyRequest, context: Context) -> pb.VocabularyResponse:
-        pieces = list(self._speller.text.spelling.pieces)
+        pieces = list(self._texts.text.spelling.pieces)
         pieces += [b""] * (self._identity.vocabulary_size - len(pieces))  # a padded embedding
-        return pb.VocabularyResponse(token_bytes=pieces, end_id=self._speller.text.end_id)
+        return pb.VocabularyResponse(token_bytes=pieces, end_id=self._texts.text.end_id)
 
     async def Score(
         self, request_iterator: AsyncIterator[pb.ScoreRequest], context: Context
     ) -> AsyncIterator[pb.ScoreResponse]:
-        """The first request that cannot be served ends the stream with its error; a text may be refused by itself."""
+        """Answers in the order of completion. A bad request ends the stream with its error, except a text that cannot
+        be encoded: that one is answered with a refusal."""
         working: set[asyncio.Task[pb.ScoreResponse]] = set()
         reading: asyncio.Task[Any] | None = asyncio.ensure_future(_next(request_iterator))
         try:
@@ -93,11 +95,11 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         if request.HasField("completion_text"):
             query = _text_query(request)
             try:
-                spelled = self._speller.spell(query)
-                self._check_length(len(spelled.query.token_ids))
-            except InvalidRequest as error:  # of this text alone: the others of the stream go on
+                encoded = self._texts.encode(query)
+                self._check_length(len(encoded.query.token_ids))
+            except InvalidRequest as error:  # refuses this text alone: the other requests of the stream go on
                 return pb.ScoreResponse(request_id=request.request_id, refused=wire_text(str(error)))
-            return self._response(request, await self._batcher.score(spelled.query), spelled)
+            return self._response(request, await self._batcher.score(encoded.query), encoded)
         return self._response(request, await self._batcher.score(self._query(request)), None)
 
     def _check_choice(self, request: pb.ScoreRequest) -> None:
@@ -127,7 +129,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
             token_ids=ids, first=request.first, count=request.count, k=request.k, temperature=request.temperature
         )
 
-    def _response(self, request: pb.ScoreRequest, scores: Scores, spelled: Spelled | None) -> pb.ScoreResponse:
+    def _response(self, request: pb.ScoreRequest, scores: Scores, encoded: EncodedText | None) -> pb.ScoreResponse:
         record = TeacherScores(
             teacher=self._identity.name,
             tokenizer_fingerprint=self._identity.tokenizer_fingerprint,
@@ -141,8 +143,8 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         return pb.ScoreResponse(
             request_id=request.request_id,
             scores=codec.scores_to_proto(record),
-            end_offsets=spelled.ends if spelled else (),
-            token_ids=spelled.query.token_ids[spelled.query.first :].tolist() if spelled else (),
+            end_offsets=encoded.ends if encoded else (),
+            token_ids=encoded.query.token_ids[encoded.query.first :].tolist() if encoded else (),
         )
 
 

@@ -1,4 +1,4 @@
-"""Text as a teacher's own tokens, with the place where each of them ends."""
+"""Encodes text in a teacher's own tokens, with the byte at which each token ends."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ from rlserve.records import Message, Task, Tool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextQuery:
-    """A prompt and a completion, to be scored by a teacher with a tokenizer of its own."""
+    """A prompt and a completion as text, for a teacher with another tokenizer than the policy."""
 
     prompt: str | tuple[Message, ...]
     completion: str
     ended: bool
-    """Whether the completion's last token was the end of sequence; the teacher's own end is then scored too."""
+    """Whether the completion's last token was the end of sequence. The teacher's own end token is then scored too."""
     tools: tuple[Tool, ...] = ()
     k: int = 0
     temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spelled:
+class EncodedText:
     """A text query in the teacher's tokens."""
 
     query: Query
@@ -33,15 +33,19 @@ class Spelled:
     """Byte offset in the completion after each scored token."""
 
 
-class Speller:
-    """Text to tokens for one teacher."""
+class TextEncoder:
+    """Text queries to token queries for one teacher. Example::
+
+    encoded = TextEncoder(tokens).encode(TextQuery(prompt="1+1=", completion="2", ended=True))
+    scores = await batcher.score(encoded.query)
+    """
 
     def __init__(self, tokens: ModelTokens) -> None:
         self._tokens = tokens
         self.text = tokens.as_text()
 
-    def spell(self, text: TextQuery) -> Spelled:
-        """Raises InvalidRequest for a text without tokens, or one that the tokenizer cannot write."""
+    def encode(self, text: TextQuery) -> EncodedText:
+        """The query in tokens. Raises InvalidRequest for a text without tokens, or one the tokenizer cannot encode."""
         task = Task(
             environment="",
             split="",
@@ -59,7 +63,7 @@ class Speller:
             completion.append(end)
             ends.append(ends[-1] if ends else 0)
         if not completion:
-            raise InvalidRequest("completion_text: is empty, and no end is to be scored; give text")
+            raise InvalidRequest("completion_text: is empty, and completion_ended is false; give text")
         query = Query(
             token_ids=np.array([*prompt, *completion], dtype=np.int64),
             first=len(prompt),
@@ -67,4 +71,4 @@ class Speller:
             k=text.k,
             temperature=text.temperature,
         )
-        return Spelled(query=query, ends=tuple(ends))
+        return EncodedText(query=query, ends=tuple(ends))

@@ -1,7 +1,7 @@
-"""vLLM's ``prompt_logprobs`` as a scoring engine: for models that need vLLM's parallelism.
+"""Scoring engine: vLLM's ``prompt_logprobs``, for models that need vLLM's parallelism.
 
-Its prompt log-probabilities are those at temperature 1 whatever is asked, and come with no tail: the tail is what
-the top leaves of 1.
+vLLM computes prompt log-probabilities at temperature 1 whatever the request says, and without a tail: the tail is 1
+less the mass of the top k.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
 
 
 class VllmScoringEngine:
-    """One vLLM engine that generates nothing."""
+    """One vLLM engine that only scores prompts."""
 
     def __init__(self, llm: Any, max_k: int, num_tokens: int | None) -> None:
         """For ``start`` alone."""
@@ -51,7 +51,7 @@ class VllmScoringEngine:
         return int(self._llm.model_config.get_vocab_size())
 
     def check(self, query: Query) -> None:
-        """Raise InvalidRequest for a temperature, and for a sequence that leaves no room for vLLM's own token."""
+        """Raise InvalidRequest unless the temperature is 1."""
         if query.temperature != 1.0:
             raise InvalidRequest(
                 f"temperature: is {query.temperature:g}, but prompt_logprobs are at 1; ask for 1, or serve this "
@@ -86,9 +86,9 @@ class VllmScoringEngine:
 
 
 def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int, num_tokens: int | None = None) -> Scores:
-    """vLLM's entries a position (the token's own, and the top k by rank) as scores.
+    """vLLM's entries per position (the token's own, and the top k by rank) as scores.
 
-    What is in the top but none of ``num_tokens`` is padding; where there is some, all tops are shorter by as much.
+    An entry beyond ``num_tokens`` is padding of the embedding and is dropped; all tops are then cut to the shortest.
     """
     own = np.array([row[token].logprob for row, token in zip(rows, token_ids, strict=True)], dtype=np.float32)
     known = [{t: e for t, e in row.items() if e.rank <= k and (num_tokens is None or t < num_tokens)} for row in rows]

@@ -7,19 +7,20 @@ import psutil
 from rlserve.errors import ConfigError
 
 LEAST_BYTES = 256 * 2**20
+"""Floor for tiny models: cheap, and far more sequences than ``SEQUENCES`` run at once in it."""
 SEQUENCES = 8
-"""Of the longest length, for which there is room when the configuration leaves the size open."""
+"""Sequences of the longest length that fit when the configuration leaves the size open: a group of the default size."""
 MEMORY_SHARE = 0.25
-"""Of the memory that is free, unless a single sequence needs more."""
+"""Largest share of the free memory, unless a single sequence needs more: learner and verifiers run beside it."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 BLOCK_TOKENS = 128
-"""Blocks of vLLM's CPU backend are no larger; each sequence ends in one that is not full."""
+"""Largest block of vLLM's CPU backend; each sequence ends in a block that is partly empty."""
 
 
 def cpu_kv_cache_bytes(model: Any, *, dtype: str, max_length: int, asked: int) -> int:
-    """Bytes for a model with the Hugging Face configuration ``model``; ``asked`` is taken if it is not 0.
+    """Bytes for a model with the Hugging Face configuration ``model``: ``asked`` unless that is 0.
 
-    Raises ConfigError when what is asked for does not hold one sequence of ``max_length``.
+    Raises ConfigError when ``asked`` is too small for one sequence of ``max_length``.
     """
     sequence = sequence_bytes(model, dtype=dtype, max_length=max_length)
     if not asked:
@@ -50,17 +51,16 @@ def _keeps_everything(model: Any) -> bool:
 
 
 def rounded(rows: int) -> int:
-    """The next of the sizes that are used: a quarter more at most, in all about 60 up to 2048."""
+    """The next larger size in use: at most a quarter more rows, and about 60 sizes up to 2048."""
     step = 1 if rows <= 8 else 8 if rows <= 64 else 16 if rows <= 256 else 64
     return -(-rows // step) * step
 
 
 def round_products() -> None:
-    """Have vLLM's linear layers of this process multiply rounded numbers of rows; the others are dropped again.
+    """Make vLLM's linear layers in this process multiply rounded numbers of rows, and drop the added rows.
 
-    oneDNN compiles a kernel for every number of rows that it meets, which takes longer than most products of a small
-    model, and keeps half a megabyte for each. The number of rows is that of the tokens of a step, so it would take
-    every value.
+    oneDNN compiles a kernel for every number of rows it meets, which takes longer than most products of a small model,
+    and keeps half a megabyte for each. The rows are the tokens of a step, so every number would occur.
     """
     from torch import Tensor
     from torch.nn.functional import pad
