@@ -21,10 +21,9 @@ from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
 class VllmScoringEngine:
     """One vLLM engine that only scores prompts."""
 
-    def __init__(self, llm: Any, max_k: int, num_tokens: int | None) -> None:
+    def __init__(self, llm: Any, num_tokens: int | None) -> None:
         """For ``start`` alone."""
         self._llm = llm
-        self._max_k = max_k
         self._num_tokens = num_tokens
         self._numbers = itertools.count()
 
@@ -43,7 +42,7 @@ class VllmScoringEngine:
                 ).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
-        return cls(llm, max_k, num_tokens)
+        return cls(llm, num_tokens)
 
     @property
     def vocabulary_size(self) -> int:
