@@ -2,6 +2,7 @@
 
 main             the process: wires the parts below together
 session          the stream to the learner: leases in, groups out, until acknowledged
+lease_frames     frames about one lease: a finished group in parts, or the lease returned
 worker           one lease into one group: task, samples, verdicts, teachers' scores
 stages           the present stage of each lease, as progress
 stillness        notices a lease without progress

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from rlserve.actors.rollout import engine_start
 from rlserve.actors.rollout.engine_link import DIGEST, STAGE, EngineLink
+from rlserve.actors.rollout.engine_options import sampling_parameters
 from rlserve.actors.rollout.engine_watch import LOOK_SECONDS, EngineWatch
 from rlserve.actors.rollout.samples import to_sample
 from rlserve.engines.base import EngineOptions, SamplingChoice, SwapReport
@@ -234,7 +235,7 @@ class VllmEngine:
         # Salted by the number of swaps, so that no request finds a prompt prefix that other weights computed. Not by
         # the version: a learner that resumed from a checkpoint may publish the same number with other weights.
         request = {"prompt_token_ids": prompt, "cache_salt": str(self._num_swaps)}
-        parameters = _parameters(sampling, seed)
+        parameters = sampling_parameters(sampling, seed)
         self._in_engine.add(request_id)
         try:
             async for output in self._link.llm.generate(request, parameters, request_id=request_id):
@@ -289,25 +290,3 @@ class VllmEngine:
         # Without a tokenizer vLLM does not check ids, and one beyond the embedding ends EngineCore.
         if min(prompt) < 0 or max(prompt) > largest:
             raise InvalidRequest(f"prompt_token_ids: {min(prompt)} to {max(prompt)}; give 0 to {largest}")
-
-
-def _parameters(sampling: SamplingChoice, seed: int) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_new_tokens,
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=True,
-        seed=seed % 2**63,
-        logprobs=0,
-        flat_logprobs=True,
-        stop=list(sampling.stop),
-        include_stop_str_in_output=True,
-        detokenize=bool(sampling.stop),
-        skip_special_tokens=False,  # a stop text may be a special token, such as a tag
-        spaces_between_special_tokens=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )

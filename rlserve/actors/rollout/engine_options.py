@@ -1,11 +1,11 @@
-"""What vLLM is given: the arguments of its engine, and the environment it reads before it is imported."""
+"""Settings for vLLM: arguments of its engine, parameters of a request, and the environment read at its import."""
 
 import os
 from importlib import metadata
 from typing import Any
 
 from rlserve.actors.rollout.deathwatch import OWNER_VARIABLE
-from rlserve.engines.base import EngineOptions
+from rlserve.engines.base import EngineOptions, SamplingChoice
 
 CPU_BATCH_TOKENS = 2048
 """Tokens of one step on CPU, unless one prompt is longer: each number of rows up to it costs a compiled kernel."""
@@ -42,6 +42,29 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         if options.tensor_parallel == 1:
             arguments |= {"distributed_executor_backend": "uni"}
     return arguments | ({"kv_cache_memory_bytes": options.kv_cache_bytes} if options.kv_cache_bytes else {})
+
+
+def sampling_parameters(sampling: SamplingChoice, seed: int) -> Any:
+    """vLLM's ``SamplingParams`` of one completion."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,
+        seed=seed % 2**63,
+        logprobs=0,
+        flat_logprobs=True,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+        detokenize=bool(sampling.stop),
+        skip_special_tokens=False,  # a stop text may be a special token, such as a tag
+        spaces_between_special_tokens=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def runs_on_cpu() -> bool:

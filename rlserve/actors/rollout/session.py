@@ -20,12 +20,13 @@ Example::
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
 
+from rlserve.actors.rollout.lease_frames import FinishedGroup, described, lease_return
 from rlserve.actors.rollout.stages import WorkProgress
 from rlserve.actors.rollout.stillness import Stillness
 from rlserve.errors import ConfigError, EngineDied, InvalidRequest, RlserveError, TaskRefused
@@ -50,8 +51,6 @@ MAX_BREACHES = 5
 """Streams in a row that the learner ended because of a frame of this worker: sending it again would not help."""
 MAX_REFUSALS = 3
 """Refusals in a row before the first welcome. One may come from another run's learner at a reused address."""
-MAX_REASON_CHARACTERS = 500
-"""Of the reason of a returned lease: room for a message and its place, not for a traceback."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,30 +63,6 @@ class _Running:
     reported: WorkProgress = field(default_factory=WorkProgress)
     stuck: str = ""
     """Why ``_watch`` cancelled the task; empty while it did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A group that the learner has not acknowledged."""
-
-    group_id: str
-    nonce: str
-    data: bytes
-
-    def frames(self, welcome: pb.Welcome) -> Iterator[pb.StreamRequest]:
-        """The group in parts, or a returned lease when the group is larger than the learner accepts."""
-        size = len(self.data)
-        if size > welcome.max_group_bytes:
-            reason = (
-                f"LimitExceeded: the group has {size} bytes, more than learner.max_group_bytes = "
-                f"{welcome.max_group_bytes}; raise that, or sample fewer or shorter completions"
-            )
-            yield _returned(self.group_id, self.nonce, reason)
-            return
-        for start in range(0, size, welcome.part_bytes):
-            data = self.data[start : start + welcome.part_bytes]
-            part = pb.GroupPart(group_id=self.group_id, nonce=self.nonce, total_bytes=size, data=data)
-            yield pb.StreamRequest(group=part)
 
 
 class StreamSession:
@@ -114,8 +89,8 @@ class StreamSession:
         self._work = work
         self._progress_of = progress_of
         self._running: dict[str, _Running] = {}
-        self._finished: dict[str, _Finished] = {}
-        self._outbox: asyncio.Queue[pb.StreamRequest | _Finished] = asyncio.Queue()
+        self._finished: dict[str, FinishedGroup] = {}
+        self._outbox: asyncio.Queue[pb.StreamRequest | FinishedGroup] = asyncio.Queue()
         self._welcome: asyncio.Future[pb.Welcome] = asyncio.get_running_loop().create_future()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._accepting = asyncio.Event()
@@ -269,10 +244,10 @@ class StreamSession:
         except Exception as error:  # a failing task costs its lease, never the worker
             unknown = not isinstance(error, RlserveError | TimeoutError)
             drop = error.reason if isinstance(error, TaskRefused) else ""
-            reason = _described(error, self._progress_of(group_id).stage)
+            reason = described(error, self._progress_of(group_id).stage)
             self._return_lease(running, reason, drop=drop, trace=unknown)
         else:
-            self._finished[group_id] = finished = _Finished(group_id, running.lease.nonce, data)
+            self._finished[group_id] = finished = FinishedGroup(group_id, running.lease.nonce, data)
             self._outbox.put_nowait(finished)
         finally:
             self._running.pop(group_id, None)
@@ -283,7 +258,7 @@ class StreamSession:
 
     def _return_lease(self, running: _Running, reason: str, *, drop: str = "", trace: bool = False) -> None:
         logger.warning("returning %s: %s", running.lease.group_id, reason, exc_info=trace)
-        self._outbox.put_nowait(_returned(running.lease.group_id, running.lease.nonce, reason, drop))
+        self._outbox.put_nowait(lease_return(running.lease.group_id, running.lease.nonce, reason, drop))
 
     async def _watch(self) -> None:
         while True:
@@ -330,15 +305,3 @@ class StreamSession:
         if ack.status == pb.Ack.STATUS_REJECTED:
             self.acks[f"rejected/{ack.reason}"] += 1
             logger.error("the learner rejected %s: %s", ack.group_id, ack.message)
-
-
-def _returned(group_id: str, nonce: str, reason: str, drop: str = "") -> pb.StreamRequest:
-    text = wire_text(reason)[:MAX_REASON_CHARACTERS]
-    return pb.StreamRequest(lease_return=pb.LeaseReturn(group_id=group_id, nonce=nonce, reason=text, drop=drop))
-
-
-def _described(error: BaseException, stage: str) -> str:
-    """The error's class, text and place in one line. Some errors have no text."""
-    text = str(error)
-    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{what} (at {stage})" if stage else what

@@ -11,7 +11,8 @@ import pytest_asyncio
 from serving_engine import Serving
 from tiny_policies import perturbed, replay, tiny_model
 
-from rlserve.actors.rollout.engine import VllmEngine, _parameters
+from rlserve.actors.rollout.engine import VllmEngine
+from rlserve.actors.rollout.engine_options import sampling_parameters
 from rlserve.actors.rollout.samples import to_sample
 from rlserve.engines.base import SamplingChoice
 from rlserve.records import Sample
@@ -44,7 +45,7 @@ async def test_a_salt_that_stays_the_same_would_find_the_prefixes_of_older_weigh
 
 async def _with_salt(serving: Serving, prompt: list[int]) -> Sample:
     request = {"prompt_token_ids": prompt, "cache_salt": "the same for ever"}
-    parameters = _parameters(SamplingChoice(max_new_tokens=20), 0)
+    parameters = sampling_parameters(SamplingChoice(max_new_tokens=20), 0)
     async for output in serving.engine.llm.generate(request, parameters, request_id="salt"):
         final = output.outputs[0]
     return to_sample(final, seconds=0)
