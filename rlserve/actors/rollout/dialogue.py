@@ -85,6 +85,7 @@ class Dialogue:
             return None
         if self._sampling is None:
             self._sampling = asyncio.create_task(self._sample())
+        # Shielded: the stream that waits here may break, but the turn is sampled once and kept for the next stream.
         return await asyncio.shield(self._sampling)
 
     def receive(self, text: str, finish_reason: FinishReason, turn: Turn) -> None:

@@ -30,7 +30,7 @@ from rlserve.records import PolicyVersion, Sample
 
 
 class VllmEngine:
-    """One vLLM engine: a ``RolloutEngine``, see there for what each call promises."""
+    """One vLLM engine. ``RolloutEngine`` has the promises of each call, and an example."""
 
     def __init__(self, link: EngineLink, options: EngineOptions, version: int) -> None:
         """For ``start`` alone."""
@@ -38,11 +38,12 @@ class VllmEngine:
         self._options = options
         self._version = version
         self.vocabulary_size: int = link.llm.model_config.get_vocab_size()
+        # Requests wait here rather than in EngineCore, where they would get the cache salt of weights from before.
         self._slots = asyncio.Semaphore(options.max_num_seqs)
-        self._open = asyncio.Event()
+        self._open = asyncio.Event()  # clear during a swap, so that no request enters between its calls
         self._open.set()
-        self._updating = asyncio.Lock()
-        self._staged: tuple[int, float] | None = None
+        self._updating = asyncio.Lock()  # one of stage, swap and digest at a time: they share the worker's job slots
+        self._staged: tuple[int, float] | None = None  # version, seconds it took
         self._running = self._finished = self._num_swaps = 0
         self._tokens_of: Counter[str] = Counter()  # of finished requests, by their id
         self._in_engine: set[str] = set()
@@ -120,7 +121,7 @@ class VllmEngine:
         return any(name.startswith(f"{request_id}/") for name in self._in_engine)
 
     def forget(self, request_id: str) -> None:
-        """Nobody will ask for ``tokens_of`` of this any more."""
+        """Drop the counts of the requests below ``request_id``."""
         prefix = f"{request_id}/"
         for name in [name for name in self._tokens_of if name.startswith(prefix)]:
             del self._tokens_of[name]
@@ -200,6 +201,7 @@ class VllmEngine:
         while self._link.alive:
             await asyncio.sleep(LOOK_SECONDS)
             asked = bool(self._in_engine or self._link.num_waiting)
+            # An idle engine is not measured: nothing waits for it, so nothing can hang.
             times = processor_time(*self.process_ids) if asked else processor_time()
             tokens = sum(self._tokens_in_engine(name) for name in self._in_engine)
             problem = watch.look(
@@ -246,7 +248,7 @@ class VllmEngine:
             raise InvalidRequest(f"sampling: vLLM refused {request_id}: {error}") from error
         finally:
             self._in_engine.discard(request_id)
-        self._link.check_alive()
+        self._link.check_alive()  # a completion cut by a dying engine must not pass as a finished one
         self._tokens_of[request_id] = len(final.token_ids)
         return to_sample(final, seconds=time.monotonic() - started)
 
@@ -269,7 +271,7 @@ class VllmEngine:
             relabel = llm.update_weight_version(str(version)), llm.engine_core.resume_scheduler_async()
             await link.call("resume", asyncio.gather(*relabel))
             self._version = version
-        except BaseException as error:
+        except BaseException as error:  # whatever it was, the next token could come from a mixture of two versions
             link.give_up(f"the swap to version {version} broke off, weights may be half loaded: {error!r}")
             raise
         finally:
@@ -279,6 +281,7 @@ class VllmEngine:
     async def _digest(self, policy: PolicyVersion) -> str:
         digest = (await self._link.job(DIGEST))["result"]
         if digest != policy.digest:
+            # Served already: tokens under a wrong version exist, so the engine must end rather than go on.
             self._link.give_up(f"version {policy.version} has digest {digest} as served, {policy.digest} as published")
             self._link.check_alive()
         return digest

@@ -92,7 +92,7 @@ class EngineLink:
         return [process.pid for process in self._processes()]
 
     def check_alive(self) -> None:
-        """Raises EngineDied unless the engine lives."""
+        """Raise EngineDied unless the engine lives."""
         if not self.alive:
             why = self.reason or "EngineCore is gone"
             raise EngineDied(f"engine: {why}; restart the rollout worker")
@@ -104,7 +104,7 @@ class EngineLink:
         self.num_waiting += 1
         try:
             await asyncio.wait({call, death}, timeout=self._limit_seconds, return_when=asyncio.FIRST_COMPLETED)
-            self.check_alive()
+            self.check_alive()  # first: a call that failed because of the death would raise vLLM's error instead
             if not call.done():
                 raise DeadlineExceeded(f"engine: {what}: EngineCore did not answer for {self._limit_seconds:g} s")
             self.num_answered += 1
@@ -147,7 +147,7 @@ class EngineLink:
         if not self.alive:
             return
         logger.error("the engine is lost: %s", reason)
-        self._unwatch()
+        self._unwatch()  # before the kill: otherwise the sentinels would report this death a second time
         self.reason = reason
         self.died.set()
         for process in self._processes():
@@ -159,7 +159,7 @@ class EngineLink:
             return
         self._unwatch()
         self._closing = True
-        llm, self._llm = self._llm, None
+        llm, self._llm = self._llm, None  # dropped, so that vLLM is collected before the interpreter shuts down
         llm.shutdown(timeout=0)
 
     async def _ask_all(self, what: str, method: str, *args: Any) -> list[Any]:

@@ -89,7 +89,7 @@ class RolloutProcess:
             stack.push_async_callback(self._subscriber.close)
             self._follower = WeightFollower(self._engine, self._subscriber)
             tokens = ModelTokens.load(self._model_path)
-            self._engine.read_with(tokens.tokenizer)
+            self._engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
             verify = VerifierPoolClient(verifiers, deadline_seconds=config.rollout.verify_seconds)
             self._worker = GroupWorker(
                 engine=self._engine,
@@ -118,7 +118,7 @@ class RolloutProcess:
             self._session = StreamSession(
                 worker_id=self._worker_id,
                 run_id=config.name,
-                incarnation=uuid.uuid4().hex,
+                incarnation=uuid.uuid4().hex,  # a restarted worker holds none of its leases any more
                 tokenizer_fingerprint=self._worker.tokenizer_fingerprint,
                 capacity=config.rollout.max_groups_in_flight,
                 work=self._worker.work,
@@ -145,6 +145,7 @@ class RolloutProcess:
         streaming = asyncio.create_task(self._stream())
         try:
             done, _ = await asyncio.wait({following, dying, streaming}, return_when=asyncio.FIRST_COMPLETED)
+            # Asked of the engine, not of ``done``: any of the three tasks may be the first to fail from its death.
             if self._engine.died.is_set():
                 death = self._engine.death
                 self._warn(f"{self._worker_id}: the inference engine is lost: {death}; the worker restarts")

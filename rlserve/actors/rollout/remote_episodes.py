@@ -131,6 +131,7 @@ async def _opened(channel: grpc.aio.Channel, dialogue: Dialogue, turn_seconds: f
 
 
 async def _talk(stream: _Stream, dialogue: Dialogue) -> None:
+    # A second server starts the episode again: send it the texts that the first one answered, without sampling.
     for turn_pair in dialogue.turn_pairs:
         _check_repeated(
             dialogue.task.environment, turn_pair, await stream.answer(turn_pair.text, turn_pair.finish_reason)

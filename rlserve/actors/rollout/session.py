@@ -135,6 +135,7 @@ class StreamSession:
                     self._check_broken(error_from_rpc(error, what="the learner"))
                 finally:
                     await channel.close()
+                # Back off only from a learner that never welcomed this stream: it is restarting, or is none.
                 pause = RETRY_SECONDS if self._welcome.done() else min(2 * pause, MAX_RETRY_SECONDS)
                 await asyncio.sleep(pause)
         finally:
@@ -155,7 +156,8 @@ class StreamSession:
 
     async def _stream(self, channel: grpc.aio.Channel) -> str | None:
         stub = pb_grpc.RolloutStreamServiceStub(channel)
-        # A new outbox for each stream: the old one holds outdated progress, and all finished groups follow here.
+        # A new outbox for each stream: the old one holds outdated progress, and all finished groups follow here. A
+        # returned lease that was still in it needs no frame: hello no longer lists it as held.
         self._outbox = asyncio.Queue()
         self._welcome = asyncio.get_running_loop().create_future()
         for finished in self._finished.values():
@@ -164,6 +166,7 @@ class StreamSession:
         reading: asyncio.Future[str | None] = asyncio.ensure_future(self._read(call))
         reporting = asyncio.create_task(self._report())
         try:
+            # A dead engine must end the process even while the learner sends nothing.
             waits: set[asyncio.Future[Any]] = {reading, self._fatal}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if self._fatal.done():
@@ -180,16 +183,16 @@ class StreamSession:
         held = {running.lease.group_id: running.lease.nonce for running in self._running.values()}
         held |= {finished.group_id: finished.nonce for finished in self._finished.values()}
         hello.held.extend(pb.HeldLease(group_id=group_id, nonce=nonce) for group_id, nonce in held.items())
-        outbox = self._outbox
+        outbox = self._outbox  # of this stream: gRPC may still read this iterator when the next stream has begun
         yield pb.StreamRequest(hello=hello)
-        welcome = await self._welcome
+        welcome = await self._welcome  # it has the learner's limits on parts and groups
         while True:
             item = await outbox.get()
             if isinstance(item, pb.StreamRequest):
                 yield item
                 continue
             for frame in item.frames(welcome):
-                if frame.HasField("lease_return"):
+                if frame.HasField("lease_return"):  # too large for this learner: no ack will follow
                     logger.error("returning %s: %s", item.group_id, frame.lease_return.reason)
                     self._finished.pop(item.group_id, None)
                 yield frame
@@ -238,7 +241,7 @@ class StreamSession:
         except EngineDied as error:
             self._end(error)
         except asyncio.CancelledError:
-            if not running.stuck:
+            if not running.stuck:  # cancelled because the session ends, not by _watch
                 raise
             self._return_lease(running, running.stuck)
         except Exception as error:  # a failing task costs its lease, never the worker
@@ -247,6 +250,7 @@ class StreamSession:
             reason = described(error, self._progress_of(group_id).stage)
             self._return_lease(running, reason, drop=drop, trace=unknown)
         else:
+            # The nonce of now: the lease may have been granted again, under another one, during the work.
             self._finished[group_id] = finished = FinishedGroup(group_id, running.lease.nonce, data)
             self._outbox.put_nowait(finished)
         finally:
@@ -265,6 +269,7 @@ class StreamSession:
             await asyncio.sleep(WATCH_SECONDS)
             for running in list(self._running.values()):
                 progress = self._progress_of(running.lease.group_id)
+                # While paused a lease may wait without limit: _report says so to the learner.
                 if self.paused or running.stuck or running.task is None or not running.still.look(progress):
                     continue
                 running.stuck = (
@@ -301,7 +306,7 @@ class StreamSession:
         self._finished.pop(ack.group_id, None)
         status = pb.Ack.Status.Name(ack.status).removeprefix("STATUS_").lower()
         self.acks[status] += 1
-        self._breaches = 0
+        self._breaches = 0  # the learner accepts frames of this worker after all
         if ack.status == pb.Ack.STATUS_REJECTED:
             self.acks[f"rejected/{ack.reason}"] += 1
             logger.error("the learner rejected %s: %s", ack.group_id, ack.message)

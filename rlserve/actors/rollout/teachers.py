@@ -121,6 +121,7 @@ class TeacherClient:
             if asked.k and not same:
                 await self._match(asked.teacher)
             make = functools.partial(self._by_ids if same else self._by_text, asked, task)
+            # A trajectory that cannot be scored is not sent: a bad request would end the stream of all.
             able = {str(i): t for i, t in enumerate(trajectories) if self._can_be_asked(task, t, teacher, same=same)}
             requests = {i: make(i, t) for i, t in able.items()}
             answers = await self._score(asked.teacher, list(requests.values())) if requests else {}

@@ -87,6 +87,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Choose how to update. Exchange is chosen only if it reproduces the start weights as vLLM loaded them."""
         self._exchange = None
+        # On accelerators captured graphs hold weights by address; with several ranks each has only a shard of a tensor.
         if init_info.method != "auto" or self.device.type != "cpu" or self.parallel_config.world_size > 1:
             return
         try:
@@ -139,7 +140,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Make the staged version the served one. Raises RuntimeError when it is not staged."""
-        job, self.staging = self.staging, None
+        job, self.staging = self.staging, None  # a version is served once; the next stage() may start at once
         if job is None or job.result is None or job.version != update_info.version:
             raise RuntimeError(f"version {update_info.version} is not staged")
         self._served = job.result
@@ -151,6 +152,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         model: Any = self.model
         loaded = model.load_weights(iter(tensors.items()))
+        # vLLM ignores missing tensors: without this check old weights would stay among the new ones.
         stale = set() if loaded is None else self._parameters - set(loaded)
         if stale:
             raise RuntimeError(f"the weights hold nothing for {sorted(stale)}")

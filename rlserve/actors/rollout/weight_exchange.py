@@ -61,11 +61,11 @@ class Exchange:
         whole: dict[tuple[str, ...], Tensor] = {}
         changes: dict[int, Change] = {}
         for slot in self.layout.slots:
-            if slot.sources not in whole:
+            if slot.sources not in whole:  # tied parameters share one tensor, as in vLLM's model
                 whole[slot.sources] = assemble(slot, tensors)
             change = changes.setdefault(id(slot.module), Change(slot.module))
             change.parameters[slot.attribute] = whole[slot.sources]
-        packed: dict[int, Kernel] = {}
+        packed: dict[int, Kernel] = {}  # by the weight's id: tied weights are packed once
         for change in changes.values():
             _pack(change, packed)
         return list(changes.values())
@@ -99,6 +99,7 @@ class Exchange:
 
 
 def _check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    # Missing names are found by assemble(); here the surplus ones, of which only repeated tied tensors are allowed.
     for name in tensors.keys() - layout.names:
         source = layout.aliases.get(name)
         if source is None:
@@ -126,7 +127,7 @@ def _pack(change: Change, packed: dict[int, Kernel]) -> None:
         packed[id(weight)] = _kernel_of(scratch)
     change.kernel = packed[id(weight)]
     change.served = {name: p.data for name, p in scratch.named_parameters() if name != "weight"}
-    if change.module.weight.numel():
+    if change.module.weight.numel():  # empty where vLLM keeps the packed copy alone
         change.served["weight"] = weight
 
 

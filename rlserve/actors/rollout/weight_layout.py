@@ -59,7 +59,7 @@ def layout_of(model: nn.Module) -> Layout:
     fused: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     found: list[Slot] = []
     aliases: dict[str, str] = {}
-    owners: dict[int, tuple[str, ...]] = {}
+    owners: dict[int, tuple[str, ...]] = {}  # by the parameter's id: a tied parameter is met once per module
     for path, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             own = _sources(path, attribute, fused)

@@ -123,6 +123,7 @@ class GroupWorker:
     async def _group(self, lease: Lease) -> RolloutGroup:
         self._stages.enter(lease.group_id, f"environment {lease.environment!r}")
         task = await self._get_task(lease)
+        # The environment's usual sampling applies where the task sets nothing.
         task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
         if task.given and lease.purpose is Purpose.TRAIN:
             trajectories = await self._given(lease, task, await self._prompt(task, max_new_tokens=1))
@@ -238,6 +239,7 @@ class GroupWorker:
             )
         return SamplingChoice(
             temperature=_first(lease.temperature, asked.temperature, self._rollout.temperature),
+            # Training needs log-probabilities over the whole vocabulary, so a task cannot narrow top_p there.
             top_p=_first(None if training else asked.top_p, self._rollout.top_p),
             max_new_tokens=int(_first(lease.max_new_tokens, asked.max_new_tokens, self._rollout.max_new_tokens)),
             stop_token_ids=tuple(dict.fromkeys((*self._tokens.ends_of(task), *asked.stop_token_ids))),

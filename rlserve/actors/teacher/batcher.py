@@ -109,7 +109,7 @@ class Batcher:
         try:
             return await waiting.answer
         finally:
-            if waiting in self._queue:
+            if waiting in self._queue:  # the caller was cancelled before its turn
                 self._queue.remove(waiting)
 
     async def _run(self) -> None:

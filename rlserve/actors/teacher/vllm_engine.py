@@ -69,6 +69,7 @@ class VllmScoringEngine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        # One token is the fewest that vLLM generates; it is dropped.
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=query.k, detokenize=False)
         prompt = TokensPrompt(prompt_token_ids=query.token_ids.tolist())
         last = None
