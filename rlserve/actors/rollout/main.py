@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import grpc.aio
 
@@ -30,7 +31,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.base import EngineOptions, RolloutEngine
 from rlserve.engines.factory import engine_class
-from rlserve.errors import EngineDied
+from rlserve.errors import EngineDied, NotReady
 from rlserve.observability.events import EventLog
 from rlserve.policy.host import SHARED_MEMORY
 from rlserve.policy.subscriber import Subscriber
@@ -57,8 +58,18 @@ async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What one worker runs, once its engine is up."""
+
+    engine: RolloutEngine
+    follower: WeightFollower
+    worker: GroupWorker
+    session: StreamSession
+
+
 class RolloutProcess:
-    """The parts of one worker, wired together."""
+    """One worker: ``serve`` starts its parts, ``work`` runs them."""
 
     def __init__(self, config: RunConfig, paths: RunPaths, *, worker_id: str, hub_address: str) -> None:
         self._config = config
@@ -66,88 +77,94 @@ class RolloutProcess:
         self._worker_id = worker_id
         self._hub = HubClient(hub_address)
         self._subscriber = Subscriber(self._connect, worker_id=worker_id, staging=SHARED_MEMORY, fallback=paths.root)
-        self._engine: RolloutEngine
-        self._follower: WeightFollower
-        self._worker: GroupWorker
-        self._session: StreamSession
+        self._started: _Parts | None = None
 
     @asynccontextmanager
     async def serve(self, address: str) -> AsyncIterator[str]:
         """Start engine, pools and server; stop them when the block ends."""
-        config = self._config
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._hub.close)
-            environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
-            teachers = await stack.enter_async_context(
-                EndpointPool(
-                    self._hub, ActorKind.TEACHER, options=ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
-                )
-            )
-            verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
-            self._engine = await self._start_engine()
-            stack.push_async_callback(self._engine.close)
-            stack.push_async_callback(self._subscriber.close)
-            self._follower = WeightFollower(self._engine, self._subscriber)
-            tokens = ModelTokens.load(self._model_path)
-            self._engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
-            verify = VerifierPoolClient(verifiers, deadline_seconds=config.rollout.verify_seconds)
-            self._worker = GroupWorker(
-                engine=self._engine,
-                tokens=tokens,
-                get_task=TaskClient(
-                    environments,
-                    seed=config.seed,
-                    deadline_seconds=config.rollout.task_seconds,
-                    vocab_size=self._engine.vocabulary_size,
-                ),
-                verify=verify,
-                episodes=EpisodeWorker(
-                    engine=self._engine,
-                    tokens=tokens,
-                    run_episode=EpisodeClient(environments, config.episodes),
-                    verify=verify,
-                    limits=config.episodes,
-                    max_length=config.model.max_length,
-                ),
-                score_with_teachers=TeacherClient(teachers, tokens, TeacherRequests.of(config)),
-                rollout=config.rollout,
-                model=config.model,
-                worker_id=self._worker_id,
-                run_id=config.name,
-            )
-            self._session = StreamSession(
-                worker_id=self._worker_id,
-                run_id=config.name,
-                incarnation=uuid.uuid4().hex,  # a restarted worker holds none of its leases any more
-                tokenizer_fingerprint=self._worker.tokenizer_fingerprint,
-                capacity=config.rollout.max_groups_in_flight,
-                work=self._worker.work,
-                progress_of=self._worker.progress,
-            )
+            self._started = await self._start(stack)
             service = RolloutService(
                 worker_id=self._worker_id,
-                engine=self._engine,
-                worker=self._worker,
-                follower=self._follower,
-                session=self._session,
-                rollout=config.rollout,
-                model=config.model,
-                vocabulary_size=self._engine.vocabulary_size,
+                engine=self._started.engine,
+                worker=self._started.worker,
+                follower=self._started.follower,
+                session=self._started.session,
+                rollout=self._config.rollout,
+                model=self._config.model,
+                vocabulary_size=self._started.engine.vocabulary_size,
             )
             add = functools.partial(pb_grpc.add_RolloutServiceServicer_to_server, service)
             async with serving(add, address=address, service_names=[SERVICE_NAME]) as server:
                 yield server.address
 
+    @property
+    def _parts(self) -> _Parts:
+        if self._started is None:
+            raise NotReady(f"{self._worker_id}: its engine is still starting")
+        return self._started
+
+    async def _start(self, stack: AsyncExitStack) -> _Parts:
+        config = self._config
+        environments = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.ENVIRONMENT))
+        options = ChannelOptions(max_message_bytes=TEACHER_MESSAGE_BYTES)
+        teachers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.TEACHER, options=options))
+        verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
+        kind = engine_class(config.rollout.engine)
+        await asyncio.to_thread(kind.warm_up)  # imports for seconds, while the start model may still be in the making
+        model_path = await asyncio.to_thread(wait_for_start_model, config, self._paths)
+        engine = await kind.start(EngineOptions.from_config(config.rollout, config.model, model_path, config.seed))
+        stack.push_async_callback(engine.close)
+        stack.push_async_callback(self._subscriber.close)
+        tokens = ModelTokens.load(model_path)
+        engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
+        verify = VerifierPoolClient(verifiers, deadline_seconds=config.rollout.verify_seconds)
+        worker = GroupWorker(
+            engine=engine,
+            tokens=tokens,
+            get_task=TaskClient(
+                environments,
+                seed=config.seed,
+                deadline_seconds=config.rollout.task_seconds,
+                vocab_size=engine.vocabulary_size,
+            ),
+            verify=verify,
+            episodes=EpisodeWorker(
+                engine=engine,
+                tokens=tokens,
+                run_episode=EpisodeClient(environments, config.episodes),
+                verify=verify,
+                limits=config.episodes,
+                max_length=config.model.max_length,
+            ),
+            score_with_teachers=TeacherClient(teachers, tokens, TeacherRequests.of(config)),
+            rollout=config.rollout,
+            model=config.model,
+            worker_id=self._worker_id,
+            run_id=config.name,
+        )
+        session = StreamSession(
+            worker_id=self._worker_id,
+            run_id=config.name,
+            incarnation=uuid.uuid4().hex,  # a restarted worker holds none of its leases any more
+            tokenizer_fingerprint=worker.tokenizer_fingerprint,
+            capacity=config.rollout.max_groups_in_flight,
+            work=worker.work,
+            progress_of=worker.progress,
+        )
+        return _Parts(engine=engine, follower=WeightFollower(engine, self._subscriber), worker=worker, session=session)
+
     async def work(self) -> None:
         """Follow weights and work on leases until goodbye. Raises EngineDied when the engine died."""
-        following = asyncio.create_task(self._follower.run())
+        following = asyncio.create_task(self._parts.follower.run())
         dying = asyncio.create_task(self._engine_death())
         streaming = asyncio.create_task(self._stream())
         try:
             done, _ = await asyncio.wait({following, dying, streaming}, return_when=asyncio.FIRST_COMPLETED)
             # Asked of the engine, not of ``done``: any of the three tasks may be the first to fail from its death.
-            if self._engine.died.is_set():
-                death = self._engine.death
+            if self._parts.engine.died.is_set():
+                death = self._parts.engine.death
                 self._warn(f"{self._worker_id}: the inference engine is lost: {death}; the worker restarts")
             for task in done:
                 task.result()
@@ -158,32 +175,26 @@ class RolloutProcess:
 
     def status(self) -> Mapping[str, str]:
         """For ``rlserve status``."""
-        counters = self._worker.counters
+        counters = self._parts.worker.counters
         return {
-            "version": str(self._engine.version),
+            "version": str(self._parts.engine.version),
             "groups": str(counters.finished_groups),
             "tokens_per_second": f"{counters.tokens_per_second:.0f}",
-            "weight_updates": str(self._follower.num_updates),
-            **({"paused": "yes"} if self._session.paused else {}),
+            "weight_updates": str(self._parts.follower.num_updates),
+            **({"paused": "yes"} if self._parts.session.paused else {}),
         }
 
-    async def _start_engine(self) -> RolloutEngine:
-        engine = engine_class(self._config.rollout.engine)
-        await asyncio.to_thread(engine.warm_up)
-        self._model_path = await asyncio.to_thread(wait_for_start_model, self._config, self._paths)
-        config = self._config
-        options = EngineOptions.from_config(config.rollout, config.model, self._model_path, config.seed)
-        return await engine.start(options)
-
     async def _stream(self) -> None:
-        await self._follower.caught_up()
-        logger.info("caught up with version %d; asking for work", self._engine.version)
-        reason = await self._session.run(self._connect)
+        await self._parts.follower.caught_up()
+        logger.info("caught up with version %d; asking for work", self._parts.engine.version)
+        reason = await self._parts.session.run(self._connect)
         logger.info("the learner said goodbye: %s", reason)
 
     async def _engine_death(self) -> None:
-        await self._engine.died.wait()
-        raise EngineDied(f"{self._worker_id}: the inference engine is lost ({self._engine.death}); restart the worker")
+        await self._parts.engine.died.wait()
+        raise EngineDied(
+            f"{self._worker_id}: the inference engine is lost ({self._parts.engine.death}); restart the worker"
+        )
 
     def _warn(self, message: str) -> None:
         """Write a warning to the run's events, if its directory is on this host."""
