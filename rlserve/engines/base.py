@@ -1,7 +1,7 @@
 """What a rollout engine is: the calls that workers make, what each waits for, and what never happens.
 
 Nothing heavy is imported here, so a test, a bench or a plug-in can name the contract without vLLM or torch.
-``tests/contract/test_rollout_engines.py`` checks it for every engine of ``rlserve.engines.ENGINES``.
+``tests/contract/test_rollout_engines.py`` checks it for every engine of ``factory.ENGINES``.
 
 An example of one life::
 

@@ -1,12 +1,12 @@
 """The records that flow between actors: frozen dataclasses, one file per proto file.
 
-actor       an actor, its events, an environment's spec, and the state of a run, as the hub lists them
-lease       a task to work on, and the progress of that work
-policy      the manifest of one version of the weights
-task        a task: prompt, sampling, payload
-trajectory  a sample, a trajectory, and the group of trajectories of one task
-turn        an environment's answer to one turn
-verdict     a verifier's judgement, or why there is none
+* ``actor``       an actor, its events, an environment's spec, and the state of a run, as the hub lists them
+* ``lease``       a task to work on, and the progress of that work
+* ``policy``      the manifest of one version of the weights
+* ``task``        a task: prompt, sampling, payload
+* ``trajectory``  a sample, a trajectory, and the group of trajectories of one task
+* ``turn``        an environment's answer to one turn
+* ``verdict``     a verifier's judgement, or why there is none
 
 Nothing here imports torch, grpc or vLLM, so every actor and every plug-in can import it. To add a field: the proto
 message, the record, and the codec of that record in ``rlserve.rpc.codec``.
