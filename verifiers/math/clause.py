@@ -7,8 +7,10 @@ those. Words that only name what is counted, and reasons behind it, are left out
 import re
 from itertools import islice, pairwise
 
-from rlserve.verifiers.math.prose import CHANGING, CJK, is_expression, is_unit
+from rlserve.verifiers.math.prose import CJK, is_expression
 from rlserve.verifiers.math.runs import Run, runs
+from rlserve.verifiers.math.unit_table import is_unit
+from rlserve.verifiers.math.words import CHANGING
 
 LEAD = re.compile(
     r"(?:(?:therefore|thus|hence|so|then|just|simply|exactly|precisely|indeed|clearly|obviously|also|now|still|again"

@@ -8,6 +8,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from rlserve.verifiers.math.normalize import TEXT_GROUP
+
 HALF_DAY = 12 * 3600
 CLOCK = re.compile(
     r"(?P<hour>[0-9]{1,2})"
@@ -17,7 +19,6 @@ CLOCK = re.compile(
     re.IGNORECASE,
 )
 NAMED = {"noon": "12:00 pm", "midday": "12:00 pm", "midnight": "12:00 am", "12 noon": "12:00 pm"}
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Clock:
 
 def read_clock(text: str) -> Clock | None:
     """The time of day that ``text`` (normalised) names; None when it is no time."""
-    plain = re.sub(" +", " ", TEXT.sub(r" \1", text)).strip()
+    plain = re.sub(" +", " ", TEXT_GROUP.sub(r" \1", text)).strip()
     match = CLOCK.fullmatch(NAMED.get(plain.lower(), plain))
     if match is None:
         return None

@@ -12,7 +12,7 @@ from rlserve.verifiers.math.choices import is_letter, letter_of, read_choice
 from rlserve.verifiers.math.clock import Clock
 from rlserve.verifiers.math.framing import announced, with_parameter_of
 from rlserve.verifiers.math.lists import distinct, matching_order, number_of
-from rlserve.verifiers.math.normalize import key, normalize
+from rlserve.verifiers.math.normalize import TEXT_GROUP, key, normalize
 from rlserve.verifiers.math.numerals import read_numeral
 from rlserve.verifiers.math.quantities import Policy, QuantityComparer
 from rlserve.verifiers.math.reader import read
@@ -289,7 +289,7 @@ def _spelled(shape: Shape) -> str:
 
 
 def _as_text(normal: str) -> str:
-    return key(re.sub(r"\\text\{([^{}]*)\}", r"\1", normal)).lower()
+    return key(TEXT_GROUP.sub(r"\1", normal)).lower()
 
 
 def _named_point(text: str, shape: Shape, partner: Shape) -> Shape:

@@ -29,8 +29,9 @@ from rlserve.verifiers.math.announced import (
 from rlserve.verifiers.math.boxes import Boxed, find_boxes, last_box
 from rlserve.verifiers.math.clause import answer_in, words_that_matter
 from rlserve.verifiers.math.markup import without_markup
-from rlserve.verifiers.math.prose import is_expression, is_unit
+from rlserve.verifiers.math.prose import is_expression
 from rlserve.verifiers.math.runs import Run, last_formula, runs
+from rlserve.verifiers.math.unit_table import is_unit
 from rlserve.verifiers.reasoning import answer_of
 
 TAIL_CHARACTERS = 20_000

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from rlserve.verifiers.math.normalize import TEXT_GROUP
 from rlserve.verifiers.math.shapes import Group, NamedSet, Scalar, Shape, Word
 from rlserve.verifiers.math.tree import Number, Symbol, negated
 
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
 SET = re.compile(
     r"(?:[a-z] (?:is|can be|may be) )?"
     r"(?P<all>(?:the )?(?:set of )?(?:all|any|every)(?: of)?(?: the)? |(?:the )?set of )?(?:the )?"
@@ -43,7 +43,7 @@ def read_named_set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
         return Group("{", "}", ())
     if " " not in text and text.lower() != "dne" and not text.lower().endswith(("reals", "integers", "none")):
         return None
-    plain = re.sub(" +", " ", TEXT.sub(r" \1 ", text)).strip()
+    plain = re.sub(" +", " ", TEXT_GROUP.sub(r" \1 ", text)).strip()
     if EMPTY.fullmatch(plain):
         return Group("{", "}", ())
     if MISSING.fullmatch(plain):

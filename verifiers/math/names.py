@@ -5,7 +5,6 @@ r"""Names of quantities, which may stand left of an equals sign: ``AB``, ``\sin\
 
 import re
 
-from rlserve.verifiers.math.sets import is_variable
 from rlserve.verifiers.math.shapes import Group, Matrix, Opaque, Ratio, Scalar, Shape, Word
 from rlserve.verifiers.math.split import closing_index
 from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, symbols
@@ -39,6 +38,18 @@ def is_name_text(text: str) -> bool:
         return True
     head = HEAD.match(text)
     return head is not None and closing_index(text, head.end()) == len(text) - 1
+
+
+def is_variable(shape: Shape) -> bool:
+    """True for one variable, also as ``f(x)``."""
+    if not isinstance(shape, Scalar) or shape.unit is not None:
+        return False
+    node = shape.node
+    if isinstance(node, Symbol):
+        return bool(symbols(node))
+    if not isinstance(node, Apply) or node.op != "mul" or len(node.args) != 2 or "(" not in shape.text:
+        return False
+    return all(isinstance(arg, Symbol) and symbols(arg) for arg in node.args)
 
 
 def is_name(shape: Shape) -> bool:

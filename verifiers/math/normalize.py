@@ -58,6 +58,8 @@ TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|boldsymbol"
     r"|emph|bm) ?\{([^{}]*)\}"
 )
+TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
+"""Words inside a formula as ``normalize`` leaves them: ``\\mbox`` and ``\\textrm`` are rewritten to this form."""
 BRACED_POWER = re.compile(r"(\\(?:text|math)[a-z]* ?\{[^{}]*[A-Za-z]) ?\^ ?\{ ?(-?[0-9]) ?\}")
 NUMBER_SET = re.compile(r"(?:\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])) ?")
 COLOR = re.compile(r"\\(?:(?:text)?color|f?colorbox) ?\{[A-Za-z!0-9]{1,20}\}(?: ?\{[A-Za-z]{1,20}\}(?= ?\{))?")

@@ -12,7 +12,7 @@ from rlserve.verifiers.math.cursor import END, Cursor
 from rlserve.verifiers.math.normalize import vocabulary
 from rlserve.verifiers.math.numerals import mixed
 from rlserve.verifiers.math.tokens import Token, tokenize
-from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, Unreadable, negated, symbols
+from rlserve.verifiers.math.tree import DEGREE, Apply, Node, Number, Symbol, Unreadable, negated, symbols
 
 MAX_DEPTH = 250
 ELEMENTARY = vocabulary(
@@ -28,7 +28,6 @@ GREEK = vocabulary(
 )
 OPENING = {"(": ")", "[": "]", "{": "}"}
 COMMAND_OPENING = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
-DEGREE = Apply("div", (Symbol("pi"), Number(Fraction(180))))
 DECORATIONS = vocabulary("overline hat tilde dot ddot widetilde")
 """What stands over a letter makes it another one."""
 COUNT_FORMS = {

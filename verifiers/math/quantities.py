@@ -5,11 +5,10 @@ from fractions import Fraction
 
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
 from rlserve.verifiers.math.shapes import Scalar
-from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol
+from rlserve.verifiers.math.tree import DEGREE, Apply, Node, Number
 from rlserve.verifiers.math.units import Unit
 
 ANGLE = (("angle", 1),)
-PI_OVER_180 = Apply("div", (Symbol("pi"), Number(Fraction(180))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +62,4 @@ def _hundredth(scalar: Scalar) -> Node:
 
 def _radians(scalar: Scalar) -> Node:
     in_degrees = scalar.unit is not None and scalar.unit.dimension == ANGLE
-    return Apply("mul", (scalar.node, PI_OVER_180)) if in_degrees else scalar.node
+    return Apply("mul", (scalar.node, DEGREE)) if in_degrees else scalar.node

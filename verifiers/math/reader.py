@@ -8,6 +8,7 @@ from rlserve.verifiers.math.clock import read_clock
 from rlserve.verifiers.math.matrices import read_matrix
 from rlserve.verifiers.math.named_sets import read_named_set
 from rlserve.verifiers.math.names import is_name_text
+from rlserve.verifiers.math.normalize import TEXT_GROUP
 from rlserve.verifiers.math.numerals import read_based, read_numeral
 from rlserve.verifiers.math.parser import parse
 from rlserve.verifiers.math.shapes import (
@@ -53,7 +54,6 @@ RELATION = re.compile(
 NOT_EQUAL = re.compile(r"\\not ?=")
 CHOICE = re.compile(r"[(\[]?([A-Z])[)\]]?")
 WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?: [^\W\d_][^\W\d_'-]*)*")
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
 THOUSANDS = re.compile(r"[-+]?(?:\\[a-z]+ )?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?:[^0-9,].*)?")
 PROPERTY = re.compile(r" *([A-Za-z]) *(?:\\in ?\\(reals|integers|naturals|rationals|complexes) *)?[|:] *")
 """``{x | x > 3}`` says what ``x > 3`` says."""
@@ -253,7 +253,7 @@ def _label_or(inner: Callable[[str], Shape], side: str, ops: tuple[str, ...]) ->
         shape = Opaque("", "")
     is_formula = isinstance(shape, Scalar | Group | Word) and not (isinstance(shape, Group) and shape.joiner == "cap")
     if not is_formula and is_name_text(side):
-        return Word(TEXT.sub(r"\1", side).strip())
+        return Word(TEXT_GROUP.sub(r"\1", side).strip())
     if isinstance(shape, Opaque):
         raise Unreadable("a left side that is neither a formula nor a name")
     return shape

@@ -8,9 +8,9 @@ is true (``2 + 3 = 5``) and a value with its approximation. ``6 = 5``, ``x = x``
 import re
 from collections.abc import Callable
 
-from rlserve.verifiers.math.names import is_call, is_name, is_sum_of_unknowns, is_value
+from rlserve.verifiers.math.names import is_call, is_name, is_sum_of_unknowns, is_value, is_variable
 from rlserve.verifiers.math.scalars import Comparison, ScalarComparer
-from rlserve.verifiers.math.sets import FLIPPED, is_variable
+from rlserve.verifiers.math.sets import FLIPPED
 from rlserve.verifiers.math.shapes import Group, Opaque, Relation, Scalar, Shape, Word
 from rlserve.verifiers.math.tree import Apply, Node, Symbol, negated, symbols
 

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlserve.verifiers.math.linear import absolute_side, difference, line_of
+from rlserve.verifiers.math.linear import CLOSENESS, absolute_side, difference, line_of
+from rlserve.verifiers.math.names import is_variable
 from rlserve.verifiers.math.scalars import ScalarComparer
 from rlserve.verifiers.math.shapes import Group, NamedSet, Relation, Scalar, Shape, Union
-from rlserve.verifiers.math.tree import Apply, Node, Symbol, negated, symbols
+from rlserve.verifiers.math.tree import Node, Symbol, negated, symbols
 
 INFINITY = Symbol("infty")
-CLOSENESS = Fraction(1, 10**40)
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 MAX_LETTERS = 5
 NUM_DRAWS = 48
@@ -82,18 +82,6 @@ def intersected(first: Pieces, second: Pieces) -> Pieces:
     """Reals in both."""
     pairs = [(max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second]
     return merged((low, high) for low, high in pairs if low < high)
-
-
-def is_variable(shape: Shape) -> bool:
-    """True for one variable, also as ``f(x)``."""
-    if not isinstance(shape, Scalar) or shape.unit is not None:
-        return False
-    node = shape.node
-    if isinstance(node, Symbol):
-        return bool(symbols(node))
-    if not isinstance(node, Apply) or node.op != "mul" or len(node.args) != 2 or "(" not in shape.text:
-        return False
-    return all(isinstance(arg, Symbol) and symbols(arg) for arg in node.args)
 
 
 def end_letters(shape: Shape) -> frozenset[str]:

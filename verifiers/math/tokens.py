@@ -3,13 +3,12 @@
 import re
 from dataclasses import dataclass
 
-from rlserve.verifiers.math.normalize import FUNCTIONS, vocabulary
+from rlserve.verifiers.math.normalize import FUNCTIONS, TEXT_GROUP, vocabulary
 from rlserve.verifiers.math.numerals import NUMERAL, number_of
 from rlserve.verifiers.math.tree import Number, Unreadable
 
 COMMAND = re.compile(r"\\([A-Za-z]+|[{}])")
 WORD = re.compile(r"[A-Za-z]+")
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
 PUNCTUATION = "+-*/^_!(){}[]|',"
 NAMES = FUNCTIONS | vocabulary("pi arcsinh arccosh arctanh arccot coth")
 
@@ -46,7 +45,7 @@ def _at(normal: str, index: int, spaced: bool) -> tuple[list[Token], int]:
         if number is None:
             raise Unreadable("a numeral that cannot be read")
         return [Token("number", numeral.group(), number, spaced)], numeral.end()
-    text = TEXT.match(normal, index)
+    text = TEXT_GROUP.match(normal, index)
     if text is not None:
         return [_letter(text.group(1).strip(), spaced)], text.end()
     command = COMMAND.match(normal, index)

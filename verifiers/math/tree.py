@@ -42,6 +42,8 @@ class Apply:
 Node = Number | Symbol | Apply
 
 CONSTANTS = frozenset(("pi", "e", "i", "infty"))
+DEGREE = Apply("div", (Symbol("pi"), Number(Fraction(180))))
+"""One degree in radians, as an exact formula: a decimal would make ``60^\\circ`` differ from ``\\pi/3``."""
 
 
 def symbols(node: Node) -> frozenset[str]:

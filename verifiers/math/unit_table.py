@@ -56,3 +56,9 @@ def known(name: str) -> tuple[str, Fraction] | None:
         if spelling in KNOWN:
             return KNOWN[spelling]
     return None
+
+
+def is_unit(word: str) -> bool:
+    """True for the name of a known unit of more than two letters: ``miles``, ``kg`` is left to the reader."""
+    name = word.lower()
+    return len(name) > 2 and any(spelling in KNOWN for spelling in (name, name.removesuffix("s"), name[:-2]))

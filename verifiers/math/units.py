@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlserve.verifiers.math.normalize import FUNCTIONS
+from rlserve.verifiers.math.normalize import FUNCTIONS, TEXT_GROUP
 from rlserve.verifiers.math.numerals import read_numeral
 from rlserve.verifiers.math.unit_table import CJK_POWERS, COMPOUND, CURRENCIES, known
 from rlserve.verifiers.math.words import CJK_VALUE_WORDS, changes_value
@@ -145,7 +145,7 @@ def parse_unit(text: str, *, plain: bool = False, numeral: bool = True) -> Unit 
     behind a blank and a ``numeral``, a word of at least three letters.
     """
     spaced = text.startswith(" ")
-    words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).replace("{", "").replace("}", "")
+    words = TEXT_GROUP.sub(r" \1 ", text).replace("{", "").replace("}", "")
     words = re.sub(r"\bper\b", "/", words.replace(".", " ")).strip()
     words = COMPOUND.get(words, words)
     parts = _parts(words)

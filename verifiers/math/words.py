@@ -46,6 +46,20 @@ VALUE_WORDS = (
     )
 )
 """Lower case. ``units.py`` looks first whether one belongs to a unit ("squared" behind metres)."""
+SCALES_IN_PROSE = tuple(
+    word if word in ("half", "halves", "squared", "cubed", "factorial") else f"{word}s?"
+    for word in SCALES
+    if word not in vocabulary("quadrillion gross eleventh twelfth fifteenth sixteenth twentieth millionth")
+)
+"""The scales that a sentence is searched for, with their plurals; the others stand behind a number too rarely."""
+CHANGING = re.compile(
+    r"\b(?:not|no|never|neither|nor|at least|at most|more than|less than|fewer than|greater than|larger than"
+    r"|smaller than|above|below|over|under|up to|between|negative|minus|plus|times|divided|multiplied|twice|thrice"
+    rf"|double|triple|{'|'.join(SCALES_IN_PROSE)}|choose|mod|modulo|remainder|power|percent|percentage|per cent"
+    r"|out of|or more|or less|or fewer|to the|to|and (?:an?|one|two|three) (?:half|third|quarter|fourth|fifth)s?)\b",
+    re.IGNORECASE,
+)
+"""``6 hundred`` is not 6 and ``at least 3`` is not 3: ``clause.py`` keeps such words with the number for the reader."""
 SCALE = re.compile(
     r"(?<=[0-9}])(?P<open> ?\\text\{ ?| )?(?P<word>"
     + "|".join(sorted(SCALES, key=len, reverse=True))
