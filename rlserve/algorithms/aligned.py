@@ -6,9 +6,9 @@ the student's vocabulary too, a span's loss is
 
     M/W * divergence(matched tokens, and a tail) + (1 - M/W) * L1 distance of the others, each side sorted.
 
-With k = W there is no tail, and this is ``uld.hybrid_loss``; with one tokenizer on both sides every token is a span and
-matched, and it is the loss of ``divergences.buckets``. With smaller k all of the teacher's unlisted mass counts as
-matched, and the sorted others end with those that are listed: both terms see less of the difference.
+With k = W there is no tail, and this is the loss on whole vocabularies; with one tokenizer on both sides every token is
+a span and matched, and it is the loss of ``divergences.buckets``. With smaller k all of the teacher's unlisted mass
+counts as matched, and the sorted others end with those that are listed: both terms see less of the difference.
 
 Shape letters: B rows, T tokens, K entries of the teacher's top, R of the student's unmatched ones, J = K + 1.
 """

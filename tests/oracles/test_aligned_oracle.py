@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uld
 from groups import group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve.actors.rollout.teachers import tops_of_spans
-from rlserve.algorithms import registry, uld
+from rlserve.algorithms import registry
 from rlserve.algorithms.alignment import align, span_scores
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate

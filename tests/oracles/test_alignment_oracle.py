@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+import uld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.algorithms import uld
 from rlserve.algorithms.alignment import Span, align, end_offsets, span_scores
 from rlserve.algorithms.divergences import generalized_jsd
 from rlserve.errors import InvalidRequest
