@@ -194,3 +194,7 @@ class LossOutput:
     loss: Tensor
     """Scalar with gradient."""
     metrics: Mapping[str, Metric]
+
+
+TokenLoss = tuple[Tensor, Mapping[str, Metric]]
+"""(``[B, T]`` loss of each token before averaging, with gradient; metrics)."""

@@ -26,9 +26,9 @@ from rlserve.algorithms.batch import (
     Denominator,
     GroupOutcome,
     LossOutput,
-    Metric,
     PolicyOutputs,
     TokenBatch,
+    TokenLoss,
 )
 from rlserve.algorithms.masked import masked_sum
 from rlserve.config.algorithms.distillation import DistillConfig
@@ -68,29 +68,36 @@ class Distill:
         return outcome.taught
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``distill.loss``."""
-        out = loss(outputs, batch, denominator, self.config)
-        return LossOutput(out.loss, {**measures.off_policy(outputs, batch), **out.metrics})
+        """This micro-batch's share: the mean token loss, and the mean cross-entropy when it has a weight."""
+        if batch.teacher_logprobs is None or batch.teacher_mask is None:
+            raise InvalidRequest(
+                "teacher_logprobs: missing; distillation needs a teacher's scores in every micro-batch"
+            )
+        config, mask = self.config, batch.teacher_mask
+        weights = mask / max(denominator.teacher_tokens, 1.0)
+        token_loss, measured = self.token_loss(outputs, batch)
+        total = config.coefficient * masked_sum(token_loss, weights)
+        if config.cross_entropy:
+            total = total - config.cross_entropy * masked_sum(outputs.logprobs, weights)
+        gap = outputs.logprobs - batch.teacher_logprobs
+        return LossOutput(
+            total,
+            {
+                **measures.off_policy(outputs, batch),
+                **measured,
+                "teacher_kl_sampled": metrics.mean(gap, mask),
+                "taught": metrics.total(mask),
+            },
+        )
+
+    def token_loss(self, outputs: PolicyOutputs, batch: TokenBatch) -> TokenLoss:
+        """The loss of each token that a teacher scored, before averaging."""
+        if self.config.estimator == "sampled":
+            return sampled_token_loss(outputs.logprobs, batch, self.config)
+        return top_k_loss(outputs, batch, self.config)
 
 
-def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: DistillConfig) -> LossOutput:
-    """This micro-batch's share of the loss."""
-    if batch.teacher_logprobs is None or batch.teacher_mask is None:
-        raise InvalidRequest("teacher_logprobs: missing; distillation needs a teacher's scores in every micro-batch")
-    mask = batch.teacher_mask
-    weights = mask / max(denominator.teacher_tokens, 1.0)
-    if config.estimator == "sampled":
-        token_loss, measured = sampled_token_loss(outputs.logprobs, batch, config)
-    else:
-        token_loss, measured = top_k_loss(outputs, batch, config)
-    total = config.coefficient * masked_sum(token_loss, weights)
-    if config.cross_entropy:
-        total = total - config.cross_entropy * masked_sum(outputs.logprobs, weights)
-    gap = outputs.logprobs - batch.teacher_logprobs
-    return LossOutput(total, {**measured, "teacher_kl_sampled": metrics.mean(gap, mask), "taught": metrics.total(mask)})
-
-
-def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfig) -> tuple[Tensor, dict[str, Metric]]:
+def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfig) -> TokenLoss:
     """``[B, T]`` policy-gradient losses of tokens, or of the spans that they are in."""
     assert batch.teacher_logprobs is not None and batch.teacher_mask is not None
     mask = batch.teacher_mask
@@ -108,7 +115,7 @@ def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfi
     return -weight * advantages * trained, measured
 
 
-def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig) -> tuple[Tensor, dict[str, Metric]]:
+def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig) -> TokenLoss:
     """``[B, T]`` divergences times the squared temperature."""
     teacher, tail, student = batch.teacher_top_logprobs, batch.teacher_log_tail, outputs.top_logprobs
     if teacher is None or tail is None or student is None or batch.teacher_mask is None:

@@ -13,66 +13,34 @@ No importance ratio: any sampler may have made the pairs. The chosen log-probabi
 watch ``logprob_chosen``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlserve.algorithms import measures, metrics, pairs
-from rlserve.algorithms.batch import (
-    Assignment,
-    Denominator,
-    GroupOutcome,
-    LossOutput,
-    Metric,
-    PolicyOutputs,
-    TokenBatch,
-)
-from rlserve.algorithms.masked import masked_sum
-from rlserve.algorithms.pair_sums import PairSums, pair_sums
+from rlserve.algorithms.pairs import PairAlgorithm, PairLoss, PairSums
 from rlserve.config.algorithms.preference import DpoConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Dpo:
+class Dpo(PairAlgorithm[DpoConfig]):
     """Registered as ``dpo``."""
 
-    config: DpoConfig
+    needs_reference = True
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The reference's log-probabilities, and entropy as a metric."""
-        return frozenset({"entropy", "reference_logprobs"})
+    def nll_coefficient(self) -> float:
+        """``algorithm.nll_coefficient``."""
+        return self.config.nll_coefficient
 
-    def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """See ``pairs.why_drop``."""
-        return pairs.why_drop(outcome, self.config.pairs)
-
-    def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """See ``pairs.prepare``."""
-        return pairs.prepare(outcomes, self.config)
-
-    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``dpo.loss``."""
-        return loss(outputs, batch, denominator, self.config)
+    def pair_loss(self, sums: PairSums) -> PairLoss:
+        """The loss of each pair's log-ratios, which times beta are the implicit rewards."""
+        c, j = sums.chosen - sums.reference_chosen, sums.rejected - sums.reference_rejected
+        if self.config.length_normalized:
+            c, j = c / sums.chosen_tokens, j / sums.rejected_tokens
+        return PairLoss(log_ratio_loss(c, j, self.config), self.config.beta * c, self.config.beta * j)
 
 
-def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: DpoConfig) -> LossOutput:
-    """This micro-batch's share: each pair's loss times its weight, and the chosen completions' NLL."""
-    sums = pair_sums(outputs.logprobs, batch, needs_reference=True)
-    c, j = sums.chosen - sums.reference_chosen, sums.rejected - sums.reference_rejected
-    if config.length_normalized:
-        c, j = c / sums.chosen_tokens, j / sums.rejected_tokens
-    total = (pair_loss(c, j, config) * sums.weight).sum() + 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
-    if config.nll_coefficient:
-        total = total + config.nll_coefficient * chosen_nll(outputs.logprobs, batch, denominator)
-    return LossOutput(total, {**measures.off_policy(outputs, batch), **measure(sums, config.beta * c, config.beta * j)})
-
-
-def pair_loss(c: Tensor, j: Tensor, config: DpoConfig) -> Tensor:
-    """``[Q]`` losses of the pairs with log-ratios ``c`` (chosen) and ``j`` (rejected)."""
+def log_ratio_loss(c: Tensor, j: Tensor, config: DpoConfig) -> Tensor:
+    """``[Q]`` losses of pairs with log-ratios ``c`` (chosen) and ``j`` (rejected)."""
     beta, delta = config.beta, c - j
     match config.loss:
         case "sigmoid":
@@ -86,26 +54,3 @@ def pair_loss(c: Tensor, j: Tensor, config: DpoConfig) -> Tensor:
             return 1 - torch.sigmoid(beta * c) + torch.sigmoid(beta * j)
         case "apo_down":
             return torch.sigmoid(beta * c) + 1 - torch.sigmoid(beta * delta)
-
-
-def chosen_nll(logprobs: Tensor, batch: TokenBatch, denominator: Denominator) -> Tensor:
-    """Share of the mean cross-entropy over all trainable tokens of chosen completions."""
-    assert batch.preferred is not None
-    return -masked_sum(logprobs, batch.loss_mask * batch.preferred) / max(denominator.preferred_tokens, 1.0)
-
-
-def measure(sums: PairSums, chosen_reward: Tensor, rejected_reward: Tensor) -> dict[str, Metric]:
-    """Metrics of a loss on pairs; implicit rewards are ``[Q]``."""
-    here = (sums.weight > 0).to(sums.weight.dtype)
-    margin = (chosen_reward - rejected_reward).detach()
-    return {
-        "pairs": metrics.total(here),
-        "pair_accuracy": metrics.mean((margin > 0).to(here.dtype), here),
-        "margin": metrics.mean(margin, here),
-        "reward_chosen": metrics.mean(chosen_reward, here),
-        "reward_rejected": metrics.mean(rejected_reward, here),
-        "logprob_chosen": metrics.mean(sums.chosen, here),
-        "logprob_rejected": metrics.mean(sums.rejected, here),
-        "length_chosen": metrics.mean(sums.chosen_tokens, here),
-        "length_rejected": metrics.mean(sums.rejected_tokens, here),
-    }

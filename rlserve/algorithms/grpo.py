@@ -7,9 +7,8 @@ step. GRPO: arXiv:2402.03300; clip-higher and token mean: DAPO, arXiv:2503.14476
 
 from torch import Tensor
 
-from rlserve.algorithms import metrics, policy_gradient, ratios
-from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
-from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+from rlserve.algorithms.batch import TokenBatch, TokenLoss
+from rlserve.algorithms.policy_gradient import PolicyGradient, clipped
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 
 
@@ -18,25 +17,7 @@ class Grpo(PolicyGradient[GrpoConfig]):
 
     proportional = True
 
-    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``grpo.loss``."""
-        return loss(outputs, batch, denominator, self.config)
-
-
-def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: GrpoConfig) -> LossOutput:
-    """This micro-batch's share of the loss."""
-
-    def surrogate(log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> Surrogate:
-        low = ratios.clipped_low(log_ratio, advantages, config.clip_low)
-        high = ratios.clipped_high(log_ratio, advantages, config.clip_high)
-        return Surrogate(
-            token_loss=ratios.clipped_surrogate(
-                log_ratio, advantages, config.clip_low, config.clip_high, dual=config.dual_clip
-            ),
-            metrics={
-                "clip_low": metrics.mean(low, batch.loss_mask),
-                "clip_high": metrics.mean(high, batch.loss_mask),
-            },
-        )
-
-    return policy_gradient.loss(outputs, batch, denominator, config, surrogate)
+    def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
+        """The clipped loss, with a second upper bound for A < 0 when ``dual_clip`` is set."""
+        low, high = self.config.clip_low, self.config.clip_high
+        return clipped(log_ratio, advantages, batch.loss_mask, low, high, dual=self.config.dual_clip)

@@ -6,10 +6,9 @@ its bounds are orders of magnitude tighter than a token's.
 
 from torch import Tensor
 
-from rlserve.algorithms import metrics, policy_gradient, ratios
-from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
+from rlserve.algorithms.batch import TokenBatch, TokenLoss
 from rlserve.algorithms.masked import num_sequences, sequence_sum, spread
-from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+from rlserve.algorithms.policy_gradient import PolicyGradient, clipped
 from rlserve.config.algorithms.policy_gradient import GspoConfig
 
 
@@ -18,27 +17,10 @@ class Gspo(PolicyGradient[GspoConfig]):
 
     proportional = True
 
-    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``gspo.loss``."""
-        return loss(outputs, batch, denominator, self.config)
-
-
-def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: GspoConfig) -> LossOutput:
-    """This micro-batch's share of the loss."""
-
-    def surrogate(log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> Surrogate:
-        logs = sequence_log_ratio(log_ratio, batch)
-        low = ratios.clipped_low(logs, advantages, config.clip_low)
-        high = ratios.clipped_high(logs, advantages, config.clip_high)
-        return Surrogate(
-            token_loss=ratios.clipped_surrogate(logs, advantages, config.clip_low, config.clip_high),
-            metrics={
-                "clip_low": metrics.mean(low, batch.loss_mask),
-                "clip_high": metrics.mean(high, batch.loss_mask),
-            },
-        )
-
-    return policy_gradient.loss(outputs, batch, denominator, config, surrogate)
+    def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
+        """The clipped loss of the token's sequence, on each of its tokens."""
+        low, high = self.config.clip_low, self.config.clip_high
+        return clipped(sequence_log_ratio(log_ratio, batch), advantages, batch.loss_mask, low, high)
 
 
 def sequence_log_ratio(log_ratio: Tensor, batch: TokenBatch) -> Tensor:

@@ -51,32 +51,28 @@ class Kto:
         ]
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``kto.loss``; z comes from ``denominator.reference_gap``."""
-        baseline = max(0.0, denominator.reference_gap / max(denominator.sequences, 1.0))
-        return loss(outputs, batch, baseline, self.config)
-
-
-def loss(outputs: PolicyOutputs, batch: TokenBatch, baseline: float, config: KtoConfig) -> LossOutput:
-    """This micro-batch's share of the loss; ``baseline`` is z."""
-    if batch.preferred is None or batch.weights is None or batch.reference_logprobs is None:
-        raise InvalidRequest("reference_logprobs: KTO needs them with preferred and weights; score the batch")
-    size, mask, ids = num_sequences(batch), batch.loss_mask, batch.sequence_ids
-    ratio = torch.where(mask != 0, outputs.logprobs - batch.reference_logprobs, torch.zeros_like(mask))
-    tokens = sequence_sum(mask, ids, size)
-    here = (tokens > 0).to(mask.dtype)
-    weight = sequence_sum(mask * batch.weights, ids, size) / tokens.clamp(min=1)
-    good = sequence_sum(mask * batch.preferred, ids, size) / tokens.clamp(min=1)
-    a = sequence_sum(ratio, ids, size)
-    losses = sequence_loss(a, good, baseline, config)
-    total = (losses * weight * here).sum() + 0.0 * masked_sum(outputs.logprobs, mask)
-    measured = {
-        **measures.off_policy(outputs, batch),
-        "baseline_kl": metrics.mean(torch.full_like(here, baseline), here),
-        "good_share": metrics.mean(good, here),
-        "reward_chosen": metrics.mean(config.beta * a, here * good),
-        "reward_rejected": metrics.mean(config.beta * a, here * (1 - good)),
-    }
-    return LossOutput(total, measured)
+        """This micro-batch's share of the loss; z comes from the whole batch's ``denominator.reference_gap``."""
+        if batch.preferred is None or batch.weights is None or batch.reference_logprobs is None:
+            raise InvalidRequest("reference_logprobs: KTO needs them with preferred and weights; score the batch")
+        z = max(0.0, denominator.reference_gap / max(denominator.sequences, 1.0))
+        size, mask, ids = num_sequences(batch), batch.loss_mask, batch.sequence_ids
+        ratio = torch.where(mask != 0, outputs.logprobs - batch.reference_logprobs, torch.zeros_like(mask))
+        tokens = sequence_sum(mask, ids, size)
+        here = (tokens > 0).to(mask.dtype)
+        weight = sequence_sum(mask * batch.weights, ids, size) / tokens.clamp(min=1)
+        good = sequence_sum(mask * batch.preferred, ids, size) / tokens.clamp(min=1)
+        a = sequence_sum(ratio, ids, size)
+        losses = sequence_loss(a, good, z, self.config)
+        # the second term is 0: it gives a micro-batch without sequences a gradient of zeros
+        total = (losses * weight * here).sum() + 0.0 * masked_sum(outputs.logprobs, mask)
+        measured = {
+            **measures.off_policy(outputs, batch),
+            "baseline_kl": metrics.mean(torch.full_like(here, z), here),
+            "good_share": metrics.mean(good, here),
+            "reward_chosen": metrics.mean(self.config.beta * a, here * good),
+            "reward_rejected": metrics.mean(self.config.beta * a, here * (1 - good)),
+        }
+        return LossOutput(total, measured)
 
 
 def sequence_loss(a: Tensor, good: Tensor, baseline: float, config: KtoConfig) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from rlserve.algorithms import distill, measures, metrics, registry
+from rlserve.algorithms import measures, metrics, registry
 from rlserve.algorithms.base import Algorithm, Stateful
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import masked_sum
@@ -57,17 +57,22 @@ class Mixed:
         """This micro-batch's share of the weighted sum."""
         total = 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
         measured = measures.off_policy(outputs, batch)
-        if self._reward:
-            trained = float((denominator.tokens_per_sequence > 0).sum())
-            out = self._reward.loss(outputs, batch, replace(denominator, sequences=trained))
-            total = total + self.config.reward_weight * out.loss
-            measured |= {f"reward_{name}": metric for name, metric in out.metrics.items() if name not in measured}
-            measured["reward_loss"] = metrics.total(out.loss)
-        if self.config.distill:
-            out = distill.loss(outputs, batch, denominator, self.config.distill)
-            total = total + self.config.distill_weight * out.loss
-            measured |= {f"distill_{name.removeprefix('distill_')}": metric for name, metric in out.metrics.items()}
-            measured["distill_loss"] = metrics.total(out.loss)
+        # sequences that only other parts train do not count in the reward's means
+        rewarded = replace(denominator, sequences=float((denominator.tokens_per_sequence > 0).sum()))
+        for kind, part, weight in (
+            ("reward", self._reward, self.config.reward_weight),
+            ("distill", self._distill, self.config.distill_weight),
+        ):
+            if part is None:
+                continue
+            out = part.loss(outputs, batch, rewarded)
+            total = total + weight * out.loss
+            measured |= {
+                f"{kind}_{name.removeprefix(f'{kind}_')}": metric
+                for name, metric in out.metrics.items()
+                if name not in measured
+            }
+            measured[f"{kind}_loss"] = metrics.total(out.loss)
         if self.config.supervised_weight:
             share = supervised_loss(outputs, batch, denominator)
             total = total + self.config.supervised_weight * share

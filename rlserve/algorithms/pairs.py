@@ -1,14 +1,34 @@
-"""Which completions of a group become chosen and rejected. Pure: randomness comes from the group's seed.
+"""Base of the preference family on pairs: which completions become chosen and rejected, and what a loss is made of.
 
-Shape letter: G members of a group. Only scored members take part. A tie is no pair: noise would decide it.
+Selection is pure: randomness comes from the group's seed. Only scored members take part. A tie is no pair: noise
+would decide it. A member of the family is one function, ``pair_loss``: the loss of each pair from its sums.
+
+Shape letters: G members of a group, B rows, T tokens, Q pairs of a micro-batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from rlserve.algorithms.batch import Assignment, GroupOutcome
+from rlserve.algorithms import measures, metrics
+from rlserve.algorithms.batch import (
+    Assignment,
+    Denominator,
+    GroupOutcome,
+    LossOutput,
+    Metric,
+    PolicyOutputs,
+    TokenBatch,
+)
+from rlserve.algorithms.masked import masked_sum, sequence_sum
 from rlserve.config.algorithms.preference import PairedConfig, PairsConfig
+from rlserve.errors import InvalidRequest
+
+C = TypeVar("C", bound=PairedConfig)
 
 Pair = tuple[int, int]
 """(chosen, rejected), positions in the group."""
@@ -94,3 +114,124 @@ def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assi
                 for side, member in enumerate(pair)
             ]
     return assignments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairSums:
+    """The pairs of a micro-batch; ``[Q]`` each, 0 where a pair is elsewhere."""
+
+    chosen: Tensor
+    """Sum of the policy's log-probabilities over trainable tokens of the chosen sequence."""
+    rejected: Tensor
+    reference_chosen: Tensor
+    """The same under the reference; 0 without one."""
+    reference_rejected: Tensor
+    chosen_tokens: Tensor
+    """Trainable tokens, at least 1."""
+    rejected_tokens: Tensor
+    weight: Tensor
+    """Of the pair's loss in the batch's loss; 0 for pairs that are elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairLoss:
+    """What a member of the family makes of its pairs; ``[Q]`` each."""
+
+    losses: Tensor
+    """With gradient."""
+    chosen_reward: Tensor
+    """Implicit reward of the chosen completion, for metrics."""
+    rejected_reward: Tensor
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PairAlgorithm(Generic[C]):
+    """Base of the registered losses on pairs, which add ``pair_loss``."""
+
+    needs_reference: ClassVar[bool] = False
+    """The loss compares with the reference model's log-probabilities."""
+    config: C
+
+    def pair_loss(self, sums: PairSums) -> PairLoss:
+        """The losses of the pairs of a micro-batch."""
+        raise NotImplementedError(f"{type(self).__name__}: has no pair_loss; see rlserve.algorithms.pairs")
+
+    @property
+    def nll_coefficient(self) -> float:
+        """Weight of the chosen completions' cross-entropy, a mean over their tokens."""
+        return 0.0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The reference's log-probabilities where the loss compares with it, and entropy as a metric."""
+        return frozenset({"entropy", "reference_logprobs"} if self.needs_reference else {"entropy"})
+
+    def why_drop(self, outcome: GroupOutcome) -> str | None:
+        """The word for a group that makes no pair; None when it makes one."""
+        return why_drop(outcome, self.config.pairs)
+
+    def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
+        """Two assignments a pair, chosen first."""
+        return prepare(outcomes, self.config)
+
+    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
+        """This micro-batch's share: each pair's loss times its weight, and the chosen completions' cross-entropy."""
+        sums = pair_sums(outputs.logprobs, batch, needs_reference=self.needs_reference)
+        made = self.pair_loss(sums)
+        # the second term is 0: it gives a micro-batch without pairs a gradient of zeros
+        total = (made.losses * sums.weight).sum() + 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
+        if self.nll_coefficient:
+            total = total + self.nll_coefficient * _chosen_nll(outputs.logprobs, batch, denominator)
+        return LossOutput(total, {**measures.off_policy(outputs, batch), **_measure(sums, made)})
+
+
+def pair_sums(logprobs: Tensor, batch: TokenBatch, *, needs_reference: bool) -> PairSums:
+    """Sums over ``logprobs`` ``[B, T]`` and the batch's reference log-probabilities."""
+    if batch.pair_ids is None or batch.preferred is None or batch.weights is None:
+        raise InvalidRequest("pair_ids: missing; a loss on pairs needs pair_ids, preferred and weights")
+    if needs_reference and batch.reference_logprobs is None:
+        raise InvalidRequest("reference_logprobs: missing, but the loss compares with a reference; score the batch")
+    pairs, mask = batch.pair_ids, batch.loss_mask
+    size = int(pairs.max()) + 1
+    reference = batch.reference_logprobs if batch.reference_logprobs is not None else torch.zeros_like(mask)
+
+    def total(values: Tensor, side: Tensor) -> Tensor:
+        inside = (mask * side) != 0
+        return sequence_sum(torch.where(inside, values, torch.zeros_like(values)), pairs, size)
+
+    chosen, rejected = batch.preferred, 1 - batch.preferred
+    ones = torch.ones_like(mask)
+    tokens = total(ones, chosen)
+    return PairSums(
+        chosen=total(logprobs, chosen),
+        rejected=total(logprobs, rejected),
+        reference_chosen=total(reference, chosen),
+        reference_rejected=total(reference, rejected),
+        chosen_tokens=tokens.clamp(min=1),
+        rejected_tokens=total(ones, rejected).clamp(min=1),
+        weight=total(batch.weights.to(mask.dtype), chosen) / tokens.clamp(min=1),
+    )
+
+
+def _chosen_nll(logprobs: Tensor, batch: TokenBatch, denominator: Denominator) -> Tensor:
+    """Share of the mean cross-entropy over all trainable tokens of chosen completions."""
+    assert batch.preferred is not None
+    return -masked_sum(logprobs, batch.loss_mask * batch.preferred) / max(denominator.preferred_tokens, 1.0)
+
+
+def _measure(sums: PairSums, made: PairLoss) -> dict[str, Metric]:
+    here = (sums.weight > 0).to(sums.weight.dtype)
+    margin = (made.chosen_reward - made.rejected_reward).detach()
+    return {
+        "pairs": metrics.total(here),
+        "pair_accuracy": metrics.mean((margin > 0).to(here.dtype), here),
+        "margin": metrics.mean(margin, here),
+        "reward_chosen": metrics.mean(made.chosen_reward, here),
+        "reward_rejected": metrics.mean(made.rejected_reward, here),
+        "logprob_chosen": metrics.mean(sums.chosen, here),
+        "logprob_rejected": metrics.mean(sums.rejected, here),
+        "length_chosen": metrics.mean(sums.chosen_tokens, here),
+        "length_rejected": metrics.mean(sums.rejected_tokens, here),
+        **made.metrics,
+    }

@@ -1,9 +1,16 @@
-"""What the policy-gradient family shares: the ratios, the terms beside the surrogate, and what is measured.
+"""Base of the policy-gradient family: the importance ratios, the terms beside the policy's own, and the metrics.
 
-A member of the family is a surrogate: a loss for each token, from the log-ratio and the advantage.
+A member of the family is one function, ``token_loss``: the loss of each token from its log-ratio and its advantage.
+This is a complete algorithm, registered by one entry point:
+
+    class Sapo(PolicyGradient[SapoConfig]):
+        def token_loss(self, logprobs, log_ratio, advantages, batch):
+            tau = self.config.temperature
+            soft = torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
+            return -soft * advantages, {}
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, TypeVar
 
@@ -19,6 +26,7 @@ from rlserve.algorithms.batch import (
     Metric,
     PolicyOutputs,
     TokenBatch,
+    TokenLoss,
 )
 from rlserve.algorithms.masked import masked_sum, token_weights
 from rlserve.config.algorithms.policy_gradient import AveragingConfig, PolicyGradientConfig
@@ -27,35 +35,32 @@ from rlserve.errors import InvalidRequest
 C = TypeVar("C", bound=PolicyGradientConfig)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Surrogate:
-    """What a member of the family makes of its log-ratios; every tensor is ``[B, T]``."""
-
-    token_loss: Tensor
-    """With gradient."""
-    metrics: Mapping[str, Metric]
-
-
-SurrogateFunction = Callable[[Tensor, Tensor, TokenBatch], Surrogate]
-"""(log-ratio to the proximal policy, advantages, batch) -> surrogate."""
-
-
 @dataclass(slots=True)
 class PolicyGradient(Generic[C]):
-    """Base of the family's registered classes, which add ``loss``.
+    """Base of the family's registered classes, which add ``token_loss``.
 
     With the running baseline it has a memory of one number: ``state`` and ``restore`` are for checkpoints.
     """
 
     proportional: ClassVar[bool] = False
-    """The surrogate is proportional to the advantage: without one a sequence has no gradient."""
+    """The token loss is proportional to the advantage: a sequence of advantage 0 has no gradient, and costs nothing."""
+    ratio_to_behavior: ClassVar[bool] = False
+    """The ratio is always that of policy to behaviour, also when a batch serves several optimizer steps."""
     config: C
     baseline: float | None = None
     """Running mean of shaped rewards; None before the first batch."""
 
+    def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
+        """The loss of each token before averaging; every tensor is ``[B, T]``, and 0 where the token is not trained on.
+
+        ``logprobs`` are the policy's, ``log_ratio`` is that of policy to proximal policy (the behaviour policy when
+        each batch serves one step); both have a gradient, ``advantages`` have none.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: has no token_loss; see rlserve.algorithms.policy_gradient")
+
     @property
     def needs(self) -> frozenset[str]:
-        """See ``Algorithm.needs``."""
+        """Reference log-probabilities and log-partition where a coefficient asks for them; entropy as a metric."""
         config = self.config
         wanted = {
             "entropy": True,
@@ -66,11 +71,11 @@ class PolicyGradient(Generic[C]):
         return frozenset(name for name, needed in wanted.items() if needed)
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """See ``rewards.why_drop``."""
+        """The word for a group whose rewards give no advantage; None when it teaches."""
         return rewards.why_drop(outcome, self.config)
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """See ``rewards.prepare``. Moves the running baseline, after it was used."""
+        """One assignment for each trajectory that is trained on. Moves the running baseline, after it was used."""
         assignments = rewards.prepare(outcomes, self.config, baseline=self.baseline)
         if self.config.advantage == "running_baseline" and assignments:
             mean = rewards.mean_reward(outcomes, self.config)
@@ -78,8 +83,36 @@ class PolicyGradient(Generic[C]):
         silent = self.proportional and not _has_other_terms(self.config)
         return [replace(a, has_gradient=a.advantage != 0) for a in assignments] if silent else assignments
 
+    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
+        """This micro-batch's share: the averaged token losses, and the terms for reference, entropy and log-partition.
+
+        With proximal log-probabilities the ratio is to the proximal policy, and a constant weight corrects from
+        behaviour to proximal (arXiv:2110.00641).
+        """
+        config, mask = self.config, batch.loss_mask
+        proximal = None if self.ratio_to_behavior else batch.proximal_logprobs
+        behavior_ratio = ratios.log_ratio(outputs.logprobs, batch.behavior_logprobs, mask)
+        ratio = behavior_ratio if proximal is None else ratios.log_ratio(outputs.logprobs, proximal, mask)
+        rewarded, kl, measured_kl = _reference_terms(outputs, batch, config, behavior_ratio)
+        trained = torch.where(mask != 0, outputs.logprobs, torch.zeros_like(outputs.logprobs))
+        token_loss, measured = self.token_loss(trained, ratio, rewarded, batch)
+        weight, measured_weight = _correction(outputs, batch, config, proximal)
+        shares = _averaging_weights(batch, denominator, config)
+        policy = masked_sum(token_loss * weight + kl, shares)
+        return LossOutput(
+            policy + _token_mean_terms(outputs, token_weights(batch, denominator, "token_mean"), config),
+            {
+                **measures.off_policy(outputs, batch),
+                **measures.advantages(batch),
+                **measured,
+                **measured_weight,
+                **measured_kl,
+                "loss_policy": metrics.total(masked_sum(token_loss * weight, shares)),
+            },
+        )
+
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """The running baseline, for a checkpoint; empty before the first batch."""
         return {} if self.baseline is None else {"baseline": self.baseline}
 
     def restore(self, state: Mapping[str, float]) -> None:
@@ -87,58 +120,35 @@ class PolicyGradient(Generic[C]):
         self.baseline = state.get("baseline")
 
 
-def loss(
-    outputs: PolicyOutputs,
-    batch: TokenBatch,
-    denominator: Denominator,
-    config: PolicyGradientConfig,
-    surrogate: SurrogateFunction,
-    *,
-    averaging: str = "",
-) -> LossOutput:
-    """This micro-batch's share of a policy-gradient loss with all its terms.
-
-    Without proximal log-probabilities the surrogate's ratio is to the behaviour policy. With them it is to
-    the proximal one, and a constant corrects from behaviour to proximal (arXiv:2110.00641).
-    """
-    behavior_ratio = ratios.log_ratio(outputs.logprobs, batch.behavior_logprobs, batch.loss_mask)
-    rewarded, kl, measured_kl = _reference_terms(outputs, batch, config, behavior_ratio)
-    made = surrogate(_surrogate_ratio(outputs, batch, behavior_ratio), rewarded, batch)
-    weight, measured_weight = _constant_weight(outputs, batch, config)
-    constant_length = config.constant_length if isinstance(config, AveragingConfig) else 0
-    name = averaging or (config.averaging if isinstance(config, AveragingConfig) else "sequence_mean_token_mean")
-    shares = token_weights(batch, denominator, name, constant_length)
-    policy = masked_sum(made.token_loss * weight + kl, shares)
-    total = policy + _token_mean_terms(outputs, token_weights(batch, denominator, "token_mean"), config)
-    measured = {
-        **measures.off_policy(outputs, batch),
-        **measures.advantages(batch),
-        **made.metrics,
-        **measured_weight,
-        **measured_kl,
-        "loss_policy": metrics.total(masked_sum(made.token_loss * weight, shares)),
+def clipped(
+    log_ratio: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float, *, dual: float = 0.0
+) -> TokenLoss:
+    """The clipped token loss of PPO, and the share of tokens that each bound stops; see ``ratios``."""
+    return ratios.clipped_surrogate(log_ratio, advantages, clip_low, clip_high, dual=dual), {
+        "clip_low": metrics.mean(ratios.clipped_low(log_ratio, advantages, clip_low), mask),
+        "clip_high": metrics.mean(ratios.clipped_high(log_ratio, advantages, clip_high), mask),
     }
-    return LossOutput(total, measured)
 
 
 def _has_other_terms(config: PolicyGradientConfig) -> bool:
     return bool(config.kl.coefficient or config.entropy_coefficient or config.z_loss_coefficient)
 
 
-def _surrogate_ratio(outputs: PolicyOutputs, batch: TokenBatch, behavior_ratio: Tensor) -> Tensor:
-    if batch.proximal_logprobs is None:
-        return behavior_ratio
-    return ratios.log_ratio(outputs.logprobs, batch.proximal_logprobs, batch.loss_mask)
+def _averaging_weights(batch: TokenBatch, denominator: Denominator, config: PolicyGradientConfig) -> Tensor:
+    """``[B, T]`` weights of the token losses; without the setting each sequence counts the same (GSPO)."""
+    if isinstance(config, AveragingConfig):
+        return token_weights(batch, denominator, config.averaging, config.constant_length)
+    return token_weights(batch, denominator, "sequence_mean_token_mean")
 
 
-def _constant_weight(
-    outputs: PolicyOutputs, batch: TokenBatch, config: PolicyGradientConfig
+def _correction(
+    outputs: PolicyOutputs, batch: TokenBatch, config: PolicyGradientConfig, proximal: Tensor | None
 ) -> tuple[Tensor, dict[str, Metric]]:
-    """``[B, T]`` weight of each token's surrogate, and the share of tokens that keep one."""
+    """``[B, T]`` constant weight of each token's loss, and the share of tokens that keep one."""
     mask = batch.loss_mask
     weight = torch.ones_like(outputs.logprobs)
-    if batch.proximal_logprobs is not None:
-        log_rho = ratios.log_ratio(batch.proximal_logprobs, batch.behavior_logprobs, mask)
+    if proximal is not None:
+        log_rho = ratios.log_ratio(proximal, batch.behavior_logprobs, mask)
         weight = corrections.importance_weight(log_rho, batch, config)
     if config.off_policy_threshold:
         weight = weight * corrections.keep_near(outputs.logprobs, batch, config.off_policy_threshold)
@@ -149,18 +159,18 @@ def _reference_terms(
     outputs: PolicyOutputs, batch: TokenBatch, config: PolicyGradientConfig, behavior_ratio: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Metric]]:
     """Advantages less the divergence (if placed in the reward), its token loss, and its metrics."""
-    nothing = torch.zeros_like(outputs.logprobs)
+    zeros = torch.zeros_like(outputs.logprobs)
     if not config.kl.coefficient:
-        return batch.advantages, nothing, {}
+        return batch.advantages, zeros, {}
     if batch.reference_logprobs is None:
         raise InvalidRequest("reference_logprobs: missing, but algorithm.kl.coefficient is above 0; score the batch")
     d = regularizers.reference_log_ratio(outputs.logprobs, batch.reference_logprobs, batch.loss_mask)
     measured = {
         "reference_kl_k1": metrics.mean(d, batch.loss_mask),
-        "reference_kl_k3": metrics.mean(regularizers.kl(d.detach(), "k3", nothing), batch.loss_mask),
+        "reference_kl_k3": metrics.mean(regularizers.kl(d.detach(), "k3", zeros), batch.loss_mask),
     }
     if config.kl.place == "reward":
-        return batch.advantages - config.kl.coefficient * d.detach(), nothing, measured
+        return batch.advantages - config.kl.coefficient * d.detach(), zeros, measured
     token_kl = regularizers.kl(d, config.kl.estimator, behavior_ratio)
     return batch.advantages, config.kl.coefficient * token_kl, measured
 

@@ -5,14 +5,11 @@ Several steps per batch need no proximal log-probabilities: the correction is fr
 the one in training, whatever lies between.
 """
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
-from rlserve.algorithms import corrections, metrics, policy_gradient, ratios
-from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
-from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+from rlserve.algorithms import corrections, metrics
+from rlserve.algorithms.batch import TokenBatch, TokenLoss
+from rlserve.algorithms.policy_gradient import PolicyGradient
 from rlserve.config.algorithms.policy_gradient import ReinforceConfig
 
 
@@ -20,24 +17,9 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
     """Registered as ``reinforce``."""
 
     proportional = True
+    ratio_to_behavior = True
 
-    def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
-        """See ``reinforce.loss``."""
-        return loss(outputs, batch, denominator, self.config)
-
-
-def loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator, config: ReinforceConfig) -> LossOutput:
-    """This micro-batch's share of the loss."""
-    mask = batch.loss_mask
-    trained = torch.where(mask != 0, outputs.logprobs, torch.zeros_like(outputs.logprobs))
-    whole_ratio = ratios.log_ratio(outputs.logprobs.detach(), batch.behavior_logprobs, mask)
-    weight = corrections.importance_weight(whole_ratio, batch, config)
-
-    def surrogate(_: Tensor, advantages: Tensor, batch: TokenBatch) -> Surrogate:
-        return Surrogate(
-            token_loss=-weight * advantages * trained,
-            metrics={"correction_mean": metrics.mean(weight, batch.loss_mask)},
-        )
-
-    single = replace(batch, proximal_logprobs=None)
-    return policy_gradient.loss(outputs, single, denominator, config, surrogate)
+    def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
+        """The log-probability weighted by advantage and correction, and the correction's mean."""
+        weight = corrections.importance_weight(log_ratio, batch, self.config)
+        return -weight * advantages * logprobs, {"correction_mean": metrics.mean(weight, batch.loss_mask)}

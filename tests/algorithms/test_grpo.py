@@ -5,8 +5,9 @@ import torch
 from micro_batches import run
 from token_batches import as_float32, gather, padded, random_samples, scatter, whole
 
-from rlserve.algorithms import grpo, metrics
+from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import PolicyOutputs
+from rlserve.algorithms.grpo import Grpo
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 
 
@@ -20,7 +21,7 @@ def test_more_padding_and_garbage_under_the_mask_change_nothing():
     for batch in (narrow, wide):
         policy = scatter(samples, "policy", batch)
         policy = torch.where(batch.loss_mask > 0, policy, torch.full_like(policy, -9.0)).requires_grad_()
-        out = grpo.loss(PolicyOutputs(logprobs=policy), batch, whole(batch), GrpoConfig())
+        out = Grpo(GrpoConfig()).loss(PolicyOutputs(logprobs=policy), batch, whole(batch))
         out.loss.backward()
         results.append((float(out.loss.detach()), gather(policy.grad, samples, batch), metrics.results(out.metrics)))
         assert (policy.grad[batch.loss_mask == 0] == 0).all()
@@ -37,7 +38,7 @@ def test_an_empty_micro_batch_gives_zero_and_a_gradient_of_zeros():
         batch, loss_mask=torch.zeros_like(batch.loss_mask), sequence_ids=torch.full_like(batch.sequence_ids, -1)
     )
     policy = torch.full(batch.loss_mask.shape, -1.0, dtype=torch.float64, requires_grad=True)
-    out = grpo.loss(PolicyOutputs(logprobs=policy), batch, whole(padded(samples)), GrpoConfig())
+    out = Grpo(GrpoConfig()).loss(PolicyOutputs(logprobs=policy), batch, whole(padded(samples)))
     out.loss.backward()
     assert float(out.loss.detach()) == 0
     assert (policy.grad == 0).all()
@@ -74,6 +75,6 @@ def test_the_cap_bounds_the_weight_of_a_token_that_the_proximal_policy_prefers()
 def test_float32_batches_as_the_pipeline_makes_them_agree_with_float64():
     samples = random_samples([5, 7], 1)
     batch = as_float32(padded(samples))
-    out = grpo.loss(PolicyOutputs(logprobs=scatter(samples, "policy", batch)), batch, whole(batch), GrpoConfig())
+    out = Grpo(GrpoConfig()).loss(PolicyOutputs(logprobs=scatter(samples, "policy", batch)), batch, whole(batch))
     assert out.loss.dtype == torch.float32
     assert float(out.loss) == pytest.approx(run(samples, [2], GrpoConfig())[0], abs=1e-5)

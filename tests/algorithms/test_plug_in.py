@@ -14,8 +14,7 @@ from typing import Literal
 
 import torch
 
-from rlserve.algorithms import policy_gradient
-from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+from rlserve.algorithms.policy_gradient import PolicyGradient
 from rlserve.config.algorithms.policy_gradient import AveragingConfig
 
 
@@ -28,13 +27,10 @@ class Sapo(PolicyGradient[SapoConfig]):
     def __init__(self, config):
         super().__init__(SapoConfig(**config.options))
 
-    def loss(self, outputs, batch, denominator):
-        def surrogate(log_ratio, advantages, batch):
-            tau = self.config.temperature
-            soft = torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
-            return Surrogate(token_loss=-soft * advantages, metrics={})
-
-        return policy_gradient.loss(outputs, batch, denominator, self.config, surrogate)
+    def token_loss(self, logprobs, log_ratio, advantages, batch):
+        tau = self.config.temperature
+        soft = torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
+        return -soft * advantages, {}
 """
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_batches import gather, padded, random_samples, scatter
 
-from rlserve.algorithms import distill
 from rlserve.algorithms.batch import Denominator, PolicyOutputs
+from rlserve.algorithms.distill import Distill
 from rlserve.algorithms.divergences import buckets, generalized_jsd, kl, log_tail
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.algorithms.masked import denominator
@@ -63,7 +63,7 @@ def test_divergence_over_the_whole_vocabulary_oracle_trl(lengths, seed, vocabula
     config = DistillConfig(estimator="top_k", beta=beta, normalize=False, temperature=temperature)
     outputs = policy_outputs(ours, batch, needs=("top_logprobs",))
     shared = denominator([batch], num_sequences=len(samples))
-    loss = distill.loss(outputs, batch, shared, config).loss
+    loss = Distill(config).loss(outputs, batch, shared).loss
     loss.backward()
     labels = torch.where(batch.loss_mask > 0, batch.token_ids, -100)[:, 1:]
     expected = temperature**2 * GKDTrainer.generalized_jsd_loss(
@@ -132,7 +132,7 @@ def test_offline_distillation_oracle_closed_form():
     outputs = policy_outputs(student.expand(1, 3, 3), batch, needs=("top_logprobs",))
     p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
     expected = 0.5 * 4 * float((p * (p / q).log()).sum()) - 0.5 * float(student.log_softmax(-1)[1])
-    loss = distill.loss(outputs, batch, denominator([batch], num_sequences=1), config).loss
+    loss = Distill(config).loss(outputs, batch, denominator([batch], num_sequences=1)).loss
     assert float(loss) == pytest.approx(expected)
 
 
@@ -153,7 +153,7 @@ def expected_gradient(sampler, config):
         logprobs = torch.zeros(1, 3, dtype=torch.float64)
         logprobs = logprobs + batch.loss_mask * logits.log_softmax(-1)[token]
         one = Denominator(tokens=1, sequences=1, tokens_per_sequence=torch.ones(1), teacher_tokens=1)
-        total = total + probability * distill.loss(PolicyOutputs(logprobs=logprobs), batch, one, config).loss
+        total = total + probability * Distill(config).loss(PolicyOutputs(logprobs=logprobs), batch, one).loss
     (gradient,) = torch.autograd.grad(total, logits)
     return gradient
 
@@ -189,8 +189,8 @@ def test_spans_of_one_token_are_the_sampled_token_loss(lengths, seed):
     for spans in (None, each.long()):
         policy = scatter(samples, "policy", batch).requires_grad_()
         given = replace(batch, span_ids=spans)
-        out = distill.loss(
-            PolicyOutputs(logprobs=policy), given, denominator([given], num_sequences=9), DistillConfig()
+        out = Distill(DistillConfig()).loss(
+            PolicyOutputs(logprobs=policy), given, denominator([given], num_sequences=9)
         )
         out.loss.backward()
         results.append((float(out.loss.detach()), gather(policy.grad, samples, batch)))
@@ -209,7 +209,7 @@ def test_a_span_is_one_action_as_in_the_worked_example():
     batch = replace(batch, teacher_mask=batch.loss_mask, teacher_logprobs=teacher, span_ids=spans)
     policy = scatter(samples, "policy", batch).requires_grad_()
     shared = denominator([batch], num_sequences=1)
-    distill.loss(PolicyOutputs(logprobs=policy), batch, shared, DistillConfig()).loss.backward()
+    Distill(DistillConfig()).loss(PolicyOutputs(logprobs=policy), batch, shared).loss.backward()
     assert (-4 * policy.grad[0, 2:]).tolist() == pytest.approx([0.3, 0.3, -0.2, -0.2])
 
 
@@ -237,7 +237,7 @@ def test_span_gradient_oracle_the_exact_divergence_of_texts():
             )
             policy = torch.cat([torch.zeros(2, dtype=torch.float64), logprobs])[None]
             one = Denominator(tokens=1, sequences=1, tokens_per_sequence=torch.ones(1), teacher_tokens=1)
-            loss = distill.loss(PolicyOutputs(logprobs=policy), batch, one, DistillConfig()).loss
+            loss = Distill(DistillConfig()).loss(PolicyOutputs(logprobs=policy), batch, one).loss
             total = total + float(logprobs.sum().exp()) * loss
     for ours, theirs in zip(torch.autograd.grad(total, (first, second)), exact, strict=True):
         torch.testing.assert_close(ours, theirs)

@@ -1,6 +1,7 @@
 """Preference losses against TRL's own code and against closed forms, in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from trl_preference import trl_dpo_loss, trl_kto_loss, trl_orpo_ratio_loss
 
 from rlserve.algorithms import dpo, kto, orpo
 from rlserve.algorithms.batch import PolicyOutputs
+from rlserve.algorithms.masked import denominator
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 
 PAIRS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4)
@@ -66,7 +68,8 @@ def kto_of(samples, good, config, z):
         weights=torch.full_like(preferred, 1 / len(samples)),
     )
     policy = scatter(samples, "policy", batch).requires_grad_()
-    out = kto.loss(PolicyOutputs(logprobs=policy), batch, z, config)
+    shared = replace(denominator([batch], num_sequences=len(samples)), reference_gap=z * len(samples))
+    out = kto.Kto(config).loss(PolicyOutputs(logprobs=policy), batch, shared)
     out.loss.backward()
     return float(out.loss.detach()), gather(policy.grad, samples, batch)
 
@@ -125,7 +128,7 @@ def test_orpo_odds_oracle_trl(chosen, rejected):
 def test_losses_of_one_pair_have_the_worked_values(options, normalise, expected):
     """beta 0.1, log-ratios +2 and -3 over 10 and 20 tokens."""
     c, j = torch.tensor([2.0 / (10 if normalise else 1)]), torch.tensor([-3.0 / (20 if normalise else 1)])
-    value = float(dpo.pair_loss(c.double(), j.double(), DpoConfig(**options)))
+    value = float(dpo.log_ratio_loss(c.double(), j.double(), DpoConfig(**options)))
     assert value == pytest.approx(expected, abs=5e-3 if expected > 1 else 1e-4)
 
 
@@ -135,7 +138,7 @@ def test_losses_of_one_pair_have_the_worked_values(options, normalise, expected)
 def test_losses_at_the_reference_have_their_known_values(loss, expected):
     zero = torch.zeros(1, dtype=torch.float64)
     config = DpoConfig(loss=loss, length_normalized=loss == "ipo")
-    assert float(dpo.pair_loss(zero, zero, config)) == pytest.approx(expected)
+    assert float(dpo.log_ratio_loss(zero, zero, config)) == pytest.approx(expected)
 
 
 def test_the_worked_values_of_kto_and_orpo():
@@ -150,8 +153,8 @@ def test_the_worked_values_of_kto_and_orpo():
 def test_smoothed_labels_oracle_the_mixture_of_both_orders():
     c, j = torch.tensor([0.7], dtype=torch.float64), torch.tensor([-1.1], dtype=torch.float64)
     plain = DpoConfig()
-    mixed = 0.8 * dpo.pair_loss(c, j, plain) + 0.2 * dpo.pair_loss(j, c, plain)
-    assert float(dpo.pair_loss(c, j, DpoConfig(label_smoothing=0.2))) == pytest.approx(float(mixed))
+    mixed = 0.8 * dpo.log_ratio_loss(c, j, plain) + 0.2 * dpo.log_ratio_loss(j, c, plain)
+    assert float(dpo.log_ratio_loss(c, j, DpoConfig(label_smoothing=0.2))) == pytest.approx(float(mixed))
 
 
 @pytest.mark.parametrize(("loss", "chosen", "rejected"), [("apo_zero", 1, -1), ("apo_down", -1, -1)])

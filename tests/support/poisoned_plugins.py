@@ -53,16 +53,13 @@ class PoisonedVerifier(ExactVerifier):
 
 def exponential(config: Any) -> "Algorithm":
     """Likelihood weighted by the exponential of the advantage, as if that were small; made from its section."""
-    from rlserve.algorithms import policy_gradient
-    from rlserve.algorithms.policy_gradient import PolicyGradient, Surrogate
+    from rlserve.algorithms.batch import TokenLoss
+    from rlserve.algorithms.policy_gradient import PolicyGradient
     from rlserve.config.algorithms.policy_gradient import ReinforceConfig
 
     class Exponential(PolicyGradient[ReinforceConfig]):
-        def loss(self, outputs: Any, batch: Any, denominator: Any) -> Any:
-            def surrogate(log_ratio: Any, advantages: Any, batch: Any) -> Surrogate:
-                return Surrogate(token_loss=-advantages.exp() * log_ratio, metrics={})
-
-            return policy_gradient.loss(outputs, batch, denominator, self.config, surrogate)
+        def token_loss(self, logprobs: Any, log_ratio: Any, advantages: Any, batch: Any) -> TokenLoss:
+            return -advantages.exp() * log_ratio, {}
 
     return Exponential(ReinforceConfig(**config.options))
 
