@@ -7,70 +7,98 @@ itself, which is predicted from the tokens before it; the first token of a seque
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Marks a field of shape ``[B, T]`` or ``[B, T, K]``: it is cut to the columns that the model scores.
+
+    A tensor without the mark is carried along as it is, e.g. one of shape ``[B]``.
+    """
+
+    scored_unless: float | None = None
+    """The model scores each token where the field has another value than this; None: it asks for no score."""
+
+
+TokenValues = Annotated[Tensor, PerToken()]
+TokenMask = Annotated[Tensor, PerToken(scored_unless=0)]
+SpanIds = Annotated[Tensor, PerToken(scored_unless=-1)]
+
+
+def per_token_fields(record: Any) -> Mapping[str, PerToken]:
+    """The marked fields of a dataclass of tensors, by name."""
+    marks = {f.name: _mark(f.type) for f in fields(record)}
+    return {name: mark for name, mark in marks.items() if mark is not None}
+
+
+def _mark(hint: Any) -> PerToken | None:
+    found = (part for part in (hint, *get_args(hint)) for part in getattr(part, "__metadata__", ()))
+    return next((mark for mark in found if isinstance(mark, PerToken)), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenBatch:
-    """One micro-batch. The denominators of the loss belong to the whole optimizer batch, not to it."""
+    """One micro-batch. The denominators of the loss belong to the whole optimizer batch, not to it.
 
-    token_ids: Tensor
+    Between ranks a batch travels as its fields in order (``tensor_wire``): each is a tensor, a float or None.
+    """
+
+    token_ids: TokenValues
     """``[B, T]`` int64, padded on the right."""
-    position_ids: Tensor
+    position_ids: TokenValues
     """``[B, T]`` int64; restart at 0 with each packed sequence."""
-    sequence_ids: Tensor
+    sequence_ids: TokenValues
     """``[B, T]`` int64: number of the sequence in the optimizer batch, 0..N-1; -1 on padding."""
-    loss_mask: Tensor
+    loss_mask: TokenMask
     """``[B, T]`` float32: 1 on tokens sampled by the policy (and not masked for another reason), else 0."""
-    behavior_logprobs: Tensor
+    behavior_logprobs: TokenValues
     """``[B, T]`` float32: log-probability under the weights that sampled; 0 where ``loss_mask`` is 0."""
-    advantages: Tensor
+    advantages: TokenValues
     """``[B, T]`` float32, no gradient."""
-    lag: Tensor
+    lag: TokenValues
     """``[B, T]`` int64: versions between the weights in training and those that sampled; 0 elsewhere."""
-    temperatures: Tensor | None = None
+    temperatures: TokenValues | None = None
     """``[B, T]`` float32: at which the token was sampled, and is scored; None: 1 everywhere."""
-    proximal_logprobs: Tensor | None = None
+    proximal_logprobs: TokenValues | None = None
     """``[B, T]`` float32: log-probability at the start of the optimizer batch; None: the behaviour's."""
-    was_given: Tensor | None = None
+    was_given: TokenValues | None = None
     """``[B, T]`` bool: of a completion that somebody else wrote, whose behaviour log-probabilities are unknown."""
-    group_ids: Tensor | None = None
+    group_ids: TokenValues | None = None
     """``[B, T]`` int64: number of the group (prompt) in the optimizer batch, 0..P-1; -1 on padding."""
 
-    reference_logprobs: Tensor | None = None
+    reference_logprobs: TokenValues | None = None
     """``[B, T]`` float32: under the frozen reference model; there when ``needs`` names it."""
 
-    pair_ids: Tensor | None = None
+    pair_ids: TokenValues | None = None
     """``[B, T]`` int64: number of the pair that the sequence belongs to; -1 for none. Both sequences of a pair
     are in one micro-batch."""
-    preferred: Tensor | None = None
+    preferred: TokenValues | None = None
     """``[B, T]`` float32: 1 on sequences that are chosen or good, else 0."""
-    weights: Tensor | None = None
+    weights: TokenValues | None = None
     """``[B, T]`` float32: weight of the token's sequence, or of its pair, in the batch's loss; 0 on padding."""
 
-    teacher_mask: Tensor | None = None
+    teacher_mask: TokenMask | None = None
     """``[B, T]`` float32: 1 on tokens that a teacher scored, else 0."""
-    teacher_logprobs: Tensor | None = None
+    teacher_logprobs: TokenValues | None = None
     """``[B, T]`` float32: the teacher's of token t; of its whole span on the span's first token."""
-    span_ids: Tensor | None = None
+    span_ids: SpanIds | None = None
     """``[B, T]`` int64: number of the token's span in the micro-batch; -1 for none. None: every token its own."""
-    span_mask: Tensor | None = None
-    """``[B, T]`` float32: 1 on tokens that are in a span. There with ``span_ids``."""
-    teacher_top_ids: Tensor | None = None
+    teacher_top_ids: TokenValues | None = None
     """``[B, T, K]`` int64: the teacher's most likely tokens at t; -1 for one that the student has not. With spans
     they are at each span's last token, see ``aligned``."""
-    teacher_top_logprobs: Tensor | None = None
+    teacher_top_logprobs: TokenValues | None = None
     """``[B, T, K]`` float32; -infinity where there are fewer."""
-    teacher_log_tail: Tensor | None = None
+    teacher_log_tail: TokenValues | None = None
     """``[B, T]`` float32: log of the mass outside the top K; -infinity when there is none."""
-    matched_share: Tensor | None = None
+    matched_share: TokenValues | None = None
     """``[B, T]`` float32: share of the teacher's vocabulary that the student has too; there with ``span_ids``."""
     teacher_temperature: float = 1.0
     """At which the teacher's distribution was taken; the student's at its top K is taken at the same."""
-    supervised_mask: Tensor | None = None
+    supervised_mask: TokenMask | None = None
     """``[B, T]`` float32: weight of the token's cross-entropy under the supervised objective."""
 
     def to(self, device: torch.device | str) -> "TokenBatch":
@@ -85,18 +113,18 @@ class TokenBatch:
 class PolicyOutputs:
     """What the forward pass says of each token; only what the algorithm's ``needs`` name is there."""
 
-    logprobs: Tensor
+    logprobs: TokenValues
     """``[B, T]`` with gradient; 0 on the first token of a sequence and on padding."""
-    entropy: Tensor | None = None
+    entropy: TokenValues | None = None
     """``[B, T]`` nats, of the distribution that predicts token t."""
-    log_partition: Tensor | None = None
+    log_partition: TokenValues | None = None
     """``[B, T]`` with gradient: logsumexp of the logits (before temperature) that predict token t."""
-    top_logprobs: Tensor | None = None
+    top_logprobs: TokenValues | None = None
     """``[B, T, K]`` with gradient: at the batch's ``teacher_top_ids``, at its ``teacher_temperature``."""
-    unmatched_logprobs: Tensor | None = None
+    unmatched_logprobs: TokenValues | None = None
     """``[B, T, R]`` with gradient, falling: the likeliest tokens that the teacher's vocabulary has not, at the same
     temperature; R is 0 when it has all."""
-    log_unmatched: Tensor | None = None
+    log_unmatched: TokenValues | None = None
     """``[B, T]`` with gradient: log of the mass of all of them; -infinity when there are none."""
 
 

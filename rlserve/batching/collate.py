@@ -11,9 +11,9 @@ from rlserve.algorithms.batch import Assignment, Denominator, TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.batching import packing
 from rlserve.batching.filters import outcome
-from rlserve.batching.rows import EMPTY, Row, row_of
+from rlserve.batching.sequences import TrainingSequence
 from rlserve.batching.summary import summarize
-from rlserve.batching.tensors import fields_of, packed_batch, padded_batch
+from rlserve.batching.tensors import SequenceTable
 from rlserve.records import RolloutGroup
 
 ROUND_WIDTH_TO = 4
@@ -60,23 +60,31 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     """
     outcomes = [outcome(group, max_new_tokens=layout.max_new_tokens, reference=layout.reference) for group in groups]
     assignments = algorithm.prepare(outcomes)
-    rows = [
-        row_of(groups, assignment, number, version, layout.max_token_lag, layout.reference)
+    sequences = [
+        TrainingSequence(
+            trajectory=groups[assignment.group].trajectories[assignment.member],
+            assignment=assignment,
+            number=number,
+            version=version,
+            max_token_lag=layout.max_token_lag,
+            reference_teacher=layout.reference,
+        )
         for number, assignment in enumerate(assignments)
     ]
-    run = [assignment.has_gradient for assignment in assignments]
-    micro_batches = _lay_out(rows, [unit for unit in units_of(assignments) if any(run[i] for i in unit)], layout)
-    counted = [row for row, is_run in zip(rows, run, strict=True) if not is_run]
-    uncomputed = [padded_batch(counted, fields_of(rows, layout.pad_id))] if counted else []
+    table = SequenceTable(sequences, layout.pad_id)
+    run = [unit for unit in units_of(assignments) if any(assignments[i].has_gradient for i in unit)]
+    micro_batches = _lay_out(table, [len(sequence) for sequence in sequences], run, layout)
+    counted = [i for i, assignment in enumerate(assignments) if not assignment.has_gradient]
+    uncomputed = [table.padded(counted)] if counted else []
     return OptimizerBatch(
         micro_batches=micro_batches,
         denominator=denominator(
             [*(batch for rank in micro_batches for batch in rank), *uncomputed],
-            num_sequences=len(rows),
+            num_sequences=len(sequences),
             num_groups=len(groups),
         ),
         summary=summarize(groups, version)
-        | {"batch/sequences": float(len(rows)), "batch/sequences_without_gradient": float(len(counted))},
+        | {"batch/sequences": float(len(sequences)), "batch/sequences_without_gradient": float(len(counted))},
     )
 
 
@@ -98,28 +106,21 @@ def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:
 
 
 def _lay_out(
-    rows: Sequence[Row], units: Sequence[packing.Unit], layout: BatchLayout
+    table: SequenceTable, lengths: Sequence[int], units: Sequence[packing.Unit], layout: BatchLayout
 ) -> tuple[tuple[TokenBatch, ...], ...]:
-    fields = fields_of(rows, layout.pad_id)
-    lengths = [len(row.token_ids) for row in rows]
     widths = lengths if layout.packing else [_width(length, layout) for length in lengths]
     fill = packing.best_fit if layout.packing else packing.by_length
 
     def build(bin_: Sequence[packing.Unit]) -> TokenBatch:
         members = [i for unit in bin_ for i in unit]
-        chosen = [rows[i] for i in members]
-        return (
-            packed_batch(chosen, fields)
-            if layout.packing
-            else padded_batch(chosen, fields, max(widths[i] for i in members))
-        )
+        return table.packed(members) if layout.packing else table.padded(members, max(widths[i] for i in members))
 
     per_rank = [
         [build(bin_) for bin_ in fill(on_rank, widths, layout.tokens_per_micro_batch)]
         for on_rank in packing.over_ranks(units, lengths, layout.ranks)
     ]
     steps = max(1, *(len(batches) for batches in per_rank))
-    return tuple(tuple(batches + [padded_batch([EMPTY], fields)] * (steps - len(batches))) for batches in per_rank)
+    return tuple(tuple(batches + [table.filler()] * (steps - len(batches))) for batches in per_rank)
 
 
 def _width(length: int, layout: BatchLayout) -> int:

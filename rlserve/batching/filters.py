@@ -7,7 +7,7 @@ import torch
 
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import GroupOutcome
-from rlserve.batching.objectives import SUPERVISED, scores_of, taught_by
+from rlserve.batching.sequences import SUPERVISED, scores_of, taught_by
 from rlserve.records import FinishReason, PreferenceRole, RolloutGroup, Trajectory
 
 _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}

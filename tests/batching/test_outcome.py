@@ -13,7 +13,7 @@ from rlserve.algorithms import registry, rewards
 from rlserve.algorithms.advantages import VARIANCE_TOLERANCE
 from rlserve.algorithms.batch import GroupOutcome
 from rlserve.batching.filters import outcome, why_drop
-from rlserve.batching.objectives import SUPERVISED
+from rlserve.batching.sequences import SUPERVISED
 from rlserve.config.algorithms.policy_gradient import GROUP_ADVANTAGES, GrpoConfig, PolicyGradientConfig
 from rlserve.records import FinishReason, ObjectiveWeights, PreferenceRole, RolloutGroup, TeacherScores, Trajectory
 

@@ -6,13 +6,13 @@ Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
+from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, per_token_fields
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import short_attention
@@ -128,18 +128,19 @@ def is_packed(batch: TokenBatch) -> bool:
 
 
 def trained_columns(batch: TokenBatch) -> Tensor:
-    """``[K]`` int64: columns where some mask of some row is not 0; never the first."""
-    masks = [getattr(batch, f.name) for f in fields(batch) if f.name.endswith("mask")]
-    wanted = [(mask[:, 1:] != 0).any(dim=0) for mask in masks if mask is not None]
+    """``[K]`` int64: columns where some row has a token to score (``PerToken.scored_unless``); never the first."""
+    wanted = [
+        (values[:, 1:] != mark.scored_unless).any(dim=0)
+        for name, mark in per_token_fields(batch).items()
+        if mark.scored_unless is not None and (values := getattr(batch, name)) is not None
+    ]
     return torch.nonzero(torch.stack(wanted).any(dim=0)).flatten() + 1
 
 
 def _only(batch: TokenBatch, columns: Tensor) -> TokenBatch:
     """The batch cut to ``columns``, behind its first column, which nothing predicts."""
     kept = torch.cat([torch.zeros(1, dtype=torch.int64), columns])
-    given = ((f.name, getattr(batch, f.name)) for f in fields(batch))
-    cut: dict[str, Any] = {name: t[:, kept] for name, t in given if isinstance(t, Tensor)}
-    return replace(batch, **cut)
+    return replace(batch, **_mapped(batch, lambda values: values[:, kept]))
 
 
 def _spread(outputs: PolicyOutputs, columns: Tensor, width: int) -> PolicyOutputs:
@@ -149,8 +150,13 @@ def _spread(outputs: PolicyOutputs, columns: Tensor, width: int) -> PolicyOutput
         whole = values.new_zeros(values.shape[0], width, *values.shape[2:])
         return whole.index_copy(1, columns, values[:, 1:])
 
-    given: dict[str, Any] = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
-    return replace(outputs, **{name: spread(t) for name, t in given.items() if isinstance(t, Tensor)})
+    return replace(outputs, **_mapped(outputs, spread))
+
+
+def _mapped(record: TokenBatch | PolicyOutputs, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The record's per-token fields, changed; without those that are None."""
+    found = ((name, getattr(record, name)) for name in per_token_fields(record))
+    return {name: change(values) for name, values in found if values is not None}
 
 
 @torch.no_grad()
