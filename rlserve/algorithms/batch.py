@@ -89,7 +89,7 @@ class TokenBatch:
     """``[B, T]`` int64: number of the token's span in the micro-batch; -1 for none. None: every token its own."""
     teacher_top_ids: TokenValues | None = None
     """``[B, T, K]`` int64: the teacher's most likely tokens at t; -1 for one that the student has not. With spans
-    they are at each span's last token, see ``aligned``."""
+    they are at each span's last token, see ``divergences``."""
     teacher_top_logprobs: TokenValues | None = None
     """``[B, T, K]`` float32; -infinity where there are fewer."""
     teacher_log_tail: TokenValues | None = None

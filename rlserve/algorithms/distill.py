@@ -8,7 +8,7 @@
 
 Across tokenizers, tokens between two common text boundaries are one span, and the span is the action: its
 log-probability is the sum of its tokens', so all of them carry the span's A and its ratio in full. The top k of a
-span is that of its last token, times the probability of its beginning; see ``aligned``.
+span is that of its last token, times the probability of its beginning; see ``divergences``.
 
 Means are over the tokens that the teacher scored, of the whole optimizer batch.
 """
@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import aligned, divergences, measures, metrics, ratios
-from rlserve.algorithms.aligned import over_spans
+from rlserve.algorithms import divergences, metrics, ratios
 from rlserve.algorithms.batch import (
     Assignment,
     Denominator,
@@ -30,6 +29,7 @@ from rlserve.algorithms.batch import (
     TokenBatch,
     TokenLoss,
 )
+from rlserve.algorithms.divergences import over_spans
 from rlserve.algorithms.masked import masked_sum
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.errors import InvalidRequest
@@ -83,7 +83,7 @@ class Distill:
         return LossOutput(
             total,
             {
-                **measures.off_policy(outputs, batch),
+                **metrics.off_policy(outputs, batch),
                 **measured,
                 "teacher_kl_sampled": metrics.mean(gap, mask),
                 "taught": metrics.total(mask),
@@ -125,7 +125,7 @@ def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig)
         q, p = divergences.buckets(student, teacher, tail)
         divergence = divergences.generalized_jsd(q, p, config.beta, normalize=config.normalize)
     else:
-        divergence, q, p = aligned.divergence(outputs, batch, beta=config.beta, normalize=config.normalize)
+        divergence, q, p = divergences.span_divergence(outputs, batch, beta=config.beta, normalize=config.normalize)
     measured = {
         "teacher_divergence": metrics.mean(divergence, mask),
         "teacher_top_mass": metrics.mean(p[..., :-1].exp().sum(-1), mask),

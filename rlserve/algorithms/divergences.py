@@ -1,14 +1,31 @@
-"""Divergences between a student's and a teacher's distribution, over a vocabulary or a part of it.
+"""Divergences between a student's and a teacher's distribution, over a vocabulary, a part of it, or aligned spans.
 
-Shape letters: K tokens of the support, J = K + 1 buckets with the tail. ``p`` is the teacher, ``q`` the
-student; entries are log-probabilities, ``[..., J] -> [...]``. What a support leaves out must go into a tail
-bucket: a renormalised or a partial sum over a small k sees next to nothing.
+``p`` is the teacher, ``q`` the student; entries are log-probabilities, ``[..., J] -> [...]``. What a support leaves
+out must go into a tail bucket: a renormalised or a partial sum over a small k sees next to nothing.
+
+With another tokenizer (``span_divergence``) the form is that of GOLD (Hugging Face, 2025; ULD, arXiv:2402.12030) on
+what a server sends, its top k. A span's distribution is that of its last token times the probability of its beginning,
+on both sides. With M of the teacher's W tokens in the student's vocabulary too, a span's loss is
+
+    M/W * divergence(shared tokens, and a tail) + (1 - M/W) * L1 distance of the others, each side sorted.
+
+With k = W there is no tail, and this is the loss on whole vocabularies; with one tokenizer on both sides every token is
+a span and shared, and it is the loss of ``buckets``. With smaller k all of the teacher's unlisted mass counts as
+shared, and the sorted others end with those that are listed: both terms see less of the difference.
+
+Shape letters: B rows, T tokens, K tokens of the support, J = K + 1 buckets with the tail, R of the student's unshared
+tokens.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
+from rlserve.algorithms.masked import sequence_sum, spread
+from rlserve.errors import InvalidRequest
 
 ABSENT = -1e4
 """Log-probability of a bucket that does not exist; its exp is 0 in every precision."""
@@ -53,3 +70,66 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float, *, normalize:
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     value = beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
     return value / (beta * (1 - beta)) if normalize else value
+
+
+def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
+    """``[B, T] -> [B, T]``: the sum over each token's span; itself where every token is its own."""
+    if batch.span_ids is None:
+        return values
+    return spread(sequence_sum(values, batch.span_ids, int(batch.span_ids.max()) + 1), batch.span_ids)
+
+
+def span_divergence(
+    outputs: PolicyOutputs, batch: TokenBatch, *, beta: float, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(``[B, T]`` loss at each span's last token; both sides' matched buckets, ``[B, T, J]``)."""
+    teacher, tail, ids, share = (
+        batch.teacher_top_logprobs,
+        batch.teacher_log_tail,
+        batch.teacher_top_ids,
+        batch.matched_share,
+    )
+    if teacher is None or tail is None or ids is None or share is None or outputs.top_logprobs is None:
+        raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
+    beginning = (over_spans(outputs.logprobs, batch) - outputs.logprobs)[..., None]
+    listed = torch.isfinite(teacher)
+    matched = listed & (ids >= 0)
+    q = torch.where(matched, beginning + outputs.top_logprobs, ABSENT)
+    p = torch.where(matched, teacher, ABSENT)
+    has_tail = torch.isfinite(tail)
+    student_tail = torch.where(has_tail, beginning[..., 0] + _log_rest(outputs, matched, share), ABSENT)
+    q = torch.cat([q, student_tail[..., None]], -1)
+    p = torch.cat([p, torch.where(has_tail, tail, ABSENT)[..., None]], -1)
+    same = generalized_jsd(q, p, beta, normalize=normalize)
+    rest = _rank_distance(outputs, torch.where(listed & ~matched, teacher, ABSENT), beginning, is_whole=~has_tail)
+    return share * same + (1 - share) * rest, q, p
+
+
+def _log_rest(outputs: PolicyOutputs, matched: Tensor, share: Tensor) -> Tensor:
+    """``[B, T]`` log of the student's mass on matched tokens that are not listed."""
+    assert outputs.top_logprobs is not None
+    seen = torch.where(matched, outputs.top_logprobs, ABSENT).logsumexp(-1)
+    if (
+        outputs.log_unmatched is not None
+        and outputs.unmatched_logprobs is not None
+        and outputs.unmatched_logprobs.numel()
+    ):
+        unmatched = torch.where(share < 1, outputs.log_unmatched, ABSENT)
+        seen = torch.logaddexp(seen, unmatched)
+    return torch.log(-torch.expm1(seen.clamp(max=MOST)))
+
+
+def _rank_distance(outputs: PolicyOutputs, teacher: Tensor, beginning: Tensor, is_whole: Tensor) -> Tensor:
+    """``[B, T]``: L1 distance of both sides' unmatched probabilities, largest first, the shorter side padded with 0.
+
+    Where the teacher's side ``is_whole``, the student's mass beyond its R largest stands against zeros.
+    """
+    theirs = teacher.exp().sort(dim=-1, descending=True).values
+    ours = outputs.unmatched_logprobs
+    if ours is None or outputs.log_unmatched is None or not ours.numel():
+        return theirs.sum(-1)
+    ours = (beginning + ours).exp()
+    beyond = ((beginning[..., 0] + outputs.log_unmatched).exp() - ours.sum(-1)).clamp(min=0)
+    width = max(ours.shape[-1], theirs.shape[-1])
+    listed = (pad(ours, (0, width - ours.shape[-1])) - pad(theirs, (0, width - theirs.shape[-1]))).abs().sum(-1)
+    return listed + torch.where(is_whole, beyond, torch.zeros_like(beyond))

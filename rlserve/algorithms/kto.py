@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import measures, metrics
+from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import masked_sum, num_sequences, sequence_sum
 from rlserve.config.algorithms.preference import KtoConfig
@@ -66,7 +66,7 @@ class Kto:
         # the second term is 0: it gives a micro-batch without sequences a gradient of zeros
         total = (losses * weight * here).sum() + 0.0 * masked_sum(outputs.logprobs, mask)
         measured = {
-            **measures.off_policy(outputs, batch),
+            **metrics.off_policy(outputs, batch),
             "baseline_kl": metrics.mean(torch.full_like(here, z), here),
             "good_share": metrics.mean(good, here),
             "reward_chosen": metrics.mean(self.config.beta * a, here * good),

@@ -1,7 +1,8 @@
-"""Metrics that merge exactly: over micro-batches and ranks they give the value of the whole batch.
+"""Metrics that merge exactly, and those that every loss on sampled tokens reports.
 
-An algorithm returns the same names for every micro-batch, also for an empty one. Between ranks two plain
-vectors travel (``to_vectors``): one to be summed, one to be maximised.
+Over micro-batches and ranks they give the value of the whole batch. An algorithm returns the same names for every
+micro-batch, also for an empty one. Between ranks two plain vectors travel (``to_vectors``): one to be summed, one to be
+maximised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlserve.algorithms.batch import Metric
+from rlserve.algorithms.batch import Metric, PolicyOutputs, TokenBatch
+from rlserve.algorithms.masked import num_sequences, sequence_sum
+from rlserve.algorithms.ratios import MAX_LOG_RATIO, k3, log_ratio
 
 
 def mean(values: Tensor, mask: Tensor) -> Metric:
@@ -40,6 +43,46 @@ def effective_sample_size(ratios: Tensor, mask: Tensor) -> Metric:
 def standard_deviation(values: Tensor, mask: Tensor) -> Metric:
     """Population standard deviation of the masked entries."""
     return Metric(_moments(values, mask), mask.detach().sum(), "std")
+
+
+def off_policy(outputs: PolicyOutputs, batch: TokenBatch) -> dict[str, Metric]:
+    """How far the policy in training is from the one that sampled, and the tokens' lag and entropy."""
+    mask = batch.loss_mask if batch.was_given is None else batch.loss_mask * ~batch.was_given
+    logs = log_ratio(outputs.logprobs.detach(), batch.behavior_logprobs, mask)
+    ratio = logs.exp()
+    measured = {
+        "ratio_mean": mean(ratio, mask),
+        "ratio_max": maximum(ratio, mask),
+        "ratio_min": minimum(ratio, mask),
+        "ess": effective_sample_size(ratio, mask),
+        "ess_sequence": effective_sample_size(*_sequence_ratio(batch, logs, mask)),
+        "mismatch_kl": mean(k3(logs), mask),
+        "lag_mean": mean(batch.lag.to(mask.dtype), mask),
+        "lag_max": maximum(batch.lag.to(mask.dtype), mask),
+        "tokens": total(batch.loss_mask),
+    }
+    if outputs.entropy is not None:
+        measured["entropy"] = mean(outputs.entropy, batch.loss_mask)
+    return measured
+
+
+def advantages(batch: TokenBatch) -> dict[str, Metric]:
+    """Spread of the advantages over trainable tokens."""
+    mask = batch.loss_mask
+    return {
+        "advantage_mean": mean(batch.advantages, mask),
+        "advantage_std": standard_deviation(batch.advantages, mask),
+        "advantage_max": maximum(batch.advantages, mask),
+        "advantage_min": minimum(batch.advantages, mask),
+    }
+
+
+def _sequence_ratio(batch: TokenBatch, logs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Product of the ratios of each sequence's tokens, and whether the sequence is here; ``[N]`` each."""
+    size = num_sequences(batch)
+    here = sequence_sum(mask, batch.sequence_ids, size) > 0
+    total = sequence_sum(logs, batch.sequence_ids, size).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return total.exp(), here.to(logs.dtype)
 
 
 def merge(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:

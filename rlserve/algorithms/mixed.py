@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from rlserve.algorithms import measures, metrics, registry
+from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.base import Algorithm, Stateful
 from rlserve.algorithms.batch import Assignment, Denominator, GroupOutcome, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import masked_sum
@@ -56,7 +56,7 @@ class Mixed:
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """This micro-batch's share of the weighted sum."""
         total = 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
-        measured = measures.off_policy(outputs, batch)
+        measured = metrics.off_policy(outputs, batch)
         # sequences that only other parts train do not count in the reward's means
         rewarded = replace(denominator, sequences=float((denominator.tokens_per_sequence > 0).sum()))
         for kind, part, weight in (

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import measures, metrics
+from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import (
     Assignment,
     Denominator,
@@ -183,7 +183,7 @@ class PairAlgorithm(Generic[C]):
         total = (made.losses * sums.weight).sum() + 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
         if self.nll_coefficient:
             total = total + self.nll_coefficient * _chosen_nll(outputs.logprobs, batch, denominator)
-        return LossOutput(total, {**measures.off_policy(outputs, batch), **_measure(sums, made)})
+        return LossOutput(total, {**metrics.off_policy(outputs, batch), **_measure(sums, made)})
 
 
 def pair_sums(logprobs: Tensor, batch: TokenBatch, *, needs_reference: bool) -> PairSums:

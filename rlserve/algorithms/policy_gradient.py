@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import advantages, corrections, measures, metrics, ratios, regularizers, rewards
+from rlserve.algorithms import advantages, metrics, ratios, regularizers, rewards
 from rlserve.algorithms.batch import (
     Assignment,
     Denominator,
@@ -102,8 +102,8 @@ class PolicyGradient(Generic[C]):
         return LossOutput(
             policy + _token_mean_terms(outputs, token_weights(batch, denominator, "token_mean"), config),
             {
-                **measures.off_policy(outputs, batch),
-                **measures.advantages(batch),
+                **metrics.off_policy(outputs, batch),
+                **metrics.advantages(batch),
                 **measured,
                 **measured_weight,
                 **measured_kl,
@@ -149,9 +149,9 @@ def _correction(
     weight = torch.ones_like(outputs.logprobs)
     if proximal is not None:
         log_rho = ratios.log_ratio(proximal, batch.behavior_logprobs, mask)
-        weight = corrections.importance_weight(log_rho, batch, config)
+        weight = ratios.importance_weight(log_rho, batch, config)
     if config.off_policy_threshold:
-        weight = weight * corrections.keep_near(outputs.logprobs, batch, config.off_policy_threshold)
+        weight = weight * ratios.keep_near(outputs.logprobs, batch, config.off_policy_threshold)
     return weight, {"importance_kept": metrics.mean((weight > 0).to(mask.dtype), mask)}
 
 

@@ -7,7 +7,7 @@ the one in training, whatever lies between.
 
 from torch import Tensor
 
-from rlserve.algorithms import corrections, metrics
+from rlserve.algorithms import metrics, ratios
 from rlserve.algorithms.batch import TokenBatch, TokenLoss
 from rlserve.algorithms.policy_gradient import PolicyGradient
 from rlserve.config.algorithms.policy_gradient import ReinforceConfig
@@ -21,5 +21,5 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
 
     def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
         """The log-probability weighted by advantage and correction, and the correction's mean."""
-        weight = corrections.importance_weight(log_ratio, batch, self.config)
+        weight = ratios.importance_weight(log_ratio, batch, self.config)
         return -weight * advantages * logprobs, {"correction_mean": metrics.mean(weight, batch.loss_mask)}

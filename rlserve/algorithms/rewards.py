@@ -1,6 +1,7 @@
 """From verified rewards to the advantage of each trajectory, for the policy-gradient family.
 
-Members of a group without a verdict, or with nothing sampled, are not trained on and enter no baseline.
+Members of a group without a verdict, or with nothing sampled, are not trained on and enter no baseline. Rewards are
+adjusted by length before they are compared. Shape letter: G members of a group.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rlserve.algorithms import advantages, shaping
+from rlserve.algorithms import advantages
 from rlserve.algorithms.batch import Assignment, GroupOutcome
 from rlserve.config.algorithms.policy_gradient import GROUP_ADVANTAGES, PolicyGradientConfig
 
@@ -70,12 +71,30 @@ def shaped_rewards(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tenso
     """``[G]`` rewards with the penalties for length."""
     rewards = outcome.rewards
     if config.length_penalty:
-        rewards = shaping.length_penalty(rewards, outcome.scored, outcome.lengths, config.length_penalty)
+        rewards = length_penalty(rewards, outcome.scored, outcome.lengths, config.length_penalty)
     if config.overlong_buffer:
         limit = config.mode_limits.get(outcome.mode, outcome.length_limit)
-        penalty = shaping.overlong_penalty(outcome.lengths, limit, config.overlong_buffer)
+        penalty = overlong_penalty(outcome.lengths, limit, config.overlong_buffer)
         rewards = rewards + config.overlong_penalty * penalty
     return rewards
+
+
+def overlong_penalty(lengths: Tensor, limit: int, buffer: int) -> Tensor:
+    """Between 0 and -1, to be added to the reward, ``[G] -> [G]`` (DAPO eq. 13, arXiv:2503.14476).
+
+    0 up to ``limit - buffer`` tokens, then linear to -1 at ``limit``, -1 beyond. ``buffer`` >= 1.
+    """
+    excess = lengths.double() - (limit - buffer)
+    return -(excess / buffer).clamp(0.0, 1.0)
+
+
+def length_penalty(rewards: Tensor, scored: Tensor, lengths: Tensor, weight: float) -> Tensor:
+    """Rewards less the group's mean times weight times length over the longest, ``[G] -> [G]``.
+
+    In proportion to the mean, so that it fades where a task is rarely solved and every success counts.
+    """
+    mean = torch.where(scored, rewards, torch.zeros_like(rewards)).sum() / scored.sum().clamp(min=1)
+    return rewards - mean * weight * lengths / lengths.max().clamp(min=1)
 
 
 def _sampled(outcome: GroupOutcome) -> GroupOutcome:

@@ -26,10 +26,9 @@ from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.measuring import Measuring
 from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
-from rlserve.actors.learner.schedule import learning_rate
+from rlserve.actors.learner.schedule import learning_rate, why_sync
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
-from rlserve.algorithms.sync import why_sync
 from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
 from rlserve.batching.summary import summarize
 from rlserve.config.paths import RunPaths

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlserve.algorithms.advantages import group_mean
-from rlserve.algorithms.shaping import length_penalty, overlong_penalty
+from rlserve.algorithms.rewards import length_penalty, overlong_penalty
 
 
 def test_the_overlong_penalty_has_the_worked_values():
