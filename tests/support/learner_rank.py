@@ -19,7 +19,7 @@ from torch import Tensor
 from rlserve.actors.learner.checkpoint import latest
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine
-from rlserve.actors.learner.ranks import Leader, Rank, follow, needs_reference
+from rlserve.actors.learner.ranks import Rank, follow, needs_reference
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.algorithms import registry
@@ -49,12 +49,11 @@ def laid_out(whole: TokenBatch, ranks: int) -> OptimizerBatch:
 
 
 def trainer_of(rank: Rank, directory: Path) -> Trainer:
-    """A trainer that leads ``rank``, for a run under ``directory``."""
+    """A trainer that leads ``rank``, for a run in ``directory``."""
     config = RunConfig.model_validate(
         {"name": "r", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}], "learner": {"dtype": "float32"}}
     )
-    (directory / "r").mkdir(exist_ok=True)
-    return Trainer(config, RunPaths(directory / "r"), rank)
+    return Trainer(config, RunPaths(directory), rank)
 
 
 def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:
@@ -70,21 +69,21 @@ def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
-def train(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> tuple[dict[str, Tensor], list[Any]]:
+def train(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) -> tuple[dict[str, Tensor], list[Any]]:
     """Rank 0: the steps of the job, a checkpoint among them; (weights and log-probabilities, reports)."""
     reports = []
     for step in range(job["first"], job["last"]):
         several = job.get("algorithm") == "several"
         batch = laid_out(family_batch(step), ranks) if several else optimizer_batch(step, ranks)
-        report = leader.step(batch, lr=LR)
+        report = trainer.step(batch, lr=LR)
         reports.append([report.loss, report.grad_norm, report.metrics["entropy"]])
         print(f"stepped {step}", flush=True)
         if step + 1 == job.get("save_at"):
-            leader.save(directory / "checkpoints", step + 1, {"step": step + 1}, keep=2)
-    scored = leader.logprobs(optimizer_batch(99, ranks).micro_batches)
-    result = dict(leader.weights(torch.float32))
+            trainer.save(step + 1, {"step": step + 1})
+    scored = trainer.logprobs(optimizer_batch(99, ranks).micro_batches)
+    result = dict(trainer.weights(torch.float32))
     if job.get("algorithm") != "several":
-        result["reach"] = torch.tensor([leader.reach(optimizer_batch(98, ranks))])
+        result["reach"] = torch.tensor([trainer.reach(optimizer_batch(98, ranks))])
     for part in range(4):
         result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs
     return result, reports
@@ -100,17 +99,17 @@ def main() -> None:
         if place.rank:
             follow(rank)
         else:
-            lead(directory, job, Leader(rank), place.world_size)
+            lead(directory, job, trainer_of(rank, directory), place.world_size)
     except RlserveError as error:
         print(f"failed {type(error).__name__}: {error}", flush=True)
         sys.exit(3)
 
 
-def lead(directory: Path, job: dict[str, Any], leader: Leader, ranks: int) -> None:
+def lead(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) -> None:
     try:
-        result, reports = train(directory, job, leader, ranks)
+        result, reports = train(directory, job, trainer, ranks)
     finally:
-        leader.close()
+        trainer.close()
     save_file(result, directory / "result.safetensors")
     (directory / "result.json").write_text(json.dumps(reports))
 

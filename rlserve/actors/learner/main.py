@@ -34,14 +34,14 @@ from rlserve.actors.learner.loop import Stopped, TrainingLoop
 from rlserve.actors.learner.mixture import Ingredient
 from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
 from rlserve.actors.learner.policy_service import PolicyService
-from rlserve.actors.learner.ranks import follow
+from rlserve.actors.learner.ranks import create_rank, follow
 from rlserve.actors.learner.received import ReceivedTally
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
 from rlserve.actors.learner.teachers import check_teachers, wait_seconds
-from rlserve.actors.learner.trainer import Trainer, create_rank
+from rlserve.actors.learner.trainer import Trainer
 from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG
 from rlserve.actors.stop_deadline import end_within

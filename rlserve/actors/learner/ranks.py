@@ -1,37 +1,36 @@
-"""Several ranks as one learner: rank 0 leads, the others do what it says.
+"""Several ranks as one learner: rank 0 (``trainer.Trainer``) leads, the others follow its commands.
 
 Before each collective piece of work rank 0 sends every other rank a header of fixed size (command and arguments)
 and, to train or score, that rank's own micro-batches as plain tensors. A follower waits for nothing but the next
 header: rank 0 may be silent for as long as it waits for groups, and its death closes the connection at once.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import count
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlserve.actors.learner import checkpoint
 from rlserve.actors.learner.checkpoint import Checkpoint
+from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine, LossFunction, StepReport
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.tensor_wire import take_record, values_of
-from rlserve.actors.learner.weights import weight_bytes
-from rlserve.algorithms.base import Algorithm
+from rlserve.algorithms import registry
+from rlserve.algorithms.base import Algorithm, Stateful
 from rlserve.algorithms.batch import Denominator, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import with_reference
-from rlserve.batching.collate import OptimizerBatch
+from rlserve.config.run import RunConfig
 from rlserve.errors import StateCorrupt
 
-logger = logging.getLogger(__name__)
-
 MAGIC = 0x524C5352
+ALGORITHM_STATE = "algorithm"
+"""Name of the algorithm's memory in a checkpoint's state."""
+POLICY_OUTPUTS = frozenset({"entropy", "entropy_gradient", "log_partition"})
+"""Needs that a batch without teacher or reference can meet."""
 PUBLISHED_DTYPES = (torch.float32, torch.bfloat16)
 REFERENCE = "reference_logprobs"
 
@@ -101,7 +100,7 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rank:
-    """What leader and followers have alike."""
+    """One process's share of the learner: the policy with its optimizer, the algorithm, and the reference model."""
 
     engine: LearnerEngine
     algorithm: Algorithm
@@ -144,105 +143,31 @@ def needs_reference(algorithm: Algorithm) -> bool:
     return REFERENCE in algorithm.needs
 
 
-class Leader:
-    """Rank 0. With one rank it just does the work."""
+def create_rank(
+    config: RunConfig, *, start_model: str, model_path: str, checkpoint: Checkpoint | None, place: Place
+) -> Rank:
+    """This process's share of the learner; every rank makes its own.
 
-    def __init__(self, rank: Rank) -> None:
-        self._rank = rank
-        self._engine = rank.engine
-        self._number = 0
-        self._failed = False
-
-    def step(self, batch: OptimizerBatch, *, lr: float) -> StepReport:
-        """One optimizer step from a batch that is laid out over the ranks."""
-        shares = batch.micro_batches
-        with self._command(Command.STEP, lr=lr, micro_batches=len(shares[0])):
-            for rank, share in self._others(shares):
-                self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
-            return self._rank.train(shares[0], batch.denominator, lr=lr)
-
-    def reach(self, batch: OptimizerBatch) -> float:
-        """See ``LearnerEngine.reach``."""
-        shares = batch.micro_batches
-        with self._command(Command.REACH, micro_batches=len(shares[0])):
-            for rank, share in self._others(shares):
-                self._engine.links.send_values(rank, values_of([batch.denominator, *share]))
-            return self._rank.reach(shares[0], batch.denominator)
-
-    def logprobs(self, shares: Sequence[Sequence[TokenBatch]]) -> tuple[tuple[PolicyOutputs, ...], ...]:
-        """By rank and micro-batch, under the present weights; every rank has equally many micro-batches."""
-        with self._command(Command.LOGPROBS, micro_batches=len(shares[0])):
-            for rank, share in self._others(shares):
-                self._engine.links.send_values(rank, values_of(share))
-            scored = [tuple(self._rank.score(shares[0]))]
-            for rank, share in self._others(shares):
-                values = iter(self._engine.links.receive_values(rank))
-                scored.append(tuple(take_record(PolicyOutputs, values) for _ in share))
-            return tuple(scored)
-
-    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """See ``LearnerEngine.weights``; must be exhausted."""
-        with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
-            yield from self._engine.weights(dtype)
-
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes that ``weights`` gives in all."""
-        return weight_bytes(self._engine.module, dtype)
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether a copy of the reference is held by the ranks."""
-        return self._rank.reference is not None
-
-    def refresh_reference(self) -> None:
-        """Make the present policy the reference."""
-        with self._command(Command.REFRESH):
-            self._rank.refresh_reference()
-
-    def set_unmatched(self, tokens: Tensor) -> None:
-        """See ``LearnerEngine.set_unmatched``."""
-        with self._command(Command.VOCABULARY):
-            for rank in range(1, self._engine.place.world_size):
-                self._engine.links.send_values(rank, values_of([Unmatched(tokens)]))
-            self._engine.set_unmatched(tokens)
-
-    def save(
-        self,
-        directory: Path,
-        step: int,
-        state: Mapping[str, Any],
-        *,
-        keep: int,
-        beside: Callable[[Path], object] | None = None,
-    ) -> Checkpoint:
-        """See ``checkpoint.save``."""
-        with self._command(Command.SAVE):
-            return checkpoint.save(
-                directory, step, self._engine, state, keep=keep, reference=self._rank.reference, beside=beside
-            )
-
-    def close(self) -> None:
-        """Let the followers end, then this rank's engine. After a failed command they have ended already."""
-        if not self._failed:
-            with self._command(Command.STOP):
-                pass
-        self._engine.close()
-
-    @contextmanager
-    def _command(self, command: Command, **arguments: Any) -> Iterator[None]:
-        self._number += 1
-        header = Header(command=command, number=self._number, **arguments)
-        try:
-            with self._engine.links.attributed(header.title):
-                for rank in range(1, self._engine.place.world_size):
-                    self._engine.links.send(rank, header.encode())
-                yield
-        except Exception:
-            self._failed = True
-            raise
-
-    def _others(self, shares: Sequence[Sequence[TokenBatch]]) -> list[tuple[int, Sequence[TokenBatch]]]:
-        return list(enumerate(shares))[1:]
+    ``start_model`` is what the run began with (the reference, when the algorithm needs one), ``model_path`` what
+    it goes on with, ``checkpoint`` where optimizer and random state come from.
+    """
+    engine = LearnerEngine(model_path, config.learner, seed=config.seed, place=place)
+    algorithm = registry.create(config.algorithm)
+    if checkpoint is not None:
+        checkpoint.restore(engine)
+        if isinstance(algorithm, Stateful):
+            algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
+    engine.rehearse(
+        width=config.model.max_length,
+        trained=config.rollout.max_new_tokens,
+        needs=algorithm.needs & POLICY_OUTPUTS,
+    )
+    beside = needs_reference(algorithm) and not config.reference.teacher
+    kept = checkpoint.reference_path if checkpoint is not None else None
+    reference = Reference(str(kept or start_model), config.learner, place) if beside else None
+    if reference is not None:
+        reference.is_start = kept is None
+    return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
 def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:

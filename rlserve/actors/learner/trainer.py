@@ -1,7 +1,8 @@
-"""What the loop asks of training: step, publish, save; over one rank or many."""
+"""Rank 0's view of training: step, score, publish and save, over one rank or many."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlserve.actors.learner import checkpoint
 from rlserve.actors.learner.checkpoint import Checkpoint
-from rlserve.actors.learner.deepspeed_setup import Place
-from rlserve.actors.learner.engine import LearnerEngine, StepReport
+from rlserve.actors.learner.engine import StepReport
 from rlserve.actors.learner.model import DTYPES
-from rlserve.actors.learner.ranks import Leader, Rank, needs_reference
-from rlserve.actors.learner.reference import Reference
-from rlserve.algorithms import registry
+from rlserve.actors.learner.ranks import (
+    ALGORITHM_STATE,
+    PUBLISHED_DTYPES,
+    Command,
+    Header,
+    Rank,
+    Unmatched,
+    needs_reference,
+)
+from rlserve.actors.learner.tensor_wire import take_record, values_of
+from rlserve.actors.learner.weights import weight_bytes
 from rlserve.algorithms.base import Algorithm, Stateful
+from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -26,45 +36,30 @@ from rlserve.policy.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM_STATE = "algorithm"
-POLICY_OUTPUTS = frozenset({"entropy", "entropy_gradient", "log_partition"})
-"""Needs that a batch without teacher or reference can meet."""
-
-
-def create_rank(
-    config: RunConfig, *, start_model: str, model_path: str, checkpoint: Checkpoint | None, place: Place
-) -> Rank:
-    """This process's share of the learner; every rank makes its own.
-
-    ``start_model`` is what the run began with (the reference, when the algorithm needs one), ``model_path`` what
-    it goes on with, ``checkpoint`` where optimizer and random state come from.
-    """
-    engine = LearnerEngine(model_path, config.learner, seed=config.seed, place=place)
-    algorithm = registry.create(config.algorithm)
-    if checkpoint is not None:
-        checkpoint.restore(engine)
-        if isinstance(algorithm, Stateful):
-            algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
-    engine.rehearse(
-        width=config.model.max_length,
-        trained=config.rollout.max_new_tokens,
-        needs=algorithm.needs & POLICY_OUTPUTS,
-    )
-    beside = needs_reference(algorithm) and not config.reference.teacher
-    kept = checkpoint.reference_path if checkpoint is not None else None
-    reference = Reference(str(kept or start_model), config.learner, place) if beside else None
-    if reference is not None:
-        reference.is_start = kept is None
-    return Rank(engine=engine, algorithm=algorithm, reference=reference)
+Shares = Sequence[Sequence[TokenBatch]]
+"""By rank and micro-batch; every rank has equally many."""
 
 
 class Trainer:
-    """Rank 0: leads the others, publishes weights, writes checkpoints."""
+    """Rank 0: commands the other ranks, publishes weights, writes checkpoints. With one rank it just does the work.
+
+    Example, two steps of a run::
+
+        trainer = Trainer(config, paths, create_rank(config, ...))
+        trainer.publish(0)                                  # workers fetch version 0
+        report = trainer.train([batch], passes=1, lr=1e-5)  # STEP to every rank, then its own share
+        trainer.publish(1)                                  # GATHER: all ranks hand over their parts
+        trainer.save(1, state)                              # SAVE: step-1/ appears whole
+        trainer.close()                                     # STOP: followers end, published files go
+    """
 
     def __init__(self, config: RunConfig, paths: RunPaths, rank: Rank) -> None:
         self._config = config
         self._paths = paths
-        self._leader = Leader(rank)
+        self._rank = rank
+        self._engine = rank.engine
+        self._commands = 0
+        self._failed = False
         self.algorithm: Algorithm = rank.algorithm
         self.served_reference = config.reference.teacher if needs_reference(rank.algorithm) else ""
         """Teacher that scores for the reference; empty when it is held here, or not needed."""
@@ -80,16 +75,36 @@ class Trainer:
         """
         if len(batches) * passes > 1:
             batches = [self._with_proximal(batch) for batch in batches]
-        reports = [self._leader.step(batch, lr=lr) for _ in range(passes) for batch in batches]
+        reports = [self.step(batch, lr=lr) for _ in range(passes) for batch in batches]
         return reports[0] if len(reports) == 1 else combine(reports)
+
+    def step(self, batch: OptimizerBatch, *, lr: float) -> StepReport:
+        """One optimizer step from a batch that is laid out over the ranks."""
+        shares = batch.micro_batches
+        with self._command(Command.STEP, lr=lr, micro_batches=len(shares[0])):
+            self._send(shares, batch.denominator)
+            return self._rank.train(shares[0], batch.denominator, lr=lr)
 
     def reach(self, batch: OptimizerBatch) -> float:
         """How hard the batch's loss pulls at the policy; see ``LearnerEngine.reach``."""
-        return self._leader.reach(batch)
+        shares = batch.micro_batches
+        with self._command(Command.REACH, micro_batches=len(shares[0])):
+            self._send(shares, batch.denominator)
+            return self._rank.reach(shares[0], batch.denominator)
+
+    def logprobs(self, shares: Shares) -> tuple[tuple[PolicyOutputs, ...], ...]:
+        """By rank and micro-batch, under the present weights."""
+        with self._command(Command.LOGPROBS, micro_batches=len(shares[0])):
+            self._send(shares)
+            scored = [tuple(self._rank.score(shares[0]))]
+            for rank in self._followers:
+                values = iter(self._engine.links.receive_values(rank))
+                scored.append(tuple(take_record(PolicyOutputs, values) for _ in shares[rank]))
+            return tuple(scored)
 
     def is_sound(self, batch: OptimizerBatch) -> bool:
         """Whether the policy's log-probabilities of the batch are finite."""
-        scored = self._leader.logprobs(batch.micro_batches)
+        scored = self.logprobs(batch.micro_batches)
         return all(bool(torch.isfinite(outputs.logprobs).all()) for share in scored for outputs in share)
 
     def memory(self) -> Mapping[str, float]:
@@ -101,47 +116,87 @@ class Trainer:
         if isinstance(self.algorithm, Stateful):
             self.algorithm.restore(memory)
 
+    def set_unmatched(self, tokens: Tensor) -> None:
+        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not."""
+        with self._command(Command.VOCABULARY):
+            for rank in self._followers:
+                self._engine.links.send_values(rank, values_of([Unmatched(tokens)]))
+            self._engine.set_unmatched(tokens)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a copy of the reference is held by the ranks."""
+        return self._rank.reference is not None
+
+    def refresh_reference(self) -> None:
+        """Make the present policy the reference, on every rank."""
+        with self._command(Command.REFRESH):
+            self._rank.refresh_reference()
+
+    def publish(self, version: int) -> None:
+        """Make the present weights the version that workers fetch."""
+        dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
+        size = weight_bytes(self._engine.module, dtype)
+        self.publisher.publish(self.weights(dtype), version, size_bytes=size)
+
+    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Copies of all weights in host memory, by Hugging Face name; must be exhausted."""
+        with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
+            yield from self._engine.weights(dtype)
+
+    def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> Checkpoint:
+        """Write a checkpoint, with what ``beside`` adds to it, and drop the oldest."""
+        with self._command(Command.SAVE):
+            saved = checkpoint.save(
+                self._paths.checkpoints,
+                step,
+                self._engine,
+                {**state, ALGORITHM_STATE: dict(self.memory())},
+                keep=self._config.checkpoint.keep,
+                reference=self._rank.reference,
+                beside=beside,
+            )
+        logger.info("saved %s", saved.path)
+        return saved
+
+    def close(self) -> None:
+        """Remove published files, let the followers end, then this rank's engine."""
+        self.publisher.close()
+        if not self._failed:  # after a failed command they have ended already
+            with self._command(Command.STOP):
+                pass
+        self._engine.close()
+
     def _with_proximal(self, batch: OptimizerBatch) -> OptimizerBatch:
-        scored = self._leader.logprobs(batch.micro_batches)
+        scored = self.logprobs(batch.micro_batches)
         shares = tuple(
             tuple(replace(b, proximal_logprobs=o.logprobs) for b, o in zip(share, outputs, strict=True))
             for share, outputs in zip(batch.micro_batches, scored, strict=True)
         )
         return replace(batch, micro_batches=shares)
 
-    def set_unmatched(self, tokens: Tensor) -> None:
-        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not."""
-        self._leader.set_unmatched(tokens)
-
-    def refresh_reference(self) -> None:
-        """Make the present policy the reference, on every rank."""
-        self._leader.refresh_reference()
-
     @property
-    def has_reference(self) -> bool:
-        """Whether a copy of the reference is held here."""
-        return self._leader.has_reference
+    def _followers(self) -> range:
+        return range(1, self._engine.place.world_size)
 
-    def publish(self, version: int) -> None:
-        """Make the present weights the version that workers fetch."""
-        dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
-        self.publisher.publish(self._leader.weights(dtype), version, size_bytes=self._leader.weight_bytes(dtype))
+    @contextmanager
+    def _command(self, command: Command, **arguments: Any) -> Iterator[None]:
+        """Send the command to the followers; inside the block this rank does its own part of the work."""
+        self._commands += 1
+        header = Header(command=command, number=self._commands, **arguments)
+        try:
+            with self._engine.links.attributed(header.title):
+                for rank in self._followers:
+                    self._engine.links.send(rank, header.encode())
+                yield
+        except Exception:
+            self._failed = True
+            raise
 
-    def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> None:
-        """Write a checkpoint, with what ``beside`` adds to it, and drop the oldest."""
-        saved = self._leader.save(
-            self._paths.checkpoints,
-            step,
-            {**state, ALGORITHM_STATE: dict(self.memory())},
-            keep=self._config.checkpoint.keep,
-            beside=beside,
-        )
-        logger.info("saved %s", saved.path)
-
-    def close(self) -> None:
-        """Remove published files and let all ranks end."""
-        self.publisher.close()
-        self._leader.close()
+    def _send(self, shares: Shares, *before: Any) -> None:
+        """Each follower its own share, behind the records of ``before``."""
+        for rank in self._followers:
+            self._engine.links.send_values(rank, values_of([*before, *shares[rank]]))
 
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)

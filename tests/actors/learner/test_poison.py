@@ -128,7 +128,7 @@ def test_the_culprit_is_named_and_dropped_for_good_and_the_others_are_trained_on
 ) -> None:
     site = make(algorithm())
     good, bad, other = groups = site.deliver((1.0, 0.0), (reward, 0.0), (0.0, 1.0))
-    before = dict(site.trainer._leader.weights(torch.float32))
+    before = dict(site.trainer.weights(torch.float32))
     report = site.train(groups)
     assert (report.updates, report.skipped) == (0, True)
     site.guard.drop(1, groups, report)
@@ -139,7 +139,7 @@ def test_the_culprit_is_named_and_dropped_for_good_and_the_others_are_trained_on
     assert good.group_id + " " not in warning
     again = site.inbox.take(2, deadline_seconds=0)
     assert [group.group_id for group in again] == [good.group_id, other.group_id]
-    assert all(t.equal(before[name]) for name, t in site.trainer._leader.weights(torch.float32))
+    assert all(t.equal(before[name]) for name, t in site.trainer.weights(torch.float32))
     assert site.train(again).updates == 1
     # A run that goes on further back does not meet it again.
     assert make_inbox(tmp_path / "groups.sqlite").counts() == counts(3, queued=2, not_finite=1)

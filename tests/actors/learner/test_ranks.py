@@ -9,12 +9,12 @@ import pytest
 import torch
 from children import child
 from families import FAMILIES
-from learner_rank import create_rank, train
+from learner_rank import create_rank, train, trainer_of
 from learner_work import save_policy
 from safetensors.torch import load_file
 
 from rlserve.actors.learner.deepspeed_setup import Place
-from rlserve.actors.learner.ranks import Command, Header, Leader
+from rlserve.actors.learner.ranks import Command, Header
 from rlserve.errors import StateCorrupt
 
 LEARNER = {"dtype": "float32", "weight_decay": 0.01, "rank_timeout_seconds": 60}
@@ -64,7 +64,7 @@ async def run_two(directory, **job):
 
 def run_alone(directory, **job):
     """The same on one rank, in this process."""
-    return train(directory, job, Leader(create_rank(directory, job, Place())), 1)
+    return train(directory, job, trainer_of(create_rank(directory, job, Place()), directory), 1)
 
 
 def assert_alike(both, alone):

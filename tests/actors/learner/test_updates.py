@@ -12,7 +12,7 @@ from learner_work import random_batch, save_policy
 from rlserve.actors.learner.checkpoint import latest
 from rlserve.actors.learner.deepspeed_setup import Place
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
-from rlserve.actors.learner.ranks import Leader, Rank
+from rlserve.actors.learner.ranks import Rank
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.trainer import combine
 from rlserve.algorithms import registry
@@ -50,10 +50,10 @@ def test_every_update_is_measured_against_the_policy_at_the_batchs_start(start: 
     report = trainer.train(batches, passes=2, lr=LR)
     found = weights(rank)
     by_hand = rank_at(start)
-    leader = Leader(by_hand)
-    scored = [[o.logprobs for o in leader.logprobs(b.micro_batches)[0]] for b in batches]
+    other = trainer_of(by_hand, tmp_path)
+    scored = [[o.logprobs for o in other.logprobs(b.micro_batches)[0]] for b in batches]
     ready = [with_proximal(b, values) for b, values in zip(batches, scored, strict=True)]
-    reports = [leader.step(b, lr=LR) for b in (*ready, *ready)]
+    reports = [other.step(b, lr=LR) for b in (*ready, *ready)]
     for name, expected in weights(by_hand).items():
         assert found[name].equal(expected), name
     assert report.loss == pytest.approx(sum(r.loss for r in reports) / 4)
@@ -67,7 +67,7 @@ def test_one_update_needs_no_scoring(start: Path, tmp_path: Path) -> None:
     batch = laid_out(random_batch(1), 1)
     one, other = rank_at(start), rank_at(start)
     trainer_of(one, tmp_path).train([batch], passes=1, lr=LR)
-    Leader(other).step(batch, lr=LR)
+    trainer_of(other, tmp_path).step(batch, lr=LR)
     assert all(weights(one)[name].equal(value) for name, value in weights(other).items())
 
 
@@ -80,17 +80,17 @@ def test_groups_are_cut_evenly_and_none_is_lost() -> None:
 
 def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(start: Path, tmp_path: Path) -> None:
     rank = rank_at(start)
-    leader = Leader(rank)
-    assert leader.save(tmp_path / "c", 1, {}, keep=2).reference_path is None
-    leader.step(laid_out(random_batch(1), 1), lr=LR)
-    leader.refresh_reference()
+    trainer = trainer_of(rank, tmp_path)
+    assert trainer.save(1, {}).reference_path is None
+    trainer.step(laid_out(random_batch(1), 1), lr=LR)
+    trainer.refresh_reference()
     kept = weights(rank)
-    leader.step(laid_out(random_batch(2), 1), lr=LR)
+    trainer.step(laid_out(random_batch(2), 1), lr=LR)
     assert rank.reference is not None
     held = dict(rank.reference.module.named_parameters())
     assert all(held[name].equal(value) for name, value in kept.items())
-    leader.save(tmp_path / "c", 2, {}, keep=2)
-    found = latest(tmp_path / "c")
+    trainer.save(2, {})
+    found = latest(tmp_path / "checkpoints")
     assert found is not None and found.reference_path is not None
     again = Reference(str(found.reference_path), CONFIG, Place())
     assert all(dict(again.module.named_parameters())[name].equal(value) for name, value in kept.items())
