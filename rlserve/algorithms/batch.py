@@ -94,7 +94,7 @@ class TokenBatch:
     """``[B, T, K]`` float32; -infinity where there are fewer."""
     teacher_log_tail: TokenValues | None = None
     """``[B, T]`` float32: log of the mass outside the top K; -infinity when there is none."""
-    matched_share: TokenValues | None = None
+    shared_fraction: TokenValues | None = None
     """``[B, T]`` float32: share of the teacher's vocabulary that the student has too; there with ``span_ids``."""
     teacher_temperature: float = 1.0
     """At which the teacher's distribution was taken; the student's at its top K is taken at the same."""
@@ -121,10 +121,10 @@ class PolicyOutputs:
     """``[B, T]`` with gradient: logsumexp of the logits (before temperature) that predict token t."""
     top_logprobs: TokenValues | None = None
     """``[B, T, K]`` with gradient: at the batch's ``teacher_top_ids``, at its ``teacher_temperature``."""
-    unmatched_logprobs: TokenValues | None = None
+    unshared_logprobs: TokenValues | None = None
     """``[B, T, R]`` with gradient, falling: the likeliest tokens that the teacher's vocabulary has not, at the same
     temperature; R is 0 when it has all."""
-    log_unmatched: TokenValues | None = None
+    log_unshared: TokenValues | None = None
     """``[B, T]`` with gradient: log of the mass of all of them; -infinity when there are none."""
 
 

@@ -44,7 +44,7 @@ class Distill:
     @property
     def needs(self) -> frozenset[str]:
         """The teacher's scores, and the student's at the teacher's top k."""
-        top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs", "unmatched_logprobs", "log_unmatched"}
+        top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs", "unshared_logprobs", "log_unshared"}
         return frozenset({"entropy", "teacher_logprobs"} | (top if self.config.estimator == "top_k" else set()))
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:

@@ -87,7 +87,7 @@ def span_divergence(
         batch.teacher_top_logprobs,
         batch.teacher_log_tail,
         batch.teacher_top_ids,
-        batch.matched_share,
+        batch.shared_fraction,
     )
     if teacher is None or tail is None or ids is None or share is None or outputs.top_logprobs is None:
         raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
@@ -109,27 +109,23 @@ def _log_rest(outputs: PolicyOutputs, matched: Tensor, share: Tensor) -> Tensor:
     """``[B, T]`` log of the student's mass on matched tokens that are not listed."""
     assert outputs.top_logprobs is not None
     seen = torch.where(matched, outputs.top_logprobs, ABSENT).logsumexp(-1)
-    if (
-        outputs.log_unmatched is not None
-        and outputs.unmatched_logprobs is not None
-        and outputs.unmatched_logprobs.numel()
-    ):
-        unmatched = torch.where(share < 1, outputs.log_unmatched, ABSENT)
-        seen = torch.logaddexp(seen, unmatched)
+    if outputs.log_unshared is not None and outputs.unshared_logprobs is not None and outputs.unshared_logprobs.numel():
+        unshared = torch.where(share < 1, outputs.log_unshared, ABSENT)
+        seen = torch.logaddexp(seen, unshared)
     return torch.log(-torch.expm1(seen.clamp(max=MOST)))
 
 
 def _rank_distance(outputs: PolicyOutputs, teacher: Tensor, beginning: Tensor, is_whole: Tensor) -> Tensor:
-    """``[B, T]``: L1 distance of both sides' unmatched probabilities, largest first, the shorter side padded with 0.
+    """``[B, T]``: L1 distance of both sides' unshared probabilities, largest first, the shorter side padded with 0.
 
     Where the teacher's side ``is_whole``, the student's mass beyond its R largest stands against zeros.
     """
     theirs = teacher.exp().sort(dim=-1, descending=True).values
-    ours = outputs.unmatched_logprobs
-    if ours is None or outputs.log_unmatched is None or not ours.numel():
+    ours = outputs.unshared_logprobs
+    if ours is None or outputs.log_unshared is None or not ours.numel():
         return theirs.sum(-1)
     ours = (beginning + ours).exp()
-    beyond = ((beginning[..., 0] + outputs.log_unmatched).exp() - ours.sum(-1)).clamp(min=0)
+    beyond = ((beginning[..., 0] + outputs.log_unshared).exp() - ours.sum(-1)).clamp(min=0)
     width = max(ours.shape[-1], theirs.shape[-1])
     listed = (pad(ours, (0, width - ours.shape[-1])) - pad(theirs, (0, width - theirs.shape[-1]))).abs().sum(-1)
     return listed + torch.where(is_whole, beyond, torch.zeros_like(beyond))

@@ -22,19 +22,19 @@ def policy_outputs(
     *,
     needs: Collection[str] = ("entropy",),
     chunk_tokens: int = 4096,
-    unmatched: Tensor | None = None,
+    unshared: Tensor | None = None,
 ) -> PolicyOutputs:
     """The outputs in ``needs``, from ``logits`` ``[B, T, V]`` of ``batch``.
 
     Logits are divided by the temperature at which each token was sampled first. The entropy has a gradient only when
-    ``needs`` also holds ``"entropy_gradient"``. ``unmatched`` ``[V]`` bool: tokens that a teacher with another
+    ``needs`` also holds ``"entropy_gradient"``. ``unshared`` ``[V]`` bool: tokens that a teacher with another
     tokenizer has not.
     """
     seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
     settings = _Settings(
         top_temperature=None if _is_everywhere(batch, seen, batch.teacher_temperature) else batch.teacher_temperature,
         wanted=frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set()),
-        unmatched=unmatched if "unmatched_logprobs" in needs else None,
+        unshared=unshared if "unshared_logprobs" in needs else None,
     )
     # The token that each position predicts; the last of a row predicts nothing and is cut off below.
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
@@ -53,7 +53,7 @@ def policy_outputs(
     return PolicyOutputs(**outputs)
 
 
-OPTIONAL = ("entropy", "log_partition", "top_logprobs", "unmatched_logprobs", "log_unmatched")
+OPTIONAL = ("entropy", "log_partition", "top_logprobs", "unshared_logprobs", "log_unshared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class _Settings:
     top_temperature: float | None
     """Of ``top_ids``; None: that of the tokens themselves."""
     wanted: frozenset[str]
-    unmatched: Tensor | None = None
+    unshared: Tensor | None = None
 
 
 _Scores = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -122,8 +122,8 @@ def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | N
     if settings.top_temperature is not None:
         log_softmax = (exact / settings.top_temperature).log_softmax(-1)
     top = log_softmax.gather(-1, top_ids)
-    if settings.unmatched is None or not settings.unmatched.any():
+    if settings.unshared is None or not settings.unshared.any():
         return logprobs, entropy, log_partition, top, none, nothing
-    others = log_softmax[:, settings.unmatched]
+    others = log_softmax[:, settings.unshared]
     most = others.topk(min(top_ids.shape[-1], others.shape[-1]), dim=-1).values
     return logprobs, entropy, log_partition, top, most, others.logsumexp(-1)

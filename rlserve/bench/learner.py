@@ -35,7 +35,7 @@ def measure(*, rounds: int = 7, sequences: int = 256, zero_stage: int = 0) -> di
         path = _save_model(Path(directory))
         settings = {"dtype": "float32", "zero_stage": zero_stage, "weight_decay": 0.01, "lr": LR}
         engine = LearnerEngine(path, LearnerConfig.model_validate(settings), seed=0)
-        plain = _Plain(path, engine.place.device)
+        plain = _Plain(path, engine.rank_info.device)
     batches = _batches(sequences, tokens=2048)
     ours, theirs = [], []
     for _ in range(rounds + 1):

@@ -40,7 +40,7 @@ def served(logprobs: torch.Tensor, tokens: torch.Tensor, k: int) -> TeacherScore
 
 
 def distilled(
-    logits: torch.Tensor, student_ids: Any, scores: TeacherScores, config: DistillConfig, unmatched: torch.Tensor | None
+    logits: torch.Tensor, student_ids: Any, scores: TeacherScores, config: DistillConfig, unshared: torch.Tensor | None
 ) -> torch.Tensor:
     """The loss of one sequence through the real batch, with the student's logits ``[S, V]`` put in."""
     algorithm = registry.create(config)
@@ -52,7 +52,7 @@ def distilled(
     (micro,) = batch.micro_batches[0]
     whole = torch.zeros(1, len(ids), V, dtype=torch.float64)
     whole[0, PROMPT - 1 : -1] = logits
-    outputs = policy_outputs(whole, micro, needs=algorithm.needs, unmatched=unmatched)
+    outputs = policy_outputs(whole, micro, needs=algorithm.needs, unshared=unshared)
     return algorithm.loss(outputs, micro, batch.denominator).loss
 
 
@@ -74,12 +74,12 @@ def test_with_the_whole_vocabulary_it_is_the_form_of_gold(seed: int, matched: in
     student_ids, teacher_ids = torch.randint(0, V, (5,)), torch.randint(0, W, (4,))
     spans = align([1, 3, 4, 6, 9], [3, 4, 8, 9])
     mapping = np.array([(t + 2) % V if t < matched else -1 for t in range(W)])
-    unmatched = torch.ones(V, dtype=torch.bool)
-    unmatched[torch.from_numpy(mapping[mapping >= 0])] = False
+    unshared = torch.ones(V, dtype=torch.bool)
+    unshared[torch.from_numpy(mapping[mapping >= 0])] = False
 
     scores = aligned_scores(spans, served(teacher, teacher_ids, W), mapping, 5)
     config = DistillConfig(estimator="top_k", beta=beta, k=W, normalize=False)
-    ours = distilled(logits, student_ids.numpy(), scores, config, unmatched)
+    ours = distilled(logits, student_ids.numpy(), scores, config, unshared)
 
     merged = [
         uld.merge_spans(same.softmax(-1), student_ids, [(s.student_start, s.student_stop) for s in spans]),
@@ -117,14 +117,14 @@ def test_a_small_k_sees_no_more_than_all_of_it_and_stays_differentiable(beta: fl
     torch.manual_seed(0)
     teacher, ids = torch.randn(5, W, dtype=torch.float64).log_softmax(-1), torch.randint(0, W, (5,))
     mapping = np.array([2, 3, 4, -1, -1, -1])
-    unmatched = torch.tensor([1, 1, 0, 0, 0, 1, 1], dtype=torch.bool)
+    unshared = torch.tensor([1, 1, 0, 0, 0, 1, 1], dtype=torch.bool)
     ends = [1, 2, 3, 4, 5]
     found = []
     for k in (1, 3, W):
         logits = torch.randn(5, V, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         scores = aligned_scores(align(ends, ends), served(teacher, ids, k), mapping, 5)
         config = DistillConfig(estimator="top_k", beta=beta, k=k)
-        loss = distilled(logits, np.array([0, 1, 2, 3, 4]), scores, config, unmatched)
+        loss = distilled(logits, np.array([0, 1, 2, 3, 4]), scores, config, unshared)
         loss.backward()
         assert torch.isfinite(logits.grad).all()
         found.append(float(loss.detach()))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlserve.actors.learner.checkpoint import latest
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.actors.learner.ranks import Rank, follow, needs_reference
 from rlserve.actors.learner.reference import Reference
@@ -56,16 +56,16 @@ def trainer_of(rank: Rank, directory: Path) -> Trainer:
     return Trainer(config, RunPaths(directory), rank)
 
 
-def create_rank(directory: Path, job: dict[str, Any], place: Place) -> Rank:
+def create_rank(directory: Path, job: dict[str, Any], rank_info: RankInfo) -> Rank:
     """At the start of the job: from its model, or from the checkpoint in the directory."""
     kept = latest(directory / "checkpoints") if job["first"] else None
     path = str(kept.model_path) if kept else job["model"]
     several = job.get("algorithm") == "several"
     algorithm = Several() if several else registry.create(GrpoConfig.model_validate(job.get("algorithm", {})))
-    engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, place=place)
+    engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, rank_info=rank_info)
     if kept:
         kept.restore(engine)
-    reference = Reference(job["model"], engine.config, place) if needs_reference(algorithm) else None
+    reference = Reference(job["model"], engine.config, rank_info) if needs_reference(algorithm) else None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
@@ -83,7 +83,7 @@ def train(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) ->
     scored = trainer.logprobs(optimizer_batch(99, ranks).micro_batches)
     result = dict(trainer.weights(torch.float32))
     if job.get("algorithm") != "several":
-        result["reach"] = torch.tensor([trainer.reach(optimizer_batch(98, ranks))])
+        result["output_gradient_norm"] = torch.tensor([trainer.output_gradient_norm(optimizer_batch(98, ranks))])
     for part in range(4):
         result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs
     return result, reports
@@ -93,13 +93,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     directory = Path(sys.argv[1])
     job = json.loads((directory / "job.json").read_text())
-    place = Place.from_environment(os.environ)
-    rank = create_rank(directory, job, place)
+    rank_info = RankInfo.from_environment(os.environ)
+    rank = create_rank(directory, job, rank_info)
     try:
-        if place.rank:
+        if rank_info.rank:
             follow(rank)
         else:
-            lead(directory, job, trainer_of(rank, directory), place.world_size)
+            lead(directory, job, trainer_of(rank, directory), rank_info.world_size)
     except RlserveError as error:
         print(f"failed {type(error).__name__}: {error}", flush=True)
         sys.exit(3)

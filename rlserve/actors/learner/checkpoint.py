@@ -68,8 +68,8 @@ class Checkpoint:
         """Optimizer and random state into an engine made from ``model_path``; called on every rank."""
         engine.restore_optimizer(self.optimizer_steps, self._read)
         states = load_file(self.path / TRAINING / RNG_FILE)["torch"]
-        if engine.place.rank < len(states):  # a resumed run may have more ranks
-            torch.set_rng_state(states[engine.place.rank].clone())  # torch 2.13 crashes on an unaligned row
+        if engine.rank_info.rank < len(states):  # a resumed run may have more ranks
+            torch.set_rng_state(states[engine.rank_info.rank].clone())  # torch 2.13 crashes on an unaligned row
 
     def _read(self, name: str) -> Tensor:
         tensor: Tensor = self._open[self.optimizer_files[name]].get_tensor(name)
@@ -116,7 +116,7 @@ def save(
         "optimizer_steps": engine.optimizer_steps,
         "optimizer_files": files,
         "zero_stage": engine.config.zero_stage,
-        "ranks": engine.place.world_size,
+        "ranks": engine.rank_info.world_size,
     }
     manifest.seal(partial, content)
     path = _put_in_place(partial, directory / f"step-{step}")

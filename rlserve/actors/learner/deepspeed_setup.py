@@ -29,7 +29,7 @@ BUCKET_ELEMENTS = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RankInfo:
     """Where a rank stands among the others."""
 
     rank: int = 0
@@ -47,7 +47,7 @@ class Place:
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "Place":
+    def from_environment(cls, environment: Mapping[str, str]) -> "RankInfo":
         """From RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; alone where they are absent."""
         rank = int(environment.get("RANK", "0"))
         return cls(
@@ -78,33 +78,34 @@ def import_deepspeed(device: torch.device) -> ModuleType:
 def import_libraries() -> None:
     """All that an engine imports, several seconds' worth: to be called before a wait for something else."""
     with collector_paused():
-        import_deepspeed(Place.from_environment(os.environ).device)
+        import_deepspeed(RankInfo.from_environment(os.environ).device)
         importlib.import_module("transformers.models.auto.modeling_auto")
 
 
-def init_process_group(deepspeed: ModuleType, place: Place, *, timeout_seconds: float) -> None:
+def init_process_group(deepspeed: ModuleType, rank_info: RankInfo, *, timeout_seconds: float) -> None:
     """Meet the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one does not come.
 
     ``timeout_seconds`` bounds each collective operation afterwards.
     """
     if distributed.is_initialized():
         return
-    os.environ["LOCAL_RANK"] = str(place.local_rank)  # asked for by deepspeed.initialize
-    backend = "nccl" if place.device.type == "cuda" else "gloo"
-    if place.device.type == "cuda":
-        torch.cuda.set_device(place.device)
+    os.environ["LOCAL_RANK"] = str(rank_info.local_rank)  # asked for by deepspeed.initialize
+    backend = "nccl" if rank_info.device.type == "cuda" else "gloo"
+    if rank_info.device.type == "cuda":
+        torch.cuda.set_device(rank_info.device)
     try:
         distributed.init_process_group(
             backend,
-            store=_store(place),
-            rank=place.rank,
-            world_size=place.world_size,
+            store=_store(rank_info),
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=timedelta(seconds=timeout_seconds),
         )
     except (distributed.DistStoreError, distributed.DistNetworkError) as error:
         raise DeadlineExceeded(
-            f"rank {place.rank}: not all {place.world_size} learner ranks came to {place.address}:{place.port} "
-            f"within {place.meeting_seconds:g} s; look into their logs ({error})"
+            f"rank {rank_info.rank}: not all {rank_info.world_size} learner ranks came to "
+            f"{rank_info.address}:{rank_info.port} within {rank_info.meeting_seconds:g} s; look into their logs "
+            f"({error})"
         ) from error
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
@@ -117,17 +118,17 @@ def bound_collectives(timeout_seconds: float) -> None:
         distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
 
 
-def _store(place: Place) -> Store:
-    if place.world_size == 1:
+def _store(rank_info: RankInfo) -> Store:
+    if rank_info.world_size == 1:
         return HashStore()
-    if not place.port:
-        raise ConfigError(f"MASTER_PORT: is 0 with WORLD_SIZE = {place.world_size}; name a port where ranks meet")
+    if not rank_info.port:
+        raise ConfigError(f"MASTER_PORT: is 0 with WORLD_SIZE = {rank_info.world_size}; name a port where ranks meet")
     return TCPStore(
-        place.address,
-        place.port,
-        place.world_size,
-        is_master=place.rank == 0,
-        timeout=timedelta(seconds=place.meeting_seconds),
+        rank_info.address,
+        rank_info.port,
+        rank_info.world_size,
+        is_master=rank_info.rank == 0,
+        timeout=timedelta(seconds=rank_info.meeting_seconds),
     )
 
 

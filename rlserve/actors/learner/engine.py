@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlserve.actors.learner import optimizer_state, weights
 from rlserve.actors.learner.deepspeed_setup import (
-    Place,
+    RankInfo,
     bound_collectives,
     create_optimizer,
     deepspeed_config,
@@ -27,7 +27,7 @@ from rlserve.actors.learner.deepspeed_setup import (
     init_process_group,
     torch_threads,
 )
-from rlserve.actors.learner.links import Links
+from rlserve.actors.learner.links import RankLinks
 from rlserve.actors.learner.model import DTYPES, Scorer, check_packing, load_model
 from rlserve.actors.learner.model_files import read_companions
 from rlserve.algorithms import metrics
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
 """A micro-batch's share of the loss; denominators of the whole optimizer batch are bound already."""
 
-CPU_REHEARSED_TOKENS = 256
+CPU_WARM_UP_TOKENS = 256
 ENTROPY = frozenset({"entropy"})
 
 
@@ -67,23 +67,23 @@ class StepReport:
 class LearnerEngine:
     """One rank's share of the policy and its optimizer. Every rank calls the same methods in the same order."""
 
-    def __init__(self, model_path: str, config: LearnerConfig, *, seed: int, place: Place | None = None) -> None:
-        self.place = place or Place()
+    def __init__(self, model_path: str, config: LearnerConfig, *, seed: int, rank_info: RankInfo | None = None) -> None:
+        self.rank_info = rank_info or RankInfo()
         self.config = config
         self.companions = read_companions(model_path)
         """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
         set_up_process()
         torch.manual_seed(seed)
-        deepspeed = import_deepspeed(self.place.device)
-        init_process_group(deepspeed, self.place, timeout_seconds=config.rank_timeout_seconds)
+        deepspeed = import_deepspeed(self.rank_info.device)
+        init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self.module: nn.Module = load_model(model_path, config)
-        self.deepspeed = _initialize(deepspeed, self.module, config, self.place.device)
+        self.deepspeed = _initialize(deepspeed, self.module, config, self.rank_info.device)
         bound_collectives(config.rank_timeout_seconds)
-        self._scorer = Scorer.around(self.module, self.deepspeed, self.place.device)
+        self._scorer = Scorer.around(self.module, self.deepspeed, self.rank_info.device)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
-        self.links = Links(self.place, timeout_seconds=config.rank_timeout_seconds)
+        self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self._skipped_steps = 0
         if config.packing:
             check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
@@ -127,7 +127,9 @@ class LearnerEngine:
             seconds=time.perf_counter() - started,
         )
 
-    def reach(self, micro_batches: Sequence[TokenBatch], *, loss: LossFunction, needs: Collection[str]) -> float:
+    def output_gradient_norm(
+        self, micro_batches: Sequence[TokenBatch], *, loss: LossFunction, needs: Collection[str]
+    ) -> float:
         """How hard a loss pulls at what the policy says: the norm of its gradient by the policy's outputs.
 
         Infinite or not a number when loss or gradient is. Changes nothing. Every rank must call it.
@@ -136,10 +138,10 @@ class LearnerEngine:
         for batch in micro_batches:
             with torch.no_grad():
                 outputs = self._scorer(batch, needs=needs)
-            square += _squared_pull(outputs, batch.to(self.place.device), loss)
+            square += _squared_pull(outputs, batch.to(self.rank_info.device), loss)
         return float(self.links.sum(square).sqrt())
 
-    def rehearse(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
+    def warm_up(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
         """Go through a full micro-batch of rows of ``width`` tokens, the last ``trained`` of which are trained on.
 
         Its gradient, which is added, is 0. So what is made at first use is made before the first step, while others
@@ -147,34 +149,35 @@ class LearnerEngine:
         does not fit into the device's memory. Every rank must call it.
         """
         tokens = self.config.tokens_per_micro_batch
-        if self.place.device.type == "cpu":
-            tokens = min(tokens, CPU_REHEARSED_TOKENS)
+        if self.rank_info.device.type == "cpu":
+            tokens = min(tokens, CPU_WARM_UP_TOKENS)
         rows, width = max(1, tokens // width), min(width, tokens)
         batch = blank(rows=rows, width=width, trained=trained, packed=self.config.packing)
         try:
-            self._backward(batch, _nothing, needs, is_last=False)
+            self._backward(batch, _zero_loss, needs, is_last=False)
         except torch.OutOfMemoryError as error:
             raise LimitExceeded(
-                f"learner.tokens_per_micro_batch: {tokens} tokens do not fit into the memory of {self.place.device}; "
-                f"lower it, set learner.gradient_checkpointing, or raise learner.zero_stage ({error})"
+                f"learner.tokens_per_micro_batch: {tokens} tokens do not fit into the memory of "
+                f"{self.rank_info.device}; lower it, set learner.gradient_checkpointing, or raise learner.zero_stage "
+                f"({error})"
             ) from error
 
-    def set_unmatched(self, tokens: Tensor) -> None:
+    def set_unshared(self, tokens: Tensor) -> None:
         """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not; shorter is padded with False."""
         mask = torch.zeros(self._scorer.vocabulary, dtype=torch.bool)
         mask[: len(tokens)] = tokens
-        self._scorer = replace(self._scorer, unmatched=mask.to(self.place.device))
+        self._scorer = replace(self._scorer, unshared=mask.to(self.rank_info.device))
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Copies of all weights in host memory, by Hugging Face name, tied ones once; on rank 0 only.
 
         Every rank must call and exhaust it: ZeRO-3 gathers weights from all.
         """
-        return weights.gather(self.module, dtype, is_receiver=self.place.rank == 0)
+        return weights.gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See ``optimizer_state.collect``; every rank must call and exhaust it."""
-        return optimizer_state.collect(self.module, self.deepspeed.optimizer, is_receiver=self.place.rank == 0)
+        return optimizer_state.collect(self.module, self.deepspeed.optimizer, is_receiver=self.rank_info.rank == 0)
 
     @property
     def optimizer_steps(self) -> int:
@@ -186,7 +189,7 @@ class LearnerEngine:
         if not steps:
             return
         # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
-        self.step([blank(rows=1, width=2, trained=1)], loss=_nothing, lr=0.0)
+        self.step([blank(rows=1, width=2, trained=1)], loss=_zero_loss, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
 
     def rng_states(self) -> Tensor:
@@ -211,10 +214,11 @@ class LearnerEngine:
     ) -> tuple[Tensor, dict[str, Metric]]:
         self.deepspeed.set_gradient_accumulation_boundary(is_last)
         outputs = self._scorer(batch, needs=needs)
-        share = loss(outputs, batch.to(self.place.device))
-        # A gradient may be finite under a loss that is not: spoil it, so that all ranks see it and skip the step.
-        spoil = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)
-        self.deepspeed.backward(share.loss * (spoil * self.place.world_size))
+        share = loss(outputs, batch.to(self.rank_info.device))
+        # A gradient may be finite under a loss that is not. Multiplied by NaN, its norm shows every rank that the step
+        # must be skipped.
+        nan_if_invalid = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)
+        self.deepspeed.backward(share.loss * (nan_if_invalid * self.rank_info.world_size))
         return share.loss.detach(), dict(share.metrics)
 
     def _update(self) -> tuple[float, bool]:
@@ -282,5 +286,5 @@ def _squared_pull(outputs: PolicyOutputs, batch: TokenBatch, loss: LossFunction)
     return square.cpu()
 
 
-def _nothing(outputs: PolicyOutputs, batch: TokenBatch) -> LossOutput:
+def _zero_loss(outputs: PolicyOutputs, batch: TokenBatch) -> LossOutput:
     return LossOutput(0.0 * outputs.logprobs.sum(), {})

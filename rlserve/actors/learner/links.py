@@ -7,25 +7,25 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-from rlserve.actors.learner.deepspeed_setup import Place
-from rlserve.actors.learner.liveness import Liveness
+from rlserve.actors.learner.deepspeed_setup import RankInfo
+from rlserve.actors.learner.liveness import RankHealth
 from rlserve.actors.learner.tensor_wire import ROW, pack, unpack
 
 
-class Links:
+class RankLinks:
     """One rank's links to the others; with a single rank nothing is sent. Failures: see ``attributed``."""
 
-    def __init__(self, place: Place, *, timeout_seconds: float) -> None:
-        self.place = place
+    def __init__(self, rank_info: RankInfo, *, timeout_seconds: float) -> None:
+        self.rank_info = rank_info
         self._group: distributed.ProcessGroup | None = None
-        self._liveness: Liveness | None = None
-        if place.world_size > 1:
-            self._liveness = Liveness(place)
+        self._health: RankHealth | None = None
+        if rank_info.world_size > 1:
+            self._health = RankHealth(rank_info)
             self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
 
     def attributed(self, doing: str) -> AbstractContextManager[None]:
         """Inside the block a failed collective raises Unavailable that names the rank to blame."""
-        return nullcontext() if self._liveness is None else self._liveness.attributed(doing)
+        return nullcontext() if self._health is None else self._health.attributed(doing)
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise over the ranks, in place."""
@@ -43,7 +43,7 @@ class Links:
         """``[ranks, ...]``: every rank's tensor; all are of one shape."""
         if self._group is None:
             return own[None]
-        everyone = [torch.empty_like(own) for _ in range(self.place.world_size)]
+        everyone = [torch.empty_like(own) for _ in range(self.rank_info.world_size)]
         distributed.all_gather(everyone, own, group=self._group)
         return torch.stack(everyone)
 
@@ -83,5 +83,5 @@ class Links:
 
     def close(self) -> None:
         """Stop judging the other ranks."""
-        if self._liveness is not None:
-            self._liveness.close()
+        if self._health is not None:
+            self._health.close()

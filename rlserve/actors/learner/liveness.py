@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch lists it in no __all__
 
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.errors import RlserveError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,17 @@ COLLECTIVE_FAILURES = ("connection", "timed out", "timeout", "gloo", "nccl", "so
 """Words that tell the failure of a collective from any other RuntimeError."""
 
 
-class Liveness:
+class RankHealth:
     """Beats for this rank, and judges the others."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, rank_info: RankInfo) -> None:
+        self._rank_info = rank_info
         self._store = TCPStore(
-            place.address, place.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=STORE_SECONDS)
+            rank_info.address,
+            rank_info.port,
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=STORE_SECONDS),
         )
         self._doing = "starting"
         self._stop = threading.Event()
@@ -52,18 +56,18 @@ class Liveness:
             if not any(word in reason.lower() for word in COLLECTIVE_FAILURES):
                 raise
             raise Unavailable(
-                f"learner rank {self._place.rank}: {doing} failed: {self.blame()}; "
+                f"learner rank {self._rank_info.rank}: {doing} failed: {self.describe_failure()}; "
                 f"go on from the last checkpoint with --resume ({reason})"
             ) from error
 
-    def blame(self) -> str:
+    def describe_failure(self) -> str:
         """Who stands still, or else who is doing something else than this rank."""
         first = self._entries()
         time.sleep(3 * BEAT_SECONDS)
         second = self._entries()
         if second is None or first is None:
             return "rank 0 is gone, where the ranks met"
-        still = [rank for rank in second if rank != self._place.rank and first.get(rank) == second[rank]]
+        still = [rank for rank in second if rank != self._rank_info.rank and first.get(rank) == second[rank]]
         if still:
             return " and ".join(f"rank {r} is dead or frozen (last: {_doing(second[r])})" for r in still)
         others = {rank: _doing(entry) for rank, entry in second.items() if _doing(entry) != self._doing}
@@ -81,14 +85,14 @@ class Liveness:
         while not self._stop.wait(BEAT_SECONDS if count else 0):
             count += 1
             try:
-                self._store.set(_key(self._place.rank), f"{count} {self._doing}")
+                self._store.set(_key(self._rank_info.rank), f"{count} {self._doing}")
             except RuntimeError:  # rank 0, whose store it is, has ended
                 return
 
     def _entries(self) -> dict[int, str] | None:
         """What each rank wrote last; None when the store is gone."""
         try:
-            return {rank: self._entry(rank) for rank in range(self._place.world_size)}
+            return {rank: self._entry(rank) for rank in range(self._rank_info.world_size)}
         except RuntimeError:
             return None
 

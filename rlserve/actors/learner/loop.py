@@ -140,18 +140,18 @@ class TrainingLoop:
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
-        memory = self._trainer.memory()
+        memory = self._trainer.algorithm_state()
         try:
             batches = self._collated(groups)
         except Exception as error:  # of the algorithm, which may be anybody's
-            self._trainer.forget(memory)
+            self._trainer.restore_algorithm(memory)
             self._poison.drop_unready(self._state.step + 1, groups, error)
             return
         lr = learning_rate(self._config.learner, self._state.step)
         report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         trained = [group.group_id for group in groups]
         if not report.updates:
-            self._trainer.forget(memory)
+            self._trainer.restore_algorithm(memory)
             self._poison.drop(self._state.step + 1, groups, report)
             return
         if report.skipped:

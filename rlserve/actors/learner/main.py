@@ -25,7 +25,7 @@ from rlserve.actors.end_tokens import end_token_warning
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.registration import Registration
 from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
@@ -90,9 +90,9 @@ def run_learner(
             start_model=start.start_model,
             model_path=start.model_path,
             checkpoint=start.checkpoint,
-            place=Place.from_environment(os.environ),
+            rank_info=RankInfo.from_environment(os.environ),
         )
-        if rank.engine.place.rank > 0:
+        if rank.engine.rank_info.rank > 0:
             follow(rank, idle_seconds=FOLLOWER_IDLE_SECONDS)
             return 0
         trainer = Trainer(config, paths, rank)
@@ -171,12 +171,12 @@ class Learner:
         if self._hub is None or not self._config.teachers:
             return
         seconds = wait_seconds(self._config) * len(self._config.teachers)
-        unmatched = thread.run(
+        unshared = thread.run(
             check_teachers(self._config, self._hub, tokens=self._tokens, vocab_size=self._trainer.vocabulary),
             seconds + START_SECONDS,
         )
-        if unmatched is not None:
-            self._trainer.set_unmatched(torch.from_numpy(unmatched))
+        if unshared is not None:
+            self._trainer.set_unshared(torch.from_numpy(unshared))
 
     def _train(self, reporter: Reporter, policy: PolicyService, stop: threading.Event) -> None:
         loop = TrainingLoop(

@@ -81,7 +81,7 @@ class Scorer:
     """The model's forward takes ``logits_to_keep``: the head is run on the columns trained on alone."""
     recomputes: bool = False
     """Layers are computed again in the backward pass."""
-    unmatched: Tensor | None = None
+    unshared: Tensor | None = None
     """``[V]`` bool: tokens that a teacher with another tokenizer has not."""
 
     @classmethod
@@ -114,7 +114,7 @@ class Scorer:
             scored.to(self.device),
             needs=needs,
             chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
-            unmatched=self.unmatched,
+            unshared=self.unshared,
         )
         return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 NOT_FINITE = "not_finite"
 UNREADY = "algorithm_failed"
 MAX_LOST_IN_A_ROW = 3
-MAX_REACH = 1e12
+MAX_OUTPUT_GRADIENT = 1e12
 """A sound loss's gradient by the policy's outputs is of the order of 1; a float32 gradient overflows from 1e19 on."""
 SHOWN_GROUPS, SHOWN_REWARDS = 3, 8
 
@@ -86,9 +86,9 @@ class PoisonGuard:
 
         Those that it cannot prepare alone are dropped for good. Raises PluginFailed when that is none, or all.
         """
-        memory = self._trainer.memory()
+        memory = self._trainer.algorithm_state()
         culprits = [group for group in groups if self._raises(group, step)]
-        self._trainer.forget(memory)
+        self._trainer.restore_algorithm(memory)
         cause = f"{type(error).__name__}: {error}"
         if len(culprits) in (0, len(groups)):
             whose = "any group" if culprits else "the batch, and no group of it alone"
@@ -117,9 +117,9 @@ class PoisonGuard:
         return [group.group_id for group in groups if group.group_id not in dropped]
 
     def _judge(self, step: int, groups: Sequence[RolloutGroup]) -> Skipped:
-        memory = self._trainer.memory()
+        memory = self._trainer.algorithm_state()
         culprits = [group for group in groups if self._is_poisonous(group, step)]
-        self._trainer.forget(memory)
+        self._trainer.restore_algorithm(memory)
         return Skipped(groups=groups, culprits=culprits)
 
     def _is_poisonous(self, group: RolloutGroup, step: int) -> bool:
@@ -127,8 +127,8 @@ class PoisonGuard:
             batch = collate([group], self._trainer.algorithm, self._layout, step - 1)
         except Exception:  # a batch of it alone may be no batch; that of all of them was
             return False
-        reach = self._trainer.reach(batch)
-        return not math.isfinite(reach) or reach > MAX_REACH
+        norm = self._trainer.output_gradient_norm(batch)
+        return not math.isfinite(norm) or norm > MAX_OUTPUT_GRADIENT
 
     def _raises(self, group: RolloutGroup, step: int) -> bool:
         try:
@@ -138,7 +138,7 @@ class PoisonGuard:
         return False
 
     def _policy_is_sound(self, group: RolloutGroup, step: int) -> bool:
-        return self._trainer.is_sound(collate([group], self._trainer.algorithm, self._layout, step - 1))
+        return self._trainer.has_finite_logprobs(collate([group], self._trainer.algorithm, self._layout, step - 1))
 
     def _say(self, step: int, skipped: Skipped, report: StepReport, what_next: str) -> None:
         numbers = f"step {step}: loss {report.loss:g}, gradient norm {report.grad_norm:g}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlserve.actors.learner import checkpoint
 from rlserve.actors.learner.checkpoint import Checkpoint
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine, LossFunction, StepReport
 from rlserve.actors.learner.reference import Reference
 from rlserve.actors.learner.tensor_wire import take_record, values_of
@@ -45,7 +45,7 @@ class Command(IntEnum):
     STOP = 5
     REFRESH = 6
     VOCABULARY = 7
-    REACH = 8
+    OUTPUT_GRADIENT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unmatched:
+class UnsharedTokens:
     """Tokens that a teacher with another tokenizer has not."""
 
     tokens: Tensor
@@ -112,10 +112,10 @@ class Rank:
         micro_batches, loss = self._ready(micro_batches, denominator)
         return self.engine.step(micro_batches, loss=loss, lr=lr, needs=self.algorithm.needs)
 
-    def reach(self, micro_batches: Sequence[TokenBatch], denominator: Denominator) -> float:
-        """See ``LearnerEngine.reach``; all ranks at once."""
+    def output_gradient_norm(self, micro_batches: Sequence[TokenBatch], denominator: Denominator) -> float:
+        """See ``LearnerEngine.output_gradient_norm``; all ranks at once."""
         micro_batches, loss = self._ready(micro_batches, denominator)
-        return self.engine.reach(micro_batches, loss=loss, needs=self.algorithm.needs)
+        return self.engine.output_gradient_norm(micro_batches, loss=loss, needs=self.algorithm.needs)
 
     def _ready(
         self, micro_batches: Sequence[TokenBatch], denominator: Denominator
@@ -144,27 +144,27 @@ def needs_reference(algorithm: Algorithm) -> bool:
 
 
 def create_rank(
-    config: RunConfig, *, start_model: str, model_path: str, checkpoint: Checkpoint | None, place: Place
+    config: RunConfig, *, start_model: str, model_path: str, checkpoint: Checkpoint | None, rank_info: RankInfo
 ) -> Rank:
     """This process's share of the learner; every rank makes its own.
 
     ``start_model`` is what the run began with (the reference, when the algorithm needs one), ``model_path`` what
     it goes on with, ``checkpoint`` where optimizer and random state come from.
     """
-    engine = LearnerEngine(model_path, config.learner, seed=config.seed, place=place)
+    engine = LearnerEngine(model_path, config.learner, seed=config.seed, rank_info=rank_info)
     algorithm = registry.create(config.algorithm)
     if checkpoint is not None:
         checkpoint.restore(engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
-    engine.rehearse(
+    engine.warm_up(
         width=config.model.max_length,
         trained=config.rollout.max_new_tokens,
         needs=algorithm.needs & POLICY_OUTPUTS,
     )
     beside = needs_reference(algorithm) and not config.reference.teacher
     kept = checkpoint.reference_path if checkpoint is not None else None
-    reference = Reference(str(kept or start_model), config.learner, place) if beside else None
+    reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None
     if reference is not None:
         reference.is_start = kept is None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
@@ -183,7 +183,7 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
             encoded = engine.links.receive(0, Header.empty(), timeout_seconds=idle_seconds)
         header = Header.decode(encoded)
         if header.number != number:
-            raise StateCorrupt(f"learner rank {engine.place.rank}: got command {header.number}, not {number}")
+            raise StateCorrupt(f"learner rank {engine.rank_info.rank}: got command {header.number}, not {number}")
         if header.command == Command.STOP:
             break
         with engine.links.attributed(header.title):
@@ -193,20 +193,20 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
 
 def _obey(rank: Rank, header: Header) -> None:
     engine = rank.engine
-    if header.command in (Command.STEP, Command.REACH):
+    if header.command in (Command.STEP, Command.OUTPUT_GRADIENT):
         values = iter(engine.links.receive_values(0))
         denominator = take_record(Denominator, values)
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
         if header.command == Command.STEP:
             rank.train(share, denominator, lr=header.lr)
         else:
-            rank.reach(share, denominator)
+            rank.output_gradient_norm(share, denominator)
     elif header.command == Command.LOGPROBS:
         values = iter(engine.links.receive_values(0))
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
         engine.links.send_values(0, values_of(rank.score(share)))
     elif header.command == Command.VOCABULARY:
-        engine.set_unmatched(take_record(Unmatched, iter(engine.links.receive_values(0))).tokens)
+        engine.set_unshared(take_record(UnsharedTokens, iter(engine.links.receive_values(0))).tokens)
     elif header.command == Command.REFRESH:
         rank.refresh_reference()
     elif header.command == Command.GATHER:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.model import Scorer, load_model
 from rlserve.actors.learner.weights import GATHER_BYTES, buckets, gathered
 from rlserve.algorithms.batch import TokenBatch
@@ -16,13 +16,13 @@ from rlserve.config.tables.learner import LearnerConfig
 class Reference:
     """A whole copy of the model on every rank, without optimizer or gradient."""
 
-    def __init__(self, model_path: str, config: LearnerConfig, place: Place) -> None:
-        model = load_model(model_path, config).to(place.device)
+    def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
+        model = load_model(model_path, config).to(rank_info.device)
         model.requires_grad_(False)
         self.module = model
         self.is_start = True
         """False once it took over the policy's weights."""
-        self._scorer = Scorer.around(model, model, place.device)
+        self._scorer = Scorer.around(model, model, rank_info.device)
 
     @torch.no_grad()
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:

@@ -35,7 +35,7 @@ async def check_teachers(
     that cannot be used.
     """
     own = fingerprint(tokens.tokenizer)
-    unmatched: dict[str, npt.NDArray[np.bool_]] = {}
+    unshared: dict[str, npt.NDArray[np.bool_]] = {}
     for teacher in config.teachers:
         actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=wait_seconds(config))
         description: pb.DescribeTeacherResponse = await _ask(actor, "Describe", pb.DescribeTeacherRequest())
@@ -45,9 +45,9 @@ async def check_teachers(
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
             matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokens.as_text())
-            unmatched[teacher.name] = np.ones(vocab_size, dtype=np.bool_)
-            unmatched[teacher.name][matched[matched >= 0]] = False
-    return _only_one(unmatched)
+            unshared[teacher.name] = np.ones(vocab_size, dtype=np.bool_)
+            unshared[teacher.name][matched[matched >= 0]] = False
+    return _only_one(unshared)
 
 
 def wait_seconds(config: RunConfig) -> float:
@@ -56,11 +56,11 @@ def wait_seconds(config: RunConfig) -> float:
     return config.launch.start_seconds + (config.launch.prepare_seconds if made_here else 0.0)
 
 
-def _only_one(unmatched: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_] | None:
-    first, *others = [*unmatched.values(), None]
+def _only_one(unshared: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_] | None:
+    first, *others = [*unshared.values(), None]
     if any(other is not None and not np.array_equal(first, other) for other in others if first is not None):
         raise ConfigError(
-            f"teachers: {', '.join(map(repr, unmatched))} have different tokenizers, none of them the policy's; with "
+            f"teachers: {', '.join(map(repr, unshared))} have different tokenizers, none of them the policy's; with "
             "algorithm.estimator = 'top_k' take one of them, or 'sampled'"
         )
     return first

@@ -20,7 +20,7 @@ from rlserve.actors.learner.ranks import (
     Command,
     Header,
     Rank,
-    Unmatched,
+    UnsharedTokens,
     needs_reference,
 )
 from rlserve.actors.learner.tensor_wire import take_record, values_of
@@ -85,12 +85,12 @@ class Trainer:
             self._send(shares, batch.denominator)
             return self._rank.train(shares[0], batch.denominator, lr=lr)
 
-    def reach(self, batch: OptimizerBatch) -> float:
-        """How hard the batch's loss pulls at the policy; see ``LearnerEngine.reach``."""
+    def output_gradient_norm(self, batch: OptimizerBatch) -> float:
+        """How hard the batch's loss pulls at the policy; see ``LearnerEngine.output_gradient_norm``."""
         shares = batch.micro_batches
-        with self._command(Command.REACH, micro_batches=len(shares[0])):
+        with self._command(Command.OUTPUT_GRADIENT, micro_batches=len(shares[0])):
             self._send(shares, batch.denominator)
-            return self._rank.reach(shares[0], batch.denominator)
+            return self._rank.output_gradient_norm(shares[0], batch.denominator)
 
     def logprobs(self, shares: Shares) -> tuple[tuple[PolicyOutputs, ...], ...]:
         """By rank and micro-batch, under the present weights."""
@@ -102,26 +102,26 @@ class Trainer:
                 scored.append(tuple(take_record(PolicyOutputs, values) for _ in shares[rank]))
             return tuple(scored)
 
-    def is_sound(self, batch: OptimizerBatch) -> bool:
+    def has_finite_logprobs(self, batch: OptimizerBatch) -> bool:
         """Whether the policy's log-probabilities of the batch are finite."""
         scored = self.logprobs(batch.micro_batches)
         return all(bool(torch.isfinite(outputs.logprobs).all()) for share in scored for outputs in share)
 
-    def memory(self) -> Mapping[str, float]:
+    def algorithm_state(self) -> Mapping[str, float]:
         """What the algorithm keeps from batch to batch, for ``forget``."""
         return self.algorithm.state() if isinstance(self.algorithm, Stateful) else {}
 
-    def forget(self, memory: Mapping[str, float]) -> None:
+    def restore_algorithm(self, state: Mapping[str, float]) -> None:
         """Make the algorithm's memory what it was: batches that were looked at since taught nothing."""
         if isinstance(self.algorithm, Stateful):
-            self.algorithm.restore(memory)
+            self.algorithm.restore(state)
 
-    def set_unmatched(self, tokens: Tensor) -> None:
+    def set_unshared(self, tokens: Tensor) -> None:
         """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not."""
         with self._command(Command.VOCABULARY):
             for rank in self._followers:
-                self._engine.links.send_values(rank, values_of([Unmatched(tokens)]))
-            self._engine.set_unmatched(tokens)
+                self._engine.links.send_values(rank, values_of([UnsharedTokens(tokens)]))
+            self._engine.set_unshared(tokens)
 
     @property
     def has_reference(self) -> bool:
@@ -151,7 +151,7 @@ class Trainer:
                 self._paths.checkpoints,
                 step,
                 self._engine,
-                {**state, ALGORITHM_STATE: dict(self.memory())},
+                {**state, ALGORITHM_STATE: dict(self.algorithm_state())},
                 keep=self._config.checkpoint.keep,
                 reference=self._rank.reference,
                 beside=beside,
@@ -177,7 +177,7 @@ class Trainer:
 
     @property
     def _followers(self) -> range:
-        return range(1, self._engine.place.world_size)
+        return range(1, self._engine.rank_info.world_size)
 
     @contextmanager
     def _command(self, command: Command, **arguments: Any) -> Iterator[None]:

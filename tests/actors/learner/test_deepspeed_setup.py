@@ -9,7 +9,7 @@ import torch
 from learner_work import save_policy
 
 from rlserve.actors.learner.deepspeed_setup import (
-    Place,
+    RankInfo,
     deepspeed_config,
     effective_stage,
     torch_threads,
@@ -20,10 +20,10 @@ CPU = torch.device("cpu")
 
 
 def test_a_place_comes_from_the_environment_and_is_alone_without_one():
-    assert Place.from_environment({}) == Place(rank=0, world_size=1, local_rank=0)
+    assert RankInfo.from_environment({}) == RankInfo(rank=0, world_size=1, local_rank=0)
     given = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"}
-    expected = Place(rank=3, world_size=4, local_rank=1, address="10.0.0.7", port=29500)
-    assert Place.from_environment(given) == expected
+    expected = RankInfo(rank=3, world_size=4, local_rank=1, address="10.0.0.7", port=29500)
+    assert RankInfo.from_environment(given) == expected
 
 
 def test_deepspeed_clips_only_where_it_reports_the_norm():
@@ -61,13 +61,13 @@ def test_half_of_the_processors_train_unless_told_otherwise(threads, ranks, envi
 
 START = """
 import sys
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import RlserveError
-place = Place(world_size=int(sys.argv[2]), port=int(sys.argv[3]), meeting_seconds=2)
+rank_info = RankInfo(world_size=int(sys.argv[2]), port=int(sys.argv[3]), meeting_seconds=2)
 try:
-    LearnerEngine(sys.argv[1], LearnerConfig(zero_stage=2), seed=0, place=place)
+    LearnerEngine(sys.argv[1], LearnerConfig(zero_stage=2), seed=0, rank_info=rank_info)
 except RlserveError as error:
     print(f"{type(error).__name__}: {error}")
 else:

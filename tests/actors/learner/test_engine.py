@@ -119,10 +119,10 @@ def test_the_reach_of_a_loss_says_what_would_be_skipped_and_changes_nothing(star
     loss = policy_gradient(batches)
     tokens = sum(float(b.loss_mask.sum()) for b in batches)
     expected = sum(float((b.advantages * b.loss_mask).square().sum()) for b in batches) ** 0.5 / tokens
-    assert engine.reach(batches, loss=loss, needs=()) == pytest.approx(expected, rel=1e-6)
+    assert engine.output_gradient_norm(batches, loss=loss, needs=()) == pytest.approx(expected, rel=1e-6)
     for bad in (spoiled(torch.nan), spoiled(-torch.inf), steep):
-        assert not math.isfinite(engine.reach(batches, loss=bad, needs=()))
-    assert engine.reach(batches, loss=lambda o, b: LossOutput(torch.zeros(()), {}), needs=()) == 0
+        assert not math.isfinite(engine.output_gradient_norm(batches, loss=bad, needs=()))
+    assert engine.output_gradient_norm(batches, loss=lambda o, b: LossOutput(torch.zeros(()), {}), needs=()) == 0
     assert all(t.equal(before[name]) for name, t in weights_of(engine).items())
     assert not step(engine, batches).skipped
 
@@ -220,14 +220,14 @@ def test_after_an_engine_was_closed_another_can_start(start):
 
 
 @pytest.mark.parametrize("settings", [{}, {"zero_stage": 2}, {"gradient_checkpointing": True}, {"packing": True}])
-def test_a_rehearsal_changes_nothing(start, settings):
-    plain, rehearsed = engine_of(start, **settings), engine_of(start, **settings, tokens_per_micro_batch=64)
-    rehearsed.rehearse(width=24, trained=10)
-    reports = [[step(engine, [random_batch(seed)]) for seed in range(2)] for engine in (plain, rehearsed)]
+def test_a_warm_up_changes_nothing(start, settings):
+    plain, warmed = engine_of(start, **settings), engine_of(start, **settings, tokens_per_micro_batch=64)
+    warmed.warm_up(width=24, trained=10)
+    reports = [[step(engine, [random_batch(seed)]) for seed in range(2)] for engine in (plain, warmed)]
     for one, other in zip(*reports, strict=True):
         assert one.loss == other.loss and one.grad_norm == other.grad_norm
-    assert plain.optimizer_steps == rehearsed.optimizer_steps == 2
-    for name, tensor in weights_of(rehearsed).items():
+    assert plain.optimizer_steps == warmed.optimizer_steps == 2
+    for name, tensor in weights_of(warmed).items():
         assert torch.equal(tensor, weights_of(plain)[name])
 
 
@@ -239,4 +239,4 @@ def test_a_micro_batch_that_does_not_fit_is_found_before_training(start, monkeyp
 
     monkeypatch.setattr(engine, "_backward", full)
     with pytest.raises(LimitExceeded, match=r"learner\.tokens_per_micro_batch: 64 tokens do not fit"):
-        engine.rehearse(width=24, trained=10)
+        engine.warm_up(width=24, trained=10)

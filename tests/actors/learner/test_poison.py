@@ -196,14 +196,14 @@ def test_a_batch_that_taught_nothing_leaves_the_algorithms_memory_alone(make: Ca
     algorithm = registry.create(ReinforceConfig(advantage="running_baseline", zero_variance="keep"))
     site = make(algorithm)
     site.train(site.deliver((1.0, 0.0)))
-    memory = dict(site.trainer.memory())
+    memory = dict(site.trainer.algorithm_state())
     assert memory
     groups = site.deliver((1.0, 0.0), (ABSURD, 0.0))
     report = site.train(groups)
-    assert site.trainer.memory() != memory
-    site.trainer.forget(memory)
+    assert site.trainer.algorithm_state() != memory
+    site.trainer.restore_algorithm(memory)
     site.guard.drop(2, groups, report)
-    assert site.trainer.memory() == memory
+    assert site.trainer.algorithm_state() == memory
 
 
 class Picky(Spoiling):

@@ -13,7 +13,7 @@ from learner_rank import create_rank, train, trainer_of
 from learner_work import save_policy
 from safetensors.torch import load_file
 
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.ranks import Command, Header
 from rlserve.errors import StateCorrupt
 
@@ -64,7 +64,7 @@ async def run_two(directory, **job):
 
 def run_alone(directory, **job):
     """The same on one rank, in this process."""
-    return train(directory, job, trainer_of(create_rank(directory, job, Place()), directory), 1)
+    return train(directory, job, trainer_of(create_rank(directory, job, RankInfo()), directory), 1)
 
 
 def assert_alike(both, alone):

@@ -124,11 +124,11 @@ async def test_the_policys_own_tokens_are_known_where_a_top_k_is_matched(tmp_pat
             serves=("t",),
         )
         async with client.registered(actor):
-            unmatched = await check_teachers(
+            unshared = await check_teachers(
                 config, client, tokens=ModelTokens.of(tokenizer()), vocab_size=len(tokenizer())
             )
-    assert unmatched is not None
+    assert unshared is not None
     # Byte pairs hold every single character, and the end; the other special tokens have no counterpart.
     own = tokenizer()
     ends = own.eos_token_id
-    assert np.flatnonzero(unmatched).tolist() == sorted(set(own.all_special_ids) - {ends})
+    assert np.flatnonzero(unshared).tolist() == sorted(set(own.all_special_ids) - {ends})

@@ -10,7 +10,7 @@ from learner_rank import LR, laid_out, trainer_of
 from learner_work import random_batch, save_policy
 
 from rlserve.actors.learner.checkpoint import latest
-from rlserve.actors.learner.deepspeed_setup import Place
+from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
 from rlserve.actors.learner.ranks import Rank
 from rlserve.actors.learner.reference import Reference
@@ -31,7 +31,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rank_at(start: Path) -> Rank:
     engine = LearnerEngine(str(start), CONFIG, seed=0)
-    return Rank(engine=engine, algorithm=registry.create(ALGORITHM), reference=Reference(str(start), CONFIG, Place()))
+    return Rank(
+        engine=engine, algorithm=registry.create(ALGORITHM), reference=Reference(str(start), CONFIG, RankInfo())
+    )
 
 
 def weights(rank: Rank) -> dict[str, torch.Tensor]:
@@ -92,7 +94,7 @@ def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(st
     trainer.save(2, {})
     found = latest(tmp_path / "checkpoints")
     assert found is not None and found.reference_path is not None
-    again = Reference(str(found.reference_path), CONFIG, Place())
+    again = Reference(str(found.reference_path), CONFIG, RankInfo())
     assert all(dict(again.module.named_parameters())[name].equal(value) for name, value in kept.items())
     batch = random_batch(3)
     (before,) = rank.reference.score([batch])
