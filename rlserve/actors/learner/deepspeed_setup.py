@@ -1,7 +1,7 @@
 """Brings up DeepSpeed for one learner rank: environment, process group, configuration, optimizer.
 
-Works without a launcher. One rank needs no port; several meet at MASTER_ADDR:MASTER_PORT. Nothing is compiled
-on CPU: the optimizer is torch's, and the shared-memory collectives (66 s to build, once) are switched off.
+It works without a launcher: one rank needs no port, several meet at MASTER_ADDR:MASTER_PORT. Nothing is compiled on
+CPU: the optimizer is torch's, and the shared-memory collectives, which take 66 s to build, are switched off.
 """
 
 import importlib
@@ -25,21 +25,27 @@ from rlserve.importing import collector_paused
 logger = logging.getLogger(__name__)
 
 BUCKET_ELEMENTS = 2**26
-"""Elements that ZeRO reduces or gathers at once."""
+"""Elements that ZeRO reduces or gathers at once: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankInfo:
-    """Where a rank stands among the others."""
+    """This process among the learner's ranks: its number, their count, and the address where they meet.
+
+    Example, the second of two ranks as the launcher starts it::
+
+        RANK=1 WORLD_SIZE=2 MASTER_ADDR=10.0.0.7 MASTER_PORT=29500
+        RankInfo.from_environment(os.environ)    # rank=1, world_size=2, local_rank=1
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     address: str = "127.0.0.1"
     port: int = 0
-    """Where the ranks meet; used only with more than one."""
+    """Of rank 0's store, where the ranks meet; used only with more than one rank."""
     meeting_seconds: float = 600.0
-    """Longest wait there for the others."""
+    """Longest wait for the others. Hosts may start minutes apart."""
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +54,7 @@ class RankInfo:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "RankInfo":
-        """From RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; alone where they are absent."""
+        """Read RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single rank where they are absent."""
         rank = int(environment.get("RANK", "0"))
         return cls(
             rank=rank,
@@ -60,36 +66,37 @@ class RankInfo:
 
 
 def import_deepspeed(device: torch.device) -> ModuleType:
-    """DeepSpeed, prepared for ``device``. Call it before transformers is imported, which imports DeepSpeed."""
+    """Import DeepSpeed, prepared for ``device``. Call it before transformers is imported, which imports DeepSpeed."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # A process killed while it builds an extension leaves a lock behind that the next one waits on for ever:
-    # no two processes share a folder. It is made only if something is built.
+    # A process killed while it builds an extension leaves a lock behind, and the next process waits on it without end:
+    # so no two processes share a folder. torch creates the folder only when it builds something.
     caches = Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")))
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(caches / "rlserve" / "extensions" / str(os.getpid())))
     import deepspeed
 
-    # Without this the first process group on a CPU compiles (deepspeed 0.19; a private name, no public switch).
+    # Otherwise the first process group on a CPU compiles this extension. deepspeed 0.19 has no public switch, hence the
+    # private name; remove this line once it has one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     module: ModuleType = deepspeed
     return module
 
 
 def import_libraries() -> None:
-    """All that an engine imports, several seconds' worth: to be called before a wait for something else."""
+    """Import all that an engine needs, which takes seconds: call it before a wait for something else."""
     with collector_paused():
         import_deepspeed(RankInfo.from_environment(os.environ).device)
         importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def init_process_group(deepspeed: ModuleType, rank_info: RankInfo, *, timeout_seconds: float) -> None:
-    """Meet the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one does not come.
+    """Join the other ranks: gloo on CPU, nccl on GPU. Raises DeadlineExceeded when one of them does not come.
 
     ``timeout_seconds`` bounds each collective operation afterwards.
     """
     if distributed.is_initialized():
         return
-    os.environ["LOCAL_RANK"] = str(rank_info.local_rank)  # asked for by deepspeed.initialize
+    os.environ["LOCAL_RANK"] = str(rank_info.local_rank)  # deepspeed.initialize reads it
     backend = "nccl" if rank_info.device.type == "cuda" else "gloo"
     if rank_info.device.type == "cuda":
         torch.cuda.set_device(rank_info.device)

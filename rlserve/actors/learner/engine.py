@@ -1,7 +1,7 @@
-"""DeepSpeed around the policy: score, step, hand out weights.
+"""One rank's policy under DeepSpeed: score tokens, take optimizer steps, copy weights out.
 
-The shares of the loss that micro-batches and ranks compute add up to the loss of the optimizer batch, so gradients
-are summed, never averaged: the division by the number of ranks that data parallelism makes is undone.
+Micro-batches and ranks compute shares that add up to the loss of the optimizer batch, so gradients are summed, never
+averaged: each loss is multiplied by the number of ranks, by which data parallelism divides the gradient.
 """
 
 import contextlib
@@ -42,6 +42,7 @@ LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
 """A micro-batch's share of the loss; denominators of the whole optimizer batch are bound already."""
 
 CPU_WARM_UP_TOKENS = 256
+"""Enough for kernels and memory pools to be made; a full micro-batch can take minutes on a CPU."""
 ENTROPY = frozenset({"entropy"})
 
 
@@ -56,7 +57,7 @@ class StepReport:
     grad_norm: float
     """Global, before clipping; not finite when the step was skipped."""
     skipped: bool
-    """Loss or gradient was not finite; weights and optimizer are as before. Of several updates: some were skipped."""
+    """Loss or gradient was not finite, so weights and optimizer are unchanged. Of several updates: any was skipped."""
     updates: int
     """Updates made; 0 when all were skipped."""
     skipped_steps: int
@@ -65,13 +66,22 @@ class StepReport:
 
 
 class LearnerEngine:
-    """One rank's share of the policy and its optimizer. Every rank calls the same methods in the same order."""
+    """One rank's share of the policy and its optimizer. Every rank calls the same methods in the same order.
+
+    Example, one step and the new weights, the same lines on every rank::
+
+        engine = LearnerEngine("start/", config.learner, seed=0, rank_info=RankInfo.from_environment(os.environ))
+        report = engine.step(micro_batches, loss=loss, lr=1e-5)
+        for name, tensor in engine.weights(torch.bfloat16):    # yields on rank 0 only, runs on all
+            ...
+        engine.close()
+    """
 
     def __init__(self, model_path: str, config: LearnerConfig, *, seed: int, rank_info: RankInfo | None = None) -> None:
         self.rank_info = rank_info or RankInfo()
         self.config = config
         self.companions = read_companions(model_path)
-        """Configuration and tokenizer files of the model, for checkpoints; the start may be gone by then."""
+        """Configuration and tokenizer files for checkpoints, read now: the start model may be deleted later."""
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
         set_up_process()
         torch.manual_seed(seed)
@@ -130,7 +140,7 @@ class LearnerEngine:
     def output_gradient_norm(
         self, micro_batches: Sequence[TokenBatch], *, loss: LossFunction, needs: Collection[str]
     ) -> float:
-        """How hard a loss pulls at what the policy says: the norm of its gradient by the policy's outputs.
+        """Norm of the loss's gradient by the policy's outputs: how hard these groups alone would pull at the policy.
 
         Infinite or not a number when loss or gradient is. Changes nothing. Every rank must call it.
         """
@@ -142,11 +152,11 @@ class LearnerEngine:
         return float(self.links.sum(square).sqrt())
 
     def warm_up(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
-        """Go through a full micro-batch of rows of ``width`` tokens, the last ``trained`` of which are trained on.
+        """Run a full micro-batch of rows of ``width`` tokens forward and backward, the last ``trained`` trained on.
 
-        Its gradient, which is added, is 0. So what is made at first use is made before the first step, while others
-        start. On a CPU a short one does, where a full one can take minutes. Raises LimitExceeded when the micro-batch
-        does not fit into the device's memory. Every rank must call it.
+        What libraries make at first use is then made before the first step, while other actors start. The added
+        gradient is 0. Raises LimitExceeded when the micro-batch does not fit into the device's memory. Every rank
+        must call it.
         """
         tokens = self.config.tokens_per_micro_batch
         if self.rank_info.device.type == "cpu":
@@ -163,32 +173,32 @@ class LearnerEngine:
             ) from error
 
     def set_unshared(self, tokens: Tensor) -> None:
-        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not; shorter is padded with False."""
+        """Set the policy tokens missing from the teacher's vocabulary, ``[V]`` bool; shorter is padded with False."""
         mask = torch.zeros(self._scorer.vocabulary, dtype=torch.bool)
         mask[: len(tokens)] = tokens
         self._scorer = replace(self._scorer, unshared=mask.to(self.rank_info.device))
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Copies of all weights in host memory, by Hugging Face name, tied ones once; on rank 0 only.
+        """Copies of all weights in host memory, by Hugging Face name, tied ones once; yielded on rank 0 only.
 
-        Every rank must call and exhaust it: ZeRO-3 gathers weights from all.
+        Every rank must call and exhaust it: ZeRO-3 gathers each weight from all ranks.
         """
         return weights.gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """See ``optimizer_state.collect``; every rank must call and exhaust it."""
+        """Copies of the optimizer's tensors in host memory, yielded on rank 0 only; every rank must exhaust it."""
         return optimizer_state.collect(self.module, self.deepspeed.optimizer, is_receiver=self.rank_info.rank == 0)
 
     @property
     def optimizer_steps(self) -> int:
-        """Updates made, skipped ones not counted."""
+        """Updates that the optimizer applied; skipped steps do not count."""
         return optimizer_state.applied_steps(self.deepspeed.optimizer)
 
     def restore_optimizer(self, steps: int, read: Callable[[str], Tensor]) -> None:
-        """Put back what ``optimizer_state`` gave; ``read`` returns the tensor of a name. Called on every rank."""
+        """Restore what ``optimizer_state`` yielded; ``read`` returns the tensor of a name. Called on every rank."""
         if not steps:
             return
-        # The optimizer has no state before its first update: make one at rate 0 with a gradient of zeros.
+        # The optimizer has no state tensors before its first update: make them at rate 0 with a gradient of zeros.
         self.step([blank(rows=1, width=2, trained=1)], loss=_zero_loss, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
 
@@ -202,7 +212,7 @@ class LearnerEngine:
         return DTYPES[self.config.dtype]
 
     def close(self) -> None:
-        """Leave the process group, which all engines of this process share."""
+        """Destroy the process group, which all engines of this process share."""
         from deepspeed import comm
 
         self.links.close()
@@ -230,7 +240,7 @@ class LearnerEngine:
 
     def _update_unsharded(self) -> tuple[float, bool]:
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
-        if norm - norm != 0:  # infinite or not a number
+        if norm - norm != 0:  # infinite or not a number; before the step, which would write it into the weights
             self.deepspeed.zero_grad()
             return norm, True
         self.deepspeed.step()
@@ -248,7 +258,7 @@ class LearnerEngine:
 def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints its memory use
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=create_optimizer(parameters, config),
@@ -279,7 +289,7 @@ def _squared_pull(outputs: PolicyOutputs, batch: TokenBatch, loss: LossFunction)
     given = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
     leaves = {name: t.detach().requires_grad_() for name, t in given.items() if isinstance(t, Tensor)}
     share = loss(replace(outputs, **leaves), batch).loss
-    square = (0.0 * share.detach()).double()  # not a number when the loss is none, or infinite
+    square = (0.0 * share.detach()).double()  # 0, or NaN when the loss is not finite
     if share.requires_grad:
         pulls = torch.autograd.grad(share, list(leaves.values()), allow_unused=True)
         square = square + sum(g.double().square().sum() for g in pulls if g is not None)

@@ -1,8 +1,8 @@
-"""Which of the learner's ranks is to blame when a collective operation fails.
+"""Which of the learner's ranks failed, when a collective operation fails.
 
-A collective that fails says little: the connection that broke is often one to a rank that gave up itself. So each
-rank writes, every second, a count and what it is doing to the store where the ranks met. Who fails reads
-everybody's entry twice: a rank whose count stands still is dead or frozen.
+The error of a collective names the wrong rank: the connection that broke often leads to a rank that itself gave up.
+So each rank writes a heartbeat (a count, and its present operation) every second to the store where the ranks met. A
+rank whose collective fails reads all heartbeats twice: a count that stands still belongs to a dead or frozen rank.
 """
 
 import logging
@@ -20,13 +20,22 @@ from rlserve.errors import RlserveError, Unavailable
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+"""A failure is described after three of these: few seconds, and a busy machine still beats in time."""
 STORE_SECONDS = 5.0
+"""Longest wait for the store; it is one round trip, so any value well above that will do."""
 COLLECTIVE_FAILURES = ("connection", "timed out", "timeout", "gloo", "nccl", "socket", "broken pipe")
-"""Words that tell the failure of a collective from any other RuntimeError."""
+"""Words in the message of a failed collective: torch raises plain RuntimeError for it, as for anything else."""
 
 
 class RankHealth:
-    """Beats for this rank, and judges the others."""
+    """This rank's heartbeat, and the description of a failure from the heartbeats of all.
+
+    Example, on rank 0 after rank 1 was killed::
+
+        with health.attributed("command 7 (step)"):
+            distributed.all_reduce(values)     # RuntimeError: connection reset by peer
+        # Unavailable: learner rank 0: command 7 (step) failed: rank 1 is dead or frozen (last: command 7 (step)); ...
+    """
 
     def __init__(self, rank_info: RankInfo) -> None:
         self._rank_info = rank_info
@@ -44,7 +53,7 @@ class RankHealth:
 
     @contextmanager
     def attributed(self, doing: str) -> Iterator[None]:
-        """Turn the failure of a collective inside the block into Unavailable that names the rank to blame."""
+        """Turn the failure of a collective inside the block into Unavailable that names the failed rank."""
         before, self._doing = self._doing, doing
         try:
             yield
@@ -61,22 +70,24 @@ class RankHealth:
             ) from error
 
     def describe_failure(self) -> str:
-        """Who stands still, or else who is doing something else than this rank."""
+        """The ranks whose heartbeat stopped, or else those in another operation than this rank."""
         first = self._entries()
         time.sleep(3 * BEAT_SECONDS)
         second = self._entries()
         if second is None or first is None:
-            return "rank 0 is gone, where the ranks met"
+            return "rank 0 is gone, and with it the store of heartbeats"
         still = [rank for rank in second if rank != self._rank_info.rank and first.get(rank) == second[rank]]
         if still:
             return " and ".join(f"rank {r} is dead or frozen (last: {_doing(second[r])})" for r in still)
         others = {rank: _doing(entry) for rank, entry in second.items() if _doing(entry) != self._doing}
         if others:
-            return ", ".join(f"rank {rank} is at another place: {doing}" for rank, doing in others.items())
-        return "all ranks are alive and at the same place; raise learner.rank_timeout_seconds or look at the network"
+            return ", ".join(f"rank {rank} is in another operation: {doing}" for rank, doing in others.items())
+        return (
+            "all ranks are alive and in the same operation; raise learner.rank_timeout_seconds or look at the network"
+        )
 
     def close(self) -> None:
-        """Stop beating."""
+        """Stop the heartbeat."""
         self._stop.set()
         self._thread.join(2 * STORE_SECONDS)
 
@@ -86,11 +97,11 @@ class RankHealth:
             count += 1
             try:
                 self._store.set(_key(self._rank_info.rank), f"{count} {self._doing}")
-            except RuntimeError:  # rank 0, whose store it is, has ended
+            except RuntimeError:  # rank 0, which holds the store, ended
                 return
 
     def _entries(self) -> dict[int, str] | None:
-        """What each rank wrote last; None when the store is gone."""
+        """Each rank's last heartbeat; None when the store is gone."""
         try:
             return {rank: self._entry(rank) for rank in range(self._rank_info.world_size)}
         except RuntimeError:

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the training loop, beside model and optimizer."""
+"""State of the training loop that a checkpoint keeps, beside model and optimizer."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,38 +9,39 @@ from typing import Any
 from rlserve.store.base import StoreMark
 
 REWARD_WINDOW = 5
+"""Steps whose median reward ends a run early: few, yet one absurd step cannot decide."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LoopState:
-    """Where the loop is."""
+    """Position of the loop, and the numbers that it carries from step to step."""
 
     step: int = 0
     before: Mapping[str, Any] | None = None
-    """The measurement before training, as ``Evaluation.to_json`` has it; None while it was not made."""
+    """``Evaluation.to_json`` of the measurement before training; None until it is made."""
     owed: str = ""
-    """Name of the measurement that is to be made at this step; empty when none is."""
+    """Name of the measurement due at this step; empty when none is due."""
     lag_tokens: Counter[int] = field(default_factory=Counter)
     """Trained tokens by lag in versions."""
     recent_rewards: list[float] = field(default_factory=list)
     """Mean reward of what was received in each of the last steps."""
     syncs: int = 0
-    """Weight syncs that were due; the first publication is none."""
+    """Weight syncs after the first publication."""
     synced_step: int = 0
-    """Step of the newest weights that the workers were given."""
+    """Step of the newest published weights."""
     curriculum: Mapping[str, Any] = field(default_factory=dict)
-    """Levels of the environments that have any."""
+    """Curriculum levels by environment."""
     store: StoreMark | None = None
-    """The store's, made for this checkpoint; None before the first."""
+    """The store's mark for this checkpoint; None before the first."""
 
     def note_reward(self, mean: float) -> None:
-        """Take note of the mean reward of what was received in a step."""
+        """Add the mean reward of the groups received in a step."""
         self.recent_rewards = [*self.recent_rewards, mean][-REWARD_WINDOW:]
 
     def has_reached(self, wanted: float | None) -> bool:
-        """Whether the rewards of the last steps are as high as wanted; None wants nothing.
+        """Whether the median reward of the last steps is at least ``wanted``; never when that is None.
 
-        Their median decides: one absurd reward among a step's samples must not end a run.
+        The median, because one absurd reward among a step's samples must not end a run.
         """
         recent = self.recent_rewards
         return wanted is not None and len(recent) == REWARD_WINDOW and median(recent) >= wanted
@@ -61,7 +62,7 @@ class LoopState:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "LoopState":
-        """What ``to_json`` gave."""
+        """Undo ``to_json``."""
         return cls(
             step=int(value["step"]),
             before=value["before"],

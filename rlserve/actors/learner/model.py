@@ -1,4 +1,4 @@
-"""The policy as the learner holds it: any Hugging Face causal LM, deterministic, scored where it is trained on.
+"""Loads any Hugging Face causal LM without dropout, and scores the tokens of micro-batches that the loss reads.
 
 Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
 """
@@ -19,15 +19,16 @@ from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
 
 SOFTMAX_ELEMENTS = 2**27
-"""Size of the float32 log-softmax held at once; what is larger is cut into chunks and recomputed backward."""
+"""Size of the float32 log-softmax held at once, 512 MiB; a larger one is computed in chunks, again in the backward
+pass."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model(path: str, config: LearnerConfig) -> nn.Module:
-    """The causal LM at ``path`` (a directory or hub name) in ``learner.dtype``; no remote code is run.
+    """Load the causal LM at ``path`` (a directory or hub name) in ``learner.dtype``; no remote code is run.
 
-    Dropout is off everywhere, so that a step is a function of weights and batch.
+    Dropout is off everywhere, so that a step is a function of weights and batch alone.
     """
     from transformers import AutoModelForCausalLM
 
@@ -59,7 +60,8 @@ def _no_progress_bar() -> Iterator[None]:
 def _checkpoint_layers(model: Any) -> None:
     """Recompute layers in the backward pass, with dropout still off.
 
-    Transformers does so only for layers in training mode. The mode is set on the layer alone, not on what is in it.
+    Transformers recomputes only layers in training mode. The mode is set on the layer alone, so that the dropout
+    modules inside stay in evaluation mode.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -71,32 +73,39 @@ def _checkpoint_layers(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Runs the model on micro-batches and scores their tokens."""
+    """Runs the model on micro-batches and scores their tokens.
+
+    Example, ``loss_mask`` 1 in columns 7 to 9 of 20::
+
+        scorer = Scorer.around(model, model, torch.device("cpu"))
+        outputs = scorer(batch, needs=("entropy",))
+        outputs.logprobs.shape             # [B, 20]; the head ran on columns 7 to 9, the others are 0
+    """
 
     forward: Callable[..., Any]
     """The model, or DeepSpeed's engine around it."""
     device: torch.device
     vocabulary: int
     chooses_columns: bool
-    """The model's forward takes ``logits_to_keep``: the head is run on the columns trained on alone."""
+    """The model's forward takes ``logits_to_keep``, so the head runs on the scored columns alone."""
     recomputes: bool = False
-    """Layers are computed again in the backward pass."""
+    """Layers are computed again in the backward pass (gradient checkpointing)."""
     unshared: Tensor | None = None
-    """``[V]`` bool: tokens that a teacher with another tokenizer has not."""
+    """``[V]`` bool: policy tokens missing from the teacher's vocabulary."""
 
     @classmethod
     def around(cls, model: nn.Module, forward: Callable[..., Any], device: torch.device) -> "Scorer":
-        """A scorer of ``model``, called through ``forward``."""
+        """The scorer of ``model``, called through ``forward``."""
         names = inspect.signature(model.forward).parameters
         config: Any = model.config
         recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
         return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names, recomputes)
 
     def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
-        """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row is trained on.
+        """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row asks for a score.
 
-        Rows are padded on the right, so the causal mask alone keeps padding out of sight; packed rows are told
-        apart by their positions.
+        No attention mask is passed: rows are padded on the right, so no token attends to padding, and the positions of
+        packed rows show the model where a sequence begins.
         """
         inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
         if is_packed(batch):
@@ -104,7 +113,7 @@ class Scorer:
         predicted = trained_columns(batch)
         narrow = self.chooses_columns and len(predicted) + 1 < batch.token_ids.shape[1]
         if narrow:
-            # one column more than needed: what policy_outputs shifts by one then lines up
+            # One column more than needed: policy_outputs moves each value to the token behind it, and drops the last.
             inputs["logits_to_keep"] = torch.cat([predicted - 1, torch.zeros(1, dtype=torch.int64)]).to(self.device)
         with self._attention(batch.token_ids.shape[1]):
             logits: Tensor = self.forward(**inputs).logits
@@ -119,6 +128,7 @@ class Scorer:
         return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
+        # The recomputation in the backward pass would run outside of this context, with another kernel.
         return nullcontext() if self.recomputes else short_attention(width, self.device)
 
 
@@ -161,8 +171,8 @@ def _mapped(record: TokenBatch | PolicyOutputs, change: Callable[[Tensor], Tenso
 
 @torch.no_grad()
 def check_packing(scorer: Scorer, tolerance: float) -> None:
-    """Raises ConfigError if a sequence is scored otherwise when it shares its row with another."""
-    ids = (torch.arange(12) * 7 + 3) % min(scorer.vocabulary, 97)
+    """Raises ConfigError if a sequence gets other log-probabilities when it shares its row with another."""
+    ids = (torch.arange(12) * 7 + 3) % min(scorer.vocabulary, 97)  # any 12 tokens will do, if they differ
     alone = [_probe(ids[:5], [5]), _probe(ids[5:], [7])]
     together = _probe(ids, [5, 7])
     apart = torch.cat([scorer(b, needs=()).logprobs for b in alone], dim=1)
@@ -170,7 +180,7 @@ def check_packing(scorer: Scorer, tolerance: float) -> None:
     if not torch.allclose(apart, packed, atol=tolerance):
         worst = float((apart - packed).abs().max())
         raise ConfigError(
-            f"learner.packing: is true, but this model sees over the border between packed sequences "
+            f"learner.packing: is true, but this model attends across packed sequences "
             f"(log-probabilities differ by {worst:.3g}); set it to false, or another learner.attention"
         )
 

@@ -1,4 +1,4 @@
-"""A model as a Hugging Face directory: weights in safetensors shards, configuration and tokenizer beside them."""
+"""Writes a model as a Hugging Face directory: safetensors shards, configuration and tokenizer."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SHARD_BYTES = 2 * 2**30
+"""Size of a safetensors shard: bounds the memory that writing a checkpoint takes."""
 COMPANION_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 NOT_COMPANIONS = ("manifest.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def read_companions(model_path: str) -> dict[str, bytes]:
-    """Configuration and tokenizer files of a checkpoint directory or hub name, by file name."""
+    """Content of the configuration and tokenizer files of a checkpoint directory or hub name, by file name."""
     directory = Path(model_path)
     if not directory.is_dir():
         from huggingface_hub import snapshot_download
@@ -28,7 +29,7 @@ def read_companions(model_path: str) -> dict[str, bytes]:
 def write_model(
     directory: Path, weights: Iterable[tuple[str, Tensor]], companions: Mapping[str, bytes], dtype: torch.dtype
 ) -> None:
-    """A model directory that transformers and vLLM load; ``config.json`` is told the ``dtype`` of the weights."""
+    """Write a model directory that transformers and vLLM load; ``config.json`` names the ``dtype`` of the weights."""
     for name, content in companions.items():
         (directory / name).write_bytes(_with_dtype(content, dtype) if name == "config.json" else content)
     index = write_shards(directory, "model", weights)
@@ -41,7 +42,7 @@ def write_model(
 
 
 def write_shards(directory: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Tensors to ``<stem>-00001.safetensors`` and on, each of about SHARD_BYTES; returns file by tensor name."""
+    """Write ``<stem>-00001.safetensors`` and on, each of at most SHARD_BYTES or one tensor; returns file by tensor."""
     index: dict[str, str] = {}
     for number, shard in enumerate(_shards(tensors), 1):
         file = f"{stem}-{number:05d}.safetensors"

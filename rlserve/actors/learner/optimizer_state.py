@@ -1,7 +1,7 @@
 """AdamW's state as whole float32 tensors by parameter name.
 
-In this form it depends on neither ZeRO stage nor number of ranks, so a run may resume under others. Names are
-``<kind>/<parameter>`` with the kinds below. Everything goes through DeepSpeed's documented accessors.
+This form depends on neither ZeRO stage nor number of ranks, so a run may resume under others. Names are
+``<kind>/<parameter>`` with the kinds below. All access goes through DeepSpeed's documented functions.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ MASTER = "master"
 
 
 def collect(model: nn.Module, optimizer: Any, *, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
-    """Copies in host memory; a collective that all ranks exhaust and only the receiver is given anything."""
+    """Copies in host memory; a collective that all ranks exhaust, only the receiver gets tensors."""
     if not applied_steps(optimizer):
         return
     for name, parameter in _trained(model):
@@ -29,7 +29,7 @@ def collect(model: nn.Module, optimizer: Any, *, is_receiver: bool) -> Iterator[
 
 
 def restore(model: nn.Module, optimizer: Any, steps: int, read: Callable[[str], Tensor]) -> None:
-    """Set what ``collect`` gave, after ``steps`` updates; the optimizer must have made a step before.
+    """Restore what ``collect`` yielded, after ``steps`` updates; the optimizer must have its state tensors already.
 
     ``read`` returns the tensor of a name; every rank reads all of them and keeps its part.
     """
@@ -41,7 +41,7 @@ def restore(model: nn.Module, optimizer: Any, steps: int, read: Callable[[str], 
 
 
 def applied_steps(optimizer: Any) -> int:
-    """Updates made since the start, skipped ones not counted."""
+    """Updates that the optimizer applied since the start; skipped steps do not count."""
     steps = [int(state["step"]) for state in _base(optimizer).state.values() if "step" in state]
     return max(steps, default=0)
 
@@ -86,7 +86,11 @@ def _write(optimizer: Any, parameter: nn.Parameter, kind: str, whole: Tensor) ->
 
 
 def _write_partition(parameter: Any, kind: str, whole: Tensor) -> None:
-    """ZeRO-3. DeepSpeed's setter for whole tensors fails when ranks do not divide the elements evenly."""
+    """ZeRO-3: write this rank's part.
+
+    DeepSpeed 0.19's setter for whole tensors fails when the ranks do not divide the elements evenly; use it here once
+    it does not.
+    """
     from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, safe_set_local_optimizer_state
 
     size = safe_get_local_fp32_param(parameter).numel()

@@ -27,6 +27,7 @@ from rlserve.config.run import RunConfig
 from rlserve.errors import StateCorrupt
 
 MAGIC = 0x524C5352
+"""First number of every header ("RLSR"): a rank that reads anything else is out of step."""
 ALGORITHM_STATE = "algorithm"
 """Name of the algorithm's memory in a checkpoint's state."""
 POLICY_OUTPUTS = frozenset({"entropy", "entropy_gradient", "log_partition"})
@@ -36,7 +37,7 @@ REFERENCE = "reference_logprobs"
 
 
 class Command(IntEnum):
-    """What a follower is told to do."""
+    """The collective work that a follower takes part in."""
 
     STEP = 1
     LOGPROBS = 2
@@ -54,7 +55,7 @@ class Header:
 
     command: Command
     number: int
-    """Counts up; a follower that misses one refuses to go on."""
+    """Counts up; a follower that missed one raises StateCorrupt."""
     micro_batches: int = 0
     dtype: int = 0
     """Index into PUBLISHED_DTYPES."""
@@ -62,7 +63,7 @@ class Header:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """For messages: which command, by number and name."""
         return f"command {self.number} ({self.command.name.lower()})"
 
     @staticmethod
@@ -92,7 +93,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnsharedTokens:
-    """Tokens that a teacher with another tokenizer has not."""
+    """Policy tokens missing from the teacher's vocabulary."""
 
     tokens: Tensor
     """``[V]`` bool."""
@@ -105,7 +106,7 @@ class Rank:
     engine: LearnerEngine
     algorithm: Algorithm
     reference: Reference | None = None
-    """There when the algorithm needs it and no teacher serves it; see ``needs_reference``."""
+    """None when the algorithm needs no reference, or a teacher serves it."""
 
     def train(self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, lr: float) -> StepReport:
         """One optimizer step from this rank's micro-batches; all ranks at once."""
@@ -113,14 +114,14 @@ class Rank:
         return self.engine.step(micro_batches, loss=loss, lr=lr, needs=self.algorithm.needs)
 
     def output_gradient_norm(self, micro_batches: Sequence[TokenBatch], denominator: Denominator) -> float:
-        """See ``LearnerEngine.output_gradient_norm``; all ranks at once."""
+        """Norm of the loss's gradient by the policy's outputs; all ranks at once."""
         micro_batches, loss = self._ready(micro_batches, denominator)
         return self.engine.output_gradient_norm(micro_batches, loss=loss, needs=self.algorithm.needs)
 
     def _ready(
         self, micro_batches: Sequence[TokenBatch], denominator: Denominator
     ) -> tuple[Sequence[TokenBatch], LossFunction]:
-        """The micro-batches, scored by the reference if one is needed, and their loss; a collective."""
+        """The micro-batches, scored by the reference model if it is held here, and their loss; a collective."""
         if self.reference is not None:
             micro_batches = self.reference.score(micro_batches)
         if needs_reference(self.algorithm):
@@ -129,7 +130,7 @@ class Rank:
         return micro_batches, lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator)
 
     def refresh_reference(self) -> None:
-        """Copy the policy into the reference; a collective."""
+        """Copy the policy's weights into the reference model; a collective."""
         if self.reference is not None:
             self.reference.copy_from(self.engine.module)
 
@@ -139,7 +140,7 @@ class Rank:
 
 
 def needs_reference(algorithm: Algorithm) -> bool:
-    """Whether the reference's log-probabilities must be there."""
+    """Whether the loss reads the reference's log-probabilities."""
     return REFERENCE in algorithm.needs
 
 
@@ -171,9 +172,9 @@ def create_rank(
 
 
 def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
-    """Obey rank 0 until it says stop. Raises Unavailable when it is gone, or silent for ``idle_seconds``.
+    """Run rank 0's commands until STOP. Raises Unavailable when rank 0 is gone, or silent for ``idle_seconds``.
 
-    By default that is longer than any of rank 0's own waits: it gives up first and says for what it waited.
+    By default that is longer than any wait of rank 0, so that rank 0 gives up first and reports what it waited for.
     """
     engine = rank.engine
     config = engine.config

@@ -14,25 +14,32 @@ from rlserve.config.tables.learner import LearnerConfig
 
 
 class Reference:
-    """A whole copy of the model on every rank, without optimizer or gradient."""
+    """A whole copy of the model on every rank, without optimizer or gradient.
+
+    Example, scored beside the policy and refreshed from it::
+
+        reference = Reference("start/", config.learner, rank_info)
+        (scored,) = reference.score([batch])      # with reference_logprobs
+        reference.copy_from(engine.module)        # from now on the present policy is the reference
+    """
 
     def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
         model = load_model(model_path, config).to(rank_info.device)
         model.requires_grad_(False)
         self.module = model
         self.is_start = True
-        """False once it took over the policy's weights."""
+        """False once ``copy_from`` replaced the weights that the run began with."""
         self._scorer = Scorer.around(model, model, rank_info.device)
 
     @torch.no_grad()
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
-        """The batches with ``reference_logprobs``."""
+        """The batches with ``reference_logprobs`` filled in."""
         scored = (self._scorer(batch, needs=()) for batch in batches)
         return [replace(b, reference_logprobs=o.logprobs.cpu()) for b, o in zip(batches, scored, strict=True)]
 
     @torch.no_grad()
     def copy_from(self, policy: nn.Module) -> None:
-        """Take over the policy's weights. Gathers those that are partitioned: all ranks call it."""
+        """Copy the policy's weights. Gathers partitioned ones, so all ranks call it."""
         self.is_start = False
         own = dict(self.module.named_parameters())
         for bucket in buckets(list(policy.named_parameters()), GATHER_BYTES):

@@ -5,7 +5,7 @@ from rlserve.config.tables.sync import SyncConfig
 
 
 def learning_rate(config: LearnerConfig, step: int) -> float:
-    """Of the optimizer step that follows ``step`` finished ones: linear to ``lr`` over ``warmup_steps``."""
+    """Learning rate of the optimizer step after ``step`` finished ones: linear to ``lr`` over ``warmup_steps``."""
     if step >= config.warmup_steps:
         return config.lr
     return config.lr * (step + 1) / config.warmup_steps

@@ -1,6 +1,10 @@
 """Records of tensors as two plain tensors, for transfer between ranks. Nothing is pickled.
 
 A record is a dataclass whose fields are tensors, floats or None (``TokenBatch``, ``Denominator``, ``PolicyOutputs``).
+Its fields travel by position: all ranks run the same code. Example::
+
+    schema, content = pack(values_of([batch]))                        # one rank
+    take_record(TokenBatch, iter(unpack(schema, content)))            # the other: the same batch
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +20,9 @@ R = TypeVar("R")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
 MAX_DIMENSIONS = 4
+"""One more than any field has."""
 ABSENT, NUMBER = -1, -2
-"""Marks, in place of a dtype, for None and for a float."""
+"""Stand where the dtype's index would, for None and for a float."""
 ROW = 2 + MAX_DIMENSIONS
 
 
@@ -65,7 +70,7 @@ def values_of(records: Sequence[Any]) -> list[Tensor | float | None]:
 
 
 def take_record(kind: type[R], values: Iterator[Tensor | float | None]) -> R:
-    """The next record of ``kind`` from what ``values_of`` gave."""
+    """Build the next record of ``kind`` from the values that ``values_of`` listed."""
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     given: Mapping[str, Any] = {name: next(values) for name in names}
     return kind(**given)

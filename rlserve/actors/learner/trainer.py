@@ -41,7 +41,7 @@ Shares = Sequence[Sequence[TokenBatch]]
 
 
 class Trainer:
-    """Rank 0: commands the other ranks, publishes weights, writes checkpoints. With one rank it just does the work.
+    """Rank 0: commands the other ranks, publishes weights, writes checkpoints. A single rank commands nobody.
 
     Example, two steps of a run::
 
@@ -86,7 +86,7 @@ class Trainer:
             return self._rank.train(shares[0], batch.denominator, lr=lr)
 
     def output_gradient_norm(self, batch: OptimizerBatch) -> float:
-        """How hard the batch's loss pulls at the policy; see ``LearnerEngine.output_gradient_norm``."""
+        """Norm of the gradient of the batch's loss by the policy's outputs; not finite when loss or gradient is not."""
         shares = batch.micro_batches
         with self._command(Command.OUTPUT_GRADIENT, micro_batches=len(shares[0])):
             self._send(shares, batch.denominator)
@@ -103,21 +103,21 @@ class Trainer:
             return tuple(scored)
 
     def has_finite_logprobs(self, batch: OptimizerBatch) -> bool:
-        """Whether the policy's log-probabilities of the batch are finite."""
+        """Whether every log-probability that the policy gives to the batch is finite."""
         scored = self.logprobs(batch.micro_batches)
         return all(bool(torch.isfinite(outputs.logprobs).all()) for share in scored for outputs in share)
 
     def algorithm_state(self) -> Mapping[str, float]:
-        """What the algorithm keeps from batch to batch, for ``forget``."""
+        """What the algorithm keeps from batch to batch, for ``restore_algorithm``."""
         return self.algorithm.state() if isinstance(self.algorithm, Stateful) else {}
 
     def restore_algorithm(self, state: Mapping[str, float]) -> None:
-        """Make the algorithm's memory what it was: batches that were looked at since taught nothing."""
+        """Put back what ``algorithm_state`` returned: batches prepared since then were not trained on."""
         if isinstance(self.algorithm, Stateful):
             self.algorithm.restore(state)
 
     def set_unshared(self, tokens: Tensor) -> None:
-        """Say which tokens ``[V]`` (bool) a teacher with another tokenizer has not."""
+        """Set the policy tokens missing from the teacher's vocabulary, ``[V]`` bool, on every rank."""
         with self._command(Command.VOCABULARY):
             for rank in self._followers:
                 self._engine.links.send_values(rank, values_of([UnsharedTokens(tokens)]))
@@ -125,16 +125,16 @@ class Trainer:
 
     @property
     def has_reference(self) -> bool:
-        """Whether a copy of the reference is held by the ranks."""
+        """Whether the ranks hold a copy of the reference model."""
         return self._rank.reference is not None
 
     def refresh_reference(self) -> None:
-        """Make the present policy the reference, on every rank."""
+        """Make the present policy the reference model, on every rank."""
         with self._command(Command.REFRESH):
             self._rank.refresh_reference()
 
     def publish(self, version: int) -> None:
-        """Make the present weights the version that workers fetch."""
+        """Publish the present weights as the version that workers fetch."""
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
         size = weight_bytes(self._engine.module, dtype)
         self.publisher.publish(self.weights(dtype), version, size_bytes=size)
@@ -145,7 +145,7 @@ class Trainer:
             yield from self._engine.weights(dtype)
 
     def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> Checkpoint:
-        """Write a checkpoint, with what ``beside`` adds to it, and drop the oldest."""
+        """Write a checkpoint, to which ``beside`` adds files, and delete the oldest ones."""
         with self._command(Command.SAVE):
             saved = checkpoint.save(
                 self._paths.checkpoints,
@@ -160,9 +160,9 @@ class Trainer:
         return saved
 
     def close(self) -> None:
-        """Remove published files, let the followers end, then this rank's engine."""
+        """Remove published files, send STOP to the followers, close this rank's engine."""
         self.publisher.close()
-        if not self._failed:  # after a failed command they have ended already
+        if not self._failed:  # after a failed command the followers ended by themselves
             with self._command(Command.STOP):
                 pass
         self._engine.close()
@@ -204,7 +204,7 @@ class Trainer:
 
 
 def combine(reports: Sequence[StepReport]) -> StepReport:
-    """Several updates as one: means of what was measured in those that were made, the last state, all the time."""
+    """One report of several updates: means over those not skipped, the last state, the sum of the seconds."""
     made = [report for report in reports if not report.skipped] or reports
     names = made[0].metrics
     return replace(

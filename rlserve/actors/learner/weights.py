@@ -1,4 +1,4 @@
-"""Weights out of the model: whole, on the host, by Hugging Face name."""
+"""Gathers the model's weights: whole tensors in host memory, by Hugging Face name."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 GATHER_BYTES = 2**28
-"""ZeRO-3 gathers about this much at once: a gather for each parameter costs several times more."""
+"""Bytes that ZeRO-3 gathers at once: a gather for each parameter costs several times more."""
 
 
 def gather(model: nn.Module, dtype: torch.dtype, *, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
     """Copies of all parameters and persistent buffers, contiguous, floating ones in ``dtype``; tied ones once.
 
-    A collective where parameters are partitioned: all ranks exhaust it, only the receiver is given anything.
+    A collective where parameters are partitioned: all ranks exhaust it, only the receiver gets tensors.
     """
     converted = bool(getattr(model, "_weight_conversions", None))
     stream = _stream(model, dtype, is_receiver)
@@ -22,7 +22,7 @@ def gather(model: nn.Module, dtype: torch.dtype, *, is_receiver: bool) -> Iterat
 
 
 def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Undo what transformers changed when it loaded the model (it fuses experts, say); needs them all at once."""
+    """Undo transformers' conversions at loading (fused experts, for example); holds all weights at once."""
     from transformers.core_model_loading import revert_weight_conversion
 
     state = dict(stream)
@@ -41,7 +41,7 @@ def _stream(model: nn.Module, dtype: torch.dtype, is_receiver: bool) -> Iterator
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes that ``gather`` gives in all, where no names are converted."""
+    """Bytes of all tensors that ``gather`` yields, where no names are converted."""
     kept = model.state_dict(keep_vars=True).keys()
     buffers = [buffer for name, buffer in model.named_buffers() if name in kept]
     return sum(
@@ -50,7 +50,7 @@ def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Whole parameters inside the block; all ranks enter it. Free where they are not partitioned."""
+    """Make parameters whole inside the block; all ranks enter it. Does nothing where they are not partitioned."""
     if not hasattr(parameters[0], "ds_id"):
         return nullcontext()
     import deepspeed
@@ -60,7 +60,7 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 def buckets(named: Sequence[tuple[str, nn.Parameter]], size_bytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """Parameters in order, cut into runs of about ``size_bytes``; at least one in each."""
+    """Parameters in order, in runs of at most ``size_bytes``; a larger parameter is a run of its own."""
     run: list[tuple[str, nn.Parameter]] = []
     held = 0
     for name, parameter in named:
@@ -75,13 +75,8 @@ def buckets(named: Sequence[tuple[str, nn.Parameter]], size_bytes: int) -> Itera
 
 
 def full_numel(parameter: Tensor) -> int:
-    """Elements of the whole parameter, also where this rank holds a part."""
+    """Elements of the whole parameter, also where this rank holds a part (DeepSpeed sets ``ds_numel``)."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of the whole parameter, also where this rank holds a part."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
