@@ -2,7 +2,7 @@
 
 A row is ``{"prompt": ..., "completion": "..."}``; the prompt is text or a list of messages. Nothing is sampled. With
 ``[algorithm] type = "mixed"`` its tokens are trained by cross-entropy (``weight`` here, ``supervised_weight`` there);
-with ``type = "distill"`` and ``estimator = "top_k"`` a teacher scores them: off-line distillation.
+with ``type = "distill"`` and ``estimator = "top_k"`` a teacher scores them: offline distillation.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Preference pairs from JSON-lines files: off-line training through the same stream.
+"""Preference pairs from JSON-lines files: offline training through the same stream.
 
 A row is ``{"prompt": ..., "chosen": "...", "rejected": "..."}``; the prompt is text or a list of messages. Nothing is
 sampled: both completions come with the task. ``rlserve pairs`` makes such files.

@@ -145,9 +145,9 @@ class GroupOutcome:
     mode: str = ""
     """The task's label ``mode``, e.g. ``"think"``; empty when it has none."""
     roles: Tensor | None = None
-    """``[G]`` int64: 1 chosen, -1 rejected, 0 neither, for pairs made off line."""
+    """``[G]`` int64: 1 chosen, -1 rejected, 0 neither, for pairs made offline."""
     pair_numbers: Tensor | None = None
-    """``[G]`` int64: which chosen belongs to which rejected, for pairs made off line."""
+    """``[G]`` int64: which chosen belongs to which rejected, for pairs made offline."""
     seed: int = 0
     """For random choices; the same for the same group."""
     taught: Tensor | None = None

@@ -89,7 +89,7 @@ def best_worst(outcome: GroupOutcome, candidates: Sequence[Pair]) -> list[Pair]:
 
 
 def given(outcome: GroupOutcome) -> list[Pair]:
-    """Pairs made off line: chosen and rejected members of the same pair number."""
+    """Pairs made offline: chosen and rejected members of the same pair number."""
     if outcome.roles is None or outcome.pair_numbers is None:
         return []
     roles, numbers, lengths = outcome.roles.tolist(), outcome.pair_numbers.tolist(), outcome.lengths.tolist()

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "On-policy with grading: `rlserve pairs graded.jsonl --out pairs.jsonl` sets a right sample of a prompt "
         "against a wrong one. Strong against weak: `rlserve pairs strong.jsonl --weak weak.jsonl --out pairs.jsonl` "
         "sets a sample of the strong model against one of the weak model for the same prompt. `--examples` keeps "
-        "single completions instead, for supervised batches and off-line distillation."
+        "single completions instead, for supervised batches and offline distillation."
     )
     parser.add_argument("samples", type=Path, help="file of `rlserve generate`")
     parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to make")

@@ -1,4 +1,4 @@
-"""Other algorithms than the quick start's in whole runs: served teachers, semi-on-line and off-line pairs."""
+"""Other algorithms than the quick start's in whole runs: served teachers, semi-online and offline pairs."""
 
 import json
 import math

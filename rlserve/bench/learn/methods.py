@@ -46,14 +46,14 @@ METHODS = (
     Method(name="grpo_synchronous", title="synchronous GRPO", changes={"algorithm": GRPO, "learner": {"max_lag": 0}}),
     Method(name="cispo", title="CISPO", changes={"algorithm": {"type": "cispo", **CONSTANT}}),
     Method(name="gspo", title="GSPO", changes={"algorithm": GSPO}),
-    Method(name="dpo_online", title="on-line DPO", changes={"algorithm": DPO}),
-    Method(name="dpo_semi_4", title="semi-on-line DPO, s = 4", changes={"algorithm": DPO, "sync": {"every_steps": 4}}),
+    Method(name="dpo_online", title="online DPO", changes={"algorithm": DPO}),
+    Method(name="dpo_semi_4", title="semi-online DPO, s = 4", changes={"algorithm": DPO, "sync": {"every_steps": 4}}),
     Method(
-        name="dpo_semi_12", title="semi-on-line DPO, s = 12", changes={"algorithm": DPO, "sync": {"every_steps": 12}}
+        name="dpo_semi_12", title="semi-online DPO, s = 12", changes={"algorithm": DPO, "sync": {"every_steps": 12}}
     ),
     Method(
         name="dpo_offline",
-        title="off-line DPO",
+        title="offline DPO",
         changes={
             "algorithm": {**DPO, "pairs": {"selection": "given"}},
             "learner": {"groups_per_step": 64},

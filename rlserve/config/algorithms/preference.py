@@ -48,7 +48,7 @@ class PairedConfig(AlgorithmSection):
 
 
 class DpoConfig(PairedConfig):
-    """Direct preference optimisation and its kin, on pairs made on line or given."""
+    """Direct preference optimisation and its kin, on pairs made online or given."""
 
     type: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "ipo", "hinge", "apo_zero", "apo_down"] = "sigmoid"
