@@ -1,7 +1,7 @@
 """Advantages: a completion's reward against those of the same task.
 
-Shape letter: G members of one group. ``scored`` is False where there is no verdict: such a member enters no
-mean and no deviation, and its advantage is 0. Fewer than two scored members compare with nothing: all 0.
+Shape letter: G members of one group. A member without a verdict (``scored`` is False) enters no mean and no deviation,
+and its advantage is 0. With fewer than two scored members there is nothing to compare: all advantages are 0.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 VARIANCE_TOLERANCE = 1e-8
-"""Rewards that differ by no more than this are equal."""
+"""Rewards that differ by no more than this are equal: far below any step of a reward, far above rounding in float64."""
 
 
 def group_mean(rewards: Tensor, scored: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def next_baseline(baseline: float | None, batch_mean: float, decay: float) -> fl
 
 
 def is_zero_variance(rewards: Sequence[float]) -> bool:
-    """Whether all are equal. For the scored rewards of a group as verified, before any shaping by length."""
+    """Whether all scored rewards of a group are equal, as verified, before any shaping by length."""
     return not rewards or max(rewards) - min(rewards) <= VARIANCE_TOLERANCE
 
 

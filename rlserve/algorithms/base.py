@@ -1,8 +1,8 @@
-"""What an algorithm is to the pipeline, which knows none by name.
+"""The interface of an algorithm; the pipeline imports none by name.
 
-An algorithm decides which groups teach something (``why_drop``), what each trajectory is trained for
-(``prepare``), and what the loss of a micro-batch is (``loss``). All three are pure. Constructed as
-``cls(config)`` with the section of the run configuration whose ``type`` is its registered name.
+An algorithm decides which groups to drop (``why_drop``) and what each trajectory is trained for (``prepare``), and
+computes the loss of a micro-batch (``loss``). All three are pure. It is constructed as ``cls(config)`` with the section
+of the run configuration whose ``type`` is its registered name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,32 @@ from rlserve.algorithms.batch import (
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """One way to train."""
+    """One way to train.
+
+    Example, a group from its arrival to its gradient::
+
+        algorithm = registry.create(config.algorithm)
+        algorithm.why_drop(outcome)                    # None: it is queued; "zero_variance": it is dropped
+        assignments = algorithm.prepare(outcomes)      # one for each sequence of the optimizer batch
+        share = algorithm.loss(outputs, micro_batch, denominator)
+        share.loss.backward()                          # the shares of all micro-batches add up
+    """
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of what must be there beside the log-probabilities.
+        """Names of the optional fields of ``PolicyOutputs`` and ``TokenBatch`` that the loss reads.
 
-        Optional fields of ``PolicyOutputs`` and ``TokenBatch`` (``"reference_logprobs"``: have a reference
-        model score the batch); and ``"entropy_gradient"`` if the loss differentiates the entropy.
+        With ``"reference_logprobs"`` a reference model scores the batch. ``"entropy_gradient"`` is no field: it asks
+        for an entropy that can be differentiated.
         """
         ...
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """Why a group teaches nothing, as a closed word for counters; None when it does teach."""
+        """One word, for counters, why no gradient comes from the group; None to train on it."""
         ...
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """The sequences of the optimizer batch; a trajectory may be left out or serve more than once."""
+        """The sequences of the optimizer batch; a trajectory may be left out, or assigned several times."""
         ...
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
@@ -46,10 +55,10 @@ class Algorithm(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An algorithm with a memory between batches: a checkpoint keeps ``state`` and gives it back."""
+    """An algorithm that carries numbers from batch to batch; a checkpoint keeps them."""
 
     def state(self) -> dict[str, float]:
-        """Plain numbers by name."""
+        """The numbers, by name."""
         ...
 
     def restore(self, state: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Tensors an algorithm sees and returns.
+"""Tensors that go into an algorithm and come out of it.
 
 Shape letters: B rows, T tokens in a row, N sequences and P groups of the optimizer batch, K tokens of a
 teacher's support. A row holds one sequence, or several when packed. Entry ``[b, t]`` is about token t
@@ -62,42 +62,41 @@ class TokenBatch:
     lag: TokenValues
     """``[B, T]`` int64: versions between the weights in training and those that sampled; 0 elsewhere."""
     temperatures: TokenValues | None = None
-    """``[B, T]`` float32: at which the token was sampled, and is scored; None: 1 everywhere."""
+    """``[B, T]`` float32: temperature at which the token was sampled, and is scored; None: 1 everywhere."""
     proximal_logprobs: TokenValues | None = None
-    """``[B, T]`` float32: log-probability at the start of the optimizer batch; None: the behaviour's."""
+    """``[B, T]`` float32: log-probability before the first step of the batch; None when it serves one step."""
     was_given: TokenValues | None = None
-    """``[B, T]`` bool: of a completion that somebody else wrote, whose behaviour log-probabilities are unknown."""
+    """``[B, T]`` bool: of a completion that the policy did not sample: its behaviour log-probability is unknown."""
     group_ids: TokenValues | None = None
     """``[B, T]`` int64: number of the group (prompt) in the optimizer batch, 0..P-1; -1 on padding."""
 
     reference_logprobs: TokenValues | None = None
-    """``[B, T]`` float32: under the frozen reference model; there when ``needs`` names it."""
+    """``[B, T]`` float32: under the frozen reference model; None unless ``needs`` names it."""
 
     pair_ids: TokenValues | None = None
-    """``[B, T]`` int64: number of the pair that the sequence belongs to; -1 for none. Both sequences of a pair
-    are in one micro-batch."""
+    """``[B, T]`` int64: number of the sequence's pair; -1 without one. A pair is in one micro-batch."""
     preferred: TokenValues | None = None
-    """``[B, T]`` float32: 1 on sequences that are chosen or good, else 0."""
+    """``[B, T]`` float32: 1 on chosen and on good sequences, else 0."""
     weights: TokenValues | None = None
-    """``[B, T]`` float32: weight of the token's sequence, or of its pair, in the batch's loss; 0 on padding."""
+    """``[B, T]`` float32: weight of the token's sequence or pair in the batch's loss; 0 on padding."""
 
     teacher_mask: TokenMask | None = None
-    """``[B, T]`` float32: 1 on tokens that a teacher scored, else 0."""
+    """``[B, T]`` float32: weight of the token under distillation, 0 where no teacher scored it."""
     teacher_logprobs: TokenValues | None = None
-    """``[B, T]`` float32: the teacher's of token t; of its whole span on the span's first token."""
+    """``[B, T]`` float32: the teacher's log-probability of token t; with spans, of the span on its first token."""
     span_ids: SpanIds | None = None
-    """``[B, T]`` int64: number of the token's span in the micro-batch; -1 for none. None: every token its own."""
+    """``[B, T]`` int64: number of the token's span in the micro-batch; -1 without one. None: each token is a span."""
     teacher_top_ids: TokenValues | None = None
-    """``[B, T, K]`` int64: the teacher's most likely tokens at t; -1 for one that the student has not. With spans
-    they are at each span's last token, see ``divergences``."""
+    """``[B, T, K]`` int64: the teacher's most likely tokens at t, as tokens of the policy; -1 for one missing from the
+    policy's vocabulary. With spans they are at each span's last token, see ``divergences``."""
     teacher_top_logprobs: TokenValues | None = None
-    """``[B, T, K]`` float32; -infinity where there are fewer."""
+    """``[B, T, K]`` float32; -infinity behind the last of fewer than K."""
     teacher_log_tail: TokenValues | None = None
-    """``[B, T]`` float32: log of the mass outside the top K; -infinity when there is none."""
+    """``[B, T]`` float32: log of the mass outside the top K; -infinity when the top K is everything."""
     shared_fraction: TokenValues | None = None
-    """``[B, T]`` float32: share of the teacher's vocabulary that the student has too; there with ``span_ids``."""
+    """``[B, T]`` float32: share of the teacher's vocabulary that the policy shares; set with ``span_ids``."""
     teacher_temperature: float = 1.0
-    """At which the teacher's distribution was taken; the student's at its top K is taken at the same."""
+    """Temperature of the teacher's top K, and of the policy's log-probabilities of those tokens."""
     supervised_mask: TokenMask | None = None
     """``[B, T]`` float32: weight of the token's cross-entropy under the supervised objective."""
 
@@ -111,7 +110,7 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PolicyOutputs:
-    """What the forward pass says of each token; only what the algorithm's ``needs`` name is there."""
+    """Results of the forward pass for each token; a field not in the algorithm's ``needs`` is None."""
 
     logprobs: TokenValues
     """``[B, T]`` with gradient; 0 on the first token of a sequence and on padding."""
@@ -122,15 +121,15 @@ class PolicyOutputs:
     top_logprobs: TokenValues | None = None
     """``[B, T, K]`` with gradient: at the batch's ``teacher_top_ids``, at its ``teacher_temperature``."""
     unshared_logprobs: TokenValues | None = None
-    """``[B, T, R]`` with gradient, falling: the likeliest tokens that the teacher's vocabulary has not, at the same
-    temperature; R is 0 when it has all."""
+    """``[B, T, R]`` with gradient, falling: the likeliest policy tokens missing from the teacher's vocabulary, at the
+    same temperature; R is 0 when none is missing."""
     log_unshared: TokenValues | None = None
-    """``[B, T]`` with gradient: log of the mass of all of them; -infinity when there are none."""
+    """``[B, T]`` with gradient: log of the mass of all missing tokens; -infinity when none is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GroupOutcome:
-    """What is known of a group before the forward pass. G members, in the order of its trajectories."""
+    """A group as an algorithm sees it before the forward pass: G members, in the order of its trajectories."""
 
     rewards: Tensor
     """``[G]`` float64, as verified; 0 where there is no verdict."""
@@ -141,21 +140,21 @@ class GroupOutcome:
     truncated: Tensor
     """``[G]`` bool: ended by the length limit."""
     length_limit: int
-    """Sampled tokens at which a completion is cut."""
+    """Sampled tokens after which a completion is cut."""
     mode: str = ""
     """The task's label ``mode``, e.g. ``"think"``; empty when it has none."""
     roles: Tensor | None = None
     """``[G]`` int64: 1 chosen, -1 rejected, 0 neither, for pairs made offline."""
     pair_numbers: Tensor | None = None
-    """``[G]`` int64: which chosen belongs to which rejected, for pairs made offline."""
+    """``[G]`` int64: number that chosen and rejected of an offline pair share."""
     seed: int = 0
-    """For random choices; the same for the same group."""
+    """Seed of random choices, made from the group's id: the same group makes the same choices."""
     taught: Tensor | None = None
-    """``[G]`` bool: a teacher scored it."""
+    """``[G]`` bool: a teacher to distil from scored it."""
     supervised: Tensor | None = None
     """``[G]`` bool: it has tokens of the supervised objective."""
     given: Tensor | None = None
-    """``[G]`` bool: somebody else wrote it, so its behaviour log-probabilities are unknown."""
+    """``[G]`` bool: the policy did not sample it, so its behaviour log-probabilities are unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,22 +166,22 @@ class Assignment:
     member: int
     """Position of the trajectory in its group."""
     advantage: float = 0.0
-    """Given to each of its trainable tokens."""
+    """Advantage of each of its trainable tokens."""
     pair: int = -1
-    """Number of its pair in the optimizer batch; -1 for none."""
+    """Number of its pair in the optimizer batch; -1 without one."""
     preferred: bool = False
-    """Chosen of its pair, or good."""
+    """It is the chosen one of its pair, or a good completion."""
     weight: float = 1.0
-    """Of its pair's or its own loss in the batch's loss."""
+    """Weight of its pair's loss, or of its own, in the batch's loss."""
     trains_policy: bool = True
-    """Whether ``loss_mask`` is set on its sampled tokens; else only other objectives train it."""
+    """Whether ``loss_mask`` is set on its sampled tokens; otherwise only other objectives train it."""
     has_gradient: bool = True
-    """False: its loss is 0 whatever the policy. It counts in every denominator, and the model need not see it."""
+    """False: its loss has no gradient. It counts in every denominator, and the model is not run on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denominator:
-    """What the summed token losses are divided by, computed over the whole optimizer batch."""
+    """Divisors of the summed token losses, computed over the whole optimizer batch."""
 
     tokens: float
     """Trainable tokens of all micro-batches and ranks."""
@@ -195,16 +194,16 @@ class Denominator:
     preferred_tokens: float = 0.0
     """Trainable tokens of preferred sequences."""
     teacher_tokens: float = 0.0
-    """Tokens that a teacher scored."""
+    """Sum of ``teacher_mask``."""
     supervised_tokens: float = 0.0
-    """Sum of the supervised objective's token weights."""
+    """Sum of ``supervised_mask``."""
     reference_gap: float = 0.0
     """Sum of behaviour less reference log-probability over all trainable tokens; see ``masked.with_reference``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """A number on its way to the log: how to merge it over micro-batches and ranks (``metrics.merge``)."""
+    """A part of a logged number, with the way to merge it over micro-batches and ranks (``metrics.merge``)."""
 
     value: Tensor
     """Sum (for ``mean`` and ``sum``) or extreme (for ``max`` and ``min``); scalar, no gradient.

@@ -1,4 +1,4 @@
-"""Distillation from teachers that are served: on the student's own samples, or on given text.
+"""Distillation from served teachers: on the policy's own samples, or on given text.
 
 * ``sampled``: a policy gradient, -c A log q with A = log p - log q of the sampled token (a constant) and c the
   importance ratio cut at ``max_ratio``. Unbiased for the gradient of the token's reverse divergence, also on
@@ -43,7 +43,7 @@ class Distill:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The teacher's scores, and the student's at the teacher's top k."""
+        """The teacher's scores, and the policy's log-probabilities of the teacher's top k."""
         top = {"teacher_top_ids", "teacher_top_logprobs", "top_logprobs", "unshared_logprobs", "log_unshared"}
         return frozenset({"entropy", "teacher_logprobs"} | (top if self.config.estimator == "top_k" else set()))
 
@@ -60,7 +60,7 @@ class Distill:
         ]
 
     def _taught(self, outcome: GroupOutcome) -> Tensor:
-        """``[G]`` members to learn from. The policy-gradient form is about the policy's own samples alone."""
+        """``[G]`` members to distil on. A policy gradient needs the behaviour policy: own samples only."""
         if outcome.taught is None:
             return torch.zeros_like(outcome.scored)
         if self.config.estimator == "sampled" and outcome.given is not None:

@@ -28,9 +28,10 @@ from rlserve.algorithms.masked import sequence_sum, spread
 from rlserve.errors import InvalidRequest
 
 ABSENT = -1e4
-"""Log-probability of a bucket that does not exist; its exp is 0 in every precision."""
+"""Log-probability of a bucket that does not exist: its exp is 0 in every precision, and unlike -infinity it has
+gradients."""
 MOST = math.log1p(-1e-7)
-"""Largest log of a support's total mass, so that its tail has a logarithm."""
+"""Largest log of a support's total mass: beyond it 1 - mass rounds to 0 in float32, which has no logarithm."""
 
 
 def log_tail(logprobs: Tensor) -> Tensor:
@@ -41,8 +42,8 @@ def log_tail(logprobs: Tensor) -> Tensor:
 def buckets(student: Tensor, teacher: Tensor, teacher_tail: Tensor) -> tuple[Tensor, Tensor]:
     """Both with a tail bucket, ``[..., K] -> [..., J]``.
 
-    A teacher entry of -infinity is no part of the support: the student's mass there counts as tail. A teacher
-    tail of -infinity says that the support is the whole vocabulary: there is no tail bucket on either side.
+    A teacher entry of -infinity is outside the support: the student's mass there counts as tail. With a teacher tail of
+    -infinity the support is the whole vocabulary, and neither side has a tail bucket.
     """
     here = torch.isfinite(teacher)
     student = torch.where(here, student, ABSENT)
@@ -73,7 +74,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float, *, normalize:
 
 
 def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
-    """``[B, T] -> [B, T]``: the sum over each token's span; itself where every token is its own."""
+    """``[B, T] -> [B, T]``: the sum over each token's span; the values themselves without spans."""
     if batch.span_ids is None:
         return values
     return spread(sequence_sum(values, batch.span_ids, int(batch.span_ids.max()) + 1), batch.span_ids)
@@ -82,7 +83,7 @@ def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
 def span_divergence(
     outputs: PolicyOutputs, batch: TokenBatch, *, beta: float, normalize: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(``[B, T]`` loss at each span's last token; both sides' matched buckets, ``[B, T, J]``)."""
+    """(``[B, T]`` loss at each span's last token; both sides' shared buckets, ``[B, T, J]``)."""
     teacher, tail, ids, share = (
         batch.teacher_top_logprobs,
         batch.teacher_log_tail,
@@ -93,22 +94,22 @@ def span_divergence(
         raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
     beginning = (over_spans(outputs.logprobs, batch) - outputs.logprobs)[..., None]
     listed = torch.isfinite(teacher)
-    matched = listed & (ids >= 0)
-    q = torch.where(matched, beginning + outputs.top_logprobs, ABSENT)
-    p = torch.where(matched, teacher, ABSENT)
+    shared = listed & (ids >= 0)
+    q = torch.where(shared, beginning + outputs.top_logprobs, ABSENT)
+    p = torch.where(shared, teacher, ABSENT)
     has_tail = torch.isfinite(tail)
-    student_tail = torch.where(has_tail, beginning[..., 0] + _log_rest(outputs, matched, share), ABSENT)
+    student_tail = torch.where(has_tail, beginning[..., 0] + _log_rest(outputs, shared, share), ABSENT)
     q = torch.cat([q, student_tail[..., None]], -1)
     p = torch.cat([p, torch.where(has_tail, tail, ABSENT)[..., None]], -1)
     same = generalized_jsd(q, p, beta, normalize=normalize)
-    rest = _rank_distance(outputs, torch.where(listed & ~matched, teacher, ABSENT), beginning, is_whole=~has_tail)
+    rest = _rank_distance(outputs, torch.where(listed & ~shared, teacher, ABSENT), beginning, is_whole=~has_tail)
     return share * same + (1 - share) * rest, q, p
 
 
-def _log_rest(outputs: PolicyOutputs, matched: Tensor, share: Tensor) -> Tensor:
-    """``[B, T]`` log of the student's mass on matched tokens that are not listed."""
+def _log_rest(outputs: PolicyOutputs, shared: Tensor, share: Tensor) -> Tensor:
+    """``[B, T]`` log of the student's mass on shared tokens outside the teacher's top."""
     assert outputs.top_logprobs is not None
-    seen = torch.where(matched, outputs.top_logprobs, ABSENT).logsumexp(-1)
+    seen = torch.where(shared, outputs.top_logprobs, ABSENT).logsumexp(-1)
     if outputs.log_unshared is not None and outputs.unshared_logprobs is not None and outputs.unshared_logprobs.numel():
         unshared = torch.where(share < 1, outputs.log_unshared, ABSENT)
         seen = torch.logaddexp(seen, unshared)

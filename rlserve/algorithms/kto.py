@@ -1,9 +1,9 @@
 """KTO: single completions, each good or bad (arXiv:2402.01306), with a = sum of l - r over the completion.
 
 * good: desirable_weight * (1 - s(beta (a - z))); bad: undesirable_weight * (1 - s(beta (z - a))).
-* z = max(0, mean over the batch's completions of b - r summed): the divergence of the sampler from the
-  reference, estimated on its own samples. The paper takes mismatched completions instead, because its data
-  are not the policy's own; here they are, and no second forward pass is needed.
+* z = max(0, mean over the batch's completions of the sum of b - r): the sampler's divergence from the reference,
+  estimated on its own samples. The paper estimates it on mismatched completions, because its data are not the policy's
+  own; here they are, and no second forward pass is needed.
 * ``apo_zero_unpaired``: the same with z = 0 (arXiv:2408.06266).
 
 The mean is over all completions of the optimizer batch.
@@ -34,7 +34,7 @@ class Kto:
         return frozenset({"entropy", "reference_logprobs"})
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """``"no_verdict"`` when nothing is scored; one-sided groups do teach."""
+        """``"no_verdict"`` when no member is scored; groups of equal rewards are trained on."""
         return None if outcome.scored.any() else "no_verdict"
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:

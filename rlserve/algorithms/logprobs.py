@@ -1,9 +1,9 @@
 """Token log-probabilities, entropy and log-partition from logits, in chunks of tokens.
 
 Shape letters: B rows, T tokens, V vocabulary, C tokens of a chunk, K tokens of a teacher's support. Entry
-``[b, t]`` of a result is about token t, so it is made from the logits at t - 1. Softmax is in float32 (float64
-if the logits are); of more than one chunk, each is recomputed in the backward pass, so only the model's own
-logits stay in memory.
+``[b, t]`` of a result belongs to token t, so it is computed from the logits at t - 1. Softmax is in float32 (float64 if
+the logits are). With more than one chunk, each is recomputed in the backward pass, so that only the model's own logits
+stay in memory.
 """
 
 from collections.abc import Collection
@@ -26,9 +26,9 @@ def policy_outputs(
 ) -> PolicyOutputs:
     """The outputs in ``needs``, from ``logits`` ``[B, T, V]`` of ``batch``.
 
-    Logits are divided by the temperature at which each token was sampled first. The entropy has a gradient only when
-    ``needs`` also holds ``"entropy_gradient"``. ``unshared`` ``[V]`` bool: tokens that a teacher with another
-    tokenizer has not.
+    Logits are first divided by the temperature at which each token was sampled. The entropy has a gradient only when
+    ``needs`` also holds ``"entropy_gradient"``. ``unshared`` ``[V]`` bool: policy tokens missing from the teacher's
+    vocabulary.
     """
     seen = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
     settings = _Settings(
@@ -36,7 +36,8 @@ def policy_outputs(
         wanted=frozenset(needs) | ({"entropy"} if "entropy_gradient" in needs else set()),
         unshared=unshared if "unshared_logprobs" in needs else None,
     )
-    # The token that each position predicts; the last of a row predicts nothing and is cut off below.
+    # Rolled left, so that each position holds the token that it predicts; the last of a row predicts nothing and is
+    # zeroed by _about_own_token.
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
     targets = torch.split(batch.token_ids.roll(-1, dims=1).flatten(), chunk_tokens)
     tops = torch.split(_top_ids(batch, settings.wanted), chunk_tokens)
@@ -59,7 +60,7 @@ OPTIONAL = ("entropy", "log_partition", "top_logprobs", "unshared_logprobs", "lo
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
     top_temperature: float | None
-    """Of ``top_ids``; None: that of the tokens themselves."""
+    """Temperature of ``top_ids``; None: that of the tokens themselves."""
     wanted: frozenset[str]
     unshared: Tensor | None = None
 
@@ -81,14 +82,14 @@ def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
 
 
 def _is_everywhere(batch: TokenBatch, seen: Tensor, temperature: float) -> bool:
-    """Whether each token that is ``seen`` was sampled at this temperature."""
+    """Whether all ``seen`` tokens were sampled at this temperature."""
     if batch.temperatures is None:
         return temperature == 1
     return bool((batch.temperatures[seen] == temperature).all())
 
 
 def _predicted(values: Tensor) -> Tensor:
-    """``[B, T] -> [B*T, 1]``: of the token that each position predicts."""
+    """``[B, T] -> [B*T, 1]``: the value of the token that each position predicts."""
     return values.roll(-1, dims=1).reshape(-1, 1)
 
 
@@ -102,9 +103,8 @@ def _chunk(
 
 
 def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | None, settings: _Settings) -> _Scores:
-    """Log-probability of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), ``top_ids`` ``[C, K]``.
-
-    ``temperature`` ``[C, 1]`` is theirs; None: 1.
+    """Log-probabilities of ``ids`` ``[C]``, entropy and log-partition (zeros unless wanted), those of ``top_ids``
+    ``[C, K]``, and the unshared tokens' (``PolicyOutputs``). ``temperature`` ``[C, 1]``; None: 1.
     """
     wanted = settings.wanted
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,8 +1,8 @@
 """Masked sums and means, and what a loss is divided by.
 
-The denominator belongs to the whole optimizer batch: it is made from all micro-batches of all ranks before
-the first forward pass, so that each micro-batch yields its share and the shares add up. A mean of
-micro-batch means would be another objective.
+A denominator is computed from all micro-batches of all ranks before the first forward pass, so that each micro-batch
+yields its share and the shares add up to the loss of the optimizer batch. A mean of micro-batch means would be another
+objective.
 
 Shape letters: B rows, T tokens, N sequences and P groups of the optimizer batch.
 """
@@ -28,7 +28,7 @@ AVERAGINGS = (
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of ``values`` where ``mask`` is not 0, weighted by it; what lies under a 0 is never looked at."""
+    """Sum of ``values`` weighted by ``mask``; values where it is 0 may even be NaN."""
     return torch.where(mask != 0, values * mask, torch.zeros_like(values)).sum()
 
 
@@ -52,7 +52,7 @@ def sequence_sum(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Te
 
 def spread(per_sequence: Tensor, sequence_ids: Tensor) -> Tensor:
     """``[N] -> [B, T]``: each sequence's value on each of its tokens, 0 on padding."""
-    # index -1, of padding, falls on the 0 at the end
+    # padding has index -1, which selects the 0 appended at the end
     return torch.cat([per_sequence, per_sequence.new_zeros(1)])[sequence_ids]
 
 

@@ -78,7 +78,7 @@ def advantages(batch: TokenBatch) -> dict[str, Metric]:
 
 
 def _sequence_ratio(batch: TokenBatch, logs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Product of the ratios of each sequence's tokens, and whether the sequence is here; ``[N]`` each."""
+    """Product of the ratios of each sequence's tokens, and 1 for sequences of this micro-batch; ``[N]`` each."""
     size = num_sequences(batch)
     here = sequence_sum(mask, batch.sequence_ids, size) > 0
     total = sequence_sum(logs, batch.sequence_ids, size).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -94,7 +94,7 @@ def merge(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 
 def results(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Final numbers; a metric that saw nothing is left out."""
+    """Final numbers; a metric without any value is left out."""
     numbers = {name: _result(metric) for name, metric in metrics.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 
@@ -133,7 +133,7 @@ def _pick(values: Tensor, mask: Tensor, otherwise: float = 0.0) -> Tensor:
 
 
 def _moments(values: Tensor, mask: Tensor) -> Tensor:
-    # float64: a standard deviation from sums of squares cancels
+    # float64: the difference of two sums of squares loses most digits in float32
     picked = _pick(values, mask).double()
     return torch.stack([picked.sum(), picked.square().sum()])
 

@@ -31,7 +31,7 @@ class Mixed:
         return frozenset({"entropy"}).union(*(part.needs for part in (self._reward, self._distill) if part))
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """The first part's reason, when no part has a use for the group."""
+        """The first part's reason, when every part would drop the group."""
         reasons = [part.why_drop(outcome) for part in (self._reward, self._distill) if part]
         has_examples = self.config.supervised_weight > 0 and outcome.supervised is not None
         if None in reasons or (has_examples and bool(outcome.supervised.any())):  # type: ignore[union-attr]
@@ -39,7 +39,7 @@ class Mixed:
         return reasons[0] if reasons else "no_example"
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """The reward's assignments, then what only other parts train."""
+        """The reward's assignments, then one for each trajectory that only other parts train."""
         kept = [i for i, outcome in enumerate(outcomes) if self._reward and not self._reward.why_drop(outcome)]
         rewarded = self._reward.prepare([outcomes[i] for i in kept]) if self._reward else []
         assignments = [
@@ -80,7 +80,7 @@ class Mixed:
         return LossOutput(total, measured)
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps: the reward part's."""
+        """The reward part's state, for a checkpoint."""
         return self._reward.state() if isinstance(self._reward, Stateful) else {}
 
     def restore(self, state: Mapping[str, float]) -> None:

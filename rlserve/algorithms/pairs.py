@@ -1,7 +1,7 @@
-"""Base of the preference family on pairs: which completions become chosen and rejected, and what a loss is made of.
+"""Base of the preference family on pairs: selects chosen and rejected completions, and sums a batch over its pairs.
 
-Selection is pure: randomness comes from the group's seed. Only scored members take part. A tie is no pair: noise
-would decide it. A member of the family is one function, ``pair_loss``: the loss of each pair from its sums.
+Selection is pure: randomness comes from the group's seed. Only scored members take part. A tie makes no pair, since
+noise would decide it. A member of the family is one function, ``pair_loss``: the loss of each pair from its sums.
 
 Shape letters: G members of a group, B rows, T tokens, Q pairs of a micro-batch.
 """
@@ -35,7 +35,7 @@ Pair = tuple[int, int]
 
 
 def select(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
-    """At most ``pairs_per_group`` pairs of a group; none when it has no contrast."""
+    """At most ``pairs_per_group`` pairs of a group; an empty list when its rewards do not differ enough."""
     if config.selection == "given":
         return given(outcome)[: config.pairs_per_group]
     candidates = admissible(outcome, config)
@@ -63,7 +63,7 @@ def why_drop(outcome: GroupOutcome, config: PairsConfig) -> str | None:
 
 
 def admissible(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
-    """All pairs that keep the rules, in order; ``random`` also wants a right and a wrong one."""
+    """All pairs that the settings allow, in order; under ``random`` the chosen is right and the rejected wrong."""
     rewards, truncated = outcome.rewards.tolist(), outcome.truncated.tolist()
     members = [i for i, scored in enumerate(outcome.scored.tolist()) if scored]
     pairs = [
@@ -78,7 +78,7 @@ def admissible(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
 
 
 def best_worst(outcome: GroupOutcome, candidates: Sequence[Pair]) -> list[Pair]:
-    """The pair with the widest margin; among equals the one nearest in length, so that length teaches little."""
+    """The pair with the widest margin; among equals the one nearest in length, so that length is not learned."""
     rewards, lengths = outcome.rewards.tolist(), outcome.lengths.tolist()
     widest = min(
         candidates,
@@ -98,9 +98,9 @@ def given(outcome: GroupOutcome) -> list[Pair]:
 
 
 def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assignment]:
-    """Two assignments a pair, chosen first; weights of all pairs sum to 1.
+    """Two assignments a pair, chosen first; the weights of all pairs sum to 1.
 
-    A member that is in several pairs is assigned to each of them.
+    A member of several pairs gets an assignment for each.
     """
     chosen = [select(outcome, config.pairs) for outcome in outcomes]
     prompts, total = sum(1 for pairs in chosen if pairs), sum(map(len, chosen))
@@ -118,7 +118,7 @@ def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assi
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairSums:
-    """The pairs of a micro-batch; ``[Q]`` each, 0 where a pair is elsewhere."""
+    """Sums over the two sequences of each pair; ``[Q]`` each, 0 for pairs of other micro-batches."""
 
     chosen: Tensor
     """Sum of the policy's log-probabilities over trainable tokens of the chosen sequence."""
@@ -130,12 +130,12 @@ class PairSums:
     """Trainable tokens, at least 1."""
     rejected_tokens: Tensor
     weight: Tensor
-    """Of the pair's loss in the batch's loss; 0 for pairs that are elsewhere."""
+    """Weight of the pair's loss in the batch's loss; 0 for pairs of other micro-batches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairLoss:
-    """What a member of the family makes of its pairs; ``[Q]`` each."""
+    """Losses and implicit rewards of the pairs; ``[Q]`` each."""
 
     losses: Tensor
     """With gradient."""

@@ -16,7 +16,7 @@ from rlserve.algorithms.masked import num_sequences, sequence_sum, spread
 from rlserve.config.algorithms.policy_gradient import PolicyGradientConfig
 
 MAX_LOG_RATIO = 20.0
-"""Log-ratios are cut here: exp overflows float32 at 88, and infinity times a zero gradient is no number."""
+"""Log-ratios are cut here: exp overflows float32 at 88, and infinity times a zero gradient is NaN."""
 
 
 def log_ratio(numerator: Tensor, denominator: Tensor, mask: Tensor) -> Tensor:
@@ -91,7 +91,8 @@ def importance_weight(log_rho: Tensor, batch: TokenBatch, config: PolicyGradient
 def keep_near(policy_logprobs: Tensor, batch: TokenBatch, threshold: float) -> Tensor:
     """0 on sequences with a negative advantage that the policy has left, else 1 (DeepSeek-V3.2 eq. 9).
 
-    Left: the mean over trainable tokens of behaviour less policy log-probability exceeds ``threshold``.
+    The policy has left a sequence when the mean over its trainable tokens of behaviour less policy log-probability
+    exceeds ``threshold``.
     """
     size, mask = num_sequences(batch), batch.loss_mask
     gap = torch.where(mask != 0, batch.behavior_logprobs - policy_logprobs.detach(), torch.zeros_like(mask))

@@ -1,4 +1,4 @@
-"""From a configuration section to its algorithm, built in or from anyone: entry points of one group."""
+"""Creates the algorithm of a configuration section, built in or a plug-in: both are entry points of one group."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def names() -> list[str]:
 def create(config: Any) -> Algorithm:
     """The algorithm registered as ``config.type``.
 
-    Raises UnknownName (which lists the known ones), or PluginFailed when it cannot be made.
+    Raises UnknownName, which lists the registered ones, or PluginFailed when construction fails.
     """
     algorithm = plugins.load(ALGORITHM_GROUP, config.type)(config)
     if not isinstance(algorithm, Algorithm):

@@ -1,6 +1,6 @@
 """Terms beside the policy's own: divergence from a reference, entropy, log-partition.
 
-Each is a share of the batch's value: weights come from ``masked.token_weights``. Shapes are ``[B, T]``.
+Each returns this micro-batch's share: weights come from ``masked.token_weights``. Shapes are ``[B, T]``.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from rlserve.algorithms.masked import masked_sum
 
 MAX_KL_LOG_RATIO = 10.0
-"""Log-ratios to the reference are cut here before exp."""
+"""Log-ratios to the reference are cut here: exp(10) is 22026, and one such token would outweigh the whole batch."""
 
 
 def reference_log_ratio(policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:

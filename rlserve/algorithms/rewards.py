@@ -42,7 +42,7 @@ def prepare(
 ) -> list[Assignment]:
     """One assignment for each member that is trained on, in order.
 
-    ``baseline`` is the running one; without it the mean of this batch stands in.
+    ``baseline`` is the running one; None takes the mean of this batch.
     """
     outcomes = [_sampled(outcome) for outcome in outcomes]
     shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
@@ -91,14 +91,14 @@ def overlong_penalty(lengths: Tensor, limit: int, buffer: int) -> Tensor:
 def length_penalty(rewards: Tensor, scored: Tensor, lengths: Tensor, weight: float) -> Tensor:
     """Rewards less the group's mean times weight times length over the longest, ``[G] -> [G]``.
 
-    In proportion to the mean, so that it fades where a task is rarely solved and every success counts.
+    Proportional to the mean, so that it fades where a task is rarely solved and every success counts.
     """
     mean = torch.where(scored, rewards, torch.zeros_like(rewards)).sum() / scored.sum().clamp(min=1)
     return rewards - mean * weight * lengths / lengths.max().clamp(min=1)
 
 
 def _sampled(outcome: GroupOutcome) -> GroupOutcome:
-    """Without the members that somebody else wrote: a policy gradient is about the policy's own samples."""
+    """The outcome with only the policy's own samples scored: a policy gradient needs their behaviour policy."""
     return outcome if outcome.given is None else replace(outcome, scored=outcome.scored & ~outcome.given)
 
 

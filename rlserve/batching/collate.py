@@ -1,4 +1,4 @@
-"""Groups of trajectories to the tensors of one optimizer batch, laid out over ranks and micro-batches."""
+"""Turns groups of trajectories into the tensors of one optimizer batch, laid out over ranks and micro-batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,39 +17,40 @@ from rlserve.batching.tensors import SequenceTable
 from rlserve.records import RolloutGroup
 
 ROUND_WIDTH_TO = 4
+"""Few tokens of padding a row, a quarter of the widths; see ``_width``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLayout:
-    """How an optimizer batch is cut up."""
+    """Settings that cut an optimizer batch into micro-batches."""
 
     tokens_per_micro_batch: int
-    """Tokens in one forward pass, padding included."""
+    """Most tokens in one forward pass, padding included."""
     max_new_tokens: int
-    """Sampled tokens at which a completion is cut, unless its task says otherwise."""
+    """Sampled tokens after which a completion is cut, unless its task sets its own limit."""
     ranks: int = 1
     packing: bool = False
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0
     max_length: int | None = None
-    """Tokens of the longest sequence that the model takes: padded rows are widened to a multiple of 4, no further than
-    to this. None: they are as wide as the longest of them."""
+    """Tokens of the longest sequence that the model takes. Padded rows are widened to a multiple of 4, but not beyond
+    it; None: to the longest sequence among them."""
     max_token_lag: int | None = None
-    """Tokens older than this many versions are masked, their sequences kept; None: no token is."""
+    """Tokens older than this many versions are masked, their sequences kept; None: no token is masked."""
     reference: str = ""
-    """Teacher that serves the reference model; empty when none does."""
+    """Name of the teacher that serves the reference model; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OptimizerBatch:
-    """Everything one optimizer step needs. Sequences without a gradient are in its denominator alone."""
+    """Input of one optimizer step. Sequences without a gradient appear in its denominator alone."""
 
     micro_batches: tuple[tuple[TokenBatch, ...], ...]
-    """By rank, all of one length so that collective operations stay aligned; fillers have an empty mask."""
+    """By rank. All ranks have equally many, so that their collectives match; fillers have an empty mask."""
     denominator: Denominator
     """Of all micro-batches of all ranks."""
     summary: Mapping[str, float]
-    """Numbers about the groups; see ``summary.summarize``."""
+    """Rewards, lengths and lag of the groups (``summary.summarize``), and counts of sequences."""
 
 
 def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchLayout, version: int) -> OptimizerBatch:
@@ -89,14 +90,14 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
 
 
 def minibatches(groups: Sequence[RolloutGroup], count: int) -> list[Sequence[RolloutGroup]]:
-    """The groups in at most ``count`` parts that differ by one group at most, in their order."""
+    """Cut the groups, in order, into at most ``count`` parts whose sizes differ by at most one."""
     count = min(count, len(groups))
     bounds = [len(groups) * i // count for i in range(count + 1)]
     return [groups[start:stop] for start, stop in pairwise(bounds)]
 
 
 def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:
-    """Sequences that must share a micro-batch: those of one pair."""
+    """Numbers of sequences that must share a micro-batch: both of a pair, or one alone."""
     units: dict[tuple[bool, int], packing.Unit] = {}
     for number, assignment in enumerate(assignments):
         paired = assignment.pair >= 0
@@ -124,7 +125,7 @@ def _lay_out(
 
 
 def _width(length: int, layout: BatchLayout) -> int:
-    """Few different widths: kernels are chosen, and on CPU compiled, for every shape that comes."""
+    """Rounded up, for few different widths: libraries choose, and on CPU compile, kernels for every new shape."""
     if layout.max_length is None:
         return length
     rounded = -(-length // ROUND_WIDTH_TO) * ROUND_WIDTH_TO

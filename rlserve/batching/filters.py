@@ -1,4 +1,4 @@
-"""Which groups are worth a place in the batch, and why the others are not."""
+"""Why a group is dropped instead of trained on, and what an algorithm sees of a group."""
 
 import hashlib
 
@@ -14,10 +14,10 @@ _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECT
 
 
 def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") -> str | None:
-    """A closed word for counters, or None to keep the group.
+    """One word, for counters, why the group is dropped; None to train on it.
 
-    ``"empty"``: no member sampled a token or is an example; ``"no_reference"``: the teacher ``reference`` (empty:
-    none is needed) did not score every member. Other words are the algorithm's, e.g. ``"no_verdict"``,
+    ``"empty"``: no member has sampled tokens or is an example; ``"no_reference"``: the teacher ``reference`` (empty
+    when none is needed) did not score every member. Other words come from the algorithm, such as ``"no_verdict"`` and
     ``"zero_variance"``.
     """
     if not any(usable(trajectory) or is_example(trajectory) for trajectory in group.trajectories):
@@ -33,7 +33,7 @@ def why_stale(group: RolloutGroup, *, version: int, max_lag: int) -> str | None:
 
 
 def usable(trajectory: Trajectory) -> bool:
-    """Whether there is anything to train on: sampled tokens, and not cancelled."""
+    """Whether it has sampled tokens and was not aborted."""
     return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT
 
 
@@ -44,9 +44,9 @@ def is_example(trajectory: Trajectory) -> bool:
 
 
 def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") -> GroupOutcome:
-    """What an algorithm sees of a group; ``max_new_tokens`` is the run's limit, the task may have its own.
+    """The group as an algorithm sees it; ``max_new_tokens`` is the run's limit, the task may set its own.
 
-    Scores of the teacher ``reference`` teach nothing.
+    Scores of the teacher ``reference`` are not distilled.
     """
     members = group.trajectories
     lengths = [t.num_sampled for t in members]
@@ -54,7 +54,7 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
     usable = [n > 0 and reason is not FinishReason.ABORT for n, reason in zip(lengths, reasons, strict=True)]
     verdicts = [t.verdict if kept else None for t, kept in zip(members, usable, strict=True)]
     rewards = [v.reward if v is not None and v.has_reward else None for v in verdicts]
-    # One tensor a type, then its rows: each tensor costs microseconds, and every group that comes in is looked at.
+    # One tensor a type, then its rows: creating a tensor costs microseconds, and this runs for every received group.
     numbers = (lengths, [_ROLE[t.preference_role] for t in members], [t.pair_index for t in members])
     marks = (
         [reward is not None for reward in rewards],

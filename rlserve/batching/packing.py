@@ -1,4 +1,4 @@
-"""Sequences into token budgets and onto ranks. Pure, and deterministic: ties go to the lower index.
+"""Distributes sequences over token budgets and ranks. Pure and deterministic: ties go to the lower index.
 
 A unit is a tuple of sequences that must stay in one micro-batch: one sequence, or a pair.
 """
@@ -19,7 +19,7 @@ class _Bin:
 
 
 def over_ranks(units: Sequence[Unit], lengths: Sequence[int], ranks: int) -> list[list[Unit]]:
-    """Units on each rank, with tokens balanced: the longest unit first, to the rank with the fewest."""
+    """Units by rank, balanced by tokens: the longest unit first, each to the rank with the fewest tokens."""
     loads = [_Bin() for _ in range(ranks)]
     for unit in _longest_first(units, lengths):
         lightest = min(loads, key=lambda load: load.tokens)

@@ -1,4 +1,4 @@
-"""Numbers about the groups of one optimizer batch, for the log and for the stopping rule."""
+"""Rewards, lengths and lag of the groups of one optimizer batch, for the log and the rule that ends a run early."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from rlserve.records import FinishReason, Outcome, RolloutGroup, Trajectory
 
 
 def summarize(groups: Sequence[RolloutGroup], version: int) -> dict[str, float]:
-    """Rewards, accuracy, lengths, lag and truncation; a number that cannot be had is left out.
+    """Rewards, accuracy, lengths, lag and truncation; a number without data is left out.
 
-    Rewards are as verified, before any shaping. A completion is right when its reward is at least 1 or its
-    verdict is "pass". Lag is in versions, over sampled tokens, at weights ``version``.
+    Rewards are as verified, before any shaping. A completion is right when its reward is at least 1 or its verdict is
+    "pass". Lag is in versions, over sampled tokens, at weights ``version``.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
