@@ -7,12 +7,12 @@ from typing import Any
 from rlserve.actors.tokenizer import Tokenizer, decode_text
 from rlserve.algorithms.alignment import end_offsets
 from rlserve.algorithms.token_bytes import (
-    Spelling,
+    TokenBytes,
     control_ids,
     ends_by_decoding,
     ends_by_offsets,
     ends_in_text,
-    spelling_of,
+    token_bytes_of,
 )
 from rlserve.errors import InvalidRequest
 
@@ -31,24 +31,24 @@ class TokenText:
         """Token that ends a text."""
 
     @cached_property
-    def spelling(self) -> Spelling:
+    def token_bytes(self) -> TokenBytes:
         """The bytes of each token."""
-        return spelling_of(self._tokenizer, silent=self._silent)
+        return token_bytes_of(self._tokenizer, silent=self._silent)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without an incomplete character at its end."""
-        return whole_text(b"".join(self._pieces(ids))) if self.spelling.is_exact else self._decode(list(ids))
+        return whole_text(b"".join(self._pieces(ids))) if self.token_bytes.is_exact else self._decode(list(ids))
 
     def read(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """The text of ``ids``, and the offset in it after each token."""
-        if not self.spelling.is_exact:
+        if not self.token_bytes.is_exact:
             return ends_by_decoding(self._decode, ids)
         return self.text(ids), end_offsets(self._pieces(ids))
 
     def write(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of ``text``, and the offset after each. Raises InvalidRequest when they decode to other text."""
         ids: list[int] = list(self._tokenizer.encode(text, add_special_tokens=False))
-        if self.spelling.is_exact:
+        if self.token_bytes.is_exact:
             try:
                 return ids, ends_in_text(self._pieces(ids), text)
             except InvalidRequest:  # the tokenizer normalises text before it splits it, e.g. to lower case
@@ -65,11 +65,11 @@ class TokenText:
         return ids, ends
 
     def _pieces(self, ids: Sequence[int]) -> list[bytes]:
-        pieces = self.spelling.pieces  # a model with a padded embedding may sample ids beyond them
+        pieces = self.token_bytes.pieces  # a model with a padded embedding may sample ids beyond them
         return [pieces[token] if token < len(pieces) else b"" for token in ids]
 
     def _decode(self, ids: list[int]) -> str:
-        known = [token for token in ids if token < len(self.spelling.pieces)]
+        known = [token for token in ids if token < len(self.token_bytes.pieces)]
         return decode_text(self._tokenizer, known, unwritten=self._silent)
 
 

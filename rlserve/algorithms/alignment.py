@@ -1,7 +1,7 @@
-"""A teacher's tokens onto a student's, when their tokenizers differ: by where tokens end in the text.
+"""Aligns a teacher's tokens with a student's when their tokenizers differ: by the offsets where tokens end in the text.
 
-Offsets are UTF-8 bytes from the start of the completion. Both sides must spell the same bytes; tokens without
-text (end of sequence, roles) are left out before, as are those that the other side cannot have.
+Offsets are UTF-8 bytes from the start of the completion. Both sides are tokens of the same bytes; the caller leaves out
+tokens without text (end of sequence, roles).
 Shape letters: S student tokens, U teacher tokens, G spans.
 """
 
@@ -17,7 +17,11 @@ from rlserve.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens of both sides between two boundaries that both tokenizers have: ``start`` up to ``stop``."""
+    """Tokens of both sides between two shared boundaries, from ``start`` up to ``stop``.
+
+    Example, student he|llo| wor|ld against teacher hello| world: ``align([2, 5, 9, 11], [5, 11])`` is
+    ``[Span(0, 2, 0, 1), Span(2, 4, 1, 2)]``.
+    """
 
     student_start: int
     student_stop: int
@@ -30,17 +34,17 @@ class SpanScores:
     """A teacher's log-probabilities on a student's tokens; ``[S]`` each."""
 
     span_ids: npt.NDArray[np.int64]
-    """Number of the token's span, from 0; -1 where the teacher has nothing to say."""
+    """Number of the token's span, from 0; -1 behind the last span."""
     logprobs: npt.NDArray[np.float32]
-    """The span's teacher log-probability on its first token, 0 on the others: sums over spans are right."""
+    """The teacher's log-probability of the span on its first token, 0 on the others: a sum over a span is its value."""
 
 
 def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> list[Span]:
     """The shortest spans whose ends both sides share, in order.
 
-    ``*_ends`` are the offsets after each token and never decrease; a token that adds no whole byte of its own
-    joins the span that closes after it. What follows the last shared end belongs to no span: its
-    probabilities are of different texts. Raises InvalidRequest for offsets that decrease.
+    ``*_ends`` are the offsets after each token and never decrease; a token without bytes of its own joins the span that
+    closes after it. Tokens behind the last shared end belong to no span: their probabilities are of different texts.
+    Raises InvalidRequest for offsets that decrease.
     """
     for name, ends in (("student_ends", student_ends), ("teacher_ends", teacher_ends)):
         if any(later < earlier for earlier, later in pairwise(ends)):
@@ -68,5 +72,5 @@ def span_scores(spans: Sequence[Span], teacher_logprobs: Sequence[float], num_st
 
 
 def end_offsets(pieces: Sequence[bytes]) -> list[int]:
-    """Offset after each token, from the bytes that each stands for."""
+    """Offset after each token, from its bytes."""
     return list(accumulate(len(piece) for piece in pieces))

@@ -75,7 +75,7 @@ COLUMNS: Mapping[str, Column] = {
     "teacher_logprobs": Column(dtype=np.float32, values=lambda s: s.of_teacher("logprobs"), when=_is_taught),
     "span_ids": Column(dtype=np.int64, fill=-1, values=lambda s: s.span_ids, when=_has_spans, numbers=True),
     "shared_fraction": Column(
-        dtype=np.float32, fill=1, values=lambda s: s.teacher.matched_share if s.teacher else None, when=_has_spans
+        dtype=np.float32, fill=1, values=lambda s: s.teacher.shared_fraction if s.teacher else None, when=_has_spans
     ),
     "teacher_top_ids": Column(dtype=np.int64, values=lambda s: s.of_teacher("top_ids"), when=_has_top),
     "teacher_top_logprobs": Column(

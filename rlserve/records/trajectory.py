@@ -83,7 +83,7 @@ class TeacherScores:
     """Number of policy tokens in each span, only when the tokenizers differ; see ``rlserve.algorithms.alignment``. The
     teacher's log-probability of a span is at its first token, 0 at the others; tokens after the last span have no
     score. The top k of a span is at its last token: joint log-probabilities of its beginning and each possible end."""
-    matched_share: float = 1.0
+    shared_fraction: float = 1.0
     """Share of the teacher's vocabulary that the policy shares; 1 when the tokenizers are the same."""
 
 

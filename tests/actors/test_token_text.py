@@ -11,7 +11,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rlserve.actors.token_text import TokenText, whole_text
 from rlserve.algorithms.alignment import align
-from rlserve.algorithms.token_bytes import counterparts
+from rlserve.algorithms.token_bytes import shared_tokens
 from rlserve.errors import InvalidRequest
 
 CORPUS = ["hello world, Hello there", "the world is \u00e9t\u00e9 \u4f60\u597d", "don't low lower lowest"] * 3
@@ -106,10 +106,10 @@ def test_any_student_meets_any_teacher_at_the_end_of_each_word(student: str, tea
 
 
 def test_vocabularies_of_different_spellings_have_words_in_common() -> None:
-    bytes_of = {name: TokenText(built(name)).spelling.pieces for name in NAMES}
+    bytes_of = {name: TokenText(built(name)).token_bytes.pieces for name in NAMES}
     for name in ("wordpiece", "suffix"):
-        matched = counterparts(bytes_of[name], bytes_of["byte_level"], their_end=None, our_end=None)
-        words = {bytes_of[name][token] for token, ours in enumerate(matched) if ours >= 0}
+        shared = shared_tokens(bytes_of[name], bytes_of["byte_level"], their_end=None, our_end=None)
+        words = {bytes_of[name][token] for token, ours in enumerate(shared) if ours >= 0}
         assert {b" world", b"o", b","} <= words, (name, sorted(words))
     assert not any(spelled for spelled in bytes_of["wordpiece"] if spelled in (b"[UNK]", b"<eos>"))
 

@@ -5,7 +5,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from rlserve.algorithms.alignment import align
-from rlserve.algorithms.token_bytes import ends_in_text, spelling_of
+from rlserve.algorithms.token_bytes import ends_in_text, token_bytes_of
 from rlserve.errors import InvalidRequest
 
 CORPUS = ["hello world, hello there", "the world is \u00e9t\u00e9 \u4f60\u597d", "a b  c \U0001f600 hello"] * 3
@@ -56,7 +56,7 @@ BUILT = {"byte_level": byte_level(), "metaspace": metaspace(), "characters": cha
 
 def pieces(name, text):
     tokenizer = BUILT[name]
-    spelled = spelling_of(tokenizer).pieces
+    spelled = token_bytes_of(tokenizer).pieces
     return [spelled[i] for i in tokenizer.encode(text, add_special_tokens=False)]
 
 
@@ -84,7 +84,7 @@ def test_any_two_tokenizers_align_over_the_whole_text(student, teacher, text):
 
 def test_special_tokens_stand_for_no_text_and_added_words_for_themselves():
     for tokenizer in BUILT.values():
-        spelled = spelling_of(tokenizer).pieces
+        spelled = token_bytes_of(tokenizer).pieces
         assert spelled[tokenizer.convert_tokens_to_ids("<eos>")] == b""
         assert spelled[tokenizer.convert_tokens_to_ids("<tool>")] == b"<tool>"
 
@@ -96,5 +96,5 @@ def test_tokens_may_end_inside_a_character():
 
 
 def test_tokens_of_another_text_are_refused():
-    with pytest.raises(InvalidRequest, match="spell b'hello', not b'world'"):
+    with pytest.raises(InvalidRequest, match="stand for b'hello', not b'world'"):
         ends_in_text([b"he", b"llo"], "world")

@@ -56,24 +56,24 @@ def distilled(
     return algorithm.loss(outputs, micro, batch.denominator).loss
 
 
-def aligned_scores(spans: Any, scores: TeacherScores, matched: Any, num_tokens: int) -> TeacherScores:
+def aligned_scores(spans: Any, scores: TeacherScores, shared: Any, num_tokens: int) -> TeacherScores:
     """As the worker lays them on the policy's tokens."""
     laid = span_scores(spans, scores.logprobs.tolist(), num_tokens)
     lengths = np.array([s.student_stop - s.student_start for s in spans])
-    tops = tops_of_spans(spans, scores, matched, num_tokens)
+    tops = tops_of_spans(spans, scores, shared, num_tokens)
     return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), matched=st.integers(0, 5), beta=st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-def test_with_the_whole_vocabulary_it_is_the_form_of_gold(seed: int, matched: int, beta: float) -> None:
+@given(seed=st.integers(0, 2**31), shared=st.integers(0, 5), beta=st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_with_the_whole_vocabulary_it_is_the_form_of_gold(seed: int, shared: int, beta: float) -> None:
     torch.manual_seed(seed)
     logits = torch.randn(5, V, dtype=torch.float64, requires_grad=True)
     same = logits.detach().clone().requires_grad_()
     teacher = torch.randn(4, W, dtype=torch.float64).log_softmax(-1)
     student_ids, teacher_ids = torch.randint(0, V, (5,)), torch.randint(0, W, (4,))
     spans = align([1, 3, 4, 6, 9], [3, 4, 8, 9])
-    mapping = np.array([(t + 2) % V if t < matched else -1 for t in range(W)])
+    mapping = np.array([(t + 2) % V if t < shared else -1 for t in range(W)])
     unshared = torch.ones(V, dtype=torch.bool)
     unshared[torch.from_numpy(mapping[mapping >= 0])] = False
 
@@ -88,7 +88,7 @@ def test_with_the_whole_vocabulary_it_is_the_form_of_gold(seed: int, matched: in
     pairs = uld.Vocabularies(
         student_ids=torch.from_numpy(mapping[mapping >= 0]), teacher_ids=torch.from_numpy(np.flatnonzero(mapping >= 0))
     )
-    expected = uld.hybrid_loss(*merged, pairs, beta=beta) if matched else uld.rank_distance(*merged)
+    expected = uld.hybrid_loss(*merged, pairs, beta=beta) if shared else uld.rank_distance(*merged)
     # Scores travel in float32.
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     ours.backward()

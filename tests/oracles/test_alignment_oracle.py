@@ -90,14 +90,14 @@ def gold(student_ids, teacher_ids, mapping):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), matched=st.integers(1, 4))
-def test_merged_distributions_and_their_loss_oracle_trl(seed, matched):
+@given(seed=st.integers(0, 2**31), shared=st.integers(1, 4))
+def test_merged_distributions_and_their_loss_oracle_trl(seed, shared):
     torch.manual_seed(seed)
     student = torch.randn(5, 7, dtype=torch.float64).softmax(-1)
     teacher = torch.randn(4, 6, dtype=torch.float64).softmax(-1)
     student_ids, teacher_ids = torch.randint(0, 7, (5,)), torch.randint(0, 6, (4,))
     spans = align([1, 3, 4, 6, 9], [3, 4, 8, 9])
-    mapping = {t: (t + 2) % 7 for t in range(matched)}
+    mapping = {t: (t + 2) % 7 for t in range(shared)}
     theirs = gold(student_ids, teacher_ids, mapping)
     leaf, same = student.clone().requires_grad_(), student.clone().requires_grad_()
     merged = [

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.teacher.matching import matched_tokens
+from rlserve.actors.teacher.matching import shared_token_ids
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import TeacherConfig
@@ -44,9 +44,9 @@ async def check_teachers(
         logger.info("teacher %s: weights %s", teacher.name, description.weights_digest)
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
-            matched = matched_tokens(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokens.as_text())
+            shared = shared_token_ids(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokens.as_text())
             unshared[teacher.name] = np.ones(vocab_size, dtype=np.bool_)
-            unshared[teacher.name][matched[matched >= 0]] = False
+            unshared[teacher.name][shared[shared >= 0]] = False
     return _only_one(unshared)
 
 

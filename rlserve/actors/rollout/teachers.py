@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rlserve.actors.hub.pool import EndpointPool
 from rlserve.actors.model_tokens import ModelTokens, is_chat
-from rlserve.actors.teacher.matching import matched_tokens
+from rlserve.actors.teacher.matching import shared_token_ids
 from rlserve.actors.tokenizer import fingerprint
 from rlserve.algorithms.alignment import Span, align, span_scores
 from rlserve.config.algorithms.distillation import DistillConfig
@@ -98,7 +98,7 @@ class TeacherClient:
         self._requests = requests
         self._described: dict[str, pb.DescribeTeacherResponse] = {}
         self._text = tokens.as_text()
-        self._counterparts: dict[str, npt.NDArray[np.int64]] = {}
+        self._shared_ids: dict[str, npt.NDArray[np.int64]] = {}
         self._logged: set[str] = set()
         self.failures = 0
         """Trajectories left without scores."""
@@ -173,7 +173,7 @@ class TeacherClient:
 
     async def _match(self, teacher: TeacherConfig) -> None:
         """Fetch the teacher's vocabulary and find the policy's token for each entry, once."""
-        if teacher.name in self._counterparts:
+        if teacher.name in self._shared_ids:
             return
         vocabulary = await self._pool.call(
             lambda channel: pb_grpc.TeacherServiceStub(channel).Vocabulary,
@@ -181,7 +181,7 @@ class TeacherClient:
             serves=teacher.name,
             deadline_seconds=teacher.score_seconds,
         )
-        self._counterparts[teacher.name] = matched_tokens(vocabulary, self._text)
+        self._shared_ids[teacher.name] = shared_token_ids(vocabulary, self._text)
 
     async def _score(
         self, teacher: TeacherConfig, requests: Sequence[pb.ScoreRequest]
@@ -254,7 +254,7 @@ class TeacherClient:
             raise InvalidRequest("teacher: its tokens and the policy's share no end; check both tokenizers")
         laid = span_scores(spans, scores.logprobs.tolist(), len(ends))
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
-        tops = tops_of_spans(spans, scores, self._counterparts.get(scores.teacher), len(ends))
+        tops = tops_of_spans(spans, scores, self._shared_ids.get(scores.teacher), len(ends))
         return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
 
 
@@ -266,22 +266,22 @@ def _scored(answer: pb.ScoreResponse) -> pb.ScoreResponse:
 
 
 def tops_of_spans(
-    spans: Sequence[Span], scores: TeacherScores, matched: npt.NDArray[np.int64] | None, num_tokens: int
+    spans: Sequence[Span], scores: TeacherScores, shared: npt.NDArray[np.int64] | None, num_tokens: int
 ) -> dict[str, Any]:
     """Fields of TeacherScores: each span's top at its last token, times the probability of the span's beginning."""
     k = scores.top_ids.shape[1]
     ids = np.zeros((num_tokens, k), dtype=np.int64)
     logprobs = np.zeros((num_tokens, k), dtype=np.float32)
     tail = np.zeros(num_tokens if k else 0, dtype=np.float32)
-    if k and matched is not None:
+    if k and shared is not None:
         for span in spans:
             here, there = span.student_stop - 1, span.teacher_stop - 1
             beginning = scores.logprobs[span.teacher_start : there].sum()
-            ids[here] = matched[scores.top_ids[there]]
+            ids[here] = shared[scores.top_ids[there]]
             logprobs[here] = np.maximum(beginning + scores.top_logprobs[there], MIN_LOGPROB)
             tail[here] = beginning + scores.log_tail[there]
-    share = 1.0 if matched is None else float((matched >= 0).mean())
-    return {"top_ids": ids, "top_logprobs": logprobs, "log_tail": tail, "matched_share": share}
+    share = 1.0 if shared is None else float((shared >= 0).mean())
+    return {"top_ids": ids, "top_logprobs": logprobs, "log_tail": tail, "shared_fraction": share}
 
 
 async def score_all(

@@ -59,7 +59,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
         )
 
     async def Vocabulary(self, request: pb.VocabularyRequest, context: Context) -> pb.VocabularyResponse:
-        pieces = list(self._texts.text.spelling.pieces)
+        pieces = list(self._texts.text.token_bytes.pieces)
         pieces += [b""] * (self._identity.vocabulary_size - len(pieces))  # a padded embedding
         return pb.VocabularyResponse(token_bytes=pieces, end_id=self._texts.text.end_id)
 

@@ -10,7 +10,7 @@ from rlserve.records import TeacherScores
 from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
 from rlserve.v1 import trajectory_pb2 as pb
 
-UNMATCHED = 2**32 - 1
+UNSHARED = 2**32 - 1
 """On the wire: a teacher's token that the policy's vocabulary has not."""
 
 
@@ -22,12 +22,12 @@ def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
         weights_digest=scores.weights_digest,
         logprobs=scores.logprobs.tolist(),
         k=scores.top_ids.shape[1],
-        top_ids=np.where(scores.top_ids < 0, UNMATCHED, scores.top_ids).ravel().tolist(),
+        top_ids=np.where(scores.top_ids < 0, UNSHARED, scores.top_ids).ravel().tolist(),
         top_logprobs=scores.top_logprobs.ravel().tolist(),
         log_tail=scores.log_tail.tolist(),
         temperature=scores.temperature,
         span_lengths=scores.span_lengths.tolist(),
-        matched_share=scores.matched_share if len(scores.span_lengths) else None,
+        matched_share=scores.shared_fraction if len(scores.span_lengths) else None,
     )
 
 
@@ -56,18 +56,18 @@ def scores_from_proto(
         log_tail=tail,
         temperature=finite(message.temperature, at, "temperature", low=0),
         span_lengths=_spans(message, at, len(sampled)),
-        matched_share=finite(message.matched_share, at, "matched_share", low=0, high=1)
+        shared_fraction=finite(message.matched_share, at, "matched_share", low=0, high=1)
         if message.HasField("matched_share")
         else 1.0,
     )
 
 
 def _top_ids(message: pb.TeacherScores, at: str, vocab_size: int | None) -> npt.NDArray[np.int64]:
-    """-1 for tokens without a counterpart, which only a teacher with another tokenizer may have."""
+    """-1 for tokens missing from the policy's vocabulary, which only a teacher with another tokenizer may send."""
     ids = np.array(message.top_ids, dtype=np.int64)
-    unmatched = (ids == UNMATCHED) if message.span_lengths else np.zeros(len(ids), dtype=np.bool_)
-    ids = token_ids(np.where(unmatched, 0, ids), at, "top_ids", vocab_size=vocab_size)
-    return np.where(unmatched, -1, ids)
+    unshared = (ids == UNSHARED) if message.span_lengths else np.zeros(len(ids), dtype=np.bool_)
+    ids = token_ids(np.where(unshared, 0, ids), at, "top_ids", vocab_size=vocab_size)
+    return np.where(unshared, -1, ids)
 
 
 def _spans(message: pb.TeacherScores, at: str, num_scored: int) -> npt.NDArray[np.int64]:

@@ -167,15 +167,15 @@ async def test_the_top_of_another_tokenizer_is_in_the_policys_tokens_at_the_end_
     (scores,) = after.teacher_scores
     ends = np.cumsum(scores.span_lengths) - 1
     assert scores.top_ids.shape == (12, 4)
-    assert 0.01 < scores.matched_share < 0.2
-    matched = scores.top_ids[ends] >= 0
+    assert 0.01 < scores.shared_fraction < 0.2
+    shared = scores.top_ids[ends] >= 0
     assert (scores.top_ids[ends] < len(tokenizer())).all()
-    # Spans of one token: top and tail are a whole distribution, matched or not.
+    # Spans of one token: top and tail are a whole distribution, shared or not.
     starts = np.concatenate([[0], ends[:-1] + 1])
     single = (starts == ends) & (ends < 11)
     mass = np.exp(scores.top_logprobs[ends[single]]).sum(-1) + np.exp(scores.log_tail[ends[single]])
     np.testing.assert_allclose(mass, 1, atol=1e-4)
-    assert not matched.all()  # most byte pairs are no single character
+    assert not shared.all()  # most byte pairs are no single character
 
 
 async def test_a_completion_cut_short_is_not_given_an_end(models: dict[str, str]) -> None:

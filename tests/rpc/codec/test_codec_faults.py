@@ -204,7 +204,7 @@ def test_a_teacher_with_its_own_tokenizer_may_have_tokens_that_the_policy_has_no
     group.trajectories[1].teacher_scores[0].matched_share = 0.5
     (scores,) = codec.group_from_proto(group, limits=LIMITS).trajectories[1].teacher_scores
     assert scores.top_ids[0, 0] == -1
-    assert scores.matched_share == 0.5
+    assert scores.shared_fraction == 0.5
     put("teacher_scores[0].top_ids[0]", 5000)(group)
     with pytest.raises(InvalidRequest, match=r"teacher_scores\[0\].top_ids\[0\]"):
         codec.group_from_proto(group, limits=LIMITS)
