@@ -33,20 +33,20 @@ class TrainingSequence:
     trajectory: Trajectory
     assignment: Assignment
     number: int
-    """In the optimizer batch."""
+    """Position in the optimizer batch."""
     version: int
-    """Of the weights in training."""
+    """Version of the weights in training."""
     max_token_lag: int | None = None
-    """Tokens older than this many versions are not trained on by reward; None: all are."""
+    """Tokens older than this many versions are masked from the policy's objective; None: no token is."""
     reference_teacher: str = ""
-    """Teacher that serves the reference model; empty when none does."""
+    """Name of the teacher that serves the reference model; empty without one."""
 
     def __len__(self) -> int:
         return len(self.trajectory.token_ids)
 
     @property
     def was_given(self) -> bool:
-        """Somebody else wrote it: its behaviour log-probabilities are unknown."""
+        """Whether the completion came with the task: its behaviour log-probabilities are unknown."""
         return self.trajectory.finish_reason is FinishReason.GIVEN
 
     @cached_property
@@ -85,7 +85,7 @@ class TrainingSequence:
 
     @cached_property
     def span_ids(self) -> npt.NDArray[np.int64] | None:
-        """``[T]`` number of the teacher's span, from 0; -1 for none. Without spans each scored token is its own."""
+        """``[T]`` number of the teacher's span, from 0; -1 without one. Without spans each scored token is a span."""
         if self.teacher is None:
             return None
         lengths = self.teacher.span_lengths
@@ -104,7 +104,8 @@ class TrainingSequence:
         mask = self._scored_weights.copy()
         if len(self.teacher.span_lengths):
             mask[self.span_ids < 0] = 0
-            if self.teacher.top_ids.shape[1]:  # the loss of a span is at its last token
+            if self.teacher.top_ids.shape[1]:
+                # The divergence of a span is computed at its last token, so only that token stays in the mask.
                 mask[:-1][self.span_ids[:-1] == self.span_ids[1:]] = 0
         return mask
 
@@ -115,7 +116,7 @@ class TrainingSequence:
     def token_weights(self, objective: str, otherwise: float) -> npt.NDArray[np.float32]:
         """``[T]`` weights under an objective; ``otherwise`` on sampled tokens when the trajectory names none.
 
-        The first token is never trained on: nothing predicts it.
+        The first token has weight 0: nothing predicts it.
         """
         sampled = self.trajectory.sampled_mask.astype(np.float32)
         named = [o.weights for o in self.trajectory.objective_weights if o.objective == objective]

@@ -1,4 +1,4 @@
-"""Sequences to the tensors of a micro-batch, padded or packed: one table of columns, a line for each field.
+"""Lays sequences out as the tensors of a micro-batch, padded or packed, by one table with a line for each field.
 
 A new per-token field takes two lines: the field in ``algorithms.batch.TokenBatch`` and its ``Column`` here, which
 reads it from a ``TrainingSequence`` (``s.laid(...)`` for an array of the trajectory's sampled tokens).
@@ -27,11 +27,11 @@ class Column:
     dtype: type[np.generic]
     values: Callable[[TrainingSequence], Values]
     fill: float = 0
-    """On padding, fillers and what a sequence leaves blank."""
+    """Value on padding, in fillers, and where ``values`` is None."""
     when: Callable[[TrainingSequence], bool] | None = None
-    """The micro-batches have the field when this holds of any sequence; None: always."""
+    """The micro-batches have the field when this is true of any sequence; None: always."""
     numbers: bool = False
-    """Counts within the sequence: shifted, so that no two sequences of a micro-batch share a number."""
+    """Values are numbers within the sequence: shifted, so that no two sequences of a micro-batch share one."""
 
 
 def _is_taught(s: TrainingSequence) -> bool:
@@ -89,7 +89,13 @@ COLUMNS: Mapping[str, Column] = {
 class SequenceTable:
     """The columns of all sequences of an optimizer batch, from which its micro-batches are cut.
 
-    Every micro-batch gets the same fields, fillers too: which optional ones is decided here, once.
+    All micro-batches have the same fields, fillers too: the optional ones are chosen once, from all sequences. Example,
+    three sequences of 5, 9 and 4 tokens::
+
+        table = SequenceTable(sequences)
+        table.padded([0, 1]).token_ids.shape      # [2, 9]
+        table.packed([0, 2]).token_ids.shape      # [1, 9]; positions 0..4, 0..3
+        table.filler().token_ids.shape            # [1, 2]; loss_mask 0
     """
 
     def __init__(self, sequences: Sequence[TrainingSequence], pad_id: int = 0) -> None:
@@ -105,7 +111,8 @@ class SequenceTable:
     def padded(self, members: Sequence[int], width: int = 0) -> TokenBatch:
         """A sequence a row, padded on the right to the longest, or to ``width`` when that is more.
 
-        Positions go on counting over the padding, so the plain causal mask is enough: no token sees padding.
+        Positions count on over the padding: restarted, they would mark a packed row. The causal mask alone keeps tokens
+        from attending to padding.
         """
         lengths = [len(self._token_ids[member]) for member in members]
         width = max(width, *lengths)
@@ -122,7 +129,7 @@ class SequenceTable:
         return self._batch(members, places, positions)
 
     def filler(self) -> TokenBatch:
-        """For a rank that has no micro-batch left: two blank tokens, none trained on."""
+        """A micro-batch of two blank tokens, for a rank with fewer micro-batches than the others."""
         return self._batch([], [], np.arange(2)[None])
 
     def _batch(self, members: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
@@ -157,7 +164,7 @@ def _widest(values: Sequence[Values]) -> tuple[int, ...]:
 
 
 def _teacher_temperature(sequences: Sequence[TrainingSequence]) -> float:
-    """At which the batch's top Ks were taken, 1 without any. Raises InvalidRequest for several."""
+    """Temperature of the batch's top Ks; 1 without any. Raises InvalidRequest for several."""
     temperatures = sorted({s.teacher.temperature for s in sequences if s.teacher and _has_top(s)})
     if len(temperatures) > 1:
         raise InvalidRequest(f"teacher_scores.temperature: are {temperatures} in one batch; score all at one")
