@@ -119,7 +119,7 @@ def test_a_tokenizer_without_offsets_that_changes_the_text_is_refused() -> None:
         def decode(self, *arguments: Any, **options: Any) -> str:
             return str(super().decode(*arguments, **options)).upper()
 
-    with pytest.raises(InvalidRequest, match=r"stand for 'HELLO'.*take a fast tokenizer"):
+    with pytest.raises(InvalidRequest, match=r"decode to 'HELLO'.*take a fast tokenizer"):
         TokenText(Shouting()).write("hello")
 
 
