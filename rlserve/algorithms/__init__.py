@@ -1,26 +1,26 @@
 """Algorithms: pure functions from a batch of tensors to a loss and metrics. See docs/algorithms.md for every formula.
 
-``base``      what an algorithm is to the pipeline: why_drop, prepare, loss
-``batch``     the tensors that go in and come out, with their shapes
-``registry``  from a configuration section to its algorithm, built in or a plug-in
+* ``base``      what an algorithm is to the pipeline: why_drop, prepare, loss
+* ``batch``     the tensors that go in and come out, with their shapes
+* ``registry``  from a configuration section to its algorithm, built in or a plug-in
 
-``policy_gradient``  base of grpo, cispo, gspo and reinforce: ratios, corrections, terms beside the policy's own
-``grpo``, ``cispo``, ``gspo``, ``reinforce``  one token loss each
-``pairs``     base of dpo and orpo: which completions become chosen and rejected, sums over a pair
-``dpo``, ``orpo``  one pair loss each
-``kto``       single completions, each good or bad
-``distill``   teachers: a policy gradient on sampled tokens, or a divergence on the teacher's top k
-``mixed``     several objectives in one batch
+* ``policy_gradient``  base of grpo, cispo, gspo and reinforce: ratios, corrections, terms beside the policy's own
+* ``grpo``, ``cispo``, ``gspo``, ``reinforce``  one token loss each
+* ``pairs``     base of dpo and orpo: which completions become chosen and rejected, sums over a pair
+* ``dpo``, ``orpo``  one pair loss each
+* ``kto``       single completions, each good or bad
+* ``distill``   teachers: a policy gradient on sampled tokens, or a divergence on the teacher's top k
+* ``mixed``     several objectives in one batch
 
-``rewards``       shaping by length, and which trajectory is trained with which advantage
-``advantages``    a reward against those of the same task
-``ratios``        importance ratios and the corrections made of them
-``regularizers``  divergence from a reference, entropy, log-partition
-``divergences``   between two distributions, over a vocabulary or over aligned spans
-``logprobs``      token log-probabilities and entropy from logits, in chunks
-``masked``        masked sums, averaging, and the denominators of the whole optimizer batch
-``metrics``       metrics that merge over micro-batches and ranks
-``token_bytes``, ``alignment``  a teacher with another tokenizer: bytes of tokens, spans between shared boundaries
+* ``rewards``       shaping by length, and which trajectory is trained with which advantage
+* ``advantages``    a reward against those of the same task
+* ``ratios``        importance ratios and the corrections made of them
+* ``regularizers``  divergence from a reference, entropy, log-partition
+* ``divergences``   between two distributions, over a vocabulary or over aligned spans
+* ``logprobs``      token log-probabilities and entropy from logits, in chunks
+* ``masked``        masked sums, averaging, and the denominators of the whole optimizer batch
+* ``metrics``       metrics that merge over micro-batches and ranks
+* ``token_bytes``, ``alignment``  a teacher with another tokenizer: bytes of tokens, spans between shared boundaries
 
 To add one: a file with the formula and a ``token_loss`` (or ``pair_loss``, or a whole ``base.Algorithm``), its section
 under ``config/``, an entry point in pyproject.toml, a row in docs/algorithms.md. As a plug-in: the file and the entry

@@ -32,11 +32,6 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask != 0, values * mask, torch.zeros_like(values)).sum()
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Weighted mean under ``mask``; 0 when the mask is empty."""
-    return masked_sum(values, mask) / mask.sum().clamp(min=1e-30)
-
-
 def num_sequences(batch: TokenBatch) -> int:
     """One more than the largest sequence number in this micro-batch."""
     return int(batch.sequence_ids.max()) + 1

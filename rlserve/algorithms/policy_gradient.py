@@ -71,7 +71,7 @@ class PolicyGradient(Generic[C]):
         return frozenset(name for name, needed in wanted.items() if needed)
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """The word for a group whose rewards give no advantage; None when it teaches."""
+        """One word for a group whose rewards give no advantage; None to train on it."""
         return rewards.why_drop(outcome, self.config)
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import Assignment, Denominator, TokenBatch
 from rlserve.algorithms.masked import denominator
@@ -130,10 +128,3 @@ def _width(length: int, layout: BatchLayout) -> int:
         return length
     rounded = -(-length // ROUND_WIDTH_TO) * ROUND_WIDTH_TO
     return max(length, min(rounded, layout.max_length, layout.tokens_per_micro_batch))
-
-
-def token_counts(batch: OptimizerBatch) -> tuple[int, int]:
-    """(trainable tokens, tokens forwarded with padding) of all ranks."""
-    forwarded = sum(b.token_ids.numel() for rank in batch.micro_batches for b in rank)
-    trained = sum(int(torch.count_nonzero(b.loss_mask)) for rank in batch.micro_batches for b in rank)
-    return trained, forwarded

@@ -27,11 +27,6 @@ def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") 
     return algorithm.why_drop(outcome(group, max_new_tokens=0, reference=reference))
 
 
-def why_stale(group: RolloutGroup, *, version: int, max_lag: int) -> str | None:
-    """``"stale"`` when a token of the group is older than ``max_lag`` versions at ``version``."""
-    return "stale" if version - group.oldest_version > max_lag else None
-
-
 def usable(trajectory: Trajectory) -> bool:
     """Whether it has sampled tokens and was not aborted."""
     return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT

@@ -3,7 +3,7 @@ from dataclasses import replace
 from groups import group, trajectory
 
 from rlserve.algorithms import registry
-from rlserve.batching.filters import outcome, why_drop, why_stale
+from rlserve.batching.filters import outcome, why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import FinishReason, Sampling
 
@@ -39,5 +39,4 @@ def test_the_task_may_set_its_own_length_limit():
 def test_a_group_is_as_stale_as_its_oldest_token():
     old = trajectory(4, 1.0, spans=[(3, 1), (6, 3)])
     mixed = replace(group([1, 0]), trajectories=(trajectory(2, 0.0, spans=[(6, 2)]), old))
-    assert why_stale(mixed, version=7, max_lag=4) is None
-    assert why_stale(mixed, version=8, max_lag=4) == "stale"
+    assert mixed.oldest_version == 3

@@ -1,0 +1,20 @@
+"""Training over one rank or many: rank 0 commands, every rank computes its share, DeepSpeed adds the gradients up.
+
+* ``trainer``          rank 0: commands the ranks, publishes weights, writes checkpoints
+* ``ranks``            commands between ranks, one rank's share of the work, and the loop of the other ranks
+* ``engine``           one rank's policy under DeepSpeed: scores, steps, copies weights out
+* ``scorer``           loads the model, and scores the tokens that the loss reads
+* ``reference``        a frozen copy of the model, for log-probabilities beside the policy's
+* ``deepspeed_setup``  rank and address, process group, DeepSpeed's configuration, optimizer, threads
+* ``rank_links``       host collectives: sums, commands and values over gloo
+* ``rank_health``      heartbeats, and which rank failed
+* ``tensor_wire``      records of tensors as two plain tensors, nothing pickled
+* ``gather``           whole weights by Hugging Face name, also from partitioned ones
+* ``optimizer_state``  AdamW's state as whole tensors by parameter name
+* ``checkpoint``       writes a checkpoint that appears whole or not at all, and restores from it
+* ``model_files``      writes a Hugging Face model directory
+* ``schedule``         learning rate, and when the sampler is due new weights
+
+To add a piece of work that all ranks do: a ``Command`` and its branch in ``ranks``, and the method of ``trainer`` that
+sends it. Every rank must make the same collective calls in the same order.
+"""
