@@ -1,7 +1,7 @@
-"""Tier "bubblewrap": each box is started anew by ``bwrap``, for machines where only it may make namespaces.
+"""Tier "bubblewrap": ``bwrap`` starts each box, for machines where only it may make namespaces.
 
-Slower than a warm zygote by the start of an interpreter, otherwise the same: ``inside/cold.py`` takes the place of
-the zygote's forked child, and the reaper and the runner are those of the other tiers.
+Each box takes the start of an interpreter longer than with a warm zygote. Otherwise all is the same: ``inside/cold.py``
+replaces the zygote's forked child, and reaper and runner are those of the other tiers.
 """
 
 import json
@@ -21,14 +21,16 @@ INSIDE = Path(__file__).parent / "inside"
 
 
 class BubblewrapZygote(Zygote):
-    """Has no process of its own; ``open`` starts one for each box."""
+    """A zygote without a process of its own: ``open`` starts a new interpreter for each box."""
 
     def __init__(self, settings: Mapping[str, Any], *, python: str) -> None:
-        """Raises Unavailable when there is no ``bwrap``."""
+        """Find ``bwrap``; raises Unavailable when it is not installed."""
+        # The base class starts its process in __init__, which is therefore not called.
         found = bubblewrap()
         if found is None:
             raise Unavailable("sandbox: bwrap is not installed")
         self._bwrap, self._python = found, python
+        # Popen changes the user before bwrap starts; in its user namespace the box has nothing left to change.
         self._settings = {**settings, "uid_base": 0}
         self._identity = _identity(settings["uid_base"])
         self._running: list[subprocess.Popen[bytes]] = []
@@ -36,21 +38,21 @@ class BubblewrapZygote(Zygote):
 
     @property
     def pid(self) -> int:
-        """None has a process id: 0."""
+        """There is no process: 0."""
         return 0
 
     @property
     def resident_bytes(self) -> int:
-        """Nothing stays: 0."""
+        """There is no process: 0."""
         return 0
 
     def num_processes(self) -> int:
-        """Boxes that still run."""
+        """Number of boxes that still run."""
         self._running = [process for process in self._running if process.poll() is None]
         return len(self._running)
 
     def close(self) -> None:
-        """End every box that is still open."""
+        """Kill every box that is still open."""
         for process in self._running:
             process.kill()
             process.wait()
@@ -59,8 +61,8 @@ class BubblewrapZygote(Zygote):
     def open(
         self, role: str, job: Mapping[str, Any], limits: Limits, stdin: bytes = b"", links: Sequence[int] = ()
     ) -> Box:
-        """Start a box. Raises Unavailable when it cannot be started."""
-        self.num_processes()  # reaps those that ended
+        """Start a box in the given role. Raises Unavailable when it fails."""
+        self.num_processes()  # reaps the boxes that ended
         pipes = Pipes.make(json.dumps(job).encode(), stdin)
         header = {"role": role, "limits": plain_limits(limits), "links": len(links)}
         descriptors = [*pipes.theirs, *links]
@@ -79,7 +81,7 @@ class BubblewrapZygote(Zygote):
             )
         except OSError as error:
             pipes.close_ours()
-            raise Unavailable(f"sandbox: bwrap cannot be started: {error}") from error
+            raise Unavailable(f"sandbox: cannot start bwrap: {error}") from error
         finally:
             pipes.close_theirs()
         self._running.append(process)
@@ -92,6 +94,7 @@ class BubblewrapZygote(Zygote):
         for name, value in ENVIRONMENT.items():
             arguments += ["--setenv", name, value]
         for path in self._settings["readable"]:
+            # A link stays one: where /lib is a link to usr/lib, libraries find each other by both names.
             if os.path.islink(path):
                 arguments += ["--symlink", os.readlink(path), path]
             elif os.path.exists(path):
@@ -99,11 +102,11 @@ class BubblewrapZygote(Zygote):
         for source, place in self._settings["places"].items():
             arguments += ["--ro-bind", source, place]
         arguments += ["--ro-bind", self._python, self._python, "--ro-bind", str(INSIDE), str(INSIDE)]
-        # bwrap's /dev is writable and has no size of its own.
+        # bwrap mounts a writable /dev without a size limit: /dev/shm gets a small one, and the rest becomes read-only.
         arguments += ["--dev", "/dev", "--size", "65536", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
         return [*arguments, "--size", str(limits.file_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--"]
 
 
 def _identity(uid: int) -> dict[str, Any]:
-    """Popen arguments that give root's powers up before bwrap starts."""
+    """Popen arguments that drop root's powers before bwrap starts."""
     return {"user": uid, "group": uid, "extra_groups": []} if uid else {}

@@ -1,8 +1,8 @@
-"""Function-call tests: arguments in, values out, compared out here. No expected value enters the box.
+"""Function-call tests: arguments go into the box, return values come out, and the service compares them.
 
-What counts as equal: see :mod:`rlserve.sandbox.equality`. The answers of a program are data that it could shape to
-keep its judge busy; so their size is bounded by what the test wants before they are parsed, and no value is built from
-them.
+No expected value enters the box; :mod:`rlserve.sandbox.equality` defines when values are equal. A program could shape
+its answers to keep the judge busy: the size of an answer is therefore checked against the wanted value before parsing,
+and no Python object is built from it.
 """
 
 import json
@@ -23,18 +23,23 @@ from rlserve.sandbox.plain import NotPlain, decode_plain, encode_plain
 from rlserve.sandbox.watch import watch
 from rlserve.sandbox.zygote import Zygote
 
-HEAD = struct.Struct("<I")
+HEAD = struct.Struct("<I")  # as in inside/frames.py
 MAX_ANSWERS_BYTES = 64 * 2**20
+"""All answers of a program together, which are held in memory. A task's wanted values are at most 7 MiB."""
 SPARE_BYTES = 64 * 2**10
+"""So that a wrong answer to a small question can be shown. Any value of this size will do."""
 SPARE_NODES = 4096
+"""The same in items: parsing so many takes about a millisecond."""
 GROWTH = 16
-"""An answer may be this many times as long as the one that is wanted, and something more: never the right one is."""
+"""An answer may be this many times as long as the wanted one, plus the spare. The longest usual form of a right one,
+each integer as a tagged fraction, is about twelve times as long."""
 MAX_SHOWN_BYTES = 1000
+"""Longest answer that is shown in a reason, which itself is cut at 80 characters. Any value of this size will do."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallTest:
-    """One call and what it must return."""
+    """One call and the value that it must return."""
 
     args: Sequence[Any]
     output: Any
@@ -43,6 +48,7 @@ class CallTest:
 
 def judge_calls(zygote: Zygote, source: str, entry_point: str, tests: Sequence[CallTest], limits: Limits) -> Judgement:
     """Call the function once for each test, in one box. Raises SandboxFault when the sandbox fails."""
+    # Random, so that a program cannot answer calls that it was not asked yet, and so replace a later answer.
     numbers = [random.SystemRandom().getrandbits(63) for _ in tests]
     questions: list[Mapping[str, Any]] = [{"n": 0, "op": "load", "names": [entry_point]}]
     questions += [_question(number, test) for number, test in zip(numbers, tests, strict=True)]
@@ -59,7 +65,7 @@ def judge_calls(zygote: Zygote, source: str, entry_point: str, tests: Sequence[C
         channel = Channel(answers, max_bytes=MAX_ANSWERS_BYTES)
         watch([box], [channel])
     if not box.closed:
-        raise SandboxFault("sandbox: a box does not end")
+        raise SandboxFault("sandbox: a box did not end after it was killed")
     return _judge(box, _frames(bytes(channel.content)), numbers, tests, entry_point)
 
 
@@ -85,7 +91,7 @@ def _judge(
         if isinstance(answer, str):
             reason = reason or f"test {index - 1}: {answer}"
         elif answer.get("n") != number:
-            breach = breach or f"test {index - 1}: an answer that nobody asked for"
+            breach = breach or f"test {index - 1}: an answer to no question"
         else:
             why = _why_wrong(answer, test, len(frames[index]))
             passed += not why
@@ -105,17 +111,18 @@ def _judge(
     elif end.exit_code or len(frames) <= len(tests):
         outcome, reason = Outcome.CRASH, last_line(box) or f"the program ended early ({end.detail})"
     if outcome is not Outcome.PASS:
+        # All answers may be right, and the program then crash: a share of 1.0 would contradict the outcome.
         passed = min(passed, len(tests) - 1)
     return Judgement(outcome=outcome, passed=passed, total=len(tests), reason=reason, output=output_of(box))
 
 
 def _why_wrong(answer: Mapping[str, Any], test: CallTest, size: int) -> str:
-    """Empty for a right answer; never says what was expected."""
+    """The reason why an answer is wrong, without the wanted value; empty for a right answer."""
     if "e" in answer:
         error = answer["e"]
         return f"raised {str(error[0])[:60]}" if isinstance(error, list) and error else "raised"
     if "x" in answer or "v" not in answer:
-        return f"a result that cannot cross ({str(answer.get('x'))[:80]})"
+        return f"returned a value that cannot be transferred ({str(answer.get('x'))[:80]})"
     return "" if equals(answer["v"], test.output) else f"returned {_shown(answer['v'], size)}"
 
 
@@ -125,7 +132,7 @@ def _shown(data: Any, size: int) -> str:
     try:
         return ascii(decode_plain(data))[:80]
     except (NotPlain, ValueError, RecursionError, MemoryError) as error:
-        return f"a result that is no plain value ({str(error)[:60]})"
+        return f"a value that is not plain ({str(error)[:60]})"
 
 
 def _frame(message: Mapping[str, Any]) -> bytes:
@@ -134,7 +141,7 @@ def _frame(message: Mapping[str, Any]) -> bytes:
 
 
 def _frames(content: bytes) -> list[bytes]:
-    """The whole frames at the start of what arrived, not looked into."""
+    """Split the received bytes into frames without parsing them; an incomplete frame at the end is left out."""
     found: list[bytes] = []
     position = 0
     while len(content) >= position + HEAD.size:
@@ -147,7 +154,8 @@ def _frames(content: bytes) -> list[bytes]:
 
 
 def _parsed(frame: bytes, wanted: str) -> dict[str, Any] | str:
-    """A frame's message; or why it cannot be the answer, in words. ``wanted`` is the JSON of what could be right."""
+    """A frame's message; or the reason why it cannot be a right answer. ``wanted`` is the JSON of the wanted value."""
+    # A count of separators bounds the objects that parsing would make, at the price of a scan.
     nodes = sum(map(frame.count, (b",", b"[", b"{")))
     most = SPARE_NODES + GROWTH * (wanted.count(",") + wanted.count("[") + wanted.count("{"))
     if len(frame) > SPARE_BYTES + GROWTH * len(wanted) or nodes > most:

@@ -1,15 +1,15 @@
-"""Whether an answer of a program equals what a test wants, told from the answer's data alone.
+"""Compares an answer of a program with the value that a test wants, using the answer's plain data alone.
 
-Nothing is built from the answer that hashes or compares by itself: a set of integers with one hash costs the judge no
-more than a list of them. The rule, for ``wanted`` from JSON:
+The comparison builds no Python object that hashes or compares by itself: a set of integers that all have one hash costs
+the judge no more than a list of them. The rules, for a ``wanted`` value from JSON:
 
-- booleans only to booleans, None, texts exactly; bytes to nothing, for JSON has none;
-- a wanted integer exactly, also by a float, a fraction or a decimal of that very value;
-- a wanted decimal (a JSON number with a point or an exponent) within 1e-6 of its own size, a wanted 0.0 within 1e-12;
-  not-a-number to itself;
-- lists and tuples (and other sequences) alike, item by item in order;
-- a set where a list is wanted: one item for each, in any order;
-- dictionaries by keys and values; a key also equals its text as JSON writes it.
+- a boolean equals only a boolean; None and texts match exactly; bytes equal nothing, since JSON has no bytes;
+- an integer matches exactly; a float, a fraction or a decimal of the same value matches too;
+- a decimal (a JSON number with a point or an exponent) matches within 1e-6 of its own size, 0.0 within 1e-12;
+  not-a-number matches itself;
+- a list matches a list, a tuple or another sequence, item by item in order;
+- a list also matches a set that can be paired with it item by item, in any order;
+- a dictionary matches by keys and values; a key also matches its text in JSON.
 """
 
 import math
@@ -18,12 +18,24 @@ from fractions import Fraction
 from typing import Any
 
 RELATIVE = 1e-6
+"""Tolerance of a wanted decimal: the usual one of judges, far above rounding in double precision (1e-16) and far below
+the error of a wrong formula."""
 ZERO = 1e-12
+"""Tolerance of a wanted 0.0, to which no relative one applies: a few thousand roundings of numbers near 1."""
 MAX_HEX_DIGITS = 20_000
+"""Longest integer, about 24,000 decimal digits. Any value of this size will do: it bounds the judge's arithmetic."""
 MAX_DECIMAL_CHARACTERS = 400
+"""Longer than any double in full (309 digits). Any value of this size will do."""
 MAX_EXPONENT = 400
+"""Larger than that of any double (308), and small enough that the exact fraction of a decimal stays cheap."""
 MAX_MATCHED = 256
-"""Items of a set that are tried against each other; larger ones are compared in the order of their values."""
+"""Largest set whose items are tried against each other, which takes size**2 comparisons; larger ones are compared in
+the order of their values. Any value of this size will do."""
+MAX_DEPTH = 250
+"""More than the 200 that ``inside/values`` encodes, and far from Python's recursion limit."""
+ORDERED_ITEMS = 64
+"""Leading items that order one list among others. Any value of this size will do: a tie costs time in matching, and
+never changes the result for sets up to MAX_MATCHED."""
 SEQUENCES = ("tuple", "deque", "list", "named")
 SETS = ("set", "frozenset")
 MAPPINGS = ("dict", "ordered_dict", "counter")
@@ -31,8 +43,9 @@ MAPPINGS = ("dict", "ordered_dict", "counter")
 
 def equals(found: Any, wanted: Any, depth: int = 0) -> bool:
     """``found`` is plain data as ``inside/values`` encodes it, ``wanted`` a JSON value. Never raises."""
-    if depth > 250:
+    if depth > MAX_DEPTH:
         return False
+    # bool is tested before int, of which it is a subclass: True must not equal 1.
     if isinstance(wanted, bool) or wanted is None or isinstance(wanted, str):
         return type(found) is type(wanted) and bool(found == wanted)
     if isinstance(wanted, int | float):
@@ -56,7 +69,7 @@ def _equal_numbers(found: Any, wanted: float) -> bool:
 
 
 def _number(found: Any) -> int | float | Fraction | None:
-    """The number that the data stands for; None for what is none or too long to be looked at."""
+    """The number that the data represents; None when it represents none or is too long to compare."""
     if type(found) in (int, float):
         return found  # type: ignore[no-any-return]
     tag, value = _tagged(found)
@@ -87,7 +100,7 @@ def _equal_sequences(found: Any, wanted: Sequence[Any], depth: int) -> bool:
 
 
 def _range(parts: Any, size: int) -> Any:
-    """The numbers of a range, if it is as long as wanted."""
+    """The numbers of a range as a list; None unless it has the wanted size, so that a huge range is never expanded."""
     if not isinstance(parts, list) or len(parts) != 3 or not all(type(part) is int for part in parts) or not parts[2]:
         return None
     numbers = range(*parts)
@@ -95,7 +108,8 @@ def _range(parts: Any, size: int) -> Any:
 
 
 def _equal_unordered(items: Sequence[Any], wanted: Sequence[Any], depth: int) -> bool:
-    """Whether the items can be paired, each with one of its own."""
+    """Whether the items can be paired, each with one wanted item of its own."""
+    # The common case first: equal items sort alike, and one pass over the sorted pairs is enough.
     pairs = zip(sorted(items, key=_order), sorted(wanted, key=_order), strict=True)
     if all(equals(item, other, depth + 1) for item, other in pairs):
         return True
@@ -103,7 +117,8 @@ def _equal_unordered(items: Sequence[Any], wanted: Sequence[Any], depth: int) ->
 
 
 def _can_be_paired(size: int, fits: Callable[[int, int], bool]) -> bool:
-    """Whether a perfect matching exists: augmenting paths."""
+    """Whether a perfect matching of the bipartite graph ``fits`` exists, by augmenting paths (Kuhn's algorithm)."""
+    # Tolerance is not transitive, so that a greedy pairing could fail where another one exists.
     fitting = [[j for j in range(size) if fits(i, j)] for i in range(size)]
     taken: dict[int, int] = {}
 
@@ -121,7 +136,7 @@ def _can_be_paired(size: int, fits: Callable[[int, int], bool]) -> bool:
 
 
 def _order(data: Any) -> tuple[int, Any]:
-    """A key by which equal items of both sides come at the same place, as a rule."""
+    """A sort key by which equal items of both sides mostly get the same place."""
     if isinstance(data, bool):
         return 1, int(data)
     number = _number(data)
@@ -131,7 +146,7 @@ def _order(data: Any) -> tuple[int, Any]:
         return 4, data
     items = data if isinstance(data, list) else _tagged(data)[1]
     if isinstance(items, list):
-        return 5, [_order(item) for item in items[:64]]
+        return 5, [_order(item) for item in items[:ORDERED_ITEMS]]
     return 6, repr(type(data))
 
 
@@ -149,14 +164,14 @@ def _equal_mappings(found: Any, wanted: Mapping[str, Any], depth: int) -> bool:
 
 
 def _key(data: Any) -> str | None:
-    """The text of a dictionary's key, as JSON writes it; None for a key that JSON cannot have."""
+    """The text of a dictionary's key as JSON writes it; None for a key that JSON cannot represent."""
     if isinstance(data, str):
         return data
     if data is None or isinstance(data, bool):
         return {None: "null", True: "true", False: "false"}[data]
     number = _number(data)
     if isinstance(number, int):
-        return str(number) if abs(number) < 10**4000 else None
+        return str(number) if abs(number) < 10**4000 else None  # str refuses more than 4,300 digits
     return repr(number) if isinstance(number, float) else None
 
 

@@ -1,7 +1,8 @@
-"""Which Python runs in the boxes, and where its packages are: this one without any, or one that was named with its own.
+"""Chooses the Python that runs in the boxes and finds its third-party packages.
 
-A virtual environment is no interpreter of its own: its base is started, and its packages are put into the boxes'
-root. What stands in ``.pth`` files as a directory counts as packages too; their code is not run.
+By default it is the running interpreter without packages; an operator may name another one, which keeps its packages.
+A virtual environment has no interpreter of its own: boxes start its base and see its packages. Directories named in
+``.pth`` files count as packages too; code in ``.pth`` files is not run.
 """
 
 import glob
@@ -12,20 +13,21 @@ from dataclasses import dataclass
 from rlserve.sandbox.tiers import real_python
 
 MAX_PTH_BYTES = 65536
+"""Any value of this size will do: a ``.pth`` file has a few lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python for the boxes."""
+    """A Python interpreter for the boxes."""
 
     path: str
-    """Of the interpreter itself, not of a link or a version manager's script."""
+    """The interpreter itself: no link, no version manager's script."""
     packages: Sequence[str] = ()
     """Directories of third-party packages."""
 
 
 def interpreter_of(python: str = "") -> Interpreter:
-    """What ``python`` names; this interpreter, without packages, when it names none."""
+    """The interpreter at the path ``python``; for an empty path this interpreter, without packages."""
     if not python:
         return Interpreter(real_python())
     path = os.path.abspath(python)
@@ -38,7 +40,7 @@ def interpreter_of(python: str = "") -> Interpreter:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """The settings of a virtual environment; none for what is not one."""
+    """The settings of a virtual environment; empty for a directory that is not one."""
     try:
         with open(os.path.join(home, "pyvenv.cfg"), encoding="utf-8") as file:
             lines = [line.partition("=") for line in file]
@@ -58,11 +60,12 @@ def _packages(homes: Sequence[str]) -> Sequence[str]:
 
 
 def _named_in(directory: str) -> Sequence[str]:
-    """Directories that the ``.pth`` files of a directory name."""
+    """The directories named by the ``.pth`` files of a directory."""
     found = []
     for path in sorted(glob.glob(f"{glob.escape(directory)}/*.pth")):
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read(MAX_PTH_BYTES).splitlines()
+        # Lines that begin with "import" are code for the module site; joined to a directory they name no directory.
         named = [os.path.join(directory, line.strip()) for line in lines if line.strip() and line[0] not in "#"]
         found += [os.path.realpath(place) for place in named if os.path.isdir(place)]
     return found

@@ -1,4 +1,4 @@
-"""What the sandbox says of one program and its tests."""
+"""The sandbox's result for one program and its tests."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from rlserve.records import Outcome
 from rlserve.sandbox.box import Box, End, Ending
 
 KEPT_CHARACTERS = 2000
+"""Of each output, in a verdict: enough for a traceback. Any value of this size will do."""
 
 
 class SandboxFault(Unavailable):
-    """The sandbox's own trouble: nothing is known of the program. Try again."""
+    """The sandbox failed: this is no evidence about the program. Try again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class Judgement:
     outcome: Outcome
     passed: int
     total: int
-    """Tests; all of them, also those that were not reached."""
+    """Number of tests, those that were not reached included."""
     reason: str = ""
     """One line for people."""
     output: str = ""
@@ -36,25 +37,25 @@ OUTCOMES = {
 
 
 def outcome_of(end: End) -> Outcome:
-    """The outcome that a bad end means. Raises SandboxFault when it says nothing of the program."""
+    """The outcome of a program that did not exit by itself. Raises SandboxFault when that was the machine's fault."""
     if end.ending in (Ending.LOST, Ending.STARVED):
         raise SandboxFault(f"sandbox: {end.ending.value}: {end.detail}")
     return OUTCOMES.get(end.ending, Outcome.CRASH)
 
 
 def output_of(box: Box) -> str:
-    """The start of standard output and the end of standard error, for people to read."""
+    """The start of standard output and the end of standard error, escaped for people to read."""
     out, err = bytes(box.stdout[:KEPT_CHARACTERS]), bytes(box.stderr[-KEPT_CHARACTERS:])
     return "\n".join(printable(part) for part in (out, err) if part)
 
 
 def printable(content: bytes) -> str:
-    """Text without control characters, which could play tricks on a terminal or a log."""
+    """The text with control characters escaped: raw ones could manipulate a terminal or a log."""
     text = content.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def last_line(box: Box) -> str:
-    """The last line of standard error: what an uncaught exception says."""
+    """The last line of standard error, where Python prints the message of an uncaught exception."""
     lines = printable(bytes(box.stderr)).strip().splitlines()
     return lines[-1][:300] if lines else ""

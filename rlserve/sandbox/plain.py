@@ -1,4 +1,4 @@
-"""Values as JSON that keeps tuples, sets, integer keys and their like apart; see ``inside/values``."""
+"""Python values as JSON that keeps tuples, sets and integer keys distinct; see ``inside/values``."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from rlserve.sandbox.inside.values import Decoder, Encoder, Unsupported
 
 
 class NotPlain(ValueError):
-    """An object that is no plain value, or data that no encoder of ours made."""
+    """An object that is not a plain value, or data that ``encode_plain`` cannot have made."""
 
 
 def encode_plain(value: Any) -> Any:
-    """What ``json.dumps`` takes. Raises NotPlain."""
+    """The value as data for ``json.dumps``. Raises NotPlain."""
     try:
         return Encoder(_refuse).encode(value)
     except Unsupported as error:
@@ -18,7 +18,7 @@ def encode_plain(value: Any) -> Any:
 
 
 def decode_plain(data: Any) -> Any:
-    """The value that was encoded, of exact builtin types. Raises NotPlain."""
+    """Rebuild an encoded value, from exact builtin types only. Raises NotPlain."""
     try:
         return Decoder(_refuse).decode(data)
     except Unsupported as error:
@@ -26,4 +26,4 @@ def decode_plain(data: Any) -> Any:
 
 
 def _refuse(*_: object) -> Any:
-    raise Unsupported("it is no plain value")
+    raise Unsupported("it is not a plain value")

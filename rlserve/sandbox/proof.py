@@ -1,7 +1,8 @@
-"""The start-up proof: a tier is used only after it has stopped each of these on this machine.
+"""The start-up proof: a tier is used only after it stopped a set of attacks on this machine.
 
-Programs that try to get out, to see, to last and to exhaust run as any program runs, with traps set up outside.
-A trap that springs names the hole. Honest programs must pass as well: a wall that nobody gets through is no use.
+Programs that try to escape, to spy, to outlive their limits and to exhaust the machine run like any other program, with
+traps set up outside; a sprung trap names the hole. Honest programs must pass too: walls that stop everything are
+useless.
 """
 
 import contextlib
@@ -23,13 +24,18 @@ from rlserve.sandbox.stdio import StdioTest, judge_stdio
 from rlserve.sandbox.zygote import Zygote
 
 VERSION = "1"
-"""Of the set of probes; part of what a verdict's isolation says."""
+"""Version of the set of probes, part of every verdict's isolation. Raise it when the set changes."""
 
 PROBE_LIMITS = Limits(cpu_seconds=2, wall_seconds=5, memory_bytes=256 * 2**20, file_bytes=2**20, processes=8)
+"""Small, so that exhausting a limit takes milliseconds. What the probes try (600 MiB, 16 MiB of file, 64 forks) lies
+far above."""
 SHORT_LIMITS = Limits(cpu_seconds=1, wall_seconds=0.4)
 LATE_SECONDS = 60.0
-"""Much longer than a busy machine takes to end a program after its 0.4 s, and much shorter than that would sleep."""
+"""Much longer than a busy machine takes to end a program after 0.4 s, and much shorter than the program's 600 s
+sleep."""
 
+# Each attempt prints its name if it succeeds. Of all exceptions only those of a refusal are caught: another one is a
+# probe that did not work, ends the program and is reported as such.
 PROGRAM = """
 import ctypes, gc, json, mmap, os, signal, socket, sys
 facts = json.loads(input())
@@ -112,6 +118,7 @@ for name, attempt in attempts.items():
 sys.stdout.flush()
 """
 
+# Ignores every signal that can be ignored, so that only SIGKILL ends it.
 STUBBORN = """
 import signal, time
 for number in range(1, 65):
@@ -122,6 +129,7 @@ for number in range(1, 65):
 time.sleep(600)
 """
 
+# Leaves a process behind that belongs to another session and has another parent.
 DAEMON = """
 import os, time
 if os.fork() == 0:
@@ -137,9 +145,9 @@ HONEST_FUNCTION = "def double(xs):\n    return [2 * x for x in xs]\n"
 
 
 def holes(zygote: Zygote) -> list[str]:
-    """What got through, or what did not work at all; empty when the walls hold. Takes about a second.
+    """Run the proof: one entry for each hole and each honest program that failed; empty when the walls hold.
 
-    Raises SandboxFault when the zygote itself fails.
+    Takes about half a second on an idle machine. Raises SandboxFault when the zygote itself fails.
     """
     found: list[str] = []
     with _traps() as traps:
@@ -151,16 +159,20 @@ def holes(zygote: Zygote) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Traps:
-    """What a program could find outside."""
+    """What a program could reach outside of its box."""
 
     facts: str
+    """JSON for the program: where the traps are."""
     written: Path
+    """A file that only a program that escaped could write."""
     environment: str
+    """A text in this process's memory, kept alive here while the probes look for it."""
 
 
 @contextlib.contextmanager
 def _traps() -> Iterator[_Traps]:
     with tempfile.TemporaryDirectory(prefix="rlserve-proof-") as directory, contextlib.ExitStack() as stack:
+        # Anyone may read, write and connect: whatever stops the program is the box, not a permission bit.
         Path(directory).chmod(0o755)
         readable, writable = Path(directory, "readable"), Path(directory, "writable")
         readable.write_text("secret")
@@ -187,7 +199,7 @@ def _attempts(zygote: Zygote, traps: _Traps) -> list[str]:
     test = StdioTest(traps.facts + "\n", "")
     try:
         verdict = judge_stdio(zygote, PROGRAM, [test], PROBE_LIMITS)
-    except SandboxFault:  # the machine's trouble once, as for any program; twice in a row it is the sandbox's
+    except SandboxFault:  # once may be the machine's trouble, as with any program; twice in a row is the sandbox's
         verdict = judge_stdio(zygote, PROGRAM, [test], PROBE_LIMITS)
     found = [line for line in verdict.output.splitlines() if line.strip()]
     if verdict.outcome is not Outcome.PASS and not found:
@@ -204,7 +216,7 @@ def _limits(zygote: Zygote) -> list[str]:
         found.append("outlasts the wall limit")
     if time.monotonic() - start > LATE_SECONDS:
         found.append("is ended late")
-    with contextlib.suppress(SandboxFault):  # a box that does not end is a fault, and closing it tells
+    with contextlib.suppress(SandboxFault):  # a box that did not end: the count of processes finds it too
         judge_stdio(zygote, DAEMON, [StdioTest("", "done")], PROBE_LIMITS)
     if zygote.num_processes():
         found.append("leaves a process behind")
@@ -232,6 +244,6 @@ def _listening(stack: contextlib.ExitStack, family: socket.AddressFamily, addres
 
 
 def _a_value_of_our_environment() -> str:
-    """Something that only a process which sees our environment knows."""
+    """The longest value of this process's environment: a box in which it appears can see the environment."""
     values = [value for value in os.environ.values() if len(value) > 8]
     return max(values, key=len, default="rlserve has no environment here")

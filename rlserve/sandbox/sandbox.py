@@ -1,4 +1,4 @@
-"""The sandbox of one judging process: a proven tier, a warm zygote, and its replacement in time."""
+"""The sandbox of one judge process: chooses an isolation tier, keeps a warm zygote, replaces it when worn or broken."""
 
 import logging
 import os
@@ -19,21 +19,33 @@ from rlserve.sandbox.zygote import Zygote
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
+"""A new zygote cures a lost one; what two new ones did not cure is the machine's trouble, and more tries would only
+hold up the programs that wait."""
 RECYCLE_BOXES = 5000
+"""Any value of this size will do: a start takes about a second, which is nothing next to thousands of boxes."""
 RECYCLE_GROWTH = 1.2
+"""A zygote keeps nothing of the boxes that it forks: measured, it holds 0.4 % more memory after 300 of them, and no
+more later. Growth by a fifth is a leak."""
 
 
 class Sandbox:
     """Judges programs, one at a time. Close it, or use it as a context manager.
 
-    Not for threads: one sandbox a process that judges.
+    It is not safe for threads: each process that judges has its own. Its life::
+
+        with Sandbox(minimum=Tier.LANDLOCK) as sandbox:       # proves the tiers, strongest first: about 0.5 s
+            sandbox.isolation                                 # "namespaces (proof 1)"
+            sandbox.stdio("print(int(input()) + 1)", [StdioTest("41", "42")], Limits()).outcome     # Outcome.PASS
+            sandbox.stdio("while True: pass", [StdioTest("", "")], Limits()).outcome                # Outcome.TIMEOUT
+            # The zygote is killed here: the next call starts another of the same tier and judges the program again.
+            sandbox.stdio("print(42)", [StdioTest("", "42")], Limits()).outcome                     # Outcome.PASS
     """
 
     def __init__(self, *, minimum: Tier = Tier.LANDLOCK, python: str = "", cgroup: str = "") -> None:
         """Choose the strongest tier that holds and is at least ``minimum``.
 
         ``cgroup`` is a cgroup v2 directory that the operator set aside: boxes are put into it.
-        Raises NotReady, which says what is missing, when no such tier holds here.
+        Raises NotReady, naming what is missing, when no such tier holds here.
         """
         self._python = python
         self._cgroup = _open_cgroup(cgroup) if cgroup else None
@@ -48,11 +60,11 @@ class Sandbox:
 
     @property
     def isolation(self) -> str:
-        """Tier and version of the proof, as it stands in every verdict."""
+        """Tier and version of the proof: every verdict carries this text."""
         return f"{self.tier.value} (proof {proof.VERSION})"
 
     def close(self) -> None:
-        """End whatever runs."""
+        """Kill the zygote and every box that still runs."""
         self._zygote.close()
         if self._cgroup is not None:
             os.close(self._cgroup)
@@ -75,15 +87,15 @@ class Sandbox:
         return self._judge(lambda zygote: judge_calls(zygote, source, entry_point, tests, limits))
 
     def _judge(self, job: Callable[[Zygote], Judgement]) -> Judgement:
-        """Run a job; on any doubt about the zygote, replace it and run the job again."""
-        self._recycle()
+        """Run a job; when the sandbox fails, replace the zygote and run the job again."""
+        self._recycle()  # before the job, not after it: the replacement then delays no verdict that is already known
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return job(self._zygote)
             except Unavailable as error:
                 if attempt == ATTEMPTS:
                     raise SandboxFault(f"sandbox: no judgement in {ATTEMPTS} tries; the last: {error}") from error
-                logger.warning("%s; with a new zygote again", error)
+                logger.warning("%s; starting a new zygote and trying again", error)
                 self._replace()
         raise AssertionError("unreachable")
 
@@ -94,6 +106,7 @@ class Sandbox:
 
     def _replace(self) -> None:
         self._zygote.close()
+        # The same tier, without another proof: a sandbox never falls back to weaker walls than its verdicts name.
         self._zygote = self._start(self.tier)
         self._first_bytes = self._zygote.resident_bytes
 
@@ -113,7 +126,7 @@ class Sandbox:
 
 
 def start_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) -> Zygote:
-    """A zygote of ``tier``, not proven. Raises Unavailable with what keeps it from starting."""
+    """Start a zygote of ``tier`` without the proof. Raises Unavailable with what keeps it from starting."""
     interpreter = interpreter_of(python)
     try:
         settings = settings_of(tier, python=interpreter.path, packages=interpreter.packages, cgroup=cgroup)
@@ -124,7 +137,7 @@ def start_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) -> 
 
 
 def proven_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) -> Zygote:
-    """A zygote of ``tier`` whose walls hold. Raises Unavailable with the holes."""
+    """Start a zygote of ``tier`` and prove that its walls hold. Raises Unavailable with the holes."""
     zygote = start_zygote(tier, python=python, cgroup=cgroup)
     try:
         found = proof.holes(zygote)
@@ -138,7 +151,7 @@ def proven_zygote(tier: Tier, *, python: str = "", cgroup: int | None = None) ->
 
 
 def survey(*, python: str = "") -> Mapping[Tier, str]:
-    """Every tier with what keeps it from being used here; empty for those that hold. For ``rlserve doctor``."""
+    """Try every tier: the reason why it cannot be used here, empty for one that holds. For ``rlserve doctor``."""
     found: dict[Tier, str] = {}
     for tier in Tier:
         try:
@@ -152,13 +165,14 @@ def survey(*, python: str = "") -> Mapping[Tier, str]:
 def _refusal(minimum: Tier, reasons: Mapping[Tier, str]) -> str:
     why = "; ".join(f"{tier.value}: {reason}" for tier, reason in reasons.items())
     return (
-        f"sandbox: no isolation of tier {minimum.value!r} or stronger holds here, so no code is run ({why});"
+        f"sandbox: no isolation tier from {minimum.value!r} upwards holds on this machine, so no code is run ({why});"
         " see docs/sandbox.md"
     )
 
 
 def _open_cgroup(path: str) -> int:
-    """The cgroup's list of processes. Raises NotReady when it cannot be written."""
+    """Open the cgroup's list of processes for writing. Raises NotReady when that fails."""
+    # Opened here, once: boxes enter by this descriptor, since no path outside exists in their own root.
     try:
         return os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY)
     except OSError as error:

@@ -1,19 +1,19 @@
-"""The system calls that a box is refused, as a classic BPF program.
+"""The seccomp filter of a box: a classic BPF program that refuses system calls.
 
 The filter allows by default and refuses whole families with EPERM: sockets, tracing, mounts, namespaces, BPF,
 io_uring, keys, modules, shared memory outside the address-space limit, change of identity and of priority, execution
-of programs.
-A list of what is refused does not break with each libc; it stands behind namespaces, Landlock and dropped
-capabilities, not instead of them.
+of programs. A list of refused calls, unlike a list of allowed ones, does not break with each new libc; it is a second
+line behind namespaces, Landlock and dropped capabilities and does not replace them.
 """
 
 import platform
 import struct
 from collections.abc import Iterable
 
+# linux/audit.h, AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64.
 AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# (x86_64, aarch64); None where the architecture has no such call.
+# Numbers on (x86_64, aarch64), from the kernel's syscall tables; None where the architecture lacks the call.
 CALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "connect": (42, 203),
@@ -116,11 +116,11 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "fanotify_init": (300, 262),
     "execve": (59, 221),
     "execveat": (322, 281),
-    # What would let a program wait for a processor of its own will: waits are not counted against its limit.
+    # With these a program could wait for a processor at will, and such waits do not count against its limit.
     "setpriority": (141, 140),
     "sched_setaffinity": (203, 122),
     "sched_setparam": (142, 118),
-    # Channels to other boxes over the files that all may read.
+    # With these two boxes could signal each other through the files that all may read.
     "flock": (73, 32),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
@@ -132,7 +132,7 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "io_submit": (209, 2),
 }
 
-# What a box in which one process is all must not do either: no pid namespace would end its children.
+# Refused where a box is a single process (tier landlock): no pid namespace would end its children.
 PROCESS_CALLS: dict[str, tuple[int | None, int | None]] = {
     "fork": (57, None),
     "vfork": (58, None),
@@ -147,34 +147,40 @@ PROCESS_CALLS: dict[str, tuple[int | None, int | None]] = {
     "prlimit64": (302, 261),
 }
 
+# Calls whose arguments decide. Numbers as above; flags and requests from the kernel's headers of the same names.
 CLONE = (56, 220)
-CLONE3 = 435
+CLONE3 = 435  # new calls have one number on all architectures
 IOCTL = (16, 29)
 SOCKETPAIR, SENDTO = (53, 199), (44, 206)
-AF_UNIX = 1
+AF_UNIX = 1  # linux/socket.h
 SCHED_YIELD = (24, 124)
-CLONE_THREAD = 0x00010000
+CLONE_THREAD = 0x00010000  # linux/sched.h
 NAMESPACE_FLAGS = 0x7E020000 | 0x00000080
 """NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET and NEWTIME."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PRCTL = (157, 167)
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 X32_BIT = 0x40000000
+"""Calls of the x32 ABI report the architecture x86-64 and set this bit in the call's number."""
 
+# linux/bpf_common.h: BPF_LD|BPF_W|BPF_ABS, then BPF_JMP with JEQ, JGE and JSET on a constant, then BPF_RET.
 _LOAD, _EQUAL, _AT_LEAST, _ANY_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+# linux/seccomp.h: SECCOMP_RET_ALLOW and SECCOMP_RET_KILL_PROCESS.
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
+# Offsets in struct seccomp_data; an argument has 8 bytes, and its lower half is first on both architectures.
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT, _FIFTH_ARGUMENT = 0, 4, 16, 24, 48
+_EPERM, _ENOSYS = 1, 38  # asm-generic/errno.h
 
 
 def filter_bytes(*, single_process: bool, machine: str = "") -> bytes:
-    """The filter for this machine, as the array of ``struct sock_filter`` that the kernel takes.
+    """The filter for this machine: an array of the kernel's ``struct sock_filter``.
 
     ``single_process`` also refuses new processes (threads are allowed) and signals.
-    Raises NotImplementedError for an architecture whose numbers are not known here.
+    Raises NotImplementedError for an architecture without a column in CALLS.
     """
     machine = machine or platform.machine()
     if machine not in AUDIT_ARCHITECTURES:
-        raise NotImplementedError(f"seccomp: the system calls of {machine!r} are not known (known: x86_64, aarch64)")
+        raise NotImplementedError(f"seccomp: no system call table for {machine!r} (known: x86_64, aarch64)")
     column = list(AUDIT_ARCHITECTURES).index(machine)
     refused = dict(CALLS, **(PROCESS_CALLS if single_process else {}))
     numbers = [number for pair in refused.values() if (number := pair[column]) is not None]
@@ -191,10 +197,12 @@ def _program(architecture: int, numbers: Iterable[int], column: int, single_proc
     if column == 0:
         program += [_step(_AT_LEAST, X32_BIT, 0, 1), _step(_RETURN, _KILL)]
     for number in numbers:
-        program += [_step(_EQUAL, number, 0, 1), _step(_RETURN, _error(1))]
+        # A return after each comparison: a jump reaches 255 steps at most, so one shared return would be too far.
+        program += [_step(_EQUAL, number, 0, 1), _step(_RETURN, _error(_EPERM))]
     # clone3 hides its flags in memory that a filter cannot read; with ENOSYS libc falls back to clone.
-    program += [_step(_EQUAL, CLONE3, 0, 1), _step(_RETURN, _error(38))]
-    program += [_step(_EQUAL, SCHED_YIELD[column], 0, 1), _step(_RETURN, _error(0))]  # done, and nothing yielded
+    program += [_step(_EQUAL, CLONE3, 0, 1), _step(_RETURN, _error(_ENOSYS))]
+    # Reports success and yields nothing: a program that yields in a loop would stand in the run queue, uncounted.
+    program += [_step(_EQUAL, SCHED_YIELD[column], 0, 1), _step(_RETURN, _error(0))]
     program += _socket_pairs(column)
     program += _clone(column, single_process)
     program += _terminal(column)
@@ -204,19 +212,20 @@ def _program(architecture: int, numbers: Iterable[int], column: int, single_proc
 
 
 def _socket_pairs(column: int) -> list[bytes]:
-    """Pairs within the box, which event loops wake themselves with, and nothing sent to an address."""
+    """Allow socket pairs within the box, with which event loops wake themselves; refuse sending to an address."""
     make = [
         _step(_LOAD, _FIRST_ARGUMENT),
         _step(_EQUAL, AF_UNIX, 1, 0),
-        _step(_RETURN, _error(1)),
+        _step(_RETURN, _error(_EPERM)),
         _step(_RETURN, _ALLOW),
     ]
+    # send(2) is sendto with a null address: both halves of the pointer must be zero, and a step loads 32 bits.
     send = [
         _step(_LOAD, _FIFTH_ARGUMENT),
         _step(_EQUAL, 0, 0, 2),
         _step(_LOAD, _FIFTH_ARGUMENT + 4),
         _step(_EQUAL, 0, 1, 0),
-        _step(_RETURN, _error(1)),
+        _step(_RETURN, _error(_EPERM)),
         _step(_RETURN, _ALLOW),
     ]
     made = [_step(_EQUAL, SOCKETPAIR[column], 0, len(make)), *make]
@@ -224,12 +233,12 @@ def _socket_pairs(column: int) -> list[bytes]:
 
 
 def _clone(column: int, single_process: bool) -> list[bytes]:
-    """No new namespace; and nothing but threads for a single process."""
-    threads_only = [_step(_ANY_SET, CLONE_THREAD, 1, 0), _step(_RETURN, _error(1))] if single_process else []
+    """Refuse new namespaces; with ``single_process`` also anything but a thread."""
+    threads_only = [_step(_ANY_SET, CLONE_THREAD, 1, 0), _step(_RETURN, _error(_EPERM))] if single_process else []
     body = [
         _step(_LOAD, _FIRST_ARGUMENT),
         _step(_ANY_SET, NAMESPACE_FLAGS, 0, 1),
-        _step(_RETURN, _error(1)),
+        _step(_RETURN, _error(_EPERM)),
         *threads_only,
         _step(_RETURN, _ALLOW),
     ]
@@ -237,31 +246,33 @@ def _clone(column: int, single_process: bool) -> list[bytes]:
 
 
 def _terminal(column: int) -> list[bytes]:
-    """No typing into a terminal that the box was handed by mistake."""
+    """Refuse typing into a terminal, in case the box inherited one by mistake."""
     body = [
         _step(_LOAD, _SECOND_ARGUMENT),
         _step(_EQUAL, TIOCSTI, 1, 0),
         _step(_EQUAL, TIOCLINUX, 0, 1),
-        _step(_RETURN, _error(1)),
+        _step(_RETURN, _error(_EPERM)),
         _step(_RETURN, _ALLOW),
     ]
     return [_step(_EQUAL, IOCTL[column], 0, len(body)), *body]
 
 
 def _parent_death(column: int) -> list[bytes]:
-    """The end of its keeper stays the end of the box."""
+    """Keep the program from clearing the signal that kills it when its reaper ends."""
     body = [
         _step(_LOAD, _FIRST_ARGUMENT),
         _step(_EQUAL, PR_SET_PDEATHSIG, 0, 1),
-        _step(_RETURN, _error(1)),
+        _step(_RETURN, _error(_EPERM)),
         _step(_RETURN, _ALLOW),
     ]
     return [_step(_EQUAL, PRCTL[column], 0, len(body)), *body]
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """One ``struct sock_filter``; a jump skips so many steps."""
     return struct.pack("<HBBI", code, if_true, if_false, value)
 
 
 def _error(number: int) -> int:
+    """SECCOMP_RET_ERRNO: the call fails with this error number."""
     return 0x00050000 | number

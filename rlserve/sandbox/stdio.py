@@ -1,9 +1,9 @@
-"""stdin/stdout tests: the program gets an input, and what it prints is compared out here.
+"""stdin/stdout tests: the program gets an input, and the service compares what it prints with the expected output.
 
-The expected output never enters a box; :mod:`rlserve.sandbox.printed` says what equals it. The exit code must be 0. A
-program may print its output limit beyond what is expected, however long that is. All tests run, so that the share
-passed is known; but the first one that runs into a limit is the last one run, so that a runaway costs one limit and
-not one a test.
+The expected output never enters a box; :mod:`rlserve.sandbox.printed` defines when outputs are equal. The exit code
+must be 0. The output limit of the program is its own limit plus what the expected output needs. All tests run, so that
+the share of passed tests is known, except after a test that exceeds a limit: a runaway program thus costs one limit,
+not one for each test.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,15 @@ from rlserve.sandbox.watch import watch
 from rlserve.sandbox.zygote import Zygote
 
 TOTAL_WALL_FACTOR = 3
-"""All tests of a program together may take this many times the wall limit of one, counted in the same way."""
-
-
+"""All tests of a program together may take this many times the wall limit of one, counted in the same way. Any small
+value will do: it bounds what a program of many slow tests costs the programs behind it."""
 OUTPUT_GROWTH = 2
-"""What is expected counts so many times: numbers may be printed with more digits."""
+"""The expected output counts this many times in the output limit: a program may print numbers with more digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class StdioTest:
-    """What goes in and what must come out."""
+    """One input and the output that the program must print for it."""
 
     input: str
     output: str
@@ -38,7 +37,7 @@ def judge_stdio(zygote: Zygote, source: str, tests: Sequence[StdioTest], limits:
     passed, first_bad, spent = 0, Judgement(outcome=Outcome.PASS, passed=0, total=0), 0.0
     for index, test in enumerate(tests):
         if spent > TOTAL_WALL_FACTOR * limits.wall_seconds:
-            reason = f"test {index}: the tests before it took more than {TOTAL_WALL_FACTOR} times the wall limit"
+            reason = f"test {index}: earlier tests together took more than {TOTAL_WALL_FACTOR} times the wall limit"
             first_bad = Judgement(outcome=Outcome.TIMEOUT, passed=0, total=1, reason=reason)
             break
         found, seconds = _run(zygote, source, test, limits, f"test {index}")
@@ -47,6 +46,7 @@ def judge_stdio(zygote: Zygote, source: str, tests: Sequence[StdioTest], limits:
             passed += 1
         elif first_bad.outcome is Outcome.PASS:
             first_bad = found
+        # A limit outranks an earlier wrong answer: the program was not seen on the tests behind it.
         if found.outcome in (Outcome.TIMEOUT, Outcome.MEMORY, Outcome.OUTPUT_LIMIT):
             first_bad = found
             break
@@ -60,7 +60,7 @@ def judge_stdio(zygote: Zygote, source: str, tests: Sequence[StdioTest], limits:
 
 
 def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str) -> tuple[Judgement, float]:
-    """The judgement of one test, and the time that it counts for all of them."""
+    """Judge one test: the judgement, and its share of the time that all tests have together."""
     expected_bytes = len(test.output.encode("utf-8", "replace"))
     limits = replace(limits, output_bytes=limits.output_bytes + OUTPUT_GROWTH * expected_bytes)
     box = zygote.open("program", {"source": source}, limits, test.input.encode("utf-8", "surrogatepass"))
@@ -69,7 +69,7 @@ def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str
     finally:
         gone = box.close()
     if not gone:
-        raise SandboxFault(f"sandbox: box {box.pid} does not end")
+        raise SandboxFault(f"sandbox: box {box.pid} did not end after it was killed")
     end = box.end()
     outcome, reason = Outcome.PASS, ""
     if end.ending is not Ending.EXITED:
@@ -80,4 +80,5 @@ def _run(zygote: Zygote, source: str, test: StdioTest, limits: Limits, name: str
         outcome, reason = Outcome.FAIL, f"{name}: {why}"
     passed = int(outcome is Outcome.PASS)
     judgement = Judgement(outcome=outcome, passed=passed, total=1, reason=reason, output=output_of(box))
-    return judgement, max(box.counted_seconds, end.cpu_seconds)  # a short box's account was never read
+    # A box that ended before the first reading has no counted time; its CPU time is exact.
+    return judgement, max(box.counted_seconds, end.cpu_seconds)

@@ -1,10 +1,10 @@
-"""Watching boxes: read what they write, end those that go over a limit.
+"""Watches boxes: reads what they write and kills those that exceed a limit.
 
-The CPU limit holds for each process, by the kernel's exact account; the limit that the kernel enforces by itself is
-counted in ticks, and stands behind. The wall limit counts time as :mod:`rlserve.processor_time` does: what boxes that
-talk with each other wait for a processor is left out, so that a busy machine ends nobody. A box that waits for so long
-that it would block the others behind it is given up, and nothing is said of its program (``Ending.STARVED``), unless
-its processes kept each other waiting.
+The CPU limit holds for each process, by the kernel's exact account; the limit that the kernel enforces by itself counts
+in ticks and is a second line. The wall limit counts time as :mod:`rlserve.processor_time` does: it leaves out the waits
+for a processor of all boxes that talk with each other, so that no program fails because the machine is busy. A box that
+waits so long that it would block the programs behind it is given up without a judgement (``Ending.STARVED``), unless
+its own processes kept each other waiting.
 """
 
 import os
@@ -16,10 +16,14 @@ from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime, busiest_proc
 from rlserve.sandbox.box import KEPT_STDERR_BYTES, MAX_STATUS_BYTES, REAP_SECONDS, Box, Channel, Ending
 
 SHORTEST_WAIT_SECONDS = 0.01
+"""Least time between two readings near a limit: a reading takes about a millisecond, so that watching takes a tenth of
+a processor at most."""
+READ_BYTES = 65536
+"""The default size of a pipe: one call can empty it."""
 
 
 def time_of(boxes: Iterable[Box]) -> CountedTime:
-    """The account of boxes that wait for each other, from when the first was opened."""
+    """One account for boxes that wait for each other, from when the first of them was opened."""
     boxes = list(boxes)
     return CountedTime(*(box.pid for box in boxes), born=min(box.started for box in boxes))
 
@@ -31,9 +35,9 @@ def watch(
     until_closed: Channel | None = None,
     account: CountedTime | None = None,
 ) -> None:
-    """Read until every box has ended, or until ``until_closed`` is; end those that go over a limit.
+    """Read until every box ended, or until ``until_closed`` is closed; kill boxes that exceed a limit.
 
-    waits for: output, ends. unblocked by: the limits of the boxes, REAP_SECONDS after they were ended for it.
+    waits for: output and ends of the boxes. unblocked by: their limits, at most REAP_SECONDS after the kill.
     """
     boxes, channels = list(boxes), list(channels)
     account = account or time_of(boxes)
@@ -44,6 +48,7 @@ def watch(
     handlers |= {channel.descriptor: _Report(channel) for channel in channels}
     for descriptor in handlers:
         poller.register(descriptor, select.POLLIN)
+    # Standard error is not waited for: it only explains, and a box is over when its output and its report are.
     running = {descriptor for box in boxes for descriptor in (box.pipes.control, box.pipes.stdout)}
     next_reading = _next_reading(boxes, account)
     while running and not (until_closed and until_closed.closed):
@@ -54,8 +59,9 @@ def watch(
         for box in boxes:
             if now >= box.killed_at + REAP_SECONDS:
                 running -= {box.pipes.control, box.pipes.stdout}
+        # At least a millisecond: poll truncates its argument, and a wait of 0 would spin until the reading is due.
         for descriptor, _ in poller.poll(max(1.0, 1000 * (next_reading - now))):
-            content = os.read(descriptor, 65536)
+            content = os.read(descriptor, READ_BYTES)
             handlers[descriptor].take(content)
             if not content:
                 poller.unregister(descriptor)
@@ -72,12 +78,15 @@ def _enforce(boxes: Sequence[Box], account: CountedTime, now: float) -> None:
         elif counted >= box.may_count:
             box.stop(Ending.STOPPED)
         elif now >= box.last_moment:
-            crowd = account.used_seconds > len(boxes) * box.limits.cpu_seconds  # more than a process each may use
+            # Together they used more than one process of each box may: many processes waited for one another.
+            crowd = account.used_seconds > len(boxes) * box.limits.cpu_seconds
             box.stop(Ending.TIMEOUT if crowd else Ending.STARVED)
 
 
 def _next_reading(boxes: Collection[Box], account: CountedTime) -> float:
-    """When a limit can be reached at the earliest, if that is soon; on the monotonic clock."""
+    """When to read the account next: the earliest moment at which a limit can be reached, on the monotonic clock."""
+    # Most programs end within milliseconds, and a reading of /proc would only slow them: the first one waits until a
+    # limit can be near. Later ones come often, since a thread that ends takes its account with it.
     left = [
         min(
             min(box.limits.wall_seconds, box.may_count) - account.counted_seconds,
@@ -88,18 +97,19 @@ def _next_reading(boxes: Collection[Box], account: CountedTime) -> float:
     ]
     since = max(time.monotonic(), account.last_reading)
     first = min(left, default=READ_EVERY_SECONDS)
-    if account.wall_seconds == 0.0:  # read for the first time when the limit may be over, or a program is slow
+    if account.wall_seconds == 0.0:  # not read yet
         return account.last_reading + min(first, READ_EVERY_SECONDS)
     return since + min(max(first, SHORTEST_WAIT_SECONDS), READ_EVERY_SECONDS)
 
 
 class _Reader:
-    """Takes what one descriptor gives; empty at its end."""
+    """Handles the content of one descriptor."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
 
     def take(self, content: bytes) -> None:
+        """Take the next piece; an empty one is the end."""
         raise NotImplementedError
 
 
@@ -125,7 +135,7 @@ class _Control(_Reader):
 
 
 class _Report(_Reader):
-    """A channel's content; has no box."""
+    """Collects the content of a channel, which belongs to no box."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

@@ -1,6 +1,7 @@
-"""The service's end of a zygote: start it, ask it for boxes, close it.
+"""The service's end of a zygote: starts it, asks it for boxes, closes it.
 
-``start`` and ``open`` wait for: the zygote's answer. unblocked by: the zygote, its death, or ANSWER_SECONDS.
+``Zygote()`` and ``open`` wait for: the zygote's answer. unblocked by: the zygote, its death, START_SECONDS or
+ANSWER_SECONDS.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from rlserve.sandbox.limits import Limits
 
 SCRIPT = Path(__file__).parent / "inside" / "zygote.py"
 ENVIRONMENT = {
+    # A program that prints a set must print the same on every run, or its verdict would vary.
     "PYTHONHASHSEED": "0",
     "LC_ALL": "C.UTF-8",
     "HOME": "/tmp",
@@ -26,25 +28,40 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""All that a box knows of an environment."""
+"""The whole environment of a box."""
 START_SECONDS = 120.0
+"""A start takes about a second, and took 4 s on a busy machine. Any value of this size will do."""
 ANSWER_SECONDS = 60.0
-"""Of wall time: a zygote that is slow on a busy machine is no fault. One that dies is seen at once."""
+"""A fork takes milliseconds, but this is wall time, and a zygote that is slow on a busy machine is not a fault. One
+that dies closes its socket and is noticed at once."""
 MAX_ANSWER_BYTES = 4096
+"""Any value of this size will do: an answer is a process id or one error line."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Zygote:
-    """A warm interpreter from which boxes are forked. Close it, or use it as a context manager."""
+    """A warm interpreter that forks a box for each request. Close it, or use it as a context manager.
+
+    For example::
+
+        settings = settings_of(Tier.NAMESPACES, python=real_python())
+        with Zygote(settings, python=real_python()) as zygote:            # imports what small programs use, once
+            box = zygote.open("program", {"source": "print(1)"}, Limits())    # a fork: some milliseconds
+            watch([box])
+            box.close()
+        # Closed: the zygote is dead, and with it every box that was still open.
+    """
 
     def __init__(self, settings: Mapping[str, Any], *, python: str) -> None:
         """Start it with the interpreter ``python``. Raises Unavailable when the kernel refuses."""
+        # SEQPACKET keeps messages apart, so that a request and its descriptors always arrive together.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link = ours
         self.boxes = 0
-        """Boxes opened so far."""
+        """Number of boxes opened so far."""
         try:
             self._process = subprocess.Popen(
+                # No user site, no site, no script folder on the path: a box imports only what the settings name.
                 [python, "-s", "-S", "-P", str(SCRIPT), str(os.getpid()), json.dumps(settings)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -56,9 +73,9 @@ class Zygote:
             )
         except OSError as error:
             ours.close()
-            raise Unavailable(f"sandbox: its interpreter cannot be started: {error}") from error
+            raise Unavailable(f"sandbox: cannot start its interpreter {python}: {error}") from error
         finally:
-            theirs.close()
+            theirs.close()  # else our own copy would keep the socket open, and the zygote's death would go unnoticed
         self._link.settimeout(START_SECONDS)
         try:
             self._answer()
@@ -75,18 +92,18 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The zygote's process id."""
         return int(self._process.pid)
 
     def num_processes(self) -> int:
-        """Boxes that still run."""
+        """Number of boxes that still run."""
         with contextlib.suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/children") as children:
             return len(children.read().split())
         return 0
 
     @property
     def resident_bytes(self) -> int:
-        """Its memory; 0 when it is gone."""
+        """The zygote's resident memory; 0 when it is gone."""
         with contextlib.suppress(OSError), open(f"/proc/{self.pid}/statm") as statm:
             return int(statm.read().split()[1]) * PAGE_BYTES
         return 0
@@ -100,7 +117,7 @@ class Zygote:
     def open(
         self, role: str, job: Mapping[str, Any], limits: Limits, stdin: bytes = b"", links: Sequence[int] = ()
     ) -> Box:
-        """Start a box. The caller closes ``links`` afterwards. Raises Unavailable when there is no answer."""
+        """Start a box in the given role. The caller closes ``links`` afterwards. Raises Unavailable when it fails."""
         pipes = Pipes.make(json.dumps(job).encode(), stdin)
         header = {"role": role, "limits": plain_limits(limits), "links": len(links)}
         try:
@@ -108,7 +125,7 @@ class Zygote:
             message, descriptors = self._answer()
         except (OSError, Unavailable) as error:
             pipes.close_ours()
-            raise Unavailable(f"sandbox: its zygote gave no box: {error}") from error
+            raise Unavailable(f"sandbox: its zygote opened no box: {error}") from error
         finally:
             pipes.close_theirs()
         self.boxes += 1
@@ -118,9 +135,10 @@ class Zygote:
         try:
             content, descriptors, _, _ = socket.recv_fds(self._link, MAX_ANSWER_BYTES, 1)
         except TimeoutError:
-            raise Unavailable(f"sandbox: its zygote (pid {self.pid}) does not answer") from None
+            # A late answer would be taken for that of the next request; the sandbox replaces the zygote after this.
+            raise Unavailable(f"sandbox: its zygote (pid {self.pid}) did not answer in time") from None
         except OSError as error:
-            raise Unavailable(f"sandbox: its zygote is lost: {error}") from error
+            raise Unavailable(f"sandbox: lost its zygote: {error}") from error
         if not content:
             raise Unavailable(f"sandbox: its zygote ended (exit code {self._process.poll()})")
         message = json.loads(content)
@@ -130,6 +148,6 @@ class Zygote:
 
 
 def plain_limits(limits: Limits) -> dict[str, float]:
-    """As a box's header carries them."""
+    """The limits in the form that a box's header carries."""
     plain = {name: getattr(limits, name) for name in Limits.__dataclass_fields__}
     return plain | {"longest_seconds": limits.longest_seconds, "kernel_seconds": limits.kernel_seconds}

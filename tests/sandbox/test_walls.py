@@ -55,7 +55,7 @@ def test_a_wall_that_is_missing_is_found(tier: Tier, weakened: dict[str, object]
 
 
 def test_below_the_lowest_tier_no_code_is_run() -> None:
-    with pytest.raises(NotReady, match=r"no isolation .* holds here, so no code is run"):
+    with pytest.raises(NotReady, match=r"no isolation .* holds on this machine, so no code is run"):
         Sandbox(minimum=Tier.LANDLOCK, python="/nowhere/bin/python3")
 
 
@@ -73,5 +73,5 @@ def test_the_survey_names_every_tier() -> None:
 
 
 def test_a_zygote_that_cannot_start_says_why() -> None:
-    with pytest.raises(Unavailable, match="interpreter cannot be started"):
+    with pytest.raises(Unavailable, match="cannot start its interpreter"):
         start_zygote(Tier.NAMESPACES, python="/nowhere/python3")

@@ -1,4 +1,4 @@
-"""Role "candidate": the program as a module, answering the calls of its tests. Knows nothing of the tests."""
+"""Role "candidate": loads the program as a module and answers the calls of its tests, which run in another box."""
 
 import builtins
 import collections
@@ -19,11 +19,13 @@ from peer import Broken, Peer
 from values import Unsupported
 
 MAX_CHUNK = 1024
+"""Items of an iterator in one answer. The tests ask for at most 256; any value of this size will do."""
 MAX_PRINTED = 1 << 20
+"""Captured characters in one answer: the output limit of a box, and far below what a frame can carry."""
 
 
 def main(job: int, links: list[int]) -> int:
-    """Load the program, then answer until the tests hang up."""
+    """Load the program, then answer calls until the tests close the connection."""
     source = program.read_job(job)["source"]
     program.prepare(sys.modules, source)
     module = types.ModuleType(MODULE)
@@ -32,6 +34,7 @@ def main(job: int, links: list[int]) -> int:
     try:
         exec(compile(source, program.NAME, "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
+        # Reported when the tests ask for the first name: a program that does not load still has to answer that.
         program.exit_code(error)
         failure = describe(error)
     with contextlib.suppress(Broken):
@@ -40,7 +43,7 @@ def main(job: int, links: list[int]) -> int:
 
 
 class Borrowed:
-    """A function of the tests, lent for the time of a call."""
+    """A function of the tests: calling it sends a request back to their box."""
 
     def __init__(self, peer: "Candidate", number: int) -> None:
         self._peer, self._number = peer, number
@@ -50,16 +53,21 @@ class Borrowed:
 
 
 class Candidate(Peer):
-    """The program's end."""
+    """The program's end of the connection to its tests.
+
+    Each request names an operation, which the method of that name answers: ``{"op": "call", "f": 1, "a": [2], "k":
+    []}`` calls the first object that this side lent and answers ``{"v": 3}``, or ``{"e": ...}`` for an exception, or
+    ``{"x": ...}`` for a result that cannot be transferred.
+    """
 
     def __init__(self, incoming: int, outgoing: int, names: dict[str, Any], failure: list[Any] | None) -> None:
         super().__init__(incoming, outgoing)
         self._names, self._failure = names, failure
         self._shared: dict[str, Sequence[str]] = {}
-        """Classes that the tests have too, and the names of what is in them."""
+        """Classes that the tests define as well, with the names of their members."""
         self._received: list[Any] = []
         self._has_referred = False
-        """Whether something crossed that is no value, since this was last reset."""
+        """Whether a reference was encoded since this was last reset."""
 
     def refer(self, value: Any, kind: str) -> Any:
         if isinstance(value, types.ModuleType):
@@ -81,7 +89,7 @@ class Candidate(Peer):
         return {"t": "ref", "id": self.lend(value), "kind": kind, "class": standard_name(type(value))}
 
     def _crosses(self, kind: type) -> bool:
-        """Whether the tests have this class too: as they know it, without methods of the program's own."""
+        """Whether instances cross field by field: the tests define the class too, with all methods that it has here."""
         known = self._shared.get(kind.__name__)
         if known is None or kind.__module__ not in (MODULE, "builtins"):
             return False
@@ -101,7 +109,7 @@ class Candidate(Peer):
         return Borrowed(self, data["id"])
 
     def call_back(self, number: int, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call a function of the tests."""
+        """Call a function that the tests passed in."""
         self.nodes = Nodes()
         fields = {"a": [self.encode(arg) for arg in args], "k": [[n, self.encode(v)] for n, v in kwargs.items()]}
         table = self.nodes.table(self.encode)
@@ -113,13 +121,14 @@ class Candidate(Peer):
     def serve(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         printed: list[io.StringIO] = []
         try:
+            # ``op`` comes from the tests' box, which is trusted with this one: it may run any method here.
             with self._as_tests_have_it(message, printed):
                 answer: dict[str, Any] = dict(getattr(self, f"_{message['op']}")(message))
         except Unsupported as error:
             answer = {"x": str(error)}
         except Broken:
             raise
-        except BaseException as error:
+        except BaseException as error:  # SystemExit too: the tests may expect it, and this end must go on answering
             answer = {"e": describe(error)}
         for name, stream in zip(message.get("capture", ()), printed, strict=False):
             answer[name] = stream.getvalue()[:MAX_PRINTED]
@@ -127,7 +136,7 @@ class Candidate(Peer):
 
     @contextlib.contextmanager
     def _as_tests_have_it(self, message: Mapping[str, Any], printed: list[io.StringIO]) -> Iterator[None]:
-        """Streams and functions that the tests replaced on their side, for the time of a request."""
+        """Put in place, during a request, the streams and functions that the tests replaced on their side."""
         with contextlib.ExitStack() as stack:
             for name in message.get("capture", ()):
                 stream = io.StringIO()
@@ -147,13 +156,14 @@ class Candidate(Peer):
         return {"v": {name: self.encode(value[0]) for name, value in found.items() if value}}
 
     def _find(self, name: str) -> list[Any]:
-        """What the program calls so, if anything: a method of its class Solution, a name at its top, a path.
+        """What the name means in the program: a method of its class Solution, a global name or a path; else nothing.
 
-        The method comes first: its name may also be that of something imported, as ``merge`` of heapq.
+        The method comes first: the program may have imported something of the same name, such as ``merge`` of heapq.
         """
         found = self._names.get("Solution")
         solution: type = found if isinstance(found, type) else object
         if any(name in vars(kind) for kind in solution.__mro__[:-1]) and callable(getattr(solution, name)):
+            # A new instance for each call, as LeetCode has it: no state may leak from one test to the next.
             return [lambda *args, **kwargs: getattr(solution(), name)(*args, **kwargs)]
         if name in self._names:
             return [self._names[name]]
@@ -166,7 +176,7 @@ class Candidate(Peer):
         return [lambda *args, **kwargs: self._follow(name)(*args, **kwargs)]
 
     def _follow(self, path: str) -> Any:
-        """What a path such as ``Solution().f`` leads to; a new instance each time."""
+        """Evaluate a path such as ``Solution().f``, with a new instance each time."""
         value: Any = None
         for place, part in enumerate(path.split(".")):
             name = part.removesuffix("()")
@@ -180,10 +190,11 @@ class Candidate(Peer):
         received = list(self._received)
         kwargs = {name: self.decode(data) for name, data in message["k"]}
         result = function(*args, **kwargs)
+        # Printed text must leave the box before the answer: the tests may end right after it, and this box with them.
         sys.stdout.flush()
         self.nodes = Nodes({id(value): place for place, value in enumerate(received)})
         answer: dict[str, Any] = {"v": self.encode(result)}
-        if result is None:  # only a call that returns nothing is taken to work by changing its arguments
+        if result is None:  # a function that returns a value is assumed not to work by changing its arguments
             mutable: tuple[type, ...] = (*_MUTABLE, *{type(value) for value in received})
             answer["a"] = [self.encode(arg) if isinstance(arg, mutable) else None for arg in args]
         if table := self.nodes.table(self.encode):
@@ -191,14 +202,14 @@ class Candidate(Peer):
         return answer
 
     def _decoded(self, message: Mapping[str, Any], name: str) -> Any:
-        """A field of a message that may carry instances."""
+        """Decode a field of a message that may carry instances."""
         instances, fields = rebuilt(message.get("nodes", []), self._class_of)
         self._received = instances
         fill(fields, self.decode)
         return self.decode(message.get(name))
 
     def _class_of(self, name: str, fields: Sequence[str]) -> type:
-        """The program's class of that name; one that only holds the fields, where it has none."""
+        """The program's class of that name; a new one that only holds the fields where the program defines none."""
         kind = self._names.get(name)
         if not isinstance(kind, type):
             kind = self._names[name] = type(name, (), {"__init__": initializer(fields), "__module__": MODULE})
@@ -229,6 +240,8 @@ class Candidate(Peer):
     def _fields(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         value = self.objects[message["f"]]
         owner = next(base for base in type(value).__mro__ if "__eq__" in vars(base))
+        # A dataclass's generated __eq__ compares fields, as the tests will; one written in the program may say
+        # anything.
         made = "__dataclass_fields__" in vars(owner) and owner.__eq__.__code__.co_filename != program.NAME
         word = "own" if owner.__module__ == MODULE and not made else "made"
         return {**self._answer(fields_of(value)), "c": lineage_of(type(value))[:1], "eq": word}
@@ -254,7 +267,7 @@ class Candidate(Peer):
             except StopIteration:
                 return {"v": items, "end": True}
             if self._has_referred:
-                break  # it may end with the next item, as a group of ``itertools.groupby`` does
+                break  # the next step may invalidate the item, as it does with a group of ``itertools.groupby``
         return {"v": items, "end": False}
 
     def _answer(self, value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tests' end of the conversation with the program."""
+"""The tests' end of the connection to the program."""
 
 import builtins
 import collections
@@ -44,25 +44,39 @@ TRUSTED_MODULES = frozenset(
         "unittest",
     )
 )
-"""A free name of the tests that the program bound to the module of that name is the tests' own import of it."""
+"""When the tests use one of these names without importing it, and the program imported the module of that name, the
+tests get an import of their own and no reference."""
 MAX_ITEMS = 100_000
-"""Of an iterator that is an argument: all of it goes to the program."""
+"""Longest iterator as an argument, all of whose items go to the program. Any value of this size will do: an endless one
+must stop somewhere."""
+MAX_AHEAD = 256
+"""Items fetched at once from an iterator of the program. Fetching more saves round trips, but runs the program further
+than a test may want; any value of this size will do."""
 REPLACEABLE = ("input", "print")
-"""Builtins that the program sees as the tests replaced them."""
+"""Builtins whose replacements by the tests the program sees too."""
 STREAMS = ("stdout", "stderr")
 VALUES = (
     *(str, bytes, bytearray, int, float, complex, list, tuple, dict, set, frozenset, range, type(None)),
     *(collections.deque, decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta),
 )
-"""What arrives as a value or not at all: no object of the program is taken for one."""
+"""Types that cross only as values: a reference from the program never claims to be of one of them."""
 
 
 class NotLoaded(Exception):
-    """The program raised while it was loaded."""
+    """The program raised an exception while it was loaded."""
 
 
 class Tester(Peer):
-    """The tests' end."""
+    """The tests' end: makes requests of the program, and serves its calls of functions that the tests passed in.
+
+    For example, with the program ``def double(x): return 2 * x`` at the other end::
+
+        tester = Tester(incoming, outgoing)
+        tester.declare({}, {})
+        double = tester.load(["double"])["double"]      # a Proxy
+        double(21)                                      # asks the program; 42, rebuilt here from plain data
+        double([1], 2)                                  # raises TypeError, as the program did
+    """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         super().__init__(incoming, outgoing)
@@ -78,7 +92,10 @@ class Tester(Peer):
         }
 
     def declare(self, classes: Mapping[str, type], names: Mapping[str, list[str]]) -> None:
-        """Classes whose instances cross field by field: those of the task's own text, and names of the tests' own."""
+        """Name the classes whose instances cross field by field: those of the task's own text, and those of the tests.
+
+        ``names`` maps each class that the tests define to its members.
+        """
         self._classes = classes
         members = {n: sorted(part for base in kind.__mro__ for part in vars(base)) for n, kind in classes.items()}
         self._declared = members | dict(names)
@@ -100,13 +117,14 @@ class Tester(Peer):
             items = list(itertools.islice(value, MAX_ITEMS + 1))
             if len(items) <= MAX_ITEMS:
                 return {"t": "iterator", "v": self.encode(items)}
-        self.break_off(f"an argument of type {type(value).__name__}, which cannot cross")
+        self.break_off(f"an argument of type {type(value).__name__}, which cannot be transferred")
 
     def resolve(self, data: Any) -> Any:
+        # All that arrives was made by the program, which may have sent anything: each field is checked before its use.
         tag = data["t"]
         if tag == "node":
             if type(data["i"]) is not int or not 0 <= data["i"] < len(self._received):
-                raise Unsupported("an object that is not there")
+                raise Unsupported("an object that is not in the message")
             return self._received[data["i"]]
         if tag == "member":
             return self._class_of(data["c"], ())[data["n"]]  # type: ignore[index]
@@ -115,12 +133,12 @@ class Tester(Peer):
         if tag == "type":
             kind = standard_class(data["m"]) if type(data["m"]) is str else None
             if not isinstance(kind, type):
-                raise Unsupported("no class of the library")
+                raise Unsupported("not a class of the standard library")
             return kind
         if tag == "pattern":
             return self.made_anew(data)
         if tag != "ref" or type(data.get("id")) is not int:
-            raise Unsupported("a reference to nothing of ours")
+            raise Unsupported("an invalid reference")
         if data.get("kind") == "coroutine":
             return self._wait(data["id"])
         return Proxy(self, data["id"], str(data.get("kind")), _class_named(data.get("class")))
@@ -131,7 +149,7 @@ class Tester(Peer):
     def _class_of(self, name: str, fields: Sequence[str]) -> type:
         kind = self._known(name)
         if kind is None:
-            raise Unsupported("an object of no class of the tests")
+            raise Unsupported("an object of a class that the tests do not define")
         return kind
 
     def _known(self, name: str) -> type | None:
@@ -139,12 +157,12 @@ class Tester(Peer):
         return own if is_class_of(own, "tests") else self._classes.get(name)
 
     def serve(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The program may call the functions that it was lent, and nothing else."""
+        """Call a function that was lent to the program; refuse any other request."""
         number = message.get("f")
         function = self.objects.get(number) if type(number) is int else None
         arguments, names = message.get("a"), message.get("k")
         if message["op"] != "call" or function is None or type(arguments) is not list or type(names) is not list:
-            self.break_off("a request that a program may not make")
+            self.break_off("a request that a program is not allowed to make")
         try:
             self._receive(message)
             keywords = {str(name): self.decode(data) for name, data in names}
@@ -156,13 +174,13 @@ class Tester(Peer):
             return {"e": [type(error).__name__, str(error)[:200]]}
 
     def load(self, names: Sequence[str]) -> dict[str, Any]:
-        """Proxies for the names that the program defines. Raises what kept it from loading."""
+        """Values or proxies for those names that the program defines. Raises NotLoaded."""
         answer = self.request("load", names=names, classes=self._declared)
         if "e" in answer:
             raise NotLoaded(_described(answer["e"]))
         found = answer.get("v")
         if type(found) is not dict:
-            self.break_off("an answer of another form")
+            self.break_off("an answer of the wrong form")
         return {name: self._bound(name, found[name]) for name in names if name in found}
 
     def _bound(self, name: str, data: Any) -> Any:
@@ -174,7 +192,7 @@ class Tester(Peer):
         return value
 
     def call(self, number: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call what the program lent."""
+        """Call a function of the program, and copy back arguments that it changed."""
         self.calls += 1
         self.nodes = nodes = Nodes()
         encoded = [self.encode(arg) for arg in args]
@@ -190,18 +208,20 @@ class Tester(Peer):
         return self._decoded(answer)
 
     def are_equal(self, one: int, other: int) -> bool:
-        """Whether two objects of the program are, told by their fields; their own word can only agree with that."""
+        """Whether two objects of the program have the same class and fields; its own ``__eq__`` decides nothing."""
         first, second = (self._asked("fields", f=number) for number in (one, other))
         words = [answer.get("eq") for answer in (first, second)]
         if first.get("c") == second.get("c"):
             fields = [self._decoded(answer) for answer in (first, second)]
             if fields[0] and fields[0] == fields[1]:
                 return True
+        # The fields differ. An __eq__ of the program that calls the objects unequal agrees with that; one that calls
+        # them equal may be right (it ignores a field) or a cheat, which nobody can tell from here.
         if (
             "own" in words
             and self.ask("operate", f=one, name="eq", a=[{"t": "own", "id": other}], swap=False) is not False
         ):
-            self.break_off("two objects of the program compared: its own word would decide")
+            self.break_off("a comparison of two objects of the program, which its own __eq__ would decide")
         return False
 
     def _decoded(self, answer: Mapping[str, Any]) -> Any:
@@ -209,14 +229,14 @@ class Tester(Peer):
         return self.decode(answer.get("v"))
 
     def ask(self, op: str, **fields: Any) -> Any:
-        """Any other request that answers with a value."""
+        """Make any other request that answers with a value."""
         return self._decoded(self._asked(op, **fields))
 
     def next(self, number: int, count: int) -> tuple[list[Any], bool]:
-        """Some items of an iterator, and whether it ended."""
+        """At most ``count`` next items of an iterator, and whether it ended."""
         answer = self._asked("next", f=number, count=count)
         if type(answer.get("v")) is not list or len(answer["v"]) > count:
-            self.break_off("an answer of another form")
+            self.break_off("an answer of the wrong form")
         return [self.decode(item) for item in answer["v"]], answer.get("end") is True
 
     def iterate(self, number: int) -> Iterator[Any]:
@@ -225,18 +245,18 @@ class Tester(Peer):
         while not ended:
             items, ended = self.next(number, count)
             yield from items
-            count = min(2 * count, 256)
+            count = min(2 * count, MAX_AHEAD)  # growing: a test that takes one item must not run an endless one ahead
 
     def _receive(self, message: Mapping[str, Any], origins: Sequence[Any] = ()) -> None:
-        """The instances that came with a message."""
+        """Rebuild the instances of a message."""
         try:
             self._received, fields = rebuilt(message.get("nodes", []), self._class_of, origins)
             fill(fields, self.decode)
         except Unsupported as error:
-            self.break_off(f"a value that cannot cross: {error}")
+            self.break_off(f"a value that cannot be transferred: {error}")
 
     def _asked(self, op: str, **fields: Any) -> dict[str, Any]:
-        """The answer to a request that the program gets with the streams and functions that the tests put in place."""
+        """Make a request, during which the program sees the streams and functions that the tests replaced."""
         capture = [name for name in STREAMS if getattr(sys, name) is not self._first[name]]
         replaced = [name for name in REPLACEABLE if getattr(builtins, name) is not self._first[name]]
         stdin: Any = sys.stdin if sys.stdin is not self._first["stdin"] else None
@@ -251,19 +271,20 @@ class Tester(Peer):
             if type(answer.get(name)) is str:
                 getattr(sys, name).write(answer[name])
         if "x" in answer:
-            self.break_off(f"a value that cannot cross: {str(answer['x'])[:200]}")
+            self.break_off(f"a value that cannot be transferred: {str(answer['x'])[:200]}")
         if "e" in answer:
             raise self._errors.rebuild(answer["e"], self.decode)
         return answer
 
 
 def is_class_of(item: Any, module: str) -> bool:
-    """Whether it is a class that code of ours defined, and not one that it imported."""
+    """Whether ``item`` is a class that the named module defines and did not import."""
+    # A Proxy answers isinstance with the class that the program claims: only type() is to be trusted.
     return type(item) is not Proxy and isinstance(item, type) and item.__module__ == module
 
 
 def _class_named(name: Any) -> type | None:
-    """The class of the library by that name, if its objects are no values; else one that has the name alone."""
+    """The standard library's class of that name, unless its objects cross as values; else a stand-in with that name."""
     if type(name) is not str or not name:
         return None
     kind = standard_class(name)
@@ -274,6 +295,6 @@ def _class_named(name: Any) -> type | None:
 
 
 def _described(data: Any) -> str:
-    """A remote exception as one line."""
+    """The program's exception as one line."""
     parts = [part for part in data if type(part) is str] if type(data) is list else []
-    return ": ".join([*parts[2:3], *parts[1:2]])[:300] or "it raised"
+    return ": ".join([*parts[2:3], *parts[1:2]])[:300] or "it raised an exception"

@@ -1,4 +1,4 @@
-"""Length-prefixed JSON between two boxes. What arrives is data; nothing in it is ever executed."""
+"""Length-prefixed JSON messages between two boxes. Received bytes are parsed as data and never executed."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 HEAD = struct.Struct("<I")
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+"""Above the 7 MiB that a task's arguments and answers may have, and a small share of a box's memory when parsed."""
 
 
 class Gone(Exception):
@@ -15,7 +16,7 @@ class Gone(Exception):
 
 
 class BadFrame(Exception):
-    """What arrived is no frame of ours."""
+    """The received bytes are not a valid frame."""
 
 
 def write(descriptor: int, message: Mapping[str, Any]) -> None:
@@ -32,7 +33,7 @@ def write(descriptor: int, message: Mapping[str, Any]) -> None:
 
 
 def read(descriptor: int) -> dict[str, Any]:
-    """The next message, which is an object. Raises Gone or BadFrame."""
+    """Receive one message, a JSON object. Raises Gone or BadFrame."""
     (size,) = HEAD.unpack(_exactly(descriptor, HEAD.size))
     if size > MAX_FRAME_BYTES:
         raise BadFrame("too large")
@@ -40,9 +41,9 @@ def read(descriptor: int) -> dict[str, Any]:
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadFrame("no JSON") from error
+        raise BadFrame("not JSON") from error
     if not isinstance(message, dict):
-        raise BadFrame("no object")
+        raise BadFrame("not a JSON object")
     return message
 
 
@@ -50,7 +51,7 @@ def _exactly(descriptor: int, size: int) -> bytes:
     parts: list[bytes] = []
     while size:
         try:
-            part = os.read(descriptor, min(size, 1 << 20))
+            part = os.read(descriptor, min(size, 1 << 20))  # os.read allocates what it is asked for before it reads
         except OSError as error:
             raise Gone from error
         if not part:

@@ -1,4 +1,4 @@
-"""What an object of the program says of itself to its tests, and what it is."""
+"""Answers the tests' questions about objects of the program: special methods, truth, class."""
 
 import types
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from errors import lineage_of, standard_class
 from values import Unsupported
 
 MODULE = "solution"
-"""The module that the program is, for its tests."""
+"""The name of the module as which the program is loaded for its tests."""
 SPECIAL: dict[str, Callable[..., Any]] = {
     "len": len,
     "str": str,
@@ -20,22 +20,25 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "delitem": lambda value, key: value.__delitem__(key),
 }
 OWN_WORD = {"bool": "__bool__", "contains": "__contains__"}
-"""What an object of the program would decide about itself, and not merely say of itself."""
+"""Special methods whose result is a verdict by itself: a program's own implementation of them is not believed."""
 KINDS = {kind: name for name, kind in vars(types).items() if isinstance(kind, type) and name.endswith("Type")}
 
 
 def word_of(value: Any, name: str) -> bool:
-    """The truth of an object, or that its members may be looked at, unless the program's own code would say so."""
+    """The truth of an object, or whether the tests may search its members; Unsupported for a class of the program.
+
+    A ``__bool__`` of the program could make any assert hold; that of a library object (a match, a counter) is genuine.
+    """
     method = OWN_WORD[name]
     owner = next((base for base in type(value).__mro__ if method in vars(base)), None)
     if owner is not None and owner.__module__ == MODULE:
         what = "the truth of" if name == "bool" else "membership in"
-        raise Unsupported(f"{what} an object of the program: its own word would decide")
+        raise Unsupported(f"{what} an object of the program, which its own {method} would decide")
     return bool(value) if name == "bool" else True
 
 
 def standard_name(kind: type) -> str:
-    """The class of the library that an object is, or derives from; empty for one that is wholly the program's."""
+    """The nearest class of the standard library in a class's lineage; the class's own name where there is none."""
     if kind in KINDS:
         return f"types.{KINDS[kind]}"
     names = lineage_of(kind)
@@ -44,6 +47,7 @@ def standard_name(kind: type) -> str:
 
 
 def initializer(fields: Sequence[str]) -> Callable[..., None]:
+    """An ``__init__`` that takes these fields by position or name and sets the others to None."""
     names = list(fields)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

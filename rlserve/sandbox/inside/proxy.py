@@ -1,4 +1,4 @@
-"""What stands for an object of the program in its tests. It says what the object says, and decides nothing."""
+"""Proxies: what the tests hold instead of objects of the program. They forward operations, but no verdicts."""
 
 import types
 from collections.abc import Iterator
@@ -14,19 +14,23 @@ VERDICTS = frozenset(
         *("isidentifier", "isascii", "isprintable", "all", "any"),
     )
 )
-"""Methods of values that tests take for a verdict. An object that is no value could say yes to all of them."""
+"""Methods of builtin types whose result tests take for a verdict. A class of the program could define them to return
+True."""
 _stand_ins: dict[str, type] = {}
 
 
 class Proxy:
-    # Something that lives in the program's box: callable and readable, never equal to a value. Its text is theirs.
+    # An object in the program's box: callable and readable, never equal to a value. This is a comment because a
+    # docstring would hide the object's own __doc__; names begin with _rl_ so that they hide no attribute of the object
+    # either.
     __doc__ = property(lambda self: self.__getattr__("__doc__"))
 
     __slots__ = ("_rl_class", "_rl_kind", "_rl_made", "_rl_number", "_rl_peer")
     _rl_peer: Any
 
     def __init__(self, peer: Any, number: int, kind: str, cls: type | None) -> None:
-        """``cls``: the class of the standard library that the object is of, or one that has its class's name."""
+        """``cls``: the standard library's class of the object, or a stand-in with the name of the program's class."""
+        # Through object: plain assignment would set the attribute in the program's box.
         object.__setattr__(self, "_rl_peer", peer)
         object.__setattr__(self, "_rl_number", number)
         object.__setattr__(self, "_rl_kind", kind)
@@ -34,11 +38,12 @@ class Proxy:
         object.__setattr__(self, "_rl_made", False)
 
     def _rl_mark(self) -> None:
-        """Remember that the tests made it themselves, of a class that they call by its name."""
+        """Record that the tests created the object themselves, by calling a class of the program by name."""
         object.__setattr__(self, "_rl_made", True)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
+        # isinstance consults this, so that ``isinstance(found, re.Match)`` holds; code here uses type() instead.
         return self._rl_class or Proxy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +58,7 @@ class Proxy:
         found = self._rl_peer.ask("getattr", f=self._rl_number, name=name)
         own = self._rl_class is None or self._rl_class.__name__ in _stand_ins
         if name in VERDICTS and type(found) is Proxy and self._rl_kind == "object" and own and not self._rl_made:
-            self._rl_peer.break_off(f"{name} of an object of the program: its own word would decide")
+            self._rl_peer.break_off(f"a call of {name} that an object of the program would decide by itself")
         return found
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -88,6 +93,7 @@ class Proxy:
         self._rl_special("delitem", key)
 
     def __iter__(self) -> Iterator[Any]:
+        # An iterator is fetched in chunks; any other object is asked for its iterator first, as Python does.
         if self._rl_kind == "iterator":
             items: Iterator[Any] = self._rl_peer.iterate(self._rl_number)
             return items
@@ -101,6 +107,7 @@ class Proxy:
         return items[0]
 
     def __eq__(self, other: object) -> bool:
+        # Never equal to a value: a program could otherwise return an object that equals whatever is expected.
         if type(other) is not Proxy:
             return False
         if other._rl_number == self._rl_number:
@@ -114,7 +121,7 @@ class Proxy:
         return self._rl_special("bool") is True
 
     def __contains__(self, item: object) -> bool:
-        self._rl_special("contains")
+        self._rl_special("contains")  # ends the connection if the program's own __contains__ would decide
         return any(other is item or other == item for other in self)
 
     def __enter__(self) -> Any:
@@ -124,7 +131,10 @@ class Proxy:
         self._rl_operate("__exit__", None, None, None)
 
     def _rl_operate(self, name: str, *others: Any, swap: bool = False) -> Any:
-        """An operator of the program's: of an object that the tests made, since a result could pass for a number."""
+        """Apply an operator of the program, only on objects that the tests created themselves.
+
+        On an object that the program returned, the result (a number, a comparison) could pass for a right answer.
+        """
         if not self._rl_made:
             raise TypeError(f"unsupported operand for {name}: an object of the program")
         encoded = [self._rl_peer.encode(other) for other in others]
@@ -134,17 +144,17 @@ class Proxy:
         return found
 
     def __instancecheck__(self, instance: object) -> bool:
-        """Whether a value is of this class, by its word; for what arrived as plain data, by the name of its class."""
+        """Whether an object is of this class, as the program answers; for a named tuple (a value), by its name."""
         if type(instance) is Proxy:
             return self._rl_peer.ask("isinstance", f=instance._rl_number, c=self._rl_number) is True
         return isinstance(instance, tuple) and type(instance).__name__ == self.__name__
 
     def __subclasscheck__(self, kind: Any) -> bool:
-        """Whether a class of the program is below this one."""
+        """Whether a class of the program derives from this one."""
         return type(kind) is Proxy and self._rl_peer.ask("issubclass", f=kind._rl_number, c=self._rl_number) is True
 
 
-# Behind the class body, whose own annotations would stand in its place.
+# Set after the class body, in which Python would overwrite it with the annotations of Proxy itself.
 setattr(Proxy, "__annotations__", property(lambda self: self.__getattr__("__annotations__")))  # noqa: B010
 
 
@@ -163,7 +173,7 @@ for _name in ("lt", "le", "gt", "ge", "neg", "abs", "invert"):
 
 
 def stand_in(name: str) -> type:
-    """A class that has the name of the program's."""
+    """An empty class with the name of a class of the program; the same name gives the same class."""
     if name not in _stand_ins:
         _stand_ins[name] = types.new_class(name)
     return _stand_ins[name]

@@ -1,6 +1,6 @@
-"""Role "tester": the tests of a data set, run against what the program defines.
+"""Role "tester": runs the tests of a task against the names that the program defines.
 
-The verdict goes to a pipe of its own, together with a secret that only this box was told.
+The verdict goes to a pipe of its own, together with a secret that only this box and the service have.
 """
 
 import ast
@@ -20,7 +20,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def main(job: int, links: list[int]) -> int:
-    """Run the tests and report; the exit code is 0 whenever a report was written."""
+    """Run the tests and write the report; the exit code is 0 when it was written."""
     task = program.read_job(job)
     incoming, outgoing, verdict = links
     program.prepare(sys.modules)
@@ -33,7 +33,13 @@ def main(job: int, links: list[int]) -> int:
 
 
 class Tests:
-    """The test code of a task."""
+    """The test code of a task: compiles it, binds the program's names in it, runs it and counts its asserts.
+
+    Asserts are counted by code that is added behind them. ``assert f(2) == 4, "two"`` becomes::
+
+        assert f(2) == 4, __rlserve_tests__.failed() or "two"
+        __rlserve_tests__.ok()
+    """
 
     def __init__(self, source: str, prefix: str, entry_point: str) -> None:
         self._source, self._prefix, self._entry_point = source, prefix, entry_point
@@ -43,7 +49,11 @@ class Tests:
         self._unheard = ""
 
     def run(self, peer: Tester) -> dict[str, Any]:
-        """Outcome, counts and a reason: ``pass``, ``fail``, ``crash``, ``gone``, ``unsupported`` or ``broken``."""
+        """Run the tests and report outcome, counts and a reason.
+
+        Outcomes are ``pass``, ``fail``, ``crash``, ``memory``, ``gone`` (the program ended), ``unsupported`` (it broke
+        the protocol or returned what cannot be judged) and ``broken`` (the tests are at fault).
+        """
         try:
             code = self._compile()
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -66,15 +76,16 @@ class Tests:
         except MemoryError:
             return self._report("memory", "MemoryError")
         except BaseException as error:
-            reason = _where(error) + _line(error)  # which may ask the program, and so be the end of the conversation
+            # Before the check for a fault: making the text of an error may call the program, and end the connection.
+            reason = _where(error) + _line(error)
             return self._fault(peer) or self._report("fail", reason)
         fault = self._fault(peer)
         if fault:
             return fault
         if self._unheard or (self._failed and self.passed == 0):
-            return self._report("fail", self._unheard or "no assert of the tests held, and they let it pass")
+            return self._report("fail", self._unheard or "asserts failed and the tests ignored it; none held")
         if self.passed == 0 and peer.calls:
-            self.passed = 1  # tests that raise by themselves instead of asserting
+            self.passed = 1  # such tests raise by themselves instead of asserting, and raised nothing
         if self.passed == 0:
             return self._report("broken", "tests: no assert ran; give asserts, or a function check(candidate)")
         self.total = self.passed
@@ -86,20 +97,20 @@ class Tests:
         return self._report("unsupported", peer.fault) if peer.fault else None
 
     def ok(self) -> None:
-        """Called after each assert that held."""
+        """Count an assert that held."""
         self.passed += 1
 
     def failed(self) -> str:
-        """Called when an assert did not hold."""
+        """Record that an assert failed; the empty text keeps the assert's own message."""
         self._failed = True
         return ""
 
     def unheard(self) -> None:
-        """Called where the tests caught something and then do nothing that could tell of it."""
+        """Record a failed assert that the tests caught; called first in a handler that does nothing about it."""
         error = sys.exc_info()[1]
         frames = [frame.tb_frame.f_code.co_filename for frame in _frames(error)] if error else []
         if isinstance(error, AssertionError) and frames[-1:] == ["tests"]:
-            self._unheard = self._unheard or f"{_where(error)}caught by the tests: {_line(error)}"
+            self._unheard = self._unheard or f"{_where(error)}failed, and the tests ignored it: {_line(error)}"
 
     def _report(self, outcome: str, reason: str) -> dict[str, Any]:
         total = max(self.total, self.passed + (outcome != "pass"))
@@ -111,18 +122,21 @@ class Tests:
         return compile(ast.fix_missing_locations(tree), "tests", "exec", dont_inherit=True)
 
     def _helpers(self) -> dict[str, Any]:
-        """What the task's own text defines, except the function in question: not the program's to say."""
+        """Run the task's own text and take what it defines, except the function in question.
+
+        The tests use these helpers as the task gave them: a program must not replace them.
+        """
         names: dict[str, Any] = {"__name__": "prefix"}
         if self._prefix:
             try:
                 exec(compile(self._prefix, "prefix", "exec", dont_inherit=True), names)
-            except Exception:
+            except Exception:  # a prefix may be the start of a program that the completion continues
                 return {}
         root = self._entry_point.partition(".")[0].removesuffix("()")
         return {name: value for name, value in names.items() if name not in ("__builtins__", "__name__", root)}
 
     def _classes(self) -> dict[str, list[str]]:
-        """Classes that the tests define, with the names of what is in them."""
+        """The classes that the tests define, with the names of their methods."""
         found = {}
         for node in ast.walk(ast.parse(self._source)):
             if isinstance(node, ast.ClassDef):
@@ -132,8 +146,9 @@ class Tests:
     def _execute(self, code: types.CodeType, names: dict[str, Any]) -> None:
         import unittest
 
-        vars(unittest)["main"] = lambda *args, **kwargs: None  # the classes are run below, and counted
+        vars(unittest)["main"] = lambda *args, **kwargs: None  # it would exit; the cases run below, and are counted
         exec(code, names)
+        # HumanEval's form: a function ``check(candidate)`` that the file only defines.
         if self.passed == 0 and isinstance(names.get("check"), types.FunctionType) and self._entry_point:
             names["check"](names[self._entry_point])
         cases = [v for v in list(names.values()) if isinstance(v, type) and issubclass(v, unittest.TestCase)]
@@ -141,7 +156,7 @@ class Tests:
             suite = unittest.defaultTestLoader.loadTestsFromTestCase(case)
             self.total += suite.countTestCases()
             result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
-            surprises = [(test, "passed against expectation") for test in result.unexpectedSuccesses]
+            surprises = [(test, "unexpected success") for test in result.unexpectedSuccesses]
             bad = [*result.failures, *result.errors, *surprises]
             self.passed += result.testsRun - len(bad) - len(result.skipped)
             if bad:
@@ -149,15 +164,18 @@ class Tests:
 
 
 class _Counted(ast.NodeTransformer):
-    """After each assert, a call that counts it; in its message, and where one that failed would be lost, another."""
+    """Adds calls to asserts, and to handlers that would hide a failed one; see :class:`Tests`."""
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        # The message is evaluated only when the assert fails.
         failed = ast.parse(f"{COUNTER}.failed()", mode="eval").body
         node.msg = ast.BoolOp(ast.Or(), [failed, node.msg]) if node.msg else failed
         return [node, *_call("ok", node)]
 
     def visit_Try(self, node: ast.Try) -> ast.Try:
         self.generic_visit(node)
+        # Only a handler that does nothing but print or pass hides a failure: one that counts or tries something else
+        # may be right to catch it.
         if all(isinstance(part, (ast.Expr, ast.Assert)) for part in node.body) and not node.orelse:
             for handler in node.handlers:
                 if all(isinstance(part, (ast.Expr, ast.Pass)) for part in handler.body):
@@ -171,7 +189,8 @@ def _call(method: str, place: ast.AST) -> list[ast.stmt]:
 
 
 def _free_names(code: types.CodeType) -> set[str]:
-    """Global names that the code reads, in any of its functions, and does not bind at the top."""
+    """Names that the code uses anywhere, nested functions included: the candidates for names of the program."""
+    # co_names lists attributes too. That is harmless: the program is asked for a name and may not define it.
     used: set[str] = set()
     stack = [code]
     while stack:
@@ -182,7 +201,7 @@ def _free_names(code: types.CodeType) -> set[str]:
 
 
 def _where(error: BaseException) -> str:
-    """The line of the tests that raised."""
+    """Where in the tests an exception was raised, as a prefix of a reason."""
     lines = [frame.tb_lineno for frame in _frames(error) if frame.tb_frame.f_code.co_filename == "tests"]
     return f"line {lines[-1]} of the tests: " if lines else ""
 
@@ -195,10 +214,10 @@ def _frames(error: BaseException) -> Iterator[types.TracebackType]:
 
 
 def _line(error: BaseException) -> str:
-    """One line that says what was raised, without trusting its text."""
+    """One line that names an exception, even one whose text cannot be made."""
     try:
         text = str(error)
-    except BaseException:
+    except BaseException:  # it may hold objects of the program, whose text the program makes
         text = ""
     line = f"{type(error).__name__}: {text}".strip().rstrip(":")
     return line.splitlines()[0][:300] if line else type(error).__name__

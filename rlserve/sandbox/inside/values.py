@@ -1,11 +1,11 @@
-"""Values as plain data: what crosses the wall between a program and its tests.
+"""Values as plain data: the form in which they cross between a program and its tests.
 
-Only exact builtin types are rebuilt, from data, on the side that judges. An instance of a subclass arrives as
-plain value of its base; so ``__eq__`` and its kin stay on their side of the wall. Everything else crosses as a
-reference, which is never equal to a value.
+The judging side rebuilds values from data, as exact builtin types only. An instance of a subclass arrives as a plain
+value of its base class, so that methods of the program such as ``__eq__`` never run on the judging side. Everything
+else crosses as a reference, which is never equal to a value.
 
-Encoded form: null, booleans, small integers, finite floats, texts and lists stand for themselves; the rest is an
-object with a tag ``t``.
+Encoded form: null, booleans, small integers, finite floats, texts and lists encode as themselves; every other value is
+a JSON object with a tag ``t``: ``(1, 2)`` becomes ``{"t": "tuple", "v": [1, 2]}``.
 """
 
 import array
@@ -22,12 +22,15 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 200
+"""Nesting of a value. Any value of this size will do that keeps the recursion here below Python's limit of 1,000
+frames, of which each level takes up to three."""
 MAX_NODES = 2_000_000
-_SMALL = 1 << 62
+"""Items of a value, all levels together. Any value of this size will do: larger ones exceed a frame."""
+_SMALL = 1 << 62  # integers below it fit 64 bits in any JSON parser; larger ones cross as hexadecimal text
 
 
 class Unsupported(Exception):
-    """The value cannot cross."""
+    """The value cannot be transferred."""
 
 
 _ITERATORS: tuple[type, ...] = (
@@ -50,9 +53,10 @@ _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items())
 
 
 class Encoder:
-    """Plain data from values. ``refer`` makes the reference for what is no value, or raises Unsupported.
+    """Encodes values as plain data. For other objects it calls ``refer``, which makes a reference or raises
+    Unsupported.
 
-    ``named``: tuples with named fields keep the names.
+    ``named``: named tuples keep the names of their fields.
     """
 
     def __init__(self, refer: Callable[[Any, str], Any], *, named: bool = False) -> None:
@@ -60,7 +64,8 @@ class Encoder:
         self._nodes = 0
 
     def encode(self, value: Any, depth: int = 0) -> Any:
-        """Raises Unsupported for what is too deep, too large or has no form."""
+        """Encode one value. Raises Unsupported when it is too deep, too large or has no encoded form."""
+        # Exact types throughout: isinstance would let a subclass of the program run its own code here.
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
             raise Unsupported("the value is too deep or too large")
@@ -70,6 +75,7 @@ class Encoder:
         if kind is int:
             return value if -_SMALL < value < _SMALL else {"t": "int", "v": hex(value)}
         if kind is float:
+            # JSON has neither infinities nor NaN, for which the difference is NaN.
             return value if value - value == 0 else {"t": "float", "v": repr(value)}
         if kind is list:
             return [self.encode(item, depth + 1) for item in value]
@@ -107,6 +113,7 @@ class Encoder:
             return {"t": "named", "n": kind.__name__, "f": list(kind._fields), "v": parts}
         if kind.__module__ == "numpy" and hasattr(value, "tolist"):
             return self.encode(value.tolist(), depth + 1)
+        # A subclass: the value of its base, by the base's own method and not by an override.
         for base, plain in _BASES:
             if issubclass(kind, base):
                 return self.encode(plain(value), depth + 1)
@@ -154,18 +161,19 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 
 REFERENCES = ("ref", "own", "node", "member", "type", "exception", "iterator", "pattern", "stream")
-"""Tags of what only stands for something on one of the sides, or is made anew there."""
+"""Tags of objects that stay on one side or that need code to rebuild: the decoder's ``resolve`` handles them."""
+# One class for each name and fields, so that two results of one function are of the same type.
 _named_types: dict[tuple[str, ...], Any] = {}
 
 
 class Decoder:
-    """Values from plain data. ``resolve`` makes a value of a reference (see REFERENCES)."""
+    """Decodes values from plain data; ``resolve`` turns a reference (see REFERENCES) into an object."""
 
     def __init__(self, resolve: Callable[[Any], Any], *, named: bool = False) -> None:
         self._resolve, self._named = resolve, named
 
     def decode(self, data: Any, depth: int = 0) -> Any:
-        """Raises Unsupported for anything that no encoder of ours makes."""
+        """Decode one value. Raises Unsupported for data that no Encoder makes."""
         if depth > MAX_DEPTH:
             raise Unsupported("too deep")
         if data is None or type(data) in (bool, str, int, float):
@@ -177,7 +185,7 @@ class Decoder:
         except Unsupported:
             raise
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, OverflowError) as error:
-            raise Unsupported("no value of ours") from error
+            raise Unsupported("invalid data") from error
 
     def _tagged(self, tag: Any, data: Any, depth: int) -> Any:
         if tag in REFERENCES:
@@ -215,12 +223,12 @@ class Decoder:
         return {"NotImplemented": NotImplemented, "Ellipsis": Ellipsis}[_a(str, value)]
 
     def _tuple(self, data: Any, items: list[Any]) -> Any:
-        """A tuple of our own making, whose fields have the names of theirs."""
+        """A named tuple of a class made here, with the names of the original's fields."""
         names = tuple(_a(list, data["f"]))
         if not self._named:
             return tuple(items)
         if not _are_fields(names) or len(names) != len(items) or not _is_name(data["n"]):
-            raise Unsupported("no fields")
+            raise Unsupported("invalid field names")  # namedtuple builds its class from source text
         key = (data["n"], *names)
         if key not in _named_types:
             _named_types[key] = collections.namedtuple(data["n"], names)
@@ -232,7 +240,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _are_fields(names: Any) -> bool:
-    """Whether a named tuple can have them."""
+    """Whether these are valid field names of a named tuple."""
     return (
         type(names) is tuple
         and len(set(names)) == len(names)
@@ -255,13 +263,14 @@ _PAIRS: dict[str, Callable[[dict[Any, Any]], Any]] = {
 
 
 def _a(kind: type, value: Any) -> Any:
+    """The value, if it is exactly of this type. Raises Unsupported."""
     if type(value) is not kind:
-        raise Unsupported(f"no {kind.__name__}")
+        raise Unsupported(f"not a {kind.__name__}")
     return value
 
 
 def replace_content(target: Any, value: Any) -> None:
-    """Give a mutable argument the content that a call left in its copy."""
+    """Give a mutable argument the content that its copy has after a call."""
     if type(target) is not type(value):
         return
     if isinstance(target, list | bytearray):
