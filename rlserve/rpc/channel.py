@@ -1,6 +1,6 @@
-"""Channels to other actors, and calls whose errors are ours.
+"""Channels to other actors, and unary calls that raise the errors of :mod:`rlserve.errors`.
 
-No call without a deadline; one that runs out names who was waited for.
+Every call has a deadline; when it passes, the error names the peer that did not answer.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,7 +25,7 @@ Method = Callable[..., Awaitable[Response]]
 def open_channel(
     address: str, *, tls: TlsFiles | None = None, options: ChannelOptions | None = None
 ) -> grpc.aio.Channel:
-    """A channel to ``host:port``; it connects on the first call and reconnects by itself.
+    """Open a channel to ``host:port``; it connects on the first call and reconnects by itself.
 
     Close it with ``await channel.close()`` or use it as an async context manager. TLS comes from ``tls`` or,
     when that is None, from the environment (:mod:`rlserve.rpc.tls`). Call it inside a running event loop.
@@ -45,13 +45,14 @@ async def call(
     what: str,
     wait_for_ready: bool = False,
 ) -> Response:
-    """One unary call. ``what`` names the peer and the matter, e.g. ``"hub at 10.0.0.1:50051"``.
+    """Make one unary call. ``what`` names the peer in errors, e.g. ``"hub at 10.0.0.1:50051"``.
 
-    With ``wait_for_ready`` an unreachable peer is waited for until the deadline; without, it is Unavailable
-    at once. Raises the server's own RlserveError; DeadlineExceeded says who did not answer.
+    With ``wait_for_ready`` the call waits until the deadline for a peer that cannot be reached; without, it raises
+    Unavailable at once. Raises the RlserveError that the server raised, or DeadlineExceeded naming the peer.
     """
     with rpc_errors(what, deadline_seconds=deadline_seconds):
         response = await method(request, timeout=deadline_seconds, wait_for_ready=wait_for_ready)
+    # Outside the block: an answer out of bounds is the peer's fault and already an RlserveError.
     if isinstance(response, Message):
         check_bounds(response)
     return response
@@ -63,6 +64,7 @@ def rpc_errors(what: str, *, deadline_seconds: float | None = None) -> Iterator[
     try:
         yield
     except grpc.RpcError as error:
+        # A server may itself have waited for a third actor: its DeadlineExceeded names that one and is passed on.
         ours = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not told_by_server(error)
         if ours and deadline_seconds is not None:
             raise DeadlineExceeded(f"{what}: no answer within {deadline_seconds:g} s") from error

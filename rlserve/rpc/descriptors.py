@@ -1,13 +1,14 @@
-"""File descriptors: each connection takes one, and the usual limit is 1,024."""
+"""The limit of file descriptors: each connection takes one, and the usual soft limit is 1,024."""
 
 import resource
 
 MAX_DESCRIPTORS = 65536
-"""More are never asked for: some programs walk through all that they might have."""
+"""Any value of this size will do: it is more than all connections need, and some libraries close every possible
+descriptor when they start a process, which takes a second for each million."""
 
 
 def raise_limit() -> int:
-    """Raise this process's soft limit to its hard one; returns what holds then."""
+    """Raise this process's soft limit to its hard one, and return the limit that then holds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -16,6 +17,6 @@ def raise_limit() -> int:
 
 
 def descriptor_limit() -> int:
-    """How many this process may have open."""
+    """The number of descriptors that this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

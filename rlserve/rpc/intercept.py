@@ -1,6 +1,6 @@
-"""Turns what a handler raises into a status, and counts it, for all four kinds of call.
+"""A server interceptor: turns a handler's exception into a gRPC status and counts it, for all four kinds of call.
 
-A request that is no protobuf message gets INVALID_ARGUMENT as well: gRPC's own answer would be UNKNOWN.
+A request that is not a protobuf message gets INVALID_ARGUMENT; gRPC itself would answer UNKNOWN.
 """
 
 import contextlib
@@ -29,13 +29,19 @@ ErrorCounts = Counter[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Stands for a request whose bytes are no message of its type."""
+    """Replaces a request whose bytes do not parse as a message of its type."""
 
     error: str
 
 
 class ErrorsToStatus(grpc.aio.ServerInterceptor):
-    """Every call ends with a status that says whose fault it was; failures are counted."""
+    """Ends every failed call with a status that tells the client's faults from the server's, and counts failures.
+
+    For example, a handler that raises ``InvalidRequest("n: is 0; give 1 or more", field="n")`` ends its call with::
+
+        INVALID_ARGUMENT "n: is 0; give 1 or more"     # and, in its details, field "n" and reason "MALFORMED"
+        interceptor.errors["/rlserve.v1.RolloutService/Generate", "INVALID_ARGUMENT"]    # 1
+    """
 
     def __init__(self) -> None:
         self.errors: ErrorCounts = Counter()
@@ -68,9 +74,11 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
         async def respond(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._reporting(method, context):
                 result = inner(_checked(request), context)
-                if inspect.isawaitable(result):  # the handler writes to the context itself
+                if inspect.isawaitable(result):  # the handler is no generator and writes to the context itself
                     await result
                     return
+                # Closed here, when the caller leaves: a generator's finally blocks would otherwise run at some later
+                # garbage collection.
                 async with contextlib.aclosing(result):
                     async for response in result:
                         yield response
@@ -90,14 +98,14 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
             logger.info("%s: %s: %s", method, status.code.name, error)
             await _abort(context, status)
         except Exception as error:
-            if context.cancelled():  # the caller left; what broke after that is no defect
+            if context.cancelled():  # the caller left, and a failure after that is no defect
                 raise
-            logger.exception("%s: a defect, answered as INTERNAL", method)
+            logger.exception("%s: unexpected exception, answered as INTERNAL", method)
             self._count(method, grpc.StatusCode.INTERNAL)
             await _abort(context, status_of(RlserveError(f"{type(error).__name__}: {error}")))
 
     def _count(self, method: str, code: Any) -> None:
-        # A context that aborted holds the code as its number.
+        # After an abort, grpc.aio returns the code as an int instead of a StatusCode.
         name = code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, str(code))
         self.errors[method, name] += 1
 
@@ -113,6 +121,7 @@ def _tolerant(deserialize: Callable[[bytes], T] | None) -> Callable[[bytes], T |
     if deserialize is None:
         return None
 
+    # gRPC deserializes before any handler runs, outside of every try here: the failure has to travel as a value.
     def attempt(data: bytes) -> T | Malformed:
         try:
             return deserialize(data)
@@ -123,7 +132,7 @@ def _tolerant(deserialize: Callable[[bytes], T] | None) -> Callable[[bytes], T |
 
 
 def _checked(request: Any) -> Any:
-    """The request itself, or an iterator that raises InvalidRequest where a message is malformed or out of bounds."""
+    """The request after its check, or an iterator that checks each message. Raises InvalidRequest."""
     if isinstance(request, Malformed):
         raise InvalidRequest(
             f"request: is not a message of the expected type ({request.error}); send protobuf bytes",

@@ -1,4 +1,4 @@
-"""One way to serve: bind, report the port, answer health and reflection, stop with grace."""
+"""Runs a gRPC server: binds, reports the port, answers health checks and reflection, stops gracefully."""
 
 import asyncio
 import logging
@@ -20,16 +20,17 @@ from rlserve.rpc.tls import TlsFiles, check_bind, host_of, insecure_allowed
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
-"""Time that gRPC gets to end what is left after the grace."""
+"""Time in which gRPC must end the calls that outlived the grace, which takes milliseconds. Any value of this size will
+do."""
 _WILDCARDS = ("", "0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServer:
-    """A server that answers."""
+    """A server that accepts calls."""
 
     address: str
-    """``host:port`` that others dial."""
+    """``host:port`` for clients."""
     port: int
     errors: ErrorCounts
     """Failed calls by (method, status name); grows while the server runs."""
@@ -37,7 +38,7 @@ class RunningServer:
     _service_names: tuple[str, ...]
 
     async def set_serving(self, serving: bool) -> None:
-        """Say by health checks whether new work is welcome; the server answers either way."""
+        """Set the result of health checks; the server answers calls either way."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._service_names):
             await self._health.set(name, status)
@@ -52,18 +53,26 @@ async def serving(
     options: ServerOptions | None = None,
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve until the block ends.
+    """Serve until the block ends; then let running calls finish for the grace period, and cancel those that are left.
 
-    ``add_services`` adds the servicers; ``service_names`` are their full names, for health and reflection,
-    e.g. ``pb.DESCRIPTOR.services_by_name["HubService"].full_name``. Port 0 in ``address`` takes a free one.
-    TLS comes from ``tls`` or, when that is None, from the environment (:mod:`rlserve.rpc.tls`).
+    For example::
+
+        names = [pb.DESCRIPTOR.services_by_name["HubService"].full_name]
+        async with serving(lambda s: add_HubServiceServicer_to_server(hub, s), service_names=names) as server:
+            server.address                     # "127.0.0.1:40123": it accepts calls, health checks answer SERVING
+            await server.set_serving(False)    # health checks answer NOT_SERVING, calls still run
+        # Stopped: no call runs and the port is free.
+
+    ``add_services`` adds the servicers; ``service_names`` are their full names, for health checks and reflection. Port
+    0 in ``address`` takes a free one. TLS comes from ``tls`` or, when that is None, from the environment
+    (:mod:`rlserve.rpc.tls`).
 
     Raises ConfigError for an address beyond this machine without TLS, Unavailable when it cannot be bound.
     """
     options = options or ServerOptions()
     tls = tls or TlsFiles.from_environment()
     check_bind(address, tls=tls, insecure=options.insecure or insecure_allowed())
-    raise_limit()
+    raise_limit()  # before options.arguments(), which takes its share of the limit
     interceptor = ErrorsToStatus()
     server = grpc.aio.server(
         interceptors=[interceptor],
@@ -85,20 +94,22 @@ async def serving(
     try:
         yield running
     finally:
+        # In a task with a limit of its own: server.stop may never return while a client holds a call open, and the
+        # process must end all the same.
         stopping = asyncio.create_task(_stop(server, checks, options.stop_grace_seconds))
         done, _ = await asyncio.wait({stopping}, timeout=options.stop_grace_seconds + STOP_SECONDS)
         if not done:
             stopping.cancel()
             logger.warning(
-                "server at %s: gRPC did not stop it within %g s, most likely for a peer that holds a call; it is left "
-                "behind and ends with this process",
+                "server at %s: did not stop within %g s, most likely because a client holds a call open; it ends with "
+                "this process",
                 running.address,
                 options.stop_grace_seconds + STOP_SECONDS,
             )
 
 
 async def _stop(server: grpc.aio.Server, checks: health.aio.HealthServicer, grace_seconds: float) -> None:
-    await checks.enter_graceful_shutdown()
+    await checks.enter_graceful_shutdown()  # first, so that no client that asks sends new work during the grace
     await server.stop(grace_seconds)
 
 

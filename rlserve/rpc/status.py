@@ -1,8 +1,8 @@
 """Errors as gRPC status, for both ends: one table, and rich details that name the field.
 
-The details (``google.rpc``) carry an ErrorInfo with the error's class and its closed reason word and, for
-an InvalidRequest, a BadRequest with the dotted path of the field. A caller in any language reads them;
-ours turns them back into the same class of :mod:`rlserve.errors`.
+The details (``google.rpc``) carry an ErrorInfo with the error's class and a reason from a closed set and, for an
+InvalidRequest, a BadRequest with the dotted path of the field. A client in any language can read them; our client turns
+them back into the same class of :mod:`rlserve.errors`.
 """
 
 import re
@@ -37,7 +37,7 @@ STATUS: dict[type[RlserveError], StatusCode] = {
     errors.StateCorrupt: StatusCode.DATA_LOSS,
 }
 
-# A status without our details (gRPC's own, or a server in another language) becomes the nearest class.
+# A status without our details (from gRPC itself, or from a server in another language) becomes the nearest class.
 NEAREST: dict[StatusCode, type[RlserveError]] = {
     StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     StatusCode.OUT_OF_RANGE: errors.InvalidRequest,
@@ -57,14 +57,16 @@ NEAREST: dict[StatusCode, type[RlserveError]] = {
 M = TypeVar("M", bound=Message)
 
 DOMAIN = "rlserve"
-# gRPC sends a message twice (in plain and inside the details) and drops metadata over 8 KiB.
 MAX_MESSAGE_CHARACTERS = 1000
+"""A message travels twice, in plain and inside the details, percent-encoded or as base64: up to 6 KiB each time for
+characters of four bytes, and a client in its default setting drops metadata beyond 8 KiB."""
 
 _BY_NAME = {cls.__name__: cls for cls in STATUS}
 
 
 def status_of(error: RlserveError) -> grpc.Status:
-    """The gRPC status of an error, details included; the message is cut at 1000 characters."""
+    """The gRPC status of an error, details included; the message is cut at MAX_MESSAGE_CHARACTERS."""
+    # The nearest base class in the table: a plug-in may derive an error of its own.
     cls = next(cls for cls in type(error).__mro__ if cls in STATUS)
     code = STATUS[cls]
     message = _wire_text(str(error))
@@ -82,11 +84,12 @@ def status_of(error: RlserveError) -> grpc.Status:
 
 
 def error_from_rpc(error: grpc.RpcError, *, what: str = "") -> RlserveError:
-    """The error behind a failed call, of the class that the server raised.
+    """The RlserveError for a failed call, of the class that the server raised.
 
-    ``what`` names the call or the peer and opens the message, e.g. ``"verifier-0"``. Takes the errors of
-    grpc.aio and of the synchronous API.
+    ``what`` names the call or the peer at the start of the message, e.g. ``"verifier-0"``. ``error`` comes from
+    grpc.aio or from the synchronous API.
     """
+    # Printable only: the text comes from the peer and ends up in logs and on terminals.
     code, details = error.code(), printable(error.details() or "", keep=LINES)
     message = f"{what}: {details}" if what else details
     rich = _rich_status(error)
@@ -103,7 +106,7 @@ def error_from_rpc(error: grpc.RpcError, *, what: str = "") -> RlserveError:
 
 
 def told_by_server(error: grpc.RpcError) -> bool:
-    """Whether a server of ours raised it, and not the call's own deadline or connection."""
+    """Whether an rlserve server raised the error; False for the call's own deadline and for a lost connection."""
     info = _first(_rich_status(error), error_details_pb2.ErrorInfo)
     return info is not None and info.domain == DOMAIN
 
@@ -112,7 +115,7 @@ def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
     try:
         return rpc_status.from_call(error)
     except Exception:
-        # Details are a hint from the other side; a peer that garbles them must not hide the status itself.
+        # The details come from the peer: invalid ones must not hide the status itself.
         return None
 
 
@@ -131,6 +134,6 @@ def _reason(error: RlserveError) -> str:
 
 
 def _wire_text(text: str) -> str:
-    """Text that a proto string takes and a terminal bears: no lone surrogates, no controls, bounded."""
+    """The text without lone surrogates (a proto string refuses them) and control characters, cut to length."""
     clean = printable(text, keep=LINES)
     return clean if len(clean) <= MAX_MESSAGE_CHARACTERS else clean[: MAX_MESSAGE_CHARACTERS - 3] + "..."

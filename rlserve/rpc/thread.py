@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for servers beside code that blocks."""
+"""An event loop in a thread of its own, for a server in a process whose main thread blocks."""
 
 import asyncio
 import concurrent.futures
@@ -13,12 +13,19 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_SECONDS = 10.0
+"""Time in which cancelled coroutines may clean up. Any value of this size will do: longer than a server's grace and
+stop (7 s by default), and shorter than an operator waits."""
 
 
 class LoopThread:
-    """Runs coroutines for a caller that has no event loop.
+    """Runs coroutines for a caller without an event loop. Its life::
 
-    The thread is a daemon: a main thread that ends without :meth:`close` takes it along.
+        thread = LoopThread("policy server")
+        server = thread.run(start_server(), timeout=10)     # waits for the result
+        future = thread.submit(watch(server))               # does not wait
+        thread.close()                                      # cancels watch, lets it clean up, joins the thread
+
+    The thread is a daemon: a main thread that ends without :meth:`close` ends it too.
     """
 
     def __init__(self, name: str = "rpc") -> None:
@@ -29,20 +36,21 @@ class LoopThread:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, for ``call_soon_threadsafe``."""
+        """The event loop, for ``call_soon_threadsafe``."""
         return self._loop
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Start a coroutine on the loop. Raises NotReady after :meth:`close`."""
         if not self._thread.is_alive():
-            coroutine.close()
+            coroutine.close()  # else Python warns that it was never awaited
             raise NotReady(f"event loop {self._name!r}: is closed; submit before closing it")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
         """Run a coroutine and wait for its result, at most ``timeout`` seconds.
 
-        On DeadlineExceeded the coroutine is cancelled. Do not call it from the loop's own thread.
+        When they pass, it cancels the coroutine and raises DeadlineExceeded. Not for the loop's own thread, which it
+        would block.
         """
         name = getattr(coroutine, "__qualname__", repr(coroutine))
         future = self.submit(coroutine)
@@ -58,12 +66,13 @@ class LoopThread:
         """Cancel what still runs, let it clean up, stop the loop and join the thread."""
         if not self._thread.is_alive():
             return
+        # Cancel before stopping: on a stopped loop no finally block of a coroutine would run any more.
         cancelling = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
         try:
             cancelling.result(CLOSE_SECONDS)
         except concurrent.futures.TimeoutError:
             logger.warning(
-                "event loop %r: is stuck in a callback for %g s; it is left behind", self._name, CLOSE_SECONDS
+                "event loop %r: a callback blocks it for %g s; it ends with this process", self._name, CLOSE_SECONDS
             )
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -76,4 +85,5 @@ async def _cancel_all() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
+    # Half the time, so that a task which ignores its cancellation does not look like a blocked loop in close().
     await asyncio.wait(tasks, timeout=CLOSE_SECONDS / 2) if tasks else None

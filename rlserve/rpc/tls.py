@@ -1,4 +1,4 @@
-"""Who may listen where, and mutual TLS: both ends show a certificate of the same authority."""
+"""Mutual TLS, in which both ends show a certificate of the same authority, and the rule for addresses without it."""
 
 import ipaddress
 import os
@@ -18,12 +18,12 @@ _ALL = f"{CERTIFICATE}, {KEY} and {AUTHORITY}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files of one actor. The certificate names the host that others dial."""
+    """PEM files of one actor. The certificate must name the host that clients dial."""
 
     certificate: Path
     key: Path
     ca: Path
-    """Authority that signed the certificates of all actors of the run."""
+    """Certificate of the authority that signed those of all actors of the run."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "TlsFiles | None":
@@ -40,7 +40,7 @@ class TlsFiles:
         return cls(certificate=Path(values[CERTIFICATE]), key=Path(values[KEY]), ca=Path(values[AUTHORITY]))
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials of a server that asks every client for a certificate. Raises ConfigError, see :meth:`check`."""
+        """Credentials of a server that requires a client certificate. Raises ConfigError, see :meth:`check`."""
         self.check()
         return grpc.ssl_server_credentials(
             [(_read(self.key), _read(self.certificate))],
@@ -54,9 +54,9 @@ class TlsFiles:
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
 
     def check(self) -> None:
-        """Raises ConfigError that names the file unless all three can be read and the key fits the certificate.
+        """Check that all three files can be read and the key fits the certificate. Raises ConfigError naming the file.
 
-        gRPC itself would only say that the port cannot be bound.
+        gRPC itself would only report that it cannot bind the port.
         """
         for path in (self.certificate, self.key, self.ca):
             _read(path)
@@ -74,27 +74,29 @@ class TlsFiles:
             ) from None
 
     def _refuse_password(self) -> str:
+        # Called by the ssl module for an encrypted key; without it OpenSSL would ask on the terminal and wait.
         raise ConfigError(f"{KEY}: {str(self.key)!r} is encrypted; give a key without a password")
 
 
 def tls_hint(details: str) -> str:
-    """What a failure to connect may have to do with TLS; empty when nothing."""
+    """A hint how TLS may have caused a failure to connect; empty when it did not."""
+    # The texts are OpenSSL's and gRPC's: no status code tells these cases apart.
     if "WRONG_VERSION_NUMBER" in details:
-        return f"; the peer speaks no TLS, and this side does: set {_ALL} there too, or nowhere"
+        return f"; this side uses TLS and the peer does not: set {_ALL} there too, or on neither side"
     if "Hostname Verification Check failed" in details or "not in the certificate" in details:
-        return "; the peer's TLS certificate does not name the address that was dialled: see its subjectAltName"
+        return "; the peer's TLS certificate does not name the dialled address: see its subjectAltName"
     if "CERTIFICATE_VERIFY_FAILED" in details or "Tls handshake failed" in details:
-        return f"; TLS: the peer's certificate is not one that {AUTHORITY} here vouches for"
+        return f"; TLS: the peer's certificate is not signed by the authority in {AUTHORITY} here"
     if "failed to connect" in details and ("Socket closed" in details or "reset by peer" in details):
         return (
-            "; the peer took the connection and closed it, as a TLS server does to a client without TLS, or with a "
+            "; the peer accepted the connection and closed it, as a TLS server does when the client uses no TLS or a "
             f"certificate of another authority: set {_ALL} on both sides"
         )
     return ""
 
 
 def insecure_allowed(environ: Mapping[str, str] = os.environ) -> bool:
-    """True when RLSERVE_INSECURE=1 says that the network itself is trusted."""
+    """True when RLSERVE_INSECURE=1 declares the network itself trusted."""
     return environ.get(INSECURE, "") == "1"
 
 
@@ -102,7 +104,7 @@ def check_bind(address: str, *, tls: TlsFiles | None, insecure: bool) -> None:
     """Raise ConfigError when ``address`` could be reached from other hosts without TLS."""
     if tls is None and not insecure and not is_loopback(address):
         raise ConfigError(
-            f"address: {address!r} can be reached from other hosts and there is no TLS; set {CERTIFICATE}, "
+            f"address: other hosts can reach {address!r} and there is no TLS; set {CERTIFICATE}, "
             f"{KEY} and {AUTHORITY}, or {INSECURE}=1 on a network you trust"
         )
 
@@ -121,7 +123,7 @@ def is_loopback(address: str) -> bool:
 
 
 def host_of(address: str) -> str:
-    """Host of ``host:port`` or ``[v6]:port``. Raises ConfigError when there is no port."""
+    """The host in ``host:port`` or ``[v6]:port``. Raises ConfigError when the port is missing."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ConfigError(f"address: {address!r} is not HOST:PORT, e.g. 127.0.0.1:0")

@@ -247,7 +247,7 @@ async def test_a_stop_that_grpc_does_not_finish_is_left_behind(
     async with asyncio.timeout(20):
         async with serving(add_echo, service_names=[SERVICE], options=ServerOptions(stop_grace_seconds=0.1)) as server:
             monkeypatch.setattr(server_module, "_stop", never_ends)
-    assert f"server at {server.address}: gRPC did not stop it within 0.2 s" in caplog.text
+    assert f"server at {server.address}: did not stop within 0.2 s" in caplog.text
     await stop(*stopped_with[0])
 
 

@@ -88,9 +88,9 @@ async def said(server: TlsFiles | None, client: TlsFiles | None) -> str:
 
 async def test_a_failure_that_comes_of_tls_says_so(folder: Path) -> None:
     server, stranger = actor(folder, "server", "run-ca"), actor(folder, "stranger", "other-ca")
-    assert "as a TLS server does to a client without TLS" in await said(server, None)
-    assert "the peer speaks no TLS" in await said(None, server)
-    assert "not one that RLSERVE_TLS_CA here vouches for" in await said(server, stranger)
+    assert "as a TLS server does when the client uses no TLS" in await said(server, None)
+    assert "this side uses TLS and the peer does not" in await said(None, server)
+    assert "not signed by the authority in RLSERVE_TLS_CA here" in await said(server, stranger)
     trusting = TlsFiles(certificate=stranger.certificate, key=stranger.key, ca=server.ca)
     assert "certificate of another authority" in await said(server, trusting)
 

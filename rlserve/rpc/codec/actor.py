@@ -1,4 +1,4 @@
-"""What the hub knows, on the wire: actors, their changes, environments, the state of a run."""
+"""The hub's records on the wire: actors, their changes, environments, the state of a run."""
 
 from collections.abc import Mapping
 
@@ -11,18 +11,20 @@ from rlserve.v1 import hub_service_pb2 as pb
 
 KIND = EnumCodec(pb.ActorKind, "ACTOR_KIND", ActorKind)
 CHANGE = EnumCodec(pb.WatchResponse.Change, "CHANGE", Change)
+# As in bounds.BOUNDS. Checked here too, because the hub's saved state is decoded without a server before it.
 MAX_ENTRIES = 256
-MAX_METRICS = 4096
-MAX_STATUS_CHARACTERS = 4096
+MAX_METRICS = 4096  # as above
+MAX_STATUS_CHARACTERS = 4096  # as above
+MAX_ADDRESS_CHARACTERS = 256  # a host name has at most 253, and a path of a socket 108
 
 
 def kind_filter_from_proto(number: int) -> ActorKind | None:
-    """The kind asked for; None (0 on the wire) means all."""
+    """Decode the kind of a filter; None, which is 0 on the wire, lets every kind pass."""
     return KIND.decode(number, "", "kind") if number else None
 
 
 def actor_to_proto(actor: Actor) -> pb.Actor:
-    """An actor as its message."""
+    """Encode an actor."""
     return pb.Actor(
         actor_id=actor.actor_id,
         kind=KIND.encode(actor.kind),
@@ -39,7 +41,7 @@ def actor_to_proto(actor: Actor) -> pb.Actor:
 
 
 def actor_from_proto(message: pb.Actor, at: str = "") -> Actor:
-    """An actor, every field checked. Raises InvalidRequest."""
+    """Decode an actor, checking every field. Raises InvalidRequest."""
     count(message.serves, at, "serves", high=MAX_ENTRIES)
     return Actor(
         actor_id=text(message.actor_id, at, "actor_id"),
@@ -57,17 +59,17 @@ def actor_from_proto(message: pb.Actor, at: str = "") -> Actor:
 
 
 def event_to_proto(event: ActorEvent) -> pb.WatchResponse:
-    """A change of the registry as its message."""
+    """Encode a change of the registry."""
     return pb.WatchResponse(change=CHANGE.encode(event.change), actor=actor_to_proto(event.actor))
 
 
 def event_from_proto(message: pb.WatchResponse) -> ActorEvent:
-    """A change of the registry. Raises InvalidRequest."""
+    """Decode a change of the registry. Raises InvalidRequest."""
     return ActorEvent(CHANGE.decode(message.change, "", "change"), actor_from_proto(message.actor, "actor"))
 
 
 def environment_to_proto(spec: EnvironmentSpec) -> pb.EnvironmentSpec:
-    """An environment as its message."""
+    """Encode an environment."""
     return pb.EnvironmentSpec(
         name=spec.name,
         version=spec.version,
@@ -85,7 +87,7 @@ def environment_to_proto(spec: EnvironmentSpec) -> pb.EnvironmentSpec:
 
 
 def environment_from_proto(message: pb.EnvironmentSpec, at: str = "") -> EnvironmentSpec:
-    """An environment, every field checked. Raises InvalidRequest."""
+    """Decode an environment, checking every field. Raises InvalidRequest."""
     count(message.splits, at, "splits", low=1, high=MAX_ENTRIES)
     return EnvironmentSpec(
         name=text(message.name, at, "name"),
@@ -106,7 +108,7 @@ def environment_from_proto(message: pb.EnvironmentSpec, at: str = "") -> Environ
 
 
 def run_state_to_proto(state: RunState) -> pb.RunState:
-    """The state of a run as its message."""
+    """Encode the state of a run."""
     return pb.RunState(
         run_id=state.run_id,
         phase=state.phase,
@@ -120,7 +122,7 @@ def run_state_to_proto(state: RunState) -> pb.RunState:
 
 
 def run_state_from_proto(message: pb.RunState, at: str = "") -> RunState:
-    """The state of a run, every field checked; a metric may be NaN. Raises InvalidRequest."""
+    """Decode the state of a run, checking every field; a metric may be NaN. Raises InvalidRequest."""
     if message.phase not in list(RunPhase):
         fault(at, "phase", f"is {message.phase!r}; give one of {', '.join(RunPhase)}", "bad_enum")
     count(message.metrics, at, "metrics", high=MAX_METRICS)
@@ -138,12 +140,12 @@ def run_state_from_proto(message: pb.RunState, at: str = "") -> RunState:
 
 
 def status_to_proto(status: Mapping[str, str]) -> dict[str, str]:
-    """A status line as the map that goes out."""
+    """Encode a status, whose values actors write for people."""
     return {key: wire_text(value) for key, value in status.items()}
 
 
 def status_from_proto(status: Mapping[str, str], at: str = "") -> dict[str, str]:
-    """A status line, bounded. Raises InvalidRequest."""
+    """Decode a status, checking its size. Raises InvalidRequest."""
     count(status, at, "status", high=MAX_ENTRIES)
     for key, value in status.items():
         if len(value) > MAX_STATUS_CHARACTERS:
@@ -156,8 +158,8 @@ def _address(value: str, at: str) -> str:
         host = "unix" if value.startswith("unix:") else host_of(value)
     except ConfigError:
         host = ""
-    if not host or len(value) > 256:
-        fault(at, "address", f"is {value[:256]!r}; give HOST:PORT")
+    if not host or len(value) > MAX_ADDRESS_CHARACTERS:
+        fault(at, "address", f"is {value[:MAX_ADDRESS_CHARACTERS]!r}; give HOST:PORT")
     return value
 
 

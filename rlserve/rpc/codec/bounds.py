@@ -1,9 +1,9 @@
-"""How large each field of each message may be: one table, and the walk that holds a message against it.
+"""The largest size of each field of each message: one table, and the walk that checks a message against it.
 
-Servers hold every request against it before its handler sees it (:mod:`rlserve.rpc.intercept`), callers every answer
-(:mod:`rlserve.rpc.channel`). What a field means is checked where it is decoded. A test names the fields that the table
-lacks; they are held to the widest bound of their type. Groups are left to :mod:`rlserve.rpc.codec.group`, which checks
-each of their arrays.
+Servers check every request before its handler gets it (:mod:`rlserve.rpc.intercept`), clients every response
+(:mod:`rlserve.rpc.channel`). The codec checks what fields mean. A field that the table lacks is held to the widest
+bound of its type, and a test names it. Groups are left to :mod:`rlserve.rpc.codec.group`, which checks each of their
+arrays.
 """
 
 import functools
@@ -18,14 +18,19 @@ from google.protobuf.message import Message
 from rlserve.rpc.codec.check import MAX_INT64, MAX_NAME, fault, join
 
 Check = Callable[[Any, str, str], None]
-"""Raises InvalidRequest unless the value (of the field, of the message at the path) is within its bound."""
+"""Called with value, path of the message and name of the field; raises InvalidRequest for a value out of bounds."""
 
 MAX_TEXT = 2**20
-"""Characters of a text that a policy reads or has written."""
+"""Characters of a text that a policy reads or writes: a million, beyond the context of today's models. Any value of
+this size will do."""
 MAX_REASON = 65536
+"""Characters of an explanation or a schema. Any value of this size will do: it fits a trace, and a log."""
 MAX_SECONDS = 1e9
+"""A duration of 32 years. Any value of this size will do that arithmetic with times survives."""
 MAX_UNIX_SECONDS = 1e11
+"""The year 5138: a time in milliseconds, a common mistake, lies above it."""
 MAX_TOKENS = 2**22
+"""Four million tokens, the largest message of 16 MiB in ids of four bytes."""
 _ID = re.compile(r"[\w][\w.:/@+~,=#%-]*")
 
 
@@ -35,31 +40,31 @@ def _length(value: Any, at: str, field: str, high: int, unit: str) -> None:
 
 
 def text(high: int) -> Check:
-    """Any text up to a length."""
+    """A check of a text's length alone."""
     return lambda value, at, field: _length(value, at, field, high, "characters")
 
 
 def name(value: str, at: str, field: str) -> None:
-    """A name for people and joins: one line, no control or invisible characters; empty where it may be."""
+    """Check a name: one line without control or invisible characters; it may be empty."""
     _length(value, at, field, MAX_NAME, "characters")
     if not value.isprintable():
-        fault(at, field, f"is {ascii(value)[:80]}; leave control and invisible characters out")
+        fault(at, field, f"is {ascii(value)[:80]}; remove control and invisible characters")
 
 
 def identity(value: str, at: str, field: str) -> None:
-    """An id: letters, digits and ``. : / @ + ~ , = # % -``; empty where it may be."""
+    """Check an id: letters, digits and ``. : / @ + ~ , = # % -``; it may be empty."""
     _length(value, at, field, MAX_NAME, "characters")
     if value and not _ID.fullmatch(value):
-        fault(at, field, f"is {ascii(value)[:80]}; an id has letters, digits and . : / @ + ~ , = # % - alone")
+        fault(at, field, f"is {ascii(value)[:80]}; use only letters, digits and . : / @ + ~ , = # % - in an id")
 
 
 def data(high: int) -> Check:
-    """Bytes up to a number."""
+    """A check of the length of bytes."""
     return lambda value, at, field: _length(value, at, field, high, "bytes")
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Check:
-    """A finite number within bounds."""
+    """A check of a number: finite and within bounds."""
 
     def check(value: float, at: str, field: str) -> None:
         if not math.isfinite(value) or not low <= value <= high:
@@ -69,25 +74,25 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
 
 
 def real(value: float, at: str, field: str) -> None:
-    """A number that may be NaN or infinite: a metric, or one that is judged where it is decoded."""
+    """Accept any number, NaN and infinities included: a metric, or a number that the codec checks."""
 
 
 def natural(value: int, at: str, field: str) -> None:
-    """An integer that a signed 64-bit array holds."""
+    """Check an integer: it must fit a signed 64-bit array."""
     if value > MAX_INT64:
         fault(at, field, f"is {value}; at most {MAX_INT64}")
 
 
 def bits(value: int, at: str, field: str) -> None:
-    """A seed: any 64 bits."""
+    """Accept a seed: any 64 bits."""
 
 
 def small(value: int, at: str, field: str) -> None:
-    """32 bits, the bound that its type has; what it counts is checked where it is decoded."""
+    """Accept a 32-bit integer, which its type bounds already; the codec checks what it counts."""
 
 
 def listed(high: int, each: Check | None = None) -> Check:
-    """Up to ``high`` entries; ``each`` checks an entry that is no message."""
+    """A check of a repeated field: up to ``high`` entries; ``each`` checks entries that are not messages."""
 
     def check(values: Any, at: str, field: str) -> None:
         _length(values, at, field, high, "entries")
@@ -99,7 +104,7 @@ def listed(high: int, each: Check | None = None) -> Check:
 
 
 def mapped(high: int, key: Check, value: Check) -> Check:
-    """Up to ``high`` keys."""
+    """A check of a map: up to ``high`` entries, whose keys and values have checks of their own."""
 
     def check(values: Mapping[Any, Any], at: str, field: str) -> None:
         _length(values, at, field, high, "entries")
@@ -110,6 +115,9 @@ def mapped(high: int, key: Check, value: Check) -> Check:
     return check
 
 
+# Numbers in the table: a list or map of names gets 256 or, where an operator's cluster fills it, 4096; chunks and
+# payloads get what their senders cut them to. Any values of this size will do: they keep one message from exhausting
+# memory.
 seconds = number(0, MAX_SECONDS)
 unix = number(0, MAX_UNIX_SECONDS)
 share = number(0, 1)
@@ -266,16 +274,17 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
     "VerifyProgress": {"judged": small},
     "VerifyResult": {"verdicts": listed(1024), "reward_min": real, "reward_max": real},
 }  # fmt: skip
-"""By message and field. Booleans and single messages have no entry; enums are checked where they are decoded."""
+"""Checks by message and field. Booleans and single messages need none; the codec checks enums."""
 
 LEFT_TO_CODEC = frozenset({"RolloutGroup"})
 
 
 def check_bounds(message: Message, at: str = "") -> None:
-    """Raises InvalidRequest, with the path of the field, unless all that ``message`` holds is within its bounds."""
+    """Check every field of a message, nested ones included. Raises InvalidRequest with the path of the field."""
     plan = _plan(message.DESCRIPTOR)
     if plan is None:
         return
+    # ListFields visits set fields alone: an absent one is within every bound, and most messages set few.
     for field, value in message.ListFields():
         check, is_message, is_repeated = plan[field.number]
         if check is not None:
@@ -291,7 +300,10 @@ def check_bounds(message: Message, at: str = "") -> None:
 
 @functools.cache
 def _plan(descriptor: Descriptor) -> Mapping[int, tuple[Check | None, bool, bool]] | None:
-    """For each field by number: its bound, whether it holds messages, whether many. None: nothing is checked here."""
+    """By field number: its check, whether it holds messages, whether it is repeated; None to skip the message.
+
+    It is cached, since looking at descriptors takes longer than checking a small message.
+    """
     if descriptor.name in LEFT_TO_CODEC or not descriptor.full_name.startswith("rlserve."):
         return None
     bounds = BOUNDS.get(descriptor.name, {})
@@ -305,14 +317,14 @@ def _plan(descriptor: Descriptor) -> Mapping[int, tuple[Check | None, bool, bool
 
 
 def needs_bound(field: FieldDescriptor) -> bool:
-    """Whether the table must have the field."""
+    """Whether the table must have an entry for the field."""
     if field.is_repeated:
         return True
     return field.type not in (FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_MESSAGE)
 
 
 def _widest(value: Any, at: str, field: str) -> None:
-    """What holds for a field that nobody has declared."""
+    """The check of a field without an entry in the table."""
     if isinstance(value, float):
         number()(value, at, field)
     elif not isinstance(value, int):

@@ -1,4 +1,4 @@
-"""RolloutGroup on the wire, and as bytes for a store."""
+"""RolloutGroup on the wire, and as bytes in a store."""
 
 from google.protobuf.message import DecodeError
 
@@ -12,7 +12,7 @@ from rlserve.v1 import trajectory_pb2 as pb
 
 
 def group_to_proto(group: RolloutGroup) -> pb.RolloutGroup:
-    """A group as its message."""
+    """Encode a group."""
     return pb.RolloutGroup(
         group_id=group.group_id,
         task=task_to_proto(group.task),
@@ -25,7 +25,7 @@ def group_to_proto(group: RolloutGroup) -> pb.RolloutGroup:
 
 
 def group_from_proto(message: pb.RolloutGroup, at: str = "", *, limits: GroupLimits | None = None) -> RolloutGroup:
-    """A group, every field checked once. Raises InvalidRequest with the field's path and a closed reason."""
+    """Decode a group, checking every field. Raises InvalidRequest with the field's path and one of ``REASONS``."""
     limits = limits or GroupLimits()
     _check_count(message, at, limits)
     return RolloutGroup(
@@ -40,17 +40,17 @@ def group_from_proto(message: pb.RolloutGroup, at: str = "", *, limits: GroupLim
 
 
 def group_to_bytes(group: RolloutGroup) -> bytes:
-    """A group as the bytes of its message."""
+    """Encode a group as bytes."""
     return group_to_proto(group).SerializeToString()
 
 
 def group_from_bytes(data: bytes, *, limits: GroupLimits | None = None) -> RolloutGroup:
-    """The group in ``data``; whatever the bytes, it is a group or an InvalidRequest."""
+    """Decode a group from bytes. Raises InvalidRequest for any bytes that are not a valid group."""
     try:
         message = pb.RolloutGroup.FromString(data)
     except DecodeError as error:
         raise InvalidRequest(
-            f"group: {len(data)} bytes are no RolloutGroup ({error}); send protobuf bytes", field="group"
+            f"group: {len(data)} bytes are not a RolloutGroup ({error}); send protobuf bytes", field="group"
         ) from None
     return group_from_proto(message, limits=limits)
 
@@ -58,22 +58,22 @@ def group_from_bytes(data: bytes, *, limits: GroupLimits | None = None) -> Rollo
 def _check_count(message: pb.RolloutGroup, at: str, limits: GroupLimits) -> None:
     count = len(message.trajectories)
     if not count:
-        fault(at, "trajectories", "is empty; a group has at least one", "wrong_length")
+        fault(at, "trajectories", "is empty; give at least one", "wrong_length")
+    # Before any trajectory is decoded: the cost of refusing a group must not grow with its size.
     if limits.max_trajectories is not None and count > limits.max_trajectories:
         fault(at, "trajectories", f"has {count} entries; at most {limits.max_trajectories}", "too_many")
     seen: set[int] = set()
     for i, trajectory in enumerate(message.trajectories):
         if trajectory.sample_index in seen:
-            problem = f"is {trajectory.sample_index} for a second time; give each sample its own"
+            problem = f"is {trajectory.sample_index}, as of an earlier trajectory; give each its own"
             fault(at, f"trajectories[{i}].sample_index", problem, "duplicate_sample")
         seen.add(trajectory.sample_index)
 
 
 def _trajectories(message: pb.RolloutGroup, at: str, limits: GroupLimits) -> tuple[Trajectory, ...]:
-    tokenizer = message.tokenizer_fingerprint
     return tuple(
         [
-            trajectory_from_proto(trajectory, join(at, f"trajectories[{i}]"), limits=limits, tokenizer=tokenizer)
+            trajectory_from_proto(trajectory, join(at, f"trajectories[{i}]"), limits=limits)
             for i, trajectory in enumerate(message.trajectories)
         ]
     )

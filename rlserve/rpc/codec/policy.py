@@ -9,11 +9,13 @@ from rlserve.v1 import policy_pb2 as pb
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_DIMENSIONS = 8
+"""Any value of this size will do: a weight has four dimensions at most. It bounds the product of a shape."""
+MAX_DIGEST_CHARACTERS = 128  # SHA-512, the longest digest in use
 _HEX = frozenset(string.hexdigits)
 
 
 def policy_to_proto(policy: PolicyVersion) -> pb.PolicyVersion:
-    """A version as its message."""
+    """Encode a policy version."""
     return pb.PolicyVersion(
         version=policy.version,
         tensors=[
@@ -30,7 +32,7 @@ def policy_to_proto(policy: PolicyVersion) -> pb.PolicyVersion:
 
 
 def policy_from_proto(message: pb.PolicyVersion, at: str = "") -> PolicyVersion:
-    """A version, every field checked: names unique, sizes as shapes and dtypes say. Raises InvalidRequest."""
+    """Decode a policy version; names must be unique, sizes fit shapes and dtypes. Raises InvalidRequest."""
     policy = PolicyVersion(
         version=integer(message.version, at, "version"),
         tensors=_tensors(message, at),
@@ -41,20 +43,21 @@ def policy_from_proto(message: pb.PolicyVersion, at: str = "") -> PolicyVersion:
         is_final=message.is_final,
     )
     if policy.total_bytes != message.total_bytes:
-        fault(at, "total_bytes", f"is {message.total_bytes}; the tensors have {policy.total_bytes}")
+        fault(at, "total_bytes", f"is {message.total_bytes}; the tensors have {policy.total_bytes} bytes")
     if policy.parent_version is not None and policy.parent_version >= policy.version:
-        fault(at, "parent_version", f"is {policy.parent_version}; it lies before {policy.version}", "bad_version")
+        problem = f"is {policy.parent_version}; give a version before {policy.version}"
+        fault(at, "parent_version", problem, "bad_version")
     return policy
 
 
 def _tensors(message: pb.PolicyVersion, at: str) -> tuple[TensorSpec, ...]:
     specs = tuple(_tensor(t, join(at, f"tensors[{i}]")) for i, t in enumerate(message.tensors))
     if not specs:
-        fault(at, "tensors", "is empty; a version has weights")
+        fault(at, "tensors", "is empty; give at least one tensor")
     names: set[str] = set()
     for i, spec in enumerate(specs):
         if spec.name in names:
-            fault(at, f"tensors[{i}].name", f"is {spec.name!r} for a second time; names are unique")
+            fault(at, f"tensors[{i}].name", f"is {spec.name!r}, as of an earlier tensor; give each its own name")
         names.add(spec.name)
     return specs
 
@@ -63,7 +66,7 @@ def _tensor(message: pb.TensorSpec, at: str) -> TensorSpec:
     if message.dtype not in DTYPE_BYTES:
         fault(at, "dtype", f"is {message.dtype!r}; give one of {', '.join(DTYPE_BYTES)}")
     count(message.shape, at, "shape", high=MAX_DIMENSIONS)
-    size = math.prod(message.shape) * DTYPE_BYTES[message.dtype]
+    size = math.prod(message.shape) * DTYPE_BYTES[message.dtype]  # Python integers: a wire of huge shapes cannot wrap
     if size > MAX_INT64 or message.num_bytes != size:
         fault(at, "num_bytes", f"is {message.num_bytes}; shape and dtype make it {size}", "wrong_length")
     return TensorSpec(
@@ -76,7 +79,7 @@ def _tensor(message: pb.TensorSpec, at: str) -> TensorSpec:
 
 
 def digest(value: str, at: str, field: str) -> str:
-    """A digest in hexadecimal digits."""
-    if not value or not _HEX.issuperset(value) or len(value) > 128:
+    """Check a digest in hexadecimal digits."""
+    if not value or not _HEX.issuperset(value) or len(value) > MAX_DIGEST_CHARACTERS:
         fault(at, field, f"is {value[:40]!r}; give hexadecimal digits")
     return value

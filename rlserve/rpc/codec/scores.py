@@ -11,11 +11,12 @@ from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
 from rlserve.v1 import trajectory_pb2 as pb
 
 UNSHARED = 2**32 - 1
-"""On the wire: a teacher's token that the policy's vocabulary has not."""
+"""On the wire: a token missing from the policy's vocabulary. Ids are uint32 there, which has no
+-1."""
 
 
 def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
-    """Scores as their message."""
+    """Encode scores."""
     return pb.TeacherScores(
         teacher=scores.teacher,
         tokenizer_fingerprint=scores.tokenizer_fingerprint,
@@ -34,10 +35,9 @@ def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
 def scores_from_proto(
     message: pb.TeacherScores, at: str = "", *, num_scored: int | None = None, vocab_size: int | None = None
 ) -> TeacherScores:
-    """Scores, every field checked. Raises InvalidRequest.
+    """Decode scores, checking every field. Raises InvalidRequest.
 
-    ``num_scored`` is S (None: as many as there are), ``vocab_size`` the size of the vocabulary that ids are of.
-    ``log_tail`` may be -inf: a top k that holds everything leaves nothing.
+    ``num_scored`` is S (None: as many as the message has), ``vocab_size`` the size of the policy's vocabulary.
     """
     sampled = logprobs(message.logprobs, at, "logprobs", length=num_scored)
     size = len(sampled) * message.k
@@ -45,6 +45,7 @@ def scores_from_proto(
     if len(top_ids) != size:
         fault(at, "top_ids", _size_problem(top_ids, len(sampled), message.k), "wrong_length")
     shape = (len(sampled), message.k)
+    # -inf is a valid tail: when the top k hold all probability, nothing remains.
     tail = logprobs(message.log_tail, at, "log_tail", length=len(sampled) if message.k else 0, low=-math.inf)
     return TeacherScores(
         teacher=text(message.teacher, at, "teacher"),
@@ -63,8 +64,9 @@ def scores_from_proto(
 
 
 def _top_ids(message: pb.TeacherScores, at: str, vocab_size: int | None) -> npt.NDArray[np.int64]:
-    """-1 for tokens missing from the policy's vocabulary, which only a teacher with another tokenizer may send."""
+    """The ids, with -1 for tokens missing from the policy's vocabulary."""
     ids = np.array(message.top_ids, dtype=np.int64)
+    # Only a teacher with another tokenizer, which sends spans, may have such tokens; from others the mark is a bad id.
     unshared = (ids == UNSHARED) if message.span_lengths else np.zeros(len(ids), dtype=np.bool_)
     ids = token_ids(np.where(unshared, 0, ids), at, "top_ids", vocab_size=vocab_size)
     return np.where(unshared, -1, ids)
@@ -73,7 +75,7 @@ def _top_ids(message: pb.TeacherScores, at: str, vocab_size: int | None) -> npt.
 def _spans(message: pb.TeacherScores, at: str, num_scored: int) -> npt.NDArray[np.int64]:
     spans = np.array(message.span_lengths, dtype=np.int64)
     if len(spans) and (int(spans.min()) < 1 or int(spans.sum()) > num_scored):
-        problem = f"cover {int(spans.sum())} of {num_scored} tokens; give lengths from 1 that cover no more"
+        problem = f"cover {int(spans.sum())} of {num_scored} tokens; give lengths of at least 1 that cover no more"
         fault(at, "span_lengths", problem, "wrong_length")
     return spans
 

@@ -8,16 +8,17 @@ from rlserve.v1 import rollout_stream_service_pb2 as stream_pb
 from rlserve.v1 import task_pb2 as pb
 from rlserve.v1 import trajectory_pb2 as trajectory_pb
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant", "tool")  # those of chat templates
+# As in bounds.BOUNDS. Checked here too, because leases and groups in a store are decoded without a server before it.
 MAX_SCHEMA_CHARACTERS = 65536
-MAX_GIVEN = 64
-MAX_STOPS = 64
+MAX_GIVEN = 64  # as above
+MAX_STOPS = 64  # as above
 
 PURPOSE = EnumCodec(trajectory_pb.Purpose, "PURPOSE", Purpose)
 
 
 def task_to_proto(task: Task) -> pb.Task:
-    """A task as its message."""
+    """Encode a task."""
     message = pb.Task(
         environment=task.environment,
         environment_version=task.environment_version,
@@ -38,12 +39,12 @@ def task_to_proto(task: Task) -> pb.Task:
 
 
 def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = None) -> Task:
-    """A task, every field checked. Raises InvalidRequest."""
+    """Decode a task, checking every field. Raises InvalidRequest."""
     if not (message.verifier or message.multi_turn or message.given):
         fault(
             at,
             "verifier",
-            "is empty; name the verifier that judges (only episodes and given completions may go without)",
+            "is empty; name a verifier (only tasks with episodes or given completions may lack one)",
         )
     count(message.given, at, "given", high=MAX_GIVEN)
     return Task(
@@ -65,7 +66,7 @@ def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = 
 
 
 def sampling_to_proto(sampling: Sampling) -> pb.Sampling:
-    """Sampling as its message; None stays unset."""
+    """Encode sampling parameters; None stays unset."""
     return pb.Sampling(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -76,7 +77,9 @@ def sampling_to_proto(sampling: Sampling) -> pb.Sampling:
 
 
 def sampling_from_proto(message: pb.Sampling, at: str = "", *, vocab_size: int | None = None) -> Sampling:
-    """Sampling, every field checked; unset becomes None. Raises InvalidRequest."""
+    """Decode sampling parameters, checking every field; unset becomes None. Raises InvalidRequest."""
+    # 0 is refused, not taken for "off": an unset field already is, and a sampler with top_p 0 has nothing to choose
+    # from.
     if message.HasField("top_p") and not 0 < message.top_p <= 1:
         fault(at, "top_p", f"is {message.top_p}; give a number in (0, 1]")
     count(message.stop, at, "stop", high=MAX_STOPS)
@@ -95,7 +98,7 @@ def _stop_ids(message: pb.Sampling, at: str, vocab_size: int | None) -> tuple[in
 
 
 def lease_to_proto(lease: Lease) -> stream_pb.Lease:
-    """A lease as its message."""
+    """Encode a lease."""
     return stream_pb.Lease(
         group_id=lease.group_id,
         environment=lease.environment,
@@ -113,7 +116,7 @@ def lease_to_proto(lease: Lease) -> stream_pb.Lease:
 
 
 def lease_from_proto(message: stream_pb.Lease, at: str = "") -> Lease:
-    """A lease, every field checked. Raises InvalidRequest."""
+    """Decode a lease, checking every field. Raises InvalidRequest."""
     return Lease(
         group_id=text(message.group_id, at, "group_id"),
         environment=text(message.environment, at, "environment"),
@@ -131,12 +134,12 @@ def lease_from_proto(message: stream_pb.Lease, at: str = "") -> Lease:
 
 
 def temperature_from_proto(message: pb.Sampling | stream_pb.Lease, at: str) -> float | None:
-    """The optional temperature; 0 is greedy."""
+    """Decode the optional temperature; 0 is greedy."""
     return finite(message.temperature, at, "temperature", low=0) if message.HasField("temperature") else None
 
 
 def max_new_tokens_from_proto(message: pb.Sampling | stream_pb.Lease, at: str) -> int | None:
-    """The optional length limit."""
+    """Decode the optional length limit."""
     if not message.HasField("max_new_tokens"):
         return None
     return integer(message.max_new_tokens, at, "max_new_tokens", low=1)
@@ -158,7 +161,7 @@ def _prompt(message: pb.Task, at: str, vocab_size: int | None) -> str | tuple[Me
         case "conversation":
             turns = message.conversation.messages
             if not turns:
-                fault(at, "conversation", "has no messages; give at least one")
+                fault(at, "conversation", "is empty; give at least one message")
             base = join(at, "conversation")
             return tuple(message_from_proto(turn, join(base, f"messages[{i}]")) for i, turn in enumerate(turns))
         case "token_ids":
@@ -170,7 +173,7 @@ def _prompt(message: pb.Task, at: str, vocab_size: int | None) -> str | tuple[Me
 
 
 def message_to_proto(message: Message) -> pb.Message:
-    """A chat message as its message."""
+    """Encode a chat message."""
     return pb.Message(
         role=message.role,
         content=wire_text(message.content),
@@ -180,7 +183,7 @@ def message_to_proto(message: Message) -> pb.Message:
 
 
 def message_from_proto(message: pb.Message, at: str = "") -> Message:
-    """A chat message. Raises InvalidRequest."""
+    """Decode a chat message. Raises InvalidRequest."""
     if message.role not in ROLES:
         fault(at, "role", f"is {message.role!r}; give one of {', '.join(ROLES)}")
     return Message(
@@ -209,12 +212,12 @@ def _given(message: pb.GivenCompletion, at: str) -> GivenCompletion:
 
 
 def tool_to_proto(tool: Tool) -> pb.Tool:
-    """A tool as its message."""
+    """Encode a tool."""
     return pb.Tool(name=tool.name, description=tool.description, parameters_json=tool.parameters_json)
 
 
 def tool_from_proto(message: pb.Tool, at: str = "") -> Tool:
-    """A tool. Raises InvalidRequest."""
+    """Decode a tool. Raises InvalidRequest."""
     return Tool(
         name=text(message.name, at, "name"),
         description=message.description,
@@ -223,12 +226,12 @@ def tool_from_proto(message: pb.Tool, at: str = "") -> Tool:
 
 
 def json_text(value: str, at: str, field: str) -> str:
-    """A JSON object as text."""
+    """Check that a text is a JSON object."""
     if len(value) > MAX_SCHEMA_CHARACTERS:
         fault(at, field, f"has {len(value)} characters; at most {MAX_SCHEMA_CHARACTERS}")
     try:
         parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # thousands of nested brackets exhaust the parser's stack
         fault(at, field, f"is not JSON ({error}); give a JSON schema")
     if not isinstance(parsed, dict):
         fault(at, field, f"is a JSON {type(parsed).__name__}; give an object")

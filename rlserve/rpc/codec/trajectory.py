@@ -1,6 +1,6 @@
 """Trajectory on the wire. Shape letters: T tokens, S sampled tokens among them.
 
-Arrays are checked by numpy, run lengths by their sums: no Python work a token.
+Arrays are checked with numpy, run lengths by their sums: a token costs no Python work.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,14 @@ from rlserve.v1 import trajectory_pb2 as pb
 SEGMENT_KIND = EnumCodec(pb.SegmentKind, "SEGMENT_KIND", SegmentKind)
 FINISH_REASON = EnumCodec(pb.FinishReason, "FINISH_REASON", FinishReason)
 PREFERENCE_ROLE = EnumCodec(pb.PreferenceRole, "PREFERENCE_ROLE", PreferenceRole, unspecified=PreferenceRole.NONE)
-MAX_SCORES = 32
+MAX_SCORES = 32  # as in bounds.BOUNDS, which leaves groups to this module
 
 _Run = pb.Segment | pb.PolicySpan
 
 
 def trajectory_to_proto(trajectory: Trajectory) -> pb.Trajectory:
-    """A trajectory as its message; empty runs are left out."""
+    """Encode a trajectory, without empty runs."""
+    # tolist: protobuf takes Python numbers several times faster than numpy scalars.
     return pb.Trajectory(
         sample_index=trajectory.sample_index,
         token_ids=trajectory.token_ids.tolist(),
@@ -74,17 +75,12 @@ def trajectory_to_proto(trajectory: Trajectory) -> pb.Trajectory:
     )
 
 
-def trajectory_from_proto(
-    message: pb.Trajectory, at: str = "", *, limits: GroupLimits | None = None, tokenizer: str = ""
-) -> Trajectory:
-    """A trajectory, every field checked. Raises InvalidRequest.
-
-    ``tokenizer`` is the fingerprint of the group's: ids of a teacher with the same one must lie in the
-    vocabulary too.
-    """
+def trajectory_from_proto(message: pb.Trajectory, at: str = "", *, limits: GroupLimits | None = None) -> Trajectory:
+    """Decode a trajectory, checking every field. Raises InvalidRequest."""
     limits = limits or GroupLimits()
     tokens = _tokens(message, at, limits)
     segments = _segments(message, at, num_tokens=len(tokens))
+    # From the segments, whose sum was just checked: all arrays over sampled tokens are held to this number.
     num_sampled = sum([s.length for s in segments if s.kind is SegmentKind.SAMPLED])
     return Trajectory(
         sample_index=message.sample_index,
@@ -98,7 +94,7 @@ def trajectory_from_proto(
         objective_weights=_weights(message, at, num_tokens=len(tokens)),
         completion=message.completion,
         temperature=finite(message.temperature, at, "temperature", low=0),
-        top_p=finite(message.top_p, at, "top_p", low=0, high=1) or 1.0,
+        top_p=finite(message.top_p, at, "top_p", low=0, high=1) or 1.0,  # 0 is "unset" here: the field is not optional
         seed=message.seed,
         started_unix_seconds=finite(message.started_unix_seconds, at, "started_unix_seconds", low=0),
         finished_unix_seconds=finite(message.finished_unix_seconds, at, "finished_unix_seconds", low=0),
@@ -112,7 +108,7 @@ def trajectory_from_proto(
 def _tokens(message: pb.Trajectory, at: str, limits: GroupLimits) -> npt.NDArray[np.int64]:
     tokens = token_ids(message.token_ids, at, "token_ids", vocab_size=limits.vocab_size)
     if not len(tokens):
-        fault(at, "token_ids", "is empty; a trajectory has at least its prompt", "wrong_length")
+        fault(at, "token_ids", "is empty; give at least the prompt's tokens", "wrong_length")
     if limits.max_tokens is not None and len(tokens) > limits.max_tokens:
         fault(at, "token_ids", f"has {len(tokens)} tokens; at most {limits.max_tokens}", "too_long")
     return tokens
@@ -135,7 +131,7 @@ def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[Policy
     for i, (run, length) in enumerate(zip(runs, lengths, strict=True)):
         version = run.version
         if version < previous:
-            problem = f"is {version} after {previous}; versions never decrease"
+            problem = f"is {version} after {previous}; give versions in ascending order"
             fault(at, f"policy_spans[{i}].version", problem, "bad_version")
         if version > MAX_INT64:
             fault(at, f"policy_spans[{i}].version", f"is {version}; give an optimizer step", "bad_version")
@@ -145,12 +141,13 @@ def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[Policy
 
 
 def _checked_lengths(runs: Sequence[_Run], at: str, field: str, *, total: int, what: str) -> list[int]:
-    """Of runs that cover ``total`` exactly."""
+    """The lengths of runs, which must cover ``total`` exactly."""
+    # First, so that a message of millions of empty runs costs one comparison.
     if len(runs) > total:
-        fault(at, field, f"has {len(runs)} runs for {total} {what}; leave empty runs out", "wrong_length")
+        fault(at, field, f"has {len(runs)} runs for {total} {what}; omit empty runs", "wrong_length")
     lengths = [run.length for run in runs]
     if 0 in lengths:
-        fault(at, f"{field}[{lengths.index(0)}].length", "is 0; leave empty runs out", "wrong_length")
+        fault(at, f"{field}[{lengths.index(0)}].length", "is 0; omit empty runs", "wrong_length")
     covered = sum(lengths)
     if covered != total:
         fault(at, field, f"cover {covered} tokens; there are {total} {what}", "wrong_length")
@@ -178,9 +175,9 @@ def _weights(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Objec
     for i, entry in enumerate(message.objective_weights):
         where = join(at, f"objective_weights[{i}]")
         weights = np.array(entry.weights, dtype=np.float32)
-        if len(weights) not in (1, num_tokens):
+        if len(weights) not in (1, num_tokens):  # one weight holds for all tokens
             fault(where, "weights", f"has {len(weights)} entries; give 1 or {num_tokens}", "wrong_length")
         if not np.isfinite(weights).all():
-            fault(where, "weights", "has an entry that is not finite; give finite weights")
+            fault(where, "weights", "contains NaN or infinity; give finite weights")
         found.append(ObjectiveWeights(objective=text(entry.objective, where, "objective"), weights=weights))
     return tuple(found)

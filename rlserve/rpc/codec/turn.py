@@ -1,4 +1,4 @@
-"""One answer of an environment on the wire."""
+"""Turn on the wire: one answer of an environment in an episode."""
 
 from rlserve.records import Turn
 from rlserve.rpc.codec.check import count, join
@@ -6,11 +6,11 @@ from rlserve.rpc.codec.task import message_from_proto, message_to_proto
 from rlserve.rpc.codec.verdict import verdict_from_proto, verdict_to_proto
 from rlserve.v1 import environment_service_pb2 as pb
 
-MAX_MESSAGES = 256
+MAX_MESSAGES = 256  # as in bounds.BOUNDS
 
 
 def turn_to_proto(turn: Turn) -> pb.EpisodeResponse:
-    """A turn as its message."""
+    """Encode a turn."""
     return pb.EpisodeResponse(
         messages=[message_to_proto(message) for message in turn.messages],
         done=turn.done,
@@ -19,7 +19,7 @@ def turn_to_proto(turn: Turn) -> pb.EpisodeResponse:
 
 
 def turn_from_proto(message: pb.EpisodeResponse, at: str = "") -> Turn:
-    """A turn, every field checked. Raises InvalidRequest."""
+    """Decode a turn, checking every field. Raises InvalidRequest."""
     count(message.messages, at, "messages", high=MAX_MESSAGES)
     return Turn(
         messages=tuple(message_from_proto(m, join(at, f"messages[{i}]")) for i, m in enumerate(message.messages)),

@@ -234,7 +234,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(changes: dict[str, Any], 
 def test_a_version_lies_after_its_parent_and_names_a_tensor_once() -> None:
     tensor = policy_pb2.TensorSpec(name="a", dtype="float32", digest="ab", num_bytes=4)
     twice = policy_pb2.PolicyVersion(version=2, tensors=[tensor, tensor], digest="cd", total_bytes=8)
-    with pytest.raises(InvalidRequest, match=r"tensors\[1\]\.name: is 'a' for a second time"):
+    with pytest.raises(InvalidRequest, match=r"tensors\[1\]\.name: is 'a', as of an earlier tensor"):
         codec.policy_from_proto(twice)
     backwards = policy_pb2.PolicyVersion(version=2, parent_version=2, tensors=[tensor], digest="cd", total_bytes=4)
     with pytest.raises(InvalidRequest, match="parent_version"):
