@@ -1,90 +1,92 @@
-"""Every error rlserve raises on purpose.
+"""Every error that rlserve raises on purpose.
 
 * RlserveError
   - InvalidRequest     the caller must change the request (names the field and the fix)
       + ConfigError    a run configuration cannot work
       + TaskRefused    a task can never be sampled: too long, refused by the chat template, malformed
-  - UnknownName        nothing is registered by that name
-  - NotReady           asked too early or too late; try again
-  - Unavailable        nobody who could do it is reachable
-  - DeadlineExceeded   a named wait ran out; says for whom and what happens next
-  - LimitExceeded      a size, memory or rate limit was hit
-  - PluginFailed       a plug-in (environment, verifier, algorithm) broke
-      + VerifierFailed no verdict was reached
-  - WeightsMismatch    weights served are not the weights published
-  - EngineDied         the inference engine is gone; restart the worker
+  - UnknownName        nothing is registered under that name
+  - NotReady           the request came too early or too late; try again
+  - Unavailable        no actor that could serve the request can be reached
+  - DeadlineExceeded   a wait took longer than its limit (names the peer and what happens next)
+  - LimitExceeded      a size, memory or rate limit was reached
+  - PluginFailed       a plug-in (environment, verifier, algorithm) raised an exception
+      + VerifierFailed a verifier could not judge
+  - WeightsMismatch    weights that were received differ from the published ones
+  - EngineDied         the inference engine ended; its worker must restart
   - StateCorrupt       stored state contradicts itself
 
-How a remote caller sees each: ``rlserve.rpc.status``.
+Each also derives from the standard exception that it is a case of, so that callers may catch either.
+``rlserve.rpc.status`` maps them to gRPC status codes.
 """
 
 
 class RlserveError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors that rlserve raises on purpose."""
 
 
 class InvalidRequest(RlserveError, ValueError):
-    """A field is missing, malformed or out of range. Names the field and the fix.
+    """A field is missing, malformed or out of range. The message names the field and the fix.
 
-    ``field`` is the dotted path of the field, ``reason`` a closed word for counters.
+    ``field`` is the dotted path of the field; ``reason`` is one of a closed set of words, so that it can be counted.
     """
 
     def __init__(self, message: str, *, field: str = "", reason: str = "malformed") -> None:
         super().__init__(message)
+        # By convention a message starts with the field: "top_p: is 2; give a number in (0, 1]".
         self.field = field or message.split(":", 1)[0]
         self.reason = reason
 
 
 class ConfigError(InvalidRequest):
-    """A run configuration cannot work. Names key, value and fix."""
+    """A run configuration cannot work. The message names key, value and fix."""
 
 
 class TaskRefused(InvalidRequest):
-    """No worker can ever sample this task, so trying again is of no use. ``reason`` is one of ``TASK_FAULTS``."""
+    """No worker can sample this task, now or later. ``reason`` is one of ``TASK_FAULTS``."""
 
 
 TASK_FAULTS = (
     "prompt_too_long",  # with max_new_tokens it exceeds model.max_length
-    "completion_too_long",  # so does a completion that came with the task
+    "completion_too_long",  # with a completion that came with the task it exceeds model.max_length
     "template_failed",  # the chat template or the tokenizer refuses it
-    "task_invalid",  # a field of it is malformed
+    "task_invalid",  # one of its fields is malformed
 )
 
 
 class UnknownName(RlserveError, LookupError):
-    """No plug-in or actor is registered by that name. Lists the names that are."""
+    """Nothing is registered under that name. The message lists the registered names."""
 
 
 class NotReady(RlserveError, RuntimeError):
-    """Asked too early or too late; the same request may succeed in a moment."""
+    """The request came too early or too late; the same request may succeed in a moment."""
 
 
 class Unavailable(RlserveError, ConnectionError):
-    """Nobody who could serve the request is reachable."""
+    """No actor that could serve the request can be reached."""
 
 
 class DeadlineExceeded(RlserveError, TimeoutError):
-    """A named wait ran out. Says who was waited for and what happens next."""
+    """A wait took longer than its limit. The message names the peer and what happens next."""
 
 
 class LimitExceeded(RlserveError, RuntimeError):
-    """A size, memory or rate limit was hit. Names the limit and its value."""
+    """A size, memory or rate limit was reached. The message names the limit and its value."""
 
 
 class PluginFailed(RlserveError, RuntimeError):
-    """A plug-in broke; the message names it."""
+    """A plug-in raised an exception; the message names the plug-in."""
 
 
 class VerifierFailed(PluginFailed):
-    """The verifier itself broke. Counted, retried elsewhere, and never a reward."""
+    """A verifier could not judge. This is counted and tried again elsewhere, and never becomes a reward."""
 
 
 class WeightsMismatch(RlserveError, RuntimeError):
-    """Weights served are not the weights published: digests differ."""
+    """Weights that were received differ from the published ones: their digests do."""
 
 
 class EngineDied(RlserveError, RuntimeError):
-    """The inference engine is gone; its worker must restart."""
+    """The inference engine ended; its worker must restart."""
 
 
 class StateCorrupt(RlserveError, RuntimeError):

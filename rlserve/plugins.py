@@ -1,7 +1,7 @@
-"""What a plug-in must be, and the one door by which all of them come in: entry points.
+"""The interfaces of plug-ins, and loading them through entry points.
 
-The core never imports an environment or a verifier by name; the built-in ones are registered in
-``pyproject.toml`` like anyone's. A plug-in in another language speaks the proto instead.
+The core never imports an environment or a verifier by name; the built-in ones are registered in ``pyproject.toml`` like
+those of any other package. A plug-in in another language implements the gRPC service instead.
 """
 
 import inspect
@@ -18,64 +18,69 @@ ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
 ALGORITHM_GROUP = "rlserve.algorithms"
 HELD_OUT_SPLITS = frozenset({"validation", "test"})
-"""Splits that training never draws from, in every environment; one may hold out more (``held_out``)."""
+"""Splits of every environment that are never trained on; an environment may hold out more (``held_out``)."""
 
 
 @runtime_checkable
 class Environment(Protocol):
-    """A source of tasks. Pure in (split, index, seed): the same request is always the same task.
+    """A source of tasks. A task is a pure function of (split, index, seed): the same request gives the same task.
 
-    Constructed as ``cls(**options)`` from the ``[[environments]]`` table of a run configuration.
+    It is constructed as ``cls(**options)`` from an ``[[environments]]`` table of the run configuration.
     """
 
     name: str
     version: str
     verifier: str
-    """Registered verifier of its tasks."""
+    """Name of the registered verifier that judges its tasks."""
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Size of each split; 0 means endless."""
+        """The size of each split; 0 for an endless one."""
         ...
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The task at ``index`` (a finite split wraps around). Raises UnknownName for a bad split."""
+        """The task at ``index``; a finite split wraps around. Raises UnknownName for an unknown split."""
         ...
 
 
 class Episode(Protocol):
-    """One run through a multi-turn task. Its answers follow from the task and the policy's texts alone.
+    """One attempt at a multi-turn task. Its answers depend on the task and the policy's texts alone.
 
-    A worker relies on that: when a server dies, it opens the same task on another, sends the same texts again
-    and goes on. All calls of one episode come from one thread. ``close() -> None`` is optional and is called
-    once, at the end, however it ends.
+    Rollout workers rely on that: when a server dies, a worker opens the same task on another one, sends the same texts
+    again and continues. All calls of one episode come from one thread. A method ``close() -> None`` is optional; it is
+    called once, at the end, however the episode ends. For example::
+
+        episode = environment.open(task)
+        episode.step("<guess>5</guess>")     # Turn(messages=(Message("user", "higher"),), done=False)
+        episode.step("<guess>7</guess>")     # Turn(messages=(), done=True, verdict=Verdict(...))
+        episode.close()
     """
 
     def step(self, text: str) -> Turn:
-        """Answer the policy's next text, which is untrusted and may be cut anywhere. Raises what it likes."""
+        """Answer the policy's next text, which is untrusted and may be cut anywhere. It may raise any exception."""
         ...
 
 
 @runtime_checkable
 class EpisodicEnvironment(Environment, Protocol):
-    """An environment that answers turns; its tasks have ``multi_turn`` set."""
+    """An environment of multi-turn tasks, which have ``multi_turn`` set."""
 
     multi_turn: bool
     """True."""
 
     def open(self, task: Task) -> Episode:
-        """Begin an episode of ``task``, which this environment gave; randomness comes from ``task.seed`` alone."""
+        """Begin an episode of a task of this environment; all randomness comes from ``task.seed``."""
         ...
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Judges completions of one task.
+    """Judges completions of tasks.
 
-    Runs in a killable worker process: ``verify`` may be slow or stuck, the pool's limit ends it. One that waits for
-    others, such as a server, says ``async def verify``: then many completions are judged at once.
-    Raises when it cannot judge; it never returns a reward that it is unsure of.
-    Constructed as ``cls(**options)``.
+    It runs in a judge process: when ``verify`` is slow or hangs, the pool kills the process at its limit. A verifier
+    that waits for a server defines ``async def verify``, and then judges many completions at a time. When it cannot
+    judge, it raises an exception and never returns a reward that it is unsure of. It is constructed as
+    ``cls(**options)``.
     """
 
     name: str
@@ -87,22 +92,21 @@ class Verifier(Protocol):
 
 
 def names(group: str) -> list[str]:
-    """Registered names of a group, sorted."""
+    """The registered names of a group, sorted."""
     return sorted({point.name for point in entry_points(group=group)})
 
 
 def load(group: str, name: str) -> Any:
     """The plug-in class registered as ``name``.
 
-    Raises UnknownName (which lists the known ones) or PluginFailed when its import fails, or when several packages
-    register other classes under this name: which of them answered would depend on the order of the path.
+    Raises UnknownName, listing the known names; PluginFailed when its import fails, or when several packages register
+    different classes under the name, of which the first on the import path would win by chance.
     """
+    # By value: one package that is found twice on the path (an editable install) registers the same class twice.
     points = {point.value: point for point in entry_points(group=group, name=name)}
     if len(points) > 1:
         owners = " and ".join(sorted(f"{point.value} of {_package(point)}" for point in points.values()))
-        raise PluginFailed(
-            f"{group}: {name!r} is registered twice, as {owners}; give yours another name, or uninstall one"
-        )
+        raise PluginFailed(f"{group}: {name!r} is registered twice, as {owners}; rename one, or uninstall one")
     for point in points.values():
         try:
             return point.load()
@@ -116,9 +120,9 @@ def _package(point: EntryPoint) -> str:
 
 
 def payload_check(verifier: str) -> Callable[[bytes], None] | None:
-    """What raises InvalidRequest for a payload that a verifier would refuse: its ``check(payload)``.
+    """A verifier's ``check(payload)``, which raises InvalidRequest for a payload that the verifier would refuse.
 
-    None for a verifier that is not installed here or has no such method: what it wants, it says itself.
+    None when the verifier is not installed here or lacks that method; then only the verifier itself can refuse.
     """
     for point in entry_points(group=VERIFIER_GROUP, name=verifier):
         check: Callable[[bytes], None] | None = getattr(load(VERIFIER_GROUP, point.name), "check", None)
@@ -127,10 +131,10 @@ def payload_check(verifier: str) -> Callable[[bytes], None] | None:
 
 
 def make(group: str, name: str, options: Mapping[str, Any], *, where: str) -> Any:
-    """An instance of the plug-in ``name``; ``where`` is the key under which the user gave ``options``.
+    """Create an instance of the plug-in ``name``; ``where`` is the key under which the user gave ``options``.
 
-    Raises UnknownName; ConfigError, which names the option, for options that it does not take or that it refuses;
-    PluginFailed, which names exception, file and line, for anything else that it raises.
+    Raises UnknownName; ConfigError, naming the option, for an unknown, missing or refused option; PluginFailed, naming
+    exception, file and line, for any other exception of the plug-in.
     """
     kind = load(group, name)
     if problems := list(option_problems(kind, name, options, where=where)):
@@ -138,6 +142,7 @@ def make(group: str, name: str, options: Mapping[str, Any], *, where: str) -> An
     try:
         return kind(**options)
     except InvalidRequest as error:
+        # A plug-in names its option as the field; the user needs the key of the configuration.
         inside = error.field.partition(".")[0] in options
         raise ConfigError(f"{where}.{error}" if inside else f"{where}: of {name!r}: {error}") from error
     except RlserveError:
@@ -147,10 +152,11 @@ def make(group: str, name: str, options: Mapping[str, Any], *, where: str) -> An
 
 
 def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: str) -> Iterator[str]:
-    """What of ``options`` the constructor does not take, and what it lacks, as messages "field: what; fix"."""
+    """Messages for options that the constructor does not take and for required ones that are missing."""
+    # Read from the signature: the TypeError of a call names one option, and may come from the plug-in's own code.
     try:
         parameters = inspect.signature(kind).parameters
-    except (TypeError, ValueError):  # written in C: only a call can tell
+    except (TypeError, ValueError):  # written in C, without a signature
         return
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
@@ -158,7 +164,7 @@ def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: 
         if option not in named:
             near = nearest(option, named)
             hint = f"; did you mean {near!r}?" if near else ""
-            yield f"{where}.{option}: is no option of {name!r}{hint} (options: {', '.join(named) or 'none'})"
+            yield f"{where}.{option}: is not an option of {name!r}{hint} (options: {', '.join(named) or 'none'})"
     for option, parameter in named.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             yield f"{where}.{option}: is missing; {name!r} needs it"

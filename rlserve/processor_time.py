@@ -1,20 +1,23 @@
-"""Time that counts against a limit: wall time, less the time in which the judged waited for a processor.
+"""Counted time: wall time minus the time in which the measured processes waited for a processor.
 
-The kernel accounts for each thread how long it ran and how long it stood in a run queue, ready to run, while
-others ran (``/proc/PID/task/TID/schedstat``). A limit that turns into a reward must not charge the second: it is the
-machine's load. A thread that sleeps or waits for input stands in no queue, so that its time counts.
+For each thread the kernel accounts how long it ran, and how long it stood in a run queue, ready to run, while others
+ran (``/proc/PID/task/TID/schedstat``). A limit that decides a reward must leave the second out, since it measures the
+load of the machine. A thread that sleeps or waits for input stands in no run queue, so that this time counts.
 
-How the threads of all processes of a tree combine, in each interval between two readings:
+The threads of all processes of a tree combine as follows, in each interval between two readings:
 
-- *used* and *waited* are sums over all threads, those that began in the interval included; a thread that ended is taken
-  to have waited as it did before, and when all have ended nothing counts: their end is news that has not arrived;
-- what counts is the interval less *waited* (one thread at a time is on the way of the others, as in calls from one
-  process to another), at least zero, but no less than *used* divided by the number of processors: a tree whose own
-  crowd fills the machine waits for itself;
-- the kernel adds a wait when it ends: a thread that is ready and neither ran nor waited since the last reading is
-  taken to wait, and what an interval hears of more waiting than it is long is taken from the one before it, then from
-  the next one;
-- an interval counts at most as long as it was meant to be: a reader that comes late was itself kept waiting.
+- *used* and *waited* are sums over all threads, those that began in the interval included. A thread that ended is
+assumed
+  to have waited as in the interval before. When all threads ended, nothing counts: the report of their end is on its
+  way.
+- The counted time is the interval minus *waited*, since mostly one thread works and the others wait for its result (as
+in
+  calls from one process to another). It is at least *used* divided by the number of processors: a tree that fills the
+  machine by itself waits for itself.
+- The kernel adds a wait when it ends. A thread that is ready and neither ran nor waited since the last reading is
+  therefore assumed to wait. Waiting in excess of an interval is subtracted from the interval before it, then from the
+  next one.
+- An interval counts at most as long as it was meant to be: a reader that comes late was itself kept waiting.
 
 Where the kernel does not account waiting, all wall time counts.
 """
@@ -27,32 +30,37 @@ from dataclasses import dataclass
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 MAX_PROCESSES = 256
-"""Of a tree: a program may fork on while it is read."""
+"""Processes of a tree that one reading visits. Any value far above what a box may have will do: a program that forks in
+a loop would otherwise keep its reader busy."""
 READ_EVERY_SECONDS = 0.5
+"""Usual time between readings. Shorter costs processor time; longer makes the assumption about threads that ended
+worse, and delays the end of what exceeds a limit."""
 UNEXPLAINED_SECONDS = 0.005
-"""Of an interval in which a ready thread neither ran nor waited, as far as the kernel has said."""
+"""A ready thread with more time than this that the kernel counted neither as running nor as waiting is still in a wait.
+The kernel's accounts lag by a tick, which is 1 to 10 ms long."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTime:
-    """Sums over threads, since each began."""
+    """Sums over threads, from the beginning of each."""
 
     used_seconds: float = 0.0
-    """In which it ran."""
+    """Time in which they ran."""
     waited_seconds: float = 0.0
-    """In which it could have run, and others did."""
+    """Time in which they were ready to run, and others ran."""
 
     def __add__(self, other: "ProcessorTime") -> "ProcessorTime":
         return ProcessorTime(self.used_seconds + other.used_seconds, self.waited_seconds + other.waited_seconds)
 
     def since(self, earlier: "ProcessorTime") -> "ProcessorTime":
-        """What was added; all of it when a number was given to a new thread."""
+        """The difference to an earlier reading."""
         used, waited = self.used_seconds - earlier.used_seconds, self.waited_seconds - earlier.waited_seconds
+        # Accounts only grow: a smaller one belongs to a new thread with the number of one that ended.
         return self if used < 0 or waited < 0 else ProcessorTime(used, waited)
 
 
 def processor_time(*pids: int) -> ProcessorTime:
-    """Of these processes and all their living descendants; nothing for processes that are gone."""
+    """The processor time of these processes and all their living descendants; 0 for processes that are gone."""
     return sum(_threads(pids).values(), start=ProcessorTime())
 
 
@@ -61,14 +69,20 @@ Thread = tuple[int, int]
 
 
 def busiest_process(*pids: int) -> float:
-    """The most CPU time that a single process of these trees has used, its ended threads included; in seconds."""
+    """CPU seconds of that process of these trees which used most, its ended threads included."""
     return max((_process_seconds(pid) for pid in _processes(pids)), default=0.0)
 
 
 class CountedTime:
-    """The time of a tree of processes that counts against a limit, from now on.
+    """Measures the counted time of a tree of processes. Call :meth:`read` about every ``read_every`` seconds::
 
-    Call :meth:`read` about every ``read_every`` seconds.
+    time = CountedTime(process.pid)
+    while not ended(process):
+        sleep(READ_EVERY_SECONDS)
+        if time.read() > limit_seconds and time.is_settled:
+            process.kill()
+    # A process that computes for 3 s and stands ready for 5 s, on a full machine: wall_seconds 8, waited_seconds 5,
+    # counted_seconds 3.
     """
 
     def __init__(
@@ -78,27 +92,28 @@ class CountedTime:
         read_every: float = READ_EVERY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pids`` are the roots; all that descends from them counts with them.
+        """``pids`` are the roots; all their descendants count too.
 
-        ``born``: when the processes began, on ``clock``. Then time counts from there, and nothing is read now.
+        ``born`` is when the processes began, on ``clock``: time then counts from that moment, and the first reading is
+        saved. Without it, time counts from now.
         """
         self.wall_seconds = 0.0
         self.used_seconds = 0.0
         self.waited_seconds = 0.0
         self.counted_seconds = 0.0
-        """As of the last reading, like the others."""
+        """Counted time up to the last reading, like the three sums above."""
         self._pids, self._clock = pids, clock
-        self._longest = 2 * read_every
+        self._longest = 2 * read_every  # twice: a reader that is a little late must not lose counted time
         self._num_processors = len(os.sched_getaffinity(0))
         self._owed = self._doubtful = self._interval = 0.0
         self._parts: dict[Thread, ProcessorTime] = {}
         self.last_reading = clock() if born is None else born
         self._threads = _threads(pids) if born is None else {}
         self._unfinished: dict[Thread, float] = {}
-        """Waits that were counted before the kernel added them."""
+        """Assumed waits by thread, which the kernel has still to add."""
 
     def read(self) -> float:
-        """Seconds that count so far."""
+        """Read the accounts and return the counted seconds up to now."""
         now, threads = self._clock(), _threads(self._pids)
         interval = now - self.last_reading
         ended = self._waited_at_the_end(threads, interval)
@@ -116,24 +131,25 @@ class CountedTime:
 
     @property
     def is_settled(self) -> bool:
-        """False while a thread may have waited since before the last reading, which the kernel adds when it runs."""
+        """False while a thread may be in a wait that the kernel adds at its end; the counted time may still fall."""
         return not any(
             self._interval - part.used_seconds - part.waited_seconds > UNEXPLAINED_SECONDS and _is_ready(thread)
             for thread, part in self._parts.items()
         )
 
     def _waited_at_the_end(self, threads: Mapping[Thread, ProcessorTime], interval: float) -> float:
-        """What threads that ended in the interval waited in it, if they went on as in the one before."""
+        """The assumed waiting of threads that ended in the interval: the same share of it as in the interval before."""
         ended = (part.waited_seconds for thread, part in self._parts.items() if thread not in threads)
         return sum(min(1.0, waited / self._interval) for waited in ended if self._interval) * interval
 
     def _take_back(self, excess: float) -> None:
-        """Waiting beyond an interval was in the one before, which counted it; what is more goes to the next one."""
+        """Subtract waiting in excess of the interval from the one before, which counted it; carry the rest forward."""
         taken = min(max(0.0, excess), self._doubtful)
         self.counted_seconds -= taken
         self._owed = min(max(0.0, excess - taken), self._longest)
 
     def _added(self, thread: Thread, time: ProcessorTime, interval: float) -> ProcessorTime:
+        """A thread's part in the interval: what the kernel added, or an assumed wait, less what was assumed before."""
         added = time.since(self._threads.get(thread, ProcessorTime()))
         known = self._unfinished.pop(thread, 0.0)
         if added == ProcessorTime() and _is_ready(thread):
@@ -143,23 +159,23 @@ class CountedTime:
 
 
 def counted(interval: float, added: ProcessorTime, num_processors: int) -> float:
-    """How much of an interval counts, given what all threads together used and waited in it."""
+    """The counted part of an interval in which all threads together ran and waited for ``added``."""
     own = min(interval, added.used_seconds / num_processors)
     return max(0.0, own, interval - added.waited_seconds)
 
 
 def _threads(pids: tuple[int, ...]) -> Mapping[Thread, ProcessorTime]:
-    """Of each living thread of the trees."""
+    """The processor time of each living thread of the trees."""
     found: dict[Thread, ProcessorTime] = {}
     for pid in _processes(pids):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the process ended meanwhile
             for thread in os.listdir(f"/proc/{pid}/task"):
                 found[pid, int(thread)] = _thread(f"/proc/{pid}/task/{thread}")
     return found
 
 
 def _processes(pids: tuple[int, ...]) -> Iterator[int]:
-    """The roots and all living descendants."""
+    """The roots and all their living descendants."""
     waiting = list(pids)
     for _ in range(MAX_PROCESSES):
         if not waiting:
@@ -167,6 +183,7 @@ def _processes(pids: tuple[int, ...]) -> Iterator[int]:
         pid = waiting.pop()
         yield pid
         with contextlib.suppress(OSError):
+            # A child is listed under the thread that forked it.
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children") as children:
                     waiting += map(int, children.read().split())
@@ -177,7 +194,7 @@ def _process_seconds(pid: int) -> float:
         fields = _status(f"/proc/{pid}")
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS  # utime and stime of proc(5), which keep ended threads
 
 
 def _thread(path: str) -> ProcessorTime:
@@ -187,13 +204,13 @@ def _thread(path: str) -> ProcessorTime:
         if used or waited:
             return ProcessorTime(used / 1e9, waited / 1e9)
     except (FileNotFoundError, ValueError):
-        pass  # a kernel without this account; if it is the thread that is gone, the next line says so
+        pass  # the kernel lacks this account (gVisor, for one); if the thread ended instead, the next line raises
     fields = _status(path)
     return ProcessorTime((int(fields[11]) + int(fields[12])) / CLOCK_TICKS)
 
 
 def _is_ready(thread: Thread) -> bool:
-    """Whether it runs or stands in a run queue."""
+    """Whether the thread runs or stands in a run queue."""
     try:
         return _status(f"/proc/{thread[0]}/task/{thread[1]}")[0] == "R"
     except OSError:
@@ -201,6 +218,7 @@ def _is_ready(thread: Thread) -> bool:
 
 
 def _status(path: str) -> list[str]:
-    """The fields from the state on."""
+    """The fields of a stat file from the state on."""
+    # The name before them stands in parentheses and may contain spaces and parentheses of its own.
     with open(f"{path}/stat") as stat:
         return stat.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What happened when, as JSON lines: phases, deaths, recoveries. Appended by several processes."""
+"""The events of a run (phases, deaths, recoveries) as JSON lines, which several processes append."""
 
 import contextlib
 import json
@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 MAX_FIELD = 32768
-"""Characters of one text in an event."""
+"""Characters of one text in an event. Any value of this size will do: it holds the log's last lines of an actor that
+died, and keeps the report of a run readable."""
 
 
 class EventLog:
-    """Appends whole lines to one file; a line of one write is never torn."""
+    """Appends events to one file, from any number of processes::
+
+    events = EventLog(paths.events)
+    events.write("phase", name="training")     # raises OSError when the disk is full
+    events.note("actor_restarted", actor="rollout-1", seconds=4.2)   # does not
+    # events.jsonl: {"unix_seconds": 1700000000.0, "event": "phase", "name": "training"} ...
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, event: str, **fields: Any) -> None:
-        """Record ``event`` with the present time."""
+        """Record ``event`` with the current time."""
         bounded = {name: _cut(value) for name, value in fields.items()}
         line = json.dumps({"unix_seconds": time.time(), "event": event, **bounded}) + "\n"
+        # O_APPEND and a single write: the kernel then puts lines of several processes one behind the other, unmixed.
+        # The file is opened for each event, so that a new file at this path (a copied or cleaned run) is found.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(descriptor, line.encode())
@@ -29,7 +38,7 @@ class EventLog:
             os.close(descriptor)
 
     def note(self, event: str, **fields: Any) -> None:
-        """The same for those whose own work, or whose error, matters more than a line that the disk has no room for."""
+        """Record ``event``, or skip it when the disk refuses: for callers whose own work or error matters more."""
         with contextlib.suppress(OSError):
             self.write(event, **fields)
 
@@ -41,7 +50,7 @@ def _cut(value: Any) -> Any:
 
 
 def read_json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The objects of a JSON-lines file; a torn last line (a killed writer) is left out."""
+    """The objects of a JSON-lines file; an incomplete line, which a killed writer leaves, is skipped."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -54,7 +63,7 @@ def read_json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def phase_seconds(events: Iterator[Mapping[str, Any]], end: float) -> dict[str, float]:
-    """Wall seconds of each phase: from its "phase" event to the next one's, the last one until ``end``."""
+    """Wall seconds of each phase: from its "phase" event to the next one, of the last phase until ``end``."""
     marks = [(str(e["name"]), float(e["unix_seconds"])) for e in events if e.get("event") == "phase"]
     seconds: dict[str, float] = {}
     for (name, start), (_, stop) in zip(marks, [*marks[1:], ("", end)], strict=True):

@@ -1,7 +1,8 @@
-"""One log format for every actor: time, actor, level, message. Lines are events for people.
+"""One log format for every actor: time, actor, level, message. A line is an event for people.
 
-What others say (ids, reasons, errors of a peer) is part of messages. A message is one line, with control characters
-spelled out; the lines of a traceback are indented. So no line of a log begins as a record does unless it is one.
+Messages contain text from other parties: ids, reasons, errors of a peer. A message is therefore one line with its
+control characters escaped, and lines of a traceback are indented: no such text can forge a line that looks like a
+record.
 """
 
 import logging
@@ -10,14 +11,16 @@ import sys
 from rlserve.observability.printable import MAX_LINE, printable
 
 MAX_TRACEBACK_LINES = 200
+"""Any value of this size will do: endless recursion prints a thousand frames, of which the first and last tell
+enough."""
 INDENT = "    "
 
 
 class OneLine(logging.Formatter):
-    """Formats a record as one line, and what else it holds as indented ones."""
+    """Formats a record as one line, followed by indented lines for the rest of its message and its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's line, cut at 4096 characters, then its traceback."""
+        """The record's line, cut at MAX_LINE characters, then the indented lines."""
         record.message = printable(_first_line_of(record))
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
@@ -31,12 +34,12 @@ class OneLine(logging.Formatter):
 
 
 def set_up(actor: str, *, level: int = logging.INFO) -> None:
-    """Log to standard error; third-party chatter below WARNING is left out."""
+    """Log to standard error: rlserve's records from ``level`` on, those of other libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     form = f"%(asctime)s {printable(actor).replace('%', '%%')} %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(OneLine(form, "%H:%M:%S"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler]  # replaces handlers that libraries installed on import, which would print twice
     root.setLevel(logging.WARNING)
     logging.getLogger("rlserve").setLevel(level)
 
@@ -50,7 +53,7 @@ def _rest_of(record: logging.LogRecord) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    """Lines that cannot be taken for records; the first and the last ones of a text that has too many."""
+    """The lines of a text, indented and escaped; of a text with too many lines the first and the last ones."""
     lines = text.split("\n") if text else []
     if (excess := len(lines) - MAX_TRACEBACK_LINES) > 0:
         half = MAX_TRACEBACK_LINES // 2

@@ -1,6 +1,6 @@
-"""Every metric, declared once: name, unit, meaning.
+"""Declares every metric once (name, unit, meaning) and writes ``metrics.jsonl``.
 
-Values go to ``metrics.jsonl``: a line a step, and a line a held-out measurement, which has ``evaluate/`` names alone.
+The file has one line for each step and one for each held-out measurement, which has only ``evaluate/`` names.
 """
 
 import json
@@ -19,12 +19,12 @@ from rlserve.errors import UnknownName
 logger = logging.getLogger(__name__)
 
 STEP_METRIC = "learner/loss"
-"""In every line of a step, in no other."""
+"""A metric in every line of a step and in no other line, which tells the two kinds of line apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
-    """What a number means."""
+    """Unit and meaning of a metric."""
 
     unit: str
     meaning: str
@@ -87,7 +87,7 @@ PREFIXES = {
 
 
 def info(name: str) -> MetricInfo:
-    """The declaration of a metric. Raises UnknownName for one that was never declared."""
+    """The declaration of a metric. Raises UnknownName when it is missing."""
     if name in METRICS:
         return METRICS[name]
     for prefix, meaning in PREFIXES.items():
@@ -97,12 +97,20 @@ def info(name: str) -> MetricInfo:
 
 
 class MetricsFile:
-    """Appends one JSON object a line; each is flushed, so that a killed run keeps its curve."""
+    """Writes one line of JSON for each step. Its life, over a crash and a resumption::
+
+    with MetricsFile(path) as metrics:
+        metrics.write(1, {"learner/loss": 0.5})
+        metrics.write(2, {"learner/loss": float("nan")})    # written as null
+    # The run crashed, and resumes from the checkpoint of step 1:
+    with MetricsFile(path, step=1) as metrics:              # cuts the line of step 2 off
+        metrics.write(2, {"learner/loss": 0.4})
+    """
 
     def __init__(self, path: Path, *, step: int | None = None, warn: Callable[[str], object] = logger.warning) -> None:
-        """Go on after ``step`` (None: after whatever is there): later lines, and a torn one, are cut off first.
+        """Continue the file after ``step``: cut off later lines and an incomplete one. None keeps all complete lines.
 
-        ``warn`` is told, once a name, of a metric that nobody declared.
+        ``warn`` receives one message for each name that is not declared.
         """
         _cut(path, step)
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
@@ -115,16 +123,16 @@ class MetricsFile:
             self._check(name)
         line = {"step": step, "unix_seconds": time.time(), **{k: _finite(v) for k, v in values.items()}}
         self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.flush()  # a process that is killed between two steps keeps its curve
 
     def _check(self, name: str) -> None:
-        """A name that is missing here must not end a run: its number is as good."""
+        """Warn once of an undeclared name. It must not end a run: its numbers are as good as any."""
         try:
             info(name)
         except UnknownName as error:
             if name not in self._unknown:
                 self._unknown.add(name)
-                self._warn(f"{error}; it is written all the same")
+                self._warn(f"{error}; its values are written nevertheless")
 
     def close(self) -> None:
         """Close the file."""
@@ -144,7 +152,7 @@ def _finite(value: float) -> float | None:
 
 
 def _cut(path: Path, step: int | None) -> None:
-    """Shorten the file to its whole lines of steps up to ``step``, which are its first: a curve never runs back."""
+    """Shorten the file to its complete lines of steps up to ``step``, which are the first ones: steps only grow."""
     if not path.exists():
         return
     kept = 0
@@ -166,7 +174,7 @@ def _is_later(line: bytes, step: int | None) -> bool:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Nearest-rank percentile; 0.0 of nothing."""
+    """The nearest-rank percentile; 0.0 for no values."""
     if not values:
         return 0.0
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""What came out of a run, over all its lives: the summary's completion, and its sentences."""
+"""The result of a run over all its lives (from a start or a resumption to its end): merged summaries, and sentences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from rlserve.observability.events import phase_seconds
 
 ADDED = ("weight_updates", "weight_mismatches")
-"""Counts that a learner process makes for itself; all others it keeps over its lives."""
+"""Counts that start from 0 in each learner process; all other counts continue from the checkpoint."""
 NO_VERDICT = "no verdict"
 
 
 def measured_text(event: Mapping[str, Any]) -> str:
-    """A held-out measurement in words, from its "accuracy" event; liberal in what it takes."""
+    """A held-out measurement in words, from its "accuracy" event; fields may be missing, as in events of older runs."""
     if text := event.get("text"):
         return str(text)
     value = event.get("value", event.get("accuracy"))
@@ -23,7 +23,7 @@ def measured_text(event: Mapping[str, Any]) -> str:
 
 
 def outcome_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The result of a run as sentences: accuracy and reward before and after, as far as they were measured."""
+    """The result of a run as sentences: accuracy and reward before and after training, where they were measured."""
     lines = []
     for name in ("accuracy", "reward"):
         before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
@@ -45,10 +45,10 @@ def _number(value: Any) -> str:
 def merge_lives(
     earlier: Mapping[str, Any], latest: Mapping[str, Any], seconds: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """The summary of a run that may have gone on several times: ``latest``, with what earlier lives did.
+    """The summary of a run that may have been resumed: ``latest`` plus the numbers of earlier lives.
 
-    ``seconds`` are the phases of each life. Stalls are those of the life with the most weight updates, for their
-    percentiles cannot be added.
+    ``seconds`` are the phases of each life. Percentiles of stalls cannot be added: those of the life with the most
+    weight updates stand for all.
     """
     merged = {**latest, "wall_seconds": _added(seconds)}
     if not earlier:
@@ -61,6 +61,7 @@ def merge_lives(
     if earlier.get("weight_updates", 0) > latest.get("weight_updates", 0):
         merged["stall_seconds"] = earlier.get("stall_seconds", {})
     merged["recovery_seconds"] = {**earlier.get("recovery_seconds", {}), **latest.get("recovery_seconds", {})}
+    # Tokens per second: weighted with the training time of each life.
     before, now = float(earlier.get("wall_seconds", {}).get("training", 0)), seconds[-1].get("training", 0.0)
     if before + now > 0:
         tokens = earlier.get("tokens_per_second", 0.0) * before + latest.get("tokens_per_second", 0.0) * now
@@ -74,7 +75,7 @@ def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def seconds_of_lives(events: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Wall seconds of each phase, and in "total", of each life: from a "run_started" to its last event."""
+    """Wall seconds of each phase, and of the whole under "total", for each life: a "run_started" event begins one."""
     lives: list[list[Mapping[str, Any]]] = []
     for event in events:
         if event.get("event") == "run_started" or not lives:

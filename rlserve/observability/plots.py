@@ -1,4 +1,4 @@
-"""Curves of a run, from ``metrics.jsonl``: one small panel a question."""
+"""Curves of a run from ``metrics.jsonl``, in small panels that answer one question each."""
 
 import io
 import itertools
@@ -15,12 +15,12 @@ COLOURS = (INK, SOFT, "#6b8f71", "#8a6bb0", "#b4442f", "#7f8c99")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot: what it shows, and the metrics that are drawn in it."""
+    """One plot: its title, its unit and the metrics that it draws."""
 
     title: str
     unit: str
     lines: tuple[tuple[str, str], ...]
-    """(metric, label) each."""
+    """Pairs of metric and label."""
 
 
 PANELS = (
@@ -64,14 +64,16 @@ DROPPED = "groups/dropped/"
 
 
 def panels_of(rows: Rows) -> list[Panel]:
-    """The panels for which there is data; dropped groups by the reasons that occurred."""
+    """The panels for which the rows have data; the last one draws dropped groups by reason."""
     reasons = sorted({name for row in rows for name in row if name.startswith(DROPPED)})
     dropped = Panel("Dropped groups by reason", "groups", tuple((n, n.removeprefix(DROPPED)) for n in reasons))
     return [p for p in (*PANELS, dropped) if any(_has(rows, metric) for metric, _ in p.lines)]
 
 
 def draw_panel(panel: Panel, rows: Rows) -> Any:
-    """One panel as a matplotlib figure."""
+    """Draw one panel as a matplotlib figure."""
+    # Imported here: matplotlib is an extra, and a run must not fail for a report without curves. Figures are made
+    # without pyplot, whose global state keeps every figure alive and may open a window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -82,7 +84,7 @@ def draw_panel(panel: Panel, rows: Rows) -> Any:
 
 
 def draw_histogram(values: Mapping[int, int], title: str, unit: str) -> Any:
-    """Counts by whole number, e.g. trained tokens by lag."""
+    """Draw counts by whole number, e.g. trained tokens by lag."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -96,21 +98,21 @@ def draw_histogram(values: Mapping[int, int], title: str, unit: str) -> Any:
 
 
 def to_svg(figure: Any) -> str:
-    """A figure as an SVG element for a page."""
+    """The figure as an SVG element for an HTML page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :]  # without the XML declaration, which may not stand inside a page
 
 
 def read_metrics(path: Any) -> list[Mapping[str, Any]]:
-    """The rows of ``metrics.jsonl``: a step each, or a held-out measurement. Steps that were made twice count once."""
+    """The rows of ``metrics.jsonl``, of steps and held-out measurements; of a repeated step the later rows count."""
     rows: list[Mapping[str, Any]] = []
     for row in read_json_lines(path):
         step = row.get("step")
         if not isinstance(step, int):
             continue
-        if rows and rows[-1]["step"] > step:  # a resumed run went on before its last line
+        if rows and rows[-1]["step"] > step:  # the run was resumed from a checkpoint before its last line
             rows = [earlier for earlier in rows if earlier["step"] < step]
         rows.append(row)
     return rows

@@ -1,11 +1,11 @@
-"""Text of others made fit for logs and terminals: nothing in it moves a cursor, colours, reorders or begins a line."""
+"""Escapes untrusted text for logs and terminals, so that it cannot move a cursor, colour, reorder or begin a line."""
 
 import re
 
 MAX_LINE = 4096
-"""Characters of one line of a log."""
+"""Characters of one line of a log. Any value of this size will do: a terminal's screen holds about as many."""
 LINES = "\n\t"
-"""What stays in a text of several lines."""
+"""Characters to keep in a text of several lines."""
 
 # C0 and C1 controls, DEL, line and paragraph separators, marks that reorder or hide text, lone surrogates.
 _UNPRINTABLE = re.compile(
@@ -16,8 +16,9 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\x1b"}
 
 
 def printable(text: object, *, max_length: int = MAX_LINE, keep: str = "") -> str:
-    """``text`` with every control and invisible character spelled out, and cut; ``keep`` names those that stay."""
+    """``text``, cut to ``max_length``, with every control and invisible character escaped except those in ``keep``."""
     whole = str(text)
+    # Cut before and after: escaping a megabyte to show a line would be slow, and escaping makes the text longer.
     shown = _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _spelled(found[0]), whole[:max_length])
     cut = len(shown) > max_length or len(whole) > max_length
     return f"{shown[:max_length]}... ({len(whole)} characters)" if cut else shown

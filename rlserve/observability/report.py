@@ -1,4 +1,4 @@
-"""``report.html``: what a run did, on one page that needs no network. Of any run, finished or not."""
+"""``report.html``: curves, samples and events of a run, finished or not, on one page that needs no network."""
 
 import html
 import json
@@ -12,8 +12,8 @@ from rlserve.observability import plots
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.summary import read_json
 
-SAMPLES_SHOWN = 12
-EVENTS_SHOWN = 200
+SAMPLES_SHOWN = 12  # of each measurement; any value of this size will do, and samples.jsonl has all
+EVENTS_SHOWN = 200  # the last ones; any value of this size will do, and events.jsonl has all
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -33,7 +33,7 @@ pre { background: #f6f7f9; padding: 1rem; overflow-x: auto; font-size: .82rem; }
 
 
 def write_report(config: RunConfig | None, paths: RunPaths) -> None:
-    """Write the page from the files of the run directory; what is missing is left out."""
+    """Write the page from the files of the run directory; a missing file leaves its section out."""
     summary = read_json(paths.summary)
     rows = plots.read_metrics(paths.metrics)
     events = list(read_json_lines(paths.events))
@@ -55,13 +55,14 @@ def write_report(config: RunConfig | None, paths: RunPaths) -> None:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style><body>{''.join(body)}</body></html>"
     )
+    # Written beside and renamed: a browser that reloads during a run never sees half a page.
     temporary = paths.report.with_suffix(".tmp")
     temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     temporary.replace(paths.report)
 
 
 def _failure(events: Sequence[Mapping[str, Any]]) -> str:
-    """Why the last life of the run ended early; empty when it did not."""
+    """Why the run failed after its last start; empty when it did not."""
     message = ""
     for event in events:
         if event.get("event") == "run_started":
@@ -104,7 +105,7 @@ def _curves(rows: plots.Rows, summary: Mapping[str, Any]) -> str:
         if lag:
             figures.append(plots.draw_histogram(lag, "Trained tokens by lag", "versions of lag"))
     except ImportError:
-        return "<p>No plots: matplotlib is not installed (pip install 'rlserve[report]').</p>"
+        return "<p>No curves: matplotlib is not installed (pip install 'rlserve[report]').</p>"
     return '<div class="curves">' + "".join(f"<div>{plots.to_svg(figure)}</div>" for figure in figures) + "</div>"
 
 
@@ -140,7 +141,7 @@ def _events(events: Iterable[Mapping[str, Any]]) -> str:
         return ""
     start = _time(shown[0])
     left_out = len(shown) - EVENTS_SHOWN
-    note = f"<p>{left_out} earlier ones are in events.jsonl.</p>" if left_out > 0 else ""
+    note = f"<p>events.jsonl has {left_out} earlier events.</p>" if left_out > 0 else ""
     lines = "".join(
         f"<tr><td>{_time(e) - start:.1f} s</td><td>{html.escape(str(e.get('event')))}</td><td class='text'><div>"
         + html.escape(", ".join(f"{k} {v}" for k, v in e.items() if k not in ("event", "unix_seconds")))

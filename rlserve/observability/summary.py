@@ -8,7 +8,8 @@ from typing import Any
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write under a temporary name, flush to disk, rename: the file is whole or absent."""
+    """Write a JSON file that is complete or absent, whenever the process or the machine stops."""
+    # fsync before the rename: some file systems otherwise keep the name of a file whose content a power failure lost.
     temporary = path.with_suffix(path.suffix + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2)
@@ -19,7 +20,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is none."""
+    """The object in a JSON file; empty when the file is missing or holds another value."""
     if not path.exists():
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))

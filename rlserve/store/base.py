@@ -1,11 +1,11 @@
-"""The groups of a run, each in exactly one place: what every store promises.
+"""The contract of every store: it keeps the groups of a run, each in exactly one state.
 
 A group is queued, then consumed by one step or dropped for one reason; it may also be dropped on arrival.
-``received == consumed + queued + sum(dropped)`` holds between any two calls, across crashes of the process.
-Groups of an evaluation are not kept here: they are measured once and a crashed measurement starts again.
+``received == consumed + queued + sum(dropped)`` holds between any two calls, across crashes of the process. Groups of
+an evaluation are not stored: they are measured once, and a measurement that crashed starts again.
 
-What is *rejected* at the border (malformed, unknown) was never received: it is counted apart, by reason,
-and its lease is worked on again.
+A *rejected* group (malformed, unknown) is not received: it is counted separately, by reason, and its lease is granted
+again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,27 +18,27 @@ from rlserve.errors import StateCorrupt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupInfo:
-    """What is kept of a group after its payload is gone."""
+    """Facts about a group, which stay after its payload is deleted."""
 
     group_id: str
     worker_id: str = ""
-    """Who made it; empty when nobody could."""
+    """The worker that produced it; empty for a task that no worker can sample."""
     environment: str = ""
     oldest_version: int = 0
     """Oldest policy version that sampled any of its tokens."""
     num_samples: int = 0
     reward_mean: float | None = None
-    """Over the samples that have a verdict; None when none has."""
+    """Mean reward of the samples with a verdict; None without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A group that came in: to be queued with its payload, or dropped on arrival for a reason."""
+    """A received group: to be queued with its payload, or dropped on arrival for a reason."""
 
     info: GroupInfo
     payload: bytes = b""
     dropped: str = ""
-    """Why; empty to queue it."""
+    """The reason to drop it; empty to queue it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,18 @@ class QueuedGroup:
 
     group_id: str
     payload: bytes
-    """As it was received; opaque to the store."""
+    """The bytes as received; opaque to the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupCounts:
-    """Where all groups received so far are."""
+    """The number of groups received so far, and of groups in each state."""
 
     received: int
     consumed: int
     queued: int
     dropped: Mapping[str, int]
-    """By reason."""
+    """Number of dropped groups by reason."""
 
     def __post_init__(self) -> None:
         placed = self.consumed + self.queued + sum(self.dropped.values())
@@ -71,23 +71,33 @@ class GroupCounts:
 
 @dataclass(frozen=True, slots=True)
 class StoreMark:
-    """Ties a checkpoint to the store that it was made beside."""
+    """Ties a checkpoint to the store beside which it was written."""
 
     store_id: str
-    """Drawn when the store was made; its copies have it too."""
+    """Random id of the store, drawn when it was created; copies keep it."""
     sequence: int
-    """Counts the checkpoints: a store of a smaller one is older than the checkpoint."""
+    """Number of marks made so far, one for each checkpoint: a store with a smaller one is older than the checkpoint."""
 
 
 class Store(Protocol):
     """Every call is one transaction and safe to repeat; calls may come from several threads.
 
-    When a call returns, its effect outlives the process (a kill -9). Whether it outlives the machine's power
-    is up to the implementation, which says so.
+    When a call returns, its effect survives the end of the process (a kill -9). Whether it survives a power failure
+    depends on the implementation, whose docstring states it. The life of three groups::
+
+        store.receive(GroupInfo(group_id="a"), b"...")     # True; a second time False, and nothing changes
+        store.receive(GroupInfo(group_id="b"), b"...")
+        store.receive_dropped(GroupInfo(group_id="c"), "stale")
+        store.consume(["a"], step=1)
+        store.counts()         # received 3 = consumed 1 + queued 1 + dropped {"stale": 1}
+        store.checkpoint(1)    # the payload of "a" is deleted
+        store.consume(["b"], step=2)
+        # The process is killed, and training resumes from the checkpoint of step 1:
+        store.rollback(1)      # "b" is queued again
     """
 
     def receive(self, info: GroupInfo, payload: bytes) -> bool:
-        """Queue a group. False when its id is known already: nothing changed then."""
+        """Queue a group. False, and no change, when its id is known already."""
         ...
 
     def receive_dropped(self, info: GroupInfo, reason: str) -> bool:
@@ -95,25 +105,26 @@ class Store(Protocol):
         ...
 
     def receive_many(self, receipts: Sequence[Receipt], *, rejected: Mapping[str, int]) -> list[bool]:
-        """Receive groups, and count refusals by reason, all in one transaction: all of it, or none.
+        """Receive groups, and count rejections by reason, in one transaction.
 
-        For each receipt what ``receive`` or ``receive_dropped`` would have said.
+        Returns for each receipt the result of ``receive`` or ``receive_dropped``.
         """
         ...
 
     def knows(self, group_id: str) -> bool:
-        """Whether the group was received, whatever became of it."""
+        """Whether the group was received, in whatever state it is now."""
         ...
 
     def consume(self, group_ids: Sequence[str], *, step: int) -> None:
-        """The groups were trained on by ``step`` (which made policy version ``step``).
+        """Record that ``step`` (which made policy version ``step``) trained on the groups.
 
         Raises StateCorrupt, and changes nothing, when one is not queued (unless the same step consumed it).
         """
         ...
 
     def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
-        """The groups left the queue while ``step`` was prepared, untrained; None: for good, whatever is rolled back.
+        """Take the groups out of the queue, untrained, while ``step`` is prepared; None makes it final for any
+        rollback.
 
         Raises StateCorrupt, and changes nothing, when one is not queued (unless dropped by the same call).
         """
@@ -124,34 +135,34 @@ class Store(Protocol):
         ...
 
     def counts(self) -> GroupCounts:
-        """Where the groups are. Raises StateCorrupt when the numbers do not add up."""
+        """The numbers of groups in each state. Raises StateCorrupt when they do not add up."""
         ...
 
     def reject(self, reason: str) -> None:
-        """Count something that was refused at the border."""
+        """Count a rejected group."""
         ...
 
     def rejections(self) -> Mapping[str, int]:
-        """Refusals by reason since the start of the run."""
+        """The number of rejections by reason, since the start of the run."""
         ...
 
     def checkpoint(self, step: int) -> None:
-        """Training will not go back before ``step``: payloads of what left the queue by then may go.
+        """Delete payloads of groups that left the queue up to ``step``, and flush everything to disk.
 
-        Call it with the oldest checkpoint that is kept. Also flushes everything to disk.
+        Call it with the oldest checkpoint that is kept: a rollback to an earlier step is impossible afterwards.
         """
         ...
 
     def rollback(self, step: int) -> None:
-        """Training resumes at ``step``: what left the queue after it is queued again, in the old order.
+        """Queue groups that left the queue after ``step`` again, in the old order, so that training resumes there.
 
-        What was dropped on arrival or for good stays dropped. Raises StateCorrupt, and changes nothing, when a payload
-        is gone because a later step was checkpointed.
+        Groups that were dropped on arrival or finally stay dropped. Raises StateCorrupt, and changes nothing, when a
+        payload was deleted by a later checkpoint.
         """
         ...
 
     def set_cursor(self, cursor: str) -> None:
-        """Remember which leases were issued; the text is opaque to the store. A rollback leaves it."""
+        """Keep the position of the lease source; the text is opaque to the store. A rollback does not change it."""
         ...
 
     def cursor(self) -> str | None:
@@ -159,28 +170,28 @@ class Store(Protocol):
         ...
 
     def remember(self, key: str, value: str) -> None:
-        """Keep a fact about the run; a rollback leaves it."""
+        """Keep a fact about the run; a rollback does not change it."""
         ...
 
     def recall(self, key: str) -> str | None:
-        """The fact remembered last under ``key``; None before the first."""
+        """The latest fact under ``key``; None before the first."""
         ...
 
     def mark(self) -> StoreMark:
-        """Where the store is, for a checkpoint that is about to be written; each call counts one further."""
+        """Make the mark of a checkpoint that is about to be written, with the next sequence number."""
         ...
 
     def marked(self) -> StoreMark:
-        """The last mark made; its sequence is 0 before the first."""
+        """The latest mark; its sequence is 0 before the first."""
         ...
 
     def copy_to(self, path: Path, *, step: int) -> None:
-        """Write a store to ``path`` that is as this one is now, to resume at ``step`` with and at no step before.
+        """Write a copy of this store to ``path``, from which training can resume at ``step`` or later.
 
-        What left the queue by then goes without its payload. Others may use the store meanwhile.
+        Groups that left the queue by then have no payload in it. Other threads may use the store meanwhile.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the resources; the store can be opened again."""
+        """Release the resources; the store can be opened again."""
         ...

@@ -1,8 +1,8 @@
 """The store in one SQLite file of the run directory: the default on one machine.
 
-Write-ahead log with ``synchronous=NORMAL``: a commit is in the operating system's hands when a call
-returns, so a killed process loses nothing. A power failure may lose the commits since the last
-``checkpoint()``, which is when the disk is waited for; ``power_safe=True`` waits at every commit.
+It uses a write-ahead log with ``synchronous=NORMAL``: when a call returns, the operating system has the commit, and a
+killed process loses nothing. A power failure may lose the commits since the last ``checkpoint()``, which waits for the
+disk; with ``power_safe=True`` every commit does.
 """
 
 import contextlib
@@ -16,9 +16,13 @@ from rlserve.errors import LimitExceeded, StateCorrupt, Unavailable
 from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup, Receipt, StoreMark
 
 SCHEMA_VERSION = 2
+"""Raise it with every change of the schema below: a store of another version is refused."""
 BUSY_SECONDS = 10.0
+"""How long a call waits for another process's lock. Any value of this size will do: a reader such as ``rlserve status``
+holds it for milliseconds."""
 
-# A step is set when a group leaves the queue; a group that was dropped on arrival or for good has none.
+# ``step`` is set when a group leaves the queue; it is NULL for a group that was dropped on arrival or finally. Payloads
+# have a table of their own, so that deleting one does not rewrite a row of ``groups`` and its indexes.
 _SCHEMA = """
 CREATE TABLE groups (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,12 +49,15 @@ INSERT INTO facts VALUES ('sequence', '0');
 
 
 class SqliteStore:
-    """See :class:`rlserve.store.base.Store`. One process at a time writes; others may read the file."""
+    """A :class:`rlserve.store.base.Store` in one file. One process at a time writes it; others may read it."""
 
     def __init__(self, path: Path, *, power_safe: bool = False) -> None:
-        """Open or create the file. Raises StateCorrupt when it is no store of this version."""
+        """Open or create the file. Raises StateCorrupt when it is not a store of this version."""
         self._path = path
+        # One connection for all threads, and this lock around it: SQLite ties a transaction to its connection, so that
+        # two threads would otherwise end up in one. Reentrant, since checkpoint() holds it around a transaction.
         self._lock = threading.RLock()
+        # isolation_level None: the sqlite3 module then begins no transactions by itself.
         self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             with self._translated():
@@ -69,7 +76,7 @@ class SqliteStore:
             elif found != SCHEMA_VERSION:
                 raise StateCorrupt(
                     f"store: {self._path.name} has format {found}, this version reads {SCHEMA_VERSION}; "
-                    "start the run anew or use the version that wrote it"
+                    "start another run, or use the version that wrote it"
                 )
 
     def receive(self, info: GroupInfo, payload: bytes) -> bool:
@@ -81,7 +88,7 @@ class SqliteStore:
     def receive_many(self, receipts: Sequence[Receipt], *, rejected: Mapping[str, int]) -> list[bool]:
         with self._transaction():
             new = [self._receive(receipt) for receipt in receipts]
-            # Counted by itself, so that counts() compares two independent numbers.
+            # A counter of its own, so that counts() compares two independent numbers.
             self._db.execute("UPDATE totals SET total = total + ? WHERE name = 'received'", (sum(new),))
             self._db.executemany(
                 "INSERT INTO rejections VALUES (?, ?) "
@@ -110,7 +117,9 @@ class SqliteStore:
             ).fetchall()
         for group_id, payload in rows:
             if payload is None:
-                raise StateCorrupt(f"store: the payload of queued group {group_id!r} is gone; resume from a checkpoint")
+                raise StateCorrupt(
+                    f"store: the payload of queued group {group_id!r} is missing; resume from a checkpoint"
+                )
         return [QueuedGroup(group_id, payload) for group_id, payload in rows]
 
     def counts(self) -> GroupCounts:
@@ -135,13 +144,15 @@ class SqliteStore:
     def checkpoint(self, step: int) -> None:
         with self._lock:
             with self._transaction():
-                # Of what left the queue by then, or for good.
+                # Of groups that left the queue by then, or finally.
                 self._db.execute(
                     "DELETE FROM payloads WHERE arrival IN (SELECT payloads.arrival FROM payloads JOIN groups "
                     "USING (arrival) WHERE step <= ? OR state = 'dropped' AND step IS NULL)",
                     (step,),
                 )
             with self._translated():
+                # Outside of the transaction, in which SQLite refuses it. It moves the log into the file and waits for
+                # the disk; TRUNCATE also keeps the log from growing to the size of the largest burst.
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rollback(self, step: int) -> None:
@@ -154,8 +165,8 @@ class SqliteStore:
             if gone[0]:
                 raise StateCorrupt(
                     f"store: {gone[0]} groups that left the queue after step {step} cannot be queued again, because "
-                    f"step {gone[1]} was checkpointed since; resume from step {gone[1]} or later, or go on from a copy "
-                    f"of the store: rlserve run --resume {self._path.parent} --restore-store"
+                    f"step {gone[1]} was checkpointed since; resume from step {gone[1]} or later, or continue with a "
+                    f"copy of the store: rlserve run --resume {self._path.parent} --restore-store"
                 )
             self._db.execute("UPDATE groups SET state = 'queued', reason = '', step = NULL WHERE step > ?", (step,))
 
@@ -185,6 +196,8 @@ class SqliteStore:
         return StoreMark(facts["store_id"], int(facts["sequence"]))
 
     def copy_to(self, path: Path, *, step: int) -> None:
+        # Through a second connection and without the lock: reading the file with a connection of its own, the copy sees
+        # one state of it, and the store stays usable. SQLite's backup API would copy payloads that nobody needs.
         with self._translated(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
             copy.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
             copy.execute("ATTACH ? AS source", (str(self._path),))
@@ -205,7 +218,7 @@ class SqliteStore:
             self._db.close()
 
     def _receive(self, receipt: Receipt) -> bool:
-        """Write one receipt; False when its id is known."""
+        """Insert one receipt; False when its id is known."""
         info, dropped = receipt.info, receipt.dropped
         inserted = self._db.execute(
             "INSERT INTO groups (group_id, state, reason, worker_id, environment, oldest_version, num_samples, "
@@ -247,11 +260,13 @@ class SqliteStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, self._translated():
+            # IMMEDIATE takes the write lock at once: a transaction that reads first could fail to get it later, and
+            # SQLite does not wait then (it would be a deadlock between two readers).
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back already
+                if self._db.in_transaction:  # on a full disk SQLite rolled back by itself
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
@@ -273,13 +288,13 @@ class SqliteStore:
             ) from error
         except sqlite3.DatabaseError as error:
             raise StateCorrupt(
-                f"store: {self._path.name} is damaged ({error}); go on from the copy in the newest checkpoint: "
+                f"store: {self._path.name} is damaged ({error}); continue with the copy in the newest checkpoint: "
                 f"rlserve run --resume {self._path.parent} --restore-store"
             ) from error
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """Make the tables, in the transaction that is open."""
-    for statement in _SCHEMA.split(";"):
+    """Create the tables in the open transaction."""
+    for statement in _SCHEMA.split(";"):  # executescript() would commit the transaction first
         db.execute(statement)
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -92,7 +92,7 @@ def test_every_fault_is_told_at_once(say: Say) -> None:
 
 FILES: tuple[tuple[str, str], ...] = (
     ("name = ", "is not TOML: "),
-    ("\xff", "is no UTF-8"),
+    ("\xff", "is not UTF-8"),
     ("", "name: is missing; give it a value"),
 )
 
@@ -148,7 +148,7 @@ PLUG_INS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "option",
         '{ name = "asks", options = { characterss = 2 } }',
-        ("environments.0.options.characterss: is no option of 'asks'; did you mean 'characters'?",),
+        ("environments.0.options.characterss: is not an option of 'asks'; did you mean 'characters'?",),
     ),
     ("missing option", '{ name = "jsonl" }', ("environments.0.options.path: is missing",)),
     (
@@ -206,7 +206,7 @@ def test_options_of_a_verifier_that_is_not_there(say: Say) -> None:
 
 def test_options_that_a_verifier_does_not_take(say: Say) -> None:
     _, said = say("run", QUICK, *options('environments=[{ name = "asks" }]', "verifier.options.digits={ base = 2 }"))
-    assert "verifier.options.digits.base: is no option of 'digits'" in said
+    assert "verifier.options.digits.base: is not an option of 'digits'" in said
 
 
 def test_a_verifier_that_fails_on_one_answer_is_a_warning(say: Say) -> None:
@@ -318,7 +318,7 @@ def test_one_broken_plug_in_takes_no_other_out_of_a_list(
         (["sample", "jsonl"], "--option.path: is missing"),
         (["check", "jsonl"], "--option.path: is missing"),
         (["sample", "jsonl", "--option", "pth=x"], "did you mean 'path'?"),
-        (["check", "arithmetic", "--option", "foo=1"], "--option.foo: is no option of 'arithmetic'"),
+        (["check", "arithmetic", "--option", "foo=1"], "--option.foo: is not an option of 'arithmetic'"),
         (["sample", "arithmetik"], "did you mean 'arithmetic'?"),
         (["sample", "arithmetic", "--split", "tain"], "did you mean 'train'?"),
         (["sample", "jsonl", "--option", "path=/nope"], "'/nope' cannot be read"),

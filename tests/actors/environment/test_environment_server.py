@@ -86,7 +86,7 @@ async def test_a_server_describes_what_it_serves() -> None:
 
 
 def test_options_that_an_environment_does_not_take_name_their_table() -> None:
-    with pytest.raises(ConfigError, match=r"environments\.0\.options\.max_digit: is no option of 'arithmetic'"):
+    with pytest.raises(ConfigError, match=r"environments\.0\.options\.max_digit: is not an option of 'arithmetic'"):
         load_environments([EnvironmentConfig(name="arithmetic", options={"max_digit": 3})])
 
 
