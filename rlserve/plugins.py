@@ -8,6 +8,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
@@ -17,6 +18,8 @@ from rlserve.records import Task, Turn, Verdict
 ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
 ALGORITHM_GROUP = "rlserve.algorithms"
+LAUNCHER_GROUP = "rlserve.launchers"
+STORE_GROUP = "rlserve.stores"
 HELD_OUT_SPLITS = frozenset({"validation", "test"})
 """Splits of every environment that are never trained on; an environment may hold out more (``held_out``)."""
 
@@ -96,12 +99,14 @@ def names(group: str) -> list[str]:
     return sorted({point.name for point in entry_points(group=group)})
 
 
-def load(group: str, name: str) -> Any:
-    """The plug-in class registered as ``name``.
+def load(group: str, name: str, *, built_in: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The plug-in class registered as ``name``, or the one that ``built_in`` has under it.
 
     Raises UnknownName, listing the known names; PluginFailed when its import fails, or when several packages register
     different classes under the name, of which the first on the import path would win by chance.
     """
+    if name in built_in:
+        return built_in[name]
     # By value: one package that is found twice on the path (an editable install) registers the same class twice.
     points = {point.value: point for point in entry_points(group=group, name=name)}
     if len(points) > 1:
@@ -112,7 +117,7 @@ def load(group: str, name: str) -> Any:
             return point.load()
         except Exception as error:
             raise PluginFailed(f"{group}: {name!r} cannot be imported: {told(error)}") from error
-    raise UnknownName(f"{group}: {name!r} is not registered{known_names(name, names(group))}")
+    raise UnknownName(f"{group}: {name!r} is not registered{known_names(name, sorted({*names(group), *built_in}))}")
 
 
 def _package(point: EntryPoint) -> str:
@@ -130,13 +135,20 @@ def payload_check(verifier: str) -> Callable[[bytes], None] | None:
     return None
 
 
-def make(group: str, name: str, options: Mapping[str, Any], *, where: str) -> Any:
+def make(
+    group: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    where: str,
+    built_in: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     """Create an instance of the plug-in ``name``; ``where`` is the key under which the user gave ``options``.
 
     Raises UnknownName; ConfigError, naming the option, for an unknown, missing or refused option; PluginFailed, naming
     exception, file and line, for any other exception of the plug-in.
     """
-    kind = load(group, name)
+    kind = load(group, name, built_in=built_in)
     if problems := list(option_problems(kind, name, options, where=where)):
         raise ConfigError("\n".join(problems))
     try:

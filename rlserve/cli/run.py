@@ -19,6 +19,7 @@ from rlserve.launch.weight_plan import weight_plan
 from rlserve.observability.outcome import outcome_lines
 from rlserve.observability.summary import read_json
 from rlserve.store.binding import RunFacts, changes, stored_facts
+from rlserve.store.registry import backend_of
 
 SET_HELP = "override one key, e.g. --set learner.lr=1e-5 --set environments.0.weight=2"
 UNSET_HELP = "take a key or a table out of the files, e.g. --unset pretrain --unset stop_reward"
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.overwrite:
             clear(paths)
         if arguments.restore_store:
-            _restore_store(paths)
+            _restore_store(config, paths)
         if arguments.resume:
             relabel_samples(paths)
         digest = write_config(config, paths)
@@ -88,16 +89,16 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
         raise InvalidRequest(f"--resume: {str(paths.root)!r} holds no run (no {paths.config.name})")
     config = load_run([paths.config], arguments.overrides, arguments.unset)
     refuse_changes(load_run([paths.config]), config)
-    if facts := stored_facts(paths.store):
+    if facts := stored_facts(backend_of(config.store), paths):
         list(changes(facts, RunFacts.of(config)))  # raises for one that cannot be; the learner warns of others
     return config, paths
 
 
-def _restore_store(paths: RunPaths) -> None:
+def _restore_store(config: RunConfig, paths: RunPaths) -> None:
     from rlserve.actors.learner.store_copy import restore_store
 
-    step = restore_store(paths)
-    print(f"the store is the copy of step {step}; what was there is {paths.store}.replaced")
+    step, replaced = restore_store(backend_of(config.store), paths)
+    print(f"the store is the copy of step {step}; what was there is {replaced}")
 
 
 def _directory_of(given: Path) -> Path:

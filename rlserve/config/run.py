@@ -19,6 +19,7 @@ from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
 from rlserve.config.tables.reference import ReferenceConfig
 from rlserve.config.tables.rollout import RolloutConfig
+from rlserve.config.tables.store import StoreConfig
 from rlserve.config.tables.sync import SyncConfig
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.config.tables.verifier import VerifierConfig
@@ -55,6 +56,7 @@ class RunConfig(Section):
     algorithm: AlgorithmConfig = GrpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    store: StoreConfig = StoreConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @property

@@ -1,0 +1,11 @@
+"""Groups of a run between their arrival and their training: each in exactly one place, across crashes.
+
+* ``base``            what every store promises (``Store``), and how one is found and opened (``StoreBackend``)
+* ``registry``        from ``[store] type`` to a backend
+* ``binding``         ties a store to its run and to the run's checkpoints
+* ``sqlite``          the default: one SQLite file
+* ``sqlite_backend``  that file in a run directory
+
+To add one: a module with a ``Store`` and a ``StoreBackend``, a line in ``registry.BACKENDS``, and an entry in the lists
+of ``tests/contract/test_store_contract.py`` and ``test_store_backends.py``. See docs/extending.md.
+"""

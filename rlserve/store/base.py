@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlserve.config.paths import RunPaths
 from rlserve.errors import StateCorrupt
 
 
@@ -194,4 +195,34 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the resources; the store can be opened again."""
+        ...
+
+
+class StoreBackend(Protocol):
+    """How the store of a run is found, opened and put back: one class for each ``[store] type``.
+
+    Constructed as ``cls(**options)`` from ``[store] options``.
+    """
+
+    def place(self, paths: RunPaths) -> str:
+        """Where the store of this run is, for messages."""
+        ...
+
+    def exists(self, paths: RunPaths) -> bool:
+        """Whether there is one, whole or not."""
+        ...
+
+    def open(self, paths: RunPaths) -> Store:
+        """Open the store, or make an empty one. Raises StateCorrupt when what is there cannot be read."""
+        ...
+
+    def peek(self, paths: RunPaths, key: str) -> str | None:
+        """What ``recall(key)`` gives, without opening the store for writing; None where nothing can be read."""
+        ...
+
+    def put_back(self, copy: Path, paths: RunPaths) -> str:
+        """Replace the store, whatever its state, by one that ``Store.copy_to`` wrote.
+
+        Returns where the old one is kept. A crash leaves no store or the whole copy.
+        """
         ...

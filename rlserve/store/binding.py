@@ -7,14 +7,14 @@ a copy of the store to continue with instead.
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest, StateCorrupt
-from rlserve.store.base import Store, StoreMark
+from rlserve.store.base import Store, StoreBackend, StoreMark
 
 RUN_FACT = "run"
 
@@ -64,13 +64,13 @@ def check_mark(store: StoreMark, checkpoint: StoreMark | None, *, step: int, roo
         )
 
 
-def check_is_there(path: Path, *, step: int) -> None:
+def check_is_there(backend: StoreBackend, paths: RunPaths, *, step: int) -> None:
     """Raise StateCorrupt when the store is missing beside a checkpoint of ``step``."""
-    if not path.exists():
+    if not backend.exists(paths):
         raise StateCorrupt(
-            f"store: {path} is missing, but there is a checkpoint of step {step}: with an empty one the run would "
-            f"repeat tasks that it trained on; put it back, or continue with the copy in that checkpoint: "
-            f"{way_on(path.parent)}"
+            f"store: {backend.place(paths)} is missing, but there is a checkpoint of step {step}: with an empty one "
+            "the run would repeat tasks that it trained on; put it back, or continue with the copy in that "
+            f"checkpoint: {way_on(paths.root)}"
         )
 
 
@@ -104,13 +104,9 @@ def changes(before: RunFacts, now: RunFacts) -> Iterator[str]:
         )
 
 
-def stored_facts(path: Path) -> RunFacts | None:
-    """The facts in a store file; None when it has none or cannot be read."""
-    if not path.exists():
-        return None
-    # Read-only: ``rlserve status`` and checks before a start must neither create tables nor lock out the learner.
-    with contextlib.suppress(sqlite3.Error, ValueError, TypeError):
-        with contextlib.closing(sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)) as reader:
-            row = reader.execute("SELECT value FROM facts WHERE key = ?", (RUN_FACT,)).fetchone()
-        return None if row is None else RunFacts(**json.loads(row[0]))
+def stored_facts(backend: StoreBackend, paths: RunPaths) -> RunFacts | None:
+    """The facts in a store, without opening it for writing; None when it has none or cannot be read."""
+    kept = backend.peek(paths, RUN_FACT)
+    with contextlib.suppress(ValueError, TypeError):
+        return None if kept is None else RunFacts(**json.loads(kept))
     return None

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from rlserve.config.paths import RunPaths
 from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.store.base import StoreMark
 from rlserve.store.binding import RunFacts, bind, changes, check_is_there, check_mark, stored_facts
 from rlserve.store.sqlite import SqliteStore
+from rlserve.store.sqlite_backend import SqliteBackend
 
 ROOT = Path("runs/r")
 FACTS = RunFacts(name="r", seed=3, group_size=8)
@@ -45,9 +47,9 @@ def test_any_other_is_refused_with_a_way_on(store: StoreMark, checkpoint: StoreM
 def test_a_missing_store_is_never_replaced_by_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "groups.sqlite"
     with pytest.raises(StateCorrupt, match=r"groups\.sqlite is missing.*checkpoint of step 20.*--restore-store"):
-        check_is_there(path, step=20)
+        check_is_there(SqliteBackend(), RunPaths(tmp_path), step=20)
     SqliteStore(path).close()
-    check_is_there(path, step=20)
+    check_is_there(SqliteBackend(), RunPaths(tmp_path), step=20)
 
 
 def test_what_a_resumed_run_cannot_change_is_refused_and_the_rest_is_said() -> None:
@@ -62,11 +64,11 @@ def test_what_a_resumed_run_cannot_change_is_refused_and_the_rest_is_said() -> N
 
 def test_a_store_remembers_its_run_and_can_be_asked_while_it_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "groups.sqlite"
-    assert stored_facts(path) is None
+    assert stored_facts(SqliteBackend(), RunPaths(tmp_path)) is None
     store = SqliteStore(path)
-    assert stored_facts(path) is None
+    assert stored_facts(SqliteBackend(), RunPaths(tmp_path)) is None
     assert list(bind(store, FACTS)) == []
-    assert stored_facts(path) == FACTS
+    assert stored_facts(SqliteBackend(), RunPaths(tmp_path)) == FACTS
     assert len(list(bind(store, RunFacts(name="r", seed=3, group_size=4)))) == 1
     assert json.loads(store.recall("run") or "")["group_size"] == 4
     with pytest.raises(InvalidRequest):
@@ -79,4 +81,4 @@ def test_a_store_remembers_its_run_and_can_be_asked_while_it_is_in_use(tmp_path:
 def test_an_unreadable_store_says_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "groups.sqlite"
     path.write_bytes(content)
-    assert stored_facts(path) is None
+    assert stored_facts(SqliteBackend(), RunPaths(tmp_path)) is None

@@ -10,8 +10,9 @@ from rlserve.actors.model_path import wait_for_start_model
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner
+from rlserve.store.base import Store
 from rlserve.store.binding import RunFacts, bind, check_is_there, check_mark
-from rlserve.store.sqlite import SqliteStore
+from rlserve.store.registry import backend_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,12 @@ def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoin
     )
 
 
-def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner) -> SqliteStore:
+def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner) -> Store:
     """The run's store. Raises StateCorrupt or InvalidRequest when it does not go with the start point."""
+    backend = backend_of(config.store)
     if state.store is not None:
-        check_is_there(paths.store, step=state.step)
-    store = SqliteStore(paths.store)
+        check_is_there(backend, paths, step=state.step)
+    store = backend.open(paths)
     try:
         check_mark(store.marked(), state.store, step=state.step, root=paths.root)
         for change in bind(store, RunFacts.of(config)):

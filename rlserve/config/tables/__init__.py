@@ -13,6 +13,7 @@
 * ``sync``         ``[sync]``: when workers get new weights
 * ``evaluate``     ``[evaluate]``: the measurement on held-out tasks
 * ``checkpoint``   ``[checkpoint]``: what is kept on disk
+* ``store``        ``[store]``: where groups are kept until they are trained on
 * ``launch``       ``[launch]``: how processes are started, restarted and stopped
 
 To add a key: a field with its meaning under it, in the table's module; its reader; docs where the table is described.

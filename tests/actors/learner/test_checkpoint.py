@@ -16,6 +16,7 @@ from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import StateCorrupt
 from rlserve.store.base import GroupInfo
 from rlserve.store.sqlite import SqliteStore
+from rlserve.store.sqlite_backend import SqliteBackend
 
 LR = 3e-3
 
@@ -250,7 +251,7 @@ def test_the_copy_takes_the_place_of_a_store_whatever_became_of_it(engine, tmp_p
         paths.store.unlink()
     elif loss == "damage":
         paths.store.write_bytes(b"nothing")  # its journals stay behind
-    assert store_copy.restore_store(paths) == 1
+    assert store_copy.restore_store(SqliteBackend(), paths)[0] == 1
     again = SqliteStore(paths.store)
     assert again.marked() == mark
     again.rollback(1)
@@ -264,7 +265,7 @@ def test_the_copy_takes_the_place_of_a_store_whatever_became_of_it(engine, tmp_p
 def test_without_a_copy_there_is_nothing_to_restore(engine, tmp_path):
     paths = RunPaths(tmp_path / "run")
     with pytest.raises(StateCorrupt, match="--restore-store: no checkpoint"):
-        store_copy.restore_store(paths)
+        store_copy.restore_store(SqliteBackend(), paths)
     checkpoint.save(paths.checkpoints, 1, engine, {})
     with pytest.raises(StateCorrupt, match="--restore-store: no checkpoint"):
-        store_copy.restore_store(paths)
+        store_copy.restore_store(SqliteBackend(), paths)
