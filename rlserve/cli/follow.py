@@ -1,18 +1,56 @@
-"""Keeps the progress of a run on the newest lines of its metrics and events."""
+"""A run in the terminal: its progress follows the newest lines of its metrics and events."""
 
 import asyncio
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlserve.cli.progress import Progress, minutes
 from rlserve.config.paths import RunPaths
 from rlserve.observability.outcome import measured_text
 
 POLL_SECONDS = 0.3
+
+
+class Console:
+    """Shows a run on ``out``: a :class:`rlserve.launch.run.Display`."""
+
+    def __init__(self, name: str, out: TextIO, *, leave_out: Collection[str] = ()) -> None:
+        """Events called ``leave_out`` are not shown."""
+        self._name = name
+        self._out = out
+        self._leave_out = leave_out
+        self._progress: Progress | None = None
+
+    @contextlib.asynccontextmanager
+    async def following(self, paths: RunPaths, *, step: int) -> AsyncIterator[None]:
+        with Progress(self._name, self._out) as self._progress:
+            self._progress.state.step = step
+            task = asyncio.create_task(follow(paths, self._progress, leave_out=self._leave_out))
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._progress = None
+
+    def say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.say(text)
+        else:
+            print(text, file=self._out, flush=True)
+
+    def warn(self, text: str) -> None:
+        print_warning(text)
+
+
+def print_warning(text: str) -> None:
+    """To standard error, which leaves the plan and results alone."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 async def follow(paths: RunPaths, progress: Progress, *, leave_out: Collection[str] = ()) -> None:

@@ -1,18 +1,15 @@
 """A run of no steps for one measurement, in a temporary directory: what ``eval`` and ``generate`` share."""
 
-import asyncio
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from rlserve.cli.live_run import LiveRun
-from rlserve.cli.run import print_warnings
+from rlserve.cli.follow import Console
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
-from rlserve.launch.directory import claimed, write_config
-from rlserve.launch.preflight.check import check, refuse_faults
+from rlserve.launch.run import run as launch
 from rlserve.observability.events import read_json_lines
 
 _STEP = re.compile(r"step-\d+")
@@ -26,12 +23,7 @@ def run_once(config: RunConfig) -> int:
     if not config.evaluate.problems:
         raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give --problems")
     paths = RunPaths(Path(config.directory) / config.name)
-    findings = check(config, paths)
-    print_warnings(findings)
-    refuse_faults(findings)
-    with claimed(paths, resume=False, overwrite=False):
-        digest = write_config(config, paths)
-        return asyncio.run(LiveRun(config, paths, resume=False, digest=digest, out=sys.stderr, keeps=False).run())
+    return launch(config, paths, keeps=False, display=Console(config.name, sys.stderr, leave_out=("accuracy",)))
 
 
 def measurement(config: RunConfig) -> dict[str, Any]:

@@ -1,23 +1,19 @@
 """``rlserve run CONFIG``: a whole run on this machine, start checkpoint to report."""
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
-from rlserve.cli.live_run import LiveRun
+from rlserve.cli.follow import Console, print_warning
 from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.config.resume import refuse_changes
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
-from rlserve.launch.directory import claimed, clear, is_finished, relabel_samples, write_config
 from rlserve.launch.plan import plan_hub, plan_processes
-from rlserve.launch.preflight.check import check, refuse_faults
-from rlserve.launch.preflight.finding import Finding
+from rlserve.launch.run import look_for_faults
+from rlserve.launch.run import run as launch
 from rlserve.launch.weight_plan import weight_plan
-from rlserve.observability.outcome import outcome_lines
-from rlserve.observability.summary import read_json
 from rlserve.store.binding import RunFacts, changes, stored_facts
 from rlserve.store.registry import backend_of
 
@@ -57,24 +53,22 @@ def run(arguments: argparse.Namespace) -> int:
     config, paths = _resolve(arguments)
     if arguments.dry_run:
         _print_plan(config, paths)
-        _preflight(config, paths, arguments)
+        if not arguments.no_preflight:
+            sys.stdout.flush()  # the plan comes before the warnings, which go to standard error
+            look_for_faults(config, paths, print_warning)
         return 0
     if arguments.restore_store and not arguments.resume:
         raise InvalidRequest("--restore-store: is given without --resume, which it belongs to; add that")
-    with claimed(paths, resume=arguments.resume, overwrite=arguments.overwrite):
-        if arguments.resume:
-            config, paths = _resolve(arguments)  # again: another launcher may have changed it until the lock was ours
-            if is_finished(config, paths):
-                return _say_finished(config, paths)
-        _preflight(config, paths, arguments)
-        if arguments.overwrite:
-            clear(paths)
-        if arguments.restore_store:
-            _restore_store(config, paths)
-        if arguments.resume:
-            relabel_samples(paths)
-        digest = write_config(config, paths)
-        return asyncio.run(LiveRun(config, paths, resume=arguments.resume, digest=digest).run())
+    return launch(
+        config,
+        paths,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        restore_store=arguments.restore_store,
+        preflight=not arguments.no_preflight,
+        display=Console(config.name, sys.stdout),
+        reread=(lambda: _resolve(arguments)[0]) if arguments.resume else None,
+    )
 
 
 def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
@@ -94,13 +88,6 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     return config, paths
 
 
-def _restore_store(config: RunConfig, paths: RunPaths) -> None:
-    from rlserve.actors.learner.store_copy import restore_store
-
-    step, replaced = restore_store(backend_of(config.store), paths)
-    print(f"the store is the copy of step {step}; what was there is {replaced}")
-
-
 def _directory_of(given: Path) -> Path:
     if given.suffix != ".toml":
         raise InvalidRequest(f"--resume: there is no directory {str(given)!r}; give that of a run")
@@ -115,32 +102,3 @@ def _print_plan(config: RunConfig, paths: RunPaths) -> None:
     for spec in (plan_hub(paths.root, address), *plan_processes(config, paths.root, hub_address=address)):
         print(f"# {spec.name}: {' '.join(spec.command[1:])}")
     print(f"# {weight_plan(config, paths)}")
-
-
-def _preflight(config: RunConfig, paths: RunPaths, arguments: argparse.Namespace) -> None:
-    """Raises ConfigError that tells all faults; prints what is only odd."""
-    if arguments.no_preflight:
-        return
-    sys.stdout.flush()
-    findings = check(config, paths)
-    print_warnings(findings)
-    refuse_faults(findings)
-
-
-def print_warnings(findings: list[Finding]) -> None:
-    """To standard error, which leaves the plan and results alone."""
-    for finding in findings:
-        if not finding.is_fault:
-            print(f"warning: {finding.message}", file=sys.stderr, flush=True)
-
-
-def _say_finished(config: RunConfig, paths: RunPaths) -> int:
-    summary = read_json(paths.summary)
-    print(
-        f"{paths.root} is finished: {summary['steps']} of {config.steps} steps; nothing was changed. To go on: "
-        f"rlserve run --resume {paths.root} --set steps=MORE"
-        + (" --unset stop_reward" if config.stop_reward is not None else "")
-    )
-    for line in outcome_lines(summary):
-        print(line)
-    return 0

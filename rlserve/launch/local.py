@@ -9,12 +9,10 @@
 """
 
 import asyncio
-import errno
 import logging
 import os
-import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlserve.actors.hub.client import HubClient
@@ -22,10 +20,12 @@ from rlserve.actors.process import EXIT_CONFIG, PARENT_PID
 from rlserve.config.digest import DIGEST
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import DeadlineExceeded, RlserveError
+from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.launch import silence
+from rlserve.launch.base import RunFailed
 from rlserve.launch.directory import full_disk
-from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub, plan_processes
+from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub
+from rlserve.launch.ports import answers, is_taken, with_free_port
 from rlserve.launch.process import Child, describe_exit
 from rlserve.launch.silence import Silences
 from rlserve.launch.supervise import RestartPolicy, StartFailures
@@ -41,19 +41,16 @@ RUN_DIRECTORY = "RLSERVE_RUN_DIRECTORY"
 """Marks every process of a run, grandchildren too."""
 
 
-class RunFailed(RlserveError, RuntimeError):
-    """A run cannot go on; the message names the process, its log and the way on."""
-
-
 class LocalLauncher:
-    """All processes of one run on this machine."""
+    """All processes of one run on this machine: see :class:`rlserve.launch.base.Launcher`."""
 
-    def __init__(self, config: RunConfig, paths: RunPaths, *, resume: bool = False, digest: str = "") -> None:
-        """``digest`` is that of the ``config.toml`` that the actors are to find."""
+    def __init__(self, config: RunConfig, paths: RunPaths, *, digest: str) -> None:
+        """``digest`` is that of the ``config.toml`` that the actors must find. Raises ConfigError."""
+        if config.launch.options:
+            raise ConfigError(f"launch.options: is {dict(config.launch.options)}, but launcher 'local' takes none")
         self._config = config
         self._digest = digest
         self._paths = paths
-        self._resume = resume
         self._events = EventLog(paths.events)
         self._children: dict[str, Child] = {}
         self._died_at: dict[str, float] = {}
@@ -63,28 +60,13 @@ class LocalLauncher:
         self.hub_address = ""
 
     async def start_hub(self) -> str:
-        """Start the hub and return its address, at which it will listen; ``run`` sees to it that it does.
-
-        Raises RunFailed when something else listens there.
-        """
-        self.hub_address = _free_port(self._config.hub.address)
-        if _is_taken(self.hub_address):
+        self.hub_address = with_free_port(self._config.hub.address)
+        if is_taken(self.hub_address):
             raise RunFailed(f"hub.address: {self.hub_address!r} is taken; stop what listens there, or take port 0")
         await self._start(plan_hub(self._paths.root, self.hub_address))
         return self.hub_address
 
-    async def run(self) -> None:
-        """Run to the learner's end; returns early after ``stop``.
-
-        Raises RunFailed when it fails, DeadlineExceeded when the hub does not come up.
-        """
-        specs = plan_processes(
-            self._config,
-            self._paths.root,
-            hub_address=self.hub_address,
-            resume=self._resume,
-            rank_port=int(_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
-        )
+    async def run(self, specs: Sequence[ProcessSpec]) -> None:
         hub = plan_hub(self._paths.root, self.hub_address)
         tasks = [asyncio.create_task(self._keep_running(spec), name=spec.name) for spec in (hub, *specs)]
         stopped = asyncio.create_task(self._stopping.wait())
@@ -107,16 +89,13 @@ class LocalLauncher:
             await asyncio.gather(*every, return_exceptions=True)
 
     def request_stop(self) -> None:
-        """Make ``run`` return; ``close`` then stops the processes."""
         self._stopping.set()
 
     def hurry(self) -> None:
-        """Kill every process at once: who asks twice to stop does not want to wait."""
         for child in self._children.values():
             child.kill()
 
     async def close(self) -> list[str]:
-        """Stop everything: learner first (it saves), the hub last. Returns those that had to be killed."""
         order = sorted(self._children.values(), key=lambda c: (c.spec.name == HUB, c.spec.kind != LEARNER))
         grace = self._config.launch.stop_seconds
         learners = [c for c in order if c.spec.kind == LEARNER]
@@ -242,7 +221,7 @@ class LocalLauncher:
     async def _hub_listens(self, child: Child) -> None:
         seconds = self._config.launch.start_seconds
         death = asyncio.create_task(child.wait())
-        listening = asyncio.create_task(_answers(self.hub_address))
+        listening = asyncio.create_task(answers(self.hub_address))
         try:
             done, _ = await asyncio.wait({death, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -260,36 +239,3 @@ class LocalLauncher:
 
 def _quoted(said: str) -> str:
     return f": {said}" if said else ""
-
-
-async def _answers(address: str) -> None:
-    """Return once somebody takes connections."""
-    host, port = address.rsplit(":", 1)
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        except OSError:
-            await asyncio.sleep(0.05)
-            continue
-        writer.close()
-        return
-
-
-def _is_taken(address: str) -> bool:
-    """Whether somebody listens at ``address``; what else is wrong with it, the hub says."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_server((host.strip("[]"), int(port))).close()
-    except OSError as error:
-        return error.errno == errno.EADDRINUSE
-    return False
-
-
-def _free_port(address: str) -> str:
-    """``address`` with port 0 replaced by a free one: a restarted hub must keep its port."""
-    host, _, port = address.rpartition(":")
-    if port != "0":
-        return address
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"

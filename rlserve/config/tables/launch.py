@@ -1,13 +1,19 @@
 """``[launch]``: how the launcher starts, restarts and stops the processes of a run."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
 
 
 class LaunchConfig(Section):
-    """How the local launcher treats its processes."""
+    """How the launcher treats its processes."""
 
+    type: str = "local"
+    """Registered launcher: ``local`` (processes on this machine), or one of an installed package."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Read by a launcher of an installed package; ``local`` takes none."""
     start_seconds: float = Field(180.0, gt=0)
     """An actor must have registered within this."""
     prepare_seconds: float = Field(86400.0, gt=0)

@@ -1,0 +1,41 @@
+"""Addresses on this machine: whether one is taken, which are free, when somebody answers there."""
+
+import asyncio
+import errno
+import socket
+
+POLL_SECONDS = 0.05
+"""Between two tries to connect; any value far below a process's start will do."""
+
+
+async def answers(address: str) -> None:
+    """Return once somebody takes connections at ``address``."""
+    host, port = address.rsplit(":", 1)
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:
+            await asyncio.sleep(POLL_SECONDS)
+            continue
+        writer.close()
+        return
+
+
+def is_taken(address: str) -> bool:
+    """Whether somebody listens at ``address``. Other faults of it are reported by who listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port))).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def with_free_port(address: str) -> str:
+    """``address`` with port 0 replaced by a free one: a process that is restarted must keep its port."""
+    host, _, port = address.rpartition(":")
+    if port != "0":
+        return address
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"

@@ -1,0 +1,286 @@
+"""A whole run from Python: claim its directory, look for faults, launch its processes, leave its results.
+
+``rlserve run``, ``eval`` and ``generate`` are this function with a terminal around it. For example::
+
+    config = load_run(["configs/quickstart.toml"], ["name=mine"])
+    status = run(config, RunPaths(Path(config.directory) / config.name))
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import RlserveError
+from rlserve.launch.base import Launcher
+from rlserve.launch.directory import claimed, clear, is_finished, relabel_samples, write_config
+from rlserve.launch.plan import plan_processes
+from rlserve.launch.ports import with_free_port
+from rlserve.launch.preflight.check import check, refuse_faults
+from rlserve.launch.registry import launcher_type
+from rlserve.observability.events import EventLog, read_json_lines
+from rlserve.observability.outcome import merge_lives, outcome_lines, seconds_of_lives
+from rlserve.observability.summary import read_json, write_json
+from rlserve.store.registry import backend_of
+
+STOPPED = 130
+"""Exit code after a stop by signal: 128 + SIGINT, as a shell has it."""
+REPORT_POLL_SECONDS = 5.0
+"""Between two looks whether a report is due; a report takes longer than that to read."""
+TAIL_BYTES = 2**16
+"""More than one line of metrics ever takes."""
+FINISHED, ENDED, FAILED = "finished", "stopped", "failed"
+
+
+class Display(Protocol):
+    """What shows a run to whoever started it."""
+
+    def following(self, paths: RunPaths, *, step: int) -> AbstractAsyncContextManager[object]:
+        """Show what the run writes to its directory until the block ends; ``step`` is where it begins."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Lines about the run as a whole."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """A warning from before the start."""
+        ...
+
+
+class Silent:
+    """Shows nothing: the run's directory has it all."""
+
+    def following(self, paths: RunPaths, *, step: int) -> AbstractAsyncContextManager[object]:
+        return nullcontext()
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+
+def run(
+    config: RunConfig,
+    paths: RunPaths,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    restore_store: bool = False,
+    preflight: bool = True,
+    keeps: bool = True,
+    display: Display | None = None,
+    reread: Callable[[], RunConfig] | None = None,
+) -> int:
+    """Run to the end, a failure or a signal; returns the exit code: 0, or 130 after a stop.
+
+    ``resume`` goes on from the newest checkpoint of ``paths``; ``overwrite`` deletes an earlier run there first;
+    ``restore_store`` puts the checkpoint's copy of the store back before a resume; without ``preflight`` models,
+    plug-ins and ports are not looked at. Without ``keeps`` the directory is temporary: there is no report, and nothing
+    in it is spoken of. ``reread`` gives the configuration anew once the directory is claimed: another launcher may have
+    changed it until then.
+
+    Call it in the main thread: it handles SIGINT and SIGTERM. Raises RlserveError: InvalidRequest and ConfigError
+    before anything starts, RunFailed with the last words of the process that ended the run.
+    """
+    display = display or Silent()
+    with claimed(paths, resume=resume, overwrite=overwrite):
+        config = reread() if reread is not None else config
+        backend = backend_of(config.store)
+        if resume and is_finished(config, paths):
+            display.say(_finished_text(config, paths))
+            return 0
+        if preflight:
+            look_for_faults(config, paths, display.warn)
+        if overwrite:
+            clear(paths)
+        if restore_store:
+            from rlserve.actors.learner.store_copy import restore_store as put_back
+
+            step, replaced = put_back(backend, paths)
+            display.say(f"the store is the copy of step {step}; what was there is {replaced}")
+        if resume:
+            relabel_samples(paths)
+        digest = write_config(config, paths)
+        launcher = launcher_type(config.launch.type)(config, paths, digest=digest)
+        return asyncio.run(OneLife(config, paths, launcher, display, resume=resume, keeps=keeps).run())
+
+
+def look_for_faults(config: RunConfig, paths: RunPaths, warn: Callable[[str], object]) -> None:
+    """Look at models, plug-ins, ports and the machine; ``warn`` of what is only odd.
+
+    Raises one ConfigError that lists every fault.
+    """
+    findings = check(config, paths)
+    for finding in findings:
+        if not finding.is_fault:
+            warn(finding.message)
+    refuse_faults(findings)
+
+
+class OneLife:
+    """A run from its start, or from its resumption, to its end; its directory is claimed and written."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        launcher: Launcher,
+        display: Display,
+        *,
+        resume: bool,
+        keeps: bool = True,
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._launcher = launcher
+        self._display = display
+        self._resume = resume
+        self._keeps = keeps
+        self._events = EventLog(paths.events)
+        self._times_asked = 0
+        self._earlier = read_json(paths.summary) if resume else {}
+
+    async def run(self) -> int:
+        """Run to the end, a failure (raised as RlserveError) or a signal; returns the exit code."""
+        started = time.monotonic()
+        self._events.write("run_started", resume=self._resume)
+        self._events.write("phase", name="start")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        how = FAILED
+        try:
+            await self._live()
+            how = ENDED if self._times_asked else FINISHED
+        except RlserveError as error:
+            self._events.note("run_failed", message=str(error))
+            raise
+        finally:
+            # From here on a signal ends this process at once: the processes of the run are gone already.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+            self._events.note("run_ended", how=how)
+            self._leave_results(how)
+        if how == ENDED:
+            if self._keeps:
+                self._display.say(f"stopped; go on with: rlserve run --resume {self._paths.root}")
+            return STOPPED
+        self._say_outcome(time.monotonic() - started)
+        return 0
+
+    def _stop(self) -> None:
+        """The first signal asks to stop, the second does not wait."""
+        self._times_asked += 1
+        if self._times_asked == 1:
+            self._launcher.request_stop()
+        else:
+            self._launcher.hurry()
+
+    async def _live(self) -> None:
+        async with self._display.following(self._paths, step=_newest_step(self._paths) if self._resume else 0):
+            if self._keeps:
+                self._display.say(f"run directory {self._paths.root}; logs in {self._paths.logs}")
+            reporting = asyncio.create_task(self._report_now_and_then())
+            try:
+                await self._launch()
+            finally:
+                if self._times_asked:
+                    seconds = self._config.launch.stop_seconds
+                    self._display.say(f"stopping (each actor has {seconds:g} s; once more to kill them at once)")
+                await self._launcher.close()
+                self._paths.hub_address.unlink(missing_ok=True)
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
+
+    async def _launch(self) -> None:
+        address = await self._launcher.start_hub()
+        self._paths.hub_address.write_text(address, encoding="ascii")
+        specs = plan_processes(
+            self._config,
+            self._paths.root,
+            hub_address=address,
+            resume=self._resume,
+            rank_port=int(with_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
+        )
+        await self._launcher.run(specs)
+
+    async def _report_now_and_then(self) -> None:
+        """Write the report in a process beside, at low priority; one at a time."""
+        every, written = self._config.launch.report_every_steps, _newest_step(self._paths) if self._resume else 0
+        while self._keeps and every:
+            await asyncio.sleep(REPORT_POLL_SECONDS)
+            step = _last_logged_step(self._paths.metrics)
+            if step < written + every:
+                continue
+            written = step
+            process = await asyncio.create_subprocess_exec(
+                "nice", sys.executable, "-m", "rlserve.cli.main", "report", str(self._paths.root),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                await process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+
+    def _leave_results(self, how: str) -> None:
+        """Complete the summary and write the report; neither may cost a good run its end."""
+        if how == FINISHED:
+            seconds = seconds_of_lives(read_json_lines(self._paths.events))
+            write_json(self._paths.summary, merge_lives(self._earlier, read_json(self._paths.summary), seconds))
+        if not self._keeps or self._times_asked > 1:
+            return
+        from rlserve.observability.report import write_report
+
+        try:
+            write_report(self._config, self._paths)
+        except Exception as error:
+            self._display.say(
+                f"the report could not be written ({type(error).__name__}: {error}); rlserve report makes it anew"
+            )
+
+    def _say_outcome(self, seconds: float) -> None:
+        if not self._keeps:
+            return
+        paths = self._paths
+        for line in outcome_lines(read_json(paths.summary)):
+            self._display.say(line)
+        model = paths.checkpoints / f"step-{_newest_step(paths)}"
+        self._display.say(f"took    {seconds:.0f} s\nsummary {paths.summary}\nreport  {paths.report}")
+        self._display.say(f"model   {model if model.exists() else paths.start_model}")
+
+
+def _newest_step(paths: RunPaths) -> int:
+    names = (path.name.removeprefix("step-") for path in paths.checkpoints.glob("step-*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _last_logged_step(metrics: Path) -> int:
+    """The step of the last whole line of the metrics; 0 before the first."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError), open(metrics, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        *_, last, _torn = file.read().split(b"\n")
+        return int(json.loads(last)["step"])
+    return 0
+
+
+def _finished_text(config: RunConfig, paths: RunPaths) -> str:
+    summary = read_json(paths.summary)
+    more = " --unset stop_reward" if config.stop_reward is not None else ""
+    first = (
+        f"{paths.root} is finished: {summary['steps']} of {config.steps} steps; nothing was changed. To go on: "
+        f"rlserve run --resume {paths.root} --set steps=MORE{more}"
+    )
+    return "\n".join([first, *outcome_lines(summary)])
