@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from pydantic import Field, model_validator
 
-from rlserve.config.algorithms import AlgorithmConfig
+from rlserve.config.algorithms import DEFAULT, SECTIONS, AlgorithmConfig
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
-from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.base import Section
 from rlserve.config.tables.checkpoint import CheckpointConfig
 from rlserve.config.tables.environment import EnvironmentConfig
@@ -53,7 +52,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
-    algorithm: AlgorithmConfig = GrpoConfig()
+    algorithm: AlgorithmConfig = SECTIONS[DEFAULT]()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     store: StoreConfig = StoreConfig()

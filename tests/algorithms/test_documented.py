@@ -1,6 +1,7 @@
 """docs/algorithms.md names every algorithm, every setting and every metric."""
 
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,19 @@ import torch
 from pair_batches import paired
 from token_batches import random_samples, scatter, whole
 
+from rlserve import plugins
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
-from rlserve.config.algorithms import BUILT_IN
+from rlserve.config.algorithms import BUILT_IN, DEFAULT, SECTIONS
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
+from rlserve.config.load import validate
+from rlserve.config.run import RunConfig
+from rlserve.errors import ConfigError
+from rlserve.plugins import ALGORITHM_GROUP
 
+RUN = {"name": "t", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}]}
 DOCS = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
 CONFIGS = [
     GrpoConfig(kl={"coefficient": 0.1}),
@@ -31,10 +38,21 @@ CONFIGS = [
 
 
 def test_every_built_in_is_registered_and_documented():
+    """The union of sections is the one list; entry points, documents and this file's cases agree with it."""
+    own = {point.name for point in entry_points(group=ALGORITHM_GROUP) if point.value.startswith("rlserve.")}
+    assert set(BUILT_IN) == own
     assert set(BUILT_IN) == {config.type for config in CONFIGS}
-    assert set(BUILT_IN) <= set(registry.names())
-    for name in BUILT_IN:
+    for name, section in SECTIONS.items():
+        assert plugins.load(ALGORITHM_GROUP, name).__name__ == section.__name__.removesuffix("Config")
         assert f"`{name}`" in DOCS or f'type = "{name}"' in DOCS
+
+
+def test_an_algorithm_without_a_type_is_the_default_and_a_fault_is_that_of_its_own_section():
+    assert validate(RunConfig, {**RUN, "algorithm": {"clip_low": 0.1}}).algorithm == GrpoConfig(clip_low=0.1)
+    assert validate(RunConfig, RUN).algorithm == SECTIONS[DEFAULT]() == GrpoConfig()
+    with pytest.raises(ConfigError) as error:
+        validate(RunConfig, {**RUN, "algorithm": {"type": "gspo", "clip_lo": 0.1}})
+    assert str(error.value).startswith("algorithm.clip_lo: ") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.type)

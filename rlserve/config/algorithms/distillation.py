@@ -1,11 +1,11 @@
 """Sections of distillation from teachers, and of several objectives in one batch."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, model_validator
 
-from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from rlserve.config.algorithms.policy_gradient import PolicyGradientSections
 from rlserve.config.algorithms.section import AlgorithmSection
 
 
@@ -49,10 +49,7 @@ class DistillConfig(AlgorithmSection):
         return self
 
 
-RewardConfig = Annotated[
-    GrpoConfig | CispoConfig | GspoConfig | ReinforceConfig,
-    Discriminator("type"),
-]
+RewardConfig = Annotated[PolicyGradientSections, Discriminator("type")]
 
 
 class MixedConfig(AlgorithmSection):
@@ -84,3 +81,7 @@ class MixedConfig(AlgorithmSection):
                 "supervised_weight; give two, or take the one algorithm itself"
             )
         return self
+
+
+DistillationSections: TypeAlias = DistillConfig | MixedConfig
+"""The built-in algorithms of this family."""

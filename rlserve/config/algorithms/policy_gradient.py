@@ -1,7 +1,7 @@
 """Sections of the policy-gradient family; what all share is in ``PolicyGradientConfig``."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -185,3 +185,7 @@ class ReinforceConfig(AveragingConfig):
     advantage: Literal["group_std", "group_mean", "leave_one_out", "batch_std", "max_rl", "running_baseline"] = (
         "leave_one_out"
     )
+
+
+PolicyGradientSections: TypeAlias = GrpoConfig | CispoConfig | GspoConfig | ReinforceConfig
+"""The built-in algorithms of this family; the first one is the default of a run."""

@@ -1,7 +1,7 @@
 """Sections of the preference family: losses on pairs, or on single answers judged good or bad."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -99,3 +99,7 @@ class KtoConfig(AlgorithmSection):
     """Weight of a good completion. Balanced when this times their number is 1 to 4/3 of the bad ones' product."""
     undesirable_weight: float = Field(1.0, gt=0)
     """Weight of a bad completion."""
+
+
+PreferenceSections: TypeAlias = DpoConfig | OrpoConfig | KtoConfig
+"""The built-in algorithms of this family."""
