@@ -12,8 +12,11 @@ from rlserve.batching.filters import outcome
 from rlserve.batching.sequences import TrainingSequence
 from rlserve.batching.summary import summarize
 from rlserve.batching.tensors import SequenceTable
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.records import RolloutGroup
 
+_DEFAULTS = LearnerConfig()
+"""The defaults of ``[learner]``, said there alone."""
 ROUND_WIDTH_TO = 4
 """Few tokens of padding a row, a quarter of the widths; see ``_width``."""
 
@@ -26,14 +29,14 @@ class BatchLayout:
     """Most tokens in one forward pass, padding included."""
     max_new_tokens: int
     """Sampled tokens after which a completion is cut, unless its task sets its own limit."""
-    ranks: int = 1
-    packing: bool = False
+    ranks: int = _DEFAULTS.ranks
+    packing: bool = _DEFAULTS.packing
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0
     max_length: int | None = None
     """Tokens of the longest sequence that the model takes. Padded rows are widened to a multiple of 4, but not beyond
     it; None: to the longest sequence among them."""
-    max_token_lag: int | None = None
+    max_token_lag: int | None = _DEFAULTS.max_token_lag
     """Tokens older than this many versions are masked, their sequences kept; None: no token is masked."""
     reference: str = ""
     """Name of the teacher that serves the reference model; empty without one."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.bench.footprint import footprint
 from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import UID_BASES
 
@@ -67,7 +67,7 @@ def measure(programs: int = PROGRAMS) -> dict[str, object]:
 async def _measure(programs: int) -> dict[str, object]:
     rng = random.Random(0)
     tally = _Tally()
-    limits = PoolLimits(workers=WORKERS, spares=0)
+    limits = VerifierConfig(workers=WORKERS, spares=0)
     files = _scratch_files()
     async with WorkerPool({"code": OPTIONS}, limits) as pool:
         while pool.num_ready < WORKERS:

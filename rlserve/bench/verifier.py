@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.bench.differential import compare
 from rlserve.bench.footprint import footprint
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import bubblewrap, real_python
 
@@ -58,7 +58,7 @@ def measure(
 async def _measure() -> dict[str, object]:
     options: dict[str, dict[str, object]] = {"code": {}, "math": {}}
     numbers: dict[str, object] = {}
-    async with WorkerPool(options, PoolLimits(workers=WORKERS, spares=0)) as pool:
+    async with WorkerPool(options, VerifierConfig(workers=WORKERS, spares=0)) as pool:
         while pool.num_ready < WORKERS:
             await asyncio.sleep(0.05)
         numbers["isolation"] = pool.traits["code"].isolation

@@ -122,11 +122,11 @@ def written_outcome(verdict: Verdict) -> str:
 
 
 async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress: Progress) -> list[Verdict]:
-    from rlserve.actors.verifier.main import checked_names, pool_limits
+    from rlserve.actors.verifier.main import checked_names
     from rlserve.actors.verifier.pool import WorkerPool
 
     verifiers = {name: config.options.get(name, {}) for name in checked_names([kind])}
-    async with WorkerPool(verifiers, pool_limits(config)) as pool:
+    async with WorkerPool(verifiers, config) as pool:
         slots = asyncio.Semaphore(2 * config.workers)
         done = 0
 

@@ -25,6 +25,9 @@ from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.records import PolicyVersion, Sample
 
+_DEFAULTS = RolloutConfig()
+"""The defaults of ``[rollout]``, said there alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
@@ -36,20 +39,20 @@ class EngineOptions:
     """``"float32"`` or ``"bfloat16"``."""
     max_length: int
     """Prompt and completion together, in tokens."""
-    kv_cache_bytes: int = 0
+    kv_cache_bytes: int = _DEFAULTS.kv_cache_bytes
     """0 leaves the size to the engine."""
-    max_num_seqs: int = 256
+    max_num_seqs: int = _DEFAULTS.max_num_seqs
     """Sequences that run at once; more wait in this process."""
-    tensor_parallel: int = 1
-    gpu_memory_fraction: float = 0.85
-    enforce_eager: bool = False
+    tensor_parallel: int = _DEFAULTS.tensor_parallel
+    gpu_memory_fraction: float = _DEFAULTS.gpu_memory_fraction
+    enforce_eager: bool = _DEFAULTS.enforce_eager
     """Always so on CPU."""
     seed: int = 0
     start_seconds: float = 600.0
     """Limit for the start. A large model on a cold disk takes minutes; the launcher's own limit ends first."""
     update_seconds: float = 300.0
     """Limit for each of: staging weights, swapping them, reading their digest."""
-    stall_seconds: float = 60.0
+    stall_seconds: float = _DEFAULTS.stall_seconds
     """An engine with pending work that neither answers nor computes for this long counts as dead."""
 
     @classmethod

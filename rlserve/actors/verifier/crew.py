@@ -13,11 +13,11 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rlserve.actors.verifier.process import WorkerProcess
 from rlserve.actors.verifier.traits import VerifierTraits
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import PluginFailed, RlserveError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -26,26 +26,17 @@ RETRY_SECONDS = 1.0
 BACKOFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
-    """What the pool grants and demands; meaning and defaults as in ``VerifierConfig``."""
-
-    workers: int = 2
-    spares: int = 1
-    limit_seconds: float = 5.0
-    memory_bytes: int = 512 * 2**20
-    attempts: int = 2
-    start_seconds: float = 60.0
-    recycle_completions: int = 5000
-    recycle_growth_bytes: int = 128 * 2**20
-    prepare_all: bool = True
-    """False: each is prepared for its first job, and from then on in every new worker."""
-
-
 class Crew:
     """``workers`` slots and as many processes, plus spares, all of them able to judge everything."""
 
-    def __init__(self, verifiers: Mapping[str, Mapping[str, Any]], limits: PoolLimits, counts: Counter[str]) -> None:
+    def __init__(
+        self,
+        verifiers: Mapping[str, Mapping[str, Any]],
+        limits: VerifierConfig,
+        counts: Counter[str],
+        *,
+        prepare_all: bool,
+    ) -> None:
         self._verifiers = verifiers
         self._limits = limits
         self._counts = counts
@@ -57,7 +48,7 @@ class Crew:
         self._closing = False
         self._failed_starts = 0
         self._problem = ""
-        self.in_use: set[str] = set(verifiers) if limits.prepare_all else set()
+        self.in_use: set[str] = set(verifiers) if prepare_all else set()
         """Verifiers that a new worker prepares before it counts as ready."""
         self.traits: Mapping[str, VerifierTraits] = {}
         """Traits by name, once started."""

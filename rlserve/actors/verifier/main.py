@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from rlserve import plugins
 from rlserve.actors.process import run_actor
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.actors.verifier.service import SERVICE_NAME, VerifierService
 from rlserve.config.tables.verifier import VerifierConfig
@@ -64,8 +63,7 @@ async def verifier_server(
 ) -> AsyncIterator[RunningVerifier]:
     """A verifier server that answers until the block ends."""
     verifiers = {name: config.options.get(name, {}) for name in names}
-    limits = replace(pool_limits(config), prepare_all=prepare_all)
-    async with WorkerPool(verifiers, limits) as pool:
+    async with WorkerPool(verifiers, config, prepare_all=prepare_all) as pool:
         service = VerifierService(
             pool,
             limit_seconds=config.limit_seconds,
@@ -83,20 +81,6 @@ def checked_names(names: Sequence[str]) -> list[str]:
         if name not in registered:
             raise UnknownName(f"verifier: {name!r} is not registered (known: {', '.join(registered) or 'none'})")
     return list(names) or registered
-
-
-def pool_limits(config: VerifierConfig) -> PoolLimits:
-    """The part of the configuration that the pool obeys."""
-    return PoolLimits(
-        workers=config.workers,
-        spares=config.spares,
-        limit_seconds=config.limit_seconds,
-        memory_bytes=config.memory_bytes,
-        attempts=config.attempts,
-        start_seconds=config.start_seconds,
-        recycle_completions=config.recycle_completions,
-        recycle_growth_bytes=config.recycle_growth_bytes,
-    )
 
 
 def _status(running: Sequence[RunningVerifier]) -> Mapping[str, str]:

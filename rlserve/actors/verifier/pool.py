@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.actors.verifier.bounds import within
-from rlserve.actors.verifier.crew import Crew, PoolLimits
+from rlserve.actors.verifier.crew import Crew
 from rlserve.actors.verifier.frames import Reply
 from rlserve.actors.verifier.process import Job, TimeLimit, WorkerLost, WorkerProcess, WorkerStuck
 from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
 from rlserve.actors.verifier.waiting import WaitingJudge, judge_waiting
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import PluginFailed, Unavailable, UnknownName
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
@@ -77,13 +78,22 @@ class _Work:
 class WorkerPool:
     """Judges completions in killable processes. Use it as an async context manager."""
 
-    def __init__(self, verifiers: Mapping[str, Mapping[str, Any]], limits: PoolLimits | None = None) -> None:
-        """``verifiers`` are registered names with their constructor options."""
-        self._limits = limits or PoolLimits()
+    def __init__(
+        self,
+        verifiers: Mapping[str, Mapping[str, Any]],
+        limits: VerifierConfig | None = None,
+        *,
+        prepare_all: bool = True,
+    ) -> None:
+        """``verifiers`` are registered names with their constructor options.
+
+        Without ``prepare_all`` each is prepared for its first job, and from then on in every new worker.
+        """
+        self._limits = limits or VerifierConfig()
         self.counts: Counter[str] = Counter()
         """``verdicts``, ``timeouts``, ``lost``, ``retries``, ``started``, ``recycled``: for metrics."""
         self._verifiers = verifiers
-        self._crew = Crew(verifiers, self._limits, self.counts)
+        self._crew = Crew(verifiers, self._limits, self.counts, prepare_all=prepare_all)
         self._waiting: dict[str, WaitingJudge] = {}
         self._mean_seconds: dict[str, float] = {}
         self._told: set[str] = set()

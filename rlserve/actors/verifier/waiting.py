@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.frames import Garbage, Reply, decode_reply
 from rlserve.actors.verifier.process import WorkerLost, WorkerProcess
 from rlserve.actors.verifier.traits import VerifierTraits
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import DeadlineExceeded, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class WaitingJudge:
         self,
         traits: VerifierTraits,
         options: Mapping[str, Any],
-        limits: PoolLimits,
+        limits: VerifierConfig,
         counts: Counter[str],
         *,
         limit_seconds: float,

@@ -40,9 +40,7 @@ else:
     # The same union with a tag for each member, made from the list above so that there is no second one. Pydantic then
     # checks the one section that `type` names and reports its faults alone, not those of all sections.
     AlgorithmConfig = Annotated[
-        Union[  # noqa: UP007 - of a tuple
-            (*(Annotated[s, Tag(n)] for n, s in SECTIONS.items()), Annotated[PluginAlgorithmConfig, Tag("plugin")])
-        ],
+        Union[(*(Annotated[s, Tag(n)] for n, s in SECTIONS.items()), Annotated[PluginAlgorithmConfig, Tag("plugin")])],
         Discriminator(_tag),
     ]
 

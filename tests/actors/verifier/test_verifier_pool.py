@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import PluginFailed, UnknownName
 from rlserve.records import FailureKind, Outcome, Verdict
 
@@ -27,9 +27,9 @@ GOLD = json.dumps({"answer": "42"}).encode()
 
 
 @asynccontextmanager
-async def pool_of(*names: str, **limits: float) -> AsyncIterator[WorkerPool]:
-    defaults = {"workers": 2, "spares": 1, "limit_seconds": 5.0}
-    async with WorkerPool({name: {} for name in names}, PoolLimits(**{**defaults, **limits})) as pool:  # type: ignore[arg-type]
+async def pool_of(*names: str, prepare_all: bool = True, **limits: float) -> AsyncIterator[WorkerPool]:
+    config = VerifierConfig(**{"workers": 2, "spares": 1, "limit_seconds": 5.0, **limits})  # type: ignore[arg-type]
+    async with WorkerPool({name: {} for name in names}, config, prepare_all=prepare_all) as pool:
         yield pool
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from rlserve.actors.verifier import waiting
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import FailureKind, Verdict
 
 pytestmark = pytest.mark.usefixtures("odd_plugins")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("odd_plugins")
 @asynccontextmanager
 async def pool_of(options: dict[str, Any] | None = None, **limits: Any) -> AsyncIterator[WorkerPool]:
     limits = {"workers": 1, "spares": 0, **limits}
-    async with WorkerPool({"waiting": options or {}, "odd": {}}, PoolLimits(**limits)) as pool:
+    async with WorkerPool({"waiting": options or {}, "odd": {}}, VerifierConfig(**limits)) as pool:
         yield pool
 
 

@@ -11,9 +11,9 @@ from rlserve import plugins
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.actors.verifier.crew import PoolLimits
 from rlserve.actors.verifier.pool import WorkerPool
 from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import EnvironmentSpec, Verdict
 from rlserve.rpc.server import serving
@@ -90,7 +90,7 @@ async def _judge(
     """A verifier pool here, if the verifier is installed here."""
     if verifier not in plugins.names(plugins.VERIFIER_GROUP):
         return None, (0.0, 1.0)
-    pool = await stack.enter_async_context(WorkerPool({verifier: options}, PoolLimits(workers=2, spares=0)))
+    pool = await stack.enter_async_context(WorkerPool({verifier: options}, VerifierConfig(workers=2, spares=0)))
 
     async def judge(name: str, completion: str, payload: bytes) -> Verdict:
         return await pool.judge(name, completion, payload)
