@@ -87,7 +87,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             from rlserve.actors.hub.main import run_hub
 
             address = arguments.address or config.hub.address
-            return asyncio.run(run_hub(address, config.hub.lease_seconds, print))
+            return asyncio.run(run_hub(address, config.hub.heartbeat_timeout_seconds, print))
         case "environment":
             from rlserve.actors.environment.main import run_environment
 

@@ -10,5 +10,5 @@ class HubConfig(Section):
 
     address: str = "127.0.0.1:0"
     """Where the hub listens; port 0 takes any free one."""
-    lease_seconds: float = Field(3.0, gt=0)
-    """An actor that was not heard of for this long is dead."""
+    heartbeat_timeout_seconds: float = Field(3.0, gt=0)
+    """An actor whose last heartbeat is older than this counts as dead."""
