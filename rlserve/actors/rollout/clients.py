@@ -1,4 +1,4 @@
-"""What a worker asks of environment and verifier servers: the task of a lease, and verdicts of its completions.
+"""Clients of environment and verifier servers: the task of a lease, and the verdicts of its completions.
 
 ``TaskClient``          waits for: a server of the environment and its answer.
                         unblocked by: the answer, or ``deadline_seconds``.
@@ -34,7 +34,7 @@ class TaskClient:
     def __init__(
         self, pool: EndpointPool, *, seed: int, deadline_seconds: float, vocab_size: int | None = None
     ) -> None:
-        """Token ids of tasks lie below ``vocab_size``."""
+        """``vocab_size``: token ids of a task's prompt must lie below it."""
         self._vocab_size = vocab_size
         self._pool = pool
         self._seed = seed
@@ -44,7 +44,7 @@ class TaskClient:
         """The task of ``lease``.
 
         Raises Unavailable or DeadlineExceeded when no server answers, PluginFailed when the environment broke, and
-        TaskRefused for a task that cannot be.
+        TaskRefused for a malformed task.
         """
         request = environment_pb.GetTasksRequest(
             environment=lease.environment,
@@ -76,22 +76,28 @@ class TaskClient:
 
 def _refused(lease: Lease, problem: str) -> TaskRefused:
     return TaskRefused(
-        f"environment {lease.environment!r}: its task at {lease.split}/{lease.index} cannot be: {problem}",
+        f"environment {lease.environment!r}: its task at {lease.split}/{lease.index} is malformed: {problem}",
         field="task",
         reason="task_invalid",
     )
 
 
 class VerifierPoolClient:
-    """Verdicts of one task's completions, from whichever server of the pool is alive."""
+    """Verdicts of one task's completions, from whichever server of the pool is alive. Example::
+
+        verify = VerifierPoolClient(pool, deadline_seconds=60)
+        verdicts = await verify(task, "1+1=", ["2", "3"])
+
+    Trouble of the servers becomes a "no verdict" with its cause, never a reward and never an error.
+    """
 
     def __init__(self, pool: EndpointPool, *, deadline_seconds: float) -> None:
-        """``deadline_seconds``: how long the servers may judge nothing at all. How long they take in all is free."""
+        """``deadline_seconds`` limits the time without any progress of the servers, not the total time."""
         self._pool = pool
         self._deadline_seconds = deadline_seconds
 
     async def __call__(self, task: Task, prompt: str, completions: Sequence[str]) -> Sequence[Verdict]:
-        """One verdict a completion, in order. ``prompt`` is what they go on from, as the chat template wrote it."""
+        """One verdict per completion, in order. ``prompt`` is the text before them, as the chat template wrote it."""
         request = verify_request(task.verifier, completions, task.payload, prompt)
         try:
             result = await self._ask(task.verifier, request)
@@ -119,7 +125,7 @@ class VerifierPoolClient:
                     )
                     return result
                 except LimitExceeded:
-                    # A full queue holds this worker's leases back; it is no reason to lose what was sampled.
+                    # A full queue is a reason to wait, not to lose what was sampled.
                     moved()
                     await asyncio.sleep(QUEUE_SECONDS)
 

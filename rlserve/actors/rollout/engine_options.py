@@ -24,16 +24,17 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         "seed": options.seed % 2**32,
         "enable_prefix_caching": True,
         "skip_tokenizer_init": True,
-        # Stop ids and defaults come from the request alone, never from a file beside the weights.
+        # Otherwise vLLM adds stop ids and sampling defaults from generation_config.json to every request.
         "generation_config": "vllm",
-        # The log-probability of what was really drawn from: after temperature and top_p.
+        # Log-probabilities of the distribution that is sampled from: after temperature and top_p.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        # vLLM takes a random draw back when it samples after part of a seeded prompt, which torch's CPU
-        # generators cannot do ("CPU Generator does not use offset"): it ends EngineCore. So no partial prompts.
+        # After part of a seeded prompt vLLM samples a token and then rewinds the generator, which torch's CPU
+        # generators cannot do ("CPU Generator does not use offset"): EngineCore dies. Hence no partial prompts. Remove
+        # once vLLM skips the rewind on CPU (GPUModelRunner in vllm/v1/worker).
         arguments |= {
             "enforce_eager": True,
             "enable_chunked_prefill": False,
@@ -77,11 +78,11 @@ def runs_on_cpu() -> bool:
 
 
 def cpu_environment() -> dict[str, str]:
-    """What makes vLLM's CPU build start fast and run well beside other actors.
+    """Variables with which vLLM's CPU build starts fast and runs well beside other actors.
 
-    One OpenMP thread: more made the one-process executor slower or stuck it. No multiprocessing *of the
-    executor*: EngineCore then holds the worker, one process instead of two. No dynamo: everything runs eagerly,
-    yet compiling one small sampling function costs 4 to 24 seconds at the first token.
+    One OpenMP thread: more made the one-process executor slower, or hung it. No multiprocessing *of the executor*:
+    EngineCore then holds the worker, one process instead of two. No dynamo: everything runs eagerly, yet compiling one
+    small sampling function costs 4 to 24 seconds at the first token.
     """
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -93,16 +94,16 @@ def cpu_environment() -> dict[str, str]:
 
 
 def accelerator_environment() -> dict[str, str]:
-    """vLLM's own defaults, with freshly spawned processes: plug-ins load in each, and no thread is forked."""
+    """vLLM's defaults, but spawned processes: plug-ins load in each, and no thread is forked."""
     return {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", **_quiet()}
 
 
 def prepare_environment(*, on_cpu: bool) -> None:
-    """Put the settings into this process's environment, where the operator has not set them already."""
+    """Set the variables in this process's environment, except those that the operator set."""
     for name, value in (cpu_environment() if on_cpu else accelerator_environment()).items():
         os.environ.setdefault(name, value)
     if on_cpu:
-        # Counted in whole GiB, and it would override the size in the configuration.
+        # vLLM reads it in whole GiB and prefers it to the size in the configuration.
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     os.environ[OWNER_VARIABLE] = str(os.getpid())
 

@@ -31,7 +31,7 @@ def to_sample(completion: Any, *, seconds: float) -> Sample:
 
 
 def sampled_logprobs(flat: Any, length: int) -> npt.NDArray[np.float32]:
-    """Log-probability of each sampled token from vLLM's ``FlatLogprobs`` of at least one entry a position.
+    """Log-probability of each sampled token from vLLM's ``FlatLogprobs`` with at least one entry per position.
 
     The sampled token comes first at its position.
     """

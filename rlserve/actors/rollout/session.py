@@ -269,7 +269,7 @@ class StreamSession:
             await asyncio.sleep(WATCH_SECONDS)
             for running in list(self._running.values()):
                 progress = self._progress_of(running.lease.group_id)
-                # While paused a lease may wait without limit: _report says so to the learner.
+                # While paused a lease may wait without limit: _report tells the learner why.
                 if self.paused or running.stuck or running.task is None or not running.still.look(progress):
                     continue
                 running.stuck = (

@@ -154,6 +154,6 @@ def verdicts_of(result: pb.VerifyResult, *, num_completions: int, verifier: str)
     """
     if len(result.verdicts) != num_completions:
         counts = f"{len(result.verdicts)} for {num_completions} completions"
-        raise InvalidRequest(f"verdicts: are {counts}; the server is no verifier of ours")
+        raise InvalidRequest(f"verdicts: are {counts}; this is no verifier server")
     found = [codec.verdict_from_proto(verdict, f"verdicts[{i}]") for i, verdict in enumerate(result.verdicts)]
     return [within(verdict, (result.reward_min, result.reward_max), verifier) for verdict in found]
