@@ -27,6 +27,7 @@ def group_std(rewards: Tensor, scored: Tensor, *, epsilon: float = 1e-4) -> Tens
     count = scored.sum()
     if count < 2:
         return centred
+    # masked members are 0 in centred, so the sum is over scored ones alone; the sample deviation, as in TRL
     return centred / ((centred.square().sum() / (count - 1)).sqrt() + epsilon)
 
 

@@ -101,7 +101,7 @@ def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfi
     """``[B, T]`` policy-gradient losses of tokens, or of the spans that they are in."""
     assert batch.teacher_logprobs is not None and batch.teacher_mask is not None
     mask = batch.teacher_mask
-    own = logprobs.detach() if config.difference == "policy" else batch.behavior_logprobs
+    own = logprobs.detach() if config.difference == "policy" else batch.behavior_logprobs  # a constant either way
     advantages = over_spans(torch.where(mask != 0, batch.teacher_logprobs - own, torch.zeros_like(own)), batch)
     log_ratio = over_spans(ratios.log_ratio(logprobs.detach(), batch.behavior_logprobs, mask), batch)
     ratio = log_ratio.clamp(max=ratios.MAX_LOG_RATIO).exp()
@@ -131,4 +131,5 @@ def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig)
         "teacher_top_mass": metrics.mean(p[..., :-1].exp().sum(-1), mask),
         "student_top_mass": metrics.mean(q[..., :-1].exp().sum(-1), mask),
     }
+    # softened gradients shrink with the square of the temperature (Hinton et al., arXiv:1503.02531)
     return config.temperature**2 * divergence, measured

@@ -46,6 +46,7 @@ def buckets(student: Tensor, teacher: Tensor, teacher_tail: Tensor) -> tuple[Ten
     -infinity the support is the whole vocabulary, and neither side has a tail bucket.
     """
     here = torch.isfinite(teacher)
+    # ABSENT on both sides: such a bucket adds 0 to every divergence
     student = torch.where(here, student, ABSENT)
     has_tail = torch.isfinite(teacher_tail)
     student_tail = torch.where(has_tail, log_tail(student), ABSENT)
@@ -68,6 +69,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float, *, normalize:
         return kl(teacher, student)
     if beta == 1:
         return kl(student, teacher)
+    # in logarithms: the mixture of two tiny probabilities would underflow
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     value = beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
     return value / (beta * (1 - beta)) if normalize else value
@@ -92,6 +94,7 @@ def span_divergence(
     )
     if teacher is None or tail is None or ids is None or share is None or outputs.top_logprobs is None:
         raise InvalidRequest("teacher_top_logprobs: missing; ask the teacher for k > 0, or take estimator = 'sampled'")
+    # At a span's last token: the log-probability of the tokens before it, to which its own distribution is joined.
     beginning = (over_spans(outputs.logprobs, batch) - outputs.logprobs)[..., None]
     listed = torch.isfinite(teacher)
     shared = listed & (ids >= 0)

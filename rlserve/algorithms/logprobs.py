@@ -44,6 +44,7 @@ def policy_outputs(
     temperatures = (
         [None] * len(flat) if batch.temperatures is None else _predicted(batch.temperatures).split(chunk_tokens)
     )
+    # A single chunk is kept for the backward pass: it is small, and recomputing it would cost time for nothing.
     recompute = len(flat) > 1 and torch.is_grad_enabled()
     parts = [_chunk(*chunk, settings, recompute) for chunk in zip(flat, targets, tops, temperatures, strict=True)]
     outputs = {
@@ -72,6 +73,7 @@ def _top_ids(batch: TokenBatch, wanted: frozenset[str]) -> Tensor:
     """``[B*T, K]`` tokens to score at each predicting position; K is 0 unless wanted."""
     if "top_logprobs" not in wanted or batch.teacher_top_ids is None:
         return batch.token_ids.new_zeros(batch.token_ids.numel(), 0)
+    # -1 marks tokens missing from the policy's vocabulary: token 0 is gathered in their place, and masked later
     return batch.teacher_top_ids.clamp(min=0).roll(-1, dims=1).flatten(0, 1)
 
 
@@ -107,6 +109,7 @@ def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | N
     ``[C, K]``, and the unshared tokens' (``PolicyOutputs``). ``temperature`` ``[C, 1]``; None: 1.
     """
     wanted = settings.wanted
+    # bfloat16 has 3 digits: ratios of probabilities computed in it would be noise
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_softmax = (exact if temperature is None else exact / temperature).log_softmax(-1)
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)

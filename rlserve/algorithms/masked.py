@@ -102,7 +102,7 @@ def _prompt_mean(batch: TokenBatch, denominator: Denominator) -> Tensor:
     if batch.group_ids is None or denominator.tokens_per_group is None:
         raise InvalidRequest("averaging: prompt_mean needs group_ids in every micro-batch")
     tokens = denominator.tokens_per_group.to(batch.loss_mask.device)
-    groups = (tokens > 0).sum().clamp(min=1)
+    groups = (tokens > 0).sum().clamp(min=1)  # groups without trainable tokens would dilute the others
     return batch.loss_mask / spread(tokens, batch.group_ids).clamp(min=1.0) / groups
 
 

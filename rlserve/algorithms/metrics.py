@@ -102,8 +102,10 @@ def results(metrics: Mapping[str, Metric]) -> dict[str, float]:
 def to_vectors(metrics: Mapping[str, Metric]) -> tuple[Tensor, Tensor]:
     """(values to sum over ranks, values to maximise over ranks), float64, in the order of names."""
     sums, extremes = [torch.zeros(0)], [torch.zeros(0)]
+    # sorted: the order must be the same on every rank, whatever order its algorithm's dictionary has
     for _, metric in sorted(metrics.items()):
         if metric.merge in ("max", "min"):
+            # a minimum is the maximum of the negatives: one collective for both
             extremes.append(metric.value.reshape(1) * (1 if metric.merge == "max" else -1))
         else:
             sums += [metric.value.reshape(-1)] + ([] if metric.weight is None else [metric.weight.reshape(1)])
@@ -160,4 +162,5 @@ def _result(metric: Metric) -> float | None:
     first, second = metric.value.tolist()
     if metric.merge == "ess":
         return float(first * first / (count * second)) if second > 0 else None
+    # rounding may leave a tiny negative variance, whose root is no number
     return float(max(second / count - (first / count) ** 2, 0.0) ** 0.5)

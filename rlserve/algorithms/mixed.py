@@ -50,7 +50,7 @@ class Mixed:
             Assignment(group=group, member=member, trains_policy=False)
             for group, outcome in enumerate(outcomes)
             for member in self._others(outcome)
-            if (group, member) not in taken
+            if (group, member) not in taken  # the reward's assignment carries the other objectives too
         ]
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:

@@ -43,7 +43,7 @@ def select(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
         return best_worst(outcome, candidates)
     generator = np.random.default_rng(outcome.seed)
     order = generator.permutation(len(candidates))[: config.pairs_per_group]
-    return [candidates[i] for i in sorted(order)]
+    return [candidates[i] for i in sorted(order)]  # sorted: which pairs is random, their order is not
 
 
 def why_drop(outcome: GroupOutcome, config: PairsConfig) -> str | None:
@@ -82,6 +82,7 @@ def best_worst(outcome: GroupOutcome, candidates: Sequence[Pair]) -> list[Pair]:
     rewards, lengths = outcome.rewards.tolist(), outcome.lengths.tolist()
     widest = min(
         candidates,
+        # the pair itself last, so that equal candidates do not depend on their order
         key=lambda pair: (rewards[pair[1]] - rewards[pair[0]], abs(lengths[pair[0]] - lengths[pair[1]]), pair),
         default=None,
     )
@@ -93,7 +94,7 @@ def given(outcome: GroupOutcome) -> list[Pair]:
     if outcome.roles is None or outcome.pair_numbers is None:
         return []
     roles, numbers, lengths = outcome.roles.tolist(), outcome.pair_numbers.tolist(), outcome.lengths.tolist()
-    filled = [i for i, length in enumerate(lengths) if length > 0]
+    filled = [i for i, length in enumerate(lengths) if length > 0]  # an empty completion has nothing to train on
     return [(i, j) for i in filled for j in filled if roles[i] == 1 and roles[j] == -1 and numbers[i] == numbers[j]]
 
 

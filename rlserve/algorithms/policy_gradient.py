@@ -80,6 +80,7 @@ class PolicyGradient(Generic[C]):
         if self.config.advantage == "running_baseline" and assignments:
             mean = rewards.mean_reward(outcomes, self.config)
             self.baseline = advantages.next_baseline(self.baseline, mean, self.config.baseline_decay)
+        # Other terms train a sequence whatever its advantage is.
         silent = self.proportional and not _has_other_terms(self.config)
         return [replace(a, has_gradient=a.advantage != 0) for a in assignments] if silent else assignments
 
@@ -169,7 +170,7 @@ def _reference_terms(
         "reference_kl_k1": metrics.mean(d, batch.loss_mask),
         "reference_kl_k3": metrics.mean(regularizers.kl(d.detach(), "k3", zeros), batch.loss_mask),
     }
-    if config.kl.place == "reward":
+    if config.kl.place == "reward":  # detached: a reward is a constant to the policy gradient
         return batch.advantages - config.kl.coefficient * d.detach(), zeros, measured
     token_kl = regularizers.kl(d, config.kl.estimator, behavior_ratio)
     return batch.advantages, config.kl.coefficient * token_kl, measured

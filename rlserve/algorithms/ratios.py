@@ -21,6 +21,7 @@ MAX_LOG_RATIO = 20.0
 
 def log_ratio(numerator: Tensor, denominator: Tensor, mask: Tensor) -> Tensor:
     """Log of the ratio of two policies' probabilities; 0 under the mask, cut at +-MAX_LOG_RATIO."""
+    # where, not a product: under the mask either side may be infinite, and infinity times 0 is NaN
     difference = torch.where(mask != 0, numerator - denominator, torch.zeros_like(numerator))
     return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
@@ -42,6 +43,7 @@ def clipped_surrogate(
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
     if dual:
         ratio = ratio.clamp(max=dual)
+    # the minimum is the pessimistic one: a bound stops a gain, never a loss
     return -torch.minimum(ratio * advantages, bounded * advantages)
 
 
@@ -57,7 +59,7 @@ def clipped_high(log_ratios: Tensor, advantages: Tensor, clip_high: float) -> Te
 
 def k3(log_ratios: Tensor) -> Tensor:
     """w - 1 - log w, never negative. Under samples of b its mean is KL(b || l) (Schulman, 2020)."""
-    return log_ratios.expm1() - log_ratios
+    return log_ratios.expm1() - log_ratios  # expm1: exp(x) - 1 loses all digits near on-policy ratios of 1
 
 
 def effective_sample_size(ratios: Tensor, mask: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def importance_weight(log_rho: Tensor, batch: TokenBatch, config: PolicyGradient
     """
     if config.importance == "off":
         return torch.ones_like(log_rho)
-    logs = log_rho.detach()
+    logs = log_rho.detach()  # a constant: it weighs the gradient, and has none
     if config.importance.startswith("sequence"):
         logs = spread(sequence_sum(logs, batch.sequence_ids, num_sequences(batch)), batch.sequence_ids)
     rho = logs.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -32,7 +32,7 @@ def kl(log_ratio: Tensor, estimator: str, behavior_log_ratio: Tensor) -> Tensor:
         return log_ratio
     if estimator == "k2":
         return log_ratio.square() / 2
-    k3 = torch.expm1(-log_ratio) + log_ratio
+    k3 = torch.expm1(-log_ratio) + log_ratio  # expm1: exp(-d) - 1 loses all digits near d = 0
     return behavior_log_ratio.exp() * k3 if estimator == "k3_unbiased" else k3
 
 

@@ -45,6 +45,7 @@ def prepare(
     ``baseline`` is the running one; None takes the mean of this batch.
     """
     outcomes = [_sampled(outcome) for outcome in outcomes]
+    # Batch statistics first: every member's advantage may depend on them.
     shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
     scored = _all_scored(shaped, outcomes)
     deviation = advantages.batch_deviation(scored)

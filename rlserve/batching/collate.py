@@ -77,6 +77,7 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     run = [unit for unit in units_of(assignments) if any(assignments[i].has_gradient for i in unit)]
     micro_batches = _lay_out(table, [len(sequence) for sequence in sequences], run, layout)
     counted = [i for i, assignment in enumerate(assignments) if not assignment.has_gradient]
+    # Laid out only for the denominator: their tokens count, though the model is not run on them.
     uncomputed = [table.padded(counted)] if counted else []
     return OptimizerBatch(
         micro_batches=micro_batches,
@@ -121,6 +122,7 @@ def _lay_out(
         [build(bin_) for bin_ in fill(on_rank, widths, layout.tokens_per_micro_batch)]
         for on_rank in packing.over_ranks(units, lengths, layout.ranks)
     ]
+    # Equally many on every rank, at least one: each forward pass under ZeRO-3 is a collective.
     steps = max(1, *(len(batches) for batches in per_rank))
     return tuple(tuple(batches + [table.filler()] * (steps - len(batches))) for batches in per_rank)
 

@@ -72,5 +72,6 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
         taught=taught,
         given=given,
         supervised=supervised,
+        # a stable digest, since hash() of a string differs between processes; 7 bytes fit into an int64
         seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )

@@ -38,7 +38,7 @@ def best_fit(units: Sequence[Unit], lengths: Sequence[int], budget: int) -> list
     for unit in _longest_first(units, lengths):
         tokens = _fitting(unit, _tokens(unit, lengths), budget)
         fitting = [b for b in bins if b.tokens + tokens <= budget]
-        target = max(fitting, key=lambda b: b.tokens, default=None)
+        target = max(fitting, key=lambda b: b.tokens, default=None)  # the fullest that has room: best fit
         if target is None:
             target = _Bin()
             bins.append(target)
@@ -54,6 +54,7 @@ def by_length(units: Sequence[Unit], lengths: Sequence[int], budget: int) -> lis
     """
     bins: list[list[Unit]] = []
     rows = longest = 0
+    # Longest first, so that neighbours are of similar length and little is padded.
     for unit in _longest_first(units, lengths, key=lambda u: max(lengths[i] for i in u)):
         widest = max(lengths[i] for i in unit)
         _fitting(unit, widest * len(unit), budget)

@@ -122,6 +122,7 @@ class TrainingSequence:
         named = [o.weights for o in self.trajectory.objective_weights if o.objective == objective]
         weights = sampled * otherwise
         if named:
+            # one weight stands for all sampled tokens; astype copies, so clearing the first changes no record
             weights = sampled * named[0][0] if len(named[0]) == 1 else named[0].astype(np.float32)
         return _unpredicted_cleared(weights)
 
@@ -142,6 +143,7 @@ class TrainingSequence:
 
     def _of(self, scores: TeacherScores | None, field: str, fill: float) -> Array | None:
         values: Array | None = None if scores is None else getattr(scores, field)
+        # empty: a teacher without a top K sends no ids, no log-probabilities and no tail
         return None if values is None or not values.size else self.laid(values, fill)
 
 

@@ -69,7 +69,7 @@ def _lags(trajectories: Sequence[Trajectory], version: int) -> dict[str, float]:
     lags = version - np.concatenate([t.versions for t in trajectories])
     if not lags.size:
         return {}
-    mixed = [len(t.policy_spans) > 1 for t in trajectories]
+    mixed = [len(t.policy_spans) > 1 for t in trajectories]  # weights changed while it was sampled
     return {
         "lag/mean": float(lags.mean()),
         "lag/p50": float(np.percentile(lags, 50)),

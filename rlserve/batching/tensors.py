@@ -135,11 +135,12 @@ class SequenceTable:
     def _batch(self, members: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
         def laid_out(column: Column, values: Sequence[Values]) -> Tensor:
             shape = (*positions.shape, *_widest(values))
-            laid = np.full(shape, column.fill, dtype=column.dtype)
+            laid = np.full(shape, column.fill, dtype=column.dtype)  # whatever is not written below is blank
             before = 0
             for member, (row, tokens) in zip(members, places, strict=True):
                 value = values[member]
                 if column.numbers and isinstance(value, np.ndarray):
+                    # spans of this sequence are numbered behind those of the sequences before it
                     value = np.where(value < 0, value, value + before)
                 before += len(self._token_ids[member])
                 if isinstance(value, np.ndarray) and value.ndim == 2:

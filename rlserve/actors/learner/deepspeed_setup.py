@@ -95,7 +95,7 @@ def init_process_group(deepspeed: ModuleType, rank_info: RankInfo, *, timeout_se
     ``timeout_seconds`` bounds each collective operation afterwards.
     """
     if distributed.is_initialized():
-        return
+        return  # by an earlier engine of this process: torch has one default group
     os.environ["LOCAL_RANK"] = str(rank_info.local_rank)  # deepspeed.initialize reads it
     backend = "nccl" if rank_info.device.type == "cuda" else "gloo"
     if rank_info.device.type == "cuda":
@@ -127,7 +127,7 @@ def bound_collectives(timeout_seconds: float) -> None:
 
 def _store(rank_info: RankInfo) -> Store:
     if rank_info.world_size == 1:
-        return HashStore()
+        return HashStore()  # in this process: a single rank opens no port
     if not rank_info.port:
         raise ConfigError(f"MASTER_PORT: is 0 with WORLD_SIZE = {rank_info.world_size}; name a port where ranks meet")
     return TCPStore(
@@ -145,23 +145,24 @@ def deepspeed_config(config: LearnerConfig, *, num_parameters: int, device: torc
     Micro-batches are counted by the caller (``set_gradient_accumulation_boundary``), hence 1 and 1 here. Stage
     0 clips in ``LearnerEngine``: DeepSpeed reports no gradient norm there.
     """
+    # ZeRO allocates its buckets whole: for a small model no larger ones than the model.
     bucket = min(BUCKET_ELEMENTS, max(num_parameters, 1))
     stage = effective_stage(config)
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm if stage else 0.0,
-        "steps_per_print": None,
-        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,  # the learner writes its own log
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own would be compiled on CPU
         "bf16": {"enabled": config.dtype == "bfloat16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # many micro-batches: sums in bfloat16 would lose the small ones
         "zero_optimization": {
             "stage": stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
-            "overlap_comm": device.type == "cuda",
+            "overlap_comm": device.type == "cuda",  # it needs CUDA streams
             "stage3_prefetch_bucket_size": bucket,
-            "stage3_max_live_parameters": max(10 * bucket, 10**9),
+            "stage3_max_live_parameters": max(10 * bucket, 10**9),  # 1e9 is DeepSpeed's default
         },
     }
 

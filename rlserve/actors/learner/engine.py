@@ -85,17 +85,19 @@ class LearnerEngine:
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
         set_up_process()
         torch.manual_seed(seed)
+        # Before load_model: transformers imports DeepSpeed, which reads the settings made here.
         deepspeed = import_deepspeed(self.rank_info.device)
         init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self.module: nn.Module = load_model(model_path, config)
         self.deepspeed = _initialize(deepspeed, self.module, config, self.rank_info.device)
-        bound_collectives(config.rank_timeout_seconds)
+        bound_collectives(config.rank_timeout_seconds)  # after _initialize, where DeepSpeed makes its groups
         self._scorer = Scorer.around(self.module, self.deepspeed, self.rank_info.device)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self._skipped_steps = 0
         if config.packing:
+            # Far above the rounding of either type, far below the error of attention across sequences.
             check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
 
     @torch.no_grad()
@@ -115,11 +117,11 @@ class LearnerEngine:
     ) -> StepReport:
         """One update from this rank's micro-batches; every rank has equally many.
 
-        A step whose loss or gradient norm is not finite is skipped. Raises LimitExceeded at the third in a row.
+        A step whose loss or gradient norm is not finite is skipped: weights and optimizer stay as they are.
         """
         started = time.perf_counter()
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr  # set at each step, so that a schedule needs no state of its own
         shares = [
             self._backward(batch, loss, needs, is_last=index == len(micro_batches) - 1)
             for index, batch in enumerate(micro_batches)
@@ -144,7 +146,7 @@ class LearnerEngine:
 
         Infinite or not a number when loss or gradient is. Changes nothing. Every rank must call it.
         """
-        square = torch.zeros((), dtype=torch.float64)
+        square = torch.zeros((), dtype=torch.float64)  # a sum of squares over many tokens loses digits in float32
         for batch in micro_batches:
             with torch.no_grad():
                 outputs = self._scorer(batch, needs=needs)
@@ -164,6 +166,7 @@ class LearnerEngine:
         rows, width = max(1, tokens // width), min(width, tokens)
         batch = blank(rows=rows, width=width, trained=trained, packed=self.config.packing)
         try:
+            # Not the last micro-batch: its gradient of zeros stays in the sum, and no update is made.
             self._backward(batch, _zero_loss, needs, is_last=False)
         except torch.OutOfMemoryError as error:
             raise LimitExceeded(
@@ -248,6 +251,7 @@ class LearnerEngine:
 
     def _merge(self, shares: Sequence[tuple[Tensor, dict[str, Metric]]]) -> tuple[float, dict[str, Metric]]:
         """(loss, metrics) over all micro-batches of all ranks."""
+        # The loss travels as one more metric, under a name that no algorithm uses: one collective instead of two.
         parts = [{**measured, "": metrics.total(loss)} for loss, measured in shares]
         merged = metrics.merge(parts)
         sums, extremes = metrics.to_vectors(merged)
@@ -263,7 +267,7 @@ def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device:
             model=model,
             optimizer=create_optimizer(parameters, config),
             config=deepspeed_config(config, num_parameters=size, device=device),
-            dist_init_required=False,
+            dist_init_required=False,  # init_process_group did it
         )
     logger.debug("deepspeed.initialize: %s", printed.getvalue())
     return engine
@@ -291,6 +295,7 @@ def _squared_pull(outputs: PolicyOutputs, batch: TokenBatch, loss: LossFunction)
     share = loss(replace(outputs, **leaves), batch).loss
     square = (0.0 * share.detach()).double()  # 0, or NaN when the loss is not finite
     if share.requires_grad:
+        # allow_unused: entropy, for example, is an output that the loss often only measures
         pulls = torch.autograd.grad(share, list(leaves.values()), allow_unused=True)
         square = square + sum(g.double().square().sum() for g in pulls if g is not None)
     return square.cpu()

@@ -28,6 +28,7 @@ class RankLinks:
         self._health: RankHealth | None = None
         if rank_info.world_size > 1:
             self._health = RankHealth(rank_info)
+            # A group of its own: on GPUs the default one is nccl, which cannot send from host memory.
             self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
 
     def attributed(self, doing: str) -> AbstractContextManager[None]:
@@ -71,6 +72,7 @@ class RankLinks:
     def send_values(self, rank: int, values: Sequence[Tensor | float | None]) -> None:
         """Send any tensors, numbers and Nones: sizes, then their schema, then their bytes."""
         schema, content = pack(values)
+        # sizes first: the receiver must allocate before it receives
         self.send(rank, torch.tensor([len(schema), len(content)]))
         if len(schema):  # an empty tensor needs no message
             self.send(rank, schema)

@@ -54,7 +54,7 @@ class RankHealth:
     @contextmanager
     def attributed(self, doing: str) -> Iterator[None]:
         """Turn the failure of a collective inside the block into Unavailable that names the failed rank."""
-        before, self._doing = self._doing, doing
+        before, self._doing = self._doing, doing  # the heartbeat thread reads it: one assignment, so no lock
         try:
             yield
             self._doing = before
@@ -72,7 +72,7 @@ class RankHealth:
     def describe_failure(self) -> str:
         """The ranks whose heartbeat stopped, or else those in another operation than this rank."""
         first = self._entries()
-        time.sleep(3 * BEAT_SECONDS)
+        time.sleep(3 * BEAT_SECONDS)  # long enough for every live rank to beat at least twice
         second = self._entries()
         if second is None or first is None:
             return "rank 0 is gone, and with it the store of heartbeats"
@@ -93,7 +93,7 @@ class RankHealth:
 
     def _beat(self) -> None:
         count = 0
-        while not self._stop.wait(BEAT_SECONDS if count else 0):
+        while not self._stop.wait(BEAT_SECONDS if count else 0):  # the first at once, to see an early death
             count += 1
             try:
                 self._store.set(_key(self._rank_info.rank), f"{count} {self._doing}")
@@ -109,6 +109,7 @@ class RankHealth:
 
     def _entry(self, rank: int) -> str:
         key = _key(rank)
+        # check first: get would wait for a key that a rank did not write yet
         return self._store.get(key).decode() if self._store.check([key]) else "0 nothing yet"
 
 

@@ -52,7 +52,7 @@ class LoopState:
             "step": self.step,
             "before": self.before,
             "owed": self.owed,
-            "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},
+            "lag_tokens": {str(lag): count for lag, count in self.lag_tokens.items()},  # JSON keys are strings
             "recent_rewards": self.recent_rewards,
             "syncs": self.syncs,
             "synced_step": self.synced_step,

@@ -37,7 +37,7 @@ def load_model(path: str, config: LearnerConfig) -> nn.Module:
             path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
         )
     model.eval()
-    model.config.use_cache = False
+    model.config.use_cache = False  # whole sequences at once need no key-value cache
     if config.gradient_checkpointing:
         _checkpoint_layers(model)
     loaded: nn.Module = model
@@ -144,7 +144,7 @@ def trained_columns(batch: TokenBatch) -> Tensor:
         for name, mark in per_token_fields(batch).items()
         if mark.scored_unless is not None and (values := getattr(batch, name)) is not None
     ]
-    return torch.nonzero(torch.stack(wanted).any(dim=0)).flatten() + 1
+    return torch.nonzero(torch.stack(wanted).any(dim=0)).flatten() + 1  # + 1: the first column was left out above
 
 
 def _only(batch: TokenBatch, columns: Tensor) -> TokenBatch:

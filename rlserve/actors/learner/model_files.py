@@ -35,6 +35,7 @@ def write_model(
     index = write_shards(directory, "model", weights)
     files = sorted(set(index.values()))
     if len(files) == 1:
+        # the name that loaders look for first; then they need no index
         (directory / files[0]).rename(directory / "model.safetensors")
         return
     described = {"metadata": {"total_size": sum((directory / f).stat().st_size for f in files)}, "weight_map": index}
@@ -46,7 +47,7 @@ def write_shards(directory: Path, stem: str, tensors: Iterable[tuple[str, Tensor
     index: dict[str, str] = {}
     for number, shard in enumerate(_shards(tensors), 1):
         file = f"{stem}-{number:05d}.safetensors"
-        save_file(shard, directory / file, metadata={"format": "pt"})
+        save_file(shard, directory / file, metadata={"format": "pt"})  # the framework, which transformers checks
         index.update(dict.fromkeys(shard, file))
     return index
 
@@ -67,6 +68,6 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 
 def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
     fields: dict[str, Any] = json.loads(config)
-    fields.pop("torch_dtype", None)
+    fields.pop("torch_dtype", None)  # the older name: both at once would contradict each other
     fields["dtype"] = str(dtype).removeprefix("torch.")
     return json.dumps(fields, indent=2, sort_keys=True).encode()

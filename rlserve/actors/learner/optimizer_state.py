@@ -37,7 +37,7 @@ def restore(model: nn.Module, optimizer: Any, steps: int, read: Callable[[str], 
         for kind in _kinds(parameter):
             _write(optimizer, parameter, kind, read(f"{kind}/{name}"))
     for state in _base(optimizer).state.values():
-        state["step"].fill_(steps)
+        state["step"].fill_(steps)  # the bias correction of Adam depends on it
 
 
 def applied_steps(optimizer: Any) -> int:
@@ -51,6 +51,7 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _kinds(parameter: nn.Parameter) -> tuple[str, ...]:
+    # float32 weights are their own master copy, and are in the model already
     return MOMENTS if parameter.dtype == torch.float32 else (MASTER, *MOMENTS)
 
 
@@ -95,6 +96,7 @@ def _write_partition(parameter: Any, kind: str, whole: Tensor) -> None:
 
     size = safe_get_local_fp32_param(parameter).numel()
     rank = torch.distributed.get_rank(parameter.ds_process_group)
+    # ZeRO-3 flattens a parameter, pads it with zeros to a multiple of the ranks, and gives each rank one part.
     padded = whole.new_zeros((rank + 1) * size)
     padded[: full_numel(parameter)] = whole.flatten()[: (rank + 1) * size]
     part = padded[rank * size :]

@@ -80,6 +80,7 @@ class Header:
     def decode(cls, encoded: Tensor) -> "Header":
         """Undo ``encode``. Raises StateCorrupt for anything else."""
         magic, command, number, micro_batches, dtype, lr = encoded.tolist()
+        # float64 holds every number exactly; NaN and anything else that is no command is refused here
         if magic != MAGIC or command not in list(Command):
             raise StateCorrupt(f"learner ranks: {encoded.tolist()} is no command")
         return cls(
@@ -125,6 +126,7 @@ class Rank:
         if self.reference is not None:
             micro_batches = self.reference.score(micro_batches)
         if needs_reference(self.algorithm):
+            # The denominator was made on rank 0, before the reference scored the batch: each rank adds its own part.
             gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
             denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
         return micro_batches, lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator)
@@ -158,12 +160,14 @@ def create_rank(
         checkpoint.restore(engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
+    # Before the first wait for groups: the rollout engines start meanwhile.
     engine.warm_up(
         width=config.model.max_length,
         trained=config.rollout.max_new_tokens,
         needs=algorithm.needs & POLICY_OUTPUTS,
     )
     beside = needs_reference(algorithm) and not config.reference.teacher
+    # A refreshed reference is no longer the start model, so the checkpoint carries it.
     kept = checkpoint.reference_path if checkpoint is not None else None
     reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None
     if reference is not None:
@@ -212,6 +216,6 @@ def _obey(rank: Rank, header: Header) -> None:
         rank.refresh_reference()
     elif header.command == Command.GATHER:
         for _ in engine.weights(PUBLISHED_DTYPES[header.dtype]):
-            pass
+            pass  # yields nothing here, but takes part in the gathers of ZeRO-3
     else:
         checkpoint.contribute(engine)

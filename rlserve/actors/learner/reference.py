@@ -35,6 +35,7 @@ class Reference:
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
         """The batches with ``reference_logprobs`` filled in."""
         scored = (self._scorer(batch, needs=()) for batch in batches)
+        # to host memory, where the batch is, until its own turn on the device
         return [replace(b, reference_logprobs=o.logprobs.cpu()) for b, o in zip(batches, scored, strict=True)]
 
     @torch.no_grad()
@@ -42,6 +43,7 @@ class Reference:
         """Copy the policy's weights. Gathers partitioned ones, so all ranks call it."""
         self.is_start = False
         own = dict(self.module.named_parameters())
+        # In buckets, so that ZeRO-3 holds only some whole parameters at a time.
         for bucket in buckets(list(policy.named_parameters()), GATHER_BYTES):
             with gathered([parameter for _, parameter in bucket]):
                 for name, parameter in bucket:

@@ -36,7 +36,7 @@ def pack(values: Sequence[Tensor | float | None]) -> tuple[Tensor, Tensor]:
             continue
         is_tensor = isinstance(value, Tensor)
         tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        row[0] = DTYPES.index(tensor.dtype) if is_tensor else NUMBER
+        row[0] = DTYPES.index(tensor.dtype) if is_tensor else NUMBER  # a float comes back as a float, not as a tensor
         row[1] = tensor.ndim
         row[2 : 2 + tensor.ndim] = torch.tensor(tensor.shape, dtype=torch.int64)
         parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8))

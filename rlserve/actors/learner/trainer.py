@@ -82,7 +82,7 @@ class Trainer:
         """One optimizer step from a batch that is laid out over the ranks."""
         shares = batch.micro_batches
         with self._command(Command.STEP, lr=lr, micro_batches=len(shares[0])):
-            self._send(shares, batch.denominator)
+            self._send(shares, batch.denominator)  # before this rank's own share, so that all compute at once
             return self._rank.train(shares[0], batch.denominator, lr=lr)
 
     def output_gradient_norm(self, batch: OptimizerBatch) -> float:
@@ -190,7 +190,7 @@ class Trainer:
                     self._engine.links.send(rank, header.encode())
                 yield
         except Exception:
-            self._failed = True
+            self._failed = True  # the followers saw the same failure and end: STOP would find nobody
             raise
 
     def _send(self, shares: Shares, *before: Any) -> None:
@@ -205,6 +205,7 @@ class Trainer:
 
 def combine(reports: Sequence[StepReport]) -> StepReport:
     """One report of several updates: means over those not skipped, the last state, the sum of the seconds."""
+    # A skipped update has no finite numbers to average; if all were skipped, its numbers say so.
     made = [report for report in reports if not report.skipped] or reports
     names = made[0].metrics
     return replace(

@@ -34,8 +34,9 @@ def _stream(model: nn.Module, dtype: torch.dtype, is_receiver: bool) -> Iterator
     for bucket in buckets(list(model.named_parameters()), GATHER_BYTES):
         with gathered([p for _, p in bucket]):
             copies = [(name, _copy(p, dtype)) for name, p in bucket] if is_receiver else []
-        yield from copies
+        yield from copies  # outside of the block: the whole parameters are freed before anybody writes the copies
     if is_receiver:
+        # Buffers are never partitioned. Those outside of the state dict are computed from the configuration.
         kept = model.state_dict().keys()
         yield from ((name, _copy(b, dtype)) for name, b in model.named_buffers() if name in kept)
 
@@ -81,4 +82,5 @@ def full_numel(parameter: Tensor) -> int:
 
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    # copy: the parameter may be in host memory already, and the next step overwrites it
     return tensor.detach().to("cpu", wanted, copy=True).contiguous()
