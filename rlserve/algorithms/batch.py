@@ -209,7 +209,7 @@ class Metric:
     """Sum (for ``mean`` and ``sum``) or extreme (for ``max`` and ``min``); scalar, no gradient.
     For ``ess`` and ``std`` two sums, ``[2]``: of the values and of their squares."""
     weight: Tensor | None = None
-    """For ``mean``: what the merged sum is divided by; for ``ess`` and ``std``: how many values."""
+    """Divisor of the merged sum for ``mean``; number of values for ``ess`` and ``std``."""
     merge: str = "mean"
     """``"mean"``, ``"sum"``, ``"max"``, ``"min"``, ``"ess"`` (effective sample size) or ``"std"``."""
 

@@ -27,7 +27,7 @@ class Mixed:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the parts need."""
+        """The needs of all parts, and entropy as a metric."""
         return frozenset({"entropy"}).union(*(part.needs for part in (self._reward, self._distill) if part))
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:

@@ -36,7 +36,7 @@ class Orpo(PairAlgorithm[OrpoConfig]):
 
 
 def log_odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Of mean token log-probabilities ``[Q]``."""
+    """Log of the odds ratio, from mean token log-probabilities, ``[Q] -> [Q]``."""
     return (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))
 
 

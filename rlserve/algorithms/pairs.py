@@ -125,7 +125,7 @@ class PairSums:
     """Sum of the policy's log-probabilities over trainable tokens of the chosen sequence."""
     rejected: Tensor
     reference_chosen: Tensor
-    """The same under the reference; 0 without one."""
+    """Sum of the reference's log-probabilities over the same tokens; 0 without a reference."""
     reference_rejected: Tensor
     chosen_tokens: Tensor
     """Trainable tokens, at least 1."""

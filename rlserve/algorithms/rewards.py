@@ -1,4 +1,4 @@
-"""From verified rewards to the advantage of each trajectory, for the policy-gradient family.
+"""Turns verified rewards into the advantage of each trajectory, for the policy-gradient family.
 
 Members of a group without a verdict, or with nothing sampled, are not trained on and enter no baseline. Rewards are
 adjusted by length before they are compared. Shape letter: G members of a group.
@@ -81,7 +81,7 @@ def shaped_rewards(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tenso
 
 
 def overlong_penalty(lengths: Tensor, limit: int, buffer: int) -> Tensor:
-    """Between 0 and -1, to be added to the reward, ``[G] -> [G]`` (DAPO eq. 13, arXiv:2503.14476).
+    """Penalty from 0 to -1, added to the reward, ``[G] -> [G]`` (DAPO eq. 13, arXiv:2503.14476).
 
     0 up to ``limit - buffer`` tokens, then linear to -1 at ``limit``, -1 beyond. ``buffer`` >= 1.
     """

@@ -152,7 +152,7 @@ def ends_by_decoding(decode: Callable[[list[int]], str], ids: Sequence[int]) -> 
 
 
 def _in_a_text(letters: str, *, is_word: bool) -> bytes:
-    """With a space in front of a whole word; without one inside of a word and before punctuation."""
+    """The bytes with a space in front for a whole word, without one inside of a word and for punctuation."""
     return (" " * (is_word and letters[:1].isalnum()) + letters).encode()
 
 

@@ -49,7 +49,7 @@ class OptimizerBatch:
     micro_batches: tuple[tuple[TokenBatch, ...], ...]
     """By rank. All ranks have equally many, so that their collectives match; fillers have an empty mask."""
     denominator: Denominator
-    """Of all micro-batches of all ranks."""
+    """Divisors of the token losses, over all micro-batches of all ranks."""
     summary: Mapping[str, float]
     """Rewards, lengths and lag of the groups (``summary.summarize``), and counts of sequences."""
 

@@ -43,7 +43,7 @@ class RankInfo:
     local_rank: int = 0
     address: str = "127.0.0.1"
     port: int = 0
-    """Of rank 0's store, where the ranks meet; used only with more than one rank."""
+    """Port of rank 0's store, where the ranks meet; 0 with a single rank."""
     meeting_seconds: float = 600.0
     """Longest wait for the others. Hosts may start minutes apart."""
 

@@ -51,7 +51,7 @@ class StepReport:
     """What one optimizer step did; the same on every rank."""
 
     loss: float
-    """Of the optimizer batch: the sum of all shares."""
+    """Loss of the optimizer batch: the sum of all shares."""
     metrics: dict[str, float]
     """What the algorithm measured, merged over micro-batches and ranks."""
     grad_norm: float

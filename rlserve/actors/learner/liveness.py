@@ -1,4 +1,4 @@
-"""Which of the learner's ranks failed, when a collective operation fails.
+"""Finds out which of the learner's ranks failed, when a collective operation fails.
 
 The error of a collective names the wrong rank: the connection that broke often leads to a rank that itself gave up.
 So each rank writes a heartbeat (a count, and its present operation) every second to the store where the ranks met. A

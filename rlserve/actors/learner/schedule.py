@@ -1,4 +1,4 @@
-"""What depends on the number of steps: the learning rate, and when the sampler is due new weights."""
+"""Two schedules by step: the learning rate, and when the sampler is due new weights."""
 
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.config.tables.sync import SyncConfig

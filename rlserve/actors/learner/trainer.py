@@ -93,7 +93,7 @@ class Trainer:
             return self._rank.output_gradient_norm(shares[0], batch.denominator)
 
     def logprobs(self, shares: Shares) -> tuple[tuple[PolicyOutputs, ...], ...]:
-        """By rank and micro-batch, under the present weights."""
+        """Outputs under the present weights, by rank and micro-batch."""
         with self._command(Command.LOGPROBS, micro_batches=len(shares[0])):
             self._send(shares)
             scored = [tuple(self._rank.score(shares[0]))]
