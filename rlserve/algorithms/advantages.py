@@ -1,7 +1,7 @@
 """Advantages: a completion's reward against those of the same task.
 
-Shape letter: G members of one group. A member without a verdict (``scored`` is False) enters no mean and no deviation,
-and its advantage is 0. With fewer than two scored members there is nothing to compare: all advantages are 0.
+Shape letter: G trajectories of one group. A trajectory without a verdict (``scored`` is False) enters no mean and no
+deviation, and its advantage is 0. With fewer than two scored ones there is nothing to compare: all advantages are 0.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ def group_std(rewards: Tensor, scored: Tensor, *, epsilon: float = 1e-4) -> Tens
     count = scored.sum()
     if count < 2:
         return centred
-    # masked members are 0 in centred, so the sum is over scored ones alone; the sample deviation, as in TRL
+    # masked trajectories are 0 in centred, so the sum is over scored ones alone; the sample deviation, as in TRL
     return centred / ((centred.square().sum() / (count - 1)).sqrt() + epsilon)
 
 
 def leave_one_out(rewards: Tensor, scored: Tensor) -> Tensor:
-    """Reward minus the mean of the other scored members, ``[G] -> [G]`` (RLOO, arXiv:2402.14740).
+    """Reward minus the mean of the other scored trajectories, ``[G] -> [G]`` (RLOO, arXiv:2402.14740).
 
-    Equals ``group_mean`` times n / (n - 1), n scored members.
+    Equals ``group_mean`` times n / (n - 1), n scored trajectories.
     """
     count = int(scored.sum())
     return group_mean(rewards, scored) * (count / (count - 1) if count > 1 else 0.0)

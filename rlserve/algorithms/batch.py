@@ -129,7 +129,7 @@ class PolicyOutputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GroupOutcome:
-    """A group as an algorithm sees it before the forward pass: G members, in the order of its trajectories."""
+    """A group as an algorithm sees it before the forward pass: G trajectories, in its order."""
 
     rewards: Tensor
     """``[G]`` float64, as verified; 0 where there is no verdict."""
@@ -163,7 +163,7 @@ class Assignment:
 
     group: int
     """Position among the groups."""
-    member: int
+    trajectory_index: int
     """Position of the trajectory in its group."""
     advantage: float = 0.0
     """Advantage of each of its trainable tokens."""

@@ -48,19 +48,19 @@ class Distill:
         return frozenset({"entropy", "teacher_logprobs"} | (top if self.config.estimator == "top_k" else set()))
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """``"no_teacher"`` when no member was scored by a teacher."""
+        """``"no_teacher"`` when no trajectory was scored by a teacher."""
         return None if self._taught(outcome).any() else "no_teacher"
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """One assignment for each member that a teacher scored."""
+        """One assignment for each trajectory that a teacher scored."""
         return [
-            Assignment(group=group, member=member)
+            Assignment(group=group, trajectory_index=index)
             for group, outcome in enumerate(outcomes)
-            for member in torch.nonzero(self._taught(outcome)).flatten().tolist()
+            for index in torch.nonzero(self._taught(outcome)).flatten().tolist()
         ]
 
     def _taught(self, outcome: GroupOutcome) -> Tensor:
-        """``[G]`` members to distil on. A policy gradient needs the behaviour policy: own samples only."""
+        """``[G]`` trajectories to distil on. A policy gradient needs the behaviour policy: own samples only."""
         if outcome.taught is None:
             return torch.zeros_like(outcome.scored)
         if self.config.estimator == "sampled" and outcome.given is not None:

@@ -34,7 +34,7 @@ class Kto:
         return frozenset({"entropy", "reference_logprobs"})
 
     def why_drop(self, outcome: GroupOutcome) -> str | None:
-        """``"no_verdict"`` when no member is scored; groups of equal rewards are trained on."""
+        """``"no_verdict"`` when no trajectory is scored; groups of equal rewards are trained on."""
         return None if outcome.scored.any() else "no_verdict"
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
@@ -43,11 +43,11 @@ class Kto:
         return [
             Assignment(
                 group=group,
-                member=member,
-                preferred=float(outcomes[group].rewards[member]) >= self.config.correct_reward,
+                trajectory_index=index,
+                preferred=float(outcomes[group].rewards[index]) >= self.config.correct_reward,
                 weight=1 / len(kept),
             )
-            for group, member in kept
+            for group, index in kept
         ]
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:

@@ -43,14 +43,15 @@ class Mixed:
         kept = [i for i, outcome in enumerate(outcomes) if self._reward and not self._reward.why_drop(outcome)]
         rewarded = self._reward.prepare([outcomes[i] for i in kept]) if self._reward else []
         assignments = [
-            Assignment(group=kept[a.group], member=a.member, advantage=a.advantage, weight=a.weight) for a in rewarded
+            Assignment(group=kept[a.group], trajectory_index=a.trajectory_index, advantage=a.advantage, weight=a.weight)
+            for a in rewarded
         ]
-        taken = {(a.group, a.member) for a in assignments}
+        taken = {(a.group, a.trajectory_index) for a in assignments}
         return assignments + [
-            Assignment(group=group, member=member, trains_policy=False)
+            Assignment(group=group, trajectory_index=index, trains_policy=False)
             for group, outcome in enumerate(outcomes)
-            for member in self._others(outcome)
-            if (group, member) not in taken  # the reward's assignment carries the other objectives too
+            for index in self._others(outcome)
+            if (group, index) not in taken  # the reward's assignment carries the other objectives too
         ]
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:

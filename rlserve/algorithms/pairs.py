@@ -1,9 +1,9 @@
 """Base of the preference family on pairs: selects chosen and rejected completions, and sums a batch over its pairs.
 
-Selection is pure: randomness comes from the group's seed. Only scored members take part. A tie makes no pair, since
-noise would decide it. A member of the family is one function, ``pair_loss``: the loss of each pair from its sums.
+Selection is pure: randomness comes from the group's seed. Only scored trajectories take part. A tie makes no pair,
+since noise would decide it. A member of the family is one function, ``pair_loss``: the loss of each pair from its sums.
 
-Shape letters: G members of a group, B rows, T tokens, Q pairs of a micro-batch.
+Shape letters: G trajectories of a group, B rows, T tokens, Q pairs of a micro-batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,11 +65,11 @@ def why_drop(outcome: GroupOutcome, config: PairsConfig) -> str | None:
 def admissible(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
     """All pairs that the settings allow, in order; under ``random`` the chosen is right and the rejected wrong."""
     rewards, truncated = outcome.rewards.tolist(), outcome.truncated.tolist()
-    members = [i for i, scored in enumerate(outcome.scored.tolist()) if scored]
+    scored = [i for i, is_scored in enumerate(outcome.scored.tolist()) if is_scored]
     pairs = [
         (i, j)
-        for i in members
-        for j in members
+        for i in scored
+        for j in scored
         if rewards[i] - rewards[j] > config.margin and (config.truncated_chosen or not truncated[i])
     ]
     if config.selection == "random":
@@ -90,7 +90,7 @@ def best_worst(outcome: GroupOutcome, candidates: Sequence[Pair]) -> list[Pair]:
 
 
 def given(outcome: GroupOutcome) -> list[Pair]:
-    """Pairs made offline: chosen and rejected members of the same pair number."""
+    """Pairs made offline: chosen and rejected trajectories of the same pair number."""
     if outcome.roles is None or outcome.pair_numbers is None:
         return []
     roles, numbers, lengths = outcome.roles.tolist(), outcome.pair_numbers.tolist(), outcome.lengths.tolist()
@@ -101,7 +101,7 @@ def given(outcome: GroupOutcome) -> list[Pair]:
 def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assignment]:
     """Two assignments a pair, chosen first; the weights of all pairs sum to 1.
 
-    A member of several pairs gets an assignment for each.
+    A trajectory of several pairs gets an assignment for each.
     """
     chosen = [select(outcome, config.pairs) for outcome in outcomes]
     prompts, total = sum(1 for pairs in chosen if pairs), sum(map(len, chosen))
@@ -111,8 +111,8 @@ def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assi
             weight = 1 / total if config.averaging == "pair_mean" else 1 / (prompts * len(pairs))
             number = len(assignments) // 2
             assignments += [
-                Assignment(group=group, member=member, pair=number, preferred=side == 0, weight=weight)
-                for side, member in enumerate(pair)
+                Assignment(group=group, trajectory_index=index, pair=number, preferred=side == 0, weight=weight)
+                for side, index in enumerate(pair)
             ]
     return assignments
 

@@ -1,7 +1,7 @@
 """Turns verified rewards into the advantage of each trajectory, for the policy-gradient family.
 
 Members of a group without a verdict, or with nothing sampled, are not trained on and enter no baseline. Rewards are
-adjusted by length before they are compared. Shape letter: G members of a group.
+adjusted by length before they are compared. Shape letter: G trajectories of a group.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
     scored, rewards = outcome.scored.tolist(), outcome.rewards.tolist()  # tensors of a few entries cost more
     if outcome.given is not None:
         scored = [is_scored and not given for is_scored, given in zip(scored, outcome.given.tolist(), strict=True)]
-    members = [member for member, is_scored in enumerate(scored) if is_scored]
-    if len(members) < (2 if config.advantage in GROUP_ADVANTAGES else 1):
+    compared = [index for index, is_scored in enumerate(scored) if is_scored]
+    if len(compared) < (2 if config.advantage in GROUP_ADVANTAGES else 1):
         return "no_verdict"
-    known = [rewards[member] for member in members]
+    known = [rewards[index] for index in compared]
     if config.advantage == "max_rl" and min(known) < 0:
         return "negative_reward"
     if config.zero_variance == "drop" and advantages.is_zero_variance(known):
@@ -34,18 +34,18 @@ def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
     if config.truncated != "mask":
         return None
     truncated = outcome.truncated.tolist()
-    return "truncated" if all(truncated[member] for member in members) else None
+    return "truncated" if all(truncated[index] for index in compared) else None
 
 
 def prepare(
     outcomes: Sequence[GroupOutcome], config: PolicyGradientConfig, *, baseline: float | None = None
 ) -> list[Assignment]:
-    """One assignment for each member that is trained on, in order.
+    """One assignment for each trajectory that is trained on, in order.
 
     ``baseline`` is the running one; None takes the mean of this batch.
     """
     outcomes = [_sampled(outcome) for outcome in outcomes]
-    # Batch statistics first: every member's advantage may depend on them.
+    # Batch statistics first: every trajectory's advantage may depend on them.
     shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
     scored = _all_scored(shaped, outcomes)
     deviation = advantages.batch_deviation(scored)
@@ -55,9 +55,9 @@ def prepare(
         for rewards, outcome in zip(shaped, outcomes, strict=True)
     ]
     return [
-        Assignment(group=group, member=member, advantage=float(values[group][member]))
+        Assignment(group=group, trajectory_index=index, advantage=float(values[group][index]))
         for group, outcome in enumerate(outcomes)
-        for member in torch.nonzero(_trained(outcome, config)).flatten().tolist()
+        for index in torch.nonzero(_trained(outcome, config)).flatten().tolist()
     ]
 
 

@@ -64,7 +64,7 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
     assignments = algorithm.prepare(outcomes)
     sequences = [
         TrainingSequence(
-            trajectory=groups[assignment.group].trajectories[assignment.member],
+            trajectory=groups[assignment.group].trajectories[assignment.trajectory_index],
             assignment=assignment,
             number=number,
             version=version,
@@ -115,8 +115,8 @@ def _lay_out(
     fill = packing.best_fit if layout.packing else packing.by_length
 
     def build(bin_: Sequence[packing.Unit]) -> TokenBatch:
-        members = [i for unit in bin_ for i in unit]
-        return table.packed(members) if layout.packing else table.padded(members, max(widths[i] for i in members))
+        numbers = [i for unit in bin_ for i in unit]
+        return table.packed(numbers) if layout.packing else table.padded(numbers, max(widths[i] for i in numbers))
 
     per_rank = [
         [build(bin_) for bin_ in fill(on_rank, widths, layout.tokens_per_micro_batch)]

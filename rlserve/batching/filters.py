@@ -16,9 +16,9 @@ _ROLE = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECT
 def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") -> str | None:
     """One word, for counters, why the group is dropped; None to train on it.
 
-    ``"empty"``: no member has sampled tokens or is an example; ``"no_reference"``: the teacher ``reference`` (empty
-    when none is needed) did not score every member. Other words come from the algorithm, such as ``"no_verdict"`` and
-    ``"zero_variance"``.
+    ``"empty"``: no trajectory has sampled tokens or is an example; ``"no_reference"``: the teacher ``reference`` (empty
+    when none is needed) did not score every trajectory. Other words come from the algorithm, such as ``"no_verdict"``
+    and ``"zero_variance"``.
     """
     if not any(usable(trajectory) or is_example(trajectory) for trajectory in group.trajectories):
         return "empty"
@@ -43,20 +43,23 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
 
     Scores of the teacher ``reference`` are not distilled.
     """
-    members = group.trajectories
-    lengths = [t.num_sampled for t in members]
-    reasons = [t.finish_reason for t in members]
+    lengths = [t.num_sampled for t in group.trajectories]
+    reasons = [t.finish_reason for t in group.trajectories]
     usable = [n > 0 and reason is not FinishReason.ABORT for n, reason in zip(lengths, reasons, strict=True)]
-    verdicts = [t.verdict if kept else None for t, kept in zip(members, usable, strict=True)]
+    verdicts = [t.verdict if kept else None for t, kept in zip(group.trajectories, usable, strict=True)]
     rewards = [v.reward if v is not None and v.has_reward else None for v in verdicts]
     # One tensor a type, then its rows: creating a tensor costs microseconds, and this runs for every received group.
-    numbers = (lengths, [_ROLE[t.preference_role] for t in members], [t.pair_index for t in members])
+    numbers = (
+        lengths,
+        [_ROLE[t.preference_role] for t in group.trajectories],
+        [t.pair_index for t in group.trajectories],
+    )
     marks = (
         [reward is not None for reward in rewards],
         [reason is FinishReason.LENGTH for reason in reasons],
-        [kept and taught_by(t, reference) is not None for t, kept in zip(members, usable, strict=True)],
+        [kept and taught_by(t, reference) is not None for t, kept in zip(group.trajectories, usable, strict=True)],
         [reason is FinishReason.GIVEN for reason in reasons],
-        [is_example(t) for t in members],
+        [is_example(t) for t in group.trajectories],
     )
     lengths_row, roles, pair_numbers = torch.from_numpy(np.array(numbers, dtype=np.int64))
     scored, truncated, taught, given, supervised = torch.from_numpy(np.array(marks, dtype=np.bool_))

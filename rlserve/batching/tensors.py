@@ -108,41 +108,41 @@ class SequenceTable:
             if column.when is None or any(map(column.when, sequences))
         }
 
-    def padded(self, members: Sequence[int], width: int = 0) -> TokenBatch:
+    def padded(self, numbers: Sequence[int], width: int = 0) -> TokenBatch:
         """A sequence a row, padded on the right to the longest, or to ``width`` when that is more.
 
         Positions count on over the padding: restarted, they would mark a packed row. The causal mask alone keeps tokens
         from attending to padding.
         """
-        lengths = [len(self._token_ids[member]) for member in members]
+        lengths = [len(self._token_ids[number]) for number in numbers]
         width = max(width, *lengths)
-        positions = np.tile(np.arange(width), (len(members), 1))
+        positions = np.tile(np.arange(width), (len(numbers), 1))
         places = [(row, slice(0, length)) for row, length in enumerate(lengths)]
-        return self._batch(members, places, positions)
+        return self._batch(numbers, places, positions)
 
-    def packed(self, members: Sequence[int]) -> TokenBatch:
+    def packed(self, numbers: Sequence[int]) -> TokenBatch:
         """All sequences in one row; positions restart with each of them."""
-        lengths = [len(self._token_ids[member]) for member in members]
+        lengths = [len(self._token_ids[number]) for number in numbers]
         positions = np.concatenate([np.arange(length) for length in lengths])[None]
         ends = np.cumsum(lengths).tolist()
         places = [(0, slice(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
-        return self._batch(members, places, positions)
+        return self._batch(numbers, places, positions)
 
     def filler(self) -> TokenBatch:
         """A micro-batch of two blank tokens, for a rank with fewer micro-batches than the others."""
         return self._batch([], [], np.arange(2)[None])
 
-    def _batch(self, members: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
+    def _batch(self, numbers: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
         def laid_out(column: Column, values: Sequence[Values]) -> Tensor:
             shape = (*positions.shape, *_widest(values))
             laid = np.full(shape, column.fill, dtype=column.dtype)  # whatever is not written below is blank
             before = 0
-            for member, (row, tokens) in zip(members, places, strict=True):
-                value = values[member]
+            for number, (row, tokens) in zip(numbers, places, strict=True):
+                value = values[number]
                 if column.numbers and isinstance(value, np.ndarray):
                     # spans of this sequence are numbered behind those of the sequences before it
                     value = np.where(value < 0, value, value + before)
-                before += len(self._token_ids[member])
+                before += len(self._token_ids[number])
                 if isinstance(value, np.ndarray) and value.ndim == 2:
                     laid[row, tokens, : value.shape[1]] = value
                 elif value is not None:

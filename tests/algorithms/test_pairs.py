@@ -92,7 +92,7 @@ def test_pairs_made_off_line_are_taken_as_they_are():
 def test_weights_of_all_pairs_sum_to_one(averaging, weights):
     config = DpoConfig(averaging=averaging, pairs=PairsConfig(selection="all", pairs_per_group=9))
     made = pairs.prepare([outcome([1, 0, 0]), outcome([1, 1]), outcome([1, 0])], config)
-    assert [(a.group, a.member, a.pair, a.preferred) for a in made] == [
+    assert [(a.group, a.trajectory_index, a.pair, a.preferred) for a in made] == [
         (0, 0, 0, True),
         (0, 1, 0, False),
         (0, 0, 1, True),

@@ -36,14 +36,14 @@ def test_a_group_with_fewer_than_two_verdicts_is_dropped():
 
 def test_members_without_verdict_are_left_out_and_move_no_baseline():
     assigned = grpo().prepare([outcome([1, 50, 0], scored=[True, False, True])])
-    assert [a.member for a in assigned] == [0, 2]
+    assert [a.trajectory_index for a in assigned] == [0, 2]
     assert [a.advantage for a in assigned] == pytest.approx([0.7070, -0.7070], abs=1e-3)
 
 
 def test_masked_truncated_members_stay_in_the_baseline():
     algorithm = grpo(truncated="mask", advantage="group_mean")
     assigned = algorithm.prepare([outcome([1, 0, 0, 0], truncated=[False, False, False, True])])
-    assert [(a.member, a.advantage) for a in assigned] == [(0, 0.75), (1, -0.25), (2, -0.25)]
+    assert [(a.trajectory_index, a.advantage) for a in assigned] == [(0, 0.75), (1, -0.25), (2, -0.25)]
     assert algorithm.why_drop(outcome([1, 0], truncated=[True, True])) == "truncated"
 
 
@@ -56,7 +56,7 @@ def test_the_overlong_penalty_enters_the_advantage_but_makes_no_dead_group_alive
 
 def test_groups_keep_their_own_baselines():
     assigned = grpo(advantage="leave_one_out").prepare([outcome([1, 0]), outcome([5, 3, 1])])
-    assert [(a.group, a.member) for a in assigned] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert [(a.group, a.trajectory_index) for a in assigned] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     assert [a.advantage for a in assigned] == pytest.approx([1, -1, 3, 0, -3])
 
 
