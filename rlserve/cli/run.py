@@ -1,4 +1,4 @@
-"""``rlserve run CONFIG``: a whole run on this machine, start checkpoint to report."""
+"""``rlserve run CONFIG``: a whole run, from the start checkpoint to the report."""
 
 import argparse
 import sys
@@ -33,18 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved configuration and the processes, look for faults; start nothing",
+        help="print the resolved configuration and the processes, check them; start nothing",
     )
     parser.add_argument(
         "--no-preflight",
         action="store_true",
-        help="do not look at models, plug-ins and ports first, e.g. when they are only on the machine that will run it",
+        help="do not check models, plug-ins and ports, e.g. when they exist only on the machine that will run it",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint and the stored queue")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint and the stored queue")
     parser.add_argument(
         "--restore-store",
         action="store_true",
-        help="with --resume: go on with the copy of the store that the newest whole checkpoint holds",
+        help="with --resume: use the copy of the store in the newest complete checkpoint",
     )
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier run of the same name first")
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             look_for_faults(config, paths, print_warning)
         return 0
     if arguments.restore_store and not arguments.resume:
-        raise InvalidRequest("--restore-store: is given without --resume, which it belongs to; add that")
+        raise InvalidRequest("--restore-store: needs --resume; add it")
     return launch(
         config,
         paths,
@@ -84,7 +84,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     config = load_run([paths.config], arguments.overrides, arguments.unset)
     refuse_changes(load_run([paths.config]), config)
     if facts := stored_facts(backend_of(config.store), paths):
-        list(changes(facts, RunFacts.of(config)))  # raises for one that cannot be; the learner warns of others
+        list(changes(facts, RunFacts.of(config)))  # for the changes that it raises for; the learner warns of others
     return config, paths
 
 

@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, values are immutable, a docstring under each field is its help."""
+    """A table of the configuration: unknown keys are errors, values immutable, each field's docstring its help."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

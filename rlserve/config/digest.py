@@ -21,5 +21,5 @@ def check_digest(path: Path) -> None:
     if expected and digest_of(path.read_bytes()) != expected:
         raise ConfigError(
             f"config: {str(path)!r} was changed while the run goes on, and this actor would work by another "
-            "configuration than the others; stop the run, then go on with rlserve run --resume"
+            "configuration than the others; stop the run, then continue with rlserve run --resume"
         )

@@ -1,4 +1,4 @@
-"""Names under which other trainers know our keys: a hint for those who come from them."""
+"""Names of the same keys in other trainers, for hints in error messages."""
 
 from collections.abc import Mapping
 

@@ -68,7 +68,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config: no file {str(path)!r}; shipped ones are configs/NAME.toml ({_shipped()})")
     if found.is_dir():
         is_run = (found / "config.toml").exists()
-        way = f"to go on with that run: rlserve run --resume {path}" if is_run else "give a TOML file"
+        way = f"to continue that run: rlserve run --resume {path}" if is_run else "give a TOML file"
         raise ConfigError(f"config: {str(path)!r} cannot be read (it is a directory); {way}")
     try:
         return tomllib.loads(read_text(found))

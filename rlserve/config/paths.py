@@ -1,4 +1,4 @@
-"""Where things of a run lie in its directory."""
+"""Names of the files in a run directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """Names inside ``<directory>/<run name>/``; nothing else decides on them."""
+    """Paths inside ``<directory>/<run name>/``, defined here alone."""
 
     root: Path
 
@@ -32,7 +32,7 @@ class RunPaths:
 
     @property
     def events(self) -> Path:
-        """What happened when: phases, restarts, losses; one JSON line each."""
+        """Events with their times: phases, deaths, restarts, warnings; one JSON line each."""
         return self.root / "events.jsonl"
 
     @property
@@ -42,7 +42,7 @@ class RunPaths:
 
     @property
     def start_model(self) -> Path:
-        """The checkpoint that [pretrain] and [sft] made."""
+        """The checkpoint that [pretrain] and [sft] make."""
         return self.root / "start"
 
     @property

@@ -1,6 +1,6 @@
-"""What may not change when a run goes on: its optimizer and its weights follow from it.
+"""Keys that may not change when a run is resumed, because its optimizer and its weights depend on them.
 
-What its stored groups depend on, ``rlserve.store.binding`` knows.
+The keys that its stored groups depend on are in ``rlserve.store.binding``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,11 @@ from rlserve.errors import ConfigError
 
 FIXED: Mapping[str, str] = {
     "algorithm.type": "the optimizer's state and the stored groups belong to it",
-    "model.path": "the run goes on from its own checkpoint",
-    "pretrain": "the run goes on from its own checkpoint",
-    "sft": "the run goes on from its own checkpoint",
+    "model.path": "the run continues from its own checkpoint",
+    "pretrain": "the run continues from its own checkpoint",
+    "sft": "the run continues from its own checkpoint",
 }
-"""Keys, and why each is fixed."""
+"""Keys, and the reason why each is fixed."""
 
 
 def refuse_changes(before: RunConfig, after: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of one run: a section per actor, and the checks between sections."""
+"""The configuration of one run: one field a table, and the checks between tables."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ from rlserve.config.waits import wait_problems
 
 
 class RunConfig(Section):
-    """Everything a run needs; saved with the run as ``config.toml``."""
+    """Everything that a run needs; saved in its directory as ``config.toml``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Directory of the run under ``directory``."""
@@ -38,7 +38,7 @@ class RunConfig(Section):
     """End early once the mean training reward of a step, as the median over the last 5 steps, reaches this."""
 
     stop_groups: int | None = Field(None, ge=1)
-    """End early once this many groups were received: a budget of samples."""
+    """End early once this many groups are received: a budget of samples."""
 
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig | None = None
@@ -70,18 +70,18 @@ class RunConfig(Section):
 
     @property
     def _batches_ahead(self) -> int:
-        """Beyond ``max_lag``, lag would exceed it."""
+        """More than ``max_lag`` batches ahead would exceed the lag."""
         asked = self.learner.batches_ahead
         return self.learner.max_lag if asked is None else asked
 
     @property
     def max_lag_steps(self) -> int:
-        """Optimizer steps by which a token may be older than the newest weights that workers have."""
+        """Optimizer steps by which a token may be older than the newest weights at the workers."""
         return self.learner.max_lag * self.sync.every_steps if self.sync.every_steps else self.steps
 
     @property
     def distillation(self) -> DistillConfig | None:
-        """How the run distils, by itself or in a mixture; None when it does not."""
+        """Settings of distillation, alone or in a mixture; None without."""
         algorithm = self.algorithm
         if isinstance(algorithm, MixedConfig):
             return algorithm.distill
@@ -144,7 +144,7 @@ class RunConfig(Section):
 
 
 def teacher_problems(config: RunConfig) -> Iterator[str]:
-    """What does not fit between teachers, algorithm and model, as messages "field: what it was; what to do"."""
+    """Contradictions between teachers, algorithm and model, as messages "field: what it was; what to do"."""
     names = [teacher.name for teacher in config.teachers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"teachers: {twice[0]!r} is there twice; for several servers of one teacher set `servers`"

@@ -1,4 +1,4 @@
-"""The keys of a section, as its JSON schema has them: what is known where, and where a name is known."""
+"""The keys of a section, from its JSON schema: which are known at a path, and at which paths a name is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 def walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The path as a user writes it, without the tags of unions, and the keys known there."""
+    """The path as a user writes it, without the tags of unions, and the keys known at it."""
     schema: Any = section.model_json_schema()
     definitions = schema.get("$defs", {})
     node, path = schema, []
@@ -40,7 +40,7 @@ def _keys(schema: Any, definitions: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
-    """The section of a union whose ``type`` is ``tag``; nothing for an open-ended one."""
+    """The section of a union whose ``type`` is ``tag``; empty for a plug-in's."""
     options = [_resolve(option, definitions) for option in node["oneOf"]]
     return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
 

@@ -1,4 +1,4 @@
-"""Waits that contain one another: the outer must be the longer, or the inner never gets to say what it waited for."""
+"""Time limits that contain one another: the outer one must be longer, or the inner one never reports its cause."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,11 +7,12 @@ if TYPE_CHECKING:
     from rlserve.config.run import RunConfig
 
 TURN_MARGIN_SECONDS = 5.0
-"""A worker waits for an answer to a turn this much beyond the environment server's own limit."""
+"""A worker waits this much longer for a turn than the environment server's own limit, so that the server's message
+arrives first."""
 
 
 def wait_problems(config: "RunConfig") -> Iterator[str]:
-    """Waits within a lease that may outlast it, as messages "field: what it was; what to do"."""
+    """Time limits within a lease that can outlast it, as messages "field: what it was; what to do"."""
     lease = config.learner.lease_seconds
     within = [
         ("rollout.task_seconds", config.rollout.task_seconds, 0.0),
@@ -24,5 +25,5 @@ def wait_problems(config: "RunConfig") -> Iterator[str]:
             more = f" and the {margin:g} s that a worker waits beyond it" if margin else ""
             yield (
                 f"learner.lease_seconds: is {lease:g}, but {key} is {seconds:g}: a lease that stands still there would "
-                f"be taken back before anyone could say why; give it more than {key}{more}, or lower that"
+                f"expire before the cause could be reported; give it more than {key}{more}, or lower that"
             )

@@ -14,7 +14,7 @@ from rlserve.launch.plan import ProcessSpec
 
 
 class RunFailed(RlserveError, RuntimeError):
-    """A run cannot go on; the message names the process, its log and the way on."""
+    """A run cannot continue; the message names the process, its log and the way to continue."""
 
 
 class Launcher(Protocol):

@@ -1,6 +1,6 @@
-"""A run's directory: whose it is, and what is written before the first actor starts.
+"""A run's directory: its lock, and the files written before the first actor starts.
 
-What is refused changes nothing.
+A refused start changes nothing.
 """
 
 import fcntl
@@ -21,15 +21,15 @@ from rlserve.observability.summary import read_json
 
 LOCK = "launcher.lock"
 FULL_BYTES = 2**20
-"""A disk with less room than this is full: no checkpoint goes on it, and hardly a log."""
+"""A disk with less room than this is full: no checkpoint fits, and hardly a log."""
 
 
 @contextmanager
 def claimed(paths: RunPaths, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold the run's lock, so that two launchers never share a directory.
 
-    Raises InvalidRequest when another one holds it, when an earlier run would be lost, or when the directory cannot
-    be made. If the block ends before a configuration was written, what was made for it is removed.
+    Raises InvalidRequest when another launcher holds it, when an earlier run would be lost, or when the directory
+    cannot be made. If the block ends before a configuration was written, the lock and new directories are removed.
     """
     _refuse_to_lose(paths, resume=resume, overwrite=overwrite)
     made = _make(paths.root)
@@ -64,7 +64,7 @@ def _refuse_to_lose(paths: RunPaths, *, resume: bool, overwrite: bool) -> None:
         raise _unwritable(paths.root, error) from None
     if not overwrite:
         raise InvalidRequest(
-            f"name: {str(paths.root)!r} exists already; go on with `rlserve run --resume {paths.root}`, "
+            f"name: {str(paths.root)!r} exists already; continue with `rlserve run --resume {paths.root}`, "
             "start anew with --overwrite, or choose another name with --set name=NAME"
         )
     if not paths.config.exists():
@@ -72,7 +72,7 @@ def _refuse_to_lose(paths: RunPaths, *, resume: bool, overwrite: bool) -> None:
 
 
 def _make(root: Path) -> list[Path]:
-    """Make the directory; returns those that were not there, the deepest first."""
+    """Make the directory; returns the ones that did not exist, the deepest first."""
     missing = [path for path in (root, *root.parents) if not path.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _unwritable(root: Path, error: OSError) -> InvalidRequest:
 
 
 def clear(paths: RunPaths) -> None:
-    """Delete an earlier run; the lock, which is held, stays."""
+    """Delete an earlier run, except the lock, which this process holds."""
     for path in paths.root.iterdir():
         if path.name == LOCK:
             continue
@@ -107,7 +107,7 @@ def clear(paths: RunPaths) -> None:
 
 
 def full_disk(root: Path) -> str:
-    """That the disk of ``root`` is full, if it is; else empty."""
+    """A message when the disk of ``root`` is full, else an empty text."""
     free = shutil.disk_usage(root).free
     return f"The disk of {root} is full ({free} bytes left): make room first" if free < FULL_BYTES else ""
 
@@ -120,7 +120,7 @@ def write_config(config: RunConfig, paths: RunPaths) -> str:
 
 
 def is_finished(config: RunConfig, paths: RunPaths) -> bool:
-    """Whether nothing is left to do for ``config``: its steps are made, or it ended early by its own rule."""
+    """Whether ``config`` has nothing left to do: all steps are made, or it ended early by its own rule."""
     steps = read_json(paths.summary).get("steps")
     if not isinstance(steps, int):
         return False
@@ -133,7 +133,7 @@ def _ended_well(paths: RunPaths) -> bool:
 
 
 def relabel_samples(paths: RunPaths) -> None:
-    """Samples made "after" an earlier life were, for a run that goes on, made at its step."""
+    """Rename samples of an earlier life from "after" to the step at which they were made."""
     steps = read_json(paths.summary).get("steps")
     if steps is None or not paths.samples.exists():
         return
@@ -155,4 +155,4 @@ def _replace(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # an error of write() has no file name

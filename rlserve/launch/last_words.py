@@ -1,12 +1,14 @@
-"""What a dead process said: its exception and where it was raised, out of a log full of other things."""
+"""The error that ended a process, from its log: the exception and where it was raised."""
 
 import os
 import re
 from pathlib import Path
 
 TAIL_BYTES = 65536
+"""Read from the end of the log: more than any traceback."""
 MAX_LINES = 6
 MAX_CHARACTERS = 1200
+"""Of the message, in a terminal beside other lines; the log has the rest."""
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d \S+ [A-Z]+ \S+: ")
 _ERROR = re.compile(r"^\d\d:\d\d:\d\d (?P<actor>\S+) (ERROR|CRITICAL) \S+: (?P<said>.*)")
 _PREFIXES = re.compile(r"^(\([^)]*pid=\d+\)\s?)?((ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\] ?)?")
@@ -16,7 +18,7 @@ _EXCEPTION = re.compile(r"^[\w.]*[A-Z]\w*(:|$)")
 
 
 def last_words(log: Path, since: int = 0) -> str:
-    """The last error in ``log`` behind byte ``since``; its last lines when there is none; empty for an empty log."""
+    """The last error in ``log`` after byte ``since``, or its last lines; empty for an empty log."""
     lines = _tail(log, since)
     for index in range(len(lines) - 1, -1, -1):
         if found := _ERROR.match(lines[index]):

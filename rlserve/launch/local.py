@@ -1,9 +1,9 @@
-"""Runs a plan as local processes, restarts what dies, stops all of it at the end.
+"""Runs a plan as local processes, restarts those that die, stops all of them at the end.
 
-``run``            starts everyone beside the hub, which they dial until it listens; waits for: the learner's exit,
-                   a stop request, a hub that does not come up, an actor that keeps dying, or one that says that the
-                   configuration cannot work. ``close`` then stops every process.
-``_keep_running``  one task a process. waits for: its exit. unblocked by: the process or ``stop``.
+``run``            starts all actors beside the hub, which they dial until it listens; waits for: the learner's exit,
+                   a stop request, a hub that does not come up, an actor that keeps dying, or one that exits because
+                   the configuration cannot work. ``close`` then stops every process.
+``_keep_running``  one task a process. waits for: its exit. unblocked by: the process or ``close``.
 ``close``          waits for: the children's exits, by stages. unblocked by: ``launch.stop_seconds`` for each stage,
                    or ``hurry``, which kills all at once.
 """
@@ -35,10 +35,10 @@ from rlserve.records import Change
 logger = logging.getLogger(__name__)
 
 OVER_SECONDS = 60.0
-"""From an actor's own end to the learner's, when the run is over."""
-EARLY = "it took the run for over, but the learner goes on"
+"""Longest time from an actor's own end to the learner's at the end of a run: the learner still saves and measures."""
+EARLY = "it ended as if the run were over, but the learner is still running"
 RUN_DIRECTORY = "RLSERVE_RUN_DIRECTORY"
-"""Marks every process of a run, grandchildren too."""
+"""Environment variable of every process of a run, grandchildren included, by which they are found."""
 
 
 class LocalLauncher:
@@ -55,7 +55,7 @@ class LocalLauncher:
         self._children: dict[str, Child] = {}
         self._died_at: dict[str, float] = {}
         self._came_up: set[str] = set()
-        """Actors that have registered once."""
+        """Actors that have registered at least once."""
         self._stopping = asyncio.Event()
         self.hub_address = ""
 
@@ -117,7 +117,7 @@ class LocalLauncher:
         child = self._children.get(spec.name) or await self._start(spec)
         while True:
             status = await child.wait()
-            child.kill()
+            child.kill()  # grandchildren in its group may have outlived it
             if status == 0 and (not spec.restartable or await self._run_ends()):
                 return
             said = child.last_words() if status > 0 else EARLY if status == 0 else ""
@@ -135,9 +135,9 @@ class LocalLauncher:
             self._events.note("actor_restarted", actor=spec.name, pid=child.pid)
 
     async def _run_ends(self) -> bool:
-        """Whether an actor that ended well was right to: the learner ends too, soon.
+        """Whether an actor that ended well was right: the learner ends soon after it.
 
-        Somebody else may have told it that the run is over.
+        The actor may have received its goodbye from another process.
         """
         learners = [child for child in self._children.values() if child.spec.kind == LEARNER]
         ends = [asyncio.create_task(child.wait()) for child in learners]
@@ -155,7 +155,7 @@ class LocalLauncher:
         self._events.note("warning", message=message, cause=message)
 
     async def _note_recoveries(self) -> None:
-        """Record how long each death lasted: until the hub heard of the actor again."""
+        """Record the seconds from each death until the actor registered again."""
         async with HubClient(self.hub_address) as hub:
             async for event in hub.watch():
                 died = self._died_at.get(event.actor.actor_id)
@@ -177,26 +177,26 @@ class LocalLauncher:
         )
 
     def _ended_for_good(self, child: Child, status: int, said: str) -> None:
-        """Raises RunFailed with what it said and the way on."""
+        """Raises RunFailed with its last words and the way to continue."""
         self._note_death(child, status, said, restarts=False)
         spec = child.spec
-        said = "\n".join(filter(None, (said, full_disk(self._paths.root))))  # its log may have lost the words
+        said = "\n".join(filter(None, (said, full_disk(self._paths.root))))  # a full disk also cuts the log
         if status == EXIT_CONFIG:
             raise RunFailed(
-                f"{spec.name}: {said}\nThis is a fault of the configuration: mend it, then start the run again. "
+                f"{spec.name}: {said}\nThis is a fault of the configuration: fix it, then start the run again. "
                 f"log: {child.log}"
             )
         if spec.kind != LEARNER:
-            way_on = "The start checkpoint was not made: mend the cause and start the run again with --overwrite"
+            way_on = "The start checkpoint was not made: fix the cause and start the run again with --overwrite"
         elif any(self._paths.checkpoints.glob("step-*")):
-            way_on = f"The queue and the last checkpoint are kept: go on with `rlserve run --resume {self._paths.root}`"
+            way_on = f"Queue and last checkpoint are kept: continue with `rlserve run --resume {self._paths.root}`"
         else:
-            way_on = f"No checkpoint was made yet: mend the cause, then `rlserve run --resume {self._paths.root}`"
+            way_on = f"No checkpoint was made yet: fix the cause, then `rlserve run --resume {self._paths.root}`"
         raise RunFailed(f"{spec.name}: {describe_exit(status)}{_quoted(said)}\n{way_on}. log: {child.log}")
 
     def _gave_up(self, child: Child, status: int, said: str, *, hopeless: bool) -> str:
         why = (
-            "it never came up, and ended so each time"
+            "it never registered, and failed alike each time"
             if hopeless
             else f"it was restarted {self._config.launch.max_restarts} times already (launch.max_restarts)"
         )

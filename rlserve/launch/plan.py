@@ -1,4 +1,4 @@
-"""A run configuration as a list of processes: pure, so that ``--dry-run`` can show it."""
+"""A run configuration as a list of processes. Pure, so that ``--dry-run`` can print it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ class ProcessSpec:
     kind: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to the launcher's own."""
+    """Added to the launcher's own environment."""
     restartable: bool = True
-    """The learner is not: it goes on by ``rlserve run --resume``. Nor is what runs once."""
+    """False for the learner, which continues by ``rlserve run --resume``, and for what runs once."""
 
 
 def plan_processes(
@@ -56,7 +56,7 @@ def plan_processes(
 
 
 def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
-    """The hub: it goes first, the others need its address."""
+    """The hub: it starts first, for the others need its address."""
     return _actor(HUB, "hub", ("--run", str(run_directory), "--address", address))
 
 

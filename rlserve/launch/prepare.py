@@ -1,4 +1,4 @@
-"""Makes the start checkpoint of a run, and teachers, in a process of its own: pretrain, then SFT."""
+"""Makes the start checkpoint of a run, and its teachers, in a process of its own: pretrain, then SFT."""
 
 import argparse
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(config: RunConfig, paths: RunPaths) -> None:
-    """Make ``paths.start_model``, then teachers' models; what is already there is kept, so a second call is free."""
+    """Make ``paths.start_model``, then the teachers' models. Models that exist are kept, so a second call is free."""
     events = EventLog(paths.events)
     _make(config.pretrain, config.sft, config, paths, events)
     for teacher in config.teachers:
@@ -33,7 +33,7 @@ def prepare(config: RunConfig, paths: RunPaths) -> None:
 
 
 def model_of(teacher: TeacherConfig, config: RunConfig, paths: RunPaths) -> str:
-    """What a teacher is, or is fine-tuned from; empty when it is made from nothing."""
+    """The model that a teacher serves or is fine-tuned from; empty when it is pretrained here."""
     return wait_for_start_model(config, paths) if teacher.model == START else teacher.model
 
 

@@ -1,4 +1,4 @@
-"""One child process: own session, own log file, dies with the launcher, leaves nothing behind."""
+"""One child process: a session and a log file of its own, killed with all its children."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from rlserve.launch.plan import ProcessSpec
 logger = logging.getLogger(__name__)
 
 KILL_SECONDS = 10.0
-"""Time that a process gets to be gone after SIGKILL."""
+"""Limit for a process to disappear after SIGKILL: the kernel frees gigabytes of memory first."""
 
 
 class Child:
@@ -31,9 +31,9 @@ class Child:
     async def start(cls, spec: ProcessSpec, log: Path, environment: Mapping[str, str]) -> "Child":
         """Start ``spec``; both outputs are appended to ``log``.
 
-        The child is its own session, so that a Ctrl-C in the terminal reaches the launcher alone, which
-        then stops its children in order. That it dies with a killed launcher is the child's own doing
-        (``rlserve.actors.process``), for a parent-death signal must be asked for after exec.
+        The child has a session of its own, so that a Ctrl-C in the terminal reaches the launcher alone, which then
+        stops its children in order. The child itself ends with a killed launcher (``rlserve.actors.process``), because
+        a parent-death signal must be requested after exec.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab", buffering=0) as file:
@@ -42,7 +42,7 @@ class Child:
         return cls(spec, process, log, start)
 
     def last_words(self) -> str:
-        """The error that it ended with, from its log; empty when it was killed without a word."""
+        """The error that it ended with, from its log; empty when it logged nothing."""
         return last_words(self.log, self._log_start)
 
     @property
@@ -52,7 +52,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """True until it has exited."""
+        """True until it exits."""
         return self._process.returncode is None
 
     async def wait(self) -> int:
@@ -73,7 +73,7 @@ class Child:
             await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
         except TimeoutError:
             logger.warning(
-                "%s (pid %d): does not end %g s after SIGKILL: the kernel holds it, most likely on a disk or a device "
+                "%s (pid %d): still exists %g s after SIGKILL: the kernel holds it, most likely on a disk or a device "
                 "that does not answer; it is left behind",
                 self.spec.name,
                 self.pid,

@@ -85,11 +85,11 @@ def run(
 ) -> int:
     """Run to the end, a failure or a signal; returns the exit code: 0, or 130 after a stop.
 
-    ``resume`` goes on from the newest checkpoint of ``paths``; ``overwrite`` deletes an earlier run there first;
+    ``resume`` continues from the newest checkpoint of ``paths``; ``overwrite`` deletes an earlier run there first;
     ``restore_store`` puts the checkpoint's copy of the store back before a resume; without ``preflight`` models,
-    plug-ins and ports are not looked at. Without ``keeps`` the directory is temporary: there is no report, and nothing
-    in it is spoken of. ``reread`` gives the configuration anew once the directory is claimed: another launcher may have
-    changed it until then.
+    plug-ins and ports are not checked. Without ``keeps`` the directory is temporary: no report is written, and no path
+    in it is shown. ``reread`` returns the configuration again once the directory is claimed, for another launcher may
+    have changed it until then.
 
     Call it in the main thread: it handles SIGINT and SIGTERM. Raises RlserveError: InvalidRequest and ConfigError
     before anything starts, RunFailed with the last words of the process that ended the run.
@@ -97,7 +97,6 @@ def run(
     display = display or Silent()
     with claimed(paths, resume=resume, overwrite=overwrite):
         config = reread() if reread is not None else config
-        backend = backend_of(config.store)
         if resume and is_finished(config, paths):
             display.say(_finished_text(config, paths))
             return 0
@@ -108,7 +107,7 @@ def run(
         if restore_store:
             from rlserve.actors.learner.store_copy import restore_store as put_back
 
-            step, replaced = put_back(backend, paths)
+            step, replaced = put_back(backend_of(config.store), paths)
             display.say(f"the store is the copy of step {step}; what was there is {replaced}")
         if resume:
             relabel_samples(paths)
@@ -118,7 +117,7 @@ def run(
 
 
 def look_for_faults(config: RunConfig, paths: RunPaths, warn: Callable[[str], object]) -> None:
-    """Look at models, plug-ins, ports and the machine; ``warn`` of what is only odd.
+    """Check models, plug-ins, ports and the machine; ``warn`` gets the messages that do not keep a run from starting.
 
     Raises one ConfigError that lists every fault.
     """
@@ -175,7 +174,7 @@ class OneLife:
             self._leave_results(how)
         if how == ENDED:
             if self._keeps:
-                self._display.say(f"stopped; go on with: rlserve run --resume {self._paths.root}")
+                self._display.say(f"stopped; continue with: rlserve run --resume {self._paths.root}")
             return STOPPED
         self._say_outcome(time.monotonic() - started)
         return 0
@@ -280,7 +279,7 @@ def _finished_text(config: RunConfig, paths: RunPaths) -> str:
     summary = read_json(paths.summary)
     more = " --unset stop_reward" if config.stop_reward is not None else ""
     first = (
-        f"{paths.root} is finished: {summary['steps']} of {config.steps} steps; nothing was changed. To go on: "
+        f"{paths.root} is finished: {summary['steps']} of {config.steps} steps; nothing was changed. To continue: "
         f"rlserve run --resume {paths.root} --set steps=MORE{more}"
     )
     return "\n".join([first, *outcome_lines(summary)])

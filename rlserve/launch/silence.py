@@ -1,6 +1,6 @@
-"""Names processes that live and are not heard of: stopped, hung, or without a processor.
+"""Reports processes that live and send no heartbeat: stopped, hung, or without a processor.
 
-A process that dies is told by its exit; one that lives on and says nothing, only by its place at the hub.
+A dead process is found by its exit status; one that lives and is silent, only by its missing registration at the hub.
 
 ``watch``  asks the hub every LOOK_SECONDS. waits for: its answer, with the client's deadline. Ends when cancelled.
 """
@@ -17,47 +17,52 @@ from rlserve.errors import RlserveError
 from rlserve.launch.plan import HUB, LEARNER
 
 LOOK_SECONDS = 2.0
+"""Any value well below PATIENCE_SECONDS will do."""
 PATIENCE_SECONDS = 20.0
-"""Beyond the lease. A busy machine may keep an actor from its heartbeat for some seconds."""
+"""Beyond the heartbeat timeout: a busy machine can delay a heartbeat by some seconds."""
 
 
 class Silences:
-    """A pure state machine, which is shown who lives and who is registered."""
+    """A pure state machine over living processes and registered actors.
+
+    Example: ``look({"rollout-0": 7}, {}, now)`` returns nothing at first, a warning once rollout-0 was registered and
+    has been missing for ``patience_seconds``, and a notice when it registers again.
+    """
 
     def __init__(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._patience_seconds = patience_seconds
-        self._heard: dict[str, int] = {}
-        """Process id under which each was registered last."""
+        self._registered: dict[str, int] = {}
+        """Last registered process id, by name."""
         self._since: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def look(self, living: Mapping[str, int], registered: Mapping[str, int] | None, now: float) -> list[str]:
-        """What there is to say at ``now``, in seconds that never go back.
+        """The messages at ``now``, in monotonic seconds.
 
-        ``living`` and ``registered`` hold process ids by name; None: the hub does not answer, so nobody knows of
+        ``living`` and ``registered`` hold process ids by name; None: the hub does not answer, so nothing is known of
         the others.
         """
         if registered is None:
             silent = {HUB} & living.keys()
             watched = silent
         else:
-            heard = {HUB} | {name for name, pid in living.items() if registered.get(name) == pid}
-            self._heard |= {name: living[name] for name in heard & living.keys()}
-            silent = {name for name, pid in living.items() if name not in heard and self._heard.get(name) == pid}
+            present = {HUB} | {name for name, pid in living.items() if registered.get(name) == pid}
+            self._registered |= {name: living[name] for name in present & living.keys()}
+            silent = {name for name, pid in living.items() if name not in present and self._registered.get(name) == pid}
             watched = set(self._since) | set(living)
         for name in watched - silent:
             self._since.pop(name, None)
-        again = [f"{name}: is heard of again" for name in sorted(watched - silent) if name in self._told]
-        self._told -= watched - silent
+        again = [f"{name}: sends heartbeats again" for name in sorted(watched - silent) if name in self._reported]
+        self._reported -= watched - silent
         return again + [text for name in sorted(silent) if (text := self._silent(name, living[name], now))]
 
     def _silent(self, name: str, pid: int, now: float) -> str:
         quiet = now - self._since.setdefault(name, now)
-        if quiet < self._patience_seconds or name in self._told:
+        if quiet < self._patience_seconds or name in self._reported:
             return ""
-        self._told.add(name)
-        what = "it does not answer" if name == HUB else "the hub has not heard from it"
-        way_on = "and go on with --resume" if name == LEARNER else "and another takes its place"
+        self._reported.add(name)
+        what = "it does not answer" if name == HUB else "it has sent the hub no heartbeat"
+        way_on = "and continue with --resume" if name == LEARNER else "and another takes its place"
         return (
             f"{name}: {what} for {quiet:.0f} s, though its process lives (pid {pid}, {_state(pid)}): it hangs, was "
             f"stopped, or gets no processor. The run waits for it; should it not come back: `kill -9 {pid}`, {way_on}"
@@ -67,7 +72,7 @@ class Silences:
 async def watch(
     hub_address: str, living: Callable[[], Mapping[str, int]], tell: Callable[[str], object], silences: Silences
 ) -> None:
-    """Look again and again, and tell."""
+    """Compare every LOOK_SECONDS, and pass each message to ``tell``."""
     async with HubClient(hub_address) as hub:
         while True:
             await asyncio.sleep(LOOK_SECONDS)

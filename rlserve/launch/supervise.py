@@ -1,10 +1,12 @@
-"""When to restart a process and when to give up: a pure state machine."""
+"""When to restart a process and when to give up: pure state machines, with the clock passed in."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 600.0
+"""Deaths further apart than this are unrelated; a crash that repeats does so within minutes."""
 MAX_PAUSE_SECONDS = 30.0
+"""Longer pauses would only delay a recovery; the number of restarts bounds the attempts."""
 
 
 @dataclass(slots=True)
@@ -29,17 +31,21 @@ class RestartPolicy:
 
 
 HOPELESS_STARTS = 3
+"""Equal failures in a row: two may be chance, a port that is still taken for example."""
 
 
 @dataclass(slots=True)
 class StartFailures:
-    """Tells a start that fails the same way each time from one that may yet succeed."""
+    """Recognises a start that fails the same way each time.
+
+    Example: the same last words three times from an actor that never registered: hopeless at the third.
+    """
 
     _said: str = ""
     _times: int = 0
 
     def is_hopeless(self, said: str, *, came_up: bool) -> bool:
-        """Whether an actor that died with these last words, and never came up, is not worth another start."""
+        """Whether another start of an actor that died with these last words, and never registered, is useless."""
         self._times = self._times + 1 if said and said == self._said else 1
         self._said = said
         return bool(said) and not came_up and self._times >= HOPELESS_STARTS

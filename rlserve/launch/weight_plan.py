@@ -1,4 +1,4 @@
-"""What published weights need of this machine, told before a run begins."""
+"""Room that published weights need on this machine, printed before a run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def weight_plan(config: RunConfig, paths: RunPaths, *, shared: Path = SHARED_MEMORY) -> str:
-    """One line: how much room weights take, where they go, and how that would change."""
+    """One line: how much room weights take, where they go, and how to change that."""
     free = free_bytes(shared)
     size = checkpoint_bytes(Path(config.model.path)) if config.model.path else 0
     need = f"{COPIES} x {size / GIB:.2f} GiB (as the checkpoint has them)" if size else f"{COPIES} x their size"
@@ -24,5 +24,5 @@ def weight_plan(config: RunConfig, paths: RunPaths, *, shared: Path = SHARED_MEM
 
 
 def checkpoint_bytes(directory: Path) -> int:
-    """Bytes of the weights in a checkpoint on this machine; 0 when it is none."""
+    """Bytes of the weights in a checkpoint directory; 0 when it is none."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors")) if directory.is_dir() else 0

@@ -1,1 +1,4 @@
-"""Weights on the move: what a version is, how it is published, fetched, and checked."""
+"""Weight versions: their manifest, their files, their publication by the learner and their arrival at workers.
+
+The map is in ``rlserve/weight_sync/__init__.py``.
+"""

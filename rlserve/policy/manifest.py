@@ -1,7 +1,7 @@
-"""What a version of the weights is: names, shapes, dtypes and digests of its tensors.
+"""Manifest of a weight version: names, shapes, dtypes and digests of its tensors.
 
 The bytes of a version are one flat buffer: all tensors, little-endian, in the manifest's order, no gaps.
-Digests are BLAKE3 (128 bits): 5 GB/s on one core where SHA-256 does 1.1 and BLAKE2b 0.8.
+Digests are BLAKE3 (128 bits): 5 GB/s on one core, where SHA-256 reaches 1.1 and BLAKE2b 0.8.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion, TensorSpec
 
 DIGEST_BYTES = 16
+"""128 bits: no two tensors of any run collide by chance."""
 Bytes = npt.NDArray[np.uint8]
 Content = Bytes | bytes | bytearray | memoryview
 
@@ -26,7 +27,7 @@ def tensor_digest(content: Content) -> str:
 
 
 def manifest_digest(tensors: Sequence[TensorSpec]) -> str:
-    """Hex digest of the whole: names, forms and digests of the tensors, in order."""
+    """Hex digest of the manifest: names, dtypes, shapes and digests of the tensors, in order."""
     whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for spec in tensors:
         whole.update(f"{spec.name}\0{spec.dtype}\0{spec.shape}\0{spec.digest}\n".encode())
@@ -34,7 +35,7 @@ def manifest_digest(tensors: Sequence[TensorSpec]) -> str:
 
 
 def spec_of(name: str, tensor: Any) -> tuple[TensorSpec, Bytes]:
-    """The declaration of a contiguous CPU tensor, and its bytes (shared, not copied)."""
+    """The manifest entry of a contiguous CPU tensor, and its bytes (a view, not a copy)."""
     import torch
 
     content: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
@@ -49,7 +50,7 @@ def spec_of(name: str, tensor: Any) -> tuple[TensorSpec, Bytes]:
 
 
 def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
-    """Each tensor's place in the flat buffer."""
+    """Each tensor's slice of the flat buffer."""
     start = 0
     for spec in tensors:
         yield spec, slice(start, start + spec.num_bytes)
@@ -57,7 +58,7 @@ def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
 
 
 def check(policy: PolicyVersion, flat: Content) -> None:
-    """Raises WeightsMismatch, which names the first tensor that differs, unless ``flat`` is the version."""
+    """Raises WeightsMismatch with the first tensor that differs, unless ``flat`` holds exactly this version."""
     content = _view(flat)
     if manifest_digest(policy.tensors) != policy.digest:
         raise WeightsMismatch(f"version {policy.version}: the manifest does not match its own digest")

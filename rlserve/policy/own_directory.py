@@ -1,8 +1,14 @@
-"""A directory that one living process owns, below one that many share.
+"""A directory that one living process owns, inside one that many processes share (such as ``/dev/shm``).
 
-It has a random name, mode 0700, and a file on which its owner holds a lock (flock) for as long as it lives. Whoever
-gets that lock knows that the owner is dead and may remove the directory. A process id would not say so: another pid
-namespace that shares the directory (containers with ``--ipc=host``) knows other ids.
+It has a random name, mode 0700, and a lock file on which its owner holds a flock as long as it lives. A process that
+gets the lock may remove the directory: its owner is dead. A process id would not prove that, because ids differ between
+the pid namespaces that share the directory (containers with ``--ipc=host``).
+
+For example::
+
+    own = OwnDirectory.below(Path("/dev/shm"))     # also removes the directories of dead owners
+    descriptor = own.create("v7-1")                # write the file through it
+    own.close()                                    # removes the directory and its files
 """
 
 import contextlib
@@ -17,33 +23,35 @@ logger = logging.getLogger(__name__)
 PREFIX = "rlserve-weights"
 LOCK = "lock"
 ATTEMPTS = 8
+"""A cleaner can take a new directory between its creation and its lock; any number above two will do."""
 
 
 class OwnDirectory:
-    """Created by :meth:`below`, gone with :meth:`close`, or with its owner's death at the next start of another."""
+    """Created by :meth:`below`, removed by :meth:`close` or, after its owner's death, by the next ``below``."""
 
     def __init__(self, path: Path, directory: int, lock: int) -> None:
-        """For :meth:`below` alone."""
+        """Called by :meth:`below` only."""
         self.path = path
         self._directory = directory
         self._lock = lock
 
     @classmethod
     def below(cls, parent: Path) -> "OwnDirectory":
-        """A new one in ``parent``, after what dead processes left there is removed. Raises OSError."""
+        """A new directory in ``parent``; those of dead processes are removed first. Raises OSError."""
         remove_leftovers(parent)
         for _ in range(ATTEMPTS):
             if (made := cls._attempt(parent / f"{PREFIX}-{uuid.uuid4().hex[:16]}")) is not None:
                 return made
-        raise OSError(f"{str(parent)!r}: {ATTEMPTS} new directories were taken away at once by something else")
+        raise OSError(f"{str(parent)!r}: {ATTEMPTS} new directories were removed at once by another process")
 
     @classmethod
     def _attempt(cls, path: Path) -> "OwnDirectory | None":
-        """None when a cleaner came between the making and the lock, and took the directory for a leftover."""
+        """None when a cleaner removed the directory between its creation and its lock."""
         os.mkdir(path, 0o700)
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         with contextlib.suppress(OSError):
             lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+            # The lock file is unlinked, or the directory gone, when a cleaner held the lock before this process did.
             if _take(lock) and os.fstat(lock).st_nlink and path.is_dir():
                 return cls(path, directory, lock)
             os.close(lock)
@@ -51,17 +59,17 @@ class OwnDirectory:
         return None
 
     def create(self, name: str) -> int:
-        """A descriptor to write and read a new file with, 0600. Raises FileExistsError; follows no link."""
+        """A descriptor for a new file, mode 0600, to write and read. Raises FileExistsError; follows no link."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self._directory)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._directory)
 
     def close(self) -> None:
-        """Remove the directory with all its files."""
+        """Remove the directory and all its files."""
         _empty(self._directory)
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
@@ -70,12 +78,12 @@ class OwnDirectory:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the directories of processes that no longer live (killed before they could)."""
+    """Remove the directories of dead processes, which were killed before they could do it."""
     for path in parent.glob(f"{PREFIX}-*"):
         try:
             if _remove_if_dead(path):
                 logger.info("removed %s, left behind by a dead process", path.name)
-        except OSError:  # another user's, no directory of ours, or gone meanwhile
+        except OSError:  # owned by another user, of another kind, or gone meanwhile
             continue
 
 

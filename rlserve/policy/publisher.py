@@ -1,4 +1,4 @@
-"""Makes a version available: its bytes in one shared file, its predecessor kept for deltas.
+"""Publishes weight versions: the bytes of each in one file, its predecessor kept as the base of a delta.
 
 ``publish`` is called by the training thread; ``latest``, ``get`` and ``delta`` by service threads.
 """
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Published:
-    """A version and its bytes."""
+    """A published version and its bytes."""
 
     policy: PolicyVersion
     path: Path
-    """Flat file; removed when newer versions have taken its place."""
+    """Flat file, removed when enough newer versions are published."""
     flat: Bytes
-    """The same bytes, mapped; valid after the file is removed, but not after it is cut: see :meth:`check_whole`."""
+    """The same bytes, mapped: valid after the file is removed, not after it is truncated, see :meth:`check_whole`."""
     file: IO[bytes]
 
     def check_whole(self) -> None:
-        """Raises Unavailable when something else has cut the file: to touch what was mapped would end the process."""
+        """Raises Unavailable when another process truncated the file: a read of the mapping would be a SIGBUS."""
         if (size := os.fstat(self.file.fileno()).st_size) != self.policy.total_bytes:
             raise Unavailable(
                 f"version {self.policy.version}: {self.path} was cut from {self.policy.total_bytes} to {size} bytes by "
@@ -41,7 +41,7 @@ class Published:
             )
 
     def read(self, start: int, size: int) -> bytes:
-        """Bytes from ``start``; fewer than ``size`` at the end. Raises Unavailable when they are gone."""
+        """Bytes from ``start``; fewer than ``size`` at the end. Raises Unavailable when the file was truncated."""
         size = min(size, self.policy.total_bytes - start)
         data = os.pread(self.file.fileno(), size, start)
         if len(data) != size:
@@ -50,7 +50,17 @@ class Published:
 
 
 class Publisher:
-    """Keeps the last ``keep`` versions; older ones are gone, and who asks for one is told what there is."""
+    """Keeps the last ``keep`` versions; ``get`` of an older one raises UnknownName, which lists those kept.
+
+    For example::
+
+        publisher = Publisher(Path("/dev/shm"), run_id="r", fallback=run_directory)
+        publisher.subscribe(announce)                             # called with each new version
+        policy = publisher.publish(model_tensors, version=1)
+        publisher.get(1).path                                     # the flat file
+        publisher.delta(0, 1)                                     # bytes, or None when a full copy is smaller
+        publisher.close()
+    """
 
     def __init__(
         self,
@@ -81,8 +91,7 @@ class Publisher:
     ) -> PolicyVersion:
         """Write, digest and announce a version. Tensors are contiguous and on the CPU, tied ones given once.
 
-        ``size_bytes`` is what they take together, where that is known before. Raises LimitExceeded when they fit
-        nowhere.
+        ``size_bytes`` is their total, where it is known in advance. Raises LimitExceeded when no place has room.
         """
         specs: list[TensorSpec] = []
         path, file = self._files.write(version, _contents(tensors, specs), size_bytes=size_bytes)
@@ -102,7 +111,7 @@ class Publisher:
         return policy
 
     def subscribe(self, listener: Callable[[PolicyVersion], object]) -> Callable[[], None]:
-        """Call ``listener`` (in the publishing thread) with each new version; returns how to stop that."""
+        """Call ``listener`` with each new version, in the publishing thread; returns a function that ends it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -112,7 +121,7 @@ class Publisher:
             return self._versions[max(self._versions)] if self._versions else None
 
     def get(self, version: int) -> Published:
-        """A version that is still kept. Raises UnknownName, which lists those."""
+        """A version that is still kept. Raises UnknownName, which lists those kept."""
         with self._lock:
             if version in self._versions:
                 return self._versions[version]
@@ -120,14 +129,16 @@ class Publisher:
         raise UnknownName(f"version: {version} is not held (held: {kept}); ask for the newest")
 
     def delta(self, base: int, version: int) -> bytes | None:
-        """The difference between two kept versions; None when there is none smaller than a full copy."""
+        """The difference between two kept versions; None when no delta is smaller than a full copy."""
         with self._lock:
             if base not in self._versions or version not in self._versions:
                 return None
             old, new = self._versions[base], self._versions[version]
             if (base, version) in self._deltas:
                 return self._deltas[base, version]
-        with self._encoding:  # once for all who ask at the same time
+        # One encoding at a time, looked up again inside: workers ask for the same delta at the same moment. The main
+        # lock is free meanwhile, so that announcements and other fetches go on.
+        with self._encoding:
             with self._lock:
                 if (base, version) in self._deltas:
                     return self._deltas[base, version]
@@ -154,7 +165,7 @@ class Publisher:
 
 
 def _contents(tensors: Iterable[tuple[str, Any]], specs: list[TensorSpec]) -> Iterator[memoryview]:
-    """The bytes of each tensor; its declaration is added to ``specs``."""
+    """The bytes of each tensor; its manifest entry is appended to ``specs``."""
     for name, tensor in tensors:
         spec, content = spec_of(name, tensor)
         specs.append(spec)

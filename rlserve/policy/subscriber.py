@@ -1,8 +1,8 @@
 """Obtains published versions: announced, fetched through a carrier, staged as a flat file on this host.
 
 ``versions``  waits for: the learner's announcement. unblocked by: each publish. A broken stream is opened again
-              for as long as the caller iterates; the caller decides when to give up.
-``fetch``     waits for: chunks. Every chunk has a deadline whose end names the learner.
+              as long as the caller iterates; the caller decides when to give up.
+``fetch``     waits for: chunks. Each has a deadline; the error at its end names the learner.
 
 Which carrier brings a version: the learner takes the first one that can serve this worker. When the worker refuses
 what came, it asks for the carriers after that one; the last of them brings a full copy and checks every digest.
@@ -33,19 +33,23 @@ from rlserve.weight_sync.staging import Staging
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.25
+"""Pause before a broken stream is opened again; short against a restart of the learner."""
 Connect = Callable[[], Awaitable[grpc.aio.Channel]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """What a worker reports after a swap."""
+    """A worker's report after a swap."""
 
     version: int
     digest: str
     """Of the weights that the engine serves."""
     stall_seconds: float
+    """Generation was held for this long."""
     update_seconds: float
+    """From the announcement to the end of the swap."""
     running_sequences: int
+    """Sequences in flight during the swap."""
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class Subscriber:
         chunk_seconds: float = 30.0,
         carriers: Sequence[Carrier] = CARRIERS,
     ) -> None:
-        """``staging`` and ``fallback``: where copies that come over the stream lie, see :class:`WeightFiles`."""
+        """``staging`` and ``fallback``: directories of the worker's own copies, see :class:`WeightFiles`."""
         self._connect = connect
         self._worker_id = worker_id
         self._staging = Staging(staging, fallback=fallback)
@@ -91,7 +95,7 @@ class Subscriber:
         self.counts = FetchCounts()
 
     async def versions(self) -> AsyncGenerator[PolicyVersion, None]:
-        """The present version, then each newer one; a slow caller misses those in between."""
+        """The current version, then each newer one; a slow caller skips to the newest."""
         while True:
             try:
                 stub = await self._stub()
@@ -106,10 +110,10 @@ class Subscriber:
     async def fetch(self, policy: PolicyVersion, *, held: int | None, last_resort: bool = False) -> Path:
         """A flat file with exactly the bytes of ``policy``.
 
-        ``held``: version that the caller serves and may be sent a delta from; None asks for a full copy.
-        ``last_resort``: use the last carrier alone, for the engine refused what another one brought.
-        Raises WeightsMismatch when also the last carrier is wrong, UnknownName when the version is gone already,
-        Unavailable or DeadlineExceeded when the learner does not answer, LimitExceeded when a copy fits nowhere.
+        ``held``: the version that the caller serves, a possible base of a delta; None asks for a full copy.
+        ``last_resort``: use the last carrier only, after the engine refused the bytes of another one.
+        Raises WeightsMismatch when the last carrier's bytes are wrong too, UnknownName when the learner no longer keeps
+        the version, Unavailable or DeadlineExceeded when it does not answer, LimitExceeded when no place has room.
         """
         names = list(self._receivers)[-1:] if last_resort else list(self._receivers)
         while True:
@@ -127,7 +131,7 @@ class Subscriber:
                     return path
 
     async def confirm(self, confirmation: Confirmation) -> None:
-        """Tell the learner what is served. Raises WeightsMismatch when it published something else."""
+        """Report the served weights to the learner. Raises WeightsMismatch when it published other ones."""
         stub = await self._stub()
         request = pb.ConfirmRequest(
             worker_id=self._worker_id,
@@ -140,7 +144,7 @@ class Subscriber:
         await call(stub.Confirm, request, deadline_seconds=self._chunk_seconds, what="learner (Confirm)")
 
     async def close(self) -> None:
-        """Close the channel and remove staged files."""
+        """Close the channel and remove the staged files."""
         await self._forget_channel()
         self._staging.close()
 

@@ -1,7 +1,7 @@
-"""Where one process keeps its flat weight files: in shared memory while it has room, else in the run directory.
+"""Flat weight files of one process: in shared memory while it has room, else in the run directory.
 
-A version that does not fit while it is written moves on to the second place, and later ones go there at once. No
-torn file stays.
+A version that does not fit is moved to the second place while it is written, and later ones are written there at once.
+A file that was not finished is removed.
 """
 
 import errno
@@ -21,13 +21,14 @@ from rlserve.policy.own_directory import OwnDirectory
 logger = logging.getLogger(__name__)
 
 COPIES = 3
-"""Versions that lie there at once: two that are kept, and one while it is written."""
+"""Versions on the disk at once: two that are kept, and one that is being written."""
 COPY_BYTES = 2**24
+"""Read at once while a file is moved; any value of some megabytes will do."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def free_bytes(directory: Path) -> int:
-    """What a process of this user may still write there; 0 where it may not write at all."""
+    """Bytes that this user may still write there; 0 without permission to write."""
     if not os.access(directory, os.W_OK | os.X_OK):
         return 0
     found = os.statvfs(directory)
@@ -35,7 +36,7 @@ def free_bytes(directory: Path) -> int:
 
 
 def mapped(file: IO[bytes]) -> Bytes:
-    """The whole file as an array, without reading it."""
+    """The whole file as an array, mapped."""
     return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
@@ -45,9 +46,9 @@ class WeightFiles:
     def __init__(
         self, directory: Path, *, fallback: Path | None = None, warn: Callable[[str], object] = logger.warning
     ) -> None:
-        """``directory`` is taken where it has room for ``COPIES`` versions, ``fallback`` otherwise.
+        """Files go to ``directory`` when it has room for ``COPIES`` versions, to ``fallback`` otherwise.
 
-        ``warn`` is told when weights have to go another way than expected, and why.
+        ``warn`` gets a message when they go elsewhere than expected, with the reason.
         """
         self._places = [directory] if fallback is None or fallback == directory else [directory, fallback]
         self._warn = warn
@@ -57,11 +58,10 @@ class WeightFiles:
     def write(
         self, version: int, parts: Iterable[memoryview], *, size_bytes: int | None = None
     ) -> tuple[Path, IO[bytes]]:
-        """The file that holds ``parts`` one after the other, and the same one opened for reading.
+        """Write ``parts`` one after the other; returns the file's path, and the file opened for reading.
 
-        ``size_bytes`` is the sum of the parts, where it is known before.
-
-        Raises LimitExceeded, with what is needed and what is free, when no place has room.
+        ``size_bytes`` is the sum of the parts, where it is known in advance. Raises LimitExceeded, with the bytes that
+        are needed and free, when no place has room.
         """
         self._choose(size_bytes)
         file = self._new(version)
@@ -74,17 +74,17 @@ class WeightFiles:
         return file.path, file.opened()
 
     def remove(self, path: Path) -> None:
-        """Remove a file that :meth:`write` made, if it is still there."""
+        """Remove a file that :meth:`write` made, if it still exists."""
         path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove all files and directories."""
         own, self._own = self._own, {}
         for directory in own.values():
             directory.close()
 
     def _choose(self, size_bytes: int | None) -> None:
-        """Leave the first place where it can never hold what will lie there; decided before anything does."""
+        """Leave the first place when it has no room for all copies. Decided once, before the first file."""
         if self._own or len(self._places) == 1:
             return
         need, free = COPIES * (size_bytes or 0), free_bytes(self._places[0])
@@ -113,11 +113,11 @@ class WeightFiles:
             self._count += 1
             try:
                 return _File(own, f"v{version}-{self._count}")
-            except FileExistsError:  # not ours: leave it alone, take the next name
+            except FileExistsError:  # of another process: leave it alone, take the next name
                 continue
             except FileNotFoundError:  # a cleaner of shared memory, e.g. logind's RemoveIPC at a logout
                 self._own.pop(own.path.parent).close()
-                self._warn(f"weights: {own.path} was removed by something else; they go through a new directory")
+                self._warn(f"weights: {own.path} was removed by another process; weights go through a new one")
                 own = self._place()
 
     def _append(self, file: "_File", part: memoryview, version: int, size_bytes: int | None) -> "_File":
@@ -132,8 +132,8 @@ class WeightFiles:
             if len(self._places) == 1:
                 raise LimitExceeded(
                     f"weights of version {version}: need {need} bytes, and {free + file.size} are free in "
-                    f"{self._places[0]} (for {COPIES} versions at once: {COPIES * need}); make room there and go on "
-                    "from the last checkpoint with --resume"
+                    f"{self._places[0]} (for {COPIES} versions at once: {COPIES * need}); make room there and "
+                    "continue from the last checkpoint with --resume"
                 ) from error
             self._leave(f"version {version} needs {need} bytes and {free + file.size} were free")
             moved = self._new(version)
@@ -147,7 +147,7 @@ class WeightFiles:
 
 
 class _File:
-    """A file that grows by whole parts."""
+    """A file that is written part by part."""
 
     def __init__(self, own: OwnDirectory, name: str) -> None:
         self._own = own
@@ -155,7 +155,7 @@ class _File:
         self._descriptor = own.create(name)
         self.path = own.path / name
         self.size = 0
-        """Bytes of the parts that are there in full."""
+        """Bytes of the parts that are written in full."""
 
     def append(self, part: memoryview) -> None:
         rest = part
@@ -167,11 +167,11 @@ class _File:
         while other.size < self.size:
             data = os.pread(self._descriptor, min(COPY_BYTES, self.size - other.size), other.size)
             if not data:
-                raise OSError(errno.EIO, "was cut while it was read", str(self.path))
+                raise OSError(errno.EIO, "was truncated while it was read", str(self.path))
             other.append(memoryview(data))
 
     def opened(self) -> IO[bytes]:
-        """The file to read from, whatever becomes of its name; it closes with its last reference."""
+        """The file to read from, valid also after its name is removed; it closes with its last reference."""
         return os.fdopen(self._descriptor, "rb")
 
     def discard(self) -> None:

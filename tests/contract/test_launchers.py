@@ -150,7 +150,7 @@ async def test_a_start_that_fails_alike_each_time_is_not_tried_to_the_end(make: 
     site = make("launch.max_restarts=100")
     crashing = site.spec("rollout-0", "print('no such model', flush=True); sys.exit(1)")
     async with run(site, site.learner(FOREVER), crashing) as running:
-        with pytest.raises(RunFailed, match=r"never came up, and ended so each time: no such model"):
+        with pytest.raises(RunFailed, match=r"never registered, and failed alike each time: no such model"):
             await running
     assert len(site.pids("rollout-0")) == 3
 

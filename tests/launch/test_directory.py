@@ -66,7 +66,7 @@ def test_a_second_launcher_changes_nothing(
         ("pretrain.stage.steps=1", "pretrain: would change"),
         ("rollout.max_new_tokens=99", "rollout.max_new_tokens: is 99"),
         ("algorithm.clip_high=-1", "algorithm.clip_high: is -1"),
-        ("environments.0.options={ nope = 1 }", "environments.0.options.nope: is no option"),
+        ("environments.0.options={ nope = 1 }", "environments.0.options.nope: is not an option"),
     ],
 )
 def test_a_resume_that_is_refused_changes_nothing(

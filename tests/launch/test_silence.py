@@ -1,4 +1,4 @@
-"""Who lives and is not heard of: by a moved clock, and with a real hub and a process that is really stopped."""
+"""Processes that live and send no heartbeat: by a moved clock, and with a real hub and a stopped process."""
 
 import asyncio
 import os
@@ -22,9 +22,9 @@ def test_a_silent_process_is_named_once_and_when_it_is_back() -> None:
     assert silences.look(LIVING, {"rollout-0": 3}, 1.0) == []
     assert silences.look(LIVING, {"rollout-0": 3}, 10.5) == []
     (said,) = silences.look(LIVING, {"rollout-0": 3}, 11.0)
-    assert said.startswith("learner: the hub has not heard from it for 10 s") and "`kill -9 2`, and go on" in said
+    assert said.startswith("learner: it has sent the hub no heartbeat for 10 s") and "`kill -9 2`, and continue" in said
     assert silences.look(LIVING, {"rollout-0": 3}, 99.0) == []
-    assert silences.look(LIVING, {"learner": 2, "rollout-0": 3}, 100.0) == ["learner: is heard of again"]
+    assert silences.look(LIVING, {"learner": 2, "rollout-0": 3}, 100.0) == ["learner: sends heartbeats again"]
     assert silences.look(LIVING, {"learner": 2, "rollout-0": 3}, 200.0) == []
 
 
@@ -43,7 +43,7 @@ def test_a_hub_that_does_not_answer_is_named_and_nobody_else() -> None:
     assert silences.look(LIVING, None, 1.0) == []
     (said,) = silences.look(LIVING, None, 30.0)
     assert said.startswith("hub: it does not answer for 29 s") and "another takes its place" in said
-    assert silences.look(LIVING, {}, 31.0) == ["hub: is heard of again"]
+    assert silences.look(LIVING, {}, 31.0) == ["hub: sends heartbeats again"]
     assert silences.look(LIVING, {"learner": 2, "rollout-0": 3}, 32.0) == []
 
 
@@ -72,4 +72,4 @@ async def test_a_stopped_process_is_told_with_its_state() -> None:
     finally:
         process.kill()
         process.wait()
-    assert said.startswith("verifier-0: the hub has not heard") and f"(pid {process.pid}, stopped)" in said
+    assert said.startswith("verifier-0: it has sent the hub no heartbeat") and f"(pid {process.pid}, stopped)" in said

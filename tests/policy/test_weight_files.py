@@ -133,7 +133,7 @@ def test_a_directory_that_a_cleaner_removed_is_made_anew_and_that_is_told(tmp_pa
     second, _ = files.write(8, [MEGABYTE])
     assert second.stat().st_size == 2**20 and second.parent != first.parent
     assert len(kept.read()) == 2**20  # who has it open keeps it
-    assert told == [f"weights: {first.parent} was removed by something else; they go through a new directory"]
+    assert told == [f"weights: {first.parent} was removed by another process; weights go through a new one"]
     files.remove(first)
     files.close()
     assert not second.parent.exists()

@@ -1,4 +1,4 @@
-"""PolicyStreamService: announces versions, sends their bytes, and hears what workers serve.
+"""PolicyStreamService: announces versions, sends their bytes, records which version each worker serves.
 
 ``Announce``  waits for: a version newer than the last one sent. unblocked by: ``Publisher.publish``. A slow
               reader skips versions and sees the newest.
@@ -30,30 +30,33 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["PolicyStreamService"].full_name
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 3 * 2**20
+"""Below, frames cost more than bytes; above, a chunk exceeds gRPC's message limit of 4 MiB."""
 MAX_SECONDS = 1e6
+"""More than any stall; keeps a wild value out of the metrics."""
 MAX_REPORTS = 4096
-"""Confirmations that are kept for one step's metrics."""
+"""Confirmations kept for one step's metrics: four thousand workers, one version each."""
 MAX_WORKERS = 4096
-"""Workers whose version is remembered; the one that confirmed longest ago is forgotten first."""
+"""Workers whose version is kept; the one that confirmed longest ago is dropped first. A peer that invents ids must
+not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedReport:
-    """A worker's word that it serves a version."""
+    """A worker's confirmation that it serves a version."""
 
     worker_id: str
     version: int
     stall_seconds: float
-    """Generation stood still for this long."""
+    """Generation was held for this long."""
     update_seconds: float
-    """From announcement to serving."""
+    """From the announcement to the end of the swap."""
     running_sequences: int
-    """Sequences that were running during the swap."""
+    """Sequences in flight during the swap."""
     monotonic_seconds: float
 
 
 class PolicyService(pb_grpc.PolicyStreamServiceServicer):
-    """The gRPC face of a publisher. Create it in the event loop that serves it."""
+    """The gRPC service of a publisher. Create it in the event loop that serves it."""
 
     def __init__(self, publisher: Publisher, *, chunk_bytes: int, carriers: Sequence[Carrier] = CARRIERS) -> None:
         self._publisher = publisher
@@ -63,12 +66,13 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         self._reports: deque[ServedReport] = deque(maxlen=MAX_REPORTS)
         self._served: dict[str, int] = {}
         self.num_reports = 0
-        """Confirmations so far."""
+        """Confirmations since the start."""
         self.on_confirmed: Callable[[], object] = lambda: None
         """Called in the service's event loop when a worker serves another version."""
         self._lock = threading.Lock()
         self.num_mismatches = 0
-        """Confirmations whose digest was not the published one."""
+        """Confirmations with a digest other than the published one."""
+        # publish runs in the training thread: the condition must be notified in the loop that waits on it.
         publisher.subscribe(lambda _: asyncio.run_coroutine_threadsafe(self._wake(), self._loop))
 
     def reports(self) -> list[ServedReport]:

@@ -57,11 +57,11 @@ class MixedConfig(AlgorithmSection):
 
     type: Literal["mixed"] = "mixed"
     reward: RewardConfig | None = None
-    """Trains the tokens that the policy sampled, on their advantages; none leaves it out."""
+    """Policy gradient on the tokens that the policy sampled; unset: none."""
     reward_weight: float = Field(1.0, ge=0)
     """Weight of the reward's loss."""
     distill: DistillConfig | None = None
-    """Trains the tokens that a teacher scored; none leaves it out."""
+    """Distillation on the tokens that a teacher scored; unset: none."""
     distill_weight: float = Field(1.0, ge=0)
     """Weight of the distillation's loss."""
     supervised_weight: float = Field(0.0, ge=0)

@@ -1,4 +1,4 @@
-"""What the sections of all algorithms share, and the section of an algorithm from outside."""
+"""Base of all algorithm sections, and the section of an installed plug-in."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +14,12 @@ class AlgorithmSection(Section):
     type: str
 
     def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
-        """What does not fit the rollout's section, as messages "field: what it was; what to do"."""
+        """Contradictions to ``[rollout]``, as messages "field: what it was; what to do"."""
         yield from ()
 
 
 class PluginAlgorithmConfig(AlgorithmSection):
-    """An algorithm from an installed package, found by its entry point; it checks its own options."""
+    """An algorithm of an installed package, found by its entry point; it checks its own options."""
 
     type: str
     options: dict[str, Any] = Field(default_factory=dict)

@@ -6,7 +6,7 @@ from rlserve.config.base import Section
 
 
 class CheckpointConfig(Section):
-    """What is kept on disk."""
+    """Checkpoints on disk."""
 
     every_steps: int = Field(50, ge=0)
     """Steps between checkpoints; 0 keeps only the last."""

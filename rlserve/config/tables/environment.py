@@ -11,12 +11,12 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class TaskSamplingConfig(Section):
-    """How an environment's tasks are sampled where they do not say themselves; unset: as ``[rollout]`` says."""
+    """Sampling of an environment's tasks, where a task sets none itself; unset values are those of ``[rollout]``."""
 
     temperature: float | None = Field(None, gt=0)
     max_new_tokens: int | None = Field(None, ge=1)
     stop: tuple[StopText, ...] = Field((), max_length=64)
-    """Texts that end a completion, or a turn; the tokens that spell them are kept."""
+    """Texts that end a completion, or a turn; their tokens are kept."""
 
 
 class EnvironmentConfig(Section):
@@ -25,11 +25,11 @@ class EnvironmentConfig(Section):
     name: str = Field(min_length=1)
     """Name in the mixture."""
     plugin: str = ""
-    """Registered plug-in; empty: as ``name``. So that one plug-in can appear several times, with other options."""
+    """Registered plug-in; empty: ``name``. One plug-in can appear several times under different names."""
     weight: float = Field(1.0, ge=0)
     """Share in the mixture, relative to the others."""
     eval_weight: float | None = Field(None, ge=0)
-    """Share in the held-out measurement; none: as ``weight``. 0 for tasks that only teach, such as pairs."""
+    """Share in the held-out measurement; unset: ``weight``. 0 for tasks that are only trained on, such as pairs."""
     split: str = "train"
     """Split that training draws from."""
     eval_split: str = "test"
@@ -43,7 +43,7 @@ class EnvironmentConfig(Section):
     raise_at: float = Field(0.8, gt=0, le=1)
     """Pass rate at which the next level begins."""
     window: int = Field(64, ge=1)
-    """Groups of the present level over which the pass rate is taken."""
+    """Groups of the current level over which the pass rate is measured."""
 
     @property
     def share_in_evaluation(self) -> float:

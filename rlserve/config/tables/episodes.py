@@ -1,4 +1,4 @@
-"""Limits of multi-turn episodes, on the side of the environment and of the rollout worker."""
+"""``[episodes]``: limits of multi-turn episodes, for environment servers and rollout workers."""
 
 from pydantic import Field, model_validator
 
@@ -9,17 +9,17 @@ class EpisodesConfig(Section):
     """Multi-turn episodes. ``rollout.max_new_tokens`` bounds what the policy samples in a whole episode."""
 
     max_turns: int = Field(32, ge=1)
-    """Turns of the policy in one episode; then it ends as if its tokens were used up."""
+    """Turns of the policy in one episode; then it ends as truncated."""
     max_turn_tokens: int = Field(0, ge=0)
     """Tokens that the policy may sample in one turn; 0: as many as the episode has left."""
     turn_seconds: float = Field(10.0, gt=0)
-    """The environment must have answered one turn within this."""
+    """Limit for the environment to answer one turn."""
     episode_seconds: float = Field(600.0, gt=0)
-    """One episode must have ended within this, the policy's own time included."""
+    """Limit for one episode, the policy's own time included."""
     idle_seconds: float = Field(300.0, gt=0)
-    """An environment server waits this long for the policy's next turn, then ends the episode."""
+    """Longest wait of an environment server for the policy's next turn; then it ends the episode."""
     max_episodes: int = Field(1024, ge=1)
-    """Episodes that one environment server holds at once; one more is refused and goes elsewhere or waits."""
+    """Episodes on one environment server at once; one more is refused, and the worker asks another server or waits."""
     attempts: int = Field(3, ge=1)
     """Tries of one episode, each from its start with the texts already sampled; then there is no verdict."""
 

@@ -15,17 +15,17 @@ class LaunchConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Read by a launcher of an installed package; ``local`` takes none."""
     start_seconds: float = Field(180.0, gt=0)
-    """An actor must have registered within this."""
+    """Limit for an actor to register."""
     prepare_seconds: float = Field(86400.0, gt=0)
-    """[pretrain] and [sft] must have made the start checkpoint within this."""
+    """Limit for [pretrain] and [sft] to make the start checkpoint."""
     stop_seconds: float = Field(20.0, gt=0)
     """Grace between SIGTERM and SIGKILL."""
     restart_backoff_seconds: float = Field(0.5, gt=0)
     """First pause before a restart; doubles each time."""
     max_restarts: int = Field(5, ge=0)
-    """Restarts of one actor within ten minutes before the run gives up."""
+    """Restarts of one actor within ten minutes; one more death ends the run."""
     report_every_steps: int = Field(100, ge=0)
-    """Optimizer steps after which ``report.html`` is written anew, beside the run; 0: only at its end."""
+    """Optimizer steps between two writes of ``report.html`` during the run; 0: only at its end."""
     cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Processor cores by kind of actor, e.g. ``{ learner = [0], rollout = [1] }``; others run anywhere."""
 
@@ -35,7 +35,7 @@ class LaunchConfig(Section):
             raise ValueError(f"launch.stop_seconds: is {self.stop_seconds}; at most 600")
         for kind, cores in self.cores.items():
             if kind not in ("hub", "environment", "verifier", "teacher", "learner", "rollout"):
-                raise ValueError(f"launch.cores: names {kind!r}, which is no kind of actor; see `rlserve serve --help`")
+                raise ValueError(f"launch.cores: names {kind!r}, not a kind of actor; see `rlserve serve --help`")
             if not cores or min(cores) < 0:
                 raise ValueError(f"launch.cores.{kind}: is {list(cores)}; give core numbers from 0")
         return self

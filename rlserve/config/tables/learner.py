@@ -9,17 +9,17 @@ from rlserve.config.tables.model import Dtype
 
 
 class LearnerConfig(Section):
-    """Learner: optimizer, batches, weights out."""
+    """The learner: optimizer, batches, staleness, streams."""
 
     address: str = "127.0.0.1:0"
     ranks: int = Field(1, ge=1)
     """Processes (GPUs) that train."""
     rank_timeout_seconds: float = Field(600.0, gt=0)
-    """Longest wait of one rank for another in a collective operation; then the run ends and names the rank."""
+    """Longest wait of one rank for another in a collective operation; then the run ends with the name of that rank."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     dtype: Dtype = "bfloat16"
     publish_dtype: Dtype | None = None
-    """Precision of published weights; none means the rollout's."""
+    """Precision of published weights; unset: ``rollout.dtype``."""
     lr: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -36,24 +36,24 @@ class LearnerConfig(Section):
     max_lag: int = Field(4, ge=0)
     """No token older than this many versions is trained on."""
     batches_ahead: int | None = Field(None, ge=0)
-    """Batches of groups leased or queued at once, beside the one in training; none: max_lag. 0 waits for the weights
-    of each step (synchronous). Few keep samples fresh, while a larger ``max_lag`` leaves room for those that take
-    long."""
+    """Batches of groups leased or queued at once, beside the one in training; unset: ``max_lag``. 0 waits for the
+    weights of each step (synchronous). A small number keeps samples fresh, while a larger ``max_lag`` leaves room for
+    samples that take long."""
     max_token_lag: int | None = Field(None, ge=0)
-    """Tokens older than this many versions are masked while the rest of their sequence is trained on; none: no token
-    is. ``max_lag`` drops whole groups."""
+    """Tokens older than this many versions are masked while the rest of their sequence is trained on; unset: none is
+    masked. ``max_lag`` drops whole groups."""
     minibatches: int = Field(1, ge=1)
-    """Parts that a batch of groups is cut into, each an optimizer update of its own. With more than one update a
-    batch, ratios are to the policy at its start (the proximal policy), which the behaviour policy is corrected to."""
+    """Parts of a batch of groups, each an optimizer update of its own. With more than one update a batch, ratios are to
+    the policy at its start (the proximal policy), to which the behaviour policy is corrected."""
     passes: int = Field(1, ge=1)
-    """Times that a batch is gone through."""
+    """Epochs over one batch."""
     lease_seconds: float = Field(120.0, gt=0)
-    """A leased task that stands still for this long (no token, no step) goes to another worker. What moves may take as
-    long as it takes."""
+    """A leased task without progress (no token, no step) for this long goes to another worker. A task that makes
+    progress has no time limit."""
     max_wait_seconds: float = Field(300.0, gt=0)
-    """For so long nothing may move while a batch is waited for; then the run ends and names who is missing."""
+    """Longest wait for a batch without any progress; then the run ends with the name of the missing actor."""
     max_group_bytes: int = Field(64 * 2**20, ge=2**16, le=2**30)
-    """Largest group taken on the rollout stream; four of them may be on their way at once, over all workers."""
+    """Largest group accepted on the rollout stream; four of them may be in transfer at once, over all workers."""
     chunk_bytes: int = Field(2**20, ge=4096, le=3 * 2**20)
     """Size of one chunk of weights on the policy stream."""
     ess_warn: float = Field(0.9, ge=0, le=1)
@@ -61,4 +61,4 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     torch_threads: int = Field(0, ge=0)
-    """CPU threads of torch; 0 decides from the machine."""
+    """CPU threads of torch; 0: from the number of cores."""

@@ -13,7 +13,7 @@ class ModelConfig(Section):
     """The policy that is trained."""
 
     path: str = ""
-    """Hugging Face checkpoint directory, a run directory (its newest checkpoint), or a hub name. Empty: made here by
-    [pretrain] and [sft]."""
+    """Hugging Face checkpoint directory, a run directory (its newest checkpoint), or a hub name. Empty: the run
+    makes it by [pretrain] and [sft]."""
     max_length: int = Field(2048, ge=8)
     """Context in tokens, prompt and completion together."""

@@ -6,12 +6,12 @@ from rlserve.config.base import Section
 
 
 class ReferenceConfig(Section):
-    """The model from which algorithms measure the policy's divergence; used by those that need one."""
+    """The reference model: algorithms that need one measure the policy's divergence from it."""
 
     teacher: str = ""
-    """Teacher that serves it. Empty: a copy of the start checkpoint on each learner rank."""
+    """Name of the teacher that serves it. Empty: a copy of the start checkpoint on each learner rank."""
     refresh_every_syncs: int = Field(0, ge=0)
-    """Weight syncs after which the present policy becomes the reference; 0 keeps it frozen."""
+    """Weight syncs after which the current policy becomes the reference; 0 keeps it frozen."""
 
     @model_validator(mode="after")
     def _a_served_one_is_frozen(self) -> "ReferenceConfig":

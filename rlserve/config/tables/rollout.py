@@ -7,7 +7,7 @@ from rlserve.config.tables.model import Dtype
 
 
 class RolloutConfig(Section):
-    """Rollout workers."""
+    """Rollout workers: engine, sampling, time limits."""
 
     address: str = "127.0.0.1:0"
     workers: int = Field(1, ge=0)
@@ -32,10 +32,10 @@ class RolloutConfig(Section):
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation (always so on CPU)."""
     stall_seconds: float = Field(60.0, gt=0)
-    """An engine that has requests and neither samples nor uses (or waits for) the processor for this long is dead, and
-    so is one that computes and samples nothing for ten times as long; its worker restarts."""
+    """An engine that has requests and neither samples nor uses (or waits for) the processor for this long counts as
+    dead; so does one that computes and samples nothing for ten times as long. Its worker restarts."""
     verify_seconds: float = Field(60.0, gt=0)
-    """How long the verifiers may judge nothing at all; then there is no verdict. Their queue may take as long as it
-    likes."""
+    """Longest wait for verifiers that judge nothing at all; then there is no verdict. Time in their queue does not
+    count."""
     task_seconds: float = Field(30.0, gt=0)
-    """Wait for a task before another server is asked."""
+    """Longest wait for a task before another server is asked."""

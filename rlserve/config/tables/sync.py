@@ -1,4 +1,4 @@
-"""When the sampler gets new weights: online, semi-online, or never."""
+"""``[sync]``: when rollout workers get new weights: online, semi-online, or never."""
 
 from pydantic import Field
 
@@ -6,13 +6,13 @@ from rlserve.config.base import Section
 
 
 class SyncConfig(Section):
-    """What matters is how far the policy moves between syncs: about learning rate times steps."""
+    """When workers get new weights. The policy moves between syncs by about learning rate times steps."""
 
     every_steps: int = Field(1, ge=0)
     """Optimizer steps between weight syncs: 1 is online, more is semi-online, 0 is never (offline).
 
     ``learner.max_lag`` then counts syncs: a token may be older than the newest weights by ``max_lag`` periods. A
-    checkpoint and an evaluation sync too, so that a run that is resumed goes on as one that was not stopped.
+    checkpoint and an evaluation sync too, so that a resumed run continues as one that was never stopped.
     """
     when_kl: float = Field(0.0, ge=0)
-    """Sync sooner once the mean token divergence of learner from sampler passes this (nats); 0 switches it off."""
+    """Sync sooner once the mean token divergence of learner from sampler exceeds this (nats); 0 disables it."""

@@ -1,4 +1,4 @@
-"""``[[teachers]]``: fixed models that give token log-probabilities."""
+"""``[[teachers]]``: frozen models that score tokens with log-probabilities."""
 
 from typing import Literal
 
@@ -8,17 +8,17 @@ from rlserve.config.base import Section
 from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
 
 START = "start"
-"""As a teacher's model: the checkpoint that the run itself begins with."""
+"""Value of ``teachers.model`` for the start checkpoint of the run itself."""
 
 
 class TeacherConfig(Section):
-    """One teacher: a fixed model that gives token log-probabilities."""
+    """One teacher: a frozen model that scores tokens with log-probabilities."""
 
     name: str = Field(min_length=1)
-    """Under which it is served; several servers may serve one name."""
+    """Name under which it is served, by one or several servers."""
     model: str = ""
-    """Hugging Face checkpoint directory or hub name, a run directory (its newest checkpoint), or ``"start"`` (what
-    this run begins with). Empty: its servers join from elsewhere."""
+    """Hugging Face checkpoint directory or hub name, a run directory (its newest checkpoint), or ``"start"`` (the
+    run's own start checkpoint). Empty: its servers join from elsewhere."""
     pretrain: PretrainConfig | None = None
     """Make its model here, instead of ``model``."""
     sft: SftConfig | None = None
@@ -26,30 +26,30 @@ class TeacherConfig(Section):
     servers: int = Field(1, ge=0)
     """Servers that the launcher starts; more may join from elsewhere."""
     environments: tuple[str, ...] = ()
-    """Environments whose samples it scores; none means all."""
+    """Environments whose samples it scores; empty: all."""
     weight: float = Field(1.0, gt=0)
-    """Share of the groups that it scores, relative to other teachers of the same environment."""
+    """Share of the groups it scores, relative to the other teachers of an environment."""
     engine: str = "transformers"
     """What runs it: ``"transformers"``, a batched forward pass (the faster on CPU), or ``"vllm"``, its
     ``prompt_logprobs``."""
     address: str = "127.0.0.1:0"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     max_length: int = Field(2048, ge=8)
-    """Longest sequence that it scores, in tokens."""
+    """Longest sequence it scores, in tokens."""
     max_k: int = Field(64, ge=0)
-    """Largest top k that it gives."""
+    """Largest top k it returns."""
     tokens_per_batch: int = Field(8192, ge=8)
     """Padded tokens in one forward pass."""
     max_queue: int = Field(4096, ge=1)
-    """Sequences waiting or being scored; one more is refused, to be sent elsewhere."""
+    """Sequences waiting or being scored; one more is refused, and the worker asks another server."""
     cache_bytes: int = Field(64 * 2**20, ge=0)
-    """Scores kept by content; 0 keeps none."""
+    """Size of the cache of scores, keyed by content; 0 disables it."""
     score_seconds: float = Field(60.0, gt=0)
-    """Wait for the scores of one group; then another server is asked, or there are none."""
+    """Longest wait for the scores of one group; then another server is asked, or the group has no scores."""
     kv_cache_bytes: int = Field(0, ge=0)
     """Of the vLLM engine; 0 as for rollout workers."""
     torch_threads: int = Field(0, ge=0)
-    """CPU threads of torch; 0 leaves it to torch."""
+    """CPU threads of torch; 0: torch's default."""
 
     @property
     def is_made_here(self) -> bool:

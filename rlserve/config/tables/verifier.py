@@ -12,10 +12,10 @@ class VerifierConfig(Section):
 
     address: str = "127.0.0.1:0"
     workers: int = Field(2, ge=1)
-    """Processes that judge; each judges one completion at a time. Verifiers that wait for others, such as judges, have
-    a process of their own, with many at once."""
+    """Processes that judge, one completion at a time each. Verifiers that wait for a server, such as judges, have a
+    process of their own, with many completions at once."""
     limit_seconds: float = Field(5.0, gt=0)
-    """Limit for one completion, without the time in which it waited for a processor; then its process is killed and
+    """Limit for one completion, without the time in which it waited for a processor. Then its process is killed and
     there is no verdict."""
     memory_bytes: int = Field(512 * 2**20, ge=64 * 2**20)
     """Address-space limit of a judging process beyond its size at start."""
@@ -30,7 +30,7 @@ class VerifierConfig(Section):
     recycle_growth_bytes: int = Field(128 * 2**20, ge=2**20)
     """A judging process that has grown by more than this is replaced."""
     max_queue: int = Field(4096, ge=1)
-    """Completions waiting or being judged; a request that would exceed it is refused, to be sent elsewhere."""
+    """Completions waiting or being judged; a request beyond it is refused, and the worker asks another server."""
     max_completion_bytes: int = Field(2**20, ge=1024)
     """Largest completion, prompt or payload."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The whole look: files and ports here, plug-ins in a probe that is killed when it hangs."""
+"""All checks: files and ports in this process, plug-ins in a probe that is killed when it hangs."""
 
 import json
 import os
@@ -24,27 +24,28 @@ from rlserve.launch.preflight.machine import check_machine
 from rlserve.launch.process import describe_exit
 
 STAGE_SECONDS = 30.0
-"""A stage that takes longer is given up, with a warning."""
+"""A stage that takes longer is skipped with a warning. A large task file takes seconds to read."""
 START_SECONDS = 60.0
-"""The process itself may take so long to begin."""
+"""Limit for the imports of the probe: ten seconds on a busy machine."""
 MAX_TRIES = 6
+"""Probes before the check gives up: each skips one more stage that hung or crashed."""
 START = "start"
 
 
 def check(config: RunConfig, paths: RunPaths, *, stage_seconds: float = STAGE_SECONDS) -> list[Finding]:
-    """Everything that is wrong or odd; nothing is started or written."""
+    """All faults and warnings; nothing is started or written."""
     return [*check_machine(config, paths), *probe(config, stage_seconds=stage_seconds)]
 
 
 def refuse_faults(findings: Sequence[Finding]) -> None:
-    """Raises one ConfigError that tells all faults."""
+    """Raises one ConfigError that lists all faults."""
     faults = list(dict.fromkeys(finding.message for finding in findings if finding.is_fault))
     if faults:
         raise ConfigError("\n".join(faults))
 
 
 def probe(config: RunConfig, *, stage_seconds: float = STAGE_SECONDS) -> Iterator[Finding]:
-    """What plug-ins, models and prompts are found to be; each stage that hangs or crashes is skipped the next time."""
+    """Findings about plug-ins, models and prompts; a stage that hangs or crashes is skipped by the next probe."""
     skip: list[str] = []
     told: set[Finding] = set()
     for _ in range(MAX_TRIES):
@@ -71,7 +72,7 @@ class _Attempt:
     is_done: bool = False
 
     def run(self) -> None:
-        """Start it, listen to its end, and leave nothing of it."""
+        """Start the probe, read its findings to the end, and kill what is left of it."""
         with tempfile.NamedTemporaryFile(prefix="rlserve-preflight-") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rlserve.launch.preflight.probe"],
@@ -124,10 +125,8 @@ class _Attempt:
             self.is_done = True
 
     def _too_slow(self) -> Finding:
-        return warning(
-            f"{self.stage}: took longer than {self.stage_seconds:g} s to look at, and was not looked at to its end"
-        )
+        return warning(f"{self.stage}: its check took longer than {self.stage_seconds:g} s and was not finished")
 
     def _crash(self, status: int, log: str) -> Finding:
-        said = last_words(Path(log)) or "it said nothing"
-        return Finding(f"{self.stage}: its process ended ({describe_exit(status)}) while it was looked at: {said}")
+        said = last_words(Path(log)) or "its log is empty"
+        return Finding(f"{self.stage}: its process ended ({describe_exit(status)}) during the check: {said}")

@@ -1,4 +1,4 @@
-"""A checkpoint directory, by its files alone: is it a whole causal language model that can be trained?"""
+"""Checks from its files alone that a checkpoint directory is a complete causal language model that can be trained."""
 
 import json
 import re
@@ -14,13 +14,14 @@ OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForMasked
 EXTENDING = ("linear", "dynamic", "yarn", "ntk")
 """Kinds of rotary scaling that multiply the positions by their factor."""
 LFS = b"version https://git-lfs"
+"""First bytes of a git-lfs pointer, left by a clone without git-lfs."""
 _STEP = re.compile(r"step-(\d+)")
 
 
 def directory_of(path: str) -> Path | None:
-    """The checkpoint directory that a user means by ``path``; None for what can only be a hub name.
+    """The checkpoint directory that ``path`` names; None for a hub name.
 
-    A run directory means its newest checkpoint that is whole.
+    A run directory stands for its newest complete checkpoint.
     """
     given = Path(path).expanduser()
     if not given.exists():
@@ -34,7 +35,7 @@ def directory_of(path: str) -> Path | None:
 
 
 def check_files(path: Path, key: str) -> Iterator[Finding]:
-    """What keeps the directory ``path``, named under ``key``, from being loaded."""
+    """Faults that keep the directory ``path``, named under ``key``, from being loaded."""
     if not path.exists():
         yield Finding(f"{key}: there is no directory {str(path)!r}; give a checkpoint, a run, or a hub name")
         return
@@ -50,7 +51,7 @@ def check_files(path: Path, key: str) -> Iterator[Finding]:
 
 
 def read_config(path: Path) -> Mapping[str, Any] | str:
-    """``config.json`` of a checkpoint, or what is wrong instead."""
+    """``config.json`` of a checkpoint, or a message about its fault."""
     file = path / "config.json"
     if not file.exists():
         return _what_it_is(path)
@@ -97,7 +98,7 @@ def _check_config(config: Mapping[str, Any], path: str, key: str) -> Iterator[Fi
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
-    """The longest context that the model was made for, in tokens; None when its configuration does not say."""
+    """The longest context of the model, in tokens; None when its configuration has no such key."""
     inner = config.get("text_config")
     values = {**(inner if isinstance(inner, Mapping) else {}), **config}
     said = (values.get(name) for name in POSITIONS)
@@ -132,7 +133,7 @@ def _weight_problems(path: Path) -> Iterator[str]:
 
 
 def _file_problem(file: Path) -> str:
-    """What is wrong with one file of weights, by its head and its length; empty when nothing is."""
+    """The fault of one file of weights, from its header and its size; empty without one."""
     size = file.stat().st_size
     try:
         with open(file, "rb") as opened:

@@ -1,4 +1,4 @@
-"""What the look at a configuration found."""
+"""A fault or a warning about a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,23 +7,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or odd."""
+    """One fault or warning."""
 
     message: str
     """``"key: what it was; what to do"``."""
     is_fault: bool = True
-    """A run cannot work; else it starts, and this is a warning."""
+    """True: a run cannot work. False: it starts with this warning."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The finding as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Finding":
-        """Back from plain data."""
+        """A finding from JSON values."""
         return cls(message=str(values["message"]), is_fault=values["is_fault"] is True)
 
 
 def warning(message: str) -> Finding:
-    """A finding with which a run starts all the same."""
+    """A finding that does not keep a run from starting."""
     return Finding(message, is_fault=False)

@@ -1,4 +1,4 @@
-"""What a configuration asks of this machine: ports, directory, cores, GPUs, packages."""
+"""Checks what a configuration needs of this machine: ports, directory, cores, GPUs, packages."""
 
 import importlib.util
 import os
@@ -12,22 +12,41 @@ from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.factory import ENGINES, check_engine
-from rlserve.errors import ConfigError
+from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
+from rlserve.store.registry import backend_of
 
 FLASH = "flash_attention_2"
 ROOM_BYTES = 256 * 2**20
+"""Below this a warning: one checkpoint of the quick start's model with its optimizer takes a fifth of it."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
+"""One entry a card, readable without loading the driver's library."""
 
 
 def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
-    """Everything of this module."""
+    """All checks of this module."""
     yield from check_directory(paths.root)
     yield from check_ports(config)
     yield from check_cores(config)
     yield from check_gpus(config, count_gpus())
     yield from check_engines(config)
+    yield from check_types(config)
+
+
+def check_types(config: RunConfig) -> Iterator[Finding]:
+    """Whether the launcher and the store are registered."""
+    for key, find in (
+        ("launch.type", lambda: launcher_type(config.launch.type)),
+        ("store.type", lambda: backend_of(config.store)),
+    ):
+        try:
+            find()
+        except ConfigError as error:
+            yield Finding(str(error))
+        except RlserveError as error:
+            yield Finding(f"{key}: {error}")
 
 
 def check_engines(config: RunConfig) -> Iterator[Finding]:
@@ -53,7 +72,7 @@ def check_directory(root: Path) -> Iterator[Finding]:
 
 
 def check_ports(config: RunConfig) -> Iterator[Finding]:
-    """Whether each address that is given can be served, by one actor each."""
+    """Whether each configured address can be bound, and by one actor only."""
     try:
         tls = TlsFiles.from_environment()
     except ConfigError as error:
@@ -80,7 +99,7 @@ def check_ports(config: RunConfig) -> Iterator[Finding]:
 
 
 def _addresses(config: RunConfig) -> Iterator[tuple[str, str, int]]:
-    """(key, address, number of actors that would listen there) of what the launcher starts."""
+    """(key, address, number of actors) of each server that the launcher starts."""
     yield "hub.address", config.hub.address, 1
     yield "verifier.address", config.verifier.address, 1
     yield "learner.address", config.learner.address, 1
@@ -103,7 +122,7 @@ def _bind_problem(host: str, port: int) -> str:
 
 
 def check_cores(config: RunConfig) -> Iterator[Finding]:
-    """Whether the processor cores that are named are there."""
+    """Whether the configured processor cores exist."""
     there = os.sched_getaffinity(0)
     for kind, cores in config.launch.cores.items():
         if absent := sorted(set(cores) - there):
@@ -112,7 +131,7 @@ def check_cores(config: RunConfig) -> Iterator[Finding]:
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that processes may use, without loading anything."""
+    """Number of NVIDIA GPUs that processes may use, without loading a library."""
     try:
         count = len(list(DRIVER.iterdir()))
     except OSError:
@@ -125,7 +144,7 @@ def count_gpus() -> int:
 
 
 def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
-    """Whether there are as many devices as are asked for, and the attention that wants them."""
+    """Whether there are as many devices as ranks and tensor parallelism need, and the attention that needs them."""
     ranks, parallel = config.learner.ranks, config.rollout.tensor_parallel
     if gpus:
         if ranks > gpus:

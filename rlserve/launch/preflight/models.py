@@ -1,4 +1,4 @@
-"""Models, as transformers would take them, and prompts in their tokens; torch is not loaded."""
+"""Checks models as transformers would load them, and prompts in their tokens; torch is not loaded."""
 
 import importlib
 import sys
@@ -23,7 +23,9 @@ from rlserve.plugins import told
 from rlserve.records import Task
 
 HUB_SECONDS = 4.0
+"""Limit for one answer of the hub; without a network the check must not hold up a start."""
 UNLIMITED = 2**40
+"""Tokens: prompts are measured here, not refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,14 @@ class Asked:
     """A model that the configuration names."""
 
     key: str
-    """Where: ``model.path``, or ``teachers.0.model``."""
+    """Key that names it: ``model.path``, or ``teachers.0.model``."""
     path: str
     max_length: int
     length_key: str
 
     @property
     def stage(self) -> str:
-        """Its name in the look's stages."""
+        """Name of the stage that checks it."""
         return f"model {self.key}"
 
 
@@ -55,7 +57,7 @@ def asked_models(config: RunConfig) -> list[Asked]:
 
 
 def look_at_model(asked: Asked) -> Iterator[Finding]:
-    """What keeps the model from being loaded, and from ``max_length``."""
+    """Faults that keep the model from being loaded, or from ``max_length``."""
     directory = directory_of(asked.path)
     if directory is None:
         try:
@@ -88,7 +90,7 @@ def _check_length(asked: Asked, config: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _from_hub(asked: Asked) -> Path:
-    """The directory of ``config.json`` of a hub name. Raises RlserveError that says why there is none."""
+    """The cache directory of a hub name's ``config.json``. Raises RlserveError with the reason when there is none."""
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     here = f"{asked.key}: {asked.path!r} is no directory here"
@@ -99,7 +101,7 @@ def _from_hub(asked: Asked) -> Path:
     try:
         if isinstance(cached := try_to_load_from_cache(asked.path, "config.json"), str):
             return Path(cached).parent
-        if not _hub_answers():  # the hub's client would try again and again
+        if not _hub_answers():  # its client would retry for minutes
             raise unreachable
         return Path(hf_hub_download(asked.path, "config.json", etag_timeout=HUB_SECONDS)).parent
     except errors.GatedRepoError:
@@ -137,7 +139,7 @@ def _hub_answers() -> bool:
 
 
 def hide_torch() -> None:
-    """Let transformers do without torch, whose import takes seconds; no-op once either is there."""
+    """Make transformers believe that torch is not installed: its import takes seconds. No-op once either is loaded."""
     if "torch" not in sys.modules and "transformers" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]
 
@@ -165,7 +167,7 @@ def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Findin
         said = " ".join(str(error).split())[:200]
         yield Finding(f"{asked.key}: the tokenizer of {asked.path!r} cannot be loaded: {type(error).__name__}: {said}")
         return
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # transformers makes an empty one
         yield Finding(f"{asked.key}: {asked.path!r} has no tokenizer (tokenizer.json); copy the checkpoint again")
         return
     inner = config.get("text_config")
@@ -184,11 +186,11 @@ def _loadable(path: str) -> str:
 
 
 def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Finding]:
-    """Whether prompts leave room for ``max_new_tokens``, and the chat template takes them."""
+    """Whether prompts leave room for ``max_new_tokens``, and the chat template accepts them."""
     if not taken:
         return
     made = config.pretrain.tokenizer.type if config.pretrain else ""
-    if made and made != "characters":  # how long a prompt is, only the tokenizer knows that is yet to be trained
+    if made and made != "characters":  # its tokenizer is not trained yet
         return
     count = _characters
     if not made:
@@ -223,7 +225,7 @@ def _check_prompts(config: RunConfig, count: Callable[[Task], int], part: Taken)
 
 
 def _characters(task: Task) -> int:
-    """Tokens of a prompt of which each character is one."""
+    """Length of a prompt in characters, for a tokenizer of single characters."""
     parts = task.prompt if not isinstance(task.prompt, str) else (task.prompt,)
     return sum(len(part) if isinstance(part, str) else len(getattr(part, "content", " ")) for part in parts)
 

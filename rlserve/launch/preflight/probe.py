@@ -1,4 +1,4 @@
-"""The part of the look that runs plug-ins, in a process that may hang, crash or print what it likes.
+"""The checks that run plug-ins, in a process that may hang, crash or print.
 
 ``python -m rlserve.launch.preflight.probe``: reads ``{"config": ..., "skip": [...]}``, writes JSON lines:
 ``{"stage": NAME}`` before each stage, ``{"finding": ...}``, at the end ``{"done": true}``.
@@ -25,10 +25,10 @@ PROMPTS = "prompts"
 
 
 def main() -> int:
-    """Look at everything; returns the exit code."""
+    """Run all stages; returns the exit code."""
     die_with_parent()
     out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # plug-ins may print
+    os.dup2(2, 1)  # what plug-ins print goes to the log, not between the JSON lines
     order = json.load(sys.stdin)
     config, skip = RunConfig.model_validate(order["config"]), set(order["skip"])
     faulty: set[str] = set()
@@ -56,7 +56,7 @@ def main() -> int:
         stage(f"verifier {name}", look_at_verifier(config, name, key, task, answer))
     print(json.dumps({"done": True}), file=out)
     out.flush()
-    os._exit(0)  # threads of plug-ins do not keep us
+    os._exit(0)  # not sys.exit: it would wait for threads of plug-ins
 
 
 def _guarded(name: str, look: Iterator[Finding]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The environments and corpora of a configuration, made as the run will make them, and some tasks of each split."""
+"""Checks environments and corpora: makes them as the run will, and tries some tasks of each split."""
 
 import json
 import time
@@ -18,10 +18,10 @@ from rlserve.plugins import ENVIRONMENT_GROUP, Environment, told
 from rlserve.records import Task
 
 TASKS_TRIED = 64
-"""Tasks of a split that are looked at, evenly over a finite one."""
+"""Tasks tried of a split, spread evenly over a finite one: enough to meet a fault that every tenth task has."""
 NOTHING_TO_MEASURE = "; give it one (options.test_path of files), or set evaluate.problems = 0 to measure nothing"
 SECONDS_TRIED = 2.0
-"""Of tasks that come slowly only those that come within this."""
+"""Tasks of a slow environment are tried for this long only: a user waits for the start."""
 
 
 @dataclass(slots=True)
@@ -29,15 +29,15 @@ class Taken:
     """Tasks of one split of one environment."""
 
     index: int
-    """Of the environment in the configuration."""
+    """Index of the environment in the configuration."""
     split: str
     tasks: list[Task] = field(default_factory=list)
     answer: str = ""
-    """A right completion of the first one, if the environment can demonstrate."""
+    """A right completion of the first task, if the environment can demonstrate."""
 
 
 def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> Iterator[Finding]:
-    """What is wrong with ``environments.<index>``; the tasks that it gave are added to ``taken``."""
+    """Faults of ``environments.<index>``; its tasks are added to ``taken``."""
     section = config.environments[index]
     where = f"environments.{index}"
     key = f"{where}.{'plugin' if section.plugin else 'name'}"
@@ -54,7 +54,7 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
     try:
         splits = dict(environment.splits)
     except Exception as error:
-        yield Finding(f"{where}: {section.name!r} cannot say its splits: {told(error)}")
+        yield Finding(f"{where}: {section.name!r} raised in `splits`: {told(error)}")
         return
     for split_key, split in _wanted(config, section):
         if split not in splits:
@@ -77,7 +77,7 @@ def _wanted(config: RunConfig, section: EnvironmentConfig) -> Iterator[tuple[str
 
 
 def _take(environment: Environment, size: int, found: Taken) -> str:
-    """Fill ``found``; returns what went wrong, empty when nothing did."""
+    """Fill ``found``; returns a message about a fault, or an empty text."""
     started = time.monotonic()
     step = max(size // TASKS_TRIED, 1)
     for position in range(min(size, TASKS_TRIED) if size else TASKS_TRIED):
@@ -96,12 +96,12 @@ def _take(environment: Environment, size: int, found: Taken) -> str:
         try:
             found.answer = str(demonstrate(found.split, 0, 0)[1])
         except Exception:
-            found.answer = ""  # not every row has one; corpora are looked at for themselves
+            found.answer = ""  # not every row has one, and corpora have a check of their own
     return ""
 
 
 def _made(name: str, options: Mapping[str, Any], key: str, where: str) -> tuple[Any, str]:
-    """The plug-in, or what is wrong with it. ``key`` names it, ``where`` its options."""
+    """The plug-in, or a message about its fault. ``key`` names it, ``where`` its options."""
     try:
         return plugins.make(ENVIRONMENT_GROUP, name, options, where=where), ""
     except UnknownName as error:
@@ -117,7 +117,7 @@ def _without_group(error: Exception) -> str:
 
 
 def corpora(config: RunConfig) -> Iterator[tuple[str, CorpusConfig]]:
-    """(key, corpus) of each text that the run learns from before reinforcement."""
+    """(key, corpus) of each pretraining and fine-tuning stage."""
     stages = [("", config.pretrain, config.sft)]
     stages += [(f"teachers.{i}.", t.pretrain, t.sft) for i, t in enumerate(config.teachers)]
     for prefix, pretrain, sft in stages:
@@ -134,7 +134,7 @@ def _flat(key: str, corpus: CorpusConfig) -> Iterator[tuple[str, CorpusConfig]]:
 
 
 def look_at_corpora(config: RunConfig) -> Iterator[Finding]:
-    """What is wrong with the corpora of pretraining and tuning."""
+    """Faults of the corpora of pretraining and fine-tuning."""
     seen: set[str] = set()
     for key, corpus in corpora(config):
         identity = json.dumps([corpus.environment, corpus.options, corpus.path], sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""The verifiers that tasks name: are they there, and do they judge?"""
+"""Checks the verifiers that tasks name: installed, able to start, able to judge."""
 
 import asyncio
 import inspect
@@ -17,10 +17,11 @@ from rlserve.plugins import VERIFIER_GROUP, told
 from rlserve.records import Task, Verdict
 
 ANY_ANSWER = "0"
+"""For tasks without a demonstration: a verifier must have a verdict on any text."""
 
 
 def wanted(taken: Iterable[Taken]) -> dict[str, tuple[str, Task, str]]:
-    """By verifier: the key that leads to it, a task that wants it, and an answer that is not empty."""
+    """By verifier: the key of an environment that uses it, one of its tasks, and an answer that is not empty."""
     found: dict[str, tuple[str, Task, str]] = {}
     for part in taken:
         for task in part.tasks:
@@ -31,7 +32,7 @@ def wanted(taken: Iterable[Taken]) -> dict[str, tuple[str, Task, str]]:
 
 
 def look_at_options(options: Mapping[str, Any]) -> Iterator[Finding]:
-    """Options for verifiers that are not there."""
+    """Options for verifiers that are not installed."""
     known = plugins.names(VERIFIER_GROUP)
     for name in options:
         if name not in known:
@@ -39,10 +40,10 @@ def look_at_options(options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer: str) -> Iterator[Finding]:
-    """What is wrong with the verifier ``name``, which ``task`` of the environment at ``key`` wants."""
+    """Faults of the verifier ``name``, which ``task`` of the environment at ``key`` uses."""
     known = plugins.names(VERIFIER_GROUP)
     if name not in known:
-        yield Finding(f"{key}: its tasks want the verifier {name!r}, which is not installed{known_names(name, known)}")
+        yield Finding(f"{key}: its tasks name the verifier {name!r}, which is not installed{known_names(name, known)}")
         return
     where = f"verifier.options.{name}"
     try:
@@ -67,7 +68,7 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
 
 
 async def _failures(verifier: Any, completions: Sequence[str], task: Task) -> list[str]:
-    """Why each has no verdict; empty for one that has."""
+    """For each completion why it has no verdict, or an empty text."""
     try:
         return list(await asyncio.gather(*(_failure(verifier, completion, task) for completion in completions)))
     finally:
@@ -79,7 +80,7 @@ async def _failures(verifier: Any, completions: Sequence[str], task: Task) -> li
 async def _failure(verifier: Any, completion: str, task: Task) -> str:
     try:
         verdict = verifier.verify(completion, task.payload, _prompt(task))
-        if inspect.isawaitable(verdict):  # a verifier that waits for others
+        if inspect.isawaitable(verdict):  # an async verifier, which waits for a server
             verdict = await verdict
         if not isinstance(verdict, Verdict):
             return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
