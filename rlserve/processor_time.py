@@ -37,7 +37,7 @@ READ_EVERY_SECONDS = 0.5
 worse, and delays the end of what exceeds a limit."""
 UNEXPLAINED_SECONDS = 0.005
 """A ready thread with more time than this that the kernel counted neither as running nor as waiting is still in a wait.
-The kernel's accounts lag by a tick, which is 1 to 10 ms long."""
+Any value of this size will do: above the rounding of the accounts, and far below an interval."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Gold answers beside others, each pair with the right verdict: from files and reasoning-gym, and their variants."""
+"""Pairs of a gold answer and another answer, with the right verdict: from files, reasoning-gym and their variants."""
 
 import json
 import random
@@ -16,14 +16,14 @@ REASONING_GYM = (
     "number_sequence", "polynomial_multiplication", "prime_factorization", "products", "simple_equations",
     "simple_geometry", "time_intervals",
 )  # fmt: skip
-"""Data sets whose answers are mathematics; where the extra is not installed, none."""
-ANSWERS_EACH = 40
-MAX_CHARACTERS = 300
+"""Data sets whose answers are mathematics; they are skipped where the extra is not installed."""
+ANSWERS_EACH = 40  # of each data set; any value of this size will do, since an answer has dozens of variants
+MAX_CHARACTERS = 300  # longer ones in the files are solutions and not answers
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One question to both judges."""
+    """One gold answer, one answer to judge, and whether they are the same."""
 
     source: str
     kind: str
@@ -33,15 +33,16 @@ class Pair:
 
 
 def make_pairs(files: Sequence[Path], count: int, *, seed: int = 0) -> list[Pair]:
-    """``count`` pairs, evenly from all sources; raises InvalidRequest when the sources have fewer."""
+    """``count`` pairs, evenly from all sources. Raises InvalidRequest when the sources have fewer."""
     draw = random.Random(seed)
     sources = [_shuffled(list(_of_file(path, draw)), draw) for path in files]
     sources.append(_shuffled(list(_of_reasoning_gym(draw)), draw))
     pairs: list[Pair] = []
     while len(pairs) < count and any(sources):
+        # One of each source in turn, so that a large file does not decide the shares.
         pairs.extend(source.pop() for source in sources if source)
     if len(pairs) < count:
-        raise InvalidRequest(f"--pairs: the answers give {len(pairs)} pairs; name more files with --answers")
+        raise InvalidRequest(f"--pairs: is {count}, but the answers make {len(pairs)}; name more files with --answers")
     return pairs[:count]
 
 
@@ -52,7 +53,7 @@ def _shuffled(pairs: list[Pair], draw: random.Random) -> list[Pair]:
 
 
 def _of_file(path: Path, draw: random.Random) -> Iterator[Pair]:
-    """GSM8K's rows (``#### 18``), or cases of a gold and an answer with what is expected of them."""
+    """Pairs from rows of GSM8K (``#### 18``), or from cases with a gold answer, an answer and the expected verdict."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Our math verifier against math-verify: the same pairs to both, each in a process that can be killed.
+"""The math verifier against math-verify: both judge the same pairs, each in a process that can be killed.
 
-The right verdict of each pair is known by how it was made, so that every disagreement has a culprit.
+The construction of a pair determines its right verdict, so that each disagreement shows which of the two is wrong.
 """
 
 import json
@@ -17,13 +17,13 @@ from typing import Any
 from rlserve.bench.answer_sources import Pair, make_pairs
 from rlserve.bench.judge_process import JudgeProcess
 
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 10.0  # between lines of progress; any value of this size will do
 
 
 def compare(*, answers: Sequence[str], pairs: int, out: str, workers: int) -> dict[str, Any]:
-    """Judge ``pairs`` pairs twice; counts by source and by kind, and a file of every disagreement in ``out``.
+    """Let both judge ``pairs`` pairs: counts by source and by kind, and a file of all disagreements in ``out``.
 
-    ``workers`` processes of each judge work side by side.
+    ``workers`` is the number of processes of each judge that work at a time.
     """
     asked = make_pairs([Path(path) for path in answers], pairs)
     folder = Path(out)
@@ -35,6 +35,7 @@ def compare(*, answers: Sequence[str], pairs: int, out: str, workers: int) -> di
     with disagreements.open("w", encoding="utf-8") as file, mistakes.open("w", encoding="utf-8") as wrong:
         for pair, ours, theirs in _judged(asked, workers):
             row = json.dumps({**asdict(pair), "ours": ours, "math_verify": theirs}, ensure_ascii=False) + "\n"
+            # Only "equal" would earn a reward: unread answers, errors and hangs count as unequal.
             if (ours == "equal") != (theirs == "equal"):
                 file.write(row)
             if (ours == "equal") != pair.same:
@@ -52,7 +53,7 @@ def compare(*, answers: Sequence[str], pairs: int, out: str, workers: int) -> di
 
 
 def _judged(asked: Sequence[Pair], workers: int) -> Iterator[tuple[Pair, str, str]]:
-    """Every pair with both words, in any order; tells how far it is."""
+    """Every pair with both verdicts, in any order; prints the progress."""
     told = start = time.monotonic()
     done: queue.SimpleQueue[tuple[Pair, str, str]] = queue.SimpleQueue()
     with ThreadPoolExecutor(workers) as threads:
@@ -67,21 +68,23 @@ def _judged(asked: Sequence[Pair], workers: int) -> Iterator[tuple[Pair, str, st
 
 
 def _next(done: "queue.SimpleQueue[tuple[Pair, str, str]]", lanes: Sequence["Future[None]"]) -> tuple[Pair, str, str]:
-    """The next judged pair; raises what a lane raised."""
+    """The next judged pair. Raises the exception of a lane that failed."""
     while True:
         try:
             return done.get(timeout=1.0)
         except queue.Empty:
+            # A lane that failed puts nothing into the queue: without this look the wait would never end.
             for lane in lanes:
                 if lane.done():
                     lane.result()
 
 
 def _lane(pairs: Sequence[Pair], done: "queue.SimpleQueue[tuple[Pair, str, str]]") -> None:
+    """Judge a share of the pairs, with one process of each judge."""
     judges = JudgeProcess("ours"), JudgeProcess("math-verify")
     try:
         for pair in pairs:
-            for judge in judges:
+            for judge in judges:  # both are asked before either is waited for, so that they work at a time
                 judge.ask(pair.gold, pair.answer)
             ours, theirs = (judge.told() for judge in judges)
             done.put((pair, ours, theirs))

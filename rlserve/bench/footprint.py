@@ -1,4 +1,4 @@
-"""What processes and all below them hold at one moment."""
+"""Descriptors and memory that processes and their descendants hold at one moment."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ class Footprint:
 
     descriptors: int
     unshared_bytes: int
+    """Memory of these processes alone: shared pages (of a fork, of a library) would count once for each process."""
 
 
 def footprint(pids: Iterable[int]) -> Footprint:
-    """The processes and their descendants; what ends while it is looked at holds nothing."""
+    """Sum over the processes and their descendants; one that ends meanwhile counts nothing."""
     descriptors = unshared = 0
     for pid in pids:
         for process in _with_descendants(pid):

@@ -1,11 +1,11 @@
-"""Small groups a second that one learner takes in, by the number of workers that send them.
+"""How many small groups a second one learner receives, by the number of workers that send them.
 
 The learner's side is real: streams, checks, leases, a store on disk, and a trainer that takes batches and commits them.
-The workers are another process that answers each lease with a group of that task. What counts is the learner's
-processor time, so that neither the workers nor others on the machine change the figure.
+The workers are another process, which answers each lease with a group of that task. The rate is per second of the
+learner's processor time, so that neither the workers nor other programs on the machine change it.
 
-The reference is the least that could be done with the same bytes: each group is read and inserted by itself, without
-streams, leases or a trainer.
+The reference is the least work with the same bytes: each group is decoded and inserted by itself, without streams,
+leases or a trainer.
 """
 
 import asyncio
@@ -56,20 +56,24 @@ from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
 WORKERS = (1, 10, 100, 300)
 SECONDS, WARM_SECONDS = 5.0, 1.5
+"""Of each measurement, and before it until all streams are full. Any values of this size will do: the learner receives
+thousands of groups in that time."""
 SAMPLES, PROMPT, SAMPLED = 4, 8, 12
-"""Of one group: about 700 bytes."""
+"""Size of one group, about 700 bytes: as small as tasks have them, so that the cost of a group and not of its bytes is
+measured."""
 IN_FLIGHT = 2048
-"""Groups leased at once, over all workers."""
+"""Groups leased at a time, over all workers. Any value will do that keeps the learner busy."""
 BATCH = 64
-"""Groups of a step of the trainer."""
+"""Groups of a step of the trainer. Any value of this size will do."""
 TARGET = 2000.0
+"""Groups a second of one core, as the least that is aimed at: a learner must not be the bottleneck of its workers."""
 LIMITS = GroupLimits(vocab_size=64, max_tokens=64, max_trajectories=SAMPLES)
 RUN, TOKENIZER = "bench", "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What the workers saw."""
+    """The measurements of the workers."""
 
     groups: int
     latencies: list[float]
@@ -77,7 +81,7 @@ class _Measured:
 
 
 def measure(*, workers: Sequence[int] = WORKERS, seconds: float = SECONDS) -> dict[str, object]:
-    """Groups by wall second and by second of one core, and how long acks take."""
+    """Groups per wall second and per second of one core, and latencies of acknowledgements."""
     bare = _bare_rate(seconds / 2)
     numbers: dict[str, object] = {"group_bytes": len(codec.group_to_bytes(_answer(_lease(0), "w")))}
     for count in workers:
@@ -93,6 +97,7 @@ async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float
         trainer.start()
         try:
             async with _served(inbox) as address:
+                # spawn, not fork: gRPC's threads and locks do not survive a fork.
                 context = multiprocessing.get_context("spawn")
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_clients, args=(theirs, address, workers))
@@ -122,7 +127,7 @@ async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float
 
 
 def _bare_rate(seconds: float) -> float:
-    """Groups a second of one core: read, then inserted, one by one."""
+    """Groups a second of one core, decoded and inserted one by one."""
     payloads = [codec.group_to_bytes(_answer(_lease(index), "w")) for index in range(256)]
     with tempfile.TemporaryDirectory() as directory:
         store = SqliteStore(Path(directory) / "groups.sqlite")
@@ -130,6 +135,7 @@ def _bare_rate(seconds: float) -> float:
         while (used := time.process_time() - started) < seconds:
             payload = payloads[count % len(payloads)]
             group = codec.group_from_bytes(payload, limits=LIMITS)
+            # A new id each time: the store ignores a group that it has received before.
             store.receive(GroupInfo(group_id=f"{group.group_id}/{count}", worker_id=group.worker_id), payload)
             count += 1
         store.close()
@@ -144,7 +150,7 @@ def _inbox(directory: Path) -> Inbox:
         ingredients=(Ingredient("arithmetic", "train", 1.0),),
         num_samples=SAMPLES,
         max_outstanding=IN_FLIGHT,
-        max_lag=2**31,
+        max_lag=2**31,  # no group is stale: all are of version 0, and the trainer publishes hundreds
         lease_seconds=60.0,
         tokenizer_fingerprint=TOKENIZER,
         batch=BATCH,
@@ -158,6 +164,7 @@ def _inbox(directory: Path) -> Inbox:
 
 
 def _train(inbox: Inbox, stop: threading.Event) -> None:
+    """Take batches and commit them without training, as fast as they come."""
     step = 0
     while not stop.is_set():
         try:
@@ -182,7 +189,7 @@ async def _served(inbox: Inbox) -> AsyncIterator[str]:
 
 
 def _clients(pipe: Connection, address: str, workers: int) -> None:
-    """The process of the workers."""
+    """Entry point of the process of the workers."""
     pipe.send(asyncio.run(_run_clients(pipe, address, workers)))
 
 
@@ -192,7 +199,7 @@ async def _run_clients(pipe: Connection, address: str, workers: int) -> _Measure
         asyncio.create_task(_client(address, f"w{number}", max(1, IN_FLIGHT // workers), joined, latencies))
         for number in range(workers)
     ]
-    for _ in range(workers):
+    for _ in range(workers):  # the measurement begins when every stream is open
         await joined.acquire()
     pipe.send("joined")
     await asyncio.to_thread(pipe.recv)
@@ -234,7 +241,7 @@ def _lease(index: int) -> Lease:
 
 
 def _answer(lease: Lease, worker_id: str) -> RolloutGroup:
-    """A group for a lease; half of its samples are right."""
+    """A group for a lease; half of its samples are right, so that its advantages are not 0 and it is kept."""
     samples = tuple(replace(sample, seed=(lease.seed + sample.sample_index) % 2**64) for sample in _samples())
     return RolloutGroup(
         group_id=lease.group_id,

@@ -1,7 +1,7 @@
-"""A judge of two answers in a process of its own, which is killed when it hangs. Run as a module it is that process.
+"""A judge of two answers in a process of its own, which is killed when it hangs. Run as a module, it is that process.
 
-``ours`` is the math verifier, ``math-verify`` that library as its documentation calls it, without its timers (which
-need signals of their own).
+The judge ``ours`` is the math verifier; ``math-verify`` is that library, called as its documentation shows, without its
+timers (which use signals of the main thread).
 """
 
 import contextlib
@@ -15,28 +15,40 @@ from collections.abc import Callable
 import psutil
 
 CPU_SECONDS = 8.0
-"""Processor time for one pair, first imports included."""
+"""Processor time for one pair, including the imports before the first. Any value of this size will do: a usual pair
+takes milliseconds, and one that takes this long would hold up a training run."""
 WALL_SECONDS = 300.0
-"""For a process that waits for something that does not come; nothing honest does."""
+"""Limit for a process that sleeps, which uses no processor time. Any value will do that a busy machine does not
+reach."""
+POLL_SECONDS = 0.5
+"""Between readings of the processor time. Any value of this size will do: an answer ends the wait at once."""
 
 
 class JudgeProcess:
-    """Asks one judge, pair by pair; starts it again after a kill."""
+    """Asks one judge, pair by pair, and starts it again after a kill::
+
+    judge = JudgeProcess("math-verify")
+    judge.ask("1/2", "0.5")
+    judge.told()                # "equal"
+    judge.ask(gold, answer)     # a pair on which the judge computes without end
+    judge.told()                # "hung": the process was killed, and the next ask starts another
+    judge.close()
+    """
 
     def __init__(self, judge: str) -> None:
         self._judge = judge
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, gold: str, answer: str) -> None:
-        """Give it a pair to judge; ``told`` waits for its word."""
+        """Send a pair; ``told`` waits for the verdict."""
         process = self._running()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it died: told finds out
+        with contextlib.suppress(OSError):  # the process died, and told() reports it
             process.stdin.write(json.dumps([gold, answer]) + "\n")
             process.stdin.flush()
 
     def told(self) -> str:
-        """``equal``, ``different``, ``unread``, ``error ...`` or ``hung``."""
+        """Wait for the verdict: ``equal``, ``different``, ``unread``, ``error ...`` or ``hung``."""
         process = self._running()
         assert process.stdout is not None
         if not self._wait(process):
@@ -49,7 +61,7 @@ class JudgeProcess:
         return str(json.loads(line))
 
     def close(self) -> None:
-        """Kill the process, if there is one."""
+        """Kill the process, if one runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -68,15 +80,15 @@ class JudgeProcess:
         return self._process
 
     def _wait(self, process: subprocess.Popen[str]) -> bool:
-        """True when an answer comes before the processor time is used up."""
+        """True when an answer arrives within the limits."""
         assert process.stdout is not None
         try:
             watched = psutil.Process(process.pid)
         except psutil.NoSuchProcess:
-            return True  # what it left is read, and then the end
+            return True  # the pipe still holds what the process wrote, then its end
         start, began = _cpu_seconds(watched), time.monotonic()
         while time.monotonic() < began + WALL_SECONDS:
-            if select.select([process.stdout], [], [], 0.5)[0]:
+            if select.select([process.stdout], [], [], POLL_SECONDS)[0]:
                 return True
             if _cpu_seconds(watched) - start > CPU_SECONDS:
                 return False
@@ -108,7 +120,7 @@ def _math_verify() -> Callable[[str, str], str]:
 
     from math_verify import parse, verify
 
-    logging.disable(logging.ERROR)  # it warns at each call that its timers are off
+    logging.disable(logging.ERROR)  # math-verify logs a warning at each call without timers
 
     def ask(gold: str, answer: str) -> str:
         sides = [parse(text if "$" in text else f"${text}$", parsing_timeout=None) for text in (gold, answer)]

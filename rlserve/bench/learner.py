@@ -1,7 +1,7 @@
 """One optimizer step of the learner's engine against a plain PyTorch loop: same model, batch, loss and AdamW.
 
-Both run in this process, in turn, from the same weights; at the end their weights are compared, so that the ratio
-is of the same work. Processor time on CPU (other load does not count), wall time on GPU.
+Both run in this process, in turn, from the same weights; at the end their weights are compared, which proves that both
+did the same work. Time is processor time on CPU (so that other load does not count) and wall time on GPU.
 """
 
 import statistics
@@ -23,10 +23,11 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.learner import LearnerConfig
 
 TARGET = 1.15
+"""Largest ratio to the plain loop: the learner also measures, packs and handles several ranks."""
 LR = 1e-5
-PROMPT = 10
-LONGEST = 35
-VOCABULARY = 64
+"""Any small value will do: the time does not depend on it, and weights that stay close are easy to compare."""
+# Tokens of a prompt, tokens of the longest sequence, size of the vocabulary: about those of the quick start.
+PROMPT, LONGEST, VOCABULARY = 10, 35, 64
 
 
 def measure(*, rounds: int = 7, sequences: int = 256, zero_stage: int = 0) -> dict[str, float]:
@@ -42,7 +43,7 @@ def measure(*, rounds: int = 7, sequences: int = 256, zero_stage: int = 0) -> di
         with _torch_defaults():
             theirs.append(_seconds(lambda: plain.step(batches)))
         ours.append(_seconds(lambda: _step(engine, batches)))
-    # the first round pays for allocations
+    # Without the first round, which pays for allocations.
     ratios = [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)]
     return {
         "parameters": float(sum(p.numel() for p in plain.model.parameters())),
@@ -58,7 +59,7 @@ def measure(*, rounds: int = 7, sequences: int = 256, zero_stage: int = 0) -> di
 
 @contextmanager
 def _torch_defaults() -> Iterator[None]:
-    """Products as torch makes them when nobody chooses, see ``cpu_kernels``."""
+    """Compute products in torch's default way: ``cpu_kernels`` changed it for the whole process."""
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     chosen, matmul.fp32_precision = matmul.fp32_precision, "ieee"
     try:
@@ -68,7 +69,7 @@ def _torch_defaults() -> Iterator[None]:
 
 
 class _Plain:
-    """What one writes without a library: forward, log-softmax, clipped surrogate, backward, clip, AdamW."""
+    """The plain loop: forward, log-softmax, clipped surrogate, backward, clip, AdamW."""
 
     def __init__(self, path: str, device: torch.device) -> None:
         import transformers
@@ -81,6 +82,7 @@ class _Plain:
         )
 
     def step(self, batches: Sequence[TokenBatch]) -> None:
+        # One denominator for all micro-batches: the gradient must not depend on how a batch is cut.
         tokens = sum(float(b.loss_mask.sum()) for b in batches)
         for batch in batches:
             (self._loss(batch.to(self.device)) / tokens).backward()
@@ -114,7 +116,7 @@ def _seconds(work: Callable[[], None]) -> float:
         started = time.process_time()
         work()
         return time.process_time() - started
-    torch.cuda.synchronize()
+    torch.cuda.synchronize()  # kernels run asynchronously: without it, earlier ones would be measured, and ours not
     started = time.perf_counter()
     work()
     torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""``rlserve bench load``: the quick start beside busy processes, over its time alone.
+"""``rlserve bench load``: the time of the quick start beside busy processes, divided by its time alone.
 
-Two processes that compute without end take half of two cores, so a run beside them cannot be faster than twice its
-time alone; what it takes beyond is lost in waiting of threads for each other, in time limits that ran out and in work
-that was done again. Runs alternate, alone and beside, with the same seed.
+Two processes that compute without end take half of two cores, so that a run beside them takes at least twice its time
+alone. The rest of the ratio is lost: to threads that wait for each other, to time limits that ran out and to repeated
+work. Runs alternate, alone and beside, with the same seed.
 """
 
 import contextlib
@@ -18,9 +18,12 @@ from rlserve.errors import RlserveError
 from rlserve.observability.summary import read_json
 
 BUSY_PROCESSES = 2
+"""As many as the quick start's busy roles (learner, rollout worker): the kernel then gives each half of its time."""
 RUN_SECONDS = 3600.0
+"""Limit of one run. Any value will do that a working run does not reach."""
 SPIN = "while True: pass"
 TARGET = 2.5
+"""Largest ratio; 2 is the least possible."""
 
 
 def measure(
@@ -31,14 +34,14 @@ def measure(
     only: Sequence[str] = (),
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Seconds of each phase alone and beside busy processes, their ratio, and what was learned either way.
+    """Seconds of each phase alone and beside busy processes, their ratio, and the accuracy after either run.
 
-    ``only`` is ``alone`` or ``beside``; with ``keep`` runs that are there are read, not repeated.
+    ``only`` is ``alone`` or ``beside``; ``keep`` reads the results of earlier runs instead of repeating them.
     """
     kinds = [kind for kind in ("alone", "beside") if not only or kind in only]
     summaries: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for seed in range(seeds):
-        for kind in kinds:
+        for kind in kinds:  # alternating, so that a machine that becomes slower does so for both
             with _busy(BUSY_PROCESSES if kind == "beside" else 0):
                 summaries[kind].append(_run(config, Path(out), f"{kind}-{seed}", seed, keep=keep))
     result: dict[str, Any] = {kind: _numbers(found) for kind, found in summaries.items()}
@@ -51,6 +54,7 @@ def measure(
 
 @contextlib.contextmanager
 def _busy(count: int) -> Iterator[None]:
+    # -S: without the module site a process starts in milliseconds and holds a few megabytes.
     spinning = [subprocess.Popen([sys.executable, "-S", "-c", SPIN]) for _ in range(count)]
     try:
         yield
@@ -67,7 +71,9 @@ def _run(config: str, out: Path, name: str, seed: int, *, keep: bool) -> dict[st
         command = [sys.executable, "-m", "rlserve.cli.main", "run", config, *chosen, "--overwrite"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
         if done.returncode:
-            raise RlserveError(f"bench: {name} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+            raise RlserveError(
+                f"bench: {name} ended with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+            )
         print(f"{name}: {read_json(paths.summary)['wall_seconds']['total']} s", flush=True)
     return dict(read_json(paths.summary))
 

@@ -1,4 +1,4 @@
-"""Other notations of an answer, and near misses of it, each with the right verdict known by construction."""
+"""Writes an answer in other notations, and near misses of it; the construction determines the right verdict."""
 
 import random
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-INTEGER = re.compile(r"-?[0-9]{1,12}")
+# Numbers of up to 12 digits: the arithmetic below stays exact and short.
 NUMERAL = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,8})?|-?[0-9]{1,9}/[1-9][0-9]{0,8}")
 LETTERS = "abcdefgh"
 Writer = Callable[[Fraction, random.Random], str | None]
@@ -14,7 +14,7 @@ Writer = Callable[[Fraction, random.Random], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A gold answer written otherwise, or another answer that looks like it."""
+    """A gold answer in another notation, or another answer that looks like it."""
 
     kind: str
     text: str
@@ -22,7 +22,7 @@ class Variant:
 
 
 def variants(answer: str, draw: random.Random) -> Iterator[Variant]:
-    """Variants of ``answer``: many of a numeral, of any other formula what is sure whatever it says."""
+    """Variants of ``answer``: many of a number; of any other formula only those that are right whatever it means."""
     plain = answer.replace(",", "") if re.fullmatch(r"-?[0-9]{1,3}(?:,[0-9]{3})+", answer) else answer
     if NUMERAL.fullmatch(plain):
         yield from _of_number(Fraction(plain), draw)
@@ -48,7 +48,7 @@ def _of_number(value: Fraction, draw: random.Random) -> Iterator[Variant]:
 
 
 def _wrapped(text: str) -> Iterator[tuple[str, str]]:
-    """What stands around any answer without changing it."""
+    """The text with decorations that do not change its meaning."""
     yield "as it is", text
     yield "in a box", f"\\boxed{{{text}}}"
     yield "in dollars", f"${text}$"
@@ -61,7 +61,7 @@ def _plain(value: Fraction) -> str:
 
 
 def _decimal(value: Fraction) -> str | None:
-    """Exact and finite, or None."""
+    """The exact decimal notation; None when it has more than 8 places."""
     scale = 10**8
     if (value * scale).denominator != 1:
         return None
@@ -71,7 +71,7 @@ def _decimal(value: Fraction) -> str | None:
 
 
 def _whole(write: Callable[[int, random.Random], str | None]) -> Writer:
-    """A notation of integers alone."""
+    """A notation that exists only for integers."""
     return lambda value, draw: write(int(value), draw) if value.denominator == 1 else None
 
 
@@ -103,6 +103,7 @@ def _full_width(value: int, draw: random.Random) -> str:
     return f"\uff08{value}\uff09".replace("-", "\uff0d")
 
 
+# Notations that models use, each with the value unchanged. None where a notation does not fit a value.
 SAME: dict[str, Writer] = {
     "thousands": _whole(lambda n, draw: f"{n:,}" if abs(n) >= 1000 else None),
     "thousands in braces": _whole(lambda n, draw: f"{n:,}".replace(",", "{,}") if abs(n) >= 1000 else None),
@@ -144,6 +145,7 @@ SAME: dict[str, Writer] = {
     "member": lambda value, draw: f"x \\in \\{{{_plain(value)}\\}}",
     "sum sign": _whole(lambda n, draw: f"\\sum_{{k=1}}^{{{n}}} 1" if 0 < n < 60 and draw.random() < 0.2 else None),
 }
+# Answers with another value, or with none, that a careless judge would pass.
 OTHER: dict[str, Writer] = {
     "one more": lambda value, draw: _plain(value + 1),
     "other sign": lambda value, draw: _plain(-value) if value else None,

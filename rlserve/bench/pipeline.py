@@ -1,9 +1,9 @@
-"""``rlserve bench pipeline``: generating and training at once, against taking turns.
+"""``rlserve bench pipeline``: generating and training at the same time, against taking turns.
 
-Two cores that both roles share have nothing to idle, so each role is pinned to a core of its own; and lengths have a
-long tail (a part of the problems has four times as many digits), since it is the last sample for which a synchronous
-step waits. The baselines: the same two pools in turn, and one colocated pool, where each role in its turn has both
-cores. All train on the same number of samples.
+Each role is pinned to a core of its own, since two cores that both roles share are never idle. Lengths have a long tail
+(some problems have four times as many digits), since a synchronous step waits for its last sample. The baselines are
+the same two pools in turn, and one colocated pool in which each role has both cores in its turn. All train on the same
+number of samples.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rlserve.bench.learn.compare import choose, run_all
 from rlserve.bench.learn.methods import GRPO, Method
 from rlserve.bench.learn.runs import prepare
 
-STEPS = 14
+STEPS = 14  # any value of this size will do: over 3,000 samples, in which long ones are frequent
 LONG_TASKS = {"plugin": "arithmetic", "options": {"min_digits": 18, "max_digits": 22}}
 CONTEXT = {"model": {"max_length": 240}}
 TASK: dict[str, Any] = {
@@ -24,6 +24,7 @@ TASK: dict[str, Any] = {
         {"name": "long", "weight": 0.1, "eval_weight": 0, **LONG_TASKS},
     ],
     "rollout": {"max_new_tokens": 160},
+    # All groups are trained on, also those without gradient: a step then takes the same number of samples everywhere.
     "algorithm": {**GRPO, "zero_variance": "keep", "constant_length": 160},
     "steps": STEPS,
     "stop_groups": None,
@@ -33,7 +34,7 @@ PINNED = {"launch": {"cores": {"learner": [0], "rollout": [1]}}}
 
 
 def _learner(max_lag: int, threads: int) -> dict[str, Any]:
-    """With lag, two batches are under way, and the longest answers may take several steps."""
+    """With lag, a second batch is sampled during training, and the longest answers may take several steps."""
     batches = {"batches_ahead": 1} if max_lag else {}
     return {"learner": {"max_lag": max_lag, "torch_threads": threads, **batches}}
 
@@ -53,7 +54,7 @@ def measure(
     only: Sequence[str] = (),
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Samples trained on a second, and the pipeline's speed over that of each baseline, seed by seed."""
+    """Seconds a step, and the pipeline's speed divided by that of each baseline, seed by seed."""
     chosen = choose(METHODS, only)
     grounds = (prepare(config, Path(out), seed, [], changes=CONTEXT) for seed in range(seeds))
     curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.seconds[-1]:.1f} s")

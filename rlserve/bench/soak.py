@@ -1,4 +1,4 @@
-"""Thousands of hostile and honest programs in a row: what leaks, what slows down, what is judged wrongly."""
+"""Judges thousands of hostile and honest programs in a row: what leaks, what slows down, which verdicts are wrong."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,16 @@ from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import UID_BASES
 
-PROGRAMS = 5000
-WORKERS = 2
+PROGRAMS = 5000  # any value of this size will do: what one box in a hundred leaks becomes visible
+WORKERS = 2  # judge processes: the cores of the machine of the published figures
+QUIET = 200  # honest programs before the hostile ones; their 99th percentile is the second slowest
+SLOW_SHARE = 0.005  # of all programs: each costs its whole limit, so that they would otherwise take most of the time
+SETTLE_SECONDS = 0.5  # after the last verdict, until its box is gone; that takes milliseconds
 OPTIONS = {"cpu_seconds": 1.0, "wall_seconds": 1.5, "memory_bytes": 256 * 2**20}
 
 HONEST = [(PROGRAM, STDIO), (FUNCTION_PROGRAM, FUNCTION)]
+# Each tries one thing: to end early with success, to exhaust memory, output, processes, threads, disk or descriptors,
+# to kill others, to crash, to forge a verdict, to delete files, to connect, to equal everything, to break the compiler.
 HOSTILE = [
     "import os\nos._exit(0)",
     "import sys\nsys.exit(0)",
@@ -47,11 +52,13 @@ HOSTILE = [
     "(" * 9999,
 ]
 SLOW = ["while True: pass", "import time\ntime.sleep(99)", "import signal\nsignal.pause()"]
-"""Run rarely: each costs its whole limit."""
+"""Programs that run into their time limit, see SLOW_SHARE."""
 
 
 @dataclass(slots=True)
 class _Tally:
+    """Counts and times of the verdicts so far."""
+
     outcomes: Counter[str] = field(default_factory=Counter)
     honest_failed: int = 0
     hostile_passed: int = 0
@@ -60,7 +67,7 @@ class _Tally:
 
 
 def measure(programs: int = PROGRAMS) -> dict[str, object]:
-    """Half honest, half hostile, in random order over 2 workers; what is left behind afterwards."""
+    """Judge programs, half of them honest and half hostile, in random order; report what is left behind."""
     return asyncio.run(_measure(programs))
 
 
@@ -72,14 +79,14 @@ async def _measure(programs: int) -> dict[str, object]:
     async with WorkerPool({"code": OPTIONS}, limits) as pool:
         while pool.num_ready < WORKERS:
             await asyncio.sleep(0.05)
-        for _ in range(200):
+        for _ in range(QUIET):
             tally.quiet_ms.append(await _honest(pool, rng, tally))
         before = _state(pool)
         start = time.perf_counter()
         slots = asyncio.Semaphore(WORKERS)
         await asyncio.gather(*(_one(pool, slots, rng.random(), rng, tally) for _ in range(programs)))
         seconds = time.perf_counter() - start
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE_SECONDS)
         after = _state(pool)
         lost = pool.counts["lost"]
     quiet, soaked = _p99(tally.quiet_ms), _p99(tally.honest_ms)
@@ -107,14 +114,14 @@ async def _one(pool: WorkerPool, slots: asyncio.Semaphore, kind: float, rng: ran
         if kind < 0.5:
             tally.honest_ms.append(await _honest(pool, rng, tally))
             return
-        program = rng.choice(SLOW) if kind > 0.995 else rng.choice(HOSTILE)
+        program = rng.choice(SLOW) if kind > 1 - SLOW_SHARE else rng.choice(HOSTILE)
         verdict = await _judge(pool, program, rng.choice([STDIO, FUNCTION]))
         tally.outcomes[verdict.outcome.value] += 1
         tally.hostile_passed += verdict.outcome is Outcome.PASS
 
 
 async def _honest(pool: WorkerPool, rng: random.Random, tally: _Tally) -> float:
-    """Milliseconds of judging an honest program."""
+    """Judge an honest program; returns the milliseconds that it took."""
     program, payload = rng.choice(HONEST)
     verdict = await _judge(pool, program, payload)
     tally.outcomes[verdict.outcome.value] += 1
@@ -127,7 +134,8 @@ async def _judge(pool: WorkerPool, program: str, payload: dict[str, object]) -> 
 
 
 def _state(pool: WorkerPool) -> dict[str, float]:
-    """Mounts of the machine as the service sees it; descriptors and memory of its workers and their zygotes."""
+    """Mounts of this process's namespace; descriptors and memory of the judge processes and their zygotes."""
+    # A mount that a box leaked into the machine's tree would appear in this namespace.
     held = footprint(pool.pids)
     with open("/proc/self/mounts") as mounts:
         return {
@@ -138,7 +146,7 @@ def _state(pool: WorkerPool) -> dict[str, float]:
 
 
 def _box_processes() -> list[int]:
-    """Processes of boxes' users that are still there."""
+    """Processes that still run as a user of boxes."""
     return [
         process.pid
         for process in psutil.process_iter(["uids"])
@@ -147,7 +155,7 @@ def _box_processes() -> list[int]:
 
 
 def _scratch_files() -> set[str]:
-    """What is in ``/tmp``; as root only what boxes' users own, for others work there too."""
+    """The files in ``/tmp``; as root only those of boxes' users, since other programs use the directory too."""
     if os.geteuid():
         return set(os.listdir("/tmp"))
     owners = {}

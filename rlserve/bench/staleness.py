@@ -1,7 +1,7 @@
-"""``rlserve bench staleness``: what lag costs, with and without importance ratios.
+"""``rlserve bench staleness``: the cost of lag, with and without importance ratios.
 
-Weights are sent every L steps only, and tokens may be older by one period: so lag runs from 0 to about L, whatever the
-speed of the machine. Same start, task and budget of samples as ``rlserve bench learn``.
+Weights are published every L steps, and tokens may be one period older: lag therefore runs from 0 to about L, whatever
+the speed of the machine. Start, task and budget of samples are those of ``rlserve bench learn``.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ from rlserve.bench.learn.runs import Curve, prepare
 LAGS = (0, 1, 2, 4, 8, 16)
 VARIANTS = {"ratio": ("with ratios", "token_truncate"), "none": ("without", "off")}
 LR = 4e-4
-"""Twice the quick start's: what counts is how far the policy moves within the lag."""
+"""Twice the quick start's, so that the policy moves further within the lag and its cost becomes visible."""
 
 
 def _method(lag: int, name: str) -> Method:
+    """The method with lag up to ``lag``; with 0 it samples and trains in turn."""
     title, importance = VARIANTS[name]
     algorithm = {"type": "reinforce", "advantage": "group_std", "importance": importance, **CONSTANT}
     changes = {
@@ -41,7 +42,7 @@ def measure(
     only: Sequence[str] = (),
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Final accuracy, effective sample size and lag of each line; means over seeds, and the range of the result."""
+    """Final accuracy, effective sample size and lag of each method: means over seeds, and the range of the result."""
     chosen = choose(METHODS, only)
     grounds = (prepare(config, Path(out), seed, chosen) for seed in range(seeds))
     curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.accuracy_after:.3f}")

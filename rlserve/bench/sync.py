@@ -1,7 +1,7 @@
-"""How long generation stands still for new weights, against a bare loop over vLLM's own calls.
+"""How long generation stalls for new weights, against a bare loop over vLLM's own calls.
 
-The bare loop pauses, and only then reads, checks and loads the weights; ours reads and checks beside generation
-and pauses for the exchange alone. Same engine, weights and load, in one run.
+The bare loop pauses generation and then reads, checks and loads the weights. The rollout engine reads and checks them
+during generation, and pauses for the exchange alone. Engine, weights and load are the same, in one run.
 """
 
 import asyncio
@@ -19,9 +19,13 @@ from rlserve.policy.publisher import Publisher
 from rlserve.records import PolicyVersion
 
 TARGET_MS = 50.0
+"""Longest stall that is aimed at: about a decoding step of a large model, so that swaps cost next to nothing."""
 SEQUENCES = 64
+"""Sequences that run during a swap. Any value will do that keeps the engine busy."""
 HIDDEN, LAYERS = 512, 3
-"""5M parameters."""
+"""5M parameters, so that loading takes long enough to be measured, and the model is still made in a second."""
+WARM_SECONDS = 1.0
+"""Until all sequences are decoding. Any value of this size will do."""
 
 
 def measure(*, swaps: int = 15) -> dict[str, float]:
@@ -48,7 +52,7 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
                 report = await engine.swap(policy)
                 ours.append(report.stall_seconds)
                 held.append(report.held_seconds)
-            await engine.choose_update_method("reload")
+            await engine.choose_update_method("reload")  # vLLM's own loading, for the bare loop
             for version in range(swaps + 1, 2 * swaps + 1):
                 policy = publisher.publish([(n, t * (1 - 1e-3)) for n, t in weights.items()], version)
                 bare.append(await _bare_update(engine, policy, publisher.get(version).path))
@@ -67,7 +71,7 @@ async def _measure(path: str, directory: Path, swaps: int) -> dict[str, float]:
 
 
 async def _bare_update(engine: VllmEngine, policy: PolicyVersion, path: Path) -> float:
-    """Seconds of stall. Asking whether staging is done, and the digest afterwards, are ours and are not counted."""
+    """Seconds of stall of the bare loop; polls for the end of staging and the digest are no part of it."""
     started = time.perf_counter()
     await engine.llm.pause_generation(mode="keep", clear_cache=False)
     paused = time.perf_counter()
@@ -78,10 +82,10 @@ async def _bare_update(engine: VllmEngine, policy: PolicyVersion, path: Path) ->
 
 @contextlib.asynccontextmanager
 async def _load(engine: VllmEngine) -> AsyncIterator[None]:
-    """Sequences that never run out while the block lasts."""
+    """Keep SEQUENCES sequences running while the block lasts."""
 
     async def keep_one_running(number: int) -> None:
-        for round_ in range(10_000):
+        for round_ in range(10_000):  # cancelled at the end of the block, long before that
             await engine.generate(
                 [1 + number % 60, 2, 3],
                 n=1,
@@ -91,7 +95,7 @@ async def _load(engine: VllmEngine) -> AsyncIterator[None]:
             )
 
     tasks = [asyncio.create_task(keep_one_running(number)) for number in range(SEQUENCES)]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(WARM_SECONDS)
     try:
         yield
     finally:

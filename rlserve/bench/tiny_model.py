@@ -1,10 +1,10 @@
-"""A small random model on disk, for benches that need vLLM to load one."""
+"""Writes a small random model to disk, for benchmarks in which vLLM loads one."""
 
 from pathlib import Path
 
 
 def save_tiny_model(directory: Path, *, hidden: int = 256, layers: int = 2, vocabulary: int = 64) -> str:
-    """An untrained Qwen3 (1.2M parameters by default) as a Hugging Face checkpoint; returns its path."""
+    """Write an untrained Qwen3 (1.2M parameters by default) as a Hugging Face checkpoint, and return its path."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

@@ -1,4 +1,4 @@
-"""Weights from publisher to subscriber over a real channel: shared file, delta, full copy."""
+"""Weights from publisher to subscriber over a real channel: by shared file, delta and full copy."""
 
 import asyncio
 import functools
@@ -18,15 +18,15 @@ from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
 
 STREAMS = (DELTA_STREAM, FULL_STREAM)
-REPEATS = 3
-CHANGED = 0.02
+REPEATS = 3  # the least of them counts: anything that disturbs a copy makes it longer
+CHANGED = 0.02  # share of elements: at a small learning rate, most updates vanish in bfloat16's rounding
 
 
 def measure(num_parameters: int = 5_000_000) -> dict[str, float]:
-    """Milliseconds to publish a bfloat16 version and to fetch it each way, and bytes of a delta.
+    """Milliseconds to publish a bfloat16 version and to fetch it each way, and the size of a delta.
 
-    The delta is of a version in which 2% of the elements changed, as at small learning rates. Ratios are to a
-    plain copy of the bytes in memory, measured in the same run.
+    The delta is of a version in which 2% of the elements changed, as at small learning rates. Ratios refer to a plain
+    copy of the bytes in memory, measured in the same run.
     """
     return asyncio.run(_measure(num_parameters))
 
@@ -60,7 +60,7 @@ async def _fetch(
     latest = publisher.latest()
     version = latest.policy.version + 1 if latest else 0
     held = publisher.publish([("weights", weights)], version)
-    await subscriber.fetch(held, held=None)
+    await subscriber.fetch(held, held=None)  # not measured: it opens the connection, and a delta needs a base
     published, fetched, size = [], [], 0
     for step in range(1, REPEATS + 1):
         weights = _changed(weights, 1.0 if way != "delta" else CHANGED, seed=step)

@@ -1,4 +1,4 @@
-"""Programs and answers judged a second: warm sandbox, cold starts, and the bare process that others use."""
+"""Programs and answers judged a second: in the warm sandbox, and in bare processes as most harnesses run them."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.tiers import bubblewrap, real_python
 
-WORKERS = 2
+WORKERS = 2  # judge processes, and bare processes at a time: the cores of the machine of the published figures
 SECONDS = 4.0
-"""Length of each measurement."""
+"""Length of each measurement. Any value of this size will do: it takes hundreds of verdicts."""
 
 PROGRAM = """
 def closest(numbers):
@@ -43,9 +43,9 @@ MATH = [("42", "The answer is \\boxed{42}."), ("\\frac{3}{4}", "so \\boxed{0.75}
 def measure(
     *, only: Sequence[str] = (), answers: Sequence[str] = (), pairs: int = 0, out: str = "", workers: int = WORKERS
 ) -> dict[str, object]:
-    """Rates over 2 worker processes, latencies of single requests, memory; ratios to bare processes in this run.
+    """Rates over 2 judge processes, latencies of single requests, memory; ratios to bare processes in the same run.
 
-    ``only`` with ``differential``: verdicts of ``pairs`` pairs of answers against those of math-verify instead.
+    ``only`` with ``differential`` compares verdicts on ``pairs`` pairs of answers with those of math-verify instead.
     """
     numbers: dict[str, object] = {}
     if "rates" in only or "differential" not in only:
@@ -64,7 +64,7 @@ async def _measure() -> dict[str, object]:
         numbers["isolation"] = pool.traits["code"].isolation
         numbers["stdio"] = stdio = await _rates(lambda: _judge(pool, "code", PROGRAM, STDIO))
         numbers["function"] = function = await _rates(lambda: _judge(pool, "code", FUNCTION_PROGRAM, FUNCTION))
-        turn = iter(range(10**9))
+        turn = iter(range(10**9))  # each request takes the next of the answers
 
         async def answer() -> Verdict:
             gold, text = MATH[next(turn) % len(MATH)]
@@ -86,8 +86,8 @@ async def _judge(pool: WorkerPool, verifier: str, completion: str, payload: dict
 
 
 async def _rates(judge: Callable[[], Awaitable[Verdict]]) -> dict[str, float]:
-    """Verdicts a second with both workers busy; latency of one request at a time."""
-    for _ in range(4):
+    """Verdicts a second with all judge processes busy; latencies of one request at a time."""
+    for _ in range(4):  # the first ones pay for imports in each process
         assert (await judge()).outcome is Outcome.PASS
     latencies: list[float] = []
     deadline = time.perf_counter() + SECONDS / 2
@@ -104,6 +104,7 @@ async def _rates(judge: Callable[[], Awaitable[Verdict]]) -> dict[str, float]:
             assert (await judge()).outcome is Outcome.PASS
             done += 1
 
+    # Twice as many requests as processes: the next one is there when a process becomes free.
     await asyncio.gather(*(keep_busy() for _ in range(2 * WORKERS)))
     return {"per_second": done / (time.perf_counter() - start)} | _latencies(latencies)
 
@@ -117,7 +118,7 @@ def _latencies(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _bare_rate(prefix: Sequence[str] = ()) -> float:
-    """Programs a second as most harnesses run them: a new interpreter under resource limits, no isolation."""
+    """Programs a second the way most harnesses run them: a new interpreter with resource limits and no isolation."""
     command = [*prefix, real_python(), "-I", "-S", "-c", PROGRAM]
     test = STDIO["tests"][0]  # type: ignore[index]
     deadline = time.perf_counter() + SECONDS
@@ -139,6 +140,7 @@ def _bare_rate(prefix: Sequence[str] = ()) -> float:
 
 
 def _limit() -> None:
+    # The default limits of the sandbox.
     resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
     resource.setrlimit(resource.RLIMIT_AS, (768 * 2**20, 768 * 2**20))
 

@@ -81,6 +81,7 @@ def seconds_of_lives(events: Iterable[Mapping[str, Any]]) -> list[dict[str, floa
         if event.get("event") == "run_started" or not lives:
             lives.append([])
         lives[-1].append(event)
+    # A life ends with its last event: a killed run records no end.
     found = []
     for life in lives:
         start, end = float(life[0]["unix_seconds"]), float(life[-1]["unix_seconds"])

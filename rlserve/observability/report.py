@@ -136,7 +136,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 
 def _events(events: Iterable[Mapping[str, Any]]) -> str:
-    shown = [e for e in events if e.get("event") not in ("prepare", "phase")]
+    shown = [e for e in events if e.get("event") not in ("prepare", "phase")]  # the curves and the summary show them
     if not shown:
         return ""
     start = _time(shown[0])

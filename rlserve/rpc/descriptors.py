@@ -3,8 +3,8 @@
 import resource
 
 MAX_DESCRIPTORS = 65536
-"""Any value of this size will do: it is more than all connections need, and some libraries close every possible
-descriptor when they start a process, which takes a second for each million."""
+"""Any value of this size will do: it is more than all connections need. More is harmful, since some libraries close
+every possible descriptor when they start a process."""
 
 
 def raise_limit() -> int:

@@ -10,7 +10,7 @@ memory as a whole, and its default of 4 MiB is less than a group of long traject
 TEACHER_MESSAGE_BYTES = 64 * 2**20
 """Between teachers and their clients: the top k of a long sequence, or a whole vocabulary, in one message."""
 METADATA_BYTES = 16 * 1024
-"""Twice gRPC's default: rich error details travel as metadata, see ``status.MAX_MESSAGE_CHARACTERS``."""
+"""Metadata of a request. Any value of this size will do: rlserve's own requests have next to none."""
 # Together they find a peer that vanished without closing its connection (power loss, a pulled cable) within 40 s. Any
 # values of this size will do above the interval that servers allow, which is the next one.
 _KEEPALIVE_MILLISECONDS, _KEEPALIVE_TIMEOUT_MILLISECONDS = 30_000, 10_000

@@ -58,8 +58,7 @@ M = TypeVar("M", bound=Message)
 
 DOMAIN = "rlserve"
 MAX_MESSAGE_CHARACTERS = 1000
-"""A message travels twice, in plain and inside the details, percent-encoded or as base64: up to 6 KiB each time for
-characters of four bytes, and a client in its default setting drops metadata beyond 8 KiB."""
+"""A message travels up to three times, in plain and inside the details, and gRPC drops metadata beyond 8 KiB."""
 
 _BY_NAME = {cls.__name__: cls for cls in STATUS}
 

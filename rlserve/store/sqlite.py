@@ -18,8 +18,8 @@ from rlserve.store.base import GroupCounts, GroupInfo, QueuedGroup, Receipt, Sto
 SCHEMA_VERSION = 2
 """Raise it with every change of the schema below: a store of another version is refused."""
 BUSY_SECONDS = 10.0
-"""How long a call waits for another process's lock. Any value of this size will do: a reader such as ``rlserve status``
-holds it for milliseconds."""
+"""How long a call waits for another connection's lock. Any value will do that is longer than writing a copy of the
+store takes; readers hold it for milliseconds."""
 
 # ``step`` is set when a group leaves the queue; it is NULL for a group that was dropped on arrival or finally. Payloads
 # have a table of their own, so that deleting one does not rewrite a row of ``groups`` and its indexes.

@@ -1,20 +1,21 @@
-"""The methods that are compared, as changes to one configuration: the quick start's."""
+"""The compared methods, as changes to the quick start's configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 GROUPS = 768
-"""Budget: groups of 8 samples, 6144 in all."""
+"""Budget of each method: groups of 8 samples, 6144 samples in all. Any value of this size will do: a run takes
+minutes."""
 MAX_STEPS = 60
-"""No method comes near: the budget ends it."""
+"""Above the steps of any method: the budget ends each run."""
 CONSTANT = {"averaging": "constant", "constant_length": 38}
 GRPO = {"type": "grpo", "clip_high": 0.2, **CONSTANT}
 GSPO = {"type": "gspo", "clip_low": 0.02, "clip_high": 0.03}
-"""Wider than the published bounds, which are for long sequences: those stop most of a batch of short ones that lag."""
+"""Wider than the published bounds, which suit long sequences: with short ones that lag, those clip most of a batch."""
 DPO = {"type": "dpo", "beta": 0.1, "pairs": {"pairs_per_group": 2}}
 SAME, OTHER = "worked", "paired"
-"""Teachers: one with the policy's tokenizer, one with byte pairs."""
+"""Names of the teachers: one with the policy's tokenizer, one with a byte-pair tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +25,11 @@ class Method:
     name: str
     title: str
     changes: Mapping[str, Any]
-    """Over the quick start's configuration, without its [pretrain] and [sft]."""
+    """Changes to the quick start's configuration without its [pretrain] and [sft]."""
     teacher: str = ""
-    """Which of the two is served; empty for none."""
+    """Name of the teacher that is served; empty without one."""
     given: str = ""
-    """Environment of completions that come with the tasks, ``"pairs"`` or ``"examples"``; nothing is sampled then."""
+    """Environment whose tasks come with completions, ``"pairs"`` or ``"examples"``; nothing is sampled then."""
 
 
 def _given(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

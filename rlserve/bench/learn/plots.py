@@ -1,4 +1,4 @@
-"""Accuracy against samples, optimizer steps and seconds: a line a method, a thin one a seed."""
+"""Plots of accuracy against samples, optimizer steps and seconds: a thick line a method, a thin one for each seed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 from rlserve.bench.learn.runs import Curve
 
 AXES = (("samples", "completions sampled"), ("steps", "optimizer steps"), ("seconds", "seconds of training"))
-POINTS = 60
+POINTS = 60  # of a mean line; about one for each step
 
 
 def draw(curves: Mapping[str, Sequence[Curve]], titles: Mapping[str, str], path: Path) -> None:
-    """Write the figure."""
+    """Draw the comparison of all methods and write it to ``path``."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], titles: Mapping[str, str], path:
 def draw_each(
     curves: Mapping[str, Sequence[Curve]], titles: Mapping[str, str], path: Path, *, columns: int = 4
 ) -> None:
-    """A panel a method: accuracy against samples, a line a seed, and the start's accuracy."""
+    """Draw one panel for each method: a line for each seed, and the accuracy at the start."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a comparison runs: start checkpoint, teachers and files once a seed, then one ``rlserve run`` a method."""
+"""The runs of a comparison: for each seed a start checkpoint, teachers and files, then an ``rlserve run`` a method."""
 
 import json
 import os
@@ -17,38 +17,39 @@ from rlserve.errors import RlserveError
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.summary import read_json
 
-PREPARE_SECONDS = 900.0
-RUN_SECONDS = 900.0
+# Limits of one preparation and one run. Any values will do that working ones do not reach.
+PREPARE_SECONDS, RUN_SECONDS = 900.0, 900.0
 EVALUATE_PROBLEMS = 1000
+"""Held-out problems of a measurement: the standard error of its accuracy is below 0.016."""
 LOOK_EVERY = 4
-"""Steps between measurements of a method that samples nothing."""
+"""Steps between measurements of a method that samples nothing, whose curve consists of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all methods of a seed start from."""
+    """The common start of all methods of a seed."""
 
     seed: int
     root: Path
     config: Mapping[str, Any]
-    """The quick start's values, with the start checkpoint by path."""
+    """The quick start's configuration with the path of the start checkpoint."""
     teachers: Mapping[str, str]
-    """Model by name."""
+    """Paths of the teachers' models by name."""
     pairs: Path
     examples: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One run: accuracy against what it cost. ``accuracy[i]`` is of what was received in step i."""
+    """One run: accuracy against its cost. ``accuracy[i]`` is that of the samples received before step ``steps[i]``."""
 
     accuracy_before: float
     accuracy_after: float
     samples: tuple[int, ...]
-    """Sampled (or given) completions so far."""
+    """Number of sampled (or given) completions so far."""
     steps: tuple[int, ...]
     seconds: tuple[float, ...]
-    """Waiting, training and publishing so far; measurements are left out."""
+    """Time of waiting, training and publishing so far, without measurements."""
     accuracy: tuple[float, ...]
     ess: tuple[float, ...]
     lag: tuple[float, ...]
@@ -57,7 +58,10 @@ class Curve:
 def prepare(
     config_file: str, out: Path, seed: int, wanted: Sequence[Method], *, changes: Mapping[str, Any] | None = None
 ) -> Ground:
-    """Make what ``wanted`` needs, unless it is there from an earlier call. ``changes`` go over the configuration."""
+    """Prepare the start, teachers and files of the ``wanted`` methods, except those that an earlier call made.
+
+    ``changes`` override the configuration.
+    """
     root = out / f"seed-{seed}"
     root.mkdir(parents=True, exist_ok=True)
     made = {
@@ -93,7 +97,7 @@ def prepare(
 
 
 def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
-    """One run of a method; one that is there already is read again when ``keep``."""
+    """Run a method and read its curve; with ``keep``, read the curve of an earlier run."""
     paths = RunPaths(ground.root / method.name)
     if not (keep and paths.summary.exists()):
         config = validate(RunConfig, method_config(method, ground))
@@ -104,7 +108,7 @@ def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
 
 
 def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
-    """The curve of a finished run; of one that samples nothing, accuracy comes from its measurements."""
+    """The curve of a finished run; where nothing is sampled (``given``), accuracy comes from held-out measurements."""
     rows = [row for row in read_json_lines(paths.metrics) if "learner/lr" in row]
     config = load_run([paths.config])
     summary = read_json(paths.summary)
@@ -134,7 +138,7 @@ def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
 
 
 def method_config(method: Method, ground: Ground) -> dict[str, Any]:
-    """The values of the run of a method."""
+    """The configuration of the run of a method."""
     fixed: dict[str, Any] = {
         "name": method.name,
         "steps": MAX_STEPS,
@@ -152,6 +156,7 @@ def method_config(method: Method, ground: Ground) -> dict[str, Any]:
         }
         fixed["teachers"] = [{**teacher, "torch_threads": 1}]
     values = {key: value for key, value in ground.config.items() if key not in ("stop_reward", "algorithm")}
+    # The methods are constants and name files of a seed by a word, which is replaced wherever it stands.
     text = json.dumps(merge(merge(values, fixed), method.changes))
     for name, path in (("PAIRS", ground.pairs), ("EXAMPLES", ground.examples)):
         text = text.replace(f'"{name}"', json.dumps(str(path.resolve())))
@@ -159,7 +164,7 @@ def method_config(method: Method, ground: Ground) -> dict[str, Any]:
 
 
 def _teacher_section(name: str, pretrain: Mapping[str, Any]) -> dict[str, Any]:
-    """As ``configs/distill.toml`` and ``configs/distill_cross_tokenizer.toml`` have them."""
+    """A teacher's table as in ``configs/distill.toml`` or ``configs/distill_cross_tokenizer.toml``."""
     tuned = {
         "steps": 200,
         "batch_size": 32,
@@ -190,5 +195,6 @@ def _call(command: Sequence[str], seconds: float) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=dict(os.environ), check=False)
     if done.returncode:
         raise RlserveError(
-            f"bench: `{' '.join(command[1:])}` ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+            f"bench: `{' '.join(command[1:])}` ended with exit code {done.returncode}:\n"
+            f"{(done.stdout + done.stderr)[-3000:]}"
         )

@@ -1,8 +1,9 @@
-"""``rlserve bench peer``: wall seconds to accuracy 0.9, and what a step costs; runs interleaved, seed by seed.
+"""``rlserve bench peer``: wall seconds to accuracy 0.9, and the cost of a step; runs are interleaved, seed by seed.
 
-Clocks: ``seconds`` runs from when everything is loaded and the first generation begins, ``seconds_since_start`` from
-the command itself, imports and engine start included. A run's accuracy is that of the samples that came in its last 3
-steps. All take 32 prompts a step and train on all of them, also where all samples of a prompt are alike.
+There are two clocks: ``seconds`` runs from the beginning of the first generation, with everything loaded;
+``seconds_since_start`` from the command, imports and engine start included. The accuracy of a run is that of the
+samples of its last 3 steps. All contestants take 32 prompts a step and train on all of them, even where all samples of
+a prompt have the same reward.
 """
 
 import json
@@ -26,8 +27,8 @@ from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.metrics import STEP_METRIC
 
-STEPS = 40
-RUN_SECONDS = 900.0
+STEPS = 40  # limit of a run that does not reach the accuracy; any value of this size will do
+RUN_SECONDS = 900.0  # limit of one run; any value will do that a working run does not reach
 CONTESTANTS = {
     "rlserve": "rlserve, pipeline GRPO",
     "trl": "TRL GRPOTrainer, transformers generate",
@@ -45,7 +46,7 @@ PIPELINE = Method(
     },
 )
 BEGINNINGS = ("phase", "worker_joined")
-"""The learner trains once it and a worker are there."""
+"""Events of which the later one starts the clock ``seconds``: the learner's phase and the first worker."""
 Line = Mapping[str, float]
 
 
@@ -57,15 +58,15 @@ def measure(
     only: Sequence[str] = (),
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Numbers of each contestant, means over seeds, and in how many seeds rlserve was the first."""
+    """Numbers of each contestant, means over seeds, and the number of seeds in which rlserve was first."""
     for name in only:
         if name not in CONTESTANTS:
-            raise InvalidRequest(f"--only: {name!r} is none of {', '.join(CONTESTANTS)}")
+            raise InvalidRequest(f"--only: is {name!r}; give one of {', '.join(CONTESTANTS)}")
     chosen = list(only) or list(CONTESTANTS)
     found: dict[str, list[list[Line]]] = {name: [] for name in chosen}
     for seed in range(seeds):
         ground = prepare(config, Path(out), seed, [])
-        # Each seed begins with another one, so that no contestant always has the warm disk.
+        # Each seed begins with another contestant, so that the same one does not always profit from warm caches.
         for name in [*chosen[seed % len(chosen) :], *chosen[: seed % len(chosen)]]:
             lines = _run(name, ground, keep=keep)
             found[name].append(lines)
@@ -95,10 +96,12 @@ def _run_rlserve(ground: Ground, name: str, out: Path) -> None:
     values = validate(RunConfig, method_config(PIPELINE, ground))
     file = ground.root / "peer.toml"
     file.write_text(to_toml(values), encoding="utf-8")
+    # Processor time of children that were waited for, and of theirs: the run waits for its actors when it is
+    # terminated.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.time()
     process = subprocess.Popen(
-        # The peer does not look at its configuration first either.
+        # Without preflight checks: the peer makes none either.
         [sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite", "--no-preflight"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
@@ -107,7 +110,7 @@ def _run_rlserve(ground: Ground, name: str, out: Path) -> None:
     lines: list[dict[str, float]] = []
     try:
         while process.poll() is None and not _at(lines) and time.time() - started < RUN_SECONDS:
-            time.sleep(0.2)
+            time.sleep(0.2)  # a small share of a step, which takes seconds
             lines = _rlserve_lines(paths, values, started)
     finally:
         process.terminate()
@@ -125,7 +128,7 @@ def _rlserve_lines(paths: RunPaths, config: RunConfig, started: float) -> list[d
         return []
     times = [float(e["unix_seconds"]) for e in read_json_lines(paths.events) if e["event"] in BEGINNINGS]
     began = max(times, default=0.0)
-    if began < started:
+    if began < started:  # the files of an earlier run, which --overwrite still has to remove
         return []
     return [
         {
@@ -164,14 +167,14 @@ def _run_trl(ground: Ground, name: str, out: Path) -> None:
         command, capture_output=True, text=True, timeout=RUN_SECONDS, env=dict(os.environ), check=False
     )
     if done.returncode:
-        raise RlserveError(f"bench: {name} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise RlserveError(
+            f"bench: {name} ended with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
 
 
 def _at(lines: Sequence[Line]) -> Line | None:
-    """The line at which the samples that came since the third last were first right to 0.9.
-
-    A step of rlserve's may have none: groups come when they are done.
-    """
+    """The first line at which the samples of the last WINDOW steps have accuracy REACHED; None when there is none."""
+    # Over samples and not over steps: a step of rlserve may receive no group, as groups arrive when they are finished.
     right, samples = [0.0], [0.0]
     for line in lines:
         right.append(right[-1] + line["accuracy"] * (line["samples"] - samples[-1]))

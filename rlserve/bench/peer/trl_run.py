@@ -1,9 +1,9 @@
-"""One run of TRL's GRPOTrainer on the quick start's task; a process of its own.
+"""One run of TRL's GRPOTrainer on the quick start's task, in a process of its own.
 
-``python -m rlserve.bench.peer.trl_run OPTIONS.json`` appends a JSON line a step to ``out``. With ``engine = "vllm"``
-the colocated engine needs three changes to run on vLLM's CPU build: the executor within this process instead of
-an external launcher, eager mode with a bounded KV cache, and weights through ``reload_weights``, since the CPU build
-repacks linear layers and cannot take single tensors.
+``python -m rlserve.bench.peer.trl_run OPTIONS.json`` writes one line of JSON a step to ``out``. With ``engine =
+"vllm"`` the colocated engine needs three changes to run on vLLM's CPU build: an executor within this process instead of
+an external launcher; eager mode with a bounded KV cache; and weights by ``reload_weights``, since the CPU build repacks
+linear layers and cannot load single tensors.
 """
 
 import importlib
@@ -18,12 +18,12 @@ from typing import Any
 
 from rlserve import plugins
 
-STARTED = time.time()
+STARTED = time.time()  # before torch, TRL and vLLM are imported, whose time counts in seconds_since_start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the run is given."""
+    """The options of a run, from its JSON file."""
 
     engine: str
     """``"transformers"`` or ``"vllm"``."""
@@ -42,7 +42,7 @@ class Options:
 
 
 def main() -> int:
-    """Run and write."""
+    """Train, and write a line for each step."""
     options = Options(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if options.engine == "vllm":
         _let_vllm_run_here(options)
@@ -70,6 +70,8 @@ def _trainer(options: Options) -> Any:
             control.should_training_stop = recorder.is_there
 
     micro = options.prompts_per_step * options.group_size // 4
+    # As in rlserve's run: a constant denominator ("dr_grpo"), rewards scaled by the group's deviation, no penalty to a
+    # reference, symmetric clipping, AdamW with these betas.
     arguments = trl.GRPOConfig(
         output_dir=str(Path(options.out).with_suffix("")),
         per_device_train_batch_size=micro,
@@ -113,7 +115,7 @@ def _trainer(options: Options) -> Any:
 
 
 class _Recorder:
-    """Writes a line a step."""
+    """Collects rewards of the samples and writes one line for each step."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -124,15 +126,15 @@ class _Recorder:
         self._samples = 0
 
     def generated(self, rewards: Sequence[float]) -> None:
-        """The rewards of one batch of samples."""
+        """Add the rewards of one batch of samples."""
         self._rewards += rewards
 
     def training_begins(self) -> None:
-        """Everything is loaded; the first generation follows."""
+        """Start the clock ``seconds``: everything is loaded, and the first generation follows."""
         self._began = time.time()
 
     def step_ended(self, step: int) -> None:
-        """Write what the step's samples were like."""
+        """Write the line of a step."""
         self._samples += len(self._rewards)
         accuracy = sum(self._rewards) / max(len(self._rewards), 1)
         self._rewards = []
@@ -151,7 +153,7 @@ class _Recorder:
 
     @property
     def is_there(self) -> bool:
-        """Whether the wanted accuracy was reached."""
+        """Whether the run reached its accuracy."""
         full = len(self._recent) == self._options.window
         return full and sum(self._recent) / self._options.window >= self._options.stop_accuracy
 
@@ -171,6 +173,8 @@ def _reward(recorder: _Recorder) -> Callable[..., list[float]]:
 
 
 def _let_vllm_run_here(options: Options) -> None:
+    """Change TRL's use of vLLM so that it runs on vLLM's CPU build; see the module's docstring."""
+    # Before vLLM is imported.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -179,6 +183,7 @@ def _let_vllm_run_here(options: Options) -> None:
     theirs = module.LLM
 
     def start(**arguments: Any) -> Any:
+        # Neither applies to the CPU build: a share of a GPU's memory, and the sleep mode.
         given = {
             key: value for key, value in arguments.items() if key not in ("gpu_memory_utilization", "enable_sleep_mode")
         }
@@ -195,7 +200,7 @@ def _let_vllm_run_here(options: Options) -> None:
     def sync_weights(self: Any) -> None:
         runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
         runner.reload_weights(weights_iterator=((name, value.data) for name, value in self._iter_named_params()))
-        self.llm.reset_prefix_cache()
+        self.llm.reset_prefix_cache()  # its keys and values belong to the old weights
 
     module.LLM = start
     module.VLLMGeneration.sync_weights = sync_weights

@@ -30,7 +30,7 @@ MAX_SECONDS = 1e9
 MAX_UNIX_SECONDS = 1e11
 """The year 5138: a time in milliseconds, a common mistake, lies above it."""
 MAX_TOKENS = 2**22
-"""Four million tokens, the largest message of 16 MiB in ids of four bytes."""
+"""Four million tokens, about as many as a message of 16 MiB can hold."""
 _ID = re.compile(r"[\w][\w.:/@+~,=#%-]*")
 
 

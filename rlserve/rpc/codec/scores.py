@@ -11,8 +11,7 @@ from rlserve.rpc.codec.check import fault, finite, logprobs, text, token_ids
 from rlserve.v1 import trajectory_pb2 as pb
 
 UNSHARED = 2**32 - 1
-"""On the wire: a token missing from the policy's vocabulary. Ids are uint32 there, which has no
--1."""
+"""On the wire: a token missing from the policy's vocabulary. Ids are uint32 there, which has no -1."""
 
 
 def scores_to_proto(scores: TeacherScores) -> pb.TeacherScores:
