@@ -25,7 +25,7 @@ import numpy as np
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.stream_service import SERVICE_NAME, RolloutStreamService
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
@@ -147,7 +147,7 @@ def _inbox(directory: Path) -> Inbox:
     settings = InboxSettings(
         run_id=RUN,
         seed=0,
-        ingredients=(Ingredient("arithmetic", "train", 1.0),),
+        mixture=(MixtureEntry("arithmetic", "train", 1.0),),
         num_samples=SAMPLES,
         max_outstanding=IN_FLIGHT,
         max_lag=2**31,  # no group is stale: all are of version 0, and the trainer publishes hundreds

@@ -12,7 +12,7 @@ from groups import trajectory
 from rlserve.actors.learner.border import AckDecision
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings, Offer
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
@@ -29,7 +29,7 @@ def settings(**changes: Any) -> InboxSettings:
     defaults = InboxSettings(
         run_id="run",
         seed=3,
-        ingredients=(Ingredient("arithmetic", "train", 1.0),),
+        mixture=(MixtureEntry("arithmetic", "train", 1.0),),
         num_samples=2,
         max_outstanding=8,
         max_lag=2,
@@ -102,10 +102,10 @@ def lease_out(inbox: Inbox, worker_id: str = "w", capacity: int = 8) -> list[Lea
 
 def nonce_of(inbox: Inbox, group_id: str, worker_id: str) -> str:
     """The worker's proof that it holds the lease, or once did."""
-    entry = inbox._book._entries.get(group_id)
+    entry = inbox._leases._entries.get(group_id)
     if entry is not None and entry.holder == worker_id:
         return entry.nonce
-    return inbox._issuer.nonces.make(group_id, worker_id)
+    return inbox._source.nonces.make(group_id, worker_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._free = limit
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def held(self) -> int:
@@ -19,18 +19,18 @@ class ByteBudget:
 
     async def take(self, count: int) -> None:
         """Wait until ``count`` bytes (at most the limit) are free and take them; ``give`` them back."""
-        if not self._line and count <= self._free:
+        if not self._queue and count <= self._free:
             self._free -= count
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((count, turn))
+        self._queue.append((count, turn))
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.give(count)
             else:
-                self._line.remove((count, turn))
+                self._queue.remove((count, turn))
                 self._serve()
             raise
 
@@ -40,8 +40,8 @@ class ByteBudget:
         self._serve()
 
     def _serve(self) -> None:
-        while self._line and self._line[0][0] <= self._free:
-            count, turn = self._line.popleft()
+        while self._queue and self._queue[0][0] <= self._free:
+            count, turn = self._queue.popleft()
             if not turn.cancelled():
                 self._free -= count
                 turn.set_result(None)

@@ -8,7 +8,7 @@ for a grace, so that a restart goes unnoticed, and only while there is something
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.plugins import HELD_OUT_SPLITS
 from rlserve.records import EnvironmentSpec
 
@@ -20,7 +20,7 @@ TRAINING_SPLIT = "train"
 class Change:
     """What a look at the registry changes."""
 
-    ingredients: tuple[Ingredient, ...]
+    mixture: tuple[MixtureEntry, ...]
     """The mixture from now on."""
     joined: tuple[str, ...]
     left: tuple[str, ...]
@@ -30,7 +30,7 @@ class Change:
 class Catalogue:
     """The mixture, given what is registered. Time comes in as monotonic seconds."""
 
-    def __init__(self, configured: Sequence[Ingredient], *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, configured: Sequence[MixtureEntry], *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._configured = tuple(configured)
         self._grace_seconds = grace_seconds
         self._present = self._configured
@@ -38,11 +38,11 @@ class Catalogue:
         self._seen: set[str] = set()
 
     @property
-    def present(self) -> tuple[Ingredient, ...]:
+    def present(self) -> tuple[MixtureEntry, ...]:
         """The mixture at the moment."""
         return self._present
 
-    def look(self, specs: Sequence[EnvironmentSpec], now: float) -> Change:
+    def update(self, specs: Sequence[EnvironmentSpec], now: float) -> Change:
         """Take note of what is registered at ``now``."""
         registered = {spec.name: spec for spec in specs}
         before = {i.environment for i in self._present}
@@ -52,13 +52,13 @@ class Catalogue:
         after = {i.environment for i in self._present}
         return Change(self._present, joined=tuple(sorted(after - before)), left=tuple(sorted(before - after)))
 
-    def _visitors(self, registered: Mapping[str, EnvironmentSpec]) -> list[Ingredient]:
+    def _visitors(self, registered: Mapping[str, EnvironmentSpec]) -> list[MixtureEntry]:
         configured = {i.environment for i in self._configured}
         found = []
         for name, spec in sorted(registered.items()):
             split = training_split(spec)
             if name not in configured and spec.weight > 0 and split is not None:
-                found.append(Ingredient(name, split, spec.weight, spec.sampling))
+                found.append(MixtureEntry(name, split, spec.weight, spec.sampling))
         return found
 
     def _is_gone(self, name: str, registered: Mapping[str, EnvironmentSpec], now: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.batching.summary import is_right
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.records import RolloutGroup
@@ -52,11 +52,11 @@ class Curriculum:
                 progress.level += 1
                 progress.recent.clear()
 
-    def applied(self, ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:
+    def applied(self, mixture: Sequence[MixtureEntry]) -> tuple[MixtureEntry, ...]:
         """The mixture with each environment at its level."""
         with self._lock:
             splits = {name: progress.split for name, progress in self._progress.items()}
-        return tuple(replace(i, split=splits.get(i.environment, i.split)) for i in ingredients)
+        return tuple(replace(i, split=splits.get(i.environment, i.split)) for i in mixture)
 
     def metrics(self) -> dict[str, float]:
         """``curriculum/<environment>/level`` from 0, and the pass rate at it."""

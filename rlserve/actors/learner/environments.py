@@ -12,7 +12,7 @@ from rlserve.actors.hub.client import HubClient
 from rlserve.actors.learner.catalogue import Catalogue, Change
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.unserved import Unserved
 from rlserve.errors import RlserveError
 from rlserve.observability.events import EventLog
@@ -30,7 +30,7 @@ class EnvironmentFollower:
         self,
         hub: HubClient,
         inbox: Inbox,
-        configured: Sequence[Ingredient],
+        configured: Sequence[MixtureEntry],
         events: EventLog,
         curriculum: Curriculum | None = None,
         warn: Callable[..., None] = lambda message, **fields: logger.warning("%s", message),
@@ -42,7 +42,7 @@ class EnvironmentFollower:
         self._clock = clock
         self._curriculum = curriculum or Curriculum(())
         self._catalogue = Catalogue(configured)
-        self._unserved = Unserved([ingredient.environment for ingredient in configured], warn)
+        self._unserved = Unserved([entry.environment for entry in configured], warn)
         self._lost: dict[str, float] = {}
         self._problem = ""
 
@@ -67,11 +67,11 @@ class EnvironmentFollower:
                 self._problem = f"the hub at {self._hub.address} does not answer"
                 continue
             self._problem = ""
-            self._unserved.look(specs, {name for actor in verifiers for name in actor.serves}, self._clock())
-            change = self._catalogue.look(specs, self._clock())
-            ingredients = self._curriculum.applied(change.ingredients)
-            if change.joined or change.left or ingredients != self._inbox.ingredients:
-                self._inbox.mix(ingredients)
+            self._unserved.update(specs, {name for actor in verifiers for name in actor.serves}, self._clock())
+            change = self._catalogue.update(specs, self._clock())
+            mixture = self._curriculum.applied(change.mixture)
+            if change.joined or change.left or mixture != self._inbox.mixture:
+                self._inbox.mix(mixture)
                 self._tell(change)
 
     def _tell(self, change: Change) -> None:

@@ -18,10 +18,10 @@ from rlserve.actors.learner.border import AckDecision, AckStatus
 from rlserve.actors.learner.evaluation_round import EvaluationCounts, EvaluationRound
 from rlserve.actors.learner.group_queue import GroupQueue
 from rlserve.actors.learner.intake import InboxSettings, Intake, Keep, Offer
-from rlserve.actors.learner.issuer import Issuer
+from rlserve.actors.learner.issuer import LeaseSource
 from rlserve.actors.learner.lease_state import Release, WorkerLeases
-from rlserve.actors.learner.leases import LeaseBook
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.leases import LeaseTable
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.troubles import Troubles, Warn
 from rlserve.errors import TASK_FAULTS, DeadlineExceeded, NotReady, PluginFailed
 from rlserve.records import RolloutGroup
@@ -65,30 +65,30 @@ class Inbox:
         store.rollback(version)
         self._publishing = False
         self._queue = GroupQueue(store, max_lag=settings.max_lag, version=version, decode=decode)
-        self._issuer = Issuer(
+        self._source = LeaseSource(
             store,
             run_id=settings.run_id,
             seed=settings.seed,
-            ingredients=settings.ingredients,
+            mixture=settings.mixture,
             num_samples=settings.num_samples,
             limit_seconds=settings.lease_seconds,
         )
-        self._book = LeaseBook(
-            draw=self._issuer.draw,
-            nonces=self._issuer.nonces,
+        self._leases = LeaseTable(
+            draw=self._source.draw,
+            nonces=self._source.nonces,
             max_outstanding=settings.max_outstanding,
             clock=clock,
             grace_seconds=settings.grace_seconds,
         )
-        self._book.add(self._issuer.unsettled)
+        self._leases.add(self._source.unsettled)
         self._evaluation = EvaluationRound()
         self._troubles = Troubles(batch=settings.batch, warn=warn)
         self._moved_at = clock()
         self._intake = Intake(
             store=store,
             settings=settings,
-            book=self._book,
-            issuer=self._issuer,
+            book=self._leases,
+            issuer=self._source,
             queue=self._queue,
             evaluation=self._evaluation,
             troubles=self._troubles,
@@ -103,14 +103,14 @@ class Inbox:
     def join(self, worker_id: str, *, capacity: int, held: Mapping[str, str] | None = None) -> frozenset[str]:
         """A worker is connected (again) and proves what it holds by nonces; returns the leases that it keeps."""
         with self._changed:
-            kept = self._book.join(worker_id, capacity=capacity, held=held)
+            kept = self._leases.join(worker_id, capacity=capacity, held=held)
         self._wake()
         return kept
 
     def leave(self, worker_id: str) -> None:
         """A worker's stream ended; it keeps its leases for the grace."""
         with self._changed:
-            self._book.leave(worker_id)
+            self._leases.leave(worker_id)
 
     def grant(
         self, *, ready: Collection[str] | None = None, current: Collection[str] | None = None
@@ -122,8 +122,8 @@ class Inbox:
         with self._changed:
             in_training = self._queue.num_taken if self.settings.leases_ahead else 0
             queued = len(self._queue) - in_training
-            granted = self._book.grant(queued=queued, ready=() if self._publishing else ready, current=current)
-            self._issuer.save()
+            granted = self._leases.grant(queued=queued, ready=() if self._publishing else ready, current=current)
+            self._source.save()
         return granted
 
     def offer_many(self, offers: Sequence[Offer]) -> list[AckDecision]:
@@ -141,7 +141,7 @@ class Inbox:
     def progress(self, worker_id: str, reports: Sequence[LeaseProgress]) -> None:
         """A worker says how far it is; what moved is renewed."""
         with self._changed:
-            moved = [self._book.progress(worker_id, report) for report in reports]
+            moved = [self._leases.progress(worker_id, report) for report in reports]
             if any(moved):
                 self._moved_at = self._clock()
 
@@ -162,7 +162,7 @@ class Inbox:
         """
         final = drop in TASK_FAULTS
         with self._changed:
-            release = self._book.give_back(group_id, worker_id, nonce, final=final)
+            release = self._leases.give_back(group_id, worker_id, nonce, final=final)
             if release is not None:
                 logger.info("%s gave back %s: %s", worker_id, group_id, reason)
                 self._lost(release, reason, drop if final else "returned")
@@ -175,8 +175,8 @@ class Inbox:
         """
         with self._changed:
             if unheard_seconds:
-                self._book.prolong(unheard_seconds)
-            releases = self._book.expire()
+                self._leases.prolong(unheard_seconds)
+            releases = self._leases.expire()
             for release in releases:
                 stage = f", it stood at {release.stage}" if release.stage else ""
                 self._lost(release, f"not heard of for too long{stage}", "expired")
@@ -236,10 +236,10 @@ class Inbox:
         self._store.checkpoint(self._checkpointed)
         self._checkpointed = step
 
-    def mix(self, ingredients: Sequence[Ingredient]) -> None:
+    def mix(self, mixture: Sequence[MixtureEntry]) -> None:
         """Draw tasks by another mixture from the next new lease on."""
         with self._changed:
-            self._issuer.mix(ingredients)
+            self._source.mix(mixture)
 
     def withdraw(self, environment: str) -> int:
         """Drop the training leases of an environment that is gone, counted; returns how many there were.
@@ -253,17 +253,17 @@ class Inbox:
         return dropped
 
     @property
-    def ingredients(self) -> tuple[Ingredient, ...]:
+    def mixture(self) -> tuple[MixtureEntry, ...]:
         """The mixture of the next new lease."""
         with self._changed:
-            return self._issuer.ingredients
+            return self._source.mixture
 
     def evaluate(self, leases: Sequence[Lease]) -> None:
         """Have these made before anything else, by the present version only. Ends an unfinished evaluation."""
         with self._changed:
             for group_id in self._evaluation.start(leases):
-                self._book.complete(group_id)
-            self._book.add(leases)
+                self._leases.complete(group_id)
+            self._leases.add(leases)
         self._wake()
 
     def take_evaluation(self, k: int, *, deadline_seconds: float) -> list[RolloutGroup]:
@@ -278,7 +278,7 @@ class Inbox:
     def stop_training(self) -> None:
         """Lease no more training tasks; those that are held may still come in."""
         with self._changed:
-            self._book.stop_drawing()
+            self._leases.stop_drawing()
 
     def close(self, reason: str = "the run is over") -> None:
         """Whoever waits stops waiting; the store stays open."""
@@ -314,7 +314,7 @@ class Inbox:
     def workers(self) -> list[WorkerLeases]:
         """The workers and what they hold."""
         with self._changed:
-            return self._book.workers()
+            return self._leases.workers()
 
     def _num_fresh(self) -> int:
         if self._queue.drop_stale():
@@ -333,7 +333,7 @@ class Inbox:
             self._changed.wait(left)
 
     def _lost(self, release: Release, cause: str, reason: str) -> None:
-        in_row = next((w.returned_in_row for w in self._book.workers() if w.worker_id == release.worker_id), 0)
+        in_row = next((w.returned_in_row for w in self._leases.workers() if w.worker_id == release.worker_id), 0)
         if self._troubles.returned(release, cause, in_row):
             logger.warning("%s did not finish %s: %s", release.worker_id, release.lease.group_id, cause)
         self._intake.released(release, reason)
@@ -351,7 +351,7 @@ class Inbox:
     def _describe_delay(self) -> str:
         """What came, and what the workers do."""
         story = self._troubles.story()
-        workers = [describe_worker(worker) for worker in self._book.workers()]
+        workers = [describe_worker(worker) for worker in self._leases.workers()]
         owed = "; ".join(workers) if workers else "no rollout worker is connected: start one, or read its log"
         return "; ".join(["", *([story] if story else []), owed])
 

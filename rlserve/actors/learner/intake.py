@@ -23,10 +23,10 @@ from rlserve.actors.learner.border import (
 )
 from rlserve.actors.learner.evaluation_round import EvaluationRound
 from rlserve.actors.learner.group_queue import GroupQueue
-from rlserve.actors.learner.issuer import Issuer
+from rlserve.actors.learner.issuer import LeaseSource
 from rlserve.actors.learner.lease_state import Release
-from rlserve.actors.learner.leases import GRACE_SECONDS, LeaseBook
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.leases import GRACE_SECONDS, LeaseTable
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.troubles import Troubles, plain
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
@@ -49,7 +49,7 @@ class InboxSettings:
 
     run_id: str
     seed: int
-    ingredients: tuple[Ingredient, ...]
+    mixture: tuple[MixtureEntry, ...]
     num_samples: int
     """Trajectories of a group."""
     max_outstanding: int
@@ -72,7 +72,7 @@ class InboxSettings:
         return cls(
             run_id=config.name,
             seed=config.seed,
-            ingredients=Ingredient.of(config.environments),
+            mixture=MixtureEntry.of(config.environments),
             num_samples=config.rollout.group_size,
             max_outstanding=config.max_outstanding_groups,
             leases_ahead=config.leases_ahead,
@@ -136,8 +136,8 @@ class Intake:
         *,
         store: Store,
         settings: InboxSettings,
-        book: LeaseBook,
-        issuer: Issuer,
+        book: LeaseTable,
+        issuer: LeaseSource,
         queue: GroupQueue,
         evaluation: EvaluationRound,
         troubles: Troubles,
@@ -147,8 +147,8 @@ class Intake:
         """``on_received`` sees every training group that counts as received."""
         self._store = store
         self._settings = settings
-        self._book = book
-        self._issuer = issuer
+        self._leases = book
+        self._source = issuer
         self._queue = queue
         self._evaluation = evaluation
         self._troubles = troubles
@@ -200,11 +200,11 @@ class Intake:
             return
         info = GroupInfo(group_id=lease.group_id, worker_id=release.worker_id, environment=lease.environment)
         self._store.receive_dropped(info, reason)
-        self._issuer.settle(lease.group_id)
+        self._source.settle(lease.group_id)
 
     def withdraw(self, environment: str) -> int:
         """Drop every training lease of an environment; returns how many there were."""
-        leases = self._book.unsettled(environment)
+        leases = self._leases.unsettled(environment)
         infos = [GroupInfo(group_id=lease.group_id, worker_id="", environment=environment) for lease in leases]
         receipts = [Receipt(info=info, dropped="environment_left") for info in infos]
         if receipts:
@@ -214,7 +214,7 @@ class Intake:
         return len(leases)
 
     def _check_proof(self, offer: Offer) -> None:
-        if not self._issuer.nonces.proves(offer.nonce, offer.group_id, offer.worker_id):
+        if not self._source.nonces.proves(offer.nonce, offer.group_id, offer.worker_id):
             raise InvalidRequest(
                 f"group_id: {offer.group_id!r} is no lease of {offer.worker_id!r} by this nonce; send groups of leases "
                 "only, with the nonce of the lease",
@@ -237,7 +237,7 @@ class Intake:
 
     def _decide(self, offer: Offer, group: RolloutGroup, useless: str, seen: set[str]) -> _Plan:
         group_id = group.group_id
-        lease = self._book.find(group_id)
+        lease = self._leases.find(group_id)
         if group_id in seen or self._evaluation.knows(group_id) or (lease is None and self._store.knows(group_id)):
             return _Plan(offer=offer, decision=AckDecision(group_id=group_id, status=AckStatus.DUPLICATE))
         if lease is None:
@@ -280,7 +280,7 @@ class Intake:
                 self._accept(plan, plan.group)
             case AckStatus.STALE:
                 # It frees nothing: who sends old versions must not wear out the groups of the run.
-                release = self._book.give_back(offer.group_id, offer.worker_id, offer.nonce, failed=bool(plan.rejected))
+                release = self._leases.give_back(offer.group_id, offer.worker_id, offer.nonce, failed=bool(plan.rejected))
                 if release is not None:
                     self.released(release, "stale")
                 if plan.rejected and plan.versions is not None:
@@ -289,13 +289,13 @@ class Intake:
             case AckStatus.REJECTED:
                 if self._troubles.rejected(offer.worker_id, plan.rejected, plan.decision.message):
                     logger.warning("rejected %r from %s: %s", offer.group_id, offer.worker_id, plan.decision.message)
-                release = self._book.give_back(offer.group_id, offer.worker_id, offer.nonce)
+                release = self._leases.give_back(offer.group_id, offer.worker_id, offer.nonce)
                 if release is not None:
                     self.released(release, plan.rejected)
 
     def _accept(self, plan: _Plan, group: RolloutGroup) -> None:
         self._settle(group.group_id)
-        self._book.finished(plan.offer.worker_id)
+        self._leases.finished(plan.offer.worker_id)
         if plan.receipt is None or plan.versions is None:
             self._evaluation.receive(group)
             self._troubles.received(group, "", trains=False)
@@ -317,5 +317,5 @@ class Intake:
             return "filter_failed"
 
     def _settle(self, group_id: str) -> None:
-        self._book.complete(group_id)
-        self._issuer.settle(group_id)
+        self._leases.complete(group_id)
+        self._source.settle(group_id)

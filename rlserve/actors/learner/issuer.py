@@ -8,14 +8,14 @@ leased and is leased again.
 import json
 from collections.abc import Sequence
 
-from rlserve.actors.learner.mixture import Ingredient, TaskSource
+from rlserve.actors.learner.mixture import MixtureEntry, TaskSource
 from rlserve.actors.learner.nonces import Nonces
 from rlserve.errors import StateCorrupt
 from rlserve.records.lease import Lease
 from rlserve.store.base import Store
 
 
-class Issuer:
+class LeaseSource:
     """Draws training leases ``<run_id>/train/<number>``. Not thread-safe."""
 
     def __init__(
@@ -24,23 +24,23 @@ class Issuer:
         *,
         run_id: str,
         seed: int,
-        ingredients: Sequence[Ingredient],
+        mixture: Sequence[MixtureEntry],
         num_samples: int,
         limit_seconds: float,
     ) -> None:
-        """Goes on from the store's cursor, with ``ingredients`` from the next number on."""
+        """Goes on from the store's cursor, with ``mixture`` from the next number on."""
         self._store = store
         self._run_id = run_id
         self._num_samples = num_samples
         self._limit_seconds = limit_seconds
         self._changed = False
-        self._next, oldest, self._source, self._key = self._load(seed, ingredients)
-        self._encoded = self._source.encode()
+        self._next, oldest, self._tasks, self._key = self._load(seed, mixture)
+        self._encoded = self._tasks.encode()
         self.nonces = Nonces(self._key)
         """Of every lease of the run, those of evaluations too; they outlive this process."""
         numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
         self._unsettled = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
-        self.mix(ingredients)
+        self.mix(mixture)
 
     @property
     def unsettled(self) -> list[Lease]:
@@ -48,9 +48,9 @@ class Issuer:
         return [self._lease(number) for number in self._unsettled.values()]
 
     @property
-    def ingredients(self) -> tuple[Ingredient, ...]:
+    def mixture(self) -> tuple[MixtureEntry, ...]:
         """The mixture of the next new lease."""
-        return self._source.ingredients
+        return self._tasks.mixture
 
     def draw(self) -> Lease:
         """The next new lease. Call :meth:`save` before anyone hears of it."""
@@ -64,11 +64,11 @@ class Issuer:
         """The store has a row for the group now."""
         self._unsettled.pop(group_id, None)
 
-    def mix(self, ingredients: Sequence[Ingredient]) -> None:
+    def mix(self, mixture: Sequence[MixtureEntry]) -> None:
         """Draw by another mixture from the next lease on. Raises InvalidRequest for an impossible one."""
-        source = self._source.changed(self._next, ingredients)
-        if source.ingredients != self._source.ingredients:
-            self._source, self._encoded, self._changed = source, source.encode(), True
+        source = self._tasks.changed(self._next, mixture)
+        if source.mixture != self._tasks.mixture:
+            self._tasks, self._encoded, self._changed = source, source.encode(), True
             self.save()
 
     def save(self) -> None:
@@ -79,11 +79,11 @@ class Issuer:
             self._store.set_cursor(json.dumps(cursor))
             self._changed = False
 
-    def _load(self, seed: int, ingredients: Sequence[Ingredient]) -> tuple[int, int, TaskSource, bytes]:
+    def _load(self, seed: int, mixture: Sequence[MixtureEntry]) -> tuple[int, int, TaskSource, bytes]:
         text = self._store.cursor()
         if text is None:
             self._changed = True  # a later process must know the key before anyone is granted anything
-            return 0, 0, TaskSource(seed, ingredients), Nonces.new_key()
+            return 0, 0, TaskSource(seed, mixture), Nonces.new_key()
         try:
             cursor = json.loads(text)
             tasks, key = TaskSource.decode(cursor["tasks"]), bytes.fromhex(cursor["key"])
@@ -97,7 +97,7 @@ class Issuer:
         return f"{self._run_id}/train/{number}"
 
     def _lease(self, number: int) -> Lease:
-        task = self._source.at(number)
+        task = self._tasks.at(number)
         return Lease(
             group_id=self._group_id(number),
             environment=task.environment,

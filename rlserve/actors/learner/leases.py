@@ -25,7 +25,7 @@ _Place = tuple[int, int, str]
 """(leases held, when it was served last, name): who comes first in line for a lease."""
 
 
-class LeaseBook:
+class LeaseTable:
     """All leases that are not settled, and the workers that may hold them. Not thread-safe."""
 
     def __init__(
@@ -47,8 +47,8 @@ class LeaseBook:
         self._max_attempts = max_attempts
         self._entries: dict[str, Entry] = {}
         # A heap. What is settled or held again meanwhile stays in it until it is met.
-        self._line: list[tuple[tuple[bool, int], str]] = []
-        self._in_line: set[str] = set()
+        self._queue: list[tuple[tuple[bool, int], str]] = []
+        self._queued: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._orders = 0
         self._grants = 0
@@ -217,9 +217,9 @@ class LeaseBook:
 
     def _next(self, queued: int) -> Entry | None:
         """The first lease in line, or a new one if the bound allows it."""
-        while self._line:
-            _, group_id = heapq.heappop(self._line)
-            self._in_line.remove(group_id)
+        while self._queue:
+            _, group_id = heapq.heappop(self._queue)
+            self._queued.remove(group_id)
             entry = self._entries.get(group_id)
             if entry is not None and not entry.holder and self._wanted(entry.lease):
                 return entry
@@ -296,9 +296,9 @@ class LeaseBook:
 
     def _wait(self, entry: Entry) -> None:
         group_id = entry.lease.group_id
-        if group_id not in self._in_line:
-            self._in_line.add(group_id)
-            heapq.heappush(self._line, (entry.rank, group_id))
+        if group_id not in self._queued:
+            self._queued.add(group_id)
+            heapq.heappush(self._queue, (entry.rank, group_id))
 
     def _release(self, entry: Entry) -> None:
         self._workers[entry.holder].held.pop(entry.lease.group_id)

@@ -31,11 +31,11 @@ from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
 from rlserve.actors.learner.policy_service import PolicyService
 from rlserve.actors.learner.ranks import create_rank, follow
-from rlserve.actors.learner.received import ReceivedTally
+from rlserve.actors.learner.received import Arrivals
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
@@ -127,7 +127,7 @@ class Learner:
         self._trainer = trainer
         self._start = start
         self._actor_id = actor_id
-        self._received = ReceivedTally()
+        self._received = Arrivals()
         self._curriculum = Curriculum(config.environments)
         self._curriculum.restore(start.state.curriculum)
         self._warn = Warner(paths.events)
@@ -211,7 +211,7 @@ class Learner:
         settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer))
         return Inbox(
             self._store,
-            replace(settings, ingredients=self._curriculum.applied(settings.ingredients)),
+            replace(settings, mixture=self._curriculum.applied(settings.mixture)),
             keep=lambda group: why_drop(group, algorithm, reference=reference),
             decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
             version=self._start.state.step,
@@ -255,7 +255,7 @@ class Learner:
             self._follower = EnvironmentFollower(
                 self._hub,
                 self._inbox,
-                Ingredient.of(self._config.environments),
+                MixtureEntry.of(self._config.environments),
                 EventLog(self._paths.events),
                 self._curriculum,
                 warn=self._warn,

@@ -1,6 +1,6 @@
 """Which task comes next: a pure function of a counter, the same after any restart.
 
-Environments are interleaved by weight. Within a stretch of constant weights the order of environments repeats
+Environments are interleaved by weight. Within a segment of constant weights the order of environments repeats
 a short pattern, in which each environment's share is spread evenly (smooth weighted round robin), so the task
 at a counter is found without replaying those before it. Every environment counts its own index up from 0,
 also across a change of the weights.
@@ -23,7 +23,7 @@ SHARE_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Ingredient:
+class MixtureEntry:
     """One environment of the mixture."""
 
     environment: str
@@ -34,7 +34,7 @@ class Ingredient:
     """Of its tasks, where they say nothing themselves and their server does not either."""
 
     @classmethod
-    def of(cls, environments: Iterable[EnvironmentConfig]) -> "tuple[Ingredient, ...]":
+    def of(cls, environments: Iterable[EnvironmentConfig]) -> "tuple[MixtureEntry, ...]":
         """The mixture that a run's configuration asks for."""
         return tuple(cls(e.name, e.split, e.weight) for e in environments)
 
@@ -52,20 +52,20 @@ class TaskReference:
     sampling: Sampling = field(default_factory=Sampling)
 
 
-class _Stretch:
+class _Segment:
     """A run of counters, from ``start`` on, under one mixture."""
 
-    def __init__(self, start: int, ingredients: tuple[Ingredient, ...], taken: Counter[tuple[str, str]]) -> None:
+    def __init__(self, start: int, mixture: tuple[MixtureEntry, ...], taken: Counter[tuple[str, str]]) -> None:
         self.start = start
-        self.ingredients = ingredients
-        self._taken = taken  # tasks of each environment before the stretch
-        turns = _pattern(_parts([i.weight for i in ingredients]))
-        self._pattern = [ingredients[turn] for turn in turns]
+        self.mixture = mixture
+        self._taken = taken  # tasks of each environment before the segment
+        turns = _pattern(_parts([i.weight for i in mixture]))
+        self._pattern = [mixture[turn] for turn in turns]
         # How often the environment of each place has occurred earlier in the pattern, and in all of it.
         self._earlier = [turns[:place].count(turn) for place, turn in enumerate(turns)]
         self._each = Counter(self._pattern)
 
-    def at(self, counter: int) -> tuple[Ingredient, int]:
+    def at(self, counter: int) -> tuple[MixtureEntry, int]:
         rounds, place = divmod(counter - self.start, len(self._pattern))
         found = self._pattern[place]
         return found, self._taken[_key(found)] + rounds * self._each[found] + self._earlier[place]
@@ -73,8 +73,8 @@ class _Stretch:
     def taken_before(self, counter: int) -> Counter[tuple[str, str]]:
         rounds, rest = divmod(counter - self.start, len(self._pattern))
         taken = self._taken.copy()
-        for ingredient, number in self._each.items():
-            taken[_key(ingredient)] += rounds * number
+        for entry, number in self._each.items():
+            taken[_key(entry)] += rounds * number
         taken.update(map(_key, self._pattern[:rest]))
         return taken
 
@@ -85,52 +85,52 @@ class TaskSource:
     Example, weights 2 to 1: counters 0..5 are ``a0 b0 a1 a2 b1 a3``.
     """
 
-    def __init__(self, seed: int, ingredients: Sequence[Ingredient]) -> None:
+    def __init__(self, seed: int, mixture: Sequence[MixtureEntry]) -> None:
         self._seed = seed
-        self._stretches = [_Stretch(0, _checked(ingredients), Counter())]
+        self._segments = [_Segment(0, _checked(mixture), Counter())]
 
     @property
-    def ingredients(self) -> tuple[Ingredient, ...]:
+    def mixture(self) -> tuple[MixtureEntry, ...]:
         """The mixture of the newest counters."""
-        return self._stretches[-1].ingredients
+        return self._segments[-1].mixture
 
     def at(self, counter: int) -> TaskReference:
         """The task at ``counter``, >= 0."""
-        stretch = next(s for s in reversed(self._stretches) if s.start <= counter)
-        ingredient, index = stretch.at(counter)
+        segment = next(s for s in reversed(self._segments) if s.start <= counter)
+        entry, index = segment.at(counter)
         seed = derived_seed(self._seed, counter)
-        return TaskReference(ingredient.environment, ingredient.split, index, seed, ingredient.sampling)
+        return TaskReference(entry.environment, entry.split, index, seed, entry.sampling)
 
-    def changed(self, counter: int, ingredients: Sequence[Ingredient]) -> "TaskSource":
+    def changed(self, counter: int, mixture: Sequence[MixtureEntry]) -> "TaskSource":
         """The same source up to ``counter``, another mixture from there on.
 
         Raises InvalidRequest for an impossible mixture, or one that would change the past.
         """
-        last = self._stretches[-1]
+        last = self._segments[-1]
         if counter < last.start:
             raise InvalidRequest(
                 f"counter: is {counter}, but the mixture last changed at {last.start}; give a later one"
             )
         changed = TaskSource.__new__(TaskSource)
         changed._seed = self._seed
-        stretch = _Stretch(counter, _checked(ingredients), last.taken_before(counter))
-        changed._stretches = [s for s in self._stretches if s.start < counter] + [stretch]
+        segment = _Segment(counter, _checked(mixture), last.taken_before(counter))
+        changed._segments = [s for s in self._segments if s.start < counter] + [segment]
         return changed
 
     def encode(self) -> str:
         """As JSON, for :meth:`decode`."""
-        stretches = [{"start": s.start, "ingredients": [asdict(i) for i in s.ingredients]} for s in self._stretches]
-        return json.dumps({"seed": self._seed, "stretches": stretches})
+        segments = [{"start": s.start, "mixture": [asdict(i) for i in s.mixture]} for s in self._segments]
+        return json.dumps({"seed": self._seed, "segments": segments})
 
     @classmethod
     def decode(cls, text: str) -> "TaskSource":
         """The source that was encoded. Raises StateCorrupt when it is none."""
         try:
             saved = json.loads(text)
-            first, *later = [(s["start"], [_decoded(i) for i in s["ingredients"]]) for s in saved["stretches"]]
+            first, *later = [(s["start"], [_decoded(i) for i in s["mixture"]]) for s in saved["segments"]]
             source = cls(saved["seed"], first[1])
-            for start, ingredients in later:
-                source = source.changed(start, ingredients)
+            for start, mixture in later:
+                source = source.changed(start, mixture)
             return source
         except (ValueError, KeyError, TypeError) as error:
             raise StateCorrupt(f"task source: {text[:80]!r} is not a saved mixture ({error})") from error
@@ -142,22 +142,22 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 12
 
 
-def _decoded(saved: dict[str, Any]) -> Ingredient:
+def _decoded(saved: dict[str, Any]) -> MixtureEntry:
     sampling: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in saved.get("sampling", {}).items()
     }
-    return Ingredient(**{**saved, "sampling": Sampling(**sampling)})
+    return MixtureEntry(**{**saved, "sampling": Sampling(**sampling)})
 
 
-def _key(ingredient: Ingredient) -> tuple[str, str]:
-    return ingredient.environment, ingredient.split
+def _key(entry: MixtureEntry) -> tuple[str, str]:
+    return entry.environment, entry.split
 
 
-def _checked(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:
-    positive = tuple(i for i in ingredients if i.weight > 0)
-    names = [_key(i) for i in ingredients]
-    if not positive or not all(math.isfinite(i.weight) and i.weight >= 0 for i in ingredients):
-        weights = {i.environment: i.weight for i in ingredients}
+def _checked(mixture: Sequence[MixtureEntry]) -> tuple[MixtureEntry, ...]:
+    positive = tuple(i for i in mixture if i.weight > 0)
+    names = [_key(i) for i in mixture]
+    if not positive or not all(math.isfinite(i.weight) and i.weight >= 0 for i in mixture):
+        weights = {i.environment: i.weight for i in mixture}
         raise InvalidRequest(f"environments: weights are {weights}; give finite ones >= 0, at least one above 0")
     if len(set(names)) < len(names):
         raise InvalidRequest(f"environments: {names} names one twice; give each environment and split once")

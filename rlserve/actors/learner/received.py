@@ -21,7 +21,7 @@ class Received:
     """(sum of rewards, judged samples) by environment."""
 
 
-class ReceivedTally:
+class Arrivals:
     """Adds up what the service's thread takes in, for the training thread. Thread-safe."""
 
     def __init__(self) -> None:

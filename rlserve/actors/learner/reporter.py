@@ -13,7 +13,7 @@ from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.evaluation import Evaluation
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.policy_service import PolicyService
-from rlserve.actors.learner.received import ReceivedTally
+from rlserve.actors.learner.received import Arrivals
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
@@ -36,7 +36,7 @@ class Reporter:
         config: RunConfig,
         paths: RunPaths,
         inbox: Inbox,
-        received: ReceivedTally,
+        received: Arrivals,
         policy: PolicyService,
         hub: HubClient | None,
         thread: LoopThread,

@@ -27,7 +27,7 @@ class Unserved:
         """What people were told of and still holds; empty when all is served."""
         return "; ".join(f"nobody serves {what}" for what in self._since if what in self._told)
 
-    def look(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str], now: float) -> None:
+    def update(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str], now: float) -> None:
         """Take note of what is registered at ``now``, in seconds that never go back."""
         missing = {what: (found, cure) for what, found, cure in self._missing(specs, verifiers)}
         self._since = {what: self._since.get(what, now) for what in missing}

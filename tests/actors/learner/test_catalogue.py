@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.actors.learner.catalogue import GRACE_SECONDS, Catalogue, training_split
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.records import EnvironmentSpec
 
-HOME = Ingredient("home", "train", 2.0)
+HOME = MixtureEntry("home", "train", 2.0)
 
 
 def spec(
@@ -17,44 +17,44 @@ def spec(
 
 
 def names(catalogue: Catalogue) -> list[str]:
-    return [ingredient.environment for ingredient in catalogue.present]
+    return [entry.environment for entry in catalogue.present]
 
 
 def test_a_visitor_joins_and_leaves_at_once() -> None:
     catalogue = Catalogue([HOME])
-    change = catalogue.look([spec("home"), spec("guest", weight=0.5)], now=0.0)
+    change = catalogue.update([spec("home"), spec("guest", weight=0.5)], now=0.0)
     assert (change.joined, change.left) == (("guest",), ())
-    assert change.ingredients == (HOME, Ingredient("guest", "train", 0.5))
-    change = catalogue.look([spec("home")], now=0.1)
+    assert change.mixture == (HOME, MixtureEntry("guest", "train", 0.5))
+    change = catalogue.update([spec("home")], now=0.1)
     assert (change.joined, change.left, names(catalogue)) == ((), ("guest",), ["home"])
 
 
 def test_the_configuration_decides_for_its_own() -> None:
     catalogue = Catalogue([HOME])
-    catalogue.look([spec("home", weight=9.0, splits=("other",))], now=0.0)
+    catalogue.update([spec("home", weight=9.0, splits=("other",))], now=0.0)
     assert catalogue.present == (HOME,)
 
 
 def test_weight_zero_registers_without_being_drawn_from() -> None:
     catalogue = Catalogue([HOME])
-    assert catalogue.look([spec("home"), spec("guest", weight=0.0)], now=0.0).joined == ()
+    assert catalogue.update([spec("home"), spec("guest", weight=0.0)], now=0.0).joined == ()
 
 
 def test_a_restart_of_a_configured_server_goes_unnoticed_and_its_death_does_not() -> None:
     catalogue = Catalogue([HOME])
-    catalogue.look([spec("home"), spec("guest")], now=0.0)
-    assert catalogue.look([spec("guest")], now=1.0).left == ()
-    assert catalogue.look([spec("guest"), spec("home")], now=GRACE_SECONDS).left == ()
-    assert catalogue.look([spec("guest")], now=10.0).left == ()
-    assert catalogue.look([spec("guest")], now=10.0 + GRACE_SECONDS).left == ("home",)
-    assert catalogue.look([spec("guest"), spec("home")], now=30.0).joined == ("home",)
+    catalogue.update([spec("home"), spec("guest")], now=0.0)
+    assert catalogue.update([spec("guest")], now=1.0).left == ()
+    assert catalogue.update([spec("guest"), spec("home")], now=GRACE_SECONDS).left == ()
+    assert catalogue.update([spec("guest")], now=10.0).left == ()
+    assert catalogue.update([spec("guest")], now=10.0 + GRACE_SECONDS).left == ("home",)
+    assert catalogue.update([spec("guest"), spec("home")], now=30.0).joined == ("home",)
 
 
 def test_there_is_always_something_to_draw_from() -> None:
     catalogue = Catalogue([HOME])
-    catalogue.look([spec("home")], now=0.0)
+    catalogue.update([spec("home")], now=0.0)
     for now in range(1, 100, 3):
-        assert catalogue.look([], now=float(now)).ingredients == (HOME,)
+        assert catalogue.update([], now=float(now)).mixture == (HOME,)
 
 
 @given(
@@ -62,9 +62,9 @@ def test_there_is_always_something_to_draw_from() -> None:
 )
 def test_what_joined_and_left_accounts_for_the_change(first: dict[str, float], second: dict[str, float]) -> None:
     catalogue = Catalogue([HOME])
-    catalogue.look([spec(name, weight=weight) for name, weight in first.items()], now=0.0)
+    catalogue.update([spec(name, weight=weight) for name, weight in first.items()], now=0.0)
     before = set(names(catalogue))
-    change = catalogue.look([spec(name, weight=weight) for name, weight in second.items()], now=1.0)
+    change = catalogue.update([spec(name, weight=weight) for name, weight in second.items()], now=1.0)
     assert (before | set(change.joined)) - set(change.left) == set(names(catalogue))
 
 

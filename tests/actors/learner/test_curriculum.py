@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.environments.arithmetic import ArithmeticEnvironment, operands
 from rlserve.records import RolloutGroup
 
 LEVELS = ("digits-3", "digits-4", "digits-5")
-HOME = Ingredient("arithmetic", "digits-3", 1.0)
+HOME = MixtureEntry("arithmetic", "digits-3", 1.0)
 
 
 def curriculum(window: int = 2, raise_at: float = 0.8) -> Curriculum:
@@ -69,7 +69,7 @@ def test_levels_only_rise_and_end_at_the_last(plays: list[tuple[str, float]], wi
 
 
 def test_environments_without_levels_are_left_alone() -> None:
-    other = Ingredient("gsm8k", "train", 2.0)
+    other = MixtureEntry("gsm8k", "train", 2.0)
     assert curriculum().applied([other, HOME])[0] == other
     assert Curriculum([EnvironmentConfig(name="arithmetic")]).metrics() == {}
 

@@ -26,7 +26,7 @@ async def followed(tmp_path: Path) -> AsyncIterator[tuple[Inbox, HubClient, Envi
     """An inbox whose mixture follows a hub."""
     inbox = make_inbox(tmp_path / "store.db")
     async with hub_server("127.0.0.1:0", LEASE_SECONDS) as server, HubClient(server.address) as hub:
-        follower = EnvironmentFollower(hub, inbox, inbox.ingredients, EventLog(tmp_path / "events.jsonl"))
+        follower = EnvironmentFollower(hub, inbox, inbox.mixture, EventLog(tmp_path / "events.jsonl"))
         following = asyncio.create_task(follower.follow())
         yield inbox, hub, follower
         following.cancel()
@@ -48,7 +48,7 @@ def guest(weight: float = 1.0) -> EnvironmentSpec:
 
 
 def drawn(inbox: Inbox) -> set[str]:
-    return {ingredient.environment for ingredient in inbox.ingredients}
+    return {entry.environment for entry in inbox.mixture}
 
 
 async def test_a_registered_environment_is_drawn_from_within_five_seconds(tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ async def test_a_changed_weight_changes_the_mixture(tmp_path: Path) -> None:
         await hub.register_environment(guest(1.0))
         await until(lambda: "guest" in drawn(inbox))
         await hub.register_environment(guest(3.0))
-        await until(lambda: 3.0 in {i.weight for i in inbox.ingredients if i.environment == "guest"})
+        await until(lambda: 3.0 in {i.weight for i in inbox.mixture if i.environment == "guest"})
 
 
 async def test_a_hub_that_is_gone_leaves_the_mixture_as_it_is_and_is_named(tmp_path: Path) -> None:
     inbox = make_inbox(tmp_path / "store.db")
     async with hub_server("127.0.0.1:0", LEASE_SECONDS) as server:
         hub = HubClient(server.address, deadline_seconds=0.5)
-        follower = EnvironmentFollower(hub, inbox, inbox.ingredients, EventLog(tmp_path / "events.jsonl"))
+        follower = EnvironmentFollower(hub, inbox, inbox.mixture, EventLog(tmp_path / "events.jsonl"))
         following = asyncio.create_task(follower.follow())
         await hub.register_environment(guest())
         await until(lambda: "guest" in drawn(inbox))

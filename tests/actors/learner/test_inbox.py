@@ -15,7 +15,7 @@ from intake import answer, counts, deliver, lease_out, make_inbox, nonce_of, off
 
 from rlserve.actors.learner.border import AckStatus
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.mixture import Ingredient
+from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.errors import DeadlineExceeded, NotReady, StateCorrupt
 from rlserve.records import FinishReason, PolicySpan, Purpose, RolloutGroup, Sampling, Trajectory
 from rlserve.records.lease import Lease
@@ -177,7 +177,7 @@ def test_what_is_not_believed_is_counted_by_reason_and_the_lease_is_worked_on_ag
 def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(path: Path) -> None:
     now = [0.0]
     inbox = make_inbox(path)
-    inbox._book._clock = lambda: now[0]
+    inbox._leases._clock = lambda: now[0]
     lease = lease_out(inbox, capacity=1)[0]
     message = codec.group_to_proto(answer(lease))
     message.trajectories[0].behavior_logprobs[0] = float("nan")
@@ -225,7 +225,7 @@ def test_who_sends_old_versions_wears_out_no_groups(path: Path) -> None:
             assert deliver(inbox, [lease], worker_id="stale") == ["stale"]
         clock.advance(0.1)
     assert inbox.counts().received == 0
-    assert inbox._issuer._next == 4
+    assert inbox._source._next == 4
 
 
 def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refilled(inbox: Inbox) -> None:
@@ -326,12 +326,12 @@ def test_a_worker_may_have_the_weights_a_moment_before_they_count_as_published(i
 def test_another_mixture_applies_to_new_leases_and_survives_a_restart(path: Path) -> None:
     inbox = make_inbox(path)
     first = lease_out(inbox, capacity=2)
-    mixture = (Ingredient("words", "train", 1.0),)
+    mixture = (MixtureEntry("words", "train", 1.0),)
     inbox.mix(mixture)
     inbox.join("x", capacity=1)
     second = inbox.grant()["x"]
     assert [lease.environment for lease in first + second] == ["arithmetic", "arithmetic", "words"]
-    again = lease_out(make_inbox(path, ingredients=mixture), capacity=4)
+    again = lease_out(make_inbox(path, mixture=mixture), capacity=4)
     assert again[:3] == first + second
     assert [(lease.environment, lease.index) for lease in again[3:]] == [("words", 1)]
 
@@ -462,7 +462,7 @@ def test_an_evaluation_measures_the_present_version_only(inbox: Inbox) -> None:
 def test_an_evaluation_ends_without_a_group_that_nobody_can_make(path: Path) -> None:
     inbox = make_inbox(path)
     now = [0.0]
-    inbox._book._clock = lambda: now[0]
+    inbox._leases._clock = lambda: now[0]
     inbox.evaluate(evaluation(2))
     good, poison = lease_out(inbox, capacity=2)
     deliver(inbox, [good], rewards=(1.0,))
@@ -548,5 +548,5 @@ def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> 
     done = inbox.counts()
     assert done.consumed == 90 and done.queued <= 12
     # Every lease that was ever drawn is in exactly one place.
-    cursor = inbox._issuer._next
-    assert cursor == done.received + inbox._book.outstanding
+    cursor = inbox._source._next
+    assert cursor == done.received + inbox._leases.outstanding

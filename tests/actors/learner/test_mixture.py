@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.actors.learner.mixture import Ingredient, TaskSource
+from rlserve.actors.learner.mixture import MixtureEntry, TaskSource
 from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.records import Sampling
 
 
-def mixture(**weights: float) -> list[Ingredient]:
-    return [Ingredient(name, "train", weight) for name, weight in weights.items()]
+def mixture(**weights: float) -> list[MixtureEntry]:
+    return [MixtureEntry(name, "train", weight) for name, weight in weights.items()]
 
 
 def names(source: TaskSource, counters: range) -> str:
@@ -33,13 +33,13 @@ def test_an_environment_of_weight_zero_is_never_asked() -> None:
 @settings(max_examples=60, deadline=None)
 @given(mixtures, st.lists(st.tuples(st.integers(0, 300), mixtures), max_size=3))
 def test_every_environment_counts_its_own_index_up_from_0(
-    first: list[Ingredient], changes: list[tuple[int, list[Ingredient]]]
+    first: list[MixtureEntry], changes: list[tuple[int, list[MixtureEntry]]]
 ) -> None:
     source = TaskSource(3, first)
     start = 0
-    for wait, ingredients in changes:
+    for wait, entries in changes:
         start += wait
-        source = source.changed(start, ingredients)
+        source = source.changed(start, entries)
     seen: Counter[str] = Counter()
     for counter in range(start + 500):
         task = source.at(counter)
@@ -49,20 +49,20 @@ def test_every_environment_counts_its_own_index_up_from_0(
 
 @settings(max_examples=60, deadline=None)
 @given(mixtures, st.integers(1, 3000))
-def test_shares_follow_the_weights_at_any_time(ingredients: list[Ingredient], length: int) -> None:
-    source = TaskSource(0, ingredients)
+def test_shares_follow_the_weights_at_any_time(entries: list[MixtureEntry], length: int) -> None:
+    source = TaskSource(0, entries)
     seen = Counter(source.at(counter).environment for counter in range(length))
-    total = sum(i.weight for i in ingredients)
-    for ingredient in ingredients:
+    total = sum(i.weight for i in entries)
+    for entry in entries:
         # One task for the spreading, and the rounding of each share to a thousandth.
-        allowed = len(ingredients) + length * len(ingredients) / 1000
-        assert abs(seen[ingredient.environment] - length * ingredient.weight / total) <= allowed
+        allowed = len(entries) + length * len(entries) / 1000
+        assert abs(seen[entry.environment] - length * entry.weight / total) <= allowed
 
 
 @settings(max_examples=30, deadline=None)
 @given(mixtures, mixtures, st.integers(0, 400))
 def test_a_change_of_the_mixture_leaves_the_past_as_it_was(
-    first: list[Ingredient], second: list[Ingredient], counter: int
+    first: list[MixtureEntry], second: list[MixtureEntry], counter: int
 ) -> None:
     before = TaskSource(1, first)
     after = before.changed(counter, second)
@@ -77,12 +77,12 @@ def test_an_environment_that_comes_back_goes_on_where_it_stopped() -> None:
 
 def test_a_saved_source_gives_the_same_tasks() -> None:
     sampling = Sampling(temperature=0.5, max_new_tokens=9, stop=("a", "b"), stop_token_ids=(3,))
-    guest = Ingredient("guest", "train", 1.0, sampling)
+    guest = MixtureEntry("guest", "train", 1.0, sampling)
     source = TaskSource(5, mixture(a=0.7, b=0.3)).changed(17, [*mixture(b=2, c=1), guest])
     assert {source.at(c).sampling for c in range(17, 30)} == {Sampling(), sampling}
     again = TaskSource.decode(source.encode())
     assert [again.at(c) for c in range(200)] == [source.at(c) for c in range(200)]
-    assert again.ingredients == source.ingredients
+    assert again.mixture == source.mixture
 
 
 def test_seeds_differ_between_counters_and_between_runs_and_are_exact_as_doubles() -> None:
@@ -105,7 +105,7 @@ def test_a_late_task_is_found_without_replaying_the_early_ones() -> None:
         (mixture(a=1) * 2, "twice"),
     ],
 )
-def test_an_impossible_mixture_is_refused(wrong: list[Ingredient], message: str) -> None:
+def test_an_impossible_mixture_is_refused(wrong: list[MixtureEntry], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         TaskSource(0, wrong)
 
@@ -115,7 +115,7 @@ def test_the_past_cannot_be_changed() -> None:
         TaskSource(0, mixture(a=1)).changed(10, mixture(b=1)).changed(9, mixture(a=1))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 0, "stretches": []}', '{"seed": 0, "stretches": [{}]}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 0, "segments": []}', '{"seed": 0, "segments": [{}]}'])
 def test_a_broken_saved_source_is_corrupt_state(text: str) -> None:
     with pytest.raises(StateCorrupt, match="task source"):
         TaskSource.decode(text)

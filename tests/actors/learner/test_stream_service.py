@@ -397,7 +397,7 @@ async def test_progress_renews_a_lease_over_the_wire(tmp_path: Path) -> None:
     async with learner(tmp_path, lease_seconds=30.0) as setting:
         worker = await setting.worker()
         [lease, *_] = await worker.leased(1)
-        entry = setting.inbox._book._entries[lease.group_id]
+        entry = setting.inbox._leases._entries[lease.group_id]
         before, still = entry.deadline, setting.inbox.seconds_without_progress()
         await asyncio.sleep(0.05)
         report = pb.LeaseProgress(group_id=lease.group_id, nonce=lease.nonce, tokens=7, steps=2, stage="engine")

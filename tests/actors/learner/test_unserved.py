@@ -16,7 +16,7 @@ def test_an_environment_that_nobody_serves_is_named_once_with_what_is_served() -
     scene = Scene()
     other = EnvironmentSpec(name="guess", address="a:1")
     for second in range(60):
-        scene.unserved.look([other], ["math"], second)
+        scene.unserved.update([other], ["math"], second)
     assert scene.warnings == [
         "nobody has served environment 'sums' for 15 s (served are guess): its tasks wait; see the log of its server, "
         "or start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
@@ -27,7 +27,7 @@ def test_an_environment_that_nobody_serves_is_named_once_with_what_is_served() -
 def test_so_is_a_verifier_of_an_environment() -> None:
     scene = Scene()
     for second in range(60):
-        scene.unserved.look([MATH], [], second)
+        scene.unserved.update([MATH], [], second)
     (warning,) = scene.warnings
     assert warning.startswith("nobody has served verifier 'math' of environment 'sums' for 15 s (served are none)")
 
@@ -36,21 +36,21 @@ def test_a_server_that_starts_again_in_time_is_no_news_and_one_that_goes_again_i
     scene = Scene()
     now = 0.0
     for _ in range(5):
-        scene.unserved.look([], [], now)
+        scene.unserved.update([], [], now)
         now += PATIENCE_SECONDS - 1
-        scene.unserved.look([], [], now)
-        scene.unserved.look([MATH], ["math"], now)
+        scene.unserved.update([], [], now)
+        scene.unserved.update([MATH], ["math"], now)
     assert scene.warnings == [] and scene.unserved.message == ""
     for _ in range(2):
-        scene.unserved.look([MATH], [], now)
+        scene.unserved.update([MATH], [], now)
         now += PATIENCE_SECONDS
-        scene.unserved.look([MATH], [], now)
-        scene.unserved.look([MATH], ["math"], now)
+        scene.unserved.update([MATH], [], now)
+        scene.unserved.update([MATH], ["math"], now)
     assert len(scene.warnings) == 2 and scene.unserved.message == ""
 
 
 def test_an_environment_without_a_verifier_needs_none() -> None:
     scene = Scene()
     for second in range(60):
-        scene.unserved.look([EnvironmentSpec(name="sums", address="a:1")], [], second)
+        scene.unserved.update([EnvironmentSpec(name="sums", address="a:1")], [], second)
     assert scene.warnings == []
