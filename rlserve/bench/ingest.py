@@ -154,12 +154,12 @@ def _inbox(directory: Path) -> Inbox:
         lease_seconds=60.0,
         tokenizer_fingerprint=TOKENIZER,
         batch=BATCH,
+        limits=LIMITS,
     )
     return Inbox(
         SqliteStore(directory / "groups.sqlite"),
         settings,
-        keep=lambda group: why_drop(group, algorithm),
-        decode=functools.partial(codec.group_from_bytes, limits=LIMITS),
+        why_drop=functools.partial(why_drop, algorithm=algorithm),
     )
 
 
@@ -178,7 +178,7 @@ def _train(inbox: Inbox, stop: threading.Event) -> None:
 
 @asynccontextmanager
 async def _served(inbox: Inbox) -> AsyncIterator[str]:
-    service = RolloutStreamService(inbox, limits=LIMITS, max_group_bytes=2**20)
+    service = RolloutStreamService(inbox, max_group_bytes=2**20)
     add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, service)
     options = ServerOptions(max_message_bytes=MAX_FRAME_BYTES, stop_grace_seconds=0.2)
     async with serving(add, service_names=[SERVICE_NAME], options=options) as server:

@@ -9,9 +9,8 @@ from typing import Any
 
 from groups import trajectory
 
-from rlserve.actors.learner.border import AckDecision
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import InboxSettings, Offer
+from rlserve.actors.learner.intake import Decision, InboxSettings, Offer
 from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
@@ -19,6 +18,7 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import RolloutGroup, Task
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
+from rlserve.rpc.codec import GroupLimits
 from rlserve.store.base import GroupCounts
 from rlserve.store.sqlite import SqliteStore
 
@@ -44,8 +44,8 @@ def make_inbox(
     path: Path,
     *,
     version: int = 0,
-    on_received: Any = None,
-    keep: Any = None,
+    observers: Sequence[Any] = (),
+    drops: Any = None,
     warn: Any = lambda message, **fields: None,
     clock: Any = time.monotonic,
     **changes: Any,
@@ -54,10 +54,9 @@ def make_inbox(
     return Inbox(
         SqliteStore(path),
         settings(**changes),
-        keep=keep or (lambda group: why_drop(group, GRPO)),
-        decode=codec.group_from_bytes,
+        why_drop=drops or (lambda group: why_drop(group, GRPO)),
         version=version,
-        on_received=on_received,
+        observers=observers,
         warn=warn,
         clock=clock,
     )
@@ -114,7 +113,7 @@ class Believed(Offer):
 
     known: RolloutGroup
 
-    def group(self) -> RolloutGroup:
+    def group(self, limits: GroupLimits) -> RolloutGroup:
         return self.known
 
 
@@ -126,7 +125,7 @@ def offer(
     worker_id: str = "",
     nonce: str | None = None,
     believed: bool = False,
-) -> AckDecision:
+) -> Decision:
     """Offer a group as the worker that made it, which has the nonce of its lease."""
     sender = worker_id or group.worker_id
     kind: Any = functools.partial(Believed, known=group) if believed else Offer

@@ -5,37 +5,12 @@ The codec has checked each field by itself; here the group is held against its l
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
+from rlserve.actors.learner.nonces import Nonces
+from rlserve.actors.learner.troubles import plain
 from rlserve.errors import InvalidRequest
 from rlserve.records import FinishReason, Purpose, RolloutGroup
 from rlserve.records.lease import Lease
-from rlserve.store.base import GroupInfo
-
-
-class AckStatus(StrEnum):
-    """What became of a group that was offered."""
-
-    ACCEPTED = "accepted"
-    """Stored; it will be trained on or accounted for."""
-    DUPLICATE = "duplicate"
-    """Seen before; nothing was counted twice."""
-    STALE = "stale"
-    """Older than the lag bound on arrival: counted, and the lease is worked on again."""
-    REJECTED = "rejected"
-    """Refused, counted by reason; the lease is worked on again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AckDecision:
-    """The answer to one offer."""
-
-    group_id: str
-    status: AckStatus
-    reason: str = ""
-    """Closed word for counters; empty when accepted."""
-    message: str = ""
-    """The field, what it was and what to do; for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +29,36 @@ class VersionRange:
 
 COLDEST = 0.01
 """Lowest temperature that a task may ask of training; below it log-probabilities say nothing."""
+
+
+def check_nonce(nonces: Nonces, nonce: str, *, group_id: str, worker_id: str) -> None:
+    """Raise InvalidRequest unless the nonce proves that the worker was granted the group's lease."""
+    if not nonces.proves(nonce, group_id, worker_id):
+        raise InvalidRequest(
+            f"group_id: {group_id!r} is no lease of {worker_id!r} by this nonce; send groups of leases only, with the "
+            "nonce of the lease",
+            field="group_id",
+            reason="unknown_lease",
+        )
+
+
+def check_group_id(group: RolloutGroup, group_id: str) -> None:
+    """Raise InvalidRequest when the group is another than the one it was sent as."""
+    if group.group_id != group_id:
+        raise InvalidRequest(
+            f"group_id: is {plain(group.group_id)!r}, sent as {group_id!r}; give it its lease's",
+            field="group_id",
+            reason="unknown_lease",
+        )
+
+
+def no_lease_any_more(group_id: str) -> InvalidRequest:
+    """For a group whose lease was completed or abandoned without it."""
+    return InvalidRequest(
+        f"group_id: {group_id!r} is no lease any more; send groups of leases only",
+        field="group_id",
+        reason="unknown_lease",
+    )
 
 
 def check_sender(group: RolloutGroup, worker_id: str) -> None:
@@ -188,16 +193,3 @@ def check_versions(versions: VersionRange, *, newest_known: int) -> None:
             field="policy_spans",
             reason="unknown_version",
         )
-
-
-def describe(group: RolloutGroup, *, worker_id: str, versions: VersionRange) -> GroupInfo:
-    """What the store keeps of a group for good."""
-    rewards = [t.verdict.reward for t in group.scored() if t.verdict is not None]
-    return GroupInfo(
-        group_id=group.group_id,
-        worker_id=worker_id,
-        environment=group.task.environment,
-        oldest_version=versions.oldest,
-        num_samples=len(group.trajectories),
-        reward_mean=sum(rewards) / len(rewards) if rewards else None,
-    )

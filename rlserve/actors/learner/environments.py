@@ -79,7 +79,7 @@ class EnvironmentFollower:
             self._lost.pop(name, None)
             self._events.write("environment_joined", environment=name)
         for name in change.left:
-            withdrawn = self._inbox.withdraw(name)
+            withdrawn = self._inbox.abandon(name)
             self._lost[name] = self._clock()
             self._events.write("environment_left", environment=name, withdrawn=withdrawn)
             logger.warning(

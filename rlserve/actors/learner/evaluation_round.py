@@ -9,11 +9,11 @@ from rlserve.records.lease import Lease
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationCounts:
-    """Groups of all evaluations of this process: ``asked == received + given_up + pending``."""
+    """Groups of all evaluations of this process: ``asked == received + abandoned + pending``."""
 
     asked: int
     received: int
-    given_up: int
+    abandoned: int
     """Failed too often on every worker."""
     pending: int
 
@@ -24,16 +24,16 @@ class EvaluationRound:
     def __init__(self) -> None:
         self._order: dict[str, None] = {}  # ids of this round, in the order they were asked for
         self._received: dict[str, RolloutGroup] = {}
-        self._settled: set[str] = set()  # of this and earlier rounds
-        self._asked = self._num_received = self._num_given_up = 0
+        self._ended: set[str] = set()  # of this and earlier rounds
+        self._asked = self._num_received = self._num_abandoned = 0
 
     def start(self, leases: Iterable[Lease]) -> list[str]:
         """Ask for a new round; returns the ids of the last one that never came."""
         missing = self.pending
-        self._num_given_up += len(missing)
-        self._settled.update(missing)
+        self._num_abandoned += len(missing)
+        self._ended.update(missing)
         self._order = dict.fromkeys(lease.group_id for lease in leases)
-        self._settled -= self._order.keys()
+        self._ended -= self._order.keys()
         self._received.clear()
         self._asked += len(self._order)
         return missing
@@ -41,27 +41,32 @@ class EvaluationRound:
     @property
     def pending(self) -> list[str]:
         """Ids of this round that are still worked on."""
-        return [group_id for group_id in self._order if group_id not in self._settled]
+        return [group_id for group_id in self._order if group_id not in self._ended]
 
     @property
-    def num_settled(self) -> int:
-        """Groups of this round that came or were given up."""
-        return sum(group_id in self._settled for group_id in self._order)
+    def num_ended(self) -> int:
+        """Groups of this round that came or were abandoned."""
+        return sum(group_id in self._ended for group_id in self._order)
 
     def knows(self, group_id: str) -> bool:
-        """Whether the group is settled: a further copy is a duplicate."""
-        return group_id in self._settled
+        """Whether the group has ended: a further copy is a duplicate."""
+        return group_id in self._ended
 
     def receive(self, group: RolloutGroup) -> None:
         """A group of this round is in."""
         self._received[group.group_id] = group
-        self._settled.add(group.group_id)
+        self._ended.add(group.group_id)
         self._num_received += 1
 
-    def give_up(self, group_id: str) -> None:
+    def abandon(self, group_id: str) -> None:
         """A group of this round will not come."""
-        self._settled.add(group_id)
-        self._num_given_up += 1
+        self._ended.add(group_id)
+        self._num_abandoned += 1
+
+    def missing(self, k: int) -> str:
+        """How many of ``k`` groups are there, for people."""
+        first = next(iter(self.pending), "none")
+        return f"evaluation: {self.num_ended} of {k} groups are there, the next is {first!r}"
 
     def groups(self) -> list[RolloutGroup]:
         """What has come, in the order it was asked for."""
@@ -72,6 +77,6 @@ class EvaluationRound:
         return EvaluationCounts(
             asked=self._asked,
             received=self._num_received,
-            given_up=self._num_given_up,
+            abandoned=self._num_abandoned,
             pending=len(self.pending),
         )

@@ -1,12 +1,17 @@
-"""Groups that wait for training, in order of arrival, and the lag rule at batch time."""
+"""Where the training groups are: a store on disk, its queue decoded, and the lag rule at batch time."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.border import VersionRange
+from rlserve.actors.learner.intake import Decision, Facts, InboxSettings, Opened, receipt
 from rlserve.errors import InvalidRequest, StateCorrupt
-from rlserve.records import RolloutGroup
-from rlserve.store.base import Store
+from rlserve.records import Purpose, RolloutGroup
+from rlserve.records.lease import Lease
+from rlserve.rpc import codec
+from rlserve.rpc.codec import GroupLimits
+from rlserve.store.base import GroupInfo, Receipt, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +27,17 @@ class GroupQueue:
     versions exist; in the old order that is always in time, so a resumed run trains on the same batches.
     """
 
-    def __init__(self, store: Store, *, max_lag: int, version: int, decode: Callable[[bytes], RolloutGroup]) -> None:
-        """Raises StateCorrupt when a stored group cannot be decoded."""
+    def __init__(self, store: Store, settings: InboxSettings, *, version: int) -> None:
+        """Rolls the store back to ``version``. Raises StateCorrupt when a stored group cannot be decoded."""
+        store.rollback(version)
         self._store = store
-        self._max_lag = max_lag
+        self._settings = settings
+        self._checkpointed = version
         self.version = version
         """Newest published policy version."""
         self.newest_known = version
         """Newest version that workers may have sampled with."""
-        self._queued = {q.group_id: _decoded(q.group_id, q.payload, decode) for q in store.queued()}
+        self._queued = {q.group_id: _decoded(q.group_id, q.payload, settings.limits) for q in store.queued()}
         self._taken: set[str] = set()
 
     def __len__(self) -> int:
@@ -42,13 +49,40 @@ class GroupQueue:
         """Groups in training: taken, and neither consumed nor dropped."""
         return len(self._taken)
 
-    def add(self, group: RolloutGroup, versions: VersionRange) -> None:
-        """A group that the store has queued."""
-        self._queued[group.group_id] = _Queued(group, versions)
+    def receive(self, judged: Sequence[tuple[Opened, Decision]]) -> None:
+        """Write what was decided on in one transaction, then queue what is to be trained on."""
+        receipts = [kept for kept in (receipt(*pair) for pair in judged) if kept is not None]
+        rejected = Counter(decision.reason for _, decision in judged if decision.counted)
+        if receipts or rejected:
+            self._store.receive_many(receipts, rejected=rejected)
+        for opened, decision in judged:
+            group, versions = opened.group, decision.versions
+            if group is not None and versions is not None and group.purpose is Purpose.TRAIN and not opened.why_drop:
+                self._queued[group.group_id] = _Queued(group, versions)
+
+    def receive_dropped(self, leases: Sequence[Lease], reason: str, *, worker_id: str = "") -> None:
+        """The groups of these leases will never come: they count as received and dropped."""
+        infos = [GroupInfo(group_id=x.group_id, worker_id=worker_id, environment=x.environment) for x in leases]
+        if infos:
+            self._store.receive_many([Receipt(info=info, dropped=reason) for info in infos], rejected={})
+
+    def facts(self, *, already_received: bool) -> Facts:
+        """What the decision on a group depends on."""
+        return Facts(
+            version=self.version,
+            newest_known=self.newest_known,
+            max_lag=self._settings.max_lag,
+            temperature=self._settings.temperature,
+            already_received=already_received,
+        )
+
+    def knows(self, group_id: str) -> bool:
+        """Whether the group was received, by this process or an earlier one."""
+        return self._store.knows(group_id)
 
     def is_stale(self, versions: VersionRange) -> bool:
         """Whether a token is older than the lag bound allows."""
-        return self.version - versions.oldest > self._max_lag
+        return self.version - versions.oldest > self._settings.max_lag
 
     def drop_stale(self) -> int:
         """Drop what grew stale while it waited; returns how many."""
@@ -69,6 +103,10 @@ class GroupQueue:
             for group_id, queued in self._queued.items()
             if group_id not in self._taken and queued.versions.newest <= self.newest_known
         ]
+
+    def missing(self, n: int) -> str:
+        """How many of ``n`` groups are there, for people."""
+        return f"inbox: {len(self.fresh())} of {n} groups are there for version {self.version}"
 
     def take(self, n: int) -> list[RolloutGroup]:
         """The ``n`` oldest fresh groups; they stay queued until they are consumed or dropped.
@@ -95,6 +133,11 @@ class GroupQueue:
         self._store.drop(group_ids, reason, step=step)
         self._forget(group_ids)
 
+    def checkpointed(self, step: int) -> None:
+        """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
+        self._store.checkpoint(self._checkpointed)
+        self._checkpointed = step
+
     def published(self, version: int) -> None:
         """The newest version that workers can have."""
         self.version = version
@@ -106,9 +149,9 @@ class GroupQueue:
             self._taken.discard(group_id)
 
 
-def _decoded(group_id: str, payload: bytes, decode: Callable[[bytes], RolloutGroup]) -> _Queued:
+def _decoded(group_id: str, payload: bytes, limits: GroupLimits) -> _Queued:
     try:
-        group = decode(payload)
+        group = codec.group_from_bytes(payload, limits=limits)
     except InvalidRequest as error:
         raise StateCorrupt(f"store: queued group {group_id!r} cannot be read ({error})") from error
     return _Queued(group, VersionRange.of(group, default=0))

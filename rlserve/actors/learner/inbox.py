@@ -1,295 +1,263 @@
 """Takes finished groups in, each exactly once or accounted for, and hands full batches to training.
 
-Two sides meet here. The service calls ``join``, ``leave``, ``grant``, ``offer_many``, ``progress``, ``returned`` and
-``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
+Two sides meet here. The service calls ``join``, ``leave``, ``grant``, ``offer_many``, ``progress``, ``return_lease``
+and ``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
 
-* ``take`` waits for n fresh groups. Unblocked by ``offer``; its deadline names who owes what.
-* ``take_evaluation`` waits for the groups of a measurement. Unblocked by ``offer``, or by a lease given up.
+* ``take`` waits for n fresh groups. Unblocked by ``offer_many``; its deadline names who owes what.
+* ``take_evaluation`` waits for the groups of an evaluation. Unblocked by ``offer_many``, or by an abandoned lease.
 
-Whatever frees credits calls the function given to ``on_credit``, from either thread.
+Whatever frees leases calls the function given to ``on_credit``, from either thread.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from rlserve.actors.learner.border import AckDecision, AckStatus
 from rlserve.actors.learner.evaluation_round import EvaluationCounts, EvaluationRound
 from rlserve.actors.learner.group_queue import GroupQueue
-from rlserve.actors.learner.intake import InboxSettings, Intake, Keep, Offer
+from rlserve.actors.learner.intake import (
+    AckStatus,
+    Decision,
+    InboxSettings,
+    Offer,
+    Opened,
+    WhyDrop,
+    decide,
+    open_offer,
+)
 from rlserve.actors.learner.issuer import LeaseSource
 from rlserve.actors.learner.lease_state import Release, WorkerLeases
 from rlserve.actors.learner.leases import LeaseTable
 from rlserve.actors.learner.mixture import MixtureEntry
+from rlserve.actors.learner.monitor import Monitor
 from rlserve.actors.learner.troubles import Troubles, Warn
-from rlserve.errors import TASK_FAULTS, DeadlineExceeded, NotReady, PluginFailed
-from rlserve.records import RolloutGroup
+from rlserve.errors import TASK_FAULTS
+from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease, LeaseProgress
 from rlserve.store.base import GroupCounts, Store
 
 logger = logging.getLogger(__name__)
 
-STILL_SECONDS = 5.0
-"""A worker whose leases have not moved for longer is said to stand still."""
+Observer = Callable[[RolloutGroup], object]
+"""Sees every training group that counts as received, also those that are dropped; called with the lock held."""
 
 
 class Inbox:
-    """The one door for groups. Thread-safe."""
+    """The only way in for groups: owns leases, queue and store. Thread-safe.
+
+    Example, one step of training on two groups::
+
+        leases = inbox.grant()["worker"]                # after inbox.join("worker", capacity=2)
+        inbox.offer_many([offer_of(lease) for lease in leases])
+        groups = inbox.take(2, deadline_seconds=60)     # still queued: a crash here loses nothing
+        inbox.commit(1, [group.group_id for group in groups])
+        inbox.published(1)                              # from here on lag counts from version 1
+    """
 
     def __init__(
         self,
         store: Store,
         settings: InboxSettings,
         *,
-        keep: Keep,
-        decode: Callable[[bytes], RolloutGroup],
+        why_drop: WhyDrop,
         version: int = 0,
-        on_received: Callable[[RolloutGroup], None] | None = None,
+        observers: Sequence[Observer] = (),
         warn: Warn = lambda message, **fields: logger.warning("%s", message),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Goes on where ``store`` is once it is rolled back to ``version``, the step of the checkpoint.
+        """Resumes from ``store``, rolled back to ``version``, the step of the checkpoint.
 
-        ``decode`` reads a stored payload; ``on_received`` sees every training group that counts as received,
-        also those that teach nothing, on the service's thread. ``warn`` is told of each new cause of trouble; like
-        ``on_received`` it is called with the lock held.
+        ``warn`` gets each new cause of trouble, with the lock held.
         """
         self.settings = settings
         self._store = store
+        self._why_drop = why_drop
+        self._observers = observers
         self._clock = clock
-        self._checkpointed = version
-        self._closed = ""
-        self._wake: Callable[[], object] = lambda: None
-        self._changed = threading.Condition()
-        store.rollback(version)
+        self._monitor = Monitor()
         self._publishing = False
-        self._queue = GroupQueue(store, max_lag=settings.max_lag, version=version, decode=decode)
-        self._source = LeaseSource(
-            store,
-            run_id=settings.run_id,
-            seed=settings.seed,
-            mixture=settings.mixture,
-            num_samples=settings.num_samples,
-            limit_seconds=settings.lease_seconds,
-        )
+        self._moved_at = clock()
+        self._queue = GroupQueue(store, settings, version=version)
+        self._source = LeaseSource(store, settings)
         self._leases = LeaseTable(
-            draw=self._source.draw,
-            nonces=self._source.nonces,
+            source=self._source,
             max_outstanding=settings.max_outstanding,
             clock=clock,
             grace_seconds=settings.grace_seconds,
         )
-        self._leases.add(self._source.unsettled)
         self._evaluation = EvaluationRound()
         self._troubles = Troubles(batch=settings.batch, warn=warn)
-        self._moved_at = clock()
-        self._intake = Intake(
-            store=store,
-            settings=settings,
-            book=self._leases,
-            issuer=self._source,
-            queue=self._queue,
-            evaluation=self._evaluation,
-            troubles=self._troubles,
-            keep=keep,
-            on_received=on_received,
-        )
 
     def on_credit(self, wake: Callable[[], object]) -> None:
         """Call ``wake`` whenever there may be leases to grant; it must not block."""
-        self._wake = wake
+        self._monitor.wake = wake
 
     def join(self, worker_id: str, *, capacity: int, held: Mapping[str, str] | None = None) -> frozenset[str]:
         """A worker is connected (again) and proves what it holds by nonces; returns the leases that it keeps."""
-        with self._changed:
-            kept = self._leases.join(worker_id, capacity=capacity, held=held)
-        self._wake()
-        return kept
+        with self._monitor.change():
+            return self._leases.join(worker_id, capacity=capacity, held=held)
 
     def leave(self, worker_id: str) -> None:
         """A worker's stream ended; it keeps its leases for the grace."""
-        with self._changed:
+        with self._monitor:
             self._leases.leave(worker_id)
 
     def grant(
         self, *, ready: Collection[str] | None = None, current: Collection[str] | None = None
     ) -> dict[str, list[Lease]]:
-        """Leases to send now, by worker, among those in ``ready``; a later process knows of them.
+        """Leases to send now, by worker, among those in ``ready``; they survive a crash of this process.
 
         Those of an evaluation go to workers in ``current`` alone, which serve the newest version.
         """
-        with self._changed:
+        with self._monitor:
             in_training = self._queue.num_taken if self.settings.leases_ahead else 0
             queued = len(self._queue) - in_training
-            granted = self._leases.grant(queued=queued, ready=() if self._publishing else ready, current=current)
-            self._source.save()
-        return granted
+            return self._leases.grant(queued=queued, ready=() if self._publishing else ready, current=current)
 
-    def offer_many(self, offers: Sequence[Offer]) -> list[AckDecision]:
-        """Take groups in, or say why not, in their order. What is accepted is durable when this returns."""
-        checked = [self._intake.check(offer) for offer in offers]
-        with self._changed:
-            decisions = self._intake.take(checked)
-            trained = {c.offer.group_id for c in checked if c.group is not None and not c.useless}
-            if any(d.status is AckStatus.ACCEPTED and d.group_id in trained for d in decisions):
-                self._moved_at = self._clock()
-            self._changed.notify_all()
-        self._wake()
-        return decisions
+    def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
+        """Decide on groups in their order. What is accepted is durable when this returns."""
+        # Before the lock: to decode a group and ask the algorithm about it takes longest, and depends on no state.
+        opened = [open_offer(offer, self.settings, self._source.nonces, self._why_drop) for offer in offers]
+        with self._monitor.change():
+            judged = self._decide(opened)
+            self._queue.receive(judged)
+            for one, decision in judged:  # after the store: when that raises, nothing may have changed
+                self._apply(one, decision)
+        return [decision for _, decision in judged]
 
     def progress(self, worker_id: str, reports: Sequence[LeaseProgress]) -> None:
-        """A worker says how far it is; what moved is renewed."""
-        with self._changed:
+        """A worker reports how far its leases are; each that progressed is renewed."""
+        with self._monitor:
             moved = [self._leases.progress(worker_id, report) for report in reports]
             if any(moved):
                 self._moved_at = self._clock()
 
-    def seconds_without_progress(self) -> float:
-        """Since a lease moved, or a group came that can be trained on or was asked for."""
-        with self._changed:
-            return self._clock() - self._moved_at
-
-    def story(self) -> str:
-        """What came since the last batch was taken and why it did not help, for people; empty when nothing came."""
-        with self._changed:
-            return self._troubles.story()
-
-    def returned(self, group_id: str, *, worker_id: str, nonce: str, reason: str, drop: str = "") -> None:
+    def return_lease(self, group_id: str, *, worker_id: str, nonce: str, reason: str, drop: str = "") -> None:
         """The worker cannot do the task; another will, or the same one later.
 
-        With ``drop``, one of ``TASK_FAULTS``, nobody ever can: the lease is dropped under that word.
+        With ``drop``, one of ``TASK_FAULTS``, nobody ever can: the lease is abandoned, its group dropped for that.
         """
         final = drop in TASK_FAULTS
-        with self._changed:
-            release = self._leases.give_back(group_id, worker_id, nonce, final=final)
+        with self._monitor.change():
+            release = self._leases.return_lease(group_id, worker_id, nonce, final=final)
             if release is not None:
-                logger.info("%s gave back %s: %s", worker_id, group_id, reason)
-                self._lost(release, reason, drop if final else "returned")
-        self._wake()
+                logger.info("%s returned %s: %s", worker_id, group_id, reason)
+                self._not_finished(release, reason, drop if final else "returned")
 
     def expire(self, *, unheard_seconds: float = 0.0) -> list[Release]:
-        """Take back what stood still for too long or was left behind; call it every fraction of a second.
+        """Take back leases without progress and those of workers that left; call it every fraction of a second.
 
-        ``unheard_seconds`` is for how long nobody could be heard since the last call.
+        ``unheard_seconds``: for so long since the last call this process read no frame, so no lease could progress.
         """
-        with self._changed:
+        with self._monitor:
             if unheard_seconds:
                 self._leases.prolong(unheard_seconds)
             releases = self._leases.expire()
             for release in releases:
                 stage = f", it stood at {release.stage}" if release.stage else ""
-                self._lost(release, f"not heard of for too long{stage}", "expired")
+                self._not_finished(release, f"not heard of for too long{stage}", "expired")
+            if releases:  # nobody is woken to grant them: whoever calls this grants next
+                self._monitor.notify()
         return releases
 
     def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
         """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit`` or ``drop``.
 
-        Raises DeadlineExceeded that says what came, what became of it and what the workers owe; PluginFailed when
-        no verdict was ever reached, for one reason that waiting does not mend; NotReady after ``close``.
+        Raises DeadlineExceeded with what came, why it was dropped and what the workers hold; PluginFailed when every
+        verdict failed for one reason that waiting does not cure; NotReady after ``close``.
         """
-        with self._changed:
-            self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._describe_missing(n))
-            taken = self._queue.take(n)
+        with self._monitor.change():
+            self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._queue.missing(n))
             self._troubles.batch_taken()
-        self._wake()
-        return taken
+            return self._queue.take(n)
 
     def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
         """The groups were trained on by ``step``, which makes policy version ``step``.
 
-        With ``publishes`` that version is about to be published: until then no lease is handed out, since it would
-        be sampled by weights that are old already.
+        With ``publishes`` that version is about to be published: until then no lease is granted, since it would be
+        sampled by weights that are old already.
         """
-        with self._changed:
+        with self._monitor.change():
             self._queue.consume(group_ids, step=step)
             self._publishing = publishes
-        self._wake()
 
     def drop(self, step: int, group_ids: Sequence[str], reason: str) -> None:
         """The groups were taken for ``step`` and could not be trained on; making it again may take them again."""
-        with self._changed:
+        with self._monitor.change():
             self._queue.drop(group_ids, reason, step=step)
-        self._wake()
 
     def discard(self, group_ids: Sequence[str], reason: str) -> None:
-        """The groups were taken and must never be taken again, also not when the run is resumed further back."""
-        with self._changed:
+        """Drop taken groups for good, also when the run is resumed further back."""
+        with self._monitor.change():
             self._queue.drop(group_ids, reason, step=None)
-        self._wake()
 
     def put_back(self, group_ids: Sequence[str]) -> None:
         """The groups were taken and not trained on; the next ``take`` gives them again."""
-        with self._changed:
+        with self._monitor:
             self._queue.put_back(group_ids)
 
     def published(self, version: int) -> None:
         """The newest version that workers can have; the lag of a group counts from it."""
-        with self._changed:
+        with self._monitor.change():
             self._publishing = False
             self._queue.published(version)
-            self._changed.notify_all()
-        self._wake()
 
     def checkpointed(self, step: int) -> None:
         """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
-        self._store.checkpoint(self._checkpointed)
-        self._checkpointed = step
+        self._queue.checkpointed(step)
 
     def mix(self, mixture: Sequence[MixtureEntry]) -> None:
         """Draw tasks by another mixture from the next new lease on."""
-        with self._changed:
+        with self._monitor:
             self._source.mix(mixture)
 
-    def withdraw(self, environment: str) -> int:
-        """Drop the training leases of an environment that is gone, counted; returns how many there were.
+    def abandon(self, environment: str) -> int:
+        """Drop the groups of all training leases of an environment that is gone; returns how many there were.
 
-        A group of one that still comes in is refused as no lease of its worker's.
+        A group of one that still comes in is rejected: its lease is gone.
         """
-        with self._changed:
-            dropped = self._intake.withdraw(environment)
-            self._changed.notify_all()
-        self._wake()
-        return dropped
-
-    @property
-    def mixture(self) -> tuple[MixtureEntry, ...]:
-        """The mixture of the next new lease."""
-        with self._changed:
-            return self._source.mixture
+        with self._monitor.change():
+            leases = self._leases.open_leases(environment)
+            self._queue.receive_dropped(leases, "environment_left")
+            for lease in leases:
+                self._leases.complete(lease.group_id)
+        return len(leases)
 
     def evaluate(self, leases: Sequence[Lease]) -> None:
-        """Have these made before anything else, by the present version only. Ends an unfinished evaluation."""
-        with self._changed:
+        """Grant these before any others, for the present version only. Ends an unfinished evaluation."""
+        with self._monitor.change():
             for group_id in self._evaluation.start(leases):
                 self._leases.complete(group_id)
             self._leases.add(leases)
-        self._wake()
 
     def take_evaluation(self, k: int, *, deadline_seconds: float) -> list[RolloutGroup]:
-        """The groups of the evaluation in the order of its leases, once ``k`` are settled.
+        """The groups of the evaluation in the order of its leases, once ``k`` leases have ended.
 
-        Fewer when some were given up. Raises DeadlineExceeded, naming the workers, or NotReady after ``close``.
+        Fewer when some were abandoned. Raises like ``take``.
         """
-        with self._changed:
-            self._wait(lambda: self._evaluation.num_settled >= k, deadline_seconds, lambda: self._describe_pending(k))
+        with self._monitor:
+            self._wait(lambda: self._evaluation.num_ended >= k, deadline_seconds, lambda: self._evaluation.missing(k))
             return self._evaluation.groups()
 
     def stop_training(self) -> None:
-        """Lease no more training tasks; those that are held may still come in."""
-        with self._changed:
+        """Grant no more training leases; the groups of those that are held are still accepted."""
+        with self._monitor:
             self._leases.stop_drawing()
 
     def close(self, reason: str = "the run is over") -> None:
-        """Whoever waits stops waiting; the store stays open."""
-        with self._changed:
-            self._closed = reason
-            self._changed.notify_all()
+        """End every wait; the store stays open."""
+        self._monitor.close(reason)
 
     @property
     def version(self) -> int:
         """Newest published policy version."""
         return self._queue.version
+
+    @property
+    def mixture(self) -> tuple[MixtureEntry, ...]:
+        """The mixture of the next new lease."""
+        with self._monitor:
+            return self._source.mixture
 
     def counts(self) -> GroupCounts:
         """Where the training groups are. Raises StateCorrupt when they do not add up."""
@@ -297,69 +265,84 @@ class Inbox:
 
     @property
     def rejections(self) -> Mapping[str, int]:
-        """Refused groups and frames by reason, since the start of the run."""
+        """Rejected groups by reason, since the start of the run."""
         return self._store.rejections()
 
     def evaluation_counts(self) -> EvaluationCounts:
         """Where the groups of evaluations are."""
-        with self._changed:
+        with self._monitor:
             return self._evaluation.counts()
-
-    @property
-    def arrival_lags(self) -> Mapping[int, int]:
-        """Training groups of this process by the lag of their oldest token on arrival."""
-        with self._changed:
-            return dict(self._intake.arrival_lags)
 
     def workers(self) -> list[WorkerLeases]:
         """The workers and what they hold."""
-        with self._changed:
+        with self._monitor:
             return self._leases.workers()
+
+    def seconds_without_progress(self) -> float:
+        """Since a lease progressed, or a group came that is trained on or part of an evaluation."""
+        with self._monitor:
+            return self._clock() - self._moved_at
+
+    def story(self) -> str:
+        """What came since the last batch was taken and why it did not help, for people; empty when nothing came."""
+        with self._monitor:
+            return self._troubles.story()
 
     def _num_fresh(self) -> int:
         if self._queue.drop_stale():
-            self._wake()  # the credits of what was dropped bring others
+            self._monitor.wake()  # the leases that this frees bring other groups
         return len(self._queue.fresh())
 
     def _wait(self, ready: Callable[[], bool], deadline_seconds: float, missing: Callable[[], str]) -> None:
-        deadline = time.monotonic() + deadline_seconds
-        while not ready():
-            if self._closed:
-                raise NotReady(f"inbox: is closed ({self._closed})")
-            if self._troubles.fatal:
-                raise PluginFailed(self._troubles.fatal)
-            if (left := deadline - time.monotonic()) <= 0:
-                raise DeadlineExceeded(missing())
-            self._changed.wait(left)
+        def text() -> str:
+            return f"{missing()}; {self._troubles.delay(self._leases.workers())}"
 
-    def _lost(self, release: Release, cause: str, reason: str) -> None:
+        self._monitor.wait_for(ready, deadline_seconds, missing=text, check=self._troubles.check)
+
+    def _decide(self, opened: Sequence[Opened]) -> list[tuple[Opened, Decision]]:
+        judged, accepted = [], set[str]()
+        for one in opened:
+            group_id = one.offer.group_id
+            lease = self._leases.find(group_id)
+            ended = self._evaluation.knows(group_id) or (lease is None and self._queue.knows(group_id))
+            decision = decide(one, lease, self._queue.facts(already_received=ended or group_id in accepted))
+            judged.append((one, decision))
+            if decision.status is AckStatus.ACCEPTED:
+                accepted.add(group_id)
+        return judged
+
+    def _apply(self, one: Opened, decision: Decision) -> None:
+        offer = one.offer
+        if one.group is not None and decision.status is AckStatus.ACCEPTED:
+            trains = one.group.purpose is Purpose.TRAIN
+            self._leases.complete(offer.group_id)
+            self._leases.finished(offer.worker_id)
+            self._troubles.received(one.group, one.why_drop, trains=trains)
+            for observe in self._observers if trains else (self._evaluation.receive,):
+                observe(one.group)
+            if not one.why_drop:
+                self._moved_at = self._clock()
+        elif decision.status is not AckStatus.DUPLICATE:
+            if decision.counted:
+                invalid = decision.status is AckStatus.REJECTED
+                self._troubles.rejected(offer.worker_id, decision.reason, decision.message, tell=invalid)
+            release = self._leases.return_lease(offer.group_id, offer.worker_id, offer.nonce, failed=decision.counted)
+            if release is not None:
+                self._count_if_abandoned(release, decision.reason)
+
+    def _not_finished(self, release: Release, cause: str, reason: str) -> None:
         in_row = next((w.returned_in_row for w in self._leases.workers() if w.worker_id == release.worker_id), 0)
-        if self._troubles.returned(release, cause, in_row):
-            logger.warning("%s did not finish %s: %s", release.worker_id, release.lease.group_id, cause)
-        self._intake.released(release, reason)
-        self._changed.notify_all()
+        self._troubles.returned(release, cause, in_row)
+        self._count_if_abandoned(release, reason)
 
-    def _describe_missing(self, n: int) -> str:
-        fresh = len(self._queue.fresh())
-        return f"inbox: {fresh} of {n} groups are there for version {self._queue.version}{self._describe_delay()}"
-
-    def _describe_pending(self, k: int) -> str:
-        first = next(iter(self._evaluation.pending), "none")
-        settled = self._evaluation.num_settled
-        return f"evaluation: {settled} of {k} groups are there, the next is {first!r}{self._describe_delay()}"
-
-    def _describe_delay(self) -> str:
-        """What came, and what the workers do."""
-        story = self._troubles.story()
-        workers = [describe_worker(worker) for worker in self._leases.workers()]
-        owed = "; ".join(workers) if workers else "no rollout worker is connected: start one, or read its log"
-        return "; ".join(["", *([story] if story else []), owed])
-
-
-def describe_worker(worker: WorkerLeases) -> str:
-    """What a worker holds and where it stands, for people."""
-    state = "" if worker.connected else " (gone)"
-    since = f", the oldest for {worker.oldest_seconds:.1f} s" if worker.held else ""
-    stage = f" at {worker.stage}" if worker.stage else ""
-    still = f", none moved for {worker.still_seconds:.0f} s" if worker.still_seconds >= STILL_SECONDS else ""
-    return f"{worker.worker_id}{state} holds {worker.held} leases{since}{stage}{still}"
+    def _count_if_abandoned(self, release: Release, reason: str) -> None:
+        """Account for a lease that failed too often: its group counts as received and dropped for ``reason``."""
+        if not release.abandoned:
+            return
+        lease = release.lease
+        logger.error("%s is abandoned (%s)", lease.group_id, reason)
+        if lease.purpose is Purpose.EVALUATE:
+            self._evaluation.abandon(lease.group_id)
+            return
+        self._queue.receive_dropped([lease], reason, worker_id=release.worker_id)
+        self._leases.complete(lease.group_id)

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlserve.actors.learner.border import AckDecision
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import Offer
+from rlserve.actors.learner.intake import Decision, Offer
 from rlserve.errors import LimitExceeded, StateCorrupt
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class Delivery:
     """A group, and whom to tell."""
 
     offer: Offer
-    done: Callable[[AckDecision], None]
+    done: Callable[[Decision], None]
     """Called in the event loop once the group is durable or refused."""
     failed: Callable[[Exception], None]
     """Called instead when nothing could be decided."""

@@ -1,51 +1,60 @@
-"""What becomes of an offered group: the rules between border, leases, queue and evaluation.
+"""Admission: what the learner does with a finished group that a worker offers.
 
-A training group ends as trained on; dropped as stale at batch time; dropped on arrival because it teaches nothing (a
-word of ``keep``); or dropped because its lease failed too often (``"returned"``, ``"expired"``, ``"stale"`` or the
-last reason of rejection) or nobody can ever do it (``TASK_FAULTS``). What is rejected, or stale on arrival, is
-counted by reason, settles nothing, and its lease is worked on again if the sender is the one who holds it.
+``open_offer`` reads and checks the bytes by themselves, ``decide`` holds the group against its lease and the state of
+the run. Both are pure: the inbox gathers the facts and applies the decision.
+
+========== ================================ ====================== ===========================================
+status     when                             counted as             lease
+========== ================================ ====================== ===========================================
+ACCEPTED   valid, to be trained on          received, queued       completed
+ACCEPTED   valid, ``why_drop`` has a reason received, dropped      completed
+ACCEPTED   of an evaluation                 of the evaluation      completed
+DUPLICATE  received before                  nothing                as it is
+STALE      older than the lag bound         rejected: "stale"      returned to the queue: another try
+STALE      evaluation: not the version      nothing                returned to the queue, not as a failed try
+REJECTED   invalid                          rejected, by reason    returned to the queue: another try
+========== ================================ ====================== ===========================================
+
+A lease returns to the queue only when the sender is its holder.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rlserve.actors.learner.border import (
-    AckDecision,
-    AckStatus,
     VersionRange,
     check_against_lease,
     check_against_run,
+    check_group_id,
+    check_nonce,
     check_sender,
     check_versions,
-    describe,
+    no_lease_any_more,
 )
-from rlserve.actors.learner.evaluation_round import EvaluationRound
-from rlserve.actors.learner.group_queue import GroupQueue
-from rlserve.actors.learner.issuer import LeaseSource
-from rlserve.actors.learner.lease_state import Release
-from rlserve.actors.learner.leases import GRACE_SECONDS, LeaseTable
+from rlserve.actors.learner.leases import GRACE_SECONDS
 from rlserve.actors.learner.mixture import MixtureEntry
-from rlserve.actors.learner.troubles import Troubles, plain
+from rlserve.actors.learner.nonces import Nonces
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import Purpose, RolloutGroup
+from rlserve.records.lease import Lease
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
-from rlserve.store.base import GroupInfo, Receipt, Store
+from rlserve.store.base import GroupInfo, Receipt
 
 logger = logging.getLogger(__name__)
 
 NO_LIMITS = GroupLimits()
 
-Keep = Callable[[RolloutGroup], str | None]
-"""Why a group teaches nothing, as a closed word for counters; None to train on it."""
+WhyDrop = Callable[[RolloutGroup], str | None]
+"""Why a valid group is not trained on, as a closed word for counters; None to train on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxSettings:
-    """What the intake needs to know of a run."""
+    """What an inbox needs to know of its run."""
 
     run_id: str
     seed: int
@@ -55,6 +64,7 @@ class InboxSettings:
     max_outstanding: int
     """Groups leased or queued at once, beside those in training."""
     max_lag: int
+    """Versions that the oldest token of a trained group may be behind the newest."""
     lease_seconds: float
     tokenizer_fingerprint: str
     grace_seconds: float = GRACE_SECONDS
@@ -64,11 +74,13 @@ class InboxSettings:
     batch: int = 1
     """Groups of a step."""
     temperature: float = 1.0
-    """At which tasks are sampled that do not say themselves."""
+    """At which tasks are sampled that set none themselves."""
+    limits: GroupLimits = NO_LIMITS
+    """Of a group's content: token ids, lengths, number of trajectories."""
 
     @classmethod
-    def of(cls, config: RunConfig, *, tokenizer_fingerprint: str) -> "InboxSettings":
-        """As the run's configuration says."""
+    def of(cls, config: RunConfig, *, tokenizer_fingerprint: str, limits: GroupLimits) -> "InboxSettings":
+        """From the run's configuration."""
         return cls(
             run_id=config.name,
             seed=config.seed,
@@ -81,241 +93,154 @@ class InboxSettings:
             batch=config.learner.groups_per_step,
             temperature=config.rollout.temperature,
             tokenizer_fingerprint=tokenizer_fingerprint,
+            limits=limits,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A group as it came: bytes, and who says that they are whose lease's."""
+    """A finished group as a worker sent it."""
 
     group_id: str
     nonce: str
+    """Proves that the lease was granted to ``worker_id``."""
     worker_id: str
     payload: bytes
     """A RolloutGroup message."""
-    limits: GroupLimits = NO_LIMITS
 
-    def group(self) -> RolloutGroup:
-        """The group in the payload. Raises InvalidRequest."""
-        return codec.group_from_bytes(self.payload, limits=self.limits)
+    def group(self, limits: GroupLimits) -> RolloutGroup:
+        """Decode the payload. Raises InvalidRequest."""
+        return codec.group_from_bytes(self.payload, limits=limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """An offer after all checks that need no lock."""
+class Opened:
+    """An offer after all checks that need no state."""
 
     offer: Offer
     group: RolloutGroup | None = None
     error: InvalidRequest | None = None
-    """Set exactly when there is no group."""
-    useless: str = ""
-    """Why it teaches nothing."""
+    """Set exactly when ``group`` is None."""
+    why_drop: str = ""
+    """Why the group is not trained on; empty to train on it, and for a group of an evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What becomes of one offer, once the store has written it."""
+class Facts:
+    """The state of the run that a decision depends on."""
 
-    offer: Offer
-    decision: AckDecision
-    group: RolloutGroup | None = None
+    version: int
+    """Newest published policy version."""
+    newest_known: int
+    """Newest version that workers may have sampled with."""
+    max_lag: int
+    temperature: float
+    already_received: bool = False
+    """A copy of this group was received before."""
+
+
+class AckStatus(StrEnum):
+    """What the learner answers; the table above has what follows."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The answer to one offer."""
+
+    group_id: str
+    status: AckStatus
+    reason: str = ""
+    """Closed word; empty when accepted or a duplicate."""
+    message: str = ""
+    """The field, its value and the cure; for people."""
+    counted: bool = False
+    """The refusal counts: in the rejections by reason, and as a failed try of the lease."""
     versions: VersionRange | None = None
-    receipt: Receipt | None = None
-    rejected: str = ""
-    """Reason to count the refusal by."""
+    """Versions that sampled an accepted group."""
 
 
-class Intake:
-    """Decides on groups, each once: first all of a batch, then the store writes it, then it takes effect.
+def open_offer(offer: Offer, settings: InboxSettings, nonces: Nonces, why_drop: WhyDrop) -> Opened:
+    """Decode an offer, check it against nonce and run, and ask ``why_drop`` about a training group."""
+    try:
+        check_nonce(nonces, offer.nonce, group_id=offer.group_id, worker_id=offer.worker_id)
+        group = offer.group(settings.limits)
+        check_group_id(group, offer.group_id)
+        check_against_run(group, run_id=settings.run_id, tokenizer_fingerprint=settings.tokenizer_fingerprint)
+        check_sender(group, offer.worker_id)
+    except InvalidRequest as error:
+        return Opened(offer=offer, error=error)
+    if group.purpose is Purpose.EVALUATE:
+        return Opened(offer=offer, group=group)
+    try:
+        reason = why_drop(group)
+    except Exception:
+        # A defect in an algorithm's rule. Raised into the stream it would end that, and the worker, which has no ack,
+        # would send the same group again and again.
+        logger.exception("%s: whether to train on it cannot be decided; it is dropped", group.group_id)
+        reason = "filter_failed"
+    return Opened(offer=offer, group=group, why_drop=reason or "")
 
-    Not thread-safe, except for ``check``, which looks at nothing that changes.
+
+def decide(opened: Opened, lease: Lease | None, facts: Facts) -> Decision:
+    """Accept a group for its ``lease`` (None: there is none, or no longer), or give the reason why not.
+
+    Example, at version 5 with ``max_lag`` 2: a group whose oldest token is of version 3 is accepted, one of version 2
+    is stale; for an evaluation only version 5 is accepted.
     """
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        settings: InboxSettings,
-        book: LeaseTable,
-        issuer: LeaseSource,
-        queue: GroupQueue,
-        evaluation: EvaluationRound,
-        troubles: Troubles,
-        keep: Keep,
-        on_received: Callable[[RolloutGroup], None] | None,
-    ) -> None:
-        """``on_received`` sees every training group that counts as received."""
-        self._store = store
-        self._settings = settings
-        self._leases = book
-        self._source = issuer
-        self._queue = queue
-        self._evaluation = evaluation
-        self._troubles = troubles
-        self._keep = keep
-        self._on_received = on_received
-        self.arrival_lags: Counter[int] = Counter()
-        """Training groups by the lag of their oldest token on arrival."""
-
-    def check(self, offer: Offer) -> Checked:
-        """What can be said of an offer without looking at leases: reads, checks, and asks whether it teaches."""
-        try:
-            self._check_proof(offer)
-            group = offer.group()
-            if group.group_id != offer.group_id:
-                raise InvalidRequest(
-                    f"group_id: is {plain(group.group_id)!r}, sent as {offer.group_id!r}; give it its lease's",
-                    field="group_id",
-                    reason="unknown_lease",
-                )
-            check_against_run(
-                group, run_id=self._settings.run_id, tokenizer_fingerprint=self._settings.tokenizer_fingerprint
-            )
-            check_sender(group, offer.worker_id)
-        except InvalidRequest as error:
-            return Checked(offer=offer, error=error)
-        trains = group.purpose is Purpose.TRAIN
-        return Checked(offer=offer, group=group, useless=(self._why_useless(group) or "") if trains else "")
-
-    def take(self, batch: Sequence[Checked]) -> list[AckDecision]:
-        """Take groups in, or say why not, in their order. What is accepted is durable when this returns."""
-        seen: set[str] = set()
-        plans = [self._plan(checked, seen) for checked in batch]
-        receipts = [plan.receipt for plan in plans if plan.receipt is not None]
-        rejected = Counter(plan.rejected for plan in plans if plan.rejected)
-        if receipts or rejected:
-            self._store.receive_many(receipts, rejected=rejected)
-        for plan in plans:
-            self._carry_out(plan)
-        return [plan.decision for plan in plans]
-
-    def released(self, release: Release, reason: str) -> None:
-        """Account for a lease that was taken from its worker for the last time."""
-        if not release.abandoned:
-            return
-        lease = release.lease
-        logger.error("%s is given up (%s)", lease.group_id, reason)
-        if lease.purpose is Purpose.EVALUATE:
-            self._evaluation.give_up(lease.group_id)
-            return
-        info = GroupInfo(group_id=lease.group_id, worker_id=release.worker_id, environment=lease.environment)
-        self._store.receive_dropped(info, reason)
-        self._source.settle(lease.group_id)
-
-    def withdraw(self, environment: str) -> int:
-        """Drop every training lease of an environment; returns how many there were."""
-        leases = self._leases.unsettled(environment)
-        infos = [GroupInfo(group_id=lease.group_id, worker_id="", environment=environment) for lease in leases]
-        receipts = [Receipt(info=info, dropped="environment_left") for info in infos]
-        if receipts:
-            self._store.receive_many(receipts, rejected={})
-        for lease in leases:
-            self._settle(lease.group_id)
-        return len(leases)
-
-    def _check_proof(self, offer: Offer) -> None:
-        if not self._source.nonces.proves(offer.nonce, offer.group_id, offer.worker_id):
-            raise InvalidRequest(
-                f"group_id: {offer.group_id!r} is no lease of {offer.worker_id!r} by this nonce; send groups of leases "
-                "only, with the nonce of the lease",
-                field="group_id",
-                reason="unknown_lease",
-            )
-
-    def _plan(self, checked: Checked, seen: set[str]) -> _Plan:
-        offer = checked.offer
-        try:
-            if checked.error is not None:
-                raise checked.error
-            assert checked.group is not None
-            return self._decide(offer, checked.group, checked.useless, seen)
-        except InvalidRequest as error:
-            decision = AckDecision(
-                group_id=offer.group_id, status=AckStatus.REJECTED, reason=error.reason, message=str(error)
-            )
-            return _Plan(offer=offer, decision=decision, rejected=error.reason)
-
-    def _decide(self, offer: Offer, group: RolloutGroup, useless: str, seen: set[str]) -> _Plan:
-        group_id = group.group_id
-        lease = self._leases.find(group_id)
-        if group_id in seen or self._evaluation.knows(group_id) or (lease is None and self._store.knows(group_id)):
-            return _Plan(offer=offer, decision=AckDecision(group_id=group_id, status=AckStatus.DUPLICATE))
+    group, group_id = opened.group, opened.offer.group_id
+    if group is None:
+        assert opened.error is not None
+        return _rejection(group_id, opened.error)
+    if facts.already_received:
+        return Decision(group_id=group_id, status=AckStatus.DUPLICATE)
+    try:
         if lease is None:
-            raise InvalidRequest(
-                f"group_id: {group_id!r} is no lease any more; send groups of leases only",
-                field="group_id",
-                reason="unknown_lease",
-            )
-        check_against_lease(group, lease, temperature=self._settings.temperature)
-        versions = VersionRange.of(group, default=self._queue.version)
-        check_versions(versions, newest_known=self._queue.newest_known)
-        measured = lease.purpose is Purpose.EVALUATE
-        if versions.oldest < self._queue.version if measured else self._queue.is_stale(versions):
-            return self._stale(offer, versions, measured=measured)
-        seen.add(group_id)
-        decision = AckDecision(group_id=group_id, status=AckStatus.ACCEPTED)
-        if measured:
-            return _Plan(offer=offer, decision=decision, group=group)
-        info = describe(group, worker_id=offer.worker_id, versions=versions)
-        payload = b"" if useless else offer.payload
-        receipt = Receipt(info=info, payload=payload, dropped=useless)
-        return _Plan(offer=offer, decision=decision, group=group, versions=versions, receipt=receipt)
+            raise no_lease_any_more(group_id)
+        check_against_lease(group, lease, temperature=facts.temperature)
+        versions = VersionRange.of(group, default=facts.version)
+        check_versions(versions, newest_known=facts.newest_known)
+    except InvalidRequest as error:
+        return _rejection(group_id, error)
+    evaluates = lease.purpose is Purpose.EVALUATE
+    if facts.version - versions.oldest > (0 if evaluates else facts.max_lag):
+        return _stale(group_id, versions, facts, evaluates=evaluates)
+    return Decision(group_id=group_id, status=AckStatus.ACCEPTED, versions=versions)
 
-    def _stale(self, offer: Offer, versions: VersionRange, *, measured: bool) -> _Plan:
-        wanted = "the one that is measured" if measured else f"at most max_lag = {self._settings.max_lag} behind"
-        decision = AckDecision(
-            group_id=offer.group_id,
-            status=AckStatus.STALE,
-            reason="stale",
-            message=f"policy_spans: start at version {versions.oldest}, the newest is {self._queue.version} and the "
-            f"oldest taken is {wanted}; fetch the newest weights",
-        )
-        # A measurement may meet new weights in its first moments: that is nobody's failure.
-        return _Plan(offer=offer, decision=decision, rejected="" if measured else "stale", versions=versions)
 
-    def _carry_out(self, plan: _Plan) -> None:
-        offer = plan.offer
-        match plan.decision.status:
-            case AckStatus.ACCEPTED if plan.group is not None:
-                self._accept(plan, plan.group)
-            case AckStatus.STALE:
-                # It frees nothing: who sends old versions must not wear out the groups of the run.
-                release = self._leases.give_back(offer.group_id, offer.worker_id, offer.nonce, failed=bool(plan.rejected))
-                if release is not None:
-                    self.released(release, "stale")
-                if plan.rejected and plan.versions is not None:
-                    self._troubles.rejected(offer.worker_id, "stale", plan.decision.message, tell=False)
-                    self.arrival_lags[max(0, self._queue.version - plan.versions.oldest)] += 1
-            case AckStatus.REJECTED:
-                if self._troubles.rejected(offer.worker_id, plan.rejected, plan.decision.message):
-                    logger.warning("rejected %r from %s: %s", offer.group_id, offer.worker_id, plan.decision.message)
-                release = self._leases.give_back(offer.group_id, offer.worker_id, offer.nonce)
-                if release is not None:
-                    self.released(release, plan.rejected)
+def receipt(opened: Opened, decision: Decision) -> Receipt | None:
+    """What the store keeps of an offer: its accepted training group, with the payload if that is to be queued."""
+    group, versions = opened.group, decision.versions
+    if group is None or versions is None or group.purpose is Purpose.EVALUATE:
+        return None
+    rewards = [t.verdict.reward for t in group.scored() if t.verdict is not None]
+    info = GroupInfo(
+        group_id=group.group_id,
+        worker_id=opened.offer.worker_id,
+        environment=group.task.environment,
+        oldest_version=versions.oldest,
+        num_samples=len(group.trajectories),
+        reward_mean=sum(rewards) / len(rewards) if rewards else None,
+    )
+    return Receipt(info=info, payload=b"" if opened.why_drop else opened.offer.payload, dropped=opened.why_drop)
 
-    def _accept(self, plan: _Plan, group: RolloutGroup) -> None:
-        self._settle(group.group_id)
-        self._leases.finished(plan.offer.worker_id)
-        if plan.receipt is None or plan.versions is None:
-            self._evaluation.receive(group)
-            self._troubles.received(group, "", trains=False)
-            return
-        dropped = plan.receipt.dropped
-        if not dropped:
-            self._queue.add(group, plan.versions)
-        self.arrival_lags[max(0, self._queue.version - plan.versions.oldest)] += 1
-        self._troubles.received(group, dropped)
-        if self._on_received is not None:
-            self._on_received(group)
 
-    def _why_useless(self, group: RolloutGroup) -> str | None:
-        try:
-            return self._keep(group)
-        except Exception:
-            # A defect in an algorithm's rule. If it broke the stream, the group would come back for ever.
-            logger.exception("%s: whether to keep it cannot be decided; it is dropped", group.group_id)
-            return "filter_failed"
+def _rejection(group_id: str, error: InvalidRequest) -> Decision:
+    return Decision(group_id=group_id, status=AckStatus.REJECTED, reason=error.reason, message=str(error), counted=True)
 
-    def _settle(self, group_id: str) -> None:
-        self._leases.complete(group_id)
-        self._source.settle(group_id)
+
+def _stale(group_id: str, versions: VersionRange, facts: Facts, *, evaluates: bool) -> Decision:
+    wanted = "the one that is measured" if evaluates else f"at most max_lag = {facts.max_lag} behind"
+    return Decision(
+        group_id=group_id,
+        status=AckStatus.STALE,
+        reason="stale",
+        message=f"policy_spans: start at version {versions.oldest}, the newest is {facts.version} and the oldest taken "
+        f"is {wanted}; fetch the newest weights",
+        # An evaluation may begin while a worker still swaps to the version: that is no failure of the worker.
+        counted=not evaluates,
+    )

@@ -1,4 +1,4 @@
-"""Numbers the training leases of a run and remembers, across a crash, which were issued and not settled.
+"""Numbers the training leases of a run and remembers, across a crash, which were issued and not completed.
 
 The task of a number is a pure function (:mod:`.mixture`), so the cursor is two numbers and the mixture: every
 number below the first unsettled one is in the store, every number up to the next one without a row there was
@@ -8,6 +8,7 @@ leased and is leased again.
 import json
 from collections.abc import Sequence
 
+from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.mixture import MixtureEntry, TaskSource
 from rlserve.actors.learner.nonces import Nonces
 from rlserve.errors import StateCorrupt
@@ -18,34 +19,25 @@ from rlserve.store.base import Store
 class LeaseSource:
     """Draws training leases ``<run_id>/train/<number>``. Not thread-safe."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        run_id: str,
-        seed: int,
-        mixture: Sequence[MixtureEntry],
-        num_samples: int,
-        limit_seconds: float,
-    ) -> None:
-        """Goes on from the store's cursor, with ``mixture`` from the next number on."""
+    def __init__(self, store: Store, settings: InboxSettings) -> None:
+        """Resumes from the store's cursor, with the mixture of ``settings`` from the next number on."""
         self._store = store
-        self._run_id = run_id
-        self._num_samples = num_samples
-        self._limit_seconds = limit_seconds
+        self._run_id = settings.run_id
+        self._num_samples = settings.num_samples
+        self._limit_seconds = settings.lease_seconds
         self._changed = False
-        self._next, oldest, self._tasks, self._key = self._load(seed, mixture)
+        self._next, oldest, self._tasks, self._key = self._load(settings.seed, settings.mixture)
         self._encoded = self._tasks.encode()
         self.nonces = Nonces(self._key)
         """Of every lease of the run, those of evaluations too; they outlive this process."""
         numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
-        self._unsettled = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
-        self.mix(mixture)
+        self._open = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
+        self.mix(settings.mixture)
 
     @property
-    def unsettled(self) -> list[Lease]:
-        """Leases that were drawn and not settled, oldest first."""
-        return [self._lease(number) for number in self._unsettled.values()]
+    def open_leases(self) -> list[Lease]:
+        """Leases that were drawn and not completed, oldest first."""
+        return [self._lease(number) for number in self._open.values()]
 
     @property
     def mixture(self) -> tuple[MixtureEntry, ...]:
@@ -55,14 +47,14 @@ class LeaseSource:
     def draw(self) -> Lease:
         """The next new lease. Call :meth:`save` before anyone hears of it."""
         lease = self._lease(self._next)
-        self._unsettled[lease.group_id] = self._next
+        self._open[lease.group_id] = self._next
         self._next += 1
         self._changed = True
         return lease
 
-    def settle(self, group_id: str) -> None:
+    def complete(self, group_id: str) -> None:
         """The store has a row for the group now."""
-        self._unsettled.pop(group_id, None)
+        self._open.pop(group_id, None)
 
     def mix(self, mixture: Sequence[MixtureEntry]) -> None:
         """Draw by another mixture from the next lease on. Raises InvalidRequest for an impossible one."""
@@ -74,7 +66,7 @@ class LeaseSource:
     def save(self) -> None:
         """Make what was drawn known to a later process."""
         if self._changed:
-            oldest = next(iter(self._unsettled.values()), self._next)  # they were drawn in order
+            oldest = next(iter(self._open.values()), self._next)  # they were drawn in order
             cursor = {"next": self._next, "oldest": oldest, "tasks": self._encoded, "key": self._key.hex()}
             self._store.set_cursor(json.dumps(cursor))
             self._changed = False

@@ -1,10 +1,42 @@
 """What the book of leases keeps, and what it tells."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from rlserve.actors.learner.nonces import Nonces
 from rlserve.records import Purpose
 from rlserve.records.lease import Lease
+
+STILL_SECONDS = 5.0
+"""A worker none of whose leases moved for longer is described as standing still."""
+
+
+class Source(Protocol):
+    """Where the lease table gets new training leases."""
+
+    @property
+    def nonces(self) -> Nonces:
+        """Of every lease of the run."""
+        ...
+
+    @property
+    def open_leases(self) -> Sequence[Lease]:
+        """Leases that an earlier process drew and did not complete, oldest first."""
+        ...
+
+    def draw(self) -> Lease:
+        """The next new lease."""
+        ...
+
+    def save(self) -> None:
+        """Make the draws so far known to a later process."""
+        ...
+
+    def complete(self, group_id: str) -> None:
+        """The store has the group: a later process need not lease it again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +66,16 @@ class WorkerLeases:
     stage: str
     """Where its oldest lease stands, in its own words."""
     returned_in_row: int
-    """Leases that it gave back or let expire since it finished one."""
+    """Leases that it returned or let expire since it finished one."""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        state = "" if self.connected else " (gone)"
+        since = f", the oldest for {self.oldest_seconds:.1f} s" if self.held else ""
+        stage = f" at {self.stage}" if self.stage else ""
+        still = f", none moved for {self.still_seconds:.0f} s" if self.still_seconds >= STILL_SECONDS else ""
+        return f"{self.worker_id}{state} holds {self.held} leases{since}{stage}{still}"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -70,3 +111,18 @@ class Worker:
     served: int = 0
     returned_in_row: int = 0
     held: dict[str, Entry] = field(default_factory=dict)
+
+    def leases(self, worker_id: str, now: float) -> WorkerLeases:
+        """What it holds at ``now``."""
+        held = self.held.values()
+        oldest = min(held, key=lambda entry: entry.since, default=None)
+        return WorkerLeases(
+            worker_id=worker_id,
+            connected=self.left_at is None,
+            capacity=self.capacity,
+            held=len(held),
+            oldest_seconds=now - oldest.since if oldest else 0.0,
+            still_seconds=min((now - entry.moved_at for entry in held), default=0.0),
+            stage=oldest.stage if oldest else "",
+            returned_in_row=self.returned_in_row,
+        )

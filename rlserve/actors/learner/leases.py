@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from rlserve.actors.learner.lease_state import Entry, Release, Worker, WorkerLeases
-from rlserve.actors.learner.nonces import Nonces
+from rlserve.actors.learner.lease_state import Entry, Release, Source, Worker, WorkerLeases
 from rlserve.records import Purpose
 from rlserve.records.lease import REPORT_SECONDS, Lease, LeaseProgress
 
@@ -31,16 +30,14 @@ class LeaseTable:
     def __init__(
         self,
         *,
-        draw: Callable[[], Lease],
-        nonces: Nonces,
+        source: Source,
         max_outstanding: int,
         clock: Callable[[], float],
         grace_seconds: float = GRACE_SECONDS,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
-        """``draw`` gives the next new training lease; ``clock`` seconds that never go back."""
-        self._draw = draw
-        self._nonces = nonces
+        """Starts with the open leases of ``source``; ``clock`` gives seconds that never go back."""
+        self._source = source
         self._max_outstanding = max_outstanding
         self._clock = clock
         self._grace_seconds = grace_seconds
@@ -54,6 +51,7 @@ class LeaseTable:
         self._grants = 0
         self._outstanding = 0
         self._drawing = True
+        self.add(source.open_leases)
 
     @property
     def outstanding(self) -> int:
@@ -69,7 +67,7 @@ class LeaseTable:
         entry = self._entries.get(group_id)
         return entry.lease if entry else None
 
-    def unsettled(self, environment: str) -> list[Lease]:
+    def open_leases(self, environment: str) -> list[Lease]:
         """Training leases of an environment, held or waiting."""
         leases = [entry.lease for entry in self._entries.values()]
         return [lease for lease in leases if lease.environment == environment and lease.purpose is Purpose.TRAIN]
@@ -77,19 +75,7 @@ class LeaseTable:
     def workers(self) -> list[WorkerLeases]:
         """Workers that are connected, or left so recently that they keep their leases; sorted by name."""
         now = self._clock()
-        return [
-            WorkerLeases(
-                worker_id=worker_id,
-                connected=worker.left_at is None,
-                capacity=worker.capacity,
-                held=len(worker.held),
-                oldest_seconds=max((now - entry.since for entry in worker.held.values()), default=0.0),
-                still_seconds=min((now - entry.moved_at for entry in worker.held.values()), default=0.0),
-                stage=min(worker.held.values(), key=lambda entry: entry.since).stage if worker.held else "",
-                returned_in_row=worker.returned_in_row,
-            )
-            for worker_id, worker in sorted(self._workers.items())
-        ]
+        return [worker.leases(worker_id, now) for worker_id, worker in sorted(self._workers.items())]
 
     def add(self, leases: Iterable[Lease]) -> None:
         """Put leases in line that are not drawn: those of an evaluation, or left over from an earlier process."""
@@ -107,7 +93,7 @@ class LeaseTable:
         proven = {
             group_id: nonce
             for group_id, nonce in (held or {}).items()
-            if group_id in self._entries and self._nonces.proves(nonce, group_id, worker_id)
+            if group_id in self._entries and self._source.nonces.proves(nonce, group_id, worker_id)
         }
         for entry in [entry for group_id, entry in worker.held.items() if group_id not in proven]:
             self._release(entry)
@@ -145,23 +131,22 @@ class LeaseTable:
             if worker_id is None:
                 passed_over.append(entry)
                 continue
-            self._hold(entry, worker_id, self._nonces.make(entry.lease.group_id, worker_id))
+            self._hold(entry, worker_id, self._source.nonces.make(entry.lease.group_id, worker_id))
             granted.setdefault(worker_id, []).append(replace(entry.lease, nonce=entry.nonce))
             if len(self._workers[worker_id].held) < self._workers[worker_id].capacity:
                 heapq.heappush(free, self._place(worker_id))
         for entry in passed_over:
             self._wait(entry)
+        self._source.save()  # before anyone learns of the leases: a later process must not draw them again
         return granted
 
     def complete(self, group_id: str) -> bool:
-        """The group is in: the lease is settled. False when it was already."""
-        entry = self._entries.pop(group_id, None)
-        if entry is None:
-            return False
-        if entry.holder:
-            self._workers[entry.holder].held.pop(group_id)
-        self._outstanding -= entry.lease.purpose is Purpose.TRAIN
-        return True
+        """The store has the lease's group: forget the lease. False when it was closed already."""
+        entry = self._entries.get(group_id)
+        if entry is not None:
+            self._close(entry)
+        self._source.complete(group_id)
+        return entry is not None
 
     def finished(self, worker_id: str) -> None:
         """The worker has brought a group to its end."""
@@ -188,7 +173,7 @@ class LeaseTable:
             for entry in worker.held.values():
                 entry.deadline += seconds
 
-    def give_back(
+    def return_lease(
         self, group_id: str, worker_id: str, nonce: str, *, failed: bool = True, final: bool = False
     ) -> Release | None:
         """The holder will not finish the lease. None when the worker does not hold it (any more) by this nonce.
@@ -224,7 +209,7 @@ class LeaseTable:
             if entry is not None and not entry.holder and self._wanted(entry.lease):
                 return entry
         may_draw = self._drawing and self._outstanding + queued < self._max_outstanding
-        return self._open(self._draw()) if may_draw else None
+        return self._open(self._source.draw()) if may_draw else None
 
     def _wanted(self, lease: Lease) -> bool:
         return self._drawing or lease.purpose is not Purpose.TRAIN
@@ -300,6 +285,12 @@ class LeaseTable:
             self._queued.add(group_id)
             heapq.heappush(self._queue, (entry.rank, group_id))
 
+    def _close(self, entry: Entry) -> None:
+        del self._entries[entry.lease.group_id]
+        if entry.holder:
+            del self._workers[entry.holder].held[entry.lease.group_id]
+        self._outstanding -= entry.lease.purpose is Purpose.TRAIN
+
     def _release(self, entry: Entry) -> None:
         self._workers[entry.holder].held.pop(entry.lease.group_id)
         entry.holder, entry.nonce, entry.deadline, entry.since = "", "", math.inf, self._clock()
@@ -310,7 +301,7 @@ class LeaseTable:
         entry.avoid = worker_id
         self._workers[worker_id].returned_in_row += 1
         if abandoned:
-            self.complete(entry.lease.group_id)
+            self._close(entry)  # the source forgets it in ``complete``: only once the store has counted it
         else:
             self._release(entry)
         return Release(lease=entry.lease, worker_id=worker_id, abandoned=abandoned, stage=entry.stage)

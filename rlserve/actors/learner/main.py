@@ -16,6 +16,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 
 import grpc.aio
@@ -52,8 +53,7 @@ from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.observability.events import EventLog
 from rlserve.observability.warner import Warner
-from rlserve.records import Actor, ActorKind, RolloutGroup, RunPhase
-from rlserve.rpc import codec
+from rlserve.records import Actor, ActorKind, RunPhase
 from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.codec.task import MAX_GIVEN
 from rlserve.rpc.options import ServerOptions
@@ -127,7 +127,7 @@ class Learner:
         self._trainer = trainer
         self._start = start
         self._actor_id = actor_id
-        self._received = Arrivals()
+        self._arrivals = Arrivals()
         self._curriculum = Curriculum(config.environments)
         self._curriculum.restore(start.state.curriculum)
         self._warn = Warner(paths.events)
@@ -148,7 +148,7 @@ class Learner:
                 config=self._config,
                 paths=self._paths,
                 inbox=self._inbox,
-                received=self._received,
+                arrivals=self._arrivals,
                 policy=policy,
                 hub=self._hub,
                 thread=thread,
@@ -207,21 +207,16 @@ class Learner:
         # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
         vocab_size, max_tokens = self._trainer.vocabulary, self._config.model.max_length
         samples = max(self._config.rollout.group_size, self._config.evaluate.samples, MAX_GIVEN)
-        self._limits = limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens, max_trajectories=samples)
-        settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer))
+        limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens, max_trajectories=samples)
+        settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer), limits=limits)
         return Inbox(
             self._store,
             replace(settings, mixture=self._curriculum.applied(settings.mixture)),
-            keep=lambda group: why_drop(group, algorithm, reference=reference),
-            decode=lambda payload: codec.group_from_bytes(payload, limits=limits),
+            why_drop=partial(why_drop, algorithm=algorithm, reference=reference),
             version=self._start.state.step,
-            on_received=self._on_received,
+            observers=[self._arrivals.add, self._curriculum.observe],
             warn=self._warn,
         )
-
-    def _on_received(self, group: RolloutGroup) -> None:
-        self._received.add(group)
-        self._curriculum.observe(group)
 
     async def _serve(
         self, stack: AsyncExitStack, hub_address: str, address: str
@@ -229,12 +224,11 @@ class Learner:
         policy = PolicyService(self._publisher, chunk_bytes=self._config.learner.chunk_bytes)
         streams = RolloutStreamService(
             self._inbox,
-            limits=self._limits,
             max_group_bytes=self._config.learner.max_group_bytes,
             events=EventLog(self._paths.events),
             served=policy.served,
         )
-        policy.on_confirmed = streams.wake
+        policy.on_confirmed = streams.wake  # a worker that serves a newer version may be granted leases again
         stack.push_async_callback(streams.close)
 
         def add(server: grpc.aio.Server) -> None:

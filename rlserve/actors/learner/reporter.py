@@ -36,7 +36,7 @@ class Reporter:
         config: RunConfig,
         paths: RunPaths,
         inbox: Inbox,
-        received: Arrivals,
+        arrivals: Arrivals,
         policy: PolicyService,
         hub: HubClient | None,
         thread: LoopThread,
@@ -48,7 +48,7 @@ class Reporter:
         """``step`` is where the run goes on; ``environments`` says what tasks are drawn from, for people."""
         self._config = config
         self._inbox = inbox
-        self._received = received
+        self._arrivals = arrivals
         self._policy = policy
         self._hub = hub
         self._thread = thread
@@ -153,10 +153,10 @@ class Reporter:
         self._metrics.close()
 
     def _intake(self) -> dict[str, float]:
-        received = self._received.drain()
+        received = self._arrivals.drain()
         self._sampled_tokens += received.sampled_tokens
         numbers = {
-            "received/samples": float(self._received.total_samples),
+            "received/samples": float(self._arrivals.total_samples),
             "rollout/tokens_per_second": self._rate.add(received.sampled_tokens),
         }
         if received.judged:

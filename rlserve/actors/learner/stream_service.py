@@ -19,16 +19,14 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.learner import frames
-from rlserve.actors.learner.border import AckDecision, AckStatus
 from rlserve.actors.learner.byte_budget import ByteBudget
 from rlserve.actors.learner.inbox import Inbox
 from rlserve.actors.learner.ingest import Delivery, Ingest
-from rlserve.actors.learner.intake import Offer
+from rlserve.actors.learner.intake import AckStatus, Decision, Offer
 from rlserve.actors.learner.worker_stream import Budgets, Incoming, Outbox
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from rlserve.observability.events import EventLog
 from rlserve.rpc import codec
-from rlserve.rpc.codec import GroupLimits
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
@@ -70,7 +68,7 @@ class _Stream:
         """Ends the stream, once what waits is sent."""
         self._refused = 0
 
-    def done(self, size: int, parts: bool, decision: AckDecision) -> None:
+    def done(self, size: int, parts: bool, decision: Decision) -> None:
         """A group was decided on."""
         self.incoming.done(size, parts=parts)
         self.outbox.ack(_ack(decision))
@@ -98,7 +96,6 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self,
         inbox: Inbox,
         *,
-        limits: GroupLimits,
         max_group_bytes: int,
         events: EventLog | None = None,
         served: Callable[[], Mapping[str, int]] | None = None,
@@ -107,7 +104,6 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self._events = events
         self._served = served
         self._inbox = inbox
-        self._limits = limits
         self._max_group_bytes = max_group_bytes
         self._budgets = Budgets(small=ByteBudget(SMALL_BYTES), large=ByteBudget(LARGE_GROUPS * max_group_bytes))
         self._streams: dict[str, _Stream] = {}
@@ -189,7 +185,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             case "lease_return":
                 back = request.lease_return
                 frames.check_return(back)
-                self._inbox.returned(
+                self._inbox.return_lease(
                     back.group_id, worker_id=worker_id, nonce=back.nonce, reason=back.reason, drop=back.drop
                 )
             case _:
@@ -203,9 +199,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         if payload is None:
             return
         await stream.outbox.expect_ack()
-        offer = Offer(
-            group_id=part.group_id, nonce=part.nonce, worker_id=stream.worker_id, payload=payload, limits=self._limits
-        )
+        offer = Offer(group_id=part.group_id, nonce=part.nonce, worker_id=stream.worker_id, payload=payload)
         size = len(payload)
         self._ingest.put(
             Delivery(
@@ -303,7 +297,7 @@ async def _first(requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamRequest 
         raise DeadlineExceeded(f"hello: none came within {HELLO_SECONDS:g} s; send it first, at once") from None
 
 
-def _ack(decision: AckDecision) -> pb.Ack:
+def _ack(decision: Decision) -> pb.Ack:
     return pb.Ack(
         group_id=decision.group_id,
         status=STATUS[decision.status],

@@ -6,9 +6,10 @@ in a text do not make another cause, and the number of causes that are kept is b
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from rlserve.actors.learner.lease_state import Release
+from rlserve.actors.learner.lease_state import Release, WorkerLeases
+from rlserve.errors import PluginFailed
 from rlserve.records import Failure, FailureKind, RolloutGroup
 
 MAX_CAUSES = 32
@@ -95,25 +96,26 @@ class Troubles:
             self._dropped[reason] += 1
             self._note_rewards(group, reason)
 
-    def rejected(self, worker_id: str, reason: str, message: str, *, tell: bool = True) -> bool:
-        """Something was refused at the border; True when its cause is new."""
+    def rejected(self, worker_id: str, reason: str, message: str, *, tell: bool = True) -> None:
+        """A group was rejected; ``tell`` warns of a new cause."""
         text = plain(f"{worker_id}: {reason}: {message}")
-        new = self._rejected.add(text)
-        if new and tell:
+        if self._rejected.add(text) and tell:
             self._warn(f"refused a group of {text}; its lease is worked on again")
-        return new
 
-    def returned(self, release: Release, cause: str, in_row: int) -> bool:
-        """A worker did not finish a lease, the ``in_row``-th in a row; True when the cause is new."""
+    def returned(self, release: Release, cause: str, in_row: int) -> None:
+        """A worker did not finish a lease, the ``in_row``-th in a row."""
         worker_id, text = release.worker_id, plain(cause)
-        new = self._returned.add(f"{worker_id}: {text}")
-        if new:
-            fate = "it is given up" if release.abandoned else "it is tried again"
-            self._warn(f"{worker_id} gave back the lease of {release.lease.environment!r}: {text}; {fate}")
+        if self._returned.add(f"{worker_id}: {text}"):
+            fate = "it is abandoned" if release.abandoned else "it is tried again"
+            self._warn(f"{worker_id} returned the lease of {release.lease.environment!r}: {text}; {fate}")
         if in_row >= IDLE_RETURNS and worker_id not in self._idle and len(self._idle) < MAX_CAUSES:
             self._idle.add(worker_id)
-            self._warn(f"{worker_id} finishes nothing: it gave back {in_row} leases in a row, the last for: {text}")
-        return new
+            self._warn(f"{worker_id} finishes nothing: it returned {in_row} leases in a row, the last for: {text}")
+
+    def check(self) -> None:
+        """Raise PluginFailed when the run cannot go on."""
+        if self.fatal:
+            raise PluginFailed(self.fatal)
 
     def batch_taken(self) -> None:
         """A batch is in training: what is counted from now on concerns the next."""
@@ -133,6 +135,11 @@ class Troubles:
         if self._returned.total:
             parts.append(f"{self._returned.total} leases came back unfinished ({self._returned})")
         return "; ".join(parts)
+
+    def delay(self, workers: Sequence[WorkerLeases]) -> str:
+        """Why groups do not come: what came instead, and what the workers hold."""
+        owed = [worker.text for worker in workers] or ["no rollout worker is connected: start one, or read its log"]
+        return "; ".join(filter(None, [self.story(), *owed]))
 
     def _dropped_text(self) -> str:
         reasons = [f"{count} {reason}{self._detail(reason)}" for reason, count in self._dropped.most_common()]

@@ -116,7 +116,7 @@ class Waits:
     def _look(self, state: _Clock) -> None:
         counts, now = self._inbox.counts(), self._clock()
         evaluated = self._inbox.evaluation_counts()
-        seen = (counts.received, evaluated.received, evaluated.given_up)
+        seen = (counts.received, evaluated.received, evaluated.abandoned)
         if seen != state.seen:
             state.seen, state.moved = seen, now
         state.moved = max(state.moved, now - self._inbox.seconds_without_progress())

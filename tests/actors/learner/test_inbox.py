@@ -13,8 +13,8 @@ from clock import ManualClock
 from groups import trajectory
 from intake import answer, counts, deliver, lease_out, make_inbox, nonce_of, offer
 
-from rlserve.actors.learner.border import AckStatus
 from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.intake import AckStatus
 from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.errors import DeadlineExceeded, NotReady, StateCorrupt
 from rlserve.records import FinishReason, PolicySpan, Purpose, RolloutGroup, Sampling, Trajectory
@@ -40,9 +40,9 @@ def each(group: RolloutGroup, **changes: Any) -> tuple[Trajectory, ...]:
     return tuple(replace(trajectory, **changes) for trajectory in group.trajectories)
 
 
-def give_back(inbox: Inbox, lease: Lease, reason: str, worker_id: str = "w") -> None:
+def return_lease(inbox: Inbox, lease: Lease, reason: str, worker_id: str = "w") -> None:
     nonce = nonce_of(inbox, lease.group_id, worker_id)
-    inbox.returned(lease.group_id, worker_id=worker_id, nonce=nonce, reason=reason)
+    inbox.return_lease(lease.group_id, worker_id=worker_id, nonce=nonce, reason=reason)
 
 
 def train(inbox: Inbox, step: int, n: int) -> list[str]:
@@ -196,7 +196,7 @@ def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(
 def test_a_returned_lease_is_given_to_another_worker(inbox: Inbox) -> None:
     lease = lease_out(inbox, capacity=1)[0]
     inbox.join("other", capacity=1)
-    give_back(inbox, lease, "Unavailable: no environment")
+    return_lease(inbox, lease, "Unavailable: no environment")
     time.sleep(0.3)
     assert inbox.grant()["other"] == [lease]
 
@@ -208,7 +208,6 @@ def test_a_group_older_than_the_bound_on_arrival_is_counted_and_its_lease_is_wor
     assert deliver(inbox, leases[1:2], spans=[(3, 1), (5, 3)]) == ["accepted"]
     assert inbox.counts() == counts(1, queued=1)
     assert inbox.rejections == {"stale": 1}
-    assert inbox.arrival_lags == {3: 1, 2: 1}
     inbox.join("fresh", capacity=1)
     time.sleep(0.3)
     assert inbox.grant()["fresh"] == leases[:1]
@@ -265,14 +264,14 @@ def test_a_rule_that_breaks_drops_the_group_and_not_the_stream(path: Path) -> No
     def broken(group: RolloutGroup) -> str | None:
         raise ZeroDivisionError
 
-    inbox = make_inbox(path, keep=broken)
+    inbox = make_inbox(path, drops=broken)
     assert deliver(inbox, lease_out(inbox)[:1]) == ["accepted"]
     assert inbox.counts() == counts(1, filter_failed=1)
 
 
 def test_every_received_group_is_shown_once_also_those_that_teach_nothing(path: Path) -> None:
     seen: list[str] = []
-    inbox = make_inbox(path, on_received=lambda group: seen.append(group.group_id))
+    inbox = make_inbox(path, observers=[lambda group: seen.append(group.group_id)])
     leases = lease_out(inbox)
     deliver(inbox, leases[:2])
     deliver(inbox, leases[2:3], rewards=(1.0, 1.0))
@@ -467,12 +466,12 @@ def test_an_evaluation_ends_without_a_group_that_nobody_can_make(path: Path) -> 
     good, poison = lease_out(inbox, capacity=2)
     deliver(inbox, [good], rewards=(1.0,))
     for _ in range(20):
-        give_back(inbox, poison, "PluginFailed: broken task")
+        return_lease(inbox, poison, "PluginFailed: broken task")
         now[0] += 60
         inbox.grant()
     assert ids(inbox.take_evaluation(2, deadline_seconds=0)) == [good.group_id]
     done = inbox.evaluation_counts()
-    assert (done.asked, done.received, done.given_up, done.pending) == (2, 1, 1, 0)
+    assert (done.asked, done.received, done.abandoned, done.pending) == (2, 1, 1, 0)
 
 
 def test_an_evaluation_that_does_not_come_names_what_is_missing(inbox: Inbox) -> None:
@@ -492,7 +491,7 @@ def test_a_new_evaluation_ends_an_unfinished_one(inbox: Inbox) -> None:
     assert new[0].group_id == "run/second/arithmetic/0"
     deliver(inbox, new[:1], rewards=(1.0,))
     assert len(inbox.take_evaluation(1, deadline_seconds=0)) == 1
-    assert inbox.evaluation_counts().given_up == 2
+    assert inbox.evaluation_counts().abandoned == 2
 
 
 @pytest.mark.parametrize("ahead", [True, False])

@@ -1,6 +1,6 @@
 """Leases, by hand-made histories and by any history."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -41,24 +41,42 @@ class Clock:
         return self.now
 
 
+class Source:
+    """Draws ``t0``, ``t1``..."""
+
+    nonces = NONCES
+    open_leases: Sequence[Lease] = ()
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+        self.saved = 0
+        """Draws that a later process would know."""
+
+    def draw(self) -> Lease:
+        self.drawn.append(f"t{len(self.drawn)}")
+        return lease(self.drawn[-1])
+
+    def save(self) -> None:
+        self.saved = len(self.drawn)
+
+    def complete(self, group_id: str) -> None:
+        pass
+
+
 class Table(LeaseTable):
-    """Draws ``t0``, ``t1``... and has a clock to turn."""
+    """Has a source to look at and a clock to turn."""
 
     def __init__(self, max_outstanding: int, max_attempts: int = 3) -> None:
         self.clock = Clock()
-        self.drawn: list[str] = []
+        self.source = Source()
+        self.drawn = self.source.drawn
         super().__init__(
-            draw=self._draw_next,
-            nonces=NONCES,
+            source=self.source,
             max_outstanding=max_outstanding,
             clock=self.clock,
             grace_seconds=GRACE,
             max_attempts=max_attempts,
         )
-
-    def _draw_next(self) -> Lease:
-        self.drawn.append(f"t{len(self.drawn)}")
-        return lease(self.drawn[-1])
 
     def rejoin(self, worker: str, *, capacity: int, held: Iterable[str]) -> frozenset[str]:
         """Join with proofs of what is named."""
@@ -68,7 +86,7 @@ class Table(LeaseTable):
         """The worker gives back what it believes to hold."""
         entry = self._entries.get(group_id)
         nonce = entry.nonce if entry is not None and entry.holder == worker else NONCES.make(group_id, worker)
-        return self.give_back(group_id, worker, nonce, failed=failed)
+        return self.return_lease(group_id, worker, nonce, failed=failed)
 
     def reports(self, group_id: str, worker: str, **how_far: Any) -> bool:
         """The worker says how far it is."""
@@ -180,7 +198,7 @@ def test_only_the_grant_that_holds_renews() -> None:
     other = NONCES.make("t0", "a")
     for worker, nonce in (("a", other), ("b", lease.nonce), ("a", "")):
         assert not table.progress(worker, LeaseProgress(group_id="t0", nonce=nonce, tokens=9))
-        assert table.give_back("t0", worker, nonce) is None
+        assert table.return_lease("t0", worker, nonce) is None
     assert table.progress("a", LeaseProgress(group_id="t0", nonce=lease.nonce, tokens=1))
 
 
@@ -217,7 +235,7 @@ def test_each_grant_has_a_nonce_of_its_own() -> None:
     [second] = table.grant(queued=0)["a"]
     assert first == second and first.nonce != second.nonce
     assert NONCES.proves(first.nonce, "t0", "a")  # a late result is welcome
-    assert table.give_back("t0", "a", first.nonce) is None  # but takes nothing away
+    assert table.return_lease("t0", "a", first.nonce) is None  # but takes nothing away
 
 
 def test_leases_in_a_row_that_a_worker_did_not_finish_are_counted() -> None:
@@ -381,7 +399,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.queued += group_id in self.table.drawn
 
     @rule(worker=WORKERS, data=st.data(), failed=st.booleans())
-    def give_back(self, worker: str, data: st.DataObject, failed: bool) -> None:
+    def return_lease(self, worker: str, data: st.DataObject, failed: bool) -> None:
         if not self.live.get(worker):
             return
         group_id = data.draw(st.sampled_from(sorted(self.live[worker])))

@@ -106,7 +106,7 @@ def make(engine: LearnerEngine, tmp_path: Path) -> Iterator[Callable[[Algorithm]
 
     def make(algorithm: Algorithm) -> Site:
         trainer = trainer_of(Rank(engine=engine, algorithm=algorithm), tmp_path)
-        sites.append(Site(trainer, make_inbox(tmp_path / "groups.sqlite", keep=lambda group: None), tmp_path))
+        sites.append(Site(trainer, make_inbox(tmp_path / "groups.sqlite", drops=lambda group: None), tmp_path))
         return sites[-1]
 
     yield make

@@ -82,7 +82,7 @@ class Worker:
     async def write(self, **frame: Any) -> None:
         await self._call.write(pb.StreamRequest(**frame))
 
-    async def give_back(self, lease: Lease, reason: str = "no server") -> None:
+    async def return_lease(self, lease: Lease, reason: str = "no server") -> None:
         await self.write(lease_return=pb.LeaseReturn(group_id=lease.group_id, nonce=lease.nonce, reason=reason))
 
     async def refused(self) -> grpc.aio.AioRpcError:
@@ -112,10 +112,8 @@ async def learner(
     max_group_bytes: int = 20_000,
     **changes: Any,
 ) -> AsyncIterator[Setting]:
-    inbox = make_inbox(path / "groups.sqlite", **changes)
-    service = RolloutStreamService(
-        inbox, limits=GroupLimits(vocab_size=100, max_tokens=64), max_group_bytes=max_group_bytes, served=served
-    )
+    inbox = make_inbox(path / "groups.sqlite", limits=GroupLimits(vocab_size=100, max_tokens=64), **changes)
+    service = RolloutStreamService(inbox, max_group_bytes=max_group_bytes, served=served)
     add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, service)
     options = ServerOptions(max_message_bytes=MAX_FRAME_BYTES, stop_grace_seconds=0.1)
     async with serving(add, service_names=[SERVICE_NAME], options=options) as server:
@@ -388,7 +386,7 @@ async def test_another_workers_lease_can_be_neither_kept_nor_settled_nor_given_b
             message = codec.group_to_proto(answer(leases[0], worker_id="thief"))
             ack = await thief.send_message(message, nonce=nonce)
             assert (ack.status, ack.reason) == (pb.Ack.STATUS_REJECTED, "unknown_lease")
-            await thief.give_back(replace(leases[1], nonce=nonce))
+            await thief.return_lease(replace(leases[1], nonce=nonce))
         assert (await holder.send(answer(leases[0], worker_id="holder"))).status == pb.Ack.STATUS_ACCEPTED
         assert setting.inbox.workers()[0].held == 2
 
@@ -421,7 +419,7 @@ async def test_a_lease_that_is_given_back_is_worked_on_again(tmp_path: Path) -> 
     async with learner(tmp_path) as setting:
         first, second = await setting.worker("first", capacity=1), await setting.worker("second", capacity=8)
         [lease] = await first.leased(1)
-        await first.give_back(lease)
+        await first.return_lease(lease)
         await second.until(lambda: lease.group_id in second.leases)
 
 
@@ -438,7 +436,7 @@ async def test_everybody_is_told_when_the_run_is_over_also_who_comes_late(tmp_pa
 
 async def test_a_service_can_be_closed_at_any_moment_also_while_it_is_woken(tmp_path: Path) -> None:
     for _ in range(50):
-        service = RolloutStreamService(make_inbox(tmp_path / "g.sqlite"), limits=GroupLimits(), max_group_bytes=2**20)
+        service = RolloutStreamService(make_inbox(tmp_path / "g.sqlite"), max_group_bytes=2**20)
         await asyncio.sleep(0)
         service.wake()  # the wake and the end meet
         await asyncio.wait_for(service.close(), SECONDS)

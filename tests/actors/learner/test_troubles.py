@@ -111,13 +111,15 @@ def test_two_defects_end_no_run_at_once(setting: Setting) -> None:
     setting.last_words()
 
 
-def test_a_worker_that_only_gives_back_is_named_with_its_reasons(setting: Setting) -> None:
+def test_a_worker_that_only_returns_leases_is_named_with_its_reasons(setting: Setting) -> None:
     for lease in setting.leases("rollout-0"):
         nonce = nonce_of(setting.inbox, lease.group_id, "rollout-0")
-        setting.inbox.returned(lease.group_id, worker_id="rollout-0", nonce=nonce, reason="Unavailable: 'x' at port 7")
+        setting.inbox.return_lease(
+            lease.group_id, worker_id="rollout-0", nonce=nonce, reason="Unavailable: 'x' at port 7"
+        )
     first, second = setting.warnings
-    assert first.startswith("rollout-0 gave back the lease of 'arithmetic': Unavailable: 'x' at port 7;")
-    assert "rollout-0 finishes nothing: it gave back 8 leases in a row, the last for: Unavailable" in second
+    assert first.startswith("rollout-0 returned the lease of 'arithmetic': Unavailable: 'x' at port 7;")
+    assert "rollout-0 finishes nothing: it returned 8 leases in a row, the last for: Unavailable" in second
     assert "8 leases came back unfinished (rollout-0: Unavailable: 'x' at port 7)" in setting.last_words()
 
 

@@ -21,7 +21,6 @@ from rlserve.errors import ConfigError, DeadlineExceeded, EngineDied, Unavailabl
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import REPORT_SECONDS, Lease
 from rlserve.rpc.channel import open_channel
-from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_stream_service_pb2 as pb
@@ -30,7 +29,7 @@ from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
 @asynccontextmanager
 async def learner(inbox: Inbox, *, max_group_bytes: int = 2**20) -> AsyncIterator[tuple[str, RolloutStreamService]]:
-    service = RolloutStreamService(inbox, limits=GroupLimits(), max_group_bytes=max_group_bytes)
+    service = RolloutStreamService(inbox, max_group_bytes=max_group_bytes)
     add = functools.partial(pb_grpc.add_RolloutStreamServiceServicer_to_server, service)
     options = ServerOptions(stop_grace_seconds=0.1)
     async with serving(add, service_names=[SERVICE_NAME], options=options) as server:
@@ -203,7 +202,7 @@ async def test_what_stands_still_comes_back_and_says_where_it_stood(tmp_path: Pa
         worker = session(stuck, progress_of=lambda _: WorkProgress(5, 3, "verifier 'slow'"))
         running = asyncio.create_task(worker.run(dialling(address)))
         await until(lambda: bool(warnings))
-        assert "w gave back the lease of 'arithmetic': DeadlineExceeded: stood still for" in warnings[0]
+        assert "w returned the lease of 'arithmetic': DeadlineExceeded: stood still for" in warnings[0]
         assert "at verifier 'slow', after 5 tokens" in warnings[0]
         with pytest.raises(DeadlineExceeded, match=r"leases came back unfinished \(w: DeadlineExceeded: stood still"):
             inbox.take(1, deadline_seconds=0)
@@ -239,7 +238,7 @@ async def test_every_cause_is_told_with_its_stage_and_costs_the_lease_alone(
         worker = session(fails_once, progress_of=lambda _: WorkProgress(0, 1, "engine"))
         running = asyncio.create_task(worker.run(dialling(address)))
         await until(lambda: inbox.counts().queued >= 3)
-        assert warnings[0] == (f"w gave back the lease of 'arithmetic': {told}; it is tried again")
+        assert warnings[0] == (f"w returned the lease of 'arithmetic': {told}; it is tried again")
         await service.finish("done")
         await asyncio.wait_for(running, 10)
 
