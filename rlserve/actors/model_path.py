@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from rlserve.actors.checkpoints import latest
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import START, TeacherConfig
@@ -56,8 +57,6 @@ def model_at(path: str) -> str:
     checkpoints = RunPaths(Path(path)).checkpoints
     if not checkpoints.is_dir():
         return path
-    from rlserve.actors.learner.checkpoint import latest
-
     newest = latest(checkpoints)
     if newest is None:
         raise InvalidRequest(f"model: {path!r} has no whole checkpoint yet; wait for one")

@@ -16,7 +16,8 @@ from learner_work import random_batch, split
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlserve.actors.learner.checkpoint import latest
+from rlserve.actors.checkpoints import latest
+from rlserve.actors.learner.checkpoint import restore
 from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.actors.learner.ranks import Rank, follow, needs_reference
@@ -64,7 +65,7 @@ def create_rank(directory: Path, job: dict[str, Any], rank_info: RankInfo) -> Ra
     algorithm = Several() if several else registry.create(GrpoConfig.model_validate(job.get("algorithm", {})))
     engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, rank_info=rank_info)
     if kept:
-        kept.restore(engine)
+        restore(kept, engine)
     reference = Reference(job["model"], engine.config, rank_info) if needs_reference(algorithm) else None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 

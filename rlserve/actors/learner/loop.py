@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
-from rlserve.actors.learner.checkpoint import STORE_FILE
+from rlserve.actors.checkpoints import STORE_FILE
 from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.engine import StepReport
 from rlserve.actors.learner.evaluation import Evaluation

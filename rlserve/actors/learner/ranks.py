@@ -13,8 +13,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from rlserve.actors.learner import checkpoint
-from rlserve.actors.learner.checkpoint import Checkpoint
+from rlserve.actors.checkpoints import Checkpoint
+from rlserve.actors.learner.checkpoint import contribute, restore
 from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine, LossFunction, StepReport
 from rlserve.actors.learner.reference import Reference
@@ -157,7 +157,7 @@ def create_rank(
     engine = LearnerEngine(model_path, config.learner, seed=config.seed, rank_info=rank_info)
     algorithm = registry.create(config.algorithm)
     if checkpoint is not None:
-        checkpoint.restore(engine)
+        restore(checkpoint, engine)
         if isinstance(algorithm, Stateful):
             algorithm.restore(checkpoint.state.get(ALGORITHM_STATE, {}))
     # Before the first wait for groups: the rollout engines start meanwhile.
@@ -218,4 +218,4 @@ def _obey(rank: Rank, header: Header) -> None:
         for _ in engine.weights(PUBLISHED_DTYPES[header.dtype]):
             pass  # yields nothing here, but takes part in the gathers of ZeRO-3
     else:
-        checkpoint.contribute(engine)
+        contribute(engine)

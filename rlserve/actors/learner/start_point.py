@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from rlserve.actors.learner.checkpoint import Checkpoint, latest
+from rlserve.actors.checkpoints import Checkpoint, latest
 from rlserve.actors.learner.deepspeed_setup import import_libraries
 from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.model_path import wait_for_start_model

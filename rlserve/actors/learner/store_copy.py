@@ -2,7 +2,7 @@
 
 import logging
 
-from rlserve.actors.learner import checkpoint
+from rlserve.actors.checkpoints import latest
 from rlserve.config.paths import RunPaths
 from rlserve.errors import StateCorrupt
 from rlserve.store.base import StoreBackend
@@ -16,7 +16,7 @@ def restore_store(backend: StoreBackend, paths: RunPaths) -> tuple[int, str]:
     Groups that came in after the checkpoint are gone with it; their tasks are leased again, and steps made since
     are made again. Raises StateCorrupt when there is no such copy.
     """
-    found = checkpoint.latest(paths.checkpoints)
+    found = latest(paths.checkpoints)
     if found is None or not found.store_path.exists():
         raise StateCorrupt(
             f"--restore-store: no checkpoint under {paths.checkpoints} has a copy of the store; put the store back "

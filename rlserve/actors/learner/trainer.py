@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlserve.actors.checkpoints import Checkpoint
 from rlserve.actors.learner import checkpoint
-from rlserve.actors.learner.checkpoint import Checkpoint
 from rlserve.actors.learner.engine import StepReport
 from rlserve.actors.learner.model import DTYPES
 from rlserve.actors.learner.ranks import (

@@ -9,6 +9,7 @@ import torch
 from children import child
 from learner_work import policy_gradient, random_batch, save_policy, split
 
+from rlserve.actors.checkpoints import STORE_FILE, latest, open_checkpoint
 from rlserve.actors.learner import checkpoint, store_copy
 from rlserve.actors.learner.engine import LearnerEngine
 from rlserve.config.paths import RunPaths
@@ -56,10 +57,10 @@ def test_four_steps_a_save_and_four_more_equal_eight_bit_for_bit(start, tmp_path
     halfway = weights_of(whole)
     train(whole, range(4, 8))
 
-    found = checkpoint.latest(tmp_path)
+    found = latest(tmp_path)
     assert (found.path, found.step, found.state) == (kept.path, 4, {"cursor": 7})
     resumed = LearnerEngine(str(found.model_path), config, seed=1)
-    found.restore(resumed)
+    checkpoint.restore(found, resumed)
     assert_same_bits(weights_of(resumed), halfway)
     assert resumed.optimizer_steps == 4
     train(resumed, range(4, 8))
@@ -72,7 +73,7 @@ def test_a_run_may_resume_in_another_stage(start, tmp_path):
     train(source, range(3))
     kept = checkpoint.save(tmp_path, 3, source, {})
     resumed = LearnerEngine(str(kept.model_path), LearnerConfig(zero_stage=0, dtype="bfloat16"), seed=0)
-    kept.restore(resumed)
+    checkpoint.restore(kept, resumed)
     assert_same_bits(weights_of(resumed), weights_of(source))
     assert_same_bits(state_of(resumed), state_of(source))
 
@@ -101,7 +102,7 @@ def test_a_model_of_several_shards_is_saved_and_restored(start, tmp_path, monkey
     model = AutoModelForCausalLM.from_pretrained(kept.model_path)
     assert_same_bits({name: p.detach() for name, p in model.named_parameters()}, weights_of(engine))
     again = LearnerEngine(str(kept.model_path), LearnerConfig(dtype="float32"), seed=0)
-    kept.restore(again)
+    checkpoint.restore(kept, again)
     assert_same_bits(state_of(again), state_of(engine))
 
 
@@ -110,7 +111,7 @@ def test_the_random_stream_goes_on_where_it_was(engine, tmp_path):
     kept = checkpoint.save(tmp_path, 1, engine, {})
     expected = torch.rand(4)
     torch.manual_seed(6)
-    kept.restore(engine)
+    checkpoint.restore(kept, engine)
     assert torch.rand(4).equal(expected)
 
 
@@ -120,7 +121,7 @@ def engine(start):
 
 
 def test_nothing_is_found_where_nothing_was_saved(tmp_path):
-    assert checkpoint.latest(tmp_path / "absent") is None
+    assert latest(tmp_path / "absent") is None
 
 
 def truncate(path):
@@ -152,10 +153,10 @@ def test_a_broken_newest_is_named_and_passed_over(engine, tmp_path, caplog, harm
     newest = checkpoint.save(tmp_path, 10, engine, {"cursor": 10})
     harm(newest.path / file)
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.latest(tmp_path) == older
+        assert latest(tmp_path) == older
     assert "step-10" in caplog.text and told in caplog.text
     with pytest.raises(StateCorrupt):
-        checkpoint.open_checkpoint(newest.path)
+        open_checkpoint(newest.path)
 
 
 def test_only_the_newest_are_kept_and_a_future_given_up_goes(engine, tmp_path):
@@ -170,7 +171,7 @@ def test_saving_a_step_again_replaces_it(engine, tmp_path):
     for cursor in (1, 2):
         checkpoint.save(tmp_path, 3, engine, {"cursor": cursor})
     assert names(tmp_path) == ["step-3"]
-    assert checkpoint.latest(tmp_path).state == {"cursor": 2}
+    assert latest(tmp_path).state == {"cursor": 2}
 
 
 def names(directory):
@@ -181,7 +182,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(engine, tmp_path):
     kept = checkpoint.save(tmp_path, 3, engine, {"cursor": 1})
     kept.path.rename(tmp_path / "step-3.replaced")
     (tmp_path / ".step-3.1.partial").mkdir()
-    assert checkpoint.latest(tmp_path).state == {"cursor": 1}
+    assert latest(tmp_path).state == {"cursor": 1}
     checkpoint.save(tmp_path, 4, engine, {})
     assert names(tmp_path) == ["step-3.replaced", "step-4"]
 
@@ -194,7 +195,7 @@ async def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(engine, start, tmp
         await writer.until("saved 3")
         writer.signal(signal.SIGKILL)
         await writer.exit_code()
-    found = checkpoint.latest(tmp_path)
+    found = latest(tmp_path)
     assert found.step >= 3 and found.state == {"cursor": found.step}
     checkpoint.save(tmp_path, found.step + 1, engine, {}, keep=1)
     assert names(tmp_path) == [f"step-{found.step + 1}"]
@@ -209,7 +210,7 @@ def test_where_all_are_broken_each_is_named_and_nobody_starts_anew_by_chance(eng
     with pytest.raises(
         StateCorrupt, match=r"none is whole: step-2 \(.*not \d+\); step-1 \(.*is missing\).*--overwrite"
     ):
-        checkpoint.latest(tmp_path)
+        latest(tmp_path)
 
 
 def store_beside(tmp_path, engine):
@@ -226,7 +227,7 @@ def store_beside(tmp_path, engine):
         1,
         engine,
         {},
-        beside=lambda place: store.copy_to(place / checkpoint.STORE_FILE, step=1),
+        beside=lambda place: store.copy_to(place / STORE_FILE, step=1),
     )
     store.consume(["b"], step=2)
     return paths, store, mark, kept
@@ -235,12 +236,12 @@ def store_beside(tmp_path, engine):
 def test_a_checkpoint_is_sealed_with_its_copy_of_the_store(engine, tmp_path):
     paths, store, _, kept = store_beside(tmp_path, engine)
     store.close()
-    assert checkpoint.latest(paths.checkpoints).path == kept.path
+    assert latest(paths.checkpoints).path == kept.path
     assert list(kept.store_path.parent.glob("groups.sqlite*")) == [kept.store_path]
     copy = kept.store_path.read_bytes()
     kept.store_path.write_bytes(copy[:-1] + bytes([copy[-1] ^ 1]))
     with pytest.raises(StateCorrupt, match=r"groups\.sqlite"):
-        checkpoint.open_checkpoint(kept.path)
+        open_checkpoint(kept.path)
 
 
 @pytest.mark.parametrize("loss", ["none", "file", "damage"])

@@ -9,7 +9,7 @@ import torch
 from learner_rank import LR, laid_out, trainer_of
 from learner_work import random_batch, save_policy
 
-from rlserve.actors.learner.checkpoint import latest
+from rlserve.actors.checkpoints import latest
 from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.engine import LearnerEngine, StepReport
 from rlserve.actors.learner.ranks import Rank
