@@ -27,10 +27,10 @@ from rlserve.actors.learner.measuring import Measuring
 from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.schedule import learning_rate, why_sync
+from rlserve.actors.learner.step_metrics import Sync, step_metrics
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
 from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
-from rlserve.batching.summary import summarize
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner
@@ -38,8 +38,6 @@ from rlserve.records import RolloutGroup
 from rlserve.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
 
 
 class Stopped(Exception):
@@ -158,10 +156,18 @@ class TrainingLoop:
             trained = self._poison.drop_part(self._state.step + 1, groups, report)
         self._poison.stepped()
         self._state.step += 1
-        numbers = self._after_update(groups, trained, report)
-        numbers |= {name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES}
-        numbers |= {"learner/lr": lr, "learner/wait_seconds": waited}
-        self._after_step(numbers)
+        sync = self._account(groups, trained, report)
+        self._after_step(
+            step_metrics(
+                groups=groups,
+                batches=batches,
+                report=report,
+                sync=sync,
+                version=self._state.step - 1,
+                lr=lr,
+                wait_seconds=waited,
+            )
+        )
 
     def _collated(self, groups: Sequence[RolloutGroup]) -> list[OptimizerBatch]:
         return [
@@ -169,10 +175,8 @@ class TrainingLoop:
             for part in minibatches(groups, self._config.learner.minibatches)
         ]
 
-    def _after_update(
-        self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport
-    ) -> dict[str, float]:
-        """Account for the groups, give the workers new weights if that is due; returns what was measured."""
+    def _account(self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport) -> Sync:
+        """Account for the groups; give the workers new weights if that is due."""
         reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
         self._inbox.commit(self._state.step, trained, publishes=reason is not None)
         publishing = time.monotonic()
@@ -182,19 +186,12 @@ class TrainingLoop:
         refreshed = self._refresh_if_due(synced=reason is not None)
         self._count_lag(groups)
         self._watch_ess(report.metrics)
-        return {
-            "sync/steps_since": float(self._state.step - self._state.synced_step),
-            "sync/by_divergence": float(reason == "divergence"),
-            "sync/reference_refreshed": float(refreshed),
-            **summarize(groups, self._state.step - 1),
-            **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
-            "learner/loss": report.loss,
-            "learner/grad_norm": report.grad_norm,
-            "learner/skipped_steps": float(report.skipped_steps),
-            "learner/updates": float(report.updates),
-            "learner/step_seconds": report.seconds,
-            "learner/publish_seconds": time.monotonic() - publishing,
-        }
+        return Sync(
+            reason=reason,
+            steps_since=self._state.step - self._state.synced_step,
+            reference_refreshed=refreshed,
+            seconds=time.monotonic() - publishing,
+        )
 
     def _after_step(self, numbers: dict[str, float]) -> None:
         received = self._reporter.step(self._state.step, numbers)

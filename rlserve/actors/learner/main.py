@@ -38,6 +38,7 @@ from rlserve.actors.learner.policy_service import PolicyService
 from rlserve.actors.learner.ranks import create_rank, follow
 from rlserve.actors.learner.received import Arrivals
 from rlserve.actors.learner.reporter import Reporter
+from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
@@ -150,12 +151,10 @@ class Learner:
                 inbox=self._inbox,
                 arrivals=self._arrivals,
                 policy=policy,
-                hub=self._hub,
-                thread=thread,
+                curriculum=self._curriculum,
+                hub=HubReport(self._config, self._hub, thread, self._environments),
                 warn=self._warn,
                 step=self._start.state.step,
-                environments=lambda: self._follower.message if self._follower else "",
-                curriculum=self._curriculum,
             )
             self._train(reporter, policy, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
@@ -166,6 +165,9 @@ class Learner:
             self._publisher.close()
             self._store.close()
             self._trainer.close()
+
+    def _environments(self) -> str:
+        return self._follower.message if self._follower else ""
 
     def _check_teachers(self, thread: LoopThread) -> None:
         if self._hub is None or not self._config.teachers:
