@@ -39,7 +39,9 @@ class _Clock:
     moved: float
     useful: float
     seen: object = None
-    kept: int = 0
+    stale: int = 0
+    """Groups dropped as stale before they count as lost."""
+    kept: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
     """As it was when a useful group came last."""
 
@@ -101,8 +103,10 @@ class Waits:
                     raise
 
     def _start(self) -> _Clock:
-        now = self._clock()
-        state = _Clock(moved=now, useful=now)
+        now, counts = self._clock(), self._inbox.counts()
+        # What waits in the queue by now may grow stale in it: the price of sampling ahead, and no news.
+        stale = counts.dropped.get("stale", 0) + counts.queued
+        state = _Clock(moved=now, useful=now, stale=stale)
         self._look(state)
         return state
 
@@ -122,6 +126,7 @@ class Waits:
         state.moved = max(state.moved, now - self._inbox.seconds_without_progress())
         if counts.consumed + counts.queued > state.kept:
             state.kept, state.useful, state.dropped = counts.consumed + counts.queued, now, dict(counts.dropped)
+            state.dropped["stale"] = max(state.stale, counts.dropped.get("stale", 0))
 
     def _lost(self, state: _Clock) -> dict[str, int]:
         """Groups dropped since the last useful one, by reason, the most frequent first."""

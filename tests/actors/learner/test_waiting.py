@@ -70,6 +70,19 @@ def test_a_batch_that_trickles_in_is_waited_for_however_long_it_takes(scene: Sce
     assert len(scene.waits.batch()) == 2
 
 
+def test_groups_that_grow_stale_in_the_queue_are_not_said_to_teach_nothing(scene: Scene) -> None:
+    scene.then(0.0, SOLVED, SOLVED, SOLVED, SOLVED)
+    scene._next()
+    scene.inbox.published(9)
+    scene.then(1.0)
+    scene.then(1.0, FLAT)
+    scene.then(1.0, FLAT)
+    with pytest.raises(DeadlineExceeded, match="0 of 2 groups"):
+        scene.waits.batch()
+    assert scene.inbox.counts().dropped == {"stale": 4}  # the flat ones are refused: of version 0
+    assert not any("teach nothing" in warning for warning in scene.warnings())
+
+
 def test_where_nothing_comes_people_hear_of_it_early_and_the_run_ends_naming_who_owes(scene: Scene) -> None:
     lease_out(scene.inbox, "slow", capacity=3)
     with pytest.raises(DeadlineExceeded, match=r"0 of 2 groups.*slow holds 3 leases.*Nothing moved for 100 s"):
