@@ -105,9 +105,9 @@ async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float
                 theirs.close()
                 await asyncio.to_thread(ours.recv)  # all have joined
                 await asyncio.sleep(WARM_SECONDS)
-                before, used, started = inbox.counts().received, time.process_time(), time.perf_counter()
+                before, used, started = inbox.queue.counts().received, time.process_time(), time.perf_counter()
                 await asyncio.sleep(seconds)
-                groups = inbox.counts().received - before
+                groups = inbox.queue.counts().received - before
                 used, passed = time.process_time() - used, time.perf_counter() - started
                 ours.send("stop")
                 seen: _Measured = await asyncio.to_thread(ours.recv)
@@ -168,12 +168,12 @@ def _train(inbox: Inbox, stop: threading.Event) -> None:
     step = 0
     while not stop.is_set():
         try:
-            groups = inbox.take(BATCH, deadline_seconds=0.2)
+            groups = inbox.queue.take(BATCH, deadline_seconds=0.2)
         except (DeadlineExceeded, RuntimeError):
             continue
         step += 1
-        inbox.commit(step, [group.group_id for group in groups])
-        inbox.published(step)
+        inbox.queue.commit(step, [group.group_id for group in groups])
+        inbox.queue.published(step)
 
 
 @asynccontextmanager

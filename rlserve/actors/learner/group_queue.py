@@ -1,17 +1,19 @@
-"""Where the training groups are: a store on disk, its queue decoded, and the lag rule at batch time."""
+"""The training thread's side of the inbox: which groups are queued, taken, trained on or dropped."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.border import VersionRange
 from rlserve.actors.learner.intake import Decision, Facts, InboxSettings, Opened, receipt
+from rlserve.actors.learner.monitor import Monitor
+from rlserve.actors.learner.troubles import Troubles
 from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
-from rlserve.store.base import GroupInfo, Receipt, Store
+from rlserve.store.base import GroupCounts, GroupInfo, Receipt, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,33 +23,108 @@ class _Queued:
 
 
 class GroupQueue:
-    """The store's queue, decoded. Not thread-safe.
+    """The store, its queue decoded, and the lag rule at batch time. Thread-safe by the inbox's monitor.
+
+    Example, one step on two groups::
+
+        groups = queue.take(2, deadline_seconds=60)            # still queued: a crash here loses nothing
+        queue.commit(1, [group.group_id for group in groups])  # consumed by the step that makes version 1
+        queue.published(1)                                     # from here on lag counts from version 1
 
     After a rollback it may hold groups of versions that are yet to be made again. They are taken when their
     versions exist; in the old order that is always in time, so a resumed run trains on the same batches.
     """
 
-    def __init__(self, store: Store, settings: InboxSettings, *, version: int) -> None:
+    def __init__(
+        self, store: Store, settings: InboxSettings, monitor: Monitor, troubles: Troubles, *, version: int
+    ) -> None:
         """Rolls the store back to ``version``. Raises StateCorrupt when a stored group cannot be decoded."""
         store.rollback(version)
         self._store = store
         self._settings = settings
+        self._monitor = monitor
+        self._troubles = troubles
         self._checkpointed = version
         self.version = version
         """Newest published policy version."""
-        self.newest_known = version
+        self._newest_known = version
         """Newest version that workers may have sampled with."""
+        self._publishing = False
         self._queued = {q.group_id: _decoded(q.group_id, q.payload, settings.limits) for q in store.queued()}
         self._taken: set[str] = set()
 
-    def __len__(self) -> int:
-        """Groups that stand in the way of new ones: taken or to be taken, future ones left out."""
-        return sum(queued.versions.newest <= self.newest_known for queued in self._queued.values())
+    def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
+        """The ``n`` oldest fresh groups, as soon as there are as many; they stay queued until ``commit`` or ``drop``.
+
+        In the order of their leases: that of arrival differs from run to run, and so would every sum over them.
+        Raises DeadlineExceeded with what came, why it was dropped and what the workers hold; PluginFailed when every
+        verdict failed for one reason that waiting does not cure; NotReady once the inbox is closed.
+        """
+        with self._monitor.change():
+            self._monitor.wait_for(lambda: self._num_fresh() >= n, deadline_seconds, missing=lambda: self._missing(n))
+            self._troubles.batch_taken()
+            groups = self._fresh()[:n]
+            self._taken.update(group.group_id for group in groups)
+        return sorted(groups, key=lambda group: (len(group.group_id), group.group_id))
+
+    def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
+        """The groups were trained on by ``step``, which makes policy version ``step``.
+
+        With ``publishes`` that version is about to be published: until then no lease is granted, since it would be
+        sampled by weights that are old already.
+        """
+        with self._monitor.change():
+            self._store.consume(group_ids, step=step)
+            self._forget(group_ids)
+            # Workers may have these weights before the learner says that they are published.
+            self._newest_known = max(self._newest_known, step)
+            self._publishing = publishes
+
+    def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
+        """The groups were taken for ``step`` and could not be trained on; making it again may take them again.
+
+        None: they are never taken again, also when the run is resumed further back.
+        """
+        with self._monitor.change():
+            self._store.drop(group_ids, reason, step=step)
+            self._forget(group_ids)
+
+    def put_back(self, group_ids: Sequence[str]) -> None:
+        """The groups were taken and not trained on; the next ``take`` gives them again, in their old order."""
+        with self._monitor:
+            self._taken.difference_update(group_ids)
+
+    def published(self, version: int) -> None:
+        """The newest version that workers can have; the lag of a group counts from it."""
+        with self._monitor.change():
+            self._publishing = False
+            self.version = version
+            self._newest_known = max(self._newest_known, version)
+
+    def checkpointed(self, step: int) -> None:
+        """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
+        self._store.checkpoint(self._checkpointed)
+        self._checkpointed = step
+
+    def counts(self) -> GroupCounts:
+        """Where the training groups are. Raises StateCorrupt when they do not add up."""
+        return self._store.counts()
+
+    def rejections(self) -> Mapping[str, int]:
+        """Rejected groups by reason, since the start of the run."""
+        return self._store.rejections()
+
+    # The inbox calls the following with the lock held.
 
     @property
-    def num_taken(self) -> int:
-        """Groups in training: taken, and neither consumed nor dropped."""
-        return len(self._taken)
+    def is_open(self) -> bool:
+        """Whether leases may be granted; False between a step and the publication of its weights."""
+        return not self._publishing
+
+    def num_ahead(self) -> int:
+        """Groups that count against the bound of leases: queued or in training, those of future versions left out."""
+        waiting = sum(queued.versions.newest <= self._newest_known for queued in self._queued.values())
+        return waiting - (len(self._taken) if self._settings.leases_ahead else 0)
 
     def receive(self, judged: Sequence[tuple[Opened, Decision]]) -> None:
         """Write what was decided on in one transaction, then queue what is to be trained on."""
@@ -70,7 +147,7 @@ class GroupQueue:
         """What the decision on a group depends on."""
         return Facts(
             version=self.version,
-            newest_known=self.newest_known,
+            newest_known=self._newest_known,
             max_lag=self._settings.max_lag,
             temperature=self._settings.temperature,
             already_received=already_received,
@@ -80,68 +157,28 @@ class GroupQueue:
         """Whether the group was received, by this process or an earlier one."""
         return self._store.knows(group_id)
 
-    def is_stale(self, versions: VersionRange) -> bool:
-        """Whether a token is older than the lag bound allows."""
-        return self.version - versions.oldest > self._settings.max_lag
-
-    def drop_stale(self) -> int:
-        """Drop what grew stale while it waited; returns how many."""
+    def _num_fresh(self) -> int:
         stale = [
             group_id
             for group_id, queued in self._queued.items()
-            if group_id not in self._taken and self.is_stale(queued.versions)
+            if group_id not in self._taken and self.version - queued.versions.oldest > self._settings.max_lag
         ]
         if stale:
             self._store.drop(stale, "stale", step=self.version + 1)
             self._forget(stale)
-        return len(stale)
+            self._monitor.wake()  # the leases that this frees bring other groups
+        return len(self._fresh())
 
-    def fresh(self) -> list[RolloutGroup]:
+    def _fresh(self) -> list[RolloutGroup]:
         """What may be taken now, oldest first."""
         return [
             queued.group
             for group_id, queued in self._queued.items()
-            if group_id not in self._taken and queued.versions.newest <= self.newest_known
+            if group_id not in self._taken and queued.versions.newest <= self._newest_known
         ]
 
-    def missing(self, n: int) -> str:
-        """How many of ``n`` groups are there, for people."""
-        return f"inbox: {len(self.fresh())} of {n} groups are there for version {self.version}"
-
-    def take(self, n: int) -> list[RolloutGroup]:
-        """The ``n`` oldest fresh groups; they stay queued until they are consumed or dropped.
-
-        In the order of their leases: that of arrival differs from run to run, and so would every sum over them.
-        """
-        groups = self.fresh()[:n]
-        self._taken.update(group.group_id for group in groups)
-        return sorted(groups, key=lambda group: (len(group.group_id), group.group_id))
-
-    def put_back(self, group_ids: Sequence[str]) -> None:
-        """Taken, but neither trained on nor dropped: they wait again, in their old order."""
-        self._taken.difference_update(group_ids)
-
-    def consume(self, group_ids: Sequence[str], *, step: int) -> None:
-        """Trained on by ``step``."""
-        self._store.consume(group_ids, step=step)
-        self._forget(group_ids)
-        # Workers may have these weights before the learner says that they are published.
-        self.newest_known = max(self.newest_known, step)
-
-    def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
-        """Taken for ``step``, but not trained on; None: never to be taken again, whatever is rolled back."""
-        self._store.drop(group_ids, reason, step=step)
-        self._forget(group_ids)
-
-    def checkpointed(self, step: int) -> None:
-        """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
-        self._store.checkpoint(self._checkpointed)
-        self._checkpointed = step
-
-    def published(self, version: int) -> None:
-        """The newest version that workers can have."""
-        self.version = version
-        self.newest_known = max(self.newest_known, version)
+    def _missing(self, n: int) -> str:
+        return f"inbox: {len(self._fresh())} of {n} groups are there for version {self.version}"
 
     def _forget(self, group_ids: Sequence[str]) -> None:
         for group_id in group_ids:

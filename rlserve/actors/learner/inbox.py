@@ -3,7 +3,7 @@
 Two sides meet here. The service calls ``join``, ``leave``, ``grant``, ``offer_many``, ``progress``, ``return_lease``
 and ``expire``, none of which waits for anything but the lock and a commit. The training thread calls the rest:
 
-* ``take`` waits for n fresh groups. Unblocked by ``offer_many``; its deadline names who owes what.
+* ``queue.take`` waits for n fresh groups. Unblocked by ``offer_many``; its deadline names who owes what.
 * ``take_evaluation`` waits for the groups of an evaluation. Unblocked by ``offer_many``, or by an abandoned lease.
 
 Whatever frees leases calls the function given to ``on_credit``, from either thread.
@@ -34,7 +34,7 @@ from rlserve.actors.learner.troubles import Troubles, Warn
 from rlserve.errors import TASK_FAULTS
 from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease, LeaseProgress
-from rlserve.store.base import GroupCounts, Store
+from rlserve.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,12 @@ Observer = Callable[[RolloutGroup], object]
 class Inbox:
     """The only way in for groups: owns leases, queue and store. Thread-safe.
 
-    Example, one step of training on two groups::
+    Example::
 
-        leases = inbox.grant()["worker"]                # after inbox.join("worker", capacity=2)
-        inbox.offer_many([offer_of(lease) for lease in leases])
-        groups = inbox.take(2, deadline_seconds=60)     # still queued: a crash here loses nothing
-        inbox.commit(1, [group.group_id for group in groups])
-        inbox.published(1)                              # from here on lag counts from version 1
+        inbox.join("worker", capacity=2)
+        leases = inbox.grant()["worker"]
+        inbox.offer_many([offer_of(lease) for lease in leases])  # durable on return
+        groups = inbox.queue.take(2, deadline_seconds=60)
     """
 
     def __init__(
@@ -70,14 +69,14 @@ class Inbox:
         ``warn`` gets each new cause of trouble, with the lock held.
         """
         self.settings = settings
-        self._store = store
         self._why_drop = why_drop
         self._observers = observers
         self._clock = clock
-        self._monitor = Monitor()
-        self._publishing = False
         self._moved_at = clock()
-        self._queue = GroupQueue(store, settings, version=version)
+        self._troubles = Troubles(batch=settings.batch, warn=warn)
+        self._monitor = Monitor(check=self._troubles.check, delay=self._delay)
+        self.queue = GroupQueue(store, settings, self._monitor, self._troubles, version=version)
+        """The training thread's side."""
         self._source = LeaseSource(store, settings)
         self._leases = LeaseTable(
             source=self._source,
@@ -86,7 +85,6 @@ class Inbox:
             grace_seconds=settings.grace_seconds,
         )
         self._evaluation = EvaluationRound()
-        self._troubles = Troubles(batch=settings.batch, warn=warn)
 
     def on_credit(self, wake: Callable[[], object]) -> None:
         """Call ``wake`` whenever there may be leases to grant; it must not block."""
@@ -110,9 +108,8 @@ class Inbox:
         Those of an evaluation go to workers in ``current`` alone, which serve the newest version.
         """
         with self._monitor:
-            in_training = self._queue.num_taken if self.settings.leases_ahead else 0
-            queued = len(self._queue) - in_training
-            return self._leases.grant(queued=queued, ready=() if self._publishing else ready, current=current)
+            ready = ready if self.queue.is_open else ()
+            return self._leases.grant(queued=self.queue.num_ahead(), ready=ready, current=current)
 
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
         """Decide on groups in their order. What is accepted is durable when this returns."""
@@ -120,7 +117,7 @@ class Inbox:
         opened = [open_offer(offer, self.settings, self._source.nonces, self._why_drop) for offer in offers]
         with self._monitor.change():
             judged = self._decide(opened)
-            self._queue.receive(judged)
+            self.queue.receive(judged)
             for one, decision in judged:  # after the store: when that raises, nothing may have changed
                 self._apply(one, decision)
         return [decision for _, decision in judged]
@@ -160,52 +157,6 @@ class Inbox:
                 self._monitor.notify()
         return releases
 
-    def take(self, n: int, *, deadline_seconds: float) -> list[RolloutGroup]:
-        """The ``n`` oldest fresh groups, as soon as there are as many. They stay queued until ``commit`` or ``drop``.
-
-        Raises DeadlineExceeded with what came, why it was dropped and what the workers hold; PluginFailed when every
-        verdict failed for one reason that waiting does not cure; NotReady after ``close``.
-        """
-        with self._monitor.change():
-            self._wait(lambda: self._num_fresh() >= n, deadline_seconds, lambda: self._queue.missing(n))
-            self._troubles.batch_taken()
-            return self._queue.take(n)
-
-    def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
-        """The groups were trained on by ``step``, which makes policy version ``step``.
-
-        With ``publishes`` that version is about to be published: until then no lease is granted, since it would be
-        sampled by weights that are old already.
-        """
-        with self._monitor.change():
-            self._queue.consume(group_ids, step=step)
-            self._publishing = publishes
-
-    def drop(self, step: int, group_ids: Sequence[str], reason: str) -> None:
-        """The groups were taken for ``step`` and could not be trained on; making it again may take them again."""
-        with self._monitor.change():
-            self._queue.drop(group_ids, reason, step=step)
-
-    def discard(self, group_ids: Sequence[str], reason: str) -> None:
-        """Drop taken groups for good, also when the run is resumed further back."""
-        with self._monitor.change():
-            self._queue.drop(group_ids, reason, step=None)
-
-    def put_back(self, group_ids: Sequence[str]) -> None:
-        """The groups were taken and not trained on; the next ``take`` gives them again."""
-        with self._monitor:
-            self._queue.put_back(group_ids)
-
-    def published(self, version: int) -> None:
-        """The newest version that workers can have; the lag of a group counts from it."""
-        with self._monitor.change():
-            self._publishing = False
-            self._queue.published(version)
-
-    def checkpointed(self, step: int) -> None:
-        """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
-        self._queue.checkpointed(step)
-
     def mix(self, mixture: Sequence[MixtureEntry]) -> None:
         """Draw tasks by another mixture from the next new lease on."""
         with self._monitor:
@@ -218,7 +169,7 @@ class Inbox:
         """
         with self._monitor.change():
             leases = self._leases.open_leases(environment)
-            self._queue.receive_dropped(leases, "environment_left")
+            self.queue.receive_dropped(leases, "environment_left")
             for lease in leases:
                 self._leases.complete(lease.group_id)
         return len(leases)
@@ -233,10 +184,12 @@ class Inbox:
     def take_evaluation(self, k: int, *, deadline_seconds: float) -> list[RolloutGroup]:
         """The groups of the evaluation in the order of its leases, once ``k`` leases have ended.
 
-        Fewer when some were abandoned. Raises like ``take``.
+        Fewer when some were abandoned. Raises like ``GroupQueue.take``.
         """
         with self._monitor:
-            self._wait(lambda: self._evaluation.num_ended >= k, deadline_seconds, lambda: self._evaluation.missing(k))
+            self._monitor.wait_for(
+                lambda: self._evaluation.num_ended >= k, deadline_seconds, lambda: self._evaluation.missing(k)
+            )
             return self._evaluation.groups()
 
     def stop_training(self) -> None:
@@ -249,24 +202,10 @@ class Inbox:
         self._monitor.close(reason)
 
     @property
-    def version(self) -> int:
-        """Newest published policy version."""
-        return self._queue.version
-
-    @property
     def mixture(self) -> tuple[MixtureEntry, ...]:
         """The mixture of the next new lease."""
         with self._monitor:
             return self._source.mixture
-
-    def counts(self) -> GroupCounts:
-        """Where the training groups are. Raises StateCorrupt when they do not add up."""
-        return self._store.counts()
-
-    @property
-    def rejections(self) -> Mapping[str, int]:
-        """Rejected groups by reason, since the start of the run."""
-        return self._store.rejections()
 
     def evaluation_counts(self) -> EvaluationCounts:
         """Where the groups of evaluations are."""
@@ -288,24 +227,16 @@ class Inbox:
         with self._monitor:
             return self._troubles.story()
 
-    def _num_fresh(self) -> int:
-        if self._queue.drop_stale():
-            self._monitor.wake()  # the leases that this frees bring other groups
-        return len(self._queue.fresh())
-
-    def _wait(self, ready: Callable[[], bool], deadline_seconds: float, missing: Callable[[], str]) -> None:
-        def text() -> str:
-            return f"{missing()}; {self._troubles.delay(self._leases.workers())}"
-
-        self._monitor.wait_for(ready, deadline_seconds, missing=text, check=self._troubles.check)
+    def _delay(self) -> str:
+        return self._troubles.delay(self._leases.workers())
 
     def _decide(self, opened: Sequence[Opened]) -> list[tuple[Opened, Decision]]:
         judged, accepted = [], set[str]()
         for one in opened:
             group_id = one.offer.group_id
             lease = self._leases.find(group_id)
-            ended = self._evaluation.knows(group_id) or (lease is None and self._queue.knows(group_id))
-            decision = decide(one, lease, self._queue.facts(already_received=ended or group_id in accepted))
+            ended = self._evaluation.knows(group_id) or (lease is None and self.queue.knows(group_id))
+            decision = decide(one, lease, self.queue.facts(already_received=ended or group_id in accepted))
             judged.append((one, decision))
             if decision.status is AckStatus.ACCEPTED:
                 accepted.add(group_id)
@@ -344,5 +275,5 @@ class Inbox:
         if lease.purpose is Purpose.EVALUATE:
             self._evaluation.abandon(lease.group_id)
             return
-        self._queue.receive_dropped([lease], reason, worker_id=release.worker_id)
+        self.queue.receive_dropped([lease], reason, worker_id=release.worker_id)
         self._leases.complete(lease.group_id)

@@ -95,7 +95,7 @@ class TrainingLoop:
             max_token_lag=config.learner.max_token_lag,
             reference=trainer.served_reference,
         )
-        self._poison = PoisonGuard(trainer, self._layout, inbox, warn)
+        self._poison = PoisonGuard(trainer, self._layout, inbox.queue, warn)
 
     def run(self) -> None:
         """Train to the end. Raises Stopped when asked to end before, DeadlineExceeded when starved."""
@@ -128,7 +128,7 @@ class TrainingLoop:
                 f"the mean reward of the last steps reached stop_reward = {self._config.stop_reward:g}"
             )
             return True
-        if self._config.stop_groups is not None and self._inbox.counts().received >= self._config.stop_groups:
+        if self._config.stop_groups is not None and self._inbox.queue.counts().received >= self._config.stop_groups:
             self._reporter.ends_early(f"as many groups came in as stop_groups = {self._config.stop_groups} wants")
             return True
         return self._state.step >= self._config.steps
@@ -178,7 +178,7 @@ class TrainingLoop:
     def _account(self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport) -> Sync:
         """Account for the groups; give the workers new weights if that is due."""
         reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
-        self._inbox.commit(self._state.step, trained, publishes=reason is not None)
+        self._inbox.queue.commit(self._state.step, trained, publishes=reason is not None)
         publishing = time.monotonic()
         if reason is not None:
             self._publish()
@@ -227,7 +227,7 @@ class TrainingLoop:
 
     def _publish(self) -> None:
         self._trainer.publish(self._state.step)
-        self._inbox.published(self._state.step)
+        self._inbox.queue.published(self._state.step)
         self._state.synced_step = self._state.step
 
     def _publish_if_behind(self) -> None:
@@ -242,7 +242,7 @@ class TrainingLoop:
         self._trainer.save(
             step, self._state.to_json(), beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step)
         )
-        self._inbox.checkpointed(self._state.step)
+        self._inbox.queue.checkpointed(self._state.step)
 
     def _count_lag(self, groups: Sequence[RolloutGroup]) -> None:
         version = self._state.step - 1

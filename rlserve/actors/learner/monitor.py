@@ -16,8 +16,11 @@ class Monitor:
     signals both sides. A change that raises signals nobody.
     """
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
+    def __init__(self, *, check: Callable[[], None], delay: Callable[[], str]) -> None:
+        """``check`` is called before each wait and may raise; ``delay`` gives the text why a wait got nothing."""
+        self._condition = threading.Condition()  # its lock is reentrant: a change may be part of another
+        self._check = check
+        self._delay = delay
         self._closed = ""
         self.wake: Callable[[], object] = lambda: None
         """Tells the service that there may be leases to grant; must not block."""
@@ -42,26 +45,18 @@ class Monitor:
         """Let the waiting threads look again; call it with the lock held."""
         self._condition.notify_all()
 
-    def wait_for(
-        self,
-        ready: Callable[[], bool],
-        deadline_seconds: float,
-        *,
-        missing: Callable[[], str],
-        check: Callable[[], None],
-    ) -> None:
+    def wait_for(self, ready: Callable[[], bool], deadline_seconds: float, missing: Callable[[], str]) -> None:
         """Wait until ``ready``; call it with the lock held, which others get meanwhile.
 
-        ``check`` is called before each wait and may raise. Raises DeadlineExceeded with the text of ``missing``,
-        NotReady once closed.
+        Raises DeadlineExceeded with what is ``missing`` and why, NotReady once closed, and what ``check`` raises.
         """
         deadline = time.monotonic() + deadline_seconds
         while not ready():
             if self._closed:
                 raise NotReady(f"inbox: is closed ({self._closed})")
-            check()
+            self._check()
             if (left := deadline - time.monotonic()) <= 0:
-                raise DeadlineExceeded(missing())
+                raise DeadlineExceeded(f"{missing()}; {self._delay()}")
             self._condition.wait(left)
 
     def close(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.engine import StepReport
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.group_queue import GroupQueue
 from rlserve.actors.learner.trainer import Trainer
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.errors import LimitExceeded, PluginFailed
@@ -51,10 +51,10 @@ class Skipped:
 class PoisonGuard:
     """Finds what spoiled a batch and keeps a run from meeting it again."""
 
-    def __init__(self, trainer: Trainer, layout: BatchLayout, inbox: Inbox, warn: Warner) -> None:
+    def __init__(self, trainer: Trainer, layout: BatchLayout, queue: GroupQueue, warn: Warner) -> None:
         self._trainer = trainer
         self._layout = layout
-        self._inbox = inbox
+        self._queue = queue
         self._warn = warn
         self._lost_in_a_row = 0
 
@@ -74,8 +74,8 @@ class PoisonGuard:
                 "from a sound model, or go on from an earlier checkpoint"
             )
         dropped = {group.group_id for group in skipped.dropped}
-        self._inbox.discard(sorted(dropped), NOT_FINITE)
-        self._inbox.put_back([group.group_id for group in groups if group.group_id not in dropped])
+        self._queue.drop(sorted(dropped), NOT_FINITE, step=None)
+        self._queue.put_back([group.group_id for group in groups if group.group_id not in dropped])
         self._say(step, skipped, report, "the step is made without")
         self._lost_in_a_row = self._lost_in_a_row + 1 if len(dropped) == len(groups) else 0
         if self._lost_in_a_row == MAX_LOST_IN_A_ROW:
@@ -94,8 +94,8 @@ class PoisonGuard:
             whose = "any group" if culprits else "the batch, and no group of it alone"
             raise PluginFailed(f"algorithm: cannot prepare {whose} ({cause}); mend it and resume") from error
         dropped = [group.group_id for group in culprits]
-        self._inbox.discard(dropped, UNREADY)
-        self._inbox.put_back([group.group_id for group in groups if group.group_id not in dropped])
+        self._queue.drop(dropped, UNREADY, step=None)
+        self._queue.put_back([group.group_id for group in groups if group.group_id not in dropped])
         self._warn(
             f"step {step}: the algorithm cannot prepare {_described(culprits)}: {cause}; dropped ({UNREADY}), the step "
             "is made without",
@@ -112,7 +112,7 @@ class PoisonGuard:
         skipped = self._judge(step, groups)
         dropped = [group.group_id for group in skipped.culprits]
         if dropped:
-            self._inbox.drop(step, dropped, NOT_FINITE)
+            self._queue.drop(dropped, NOT_FINITE, step=step)
         self._say(step, skipped, report, "part of the step was made without")
         return [group.group_id for group in groups if group.group_id not in dropped]
 

@@ -73,7 +73,7 @@ class Reporter:
         self._latest = {
             **numbers,
             **self._arrivals.metrics(),
-            **count_metrics(self._inbox.counts()),
+            **count_metrics(self._inbox.queue.counts()),
             **self._worker_metrics(),
             **self._curriculum.metrics(),
         }
@@ -111,8 +111,8 @@ class Reporter:
             step=step,
             before=before,
             after=after,
-            counts=self._inbox.counts(),
-            rejections=self._inbox.rejections,
+            counts=self._inbox.queue.counts(),
+            rejections=self._inbox.queue.rejections(),
             lag_tokens=lag_tokens,
             stalls=[report.stall_seconds for report in self._policy.reports()],
             weight_mismatches=self._policy.num_mismatches,
@@ -149,7 +149,9 @@ class Reporter:
         self._phase_started = now
 
     def _report_state(self, message: str = "") -> None:
-        self._hub.send(self._phase, self._step, metrics=self._latest, counts=self._inbox.counts(), message=message)
+        self._hub.send(
+            self._phase, self._step, metrics=self._latest, counts=self._inbox.queue.counts(), message=message
+        )
 
 
 def count_metrics(counts: GroupCounts) -> dict[str, float]:

@@ -219,7 +219,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     def _welcome(self) -> pb.Welcome:
         return pb.Welcome(
             run_id=self._inbox.settings.run_id,
-            policy_version=self._inbox.version,
+            policy_version=self._inbox.queue.version,
             max_lag=self._inbox.settings.max_lag,
             max_group_bytes=self._max_group_bytes,
             part_bytes=frames.PART_BYTES,
@@ -280,7 +280,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         """No lease goes to a worker whose weights are so old already that its samples would be dropped."""
         ready, current = set(self._streams), None
         if self._served is not None:
-            newest, served = self._inbox.version, self._served()
+            newest, served = self._inbox.queue.version, self._served()
             ready = {worker for worker in ready if served.get(worker, -1) >= newest - self._inbox.settings.max_lag}
             current = {worker for worker in ready if served[worker] == newest}
         for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():

@@ -77,7 +77,7 @@ class Waits:
         while True:
             self._check()
             try:
-                return self._inbox.take(size, deadline_seconds=POLL_SECONDS)
+                return self._inbox.queue.take(size, deadline_seconds=POLL_SECONDS)
             except DeadlineExceeded as error:
                 self._look(state)
                 self._tell(state, told, str(error))
@@ -103,7 +103,7 @@ class Waits:
                     raise
 
     def _start(self) -> _Clock:
-        now, counts = self._clock(), self._inbox.counts()
+        now, counts = self._clock(), self._inbox.queue.counts()
         # What waits in the queue by now may grow stale in it: the price of sampling ahead, and no news.
         stale = counts.dropped.get("stale", 0) + counts.queued
         state = _Clock(moved=now, useful=now, stale=stale)
@@ -118,7 +118,7 @@ class Waits:
         return max(self._config.max_wait_seconds, least)
 
     def _look(self, state: _Clock) -> None:
-        counts, now = self._inbox.counts(), self._clock()
+        counts, now = self._inbox.queue.counts(), self._clock()
         evaluated = self._inbox.evaluation_counts()
         seen = (counts.received, evaluated.received, evaluated.abandoned)
         if seen != state.seen:
@@ -130,7 +130,7 @@ class Waits:
 
     def _lost(self, state: _Clock) -> dict[str, int]:
         """Groups dropped since the last useful one, by reason, the most frequent first."""
-        now = self._inbox.counts().dropped
+        now = self._inbox.queue.counts().dropped
         lost = {reason: count - state.dropped.get(reason, 0) for reason, count in now.items()}
         return {r: n for r, n in sorted(lost.items(), key=lambda item: -item[1]) if n > 0}
 

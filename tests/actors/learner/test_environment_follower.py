@@ -75,7 +75,7 @@ async def test_an_environment_whose_lease_runs_out_is_left_and_named(tmp_path: P
         assert held
         await until(lambda: "guest" not in drawn(inbox))  # nobody sends a heartbeat
         assert "lost guest" in follower.message
-        assert inbox.counts().dropped == {"environment_left": len(held)}
+        assert inbox.queue.counts().dropped == {"environment_left": len(held)}
         assert {worker.held for worker in inbox.workers()} == {8 - len(held)}
         assert "guest" not in {lease.environment for lease in inbox.grant().get("w", [])}
         events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

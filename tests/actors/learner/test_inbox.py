@@ -47,9 +47,9 @@ def return_lease(inbox: Inbox, lease: Lease, reason: str, worker_id: str = "w") 
 
 def train(inbox: Inbox, step: int, n: int) -> list[str]:
     """One step of a learner."""
-    taken = ids(inbox.take(n, deadline_seconds=1))
-    inbox.commit(step, taken)
-    inbox.published(step)
+    taken = ids(inbox.queue.take(n, deadline_seconds=1))
+    inbox.queue.commit(step, taken)
+    inbox.queue.published(step)
     return taken
 
 
@@ -57,47 +57,47 @@ def test_a_batch_is_in_the_order_of_its_leases_however_its_groups_arrived(inbox:
     leases = lease_out(inbox, capacity=8)
     for place in (7, 2, 5, 0, 6, 1):
         deliver(inbox, [leases[place]])
-    assert ids(inbox.take(4, deadline_seconds=1)) == [leases[place].group_id for place in (0, 2, 5, 7)]
-    assert ids(inbox.take(2, deadline_seconds=1)) == [leases[place].group_id for place in (1, 6)]
+    assert ids(inbox.queue.take(4, deadline_seconds=1)) == [leases[place].group_id for place in (0, 2, 5, 7)]
+    assert ids(inbox.queue.take(2, deadline_seconds=1)) == [leases[place].group_id for place in (1, 6)]
 
 
 def test_what_is_put_back_is_taken_again_and_what_is_discarded_never(path: Path, inbox: Inbox) -> None:
     deliver(inbox, lease_out(inbox)[:3])
-    first, second, third = ids(inbox.take(3, deadline_seconds=1))
-    inbox.discard([second], "not_finite")
-    inbox.put_back([first, third])
-    assert ids(inbox.take(2, deadline_seconds=1)) == [first, third]
+    first, second, third = ids(inbox.queue.take(3, deadline_seconds=1))
+    inbox.queue.drop([second], "not_finite", step=None)
+    inbox.queue.put_back([first, third])
+    assert ids(inbox.queue.take(2, deadline_seconds=1)) == [first, third]
     again = make_inbox(path)
-    assert ids(again.take(2, deadline_seconds=1)) == [first, third]
-    assert again.counts() == counts(3, queued=2, not_finite=1)
+    assert ids(again.queue.take(2, deadline_seconds=1)) == [first, third]
+    assert again.queue.counts() == counts(3, queued=2, not_finite=1)
 
 
 def test_groups_are_taken_in_order_of_arrival_and_counted_when_trained(inbox: Inbox) -> None:
     first, second, third = lease_out(inbox)[:3]
     assert deliver(inbox, [second, third, first]) == ["accepted"] * 3
-    assert inbox.counts() == counts(3, queued=3)
-    taken = inbox.take(2, deadline_seconds=1)
+    assert inbox.queue.counts() == counts(3, queued=3)
+    taken = inbox.queue.take(2, deadline_seconds=1)
     assert ids(taken) == [second.group_id, third.group_id]
-    assert inbox.counts() == counts(3, queued=3)
-    inbox.commit(1, ids(taken))
-    assert inbox.counts() == counts(3, consumed=2, queued=1)
+    assert inbox.queue.counts() == counts(3, queued=3)
+    inbox.queue.commit(1, ids(taken))
+    assert inbox.queue.counts() == counts(3, consumed=2, queued=1)
 
 
 def test_no_lease_goes_out_between_a_step_and_its_weights(inbox: Inbox) -> None:
     """It would be sampled by weights that are old already."""
     deliver(inbox, lease_out(inbox)[:4])
-    taken = ids(inbox.take(4, deadline_seconds=1))
-    inbox.commit(1, taken, publishes=True)
+    taken = ids(inbox.queue.take(4, deadline_seconds=1))
+    inbox.queue.commit(1, taken, publishes=True)
     assert inbox.grant() == {}
-    inbox.published(1)
+    inbox.queue.published(1)
     assert sum(map(len, inbox.grant().values())) == 4
 
 
 def test_taken_groups_are_not_handed_out_again_before_they_are_committed(inbox: Inbox) -> None:
     deliver(inbox, lease_out(inbox)[:4])
-    assert not set(ids(inbox.take(2, deadline_seconds=1))) & set(ids(inbox.take(2, deadline_seconds=1)))
+    assert not set(ids(inbox.queue.take(2, deadline_seconds=1))) & set(ids(inbox.queue.take(2, deadline_seconds=1)))
     with pytest.raises(DeadlineExceeded):
-        inbox.take(1, deadline_seconds=0)
+        inbox.queue.take(1, deadline_seconds=0)
 
 
 def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox) -> None:
@@ -106,11 +106,11 @@ def test_a_second_copy_is_a_duplicate_whatever_became_of_the_first(inbox: Inbox)
     train(inbox, 3, 1)
     deliver(inbox, [queued], spans=[(3, 4)])
     deliver(inbox, [useless], spans=[(3, 4)], rewards=(1.0, 1.0))
-    before = inbox.counts()
+    before = inbox.queue.counts()
     assert before == counts(3, consumed=1, queued=1, zero_variance=1)
     assert deliver(inbox, leases) == ["duplicate"] * 3
-    assert inbox.counts() == before
-    assert inbox.rejections == {}
+    assert inbox.queue.counts() == before
+    assert inbox.queue.rejections() == {}
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_what_is_not_believed_is_counted_by_reason_and_the_lease_is_worked_on_ag
     decision = offer(inbox, spoil(answer(lease)))
     assert (decision.status, decision.reason) == (AckStatus.REJECTED, reason)
     assert field in decision.message.split(": ")[0] and "; " in decision.message
-    assert inbox.rejections == {reason: 1}
-    assert inbox.counts() == counts(0)
+    assert inbox.queue.rejections() == {reason: 1}
+    assert inbox.queue.counts() == counts(0)
     inbox.join("honest", capacity=1)
     time.sleep(0.3)  # the pause after a failure
     granted = inbox.grant()
@@ -171,7 +171,7 @@ def test_what_is_not_believed_is_counted_by_reason_and_the_lease_is_worked_on_ag
     else:
         assert granted["honest"] == [lease]
         assert deliver(inbox, [lease], worker_id="honest") == ["accepted"]
-    assert inbox.counts() == counts(1, queued=1)
+    assert inbox.queue.counts() == counts(1, queued=1)
 
 
 def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(path: Path) -> None:
@@ -183,12 +183,12 @@ def test_a_group_that_is_refused_again_and_again_is_dropped_for_the_last_reason(
     message.trajectories[0].behavior_logprobs[0] = float("nan")
     spoilt = message.SerializeToString()
     refusals = 0
-    while not inbox.counts().received:
+    while not inbox.queue.counts().received:
         refusals += offer(inbox, answer(lease), payload=spoilt).status is AckStatus.REJECTED
         now[0] += 60
         inbox.grant()
-    assert inbox.counts() == counts(1, nan_logprob=1)
-    assert inbox.rejections == {"nan_logprob": refusals}
+    assert inbox.queue.counts() == counts(1, nan_logprob=1)
+    assert inbox.queue.rejections() == {"nan_logprob": refusals}
     assert refusals > 1
     assert deliver(inbox, [lease]) == ["duplicate"]
 
@@ -203,11 +203,11 @@ def test_a_returned_lease_is_given_to_another_worker(inbox: Inbox) -> None:
 
 def test_a_group_older_than_the_bound_on_arrival_is_counted_and_its_lease_is_worked_on_again(inbox: Inbox) -> None:
     leases = lease_out(inbox)
-    inbox.published(5)
+    inbox.queue.published(5)
     assert deliver(inbox, leases[:1], spans=[(2, 1), (5, 3)]) == ["stale"]
     assert deliver(inbox, leases[1:2], spans=[(3, 1), (5, 3)]) == ["accepted"]
-    assert inbox.counts() == counts(1, queued=1)
-    assert inbox.rejections == {"stale": 1}
+    assert inbox.queue.counts() == counts(1, queued=1)
+    assert inbox.queue.rejections() == {"stale": 1}
     inbox.join("fresh", capacity=1)
     time.sleep(0.3)
     assert inbox.grant()["fresh"] == leases[:1]
@@ -218,26 +218,26 @@ def test_who_sends_old_versions_wears_out_no_groups(path: Path) -> None:
     clock = ManualClock()
     inbox = make_inbox(path, clock=clock, max_outstanding=4)
     lease_out(inbox, "stale", capacity=4)
-    inbox.published(9)
+    inbox.queue.published(9)
     for _ in range(100):
         for lease in inbox.grant().get("stale", []) or []:
             assert deliver(inbox, [lease], worker_id="stale") == ["stale"]
         clock.advance(0.1)
-    assert inbox.counts().received == 0
+    assert inbox.queue.counts().received == 0
     assert inbox._source._next == 4
 
 
 def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refilled(inbox: Inbox) -> None:
     leases = lease_out(inbox)
-    inbox.published(1)
+    inbox.queue.published(1)
     deliver(inbox, leases[:2], spans=[(0, 4)])
     deliver(inbox, leases[2:4], spans=[(1, 4)])
     assert inbox.grant() == {}
-    inbox.published(3)  # max_lag is 2: version 0 is out
+    inbox.queue.published(3)  # max_lag is 2: version 0 is out
     wakes: list[int] = []
     inbox.on_credit(lambda: wakes.append(1))
-    assert ids(inbox.take(2, deadline_seconds=1)) == [lease.group_id for lease in leases[2:4]]
-    assert inbox.counts() == counts(4, queued=2, stale=2)
+    assert ids(inbox.queue.take(2, deadline_seconds=1)) == [lease.group_id for lease in leases[2:4]]
+    assert inbox.queue.counts() == counts(4, queued=2, stale=2)
     assert wakes and len(inbox.grant()["w"]) == 2 + 2  # dropped, and in training
 
 
@@ -247,13 +247,13 @@ def test_what_teaches_nothing_is_dropped_on_arrival_and_frees_its_credit(inbox: 
     assert deliver(inbox, leases[:1], rewards=(1.0, 1.0)) == ["accepted"]
     assert deliver(inbox, leases[1:2], rewards=(None, None)) == ["accepted"]
     assert deliver(inbox, leases[2:3], rewards=(1.0, 0.0)) == ["accepted"]
-    assert inbox.counts() == counts(3, queued=1, zero_variance=1, no_verdict=1)
+    assert inbox.queue.counts() == counts(3, queued=1, zero_variance=1, no_verdict=1)
     assert len(inbox.grant()["w"]) == 2
 
 
 def test_a_sample_without_tokens_does_not_make_its_group_stale(inbox: Inbox) -> None:
     lease = lease_out(inbox)[0]
-    inbox.published(9)
+    inbox.queue.published(9)
     group = answer(lease, spans=[(9, 4)], rewards=(1.0, 0.0))
     empty = replace(trajectory(0, 0.0, member=1), policy_spans=(), seed=lease.seed + 1)
     decision = offer(inbox, replace(group, trajectories=(group.trajectories[0], empty)))
@@ -266,7 +266,7 @@ def test_a_rule_that_breaks_drops_the_group_and_not_the_stream(path: Path) -> No
 
     inbox = make_inbox(path, drops=broken)
     assert deliver(inbox, lease_out(inbox)[:1]) == ["accepted"]
-    assert inbox.counts() == counts(1, filter_failed=1)
+    assert inbox.queue.counts() == counts(1, filter_failed=1)
 
 
 def test_every_received_group_is_shown_once_also_those_that_teach_nothing(path: Path) -> None:
@@ -284,40 +284,40 @@ def test_take_waits_for_the_last_group(inbox: Inbox) -> None:
     deliver(inbox, leases[:1])
     late = threading.Timer(0.1, deliver, (inbox, leases[1:2]))
     late.start()
-    assert len(inbox.take(2, deadline_seconds=10)) == 2
+    assert len(inbox.queue.take(2, deadline_seconds=10)) == 2
     late.join()
 
 
 def test_a_deadline_names_the_workers_and_what_they_owe(inbox: Inbox) -> None:
     with pytest.raises(DeadlineExceeded, match=r"0 of 2 groups .* no rollout worker is connected"):
-        inbox.take(2, deadline_seconds=0)
+        inbox.queue.take(2, deadline_seconds=0)
     deliver(inbox, lease_out(inbox, "rollout-0", capacity=3)[:1], worker_id="rollout-0")
     inbox.join("rollout-1", capacity=1)
     inbox.grant()
     inbox.leave("rollout-1")
     with pytest.raises(DeadlineExceeded, match=r"1 of 2 .*rollout-0 holds 3 leases, the oldest for 0\.\d s; rollout-1"):
-        inbox.take(2, deadline_seconds=0.02)
+        inbox.queue.take(2, deadline_seconds=0.02)
     with pytest.raises(DeadlineExceeded, match=r"rollout-1 \(gone\) holds 1 leases"):
-        inbox.take(2, deadline_seconds=0)
+        inbox.queue.take(2, deadline_seconds=0)
 
 
 def test_closing_ends_a_wait(inbox: Inbox) -> None:
     threading.Timer(0.05, inbox.close, ("asked to stop",)).start()
     with pytest.raises(NotReady, match="asked to stop"):
-        inbox.take(1, deadline_seconds=10)
+        inbox.queue.take(1, deadline_seconds=10)
 
 
 def test_groups_of_a_failed_step_are_accounted_for(inbox: Inbox) -> None:
     deliver(inbox, lease_out(inbox)[:2])
-    inbox.drop(1, ids(inbox.take(2, deadline_seconds=1)), "nonfinite_loss")
-    assert inbox.counts() == counts(2, nonfinite_loss=2)
+    inbox.queue.drop(ids(inbox.queue.take(2, deadline_seconds=1)), "nonfinite_loss", step=1)
+    assert inbox.queue.counts() == counts(2, nonfinite_loss=2)
     assert inbox.grant()["w"]
 
 
 def test_a_worker_may_have_the_weights_a_moment_before_they_count_as_published(inbox: Inbox) -> None:
     leases = lease_out(inbox)
     deliver(inbox, leases[:1])
-    inbox.commit(1, ids(inbox.take(1, deadline_seconds=1)))
+    inbox.queue.commit(1, ids(inbox.queue.take(1, deadline_seconds=1)))
     assert deliver(inbox, leases[1:2], spans=[(1, 4)]) == ["accepted"]
     assert deliver(inbox, leases[2:3], spans=[(2, 4)]) == ["rejected"]
 
@@ -364,27 +364,27 @@ def test_a_resumed_run_trains_on_the_same_batches_again(path: Path) -> None:
         deliver(inbox, leases, spans=[(max(0, step - 2), 2), (step - 1, 2)])
         batches.append(train(inbox, step, 2))
         if step == 3:
-            inbox.checkpointed(3)
-    before = inbox.counts()
+            inbox.queue.checkpointed(3)
+    before = inbox.queue.counts()
     again = make_inbox(path, version=3)
-    assert again.counts().received == before.received
+    assert again.queue.counts().received == before.received
     assert [train(again, step, 2) for step in range(4, 7)] == batches[3:]
-    assert again.counts() == before
+    assert again.queue.counts() == before
 
 
 def test_groups_of_versions_that_are_yet_to_be_made_again_wait_and_block_no_credit(path: Path) -> None:
     inbox = make_inbox(path)
     leases = lease_out(inbox)
-    inbox.published(4)
+    inbox.queue.published(4)
     deliver(inbox, leases[:1], spans=[(3, 4)])
     deliver(inbox, leases[1:], spans=[(4, 4)])
     again = make_inbox(path, version=3)
-    assert ids(again.take(1, deadline_seconds=0)) == [leases[0].group_id]
+    assert ids(again.queue.take(1, deadline_seconds=0)) == [leases[0].group_id]
     with pytest.raises(DeadlineExceeded):
-        again.take(1, deadline_seconds=0)
+        again.queue.take(1, deadline_seconds=0)
     assert len(lease_out(again)) == 8  # those of version 4 and the one in training are not counted
-    again.published(4)
-    assert ids(again.take(7, deadline_seconds=0)) == [lease.group_id for lease in leases[1:]]
+    again.queue.published(4)
+    assert ids(again.queue.take(7, deadline_seconds=0)) == [lease.group_id for lease in leases[1:]]
 
 
 def test_a_run_may_resume_at_the_checkpoint_before_the_last_but_not_further_back(path: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_run_may_resume_at_the_checkpoint_before_the_last_but_not_further_back
         deliver(inbox, lease_out(inbox), spans=[(step - 1, 4)])
         train(inbox, step, 2)
         if step % 2 == 0:
-            inbox.checkpointed(step)
+            inbox.queue.checkpointed(step)
     with pytest.raises(StateCorrupt, match="resume from step 4"):
         make_inbox(path, version=2)
     make_inbox(path, version=4)
@@ -431,11 +431,11 @@ def test_an_evaluation_comes_first_and_is_counted_apart(inbox: Inbox) -> None:
     assert lease_out(inbox, capacity=3) == leases
     assert deliver(inbox, leases[::-1], rewards=(1.0,)) == ["accepted"] * 3
     assert ids(inbox.take_evaluation(3, deadline_seconds=1)) == [lease.group_id for lease in leases]
-    assert inbox.counts() == counts(0)
+    assert inbox.queue.counts() == counts(0)
     assert inbox.evaluation_counts().received == 3
     assert deliver(inbox, leases, rewards=(1.0,)) == ["duplicate"] * 3
     with pytest.raises(DeadlineExceeded):
-        inbox.take(1, deadline_seconds=0)
+        inbox.queue.take(1, deadline_seconds=0)
 
 
 def test_an_evaluation_keeps_groups_that_training_would_drop(inbox: Inbox) -> None:
@@ -447,7 +447,7 @@ def test_an_evaluation_keeps_groups_that_training_would_drop(inbox: Inbox) -> No
 
 
 def test_an_evaluation_measures_the_present_version_only(inbox: Inbox) -> None:
-    inbox.published(7)
+    inbox.queue.published(7)
     inbox.evaluate(evaluation(1))
     leases = lease_out(inbox, capacity=1)
     assert deliver(inbox, leases, rewards=(1.0,), spans=[(6, 1), (7, 3)]) == ["stale"]
@@ -455,7 +455,7 @@ def test_an_evaluation_measures_the_present_version_only(inbox: Inbox) -> None:
     assert inbox.grant()["w"] == leases
     assert deliver(inbox, leases, rewards=(1.0,), spans=[(7, 4)]) == ["accepted"]
     assert len(inbox.take_evaluation(1, deadline_seconds=0)) == 1
-    assert inbox.rejections == {}
+    assert inbox.queue.rejections() == {}
 
 
 def test_an_evaluation_ends_without_a_group_that_nobody_can_make(path: Path) -> None:
@@ -499,19 +499,19 @@ def test_a_batch_in_training_leaves_room_for_the_next_or_none(path: Path, ahead:
     inbox = make_inbox(path, max_outstanding=4, leases_ahead=ahead)
     deliver(inbox, lease_out(inbox, capacity=9))
     assert inbox.grant() == {}
-    taken = inbox.take(4, deadline_seconds=0)
+    taken = inbox.queue.take(4, deadline_seconds=0)
     during = sum(len(leases) for leases in inbox.grant().values())
     assert during == (4 if ahead else 0)
-    inbox.commit(1, [group.group_id for group in taken], publishes=True)
-    inbox.published(1)
+    inbox.queue.commit(1, [group.group_id for group in taken], publishes=True)
+    inbox.queue.published(1)
     assert during + sum(len(leases) for leases in inbox.grant().values()) == 4
 
 
 def test_groups_that_could_not_be_trained_on_make_room_again(path: Path) -> None:
     inbox = make_inbox(path, max_outstanding=2, leases_ahead=False)
     deliver(inbox, lease_out(inbox, capacity=9))
-    taken = inbox.take(2, deadline_seconds=0)
-    inbox.drop(1, [group.group_id for group in taken], "untrainable")
+    taken = inbox.queue.take(2, deadline_seconds=0)
+    inbox.queue.drop([group.group_id for group in taken], "untrainable", step=1)
     assert len(inbox.grant()["w"]) == 2
 
 
@@ -528,7 +528,7 @@ def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> 
                 held += inbox.grant(ready={worker_id}).get(worker_id, [])
                 for number, lease in enumerate(held):
                     rewards = (1.0, float(number % 2))
-                    group = answer(lease, spans=[(inbox.version, 4)], rewards=rewards, worker_id=worker_id)
+                    group = answer(lease, spans=[(inbox.queue.version, 4)], rewards=rewards, worker_id=worker_id)
                     for _ in range(1 + number % 2):  # some are sent twice
                         assert offer(inbox, group, nonce=lease.nonce).status is not AckStatus.REJECTED
                 held = []
@@ -544,7 +544,7 @@ def test_busy_workers_and_a_busy_trainer_lose_and_double_nothing(path: Path) -> 
         thread.join()
     assert not failures
     assert len(trained) == len(set(trained)) == 90
-    done = inbox.counts()
+    done = inbox.queue.counts()
     assert done.consumed == 90 and done.queued <= 12
     # Every lease that was ever drawn is in exactly one place.
     cursor = inbox._source._next

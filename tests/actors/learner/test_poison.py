@@ -43,13 +43,13 @@ class Site:
     guard: PoisonGuard = field(init=False)
 
     def __post_init__(self) -> None:
-        self.guard = PoisonGuard(self.trainer, LAYOUT, self.inbox, Warner(self.directory / "events.jsonl"))
+        self.guard = PoisonGuard(self.trainer, LAYOUT, self.inbox.queue, Warner(self.directory / "events.jsonl"))
 
     def deliver(self, *rewards: Sequence[float]) -> list[RolloutGroup]:
         leases = lease_out(self.inbox)[: len(rewards)]
         for lease, pair in zip(leases, rewards, strict=True):
             assert offer(self.inbox, answer(lease, rewards=pair, worker_id="w"), believed=True).status == "accepted"
-        return self.inbox.take(len(rewards), deadline_seconds=0)
+        return self.inbox.queue.take(len(rewards), deadline_seconds=0)
 
     def train(self, groups: Sequence[RolloutGroup], parts: int = 1) -> StepReport:
         batches = [collate(part, self.trainer.algorithm, LAYOUT, 0) for part in minibatches(groups, parts)]
@@ -132,17 +132,17 @@ def test_the_culprit_is_named_and_dropped_for_good_and_the_others_are_trained_on
     report = site.train(groups)
     assert (report.updates, report.skipped) == (0, True)
     site.guard.drop(1, groups, report)
-    assert site.inbox.counts() == counts(3, queued=2, not_finite=1)
+    assert site.inbox.queue.counts() == counts(3, queued=2, not_finite=1)
     (warning,) = site.warnings()
     for told in (bad.group_id, "of w ", "environment arithmetic", "verifier exact", f"rewards {reward:g}, 0", "step 1"):
         assert told in warning
     assert good.group_id + " " not in warning
-    again = site.inbox.take(2, deadline_seconds=0)
+    again = site.inbox.queue.take(2, deadline_seconds=0)
     assert [group.group_id for group in again] == [good.group_id, other.group_id]
     assert all(t.equal(before[name]) for name, t in site.trainer.weights(torch.float32))
     assert site.train(again).updates == 1
     # A run that goes on further back does not meet it again.
-    assert make_inbox(tmp_path / "groups.sqlite").counts() == counts(3, queued=2, not_finite=1)
+    assert make_inbox(tmp_path / "groups.sqlite").queue.counts() == counts(3, queued=2, not_finite=1)
 
 
 def test_where_no_single_group_is_to_blame_all_go_and_in_the_end_the_policy_is_blamed(
@@ -156,7 +156,7 @@ def test_where_no_single_group_is_to_blame_all_go_and_in_the_end_the_policy_is_b
     for step in (3, 4):
         groups = site.deliver((1.0, 0.0), (0.0, 1.0))
         site.guard.drop(step, groups, site.train(groups))
-    assert site.inbox.counts() == counts(8, not_finite=8)
+    assert site.inbox.queue.counts() == counts(8, not_finite=8)
     groups = site.deliver((1.0, 0.0), (0.0, 1.0))
     with pytest.raises(LimitExceeded, match=r"3 batches in a row.*the policy itself has diverged.*learner\.lr"):
         site.guard.drop(5, groups, site.train(groups))
@@ -169,7 +169,7 @@ def test_a_verifier_that_poisons_everything_ends_the_run_by_name(make: Callable[
         for step in range(1, 4):
             groups = site.deliver((ABSURD, 0.0), (0.0, ABSURD))
             site.guard.drop(step, groups, site.train(groups))
-    assert site.inbox.counts() == counts(6, not_finite=6)
+    assert site.inbox.queue.counts() == counts(6, not_finite=6)
     assert len(site.warnings()) == 1  # one cause
 
 
@@ -189,7 +189,7 @@ def test_a_policy_that_is_broken_is_blamed_and_no_group_is_lost(
     finally:
         with torch.no_grad():
             weight.copy_(kept)
-    assert site.inbox.counts() == counts(2, queued=2)
+    assert site.inbox.queue.counts() == counts(2, queued=2)
 
 
 def test_a_batch_that_taught_nothing_leaves_the_algorithms_memory_alone(make: Callable[[Algorithm], Site]) -> None:
@@ -226,15 +226,15 @@ def test_a_group_that_the_algorithm_cannot_prepare_is_dropped_with_the_traceback
     with pytest.raises(ZeroDivisionError) as raised:
         site.train(groups)
     site.guard.drop_unready(1, groups, raised.value)
-    assert site.inbox.counts() == counts(2, queued=1, algorithm_failed=1)
-    assert site.inbox.take(1, deadline_seconds=0)[0].group_id == good.group_id
+    assert site.inbox.queue.counts() == counts(2, queued=1, algorithm_failed=1)
+    assert site.inbox.queue.take(1, deadline_seconds=0)[0].group_id == good.group_id
     (event,) = read_json_lines(site.directory / "events.jsonl")
     assert bad.group_id in event["message"] and "ZeroDivisionError: no such reward" in event["message"]
     assert "in prepare" in event["traceback"]
     bad_ones = site.deliver((MARK, 0.0), (MARK, 0.0))
     with pytest.raises(PluginFailed, match=r"cannot prepare any group \(ZeroDivisionError"):
         site.guard.drop_unready(2, bad_ones, raised.value)
-    assert site.inbox.counts() == counts(4, queued=3, algorithm_failed=1)
+    assert site.inbox.queue.counts() == counts(4, queued=3, algorithm_failed=1)
 
 
 def test_of_a_step_made_in_part_the_spoiling_group_alone_is_dropped_with_the_step(
@@ -247,8 +247,8 @@ def test_of_a_step_made_in_part_the_spoiling_group_alone_is_dropped_with_the_ste
     assert report.loss == report.loss  # of the updates that were made
     trained = site.guard.drop_part(1, groups, report)
     assert trained == [good.group_id, other.group_id]
-    site.inbox.commit(1, trained)
-    assert site.inbox.counts() == counts(3, consumed=2, not_finite=1)
+    site.inbox.queue.commit(1, trained)
+    assert site.inbox.queue.counts() == counts(3, consumed=2, not_finite=1)
     assert bad.group_id in site.warnings()[0]
     # Made again, the step is made of the same groups.
-    assert make_inbox(tmp_path / "groups.sqlite").counts() == counts(3, queued=3)
+    assert make_inbox(tmp_path / "groups.sqlite").queue.counts() == counts(3, queued=3)

@@ -190,7 +190,7 @@ async def test_credits_are_bounded_by_capacity_and_renewed_by_acknowledged_group
         assert len(leases) == 3
         ack = await worker.send(answer(leases[0]))
         assert ack.status == pb.Ack.STATUS_ACCEPTED
-        assert setting.inbox.counts().queued == 1
+        assert setting.inbox.queue.counts().queued == 1
         assert len(await worker.leased(4)) == 4
 
 
@@ -199,9 +199,9 @@ async def test_a_group_sent_twice_is_counted_once(tmp_path: Path) -> None:
         worker = await setting.worker()
         [lease, *_] = await worker.leased(1)
         assert (await worker.send(answer(lease))).status == pb.Ack.STATUS_ACCEPTED
-        before = setting.inbox.counts()
+        before = setting.inbox.queue.counts()
         assert (await worker.send(answer(lease))).status == pb.Ack.STATUS_DUPLICATE
-        assert setting.inbox.counts() == before
+        assert setting.inbox.queue.counts() == before
 
 
 def nan_logprob(message: Any) -> None:
@@ -235,7 +235,7 @@ async def test_a_malformed_group_gets_a_reason_and_a_counter_and_harms_nobody(
         ack = await bad.send_message(message)
         assert (ack.status, ack.reason) == (pb.Ack.STATUS_REJECTED, reason)
         assert "trajectories[0]" in ack.message
-        assert setting.inbox.rejections == {reason: 1}
+        assert setting.inbox.queue.rejections() == {reason: 1}
         [other, *_] = await honest.leased(1)
         assert (await honest.send(answer(other, worker_id="honest"))).status == pb.Ack.STATUS_ACCEPTED
 
@@ -251,8 +251,8 @@ async def test_an_unknown_version_environment_or_lease_is_rejected(tmp_path: Pat
         assert elsewhere.status == pb.Ack.STATUS_REJECTED and "environment" in elsewhere.message
         stranger = await worker.send(replace(answer(third), group_id="run/train/999"))
         assert (stranger.status, stranger.reason) == (pb.Ack.STATUS_REJECTED, "unknown_lease")
-        assert sum(setting.inbox.rejections.values()) == 3
-        assert setting.inbox.counts().received == 0
+        assert sum(setting.inbox.queue.rejections().values()) == 3
+        assert setting.inbox.queue.counts().received == 0
 
 
 async def test_a_group_in_parts_is_put_together(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ async def test_a_group_in_parts_is_put_together(tmp_path: Path) -> None:
         for lease in (await worker.leased(3))[:3]:
             ack = await worker.send_message(codec.group_to_proto(answer(lease)), part_bytes=100)
             assert ack.status == pb.Ack.STATUS_ACCEPTED
-        assert setting.inbox.counts().queued == 3
+        assert setting.inbox.queue.counts().queued == 3
         assert setting.service._budgets.large.held == setting.service._budgets.small.held == 0
 
 
@@ -325,7 +325,7 @@ async def test_a_full_disk_ends_the_run_at_the_first_group_and_names_itself(tmp_
             with pytest.raises(grpc.aio.AioRpcError, match=r"the disk of groups\.sqlite is full; make room and resume"):
                 await worker.send(answer(lease))
             with pytest.raises(NotReady, match=r"the disk of groups\.sqlite is full; make room and resume"):
-                setting.inbox.take(1, deadline_seconds=SECONDS)
+                setting.inbox.queue.take(1, deadline_seconds=SECONDS)
 
 
 async def test_large_groups_that_never_end_hold_up_no_small_one_and_end_in_time(
@@ -371,8 +371,8 @@ async def test_a_stream_of_which_nothing_can_be_believed_is_ended(tmp_path: Path
         error = await bad.refused()
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "in a row were refused" in str(error.details())
-        assert setting.inbox.rejections["unknown_lease"] >= MAX_REFUSED
-        assert setting.inbox.counts().received == 0
+        assert setting.inbox.queue.rejections()["unknown_lease"] >= MAX_REFUSED
+        assert setting.inbox.queue.counts().received == 0
 
 
 async def test_another_workers_lease_can_be_neither_kept_nor_settled_nor_given_back(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Setting:
 
     def last_words(self, n: int = 4) -> str:
         with pytest.raises(DeadlineExceeded) as caught:
-            self.inbox.take(n, deadline_seconds=0)
+            self.inbox.queue.take(n, deadline_seconds=0)
         return str(caught.value)
 
     def fail(self, lease: Lease, message: str, kind: FailureKind = FailureKind.INTERNAL) -> None:
@@ -85,7 +85,7 @@ def test_a_run_whose_first_whole_batch_gets_no_verdict_for_one_defect_ends_at_on
         setting.fail(lease, "ZeroDivisionError: division by zero (rlserve_bad.py:4)")
     expected = r"verifier 'raises': ZeroDivisionError.*rlserve_bad.py:4.*all 8 verdicts of the first 4 groups"
     with pytest.raises(PluginFailed, match=expected):
-        setting.inbox.take(4, deadline_seconds=100)
+        setting.inbox.queue.take(4, deadline_seconds=100)
     with pytest.raises(PluginFailed, match=expected):
         setting.inbox.take_evaluation(1, deadline_seconds=100)
 
@@ -135,7 +135,7 @@ def test_what_is_counted_is_what_came_since_the_last_batch(setting: Setting) -> 
     leases = setting.leases()
     deliver(setting.inbox, leases[:2], rewards=(0.0, 0.0))
     deliver(setting.inbox, leases[2:6])
-    setting.inbox.take(4, deadline_seconds=0)
+    setting.inbox.queue.take(4, deadline_seconds=0)
     assert "received" not in setting.last_words()
 
 

@@ -73,13 +73,13 @@ def test_a_batch_that_trickles_in_is_waited_for_however_long_it_takes(scene: Sce
 def test_groups_that_grow_stale_in_the_queue_are_not_said_to_teach_nothing(scene: Scene) -> None:
     scene.then(0.0, SOLVED, SOLVED, SOLVED, SOLVED)
     scene._next()
-    scene.inbox.published(9)
+    scene.inbox.queue.published(9)
     scene.then(1.0)
     scene.then(1.0, FLAT)
     scene.then(1.0, FLAT)
     with pytest.raises(DeadlineExceeded, match="0 of 2 groups"):
         scene.waits.batch()
-    assert scene.inbox.counts().dropped == {"stale": 4}  # the flat ones are refused: of version 0
+    assert scene.inbox.queue.counts().dropped == {"stale": 4}  # the flat ones are refused: of version 0
     assert not any("teach nothing" in warning for warning in scene.warnings())
 
 

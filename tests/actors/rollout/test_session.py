@@ -69,11 +69,11 @@ async def test_groups_are_delivered_until_the_learner_says_goodbye(tmp_path: Pat
             return open_channel(address)
 
         running = asyncio.create_task(worker.run(connect))
-        await until(lambda: inbox.counts().queued >= 8)
+        await until(lambda: inbox.queue.counts().queued >= 8)
         await service.finish("done")
         assert await asyncio.wait_for(running, 10) == "done"
         assert worker.acks["accepted"] >= 8
-        assert inbox.rejections == {}
+        assert inbox.queue.rejections() == {}
 
 
 async def test_a_restarted_learner_gets_what_was_not_acknowledged_and_nothing_twice(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ async def test_a_restarted_learner_gets_what_was_not_acknowledged_and_nothing_tw
     inbox = make_inbox(tmp_path / "g.sqlite")
     async with learner(inbox) as (address, service):
         addresses.append(address)
-        await until(lambda: inbox.counts().queued >= 3)
-        taken = inbox.take(3, deadline_seconds=5)
+        await until(lambda: inbox.queue.counts().queued >= 3)
+        taken = inbox.queue.take(3, deadline_seconds=5)
         assert [group.group_id for group in taken] == [f"run/train/{i}" for i in range(3)]
         await service.finish("done")
         await asyncio.wait_for(running, 10)
@@ -120,8 +120,8 @@ async def test_work_that_cannot_be_done_gives_its_lease_back(tmp_path: Path) -> 
             return open_channel(address)
 
         running = asyncio.create_task(session(fails_once).run(connect))
-        await until(lambda: inbox.counts().queued >= 8)
-        assert failed[0] in {group.group_id for group in inbox.take(8, deadline_seconds=5)}
+        await until(lambda: inbox.queue.counts().queued >= 8)
+        assert failed[0] in {group.group_id for group in inbox.queue.take(8, deadline_seconds=5)}
         await service.finish("done")
         await asyncio.wait_for(running, 10)
 
@@ -157,7 +157,7 @@ async def test_a_goodbye_of_something_else_than_the_runs_learner_ends_no_worker(
             return open_channel(fake.address if impostor.num_streams < 2 else address)
 
         running = asyncio.create_task(session(sample).run(connect))
-        await until(lambda: inbox.counts().queued >= 2)
+        await until(lambda: inbox.queue.counts().queued >= 2)
         await service.finish("done")
         assert await asyncio.wait_for(running, 10) == "done"
         assert impostor.num_streams == 2
@@ -183,7 +183,7 @@ async def test_what_moves_is_never_cancelled_however_long_it_takes(tmp_path: Pat
         while worker.num_running == 3:
             longest = max(longest, inbox.seconds_without_progress())
             await asyncio.sleep(0.05)
-        await until(lambda: inbox.counts().queued >= 3)
+        await until(lambda: inbox.queue.counts().queued >= 3)
         assert warnings == []
         assert longest < 2 * REPORT_SECONDS + 1
         await service.finish("done")
@@ -205,7 +205,7 @@ async def test_what_stands_still_comes_back_and_says_where_it_stood(tmp_path: Pa
         assert "w returned the lease of 'arithmetic': DeadlineExceeded: stood still for" in warnings[0]
         assert "at verifier 'slow', after 5 tokens" in warnings[0]
         with pytest.raises(DeadlineExceeded, match=r"leases came back unfinished \(w: DeadlineExceeded: stood still"):
-            inbox.take(1, deadline_seconds=0)
+            inbox.queue.take(1, deadline_seconds=0)
         await service.finish("done")
         await asyncio.wait_for(running, 10)
 
@@ -237,7 +237,7 @@ async def test_every_cause_is_told_with_its_stage_and_costs_the_lease_alone(
     async with learner(inbox) as (address, service):
         worker = session(fails_once, progress_of=lambda _: WorkProgress(0, 1, "engine"))
         running = asyncio.create_task(worker.run(dialling(address)))
-        await until(lambda: inbox.counts().queued >= 3)
+        await until(lambda: inbox.queue.counts().queued >= 3)
         assert warnings[0] == (f"w returned the lease of 'arithmetic': {told}; it is tried again")
         await service.finish("done")
         await asyncio.wait_for(running, 10)
@@ -257,7 +257,7 @@ async def test_a_group_that_the_learner_takes_only_in_parts_arrives(
     inbox = make_inbox(tmp_path / "g.sqlite")
     async with learner(inbox) as (address, service):
         running = asyncio.create_task(session(sample).run(dialling(address)))
-        await until(lambda: inbox.counts().queued >= 8)
+        await until(lambda: inbox.queue.counts().queued >= 8)
         await service.finish("done")
         await asyncio.wait_for(running, 10)
 
