@@ -79,7 +79,7 @@ def latest(directory: Path) -> Checkpoint | None:
     if broken:
         raise StateCorrupt(
             f"checkpoints: none is whole: {'; '.join(broken)}. Put one back from a copy of {directory}, or start the "
-            "run anew with --overwrite"
+            "run over with --overwrite"
         )
     return None
 

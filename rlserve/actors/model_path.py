@@ -1,4 +1,4 @@
-"""The start checkpoint: given by path, or made by [pretrain] and [sft] while the actors start."""
+"""Waits for and finds start models: given by path, or made by [pretrain] and [sft] while the actors start."""
 
 import time
 from pathlib import Path
@@ -10,12 +10,13 @@ from rlserve.config.tables.teacher import START, TeacherConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest
 
 POLL_SECONDS = 0.05
+"""One look at a directory; its delay is nothing beside loading a model."""
 
 
 def wait_for_start_model(config: RunConfig, paths: RunPaths) -> str:
-    """Path or hub name of the start checkpoint, once it is there.
+    """Path or hub name of the start model, once it exists.
 
-    Actors import their libraries first and call this then, so that both go on side by side. Raises
+    Actors call this after importing their libraries, so that the preparation runs meanwhile. Raises
     DeadlineExceeded when the preparation takes longer than ``launch.prepare_seconds``.
     """
     if config.model.path:
@@ -24,7 +25,7 @@ def wait_for_start_model(config: RunConfig, paths: RunPaths) -> str:
 
 
 def wait_for_teacher_model(teacher: TeacherConfig, config: RunConfig, paths: RunPaths) -> str:
-    """Path or hub name of a teacher's model, once it is there; empty when the configuration names none.
+    """Path or hub name of a teacher's model, once it exists; empty when the configuration names none.
 
     Raises DeadlineExceeded like ``wait_for_start_model``.
     """
@@ -40,7 +41,7 @@ def _wait(path: Path, seconds: float) -> Path:
     while not path.exists():
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
-                f"start checkpoint: {path} is not there after {seconds:g} s (launch.prepare_seconds); see the log of "
+                f"start checkpoint: {path} does not exist after {seconds:g} s (launch.prepare_seconds); see the log of "
                 "the process `prepare`"
             )
         time.sleep(POLL_SECONDS)
@@ -48,9 +49,9 @@ def _wait(path: Path, seconds: float) -> Path:
 
 
 def model_at(path: str) -> str:
-    """The model that a user means by ``path``: a checkpoint, a hub name, or a run directory's newest checkpoint.
+    """The model at ``path``: a checkpoint, a hub name, or the newest checkpoint of a run directory.
 
-    Raises InvalidRequest for a directory that is not there, and for a run that has none yet.
+    Raises InvalidRequest for a directory that does not exist, and for a run without a checkpoint.
     """
     if not Path(path).exists() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise InvalidRequest(f"model: there is no directory {path!r}; give a checkpoint, a run, or a hub name")

@@ -1,6 +1,6 @@
-"""What a finished group must be before the learner believes it: pure checks, and what the sender is told.
+"""Checks of a finished group against its nonce, its lease and the run; all pure.
 
-The codec has checked each field by itself; here the group is held against its lease and the run.
+The codec checked each field by itself. The message of an InvalidRequest goes back to the sender in the ack.
 """
 
 import math
@@ -28,7 +28,8 @@ class VersionRange:
 
 
 COLDEST = 0.01
-"""Lowest temperature that a task may ask of training; below it log-probabilities say nothing."""
+"""Lowest temperature that a task may set for training: below it a sampled token's log-probability is nearly 0 whatever
+the policy, so ratios carry no signal."""
 
 
 def check_nonce(nonces: Nonces, nonce: str, *, group_id: str, worker_id: str) -> None:
@@ -43,7 +44,7 @@ def check_nonce(nonces: Nonces, nonce: str, *, group_id: str, worker_id: str) ->
 
 
 def check_group_id(group: RolloutGroup, group_id: str) -> None:
-    """Raise InvalidRequest when the group is another than the one it was sent as."""
+    """Raise InvalidRequest when the group has another id than its frame."""
     if group.group_id != group_id:
         raise InvalidRequest(
             f"group_id: is {plain(group.group_id)!r}, sent as {group_id!r}; give it its lease's",
@@ -62,7 +63,7 @@ def no_lease_any_more(group_id: str) -> InvalidRequest:
 
 
 def check_sender(group: RolloutGroup, worker_id: str) -> None:
-    """Raise InvalidRequest when the group is by another worker than the one that sends it."""
+    """Raise InvalidRequest when another worker than the sender made the group."""
     if group.worker_id != worker_id:
         raise InvalidRequest(
             f"worker_id: is {group.worker_id!r}, but {worker_id!r} sends it; send your own groups only",
@@ -74,7 +75,7 @@ def check_sender(group: RolloutGroup, worker_id: str) -> None:
 def check_against_lease(group: RolloutGroup, lease: Lease, *, temperature: float) -> None:
     """Raise InvalidRequest unless the group is what the lease asked for.
 
-    ``temperature`` is the run's, which holds where neither lease nor task says one.
+    ``temperature`` is the run's, for tasks and leases that set none.
     """
     _check_task(group, lease)
     _check_samples(group, lease)

@@ -1,11 +1,15 @@
-"""Bytes that several streams may hold together; who finds none left waits in line."""
+"""A bound on the bytes that several streams hold together: a first-come, first-served semaphore of bytes."""
 
 import asyncio
 from collections import deque
 
 
 class ByteBudget:
-    """First come, first served: a large request is not overtaken by small ones. For one event loop."""
+    """A large request is not overtaken by small ones. For one event loop.
+
+    Example, with limit 10: ``take(6)`` returns at once, ``take(8)`` waits, and a ``take(1)`` after it waits behind it;
+    ``give(6)`` lets both through.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -27,6 +31,7 @@ class ByteBudget:
         try:
             await turn
         except asyncio.CancelledError:
+            # A cancellation may meet the grant of the same turn of the loop: the bytes are taken then.
             if turn.done() and not turn.cancelled():
                 self.give(count)
             else:

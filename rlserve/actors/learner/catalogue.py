@@ -1,8 +1,8 @@
-"""Which environments a run draws from, as servers come and go: a pure state machine.
+"""The environments in the mixture, as servers register and go: a pure state machine.
 
-Those of the run's configuration keep their split and weight. Any other that is registered with a weight joins with
-its training split, and leaves as soon as it is gone. A configured one is left out only when its server has been gone
-for a grace, so that a restart goes unnoticed, and only while there is something else to draw from.
+Environments of the run's configuration keep their split and weight. Any other that is registered with a weight joins
+with its training split, and leaves as soon as it is unregistered. A configured one leaves only when its server has
+been gone for a grace, so that a restart goes unnoticed, and only while there is something else to draw from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,27 @@ from rlserve.plugins import HELD_OUT_SPLITS
 from rlserve.records import EnvironmentSpec
 
 GRACE_SECONDS = 5.0
+"""Longer than a supervised environment server needs to be started again."""
 TRAINING_SPLIT = "train"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a look at the registry changes."""
+    """What an update changes."""
 
     mixture: tuple[MixtureEntry, ...]
     """The mixture from now on."""
     joined: tuple[str, ...]
     left: tuple[str, ...]
-    """Environments, by name."""
+    """Names of environments."""
 
 
 class Catalogue:
-    """The mixture, given what is registered. Time comes in as monotonic seconds."""
+    """The mixture, from what is registered. Times are passed in, in monotonic seconds.
+
+    Example: ``home`` is configured, ``guest`` registers with weight 0.5: ``update`` gives both, ``guest`` joined. When
+    ``guest`` is unregistered the next update has it in ``left``.
+    """
 
     def __init__(self, configured: Sequence[MixtureEntry], *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._configured = tuple(configured)
@@ -43,16 +48,16 @@ class Catalogue:
         return self._present
 
     def update(self, specs: Sequence[EnvironmentSpec], now: float) -> Change:
-        """Take note of what is registered at ``now``."""
+        """The mixture when ``specs`` are registered at ``now``."""
         registered = {spec.name: spec for spec in specs}
         before = {i.environment for i in self._present}
-        visiting = self._visitors(registered)
+        guests = self._guests(registered)
         staying = [i for i in self._configured if not self._is_gone(i.environment, registered, now)]
-        self._present = (*staying, *visiting) if staying or visiting else self._configured
+        self._present = (*staying, *guests) if staying or guests else self._configured
         after = {i.environment for i in self._present}
         return Change(self._present, joined=tuple(sorted(after - before)), left=tuple(sorted(before - after)))
 
-    def _visitors(self, registered: Mapping[str, EnvironmentSpec]) -> list[MixtureEntry]:
+    def _guests(self, registered: Mapping[str, EnvironmentSpec]) -> list[MixtureEntry]:
         configured = {i.environment for i in self._configured}
         found = []
         for name, spec in sorted(registered.items()):

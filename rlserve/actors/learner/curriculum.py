@@ -1,7 +1,7 @@
-"""Curricula: an environment's training split moves on as the policy masters it. Pure state, thread-safe.
+"""Curricula: an environment's training split moves to the next level as the policy masters the present one.
 
-An environment with ``levels`` is drawn from at the first. When the pass rate over the last ``window`` groups of the
-present level reaches ``raise_at``, the next level's turn has come. There is no way down.
+An environment with ``levels`` starts at the first. When the pass rate over the last ``window`` groups of the present
+level reaches ``raise_at``, tasks are drawn from the next level. Levels never fall.
 """
 
 import threading
@@ -29,14 +29,18 @@ class _Progress:
 
 
 class Curriculum:
-    """All environments of a run that have levels."""
+    """The levels of a run's environments. Thread-safe: the service observes, the training thread reads and saves.
+
+    Example, ``window`` 2 and ``raise_at`` 0.8: two groups at the first level with pass rates 1 and 0.5 leave it, two
+    more with 1 and 1 raise it.
+    """
 
     def __init__(self, environments: Iterable[EnvironmentConfig]) -> None:
         self._lock = threading.Lock()
         self._progress = {e.name: _Progress(e) for e in environments if e.levels}
 
     def observe(self, group: RolloutGroup) -> None:
-        """Take note of a training group; those of another level say nothing of the present one."""
+        """Count a training group; groups of other levels are ignored."""
         with self._lock:
             progress = self._progress.get(group.task.environment)
             judged = [t for t in group.trajectories if t.verdict is not None and t.verdict.has_reward]
@@ -74,7 +78,7 @@ class Curriculum:
             return {name: {"level": p.level, "recent": list(p.recent)} for name, p in self._progress.items()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint was; environments that the configuration no longer has are left out."""
+        """Resume from a checkpoint; environments that are no longer configured are left out."""
         with self._lock:
             for name, progress in self._progress.items():
                 if name in saved:

@@ -1,4 +1,4 @@
-"""Follows the hub's environments while a run goes on.
+"""Follows the hub's registered environments during a run.
 
 ``follow``  waits for: LOOK_SECONDS, then the hub's answer (its deadline is the client's). Ends when cancelled.
 """
@@ -21,10 +21,11 @@ from rlserve.records import ActorKind
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+"""A new environment joins within this; one call a second costs the hub nothing."""
 
 
 class EnvironmentFollower:
-    """Keeps the mixture of an inbox to what is registered."""
+    """Updates the inbox's mixture to the registered environments, at the levels of the curriculum."""
 
     def __init__(
         self,
@@ -48,14 +49,14 @@ class EnvironmentFollower:
 
     @property
     def message(self) -> str:
-        """One line for ``rlserve status``: what is drawn from, and what was lost."""
+        """One line for ``rlserve status``: the mixture, environments that left, and what nobody serves."""
         drawn = ", ".join(f"{i.environment} ({i.weight:g})" for i in self._catalogue.present)
         lost = ", ".join(f"{name} {self._clock() - since:.0f} s ago" for name, since in self._lost.items())
         parts = (f"draws from {drawn}", f"lost {lost}" if lost else "", self._unserved.message, self._problem)
         return "; ".join(part for part in parts if part)
 
     async def follow(self) -> None:
-        """Look again and again. A hub that does not answer leaves the mixture as it is, and is named."""
+        """Update every LOOK_SECONDS. While the hub does not answer the mixture stays, and the message says so."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -63,7 +64,7 @@ class EnvironmentFollower:
                 verifiers = await self._hub.list_actors(ActorKind.VERIFIER)
             except RlserveError as error:
                 if not self._problem:
-                    logger.warning("environments: the hub does not tell (%s); the mixture stays as it is", error)
+                    logger.warning("environments: the hub does not answer (%s); the mixture stays as it is", error)
                 self._problem = f"the hub at {self._hub.address} does not answer"
                 continue
             self._problem = ""
@@ -83,6 +84,6 @@ class EnvironmentFollower:
             self._lost[name] = self._clock()
             self._events.write("environment_left", environment=name, withdrawn=withdrawn)
             logger.warning(
-                "environment %r left: it is registered no more; %d leases of it are dropped", name, withdrawn
+                "environment %r left: it is no longer registered; %d leases of it are dropped", name, withdrawn
             )
         logger.info("environments: %s", self.message)

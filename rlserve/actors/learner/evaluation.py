@@ -1,4 +1,4 @@
-"""Held-out accuracy and reward, measured through the same stream: evaluation leases, judged by the same verifiers."""
+"""Held-out accuracy and reward: the leases of an evaluation, and the score of their groups."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ GREEDY = 0.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The outcome of one measurement."""
+    """The outcome of one evaluation."""
 
     accuracy: float | None
     """Share of judged samples that were right; None when no sample was judged."""
@@ -28,11 +28,11 @@ class Evaluation:
     problems: int
     samples: int
     unjudged: int
-    """Samples that no verifier could judge; they count neither way."""
+    """Samples without a verdict; they count neither as right nor as wrong."""
     missing: int = 0
-    """Problems asked for that never came."""
+    """Problems asked for whose groups were not received."""
     by_environment: Mapping[str, float | None]
-    """Accuracy; None for one of which no sample was judged."""
+    """Accuracy by environment; None when no sample of it was judged."""
     versions: tuple[int, ...]
     """Policy versions that sampled; one when pinned."""
 
@@ -50,7 +50,7 @@ class Evaluation:
         return f"; {self.missing} of {self.problems + self.missing} problems never came" if self.missing else ""
 
     def metrics(self) -> dict[str, float]:
-        """``evaluate/`` numbers; what was not measured is left out."""
+        """The ``evaluate/`` metrics; those without a value are left out."""
         measured = {
             "evaluate/accuracy": self.accuracy,
             "evaluate/reward_mean": self.reward_mean,
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
-    """Held-out tasks in proportion to the environments' weights; the same ones in every measurement."""
+    """Held-out tasks in proportion to the environments' weights; the same ones in every evaluation."""
     chosen = [e for e in config.environments if e.share_in_evaluation > 0]
     total = sum(e.share_in_evaluation for e in chosen)
     leases: list[Lease] = []
@@ -103,7 +103,7 @@ def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
 
 
 def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evaluation:
-    """Accuracy and reward of the groups of one measurement of ``asked`` problems (None: as many as there are)."""
+    """Accuracy and reward of the groups of one evaluation of ``asked`` problems (None: as many as there are)."""
     trajectories = [(g.task.environment, t) for g in groups for t in g.trajectories]
     judged = [(e, t, t.verdict.reward) for e, t in trajectories if t.verdict is not None and t.verdict.has_reward]
     by_environment = {
@@ -123,7 +123,7 @@ def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evalua
 
 
 def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep: int) -> None:
-    """Append all samples of the first ``keep`` tasks of a measurement, one a line."""
+    """Append all samples of the first ``keep`` tasks of an evaluation, one a line."""
     with open(path, "a", encoding="utf-8") as file:
         for group in sorted(groups, key=lambda g: g.group_id)[:keep]:
             for trajectory in group.trajectories:
@@ -143,7 +143,7 @@ def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep
 
 
 def prompt_text(task: Task) -> str:
-    """A task's prompt as people read it."""
+    """A task's prompt as plain text."""
     if isinstance(task.prompt, str):
         return task.prompt
     return "\n".join(f"{p.role}: {p.content}" if isinstance(p, Message) else str(p) for p in task.prompt)

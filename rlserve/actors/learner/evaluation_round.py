@@ -1,4 +1,4 @@
-"""Groups of an evaluation: collected apart, never trained on, complete or accounted for."""
+"""The groups of an evaluation: kept apart from training, each received or abandoned."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +14,15 @@ class EvaluationCounts:
     asked: int
     received: int
     abandoned: int
-    """Failed too often on every worker."""
+    """Leases that failed too often."""
     pending: int
 
 
 class EvaluationRound:
-    """What was asked for and what has come. Not thread-safe."""
+    """The groups asked for and received. Not thread-safe.
+
+    Example: ``start`` with leases a and b, ``receive`` a, ``abandon`` b: ``num_ended`` is 2, ``groups()`` is [a].
+    """
 
     def __init__(self) -> None:
         self._order: dict[str, None] = {}  # ids of this round, in the order they were asked for
@@ -28,7 +31,7 @@ class EvaluationRound:
         self._asked = self._num_received = self._num_abandoned = 0
 
     def start(self, leases: Iterable[Lease]) -> list[str]:
-        """Ask for a new round; returns the ids of the last one that never came."""
+        """Begin a round; returns the ids of the last one that did not end, which are abandoned."""
         missing = self.pending
         self._num_abandoned += len(missing)
         self._ended.update(missing)
@@ -40,12 +43,12 @@ class EvaluationRound:
 
     @property
     def pending(self) -> list[str]:
-        """Ids of this round that are still worked on."""
+        """Ids of this round that did not end."""
         return [group_id for group_id in self._order if group_id not in self._ended]
 
     @property
     def num_ended(self) -> int:
-        """Groups of this round that came or were abandoned."""
+        """Groups of this round that were received or abandoned."""
         return sum(group_id in self._ended for group_id in self._order)
 
     def knows(self, group_id: str) -> bool:
@@ -53,7 +56,7 @@ class EvaluationRound:
         return group_id in self._ended
 
     def receive(self, group: RolloutGroup) -> None:
-        """A group of this round is in."""
+        """A group of this round arrived."""
         self._received[group.group_id] = group
         self._ended.add(group.group_id)
         self._num_received += 1
@@ -69,7 +72,7 @@ class EvaluationRound:
         return f"evaluation: {self.num_ended} of {k} groups are there, the next is {first!r}"
 
     def groups(self) -> list[RolloutGroup]:
-        """What has come, in the order it was asked for."""
+        """The groups received, in the order of their leases."""
         return [self._received[group_id] for group_id in self._order if group_id in self._received]
 
     def counts(self) -> EvaluationCounts:

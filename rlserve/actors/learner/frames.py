@@ -1,4 +1,4 @@
-"""What a frame of the rollout stream must be before anyone looks at what it means: pure checks."""
+"""Checks of the rollout stream's frames, before their content is used; all pure."""
 
 import re
 
@@ -8,19 +8,22 @@ from rlserve.rpc.codec.check import count, fault, integer, text
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
 MAX_CAPACITY = 4096
+"""Leases that one worker may hold: beyond any engine's number of sequences, and a bound on what a hello may hold."""
 PART_BYTES = 2**20
-"""Largest part of a group, and so about the largest frame."""
+"""Largest part of a group: below gRPC's default limit of 4 MiB a message, and large enough that a part's fixed cost is
+small."""
 MAX_FRAME_BYTES = 4 * PART_BYTES
 """A hello or a report of a worker that holds ``MAX_CAPACITY`` leases is smaller than this, and so is any part."""
 MAX_REASON_CHARACTERS = 500
+"""Any value will do: a bound on what goes into logs."""
 MAX_STEPS = 100_000
-"""Stages that one lease may enter; more renews nothing."""
+"""Stages of work that renew a lease; any value beyond what an episode takes will do."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,255}")
 
 
 def check_hello(hello: pb.Hello, *, run_id: str, tokenizer_fingerprint: str) -> None:
-    """Raise InvalidRequest for a worker that cannot take part."""
+    """Raise InvalidRequest for a worker that cannot join this run."""
     if not _NAME.fullmatch(hello.worker_id):
         shown = ascii(hello.worker_id[:80])
         fault(
@@ -42,7 +45,7 @@ def check_hello(hello: pb.Hello, *, run_id: str, tokenizer_fingerprint: str) -> 
 
 
 def check_part(part: pb.GroupPart, data: bytes, *, max_group_bytes: int) -> None:
-    """Raise InvalidRequest for a part, which holds ``data``, that belongs to no group that could be taken."""
+    """Raise InvalidRequest unless a part, which holds ``data``, is within the limits of a group."""
     _check_lease(part, "group")
     if not 0 < part.total_bytes <= max_group_bytes:
         problem = f"is {part.total_bytes}; a group has 1 to learner.max_group_bytes = {max_group_bytes} bytes"
@@ -52,7 +55,7 @@ def check_part(part: pb.GroupPart, data: bytes, *, max_group_bytes: int) -> None
 
 
 def check_return(back: pb.LeaseReturn) -> None:
-    """Raise InvalidRequest for a return that names no lease."""
+    """Raise InvalidRequest for a malformed lease return."""
     _check_lease(back, "lease_return")
     if len(back.reason) > MAX_REASON_CHARACTERS:
         fault("lease_return", "reason", f"has {len(back.reason)} characters; at most {MAX_REASON_CHARACTERS}")
@@ -61,7 +64,7 @@ def check_return(back: pb.LeaseReturn) -> None:
 
 
 def read_progress(message: pb.Progress) -> list[LeaseProgress]:
-    """Reports of how far leases are. Raises InvalidRequest."""
+    """The progress reports of a frame. Raises InvalidRequest."""
     count(message.leases, "progress", "leases", high=MAX_CAPACITY)
     return [_progress(lease, f"progress.leases[{i}]") for i, lease in enumerate(message.leases)]
 
@@ -87,5 +90,5 @@ def _check_lease(message: pb.HeldLease | pb.GroupPart | pb.LeaseReturn | pb.Leas
 
 
 def second_hello() -> InvalidRequest:
-    """For a frame that has no place behind the first."""
+    """For a frame that may not follow the hello."""
     return InvalidRequest("frame: is a second hello or unknown; send groups, reports and lease returns after the hello")

@@ -1,7 +1,7 @@
-"""Takes the groups of all streams in, many at a time: one thread, one lock, one commit and one wake a batch.
+"""Offers the groups of all streams to the inbox in batches: one thread, one lock, one commit and one wake for many.
 
-``run``  waits for: a group of any stream. unblocked by: ``put``. While a batch is read, checked and written in a
-         thread, the next one gathers.
+``run``  waits for: a group of any stream. unblocked by: ``put``. While a thread decodes, checks and writes a batch,
+         the next one gathers.
 """
 
 import asyncio
@@ -17,25 +17,26 @@ from rlserve.errors import LimitExceeded, StateCorrupt
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256
+"""Larger batches save no more processor time, and the first group of one would wait longer for its ack."""
 GATHER_SECONDS = 0.01
-"""So long a batch waits for more: a commit, a change of threads and a look for leases cost more than many groups."""
+"""A batch waits so long for more groups: commit, change of threads and grant cost more than many groups do."""
 MAX_BATCH_BYTES = 16 * 2**20
-"""A batch holds at least one group, whatever its size."""
+"""Bounds the memory of decoded groups; a batch holds at least one group, whatever its size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A group, and whom to tell."""
+    """A group, and the callbacks for its decision."""
 
     offer: Offer
     done: Callable[[Decision], None]
-    """Called in the event loop once the group is durable or refused."""
+    """Called in the event loop once the decision is durable."""
     failed: Callable[[Exception], None]
-    """Called instead when nothing could be decided."""
+    """Called instead when there is no decision."""
 
 
 class Ingest:
-    """One queue in front of an inbox. For one event loop; ``run`` it."""
+    """A queue in front of the inbox. For one event loop; start ``run`` as a task."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -43,12 +44,12 @@ class Ingest:
         self._some = asyncio.Event()
 
     def put(self, delivery: Delivery) -> None:
-        """Take a group in soon, in order of arrival."""
+        """Offer a group soon, in order of arrival."""
         self._waiting.append(delivery)
         self._some.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Offer batches until cancelled."""
         while True:
             await self._some.wait()
             if len(self._waiting) < MAX_BATCH:
@@ -57,13 +58,13 @@ class Ingest:
             try:
                 decisions = await asyncio.to_thread(self._inbox.offer_many, [delivery.offer for delivery in batch])
             except (LimitExceeded, StateCorrupt) as error:
-                # A full disk, a damaged store: workers would offer the same for ever. The run ends, and says why.
+                # A full disk or a damaged store. Workers would send the same groups again without end: end the run.
                 logger.error("%s: %s", type(error).__name__, error)
                 self._inbox.close(str(error))
                 _fail(batch, error)
                 continue
             except Exception as error:
-                logger.exception("%d groups could not be taken in", len(batch))
+                logger.exception("%d groups got no decision", len(batch))
                 _fail(batch, error)
                 continue
             for delivery, decision in zip(batch, decisions, strict=True):

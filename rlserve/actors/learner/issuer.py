@@ -1,8 +1,8 @@
-"""Numbers the training leases of a run and remembers, across a crash, which were issued and not completed.
+"""Numbers the training leases of a run, with a cursor in the store that survives a crash.
 
-The task of a number is a pure function (:mod:`.mixture`), so the cursor is two numbers and the mixture: every
-number below the first unsettled one is in the store, every number up to the next one without a row there was
-leased and is leased again.
+The task of a number is a pure function (:mod:`.mixture`), so the cursor is two numbers and the mixture: every group
+below the oldest open number is in the store; of the numbers from there to the next one, those whose group is not in
+the store were leased and are leased again.
 """
 
 import json
@@ -17,7 +17,11 @@ from rlserve.store.base import Store
 
 
 class LeaseSource:
-    """Draws training leases ``<run_id>/train/<number>``. Not thread-safe."""
+    """Draws training leases ``<run_id>/train/<number>``. Not thread-safe.
+
+    Example: 0, 1 and 2 are drawn and saved, 1 is completed, the process dies. The next source has the open leases 0
+    and 2, and draws 3.
+    """
 
     def __init__(self, store: Store, settings: InboxSettings) -> None:
         """Resumes from the store's cursor, with the mixture of ``settings`` from the next number on."""
@@ -45,7 +49,7 @@ class LeaseSource:
         return self._tasks.mixture
 
     def draw(self) -> Lease:
-        """The next new lease. Call :meth:`save` before anyone hears of it."""
+        """The next new lease. Call :meth:`save` before it leaves the process."""
         lease = self._lease(self._next)
         self._open[lease.group_id] = self._next
         self._next += 1
@@ -64,7 +68,7 @@ class LeaseSource:
             self.save()
 
     def save(self) -> None:
-        """Make what was drawn known to a later process."""
+        """Write the cursor, so that a later process knows what was drawn."""
         if self._changed:
             oldest = next(iter(self._open.values()), self._next)  # they were drawn in order
             cursor = {"next": self._next, "oldest": oldest, "tasks": self._encoded, "key": self._key.hex()}
@@ -82,7 +86,7 @@ class LeaseSource:
             return int(cursor["next"]), int(cursor["oldest"]), tasks, key
         except (ValueError, KeyError, TypeError) as error:
             raise StateCorrupt(
-                f"store: the cursor {text[:80]!r} cannot be read ({error}); start the run anew"
+                f"store: the cursor {text[:80]!r} cannot be read ({error}); start the run over"
             ) from error
 
     def _group_id(self, number: int) -> str:

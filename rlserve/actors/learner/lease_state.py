@@ -1,4 +1,4 @@
-"""What the book of leases keeps, and what it tells."""
+"""The records of the lease table: an open lease, a worker, and what the table reports of both."""
 
 import math
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A lease that was taken from its worker."""
+    """A lease that was returned or expired."""
 
     lease: Lease
     worker_id: str
     abandoned: bool
-    """True when it failed too often: it is settled, and nobody works on it again."""
+    """It failed too often: it is closed, and nobody works on it again."""
     stage: str = ""
-    """Where the worker last said that it stands."""
+    """Of the work, as its last progress report named it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class WorkerLeases:
     oldest_seconds: float
     """Age of its oldest lease; 0 when it holds none."""
     still_seconds: float
-    """For so long none of its leases has moved; 0 when it holds none."""
+    """Since any of its leases progressed; 0 when it holds none."""
     stage: str
-    """Where its oldest lease stands, in its own words."""
+    """Of the work on its oldest lease, as the worker named it."""
     returned_in_row: int
     """Leases that it returned or let expire since it finished one."""
 
@@ -80,35 +80,47 @@ class WorkerLeases:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Entry:
-    """One lease that is not settled."""
+    """One open lease."""
 
     lease: Lease
     order: int
+    """Number of the lease, in order of opening."""
     holder: str = ""
+    """Worker; empty while it is queued."""
     since: float = 0.0
+    """When it was granted, or queued."""
     deadline: float = math.inf
+    """When it expires unless it progresses before."""
     not_before: float = -math.inf
+    """When it may be granted again, after a failure."""
     attempts: int = 0
     avoid: str = ""
+    """Worker that failed on it last."""
     nonce: str = ""
-    """Of the present grant; empty when nobody holds it."""
+    """Of the present grant; empty while it is queued."""
     tokens: int = 0
     steps: int = 0
+    """As the holder reported last."""
     moved_at: float = 0.0
+    """When it was granted or progressed last."""
     stage: str = ""
+    """Of the work, as the holder named it last."""
 
     @property
     def rank(self) -> tuple[bool, int]:
+        """Place in the queue: evaluations first, then in order of opening."""
         return self.lease.purpose is not Purpose.EVALUATE, self.order
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
-    """One worker that is connected, or left a moment ago."""
+    """One worker that is connected, or left within the grace."""
 
     capacity: int
     left_at: float | None = None
+    """When its stream ended; None while it is connected."""
     served: int = 0
+    """Number of its last grant, over all workers."""
     returned_in_row: int = 0
     held: dict[str, Entry] = field(default_factory=dict)
 

@@ -1,9 +1,9 @@
-"""Who works on which group: a state machine without threads, sockets or a clock of its own.
+"""Which worker works on which group: a state machine without threads or sockets, and with the clock passed in.
 
-A lease is drawn, held by one worker, and settled when its group is in. Until then it never disappears: one that
-is returned, stands still for too long, or whose worker leaves goes first in line, under the same group id and seed,
-to another worker if there is one. Leases are the credits: new ones are drawn only while ``outstanding + queued`` is
-below the bound. Leases of an evaluation come before all others and are outside the bound.
+A lease is drawn, held by one worker, and completed when its group is stored. Until then it never disappears: one that
+is returned, makes no progress for too long, or whose worker leaves goes to the front of the queue, with the same group
+id and seed, for another worker if there is one. Leases are the permission to work: new ones are drawn only while
+``outstanding + queued groups`` is below the bound. Leases of an evaluation come first and are outside the bound.
 """
 
 import heapq
@@ -16,16 +16,27 @@ from rlserve.records import Purpose
 from rlserve.records.lease import REPORT_SECONDS, Lease, LeaseProgress
 
 GRACE_SECONDS = 2.0
+"""Long enough for a worker to dial again after a broken stream; meanwhile nobody else works on its groups."""
 MAX_ATTEMPTS = 8
+"""Their pauses add up to 26 s, in which a crashed server of the task is started again."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
-
+"""Doubling. The first is short: most failures are of one worker, and another may succeed at once."""
 
 _Place = tuple[int, int, str]
-"""(leases held, when it was served last, name): who comes first in line for a lease."""
+"""(leases held, number of the last grant, name): the smallest gets the next lease."""
 
 
 class LeaseTable:
-    """All leases that are not settled, and the workers that may hold them. Not thread-safe."""
+    """All open leases, and the workers that may hold them. Not thread-safe.
+
+    Example, with ``max_outstanding`` 2::
+
+        table.join("a", capacity=4)
+        table.grant(queued=0)    # {"a": [lease 0, lease 1]}: the bound, not the capacity, ends it
+        table.complete("run/train/0")
+        table.grant(queued=1)    # {}: one is out, one group waits for training
+        table.leave("a")         # after the grace ``expire`` puts lease 1 back in the queue
+    """
 
     def __init__(
         self,
@@ -43,7 +54,8 @@ class LeaseTable:
         self._grace_seconds = grace_seconds
         self._max_attempts = max_attempts
         self._entries: dict[str, Entry] = {}
-        # A heap. What is settled or held again meanwhile stays in it until it is met.
+        # A heap, from which nothing is removed out of turn: a lease that was completed or granted meanwhile stays in it
+        # until it is popped.
         self._queue: list[tuple[tuple[bool, int], str]] = []
         self._queued: set[str] = set()
         self._workers: dict[str, Worker] = {}
@@ -55,20 +67,20 @@ class LeaseTable:
 
     @property
     def outstanding(self) -> int:
-        """Training leases that are not settled, held or waiting."""
+        """Open training leases, held or queued."""
         return self._outstanding
 
     def stop_drawing(self) -> None:
-        """Open no new training lease and let those in line wait for ever; what is held may come in."""
+        """Stop granting training leases; groups of leases already held are still accepted."""
         self._drawing = False
 
     def find(self, group_id: str) -> Lease | None:
-        """The unsettled lease of a group."""
+        """The open lease of a group."""
         entry = self._entries.get(group_id)
         return entry.lease if entry else None
 
     def open_leases(self, environment: str) -> list[Lease]:
-        """Training leases of an environment, held or waiting."""
+        """Training leases of an environment, held or queued."""
         leases = [entry.lease for entry in self._entries.values()]
         return [lease for lease in leases if lease.environment == environment and lease.purpose is Purpose.TRAIN]
 
@@ -78,15 +90,15 @@ class LeaseTable:
         return [worker.leases(worker_id, now) for worker_id, worker in sorted(self._workers.items())]
 
     def add(self, leases: Iterable[Lease]) -> None:
-        """Put leases in line that are not drawn: those of an evaluation, or left over from an earlier process."""
+        """Queue leases that are not drawn here: those of an evaluation, or left by an earlier process."""
         for lease in leases:
             if lease.group_id not in self._entries:
                 self._wait(self._open(lease))
 
     def join(self, worker_id: str, *, capacity: int, held: Mapping[str, str] | None = None) -> frozenset[str]:
-        """A worker is connected (again) and says what it works on, as nonces by group; returns what of that it keeps.
+        """A worker is connected (again) and gives a nonce for each group it works on; returns those that it keeps.
 
-        What the book thought it held and it does not prove goes back in line: the lease was lost on the way.
+        A lease that the table granted to it and it gives no valid nonce for was lost on the way: it is queued again.
         """
         worker = self._workers.setdefault(worker_id, Worker(capacity=capacity))
         worker.capacity, worker.left_at = capacity, None
@@ -106,7 +118,7 @@ class LeaseTable:
         return frozenset(worker.held)
 
     def leave(self, worker_id: str) -> None:
-        """The worker's stream ended; after the grace its leases go to others, see :meth:`expire`."""
+        """The worker's stream ended; after the grace :meth:`expire` takes its leases back."""
         worker = self._workers.get(worker_id)
         if worker is not None and worker.left_at is None:
             worker.left_at = self._clock()
@@ -114,10 +126,10 @@ class LeaseTable:
     def grant(
         self, *, queued: int, ready: Collection[str] | None = None, current: Collection[str] | None = None
     ) -> dict[str, list[Lease]]:
-        """Hand out what may be handed out, by worker; the one that holds least comes first.
+        """Grant as many leases as the bound allows, by worker; the one that holds least comes first.
 
-        ``queued`` groups wait for training; ``ready`` are the workers that can be written to (None: all), ``current``
-        those that serve the newest version: they alone are given leases of an evaluation (None: all are).
+        ``queued`` groups wait for training; ``ready`` are the workers that may be granted training leases (None: all),
+        ``current`` those that serve the newest version and may be granted leases of an evaluation (None: all).
         """
         granted: dict[str, list[Lease]] = {}
         passed_over = []
@@ -149,12 +161,12 @@ class LeaseTable:
         return entry is not None
 
     def finished(self, worker_id: str) -> None:
-        """The worker has brought a group to its end."""
+        """The worker finished a group: its failures in a row count from 0 again."""
         if (worker := self._workers.get(worker_id)) is not None:
             worker.returned_in_row = 0
 
     def progress(self, worker_id: str, report: LeaseProgress) -> bool:
-        """The holder says how far it is; True when the lease has moved, which renews it."""
+        """The holder reports how far it is; True when that is further than before, which renews the lease."""
         entry = self._held(report.group_id, worker_id, report.nonce)
         if entry is None:
             return False
@@ -166,7 +178,7 @@ class LeaseTable:
         return True
 
     def prolong(self, seconds: float) -> None:
-        """Nobody could be heard for so long: no lease stood still meanwhile, and no worker stayed away."""
+        """This process read no frame for so long: extend every deadline by it."""
         for worker in self._workers.values():
             if worker.left_at is not None:
                 worker.left_at += seconds
@@ -176,10 +188,10 @@ class LeaseTable:
     def return_lease(
         self, group_id: str, worker_id: str, nonce: str, *, failed: bool = True, final: bool = False
     ) -> Release | None:
-        """The holder will not finish the lease. None when the worker does not hold it (any more) by this nonce.
+        """The holder will not finish the lease. None when the worker does not hold it by this nonce (any more).
 
-        A lease that ``failed`` pauses before it is tried again, each time longer, and is abandoned at last; one
-        whose failure is ``final`` is abandoned at once.
+        A lease that ``failed`` pauses before it is tried again, each time longer, and is abandoned after the last
+        attempt; one whose failure is ``final`` is abandoned at once.
         """
         entry = self._held(group_id, worker_id, nonce)
         if entry is None:
@@ -190,7 +202,7 @@ class LeaseTable:
         return self._take_away(entry)
 
     def expire(self) -> list[Release]:
-        """Take back the leases that stood still for too long and those of workers that stayed away."""
+        """Take back leases without progress for too long, and those of workers that did not come back."""
         now = self._clock()
         gone = [w for w in self._workers.values() if w.left_at is not None and now - w.left_at >= self._grace_seconds]
         releases = [self._take_away(entry) for worker in gone for entry in list(worker.held.values())]
@@ -201,7 +213,7 @@ class LeaseTable:
         return releases
 
     def _next(self, queued: int) -> Entry | None:
-        """The first lease in line, or a new one if the bound allows it."""
+        """The first lease of the queue, or a new one if the bound allows it."""
         while self._queue:
             _, group_id = heapq.heappop(self._queue)
             self._queued.remove(group_id)
@@ -226,9 +238,9 @@ class LeaseTable:
         return len(worker.held), worker.served, worker_id
 
     def _choose(self, entry: Entry, free: list[_Place], able: Collection[str] | None) -> str | None:
-        """Take the worker that holds least from the heap, among those that are able.
+        """Pop the worker that holds least from ``free``, among those in ``able``.
 
-        Not the one that just failed, unless no other is able.
+        Not the one that just failed on this lease, unless no other is able.
         """
         if entry.not_before > self._clock():
             return None
@@ -275,7 +287,8 @@ class LeaseTable:
 
     def _renew(self, entry: Entry) -> None:
         entry.moved_at = self._clock()
-        # The worker's own limit ends first; the grace is for its word to arrive, and its words come in intervals.
+        # The worker times out first; the grace covers the delivery of its LeaseReturn, and its progress reports, which
+        # it sends every REPORT_SECONDS, may be one interval old on arrival.
         limit = entry.lease.limit_seconds
         entry.deadline = entry.moved_at + limit + self._grace_seconds + 2 * REPORT_SECONDS if limit else math.inf
 

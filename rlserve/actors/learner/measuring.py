@@ -1,10 +1,10 @@
-"""A held-out measurement: who serves the version, what came of its tasks, and that none is forgotten.
+"""Held-out evaluations: wait for workers to serve the version, have its tasks done, score and record them.
 
-It waits for the workers to confirm the version. Who has not within LAGGARD_SECONDS of the last that did is named and
-left out; the run goes on. Only when nobody serves it within ``launch.start_seconds`` does the run end, naming all.
+A worker that does not confirm the version within LAGGARD_SECONDS of the last that did is named in a warning and left
+out. The run ends only when no worker serves it within ``launch.start_seconds``.
 
-A measurement that a checkpoint owes is made first thing after a resume, by the same weights; the store remembers
-which was made, so that none is made twice.
+An evaluation that was due when a checkpoint was saved is made first after a resume, by the same weights; the store
+remembers the last one made, so that none is made twice.
 """
 
 import time
@@ -22,11 +22,16 @@ from rlserve.store.base import Store
 
 POLL_SECONDS = 0.02
 LAGGARD_SECONDS = 20.0
+"""Many times what a swap of weights takes: a worker that needs longer is stuck."""
 MEASURED = "measured"
 
 
 class Measuring:
-    """Makes the held-out measurements of a run."""
+    """Makes the held-out evaluations of a run.
+
+    Example: ``measure("before", 0)`` with workers a (serves 0) and b (serves nothing yet): it waits for b, at most
+    LAGGARD_SECONDS after a confirmed, then a alone is granted the evaluation's leases.
+    """
 
     def __init__(
         self,
@@ -42,7 +47,7 @@ class Measuring:
         check: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``served`` says which version each worker confirmed last; ``check`` is called meanwhile and may raise."""
+        """``served`` gives the version that each worker confirmed last; ``check`` is called in waits, may raise."""
         self._config = config
         self._paths = paths
         self._inbox = inbox
@@ -55,11 +60,11 @@ class Measuring:
         self._clock = clock
 
     def was_made(self, when: str, step: int) -> bool:
-        """Whether this was the last measurement made, by this process or one before it."""
+        """Whether this was the last evaluation made, by this process or an earlier one."""
         return self._store.recall(MEASURED) == _mark(when, step)
 
     def measure(self, when: str, step: int) -> Evaluation:
-        """Measure version ``step``, which is published. Raises DeadlineExceeded when nobody serves it."""
+        """Evaluate version ``step``, which is published. Raises DeadlineExceeded when no worker serves it."""
         self._reporter.phase(f"evaluate_{when}")
         self._wait_until_served(when, step)
         leases = evaluation_leases(self._config, when)

@@ -1,4 +1,4 @@
-"""Which task comes next: a pure function of a counter, the same after any restart.
+"""The next task as a pure function of a counter: the same after any restart.
 
 Environments are interleaved by weight. Within a segment of constant weights the order of environments repeats
 a short pattern, in which each environment's share is spread evenly (smooth weighted round robin), so the task
@@ -19,7 +19,8 @@ from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.records import Sampling
 
 SHARE_STEPS = 1000
-"""Shares are rounded to 1 / SHARE_STEPS; a positive weight gets at least that."""
+"""Shares are rounded to 1 / SHARE_STEPS, at least that for a positive weight: the pattern stays short, and no user sets
+weights more finely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class MixtureEntry:
     weight: float
     """Share relative to the others, >= 0."""
     sampling: Sampling = field(default_factory=Sampling)
-    """Of its tasks, where they say nothing themselves and their server does not either."""
+    """For its tasks that set none, and whose server sets none."""
 
     @classmethod
     def of(cls, environments: Iterable[EnvironmentConfig]) -> "tuple[MixtureEntry, ...]":
@@ -48,7 +49,7 @@ class TaskReference:
     index: int
     """Position in the environment's split; endless, a finite split wraps around."""
     seed: int
-    """In [0, 2**52): exact as a double, with room for the numbers of the samples."""
+    """In [0, 2**52): exact as a double also with a sample's number added."""
     sampling: Sampling = field(default_factory=Sampling)
 
 
@@ -66,11 +67,13 @@ class _Segment:
         self._each = Counter(self._pattern)
 
     def at(self, counter: int) -> tuple[MixtureEntry, int]:
+        """The entry of ``counter``, and its index in that entry's split."""
         rounds, place = divmod(counter - self.start, len(self._pattern))
         found = self._pattern[place]
         return found, self._taken[_key(found)] + rounds * self._each[found] + self._earlier[place]
 
     def taken_before(self, counter: int) -> Counter[tuple[str, str]]:
+        """Tasks of each environment and split below ``counter``."""
         rounds, rest = divmod(counter - self.start, len(self._pattern))
         taken = self._taken.copy()
         for entry, number in self._each.items():
@@ -80,7 +83,7 @@ class _Segment:
 
 
 class TaskSource:
-    """The task at every counter. Immutable: :meth:`changed` gives another source.
+    """The task at every counter. Immutable: :meth:`changed` returns another source.
 
     Example, weights 2 to 1: counters 0..5 are ``a0 b0 a1 a2 b1 a3``.
     """
@@ -124,7 +127,7 @@ class TaskSource:
 
     @classmethod
     def decode(cls, text: str) -> "TaskSource":
-        """The source that was encoded. Raises StateCorrupt when it is none."""
+        """The source that was encoded. Raises StateCorrupt for any other text."""
         try:
             saved = json.loads(text)
             first, *later = [(s["start"], [_decoded(i) for i in s["mixture"]]) for s in saved["segments"]]
@@ -181,11 +184,11 @@ def _parts(weights: Sequence[float]) -> list[int]:
 def _pattern(parts: Sequence[int]) -> list[int]:
     """Positions into ``parts``, each as often as its part says, spread evenly."""
     total = sum(parts)
-    credit = [0] * len(parts)
+    due = [0] * len(parts)
     order = []
     for _ in range(total):
-        credit = [c + p for c, p in zip(credit, parts, strict=True)]
-        turn = max(range(len(parts)), key=lambda i: credit[i])
-        credit[turn] -= total
+        due = [d + p for d, p in zip(due, parts, strict=True)]
+        turn = max(range(len(parts)), key=lambda i: due[i])
+        due[turn] -= total
         order.append(turn)
     return order

@@ -1,7 +1,7 @@
-"""Proofs that a lease was granted: unguessable, new for each grant, checked without a list of them.
+"""Nonces prove that a lease was granted to a worker: unguessable, new for each grant, checked without a list of them.
 
-A nonce is a random salt and a keyed digest of (salt, group, worker). So a worker proves what it holds also to a
-learner that was restarted meanwhile, as long as the run's key is the same.
+A nonce is a random salt and a keyed digest of (salt, group, worker). The key is the run's and is kept in the store, so
+a worker can prove what it holds to a learner that was restarted meanwhile.
 """
 
 import hmac
@@ -11,6 +11,7 @@ from hashlib import blake2b
 KEY_BYTES = 32
 _SALT_BYTES = 8
 _DIGEST_BYTES = 16
+"""128 bits cannot be guessed; the salt need only differ between grants of one lease."""
 
 
 class Nonces:

@@ -1,4 +1,4 @@
-"""Where a learner begins: the start checkpoint or the newest one of the run, and the store that goes with it."""
+"""Where training begins: the start model or the run's newest checkpoint, with the store that belongs to it."""
 
 import logging
 from dataclasses import dataclass
@@ -19,18 +19,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartPoint:
-    """Where training begins: the start checkpoint, or the newest one of the run."""
+    """What to load."""
 
     start_model: str
-    """What the run began with."""
+    """The run's first model: the reference of algorithms that need one."""
     model_path: str
-    """What it goes on with."""
+    """The model to train on."""
     state: LoopState
     checkpoint: Checkpoint | None = None
 
 
 def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoint:
-    """What to load. Raises StateCorrupt when a run is to be resumed and none of its checkpoints is whole."""
+    """Wait for the start model and find the checkpoint to resume from.
+
+    Raises StateCorrupt when there are checkpoints and none is whole.
+    """
     import_libraries()
     start_model = wait_for_start_model(config, paths)
     checkpoint = latest(paths.checkpoints) if resume else None
@@ -46,7 +49,7 @@ def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoin
 
 
 def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner) -> Store:
-    """The run's store. Raises StateCorrupt or InvalidRequest when it does not go with the start point."""
+    """The run's store. Raises StateCorrupt or InvalidRequest when it does not belong to the start point."""
     backend = backend_of(config.store)
     if state.store is not None:
         check_is_there(backend, paths, step=state.step)

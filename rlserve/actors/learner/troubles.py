@@ -1,7 +1,7 @@
-"""What keeps groups from training, by cause: said when it first happens, counted for the last words of a run.
+"""What keeps groups from training, by cause: a warning the first time, counts for the message that ends a wait.
 
-A cause is told once as a "warning" event, with who, why and what happens next; its repetitions are counted. Numbers
-in a text do not make another cause, and the number of causes that are kept is bounded: texts come from outside.
+A warning names the worker or verifier, the cause and what happens next; repetitions are only counted. Texts that
+differ in numbers alone are one cause, and the number of causes is bounded: texts come from outside.
 """
 
 import re
@@ -13,21 +13,26 @@ from rlserve.errors import PluginFailed
 from rlserve.records import Failure, FailureKind, RolloutGroup
 
 MAX_CAUSES = 32
-"""Kept of one kind of trouble; what comes later is counted together."""
+"""Of one kind of trouble; later ones are counted together. Any bound will do: the texts come from outside."""
 WARNINGS_OF_A_KIND = 5
+"""Causes of one kind that are warned of; more would bury the first."""
 MAX_CHARACTERS = 300
+"""Of a text from outside: two lines of a terminal or three."""
 IDLE_RETURNS = 8
-"""A worker that gave back so many leases in a row, and finished none, is named."""
+"""A worker that returned so many leases in a row, and finished none, is warned of."""
 OTHERS = "other causes"
 DEFECTS = (FailureKind.INTERNAL, FailureKind.INVALID, FailureKind.CRASH)
-"""Failures of a verifier that waiting does not mend."""
+"""Failures of a verifier that waiting does not cure."""
 
 Warn = Callable[..., None]
-"""``warn(message, **fields)`` tells whoever watches the run."""
+"""``warn(message, **fields)``; see ``observability.warner``."""
 
 
 class Causes:
-    """Counts of one kind of trouble by cause."""
+    """Counts of one kind of trouble by cause.
+
+    Example: ``add("port 7 refused")`` is True, ``add("port 8 refused")`` False: the same cause, counted twice.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -43,7 +48,7 @@ class Causes:
         return not known and len(self._texts) <= WARNINGS_OF_A_KIND
 
     def clear_counts(self) -> None:
-        """Count from 0; causes that were told stay told."""
+        """Count from 0; causes that were warned of are not warned of again."""
         self._counts.clear()
 
     @property
@@ -67,7 +72,7 @@ class Causes:
 
 
 class Troubles:
-    """The tally of one learner process. Not thread-safe."""
+    """The troubles of one learner process. Not thread-safe."""
 
     def __init__(self, *, batch: int, warn: Warn) -> None:
         """``batch`` is the number of groups in a step."""
@@ -83,10 +88,10 @@ class Troubles:
         self._rewards: tuple[float, float] | None = None
         self._idle: set[str] = set()
         self.fatal = ""
-        """Why the run cannot go on: nothing was ever judged, always for one reason that waiting does not mend."""
+        """Why the run cannot go on: no verdict was reached yet, always for one reason that waiting does not cure."""
 
     def received(self, group: RolloutGroup, reason: str, *, trains: bool = True) -> None:
-        """A group came in, and was dropped for ``reason`` unless that is empty."""
+        """A group was received, and dropped for ``reason`` unless that is empty."""
         self._all_groups += 1
         self._note_verdicts(group)
         if not trains:
@@ -118,7 +123,7 @@ class Troubles:
             raise PluginFailed(self.fatal)
 
     def batch_taken(self) -> None:
-        """A batch is in training: what is counted from now on concerns the next."""
+        """A batch was taken: count for the next one from 0."""
         self._received = 0
         self._dropped.clear()
         self._rewards = None
@@ -126,7 +131,7 @@ class Troubles:
             causes.clear_counts()
 
     def story(self) -> str:
-        """What came since the last batch and why it did not help."""
+        """What was received since the last batch and why it was not trained on."""
         parts = []
         if self._received:
             parts.append(f"{self._received} received, {self._dropped_text()}")

@@ -1,17 +1,21 @@
-"""What the run needs and nobody serves: a pure state machine that is shown the hub's registry once a second."""
+"""Warns of environments and verifiers that the run needs and no server has: a pure state machine."""
 
 from collections.abc import Callable, Collection, Sequence
 
 from rlserve.records import EnvironmentSpec
 
 PATIENCE_SECONDS = 15.0
-"""A server may take so long to start, or to start again, before people are told."""
+"""A server may take so long to start, or to be started again, before there is a warning."""
 
 BRING_BACK = "start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
 
 
 class Unserved:
-    """Names configured environments, and their verifiers, that have no server."""
+    """Configured environments, and their verifiers, that have no server.
+
+    Example: ``update`` once a second without the environment ``math``: after 15 s one warning; when ``math`` is
+    registered the message is empty again, and its next absence warns again.
+    """
 
     def __init__(
         self, environments: Collection[str], warn: Callable[..., None], *, patience_seconds: float = PATIENCE_SECONDS
@@ -20,21 +24,21 @@ class Unserved:
         self._warn = warn
         self._patience_seconds = patience_seconds
         self._since: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def message(self) -> str:
-        """What people were told of and still holds; empty when all is served."""
-        return "; ".join(f"nobody serves {what}" for what in self._since if what in self._told)
+        """What was warned of and still holds; empty when all is served."""
+        return "; ".join(f"nobody serves {what}" for what in self._since if what in self._warned)
 
     def update(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str], now: float) -> None:
-        """Take note of what is registered at ``now``, in seconds that never go back."""
+        """Compare with what is registered at ``now``, in monotonic seconds."""
         missing = {what: (found, cure) for what, found, cure in self._missing(specs, verifiers)}
         self._since = {what: self._since.get(what, now) for what in missing}
-        self._told &= missing.keys()
+        self._warned &= missing.keys()
         for what, since in self._since.items():
-            if now - since >= self._patience_seconds and what not in self._told:
-                self._told.add(what)
+            if now - since >= self._patience_seconds and what not in self._warned:
+                self._warned.add(what)
                 found, cure = missing[what]
                 self._warn(
                     f"nobody has served {what} for {now - since:.0f} s ({found}): its tasks wait; see the log of its "
@@ -43,7 +47,7 @@ class Unserved:
                 )
 
     def _missing(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str]) -> list[tuple[str, str, str]]:
-        """What is missing, what is there, and what helps."""
+        """(what is missing, what is served instead, the cure) for each."""
         registered = {spec.name: spec for spec in specs}
         found = []
         for name in self._environments:

@@ -1,7 +1,7 @@
-"""One worker's stream at the learner: what waits to be sent to it, and the group that it is sending.
+"""One worker's stream at the learner: the frames to send to it, and the group that it is sending.
 
-``Outbox.next``   waits for: a frame to send. unblocked by: a credit, an ack, goodbye, the end.
-``Incoming.take`` waits for: room in the budgets of bytes. unblocked by: groups that were taken in.
+``Outbox.next``   waits for: a frame to send. unblocked by: a lease, an ack, goodbye, the end.
+``Incoming.take`` waits for: room in the budgets of bytes. unblocked by: decisions on other groups.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from rlserve.errors import DeadlineExceeded, InvalidRequest
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
 STREAM_BYTES = 2 * 2**20
-"""Groups of one part that one stream may have in the learner at once, in bytes."""
+"""Bytes of undecided groups of one part, for one stream: one worker cannot fill the budget of all."""
 GROUPS_AHEAD = 64
-"""Groups of one stream that are not acknowledged; a worker that does not read its acks is read no further."""
+"""Groups of one stream without an ack; a worker that does not read its acks is read no further."""
 GROUP_SECONDS, GROUP_BYTES_A_SECOND = 30.0, 100_000
-"""A group of several parts must be whole after so long, and as long as its bytes take at this pace."""
+"""A group of several parts holds a large budget until it is whole: it gets so long, plus its bytes at a pace that any
+link exceeds."""
 
 
 class Outbox:
-    """Frames for one worker, acks put together."""
+    """Frames for one worker; all acks that wait go in one frame."""
 
     def __init__(self) -> None:
         self._acks: list[pb.Ack] = []
@@ -32,26 +33,26 @@ class Outbox:
         self._ahead = asyncio.Semaphore(GROUPS_AHEAD)
 
     async def expect_ack(self) -> None:
-        """Wait until one more group may be on its way."""
+        """Wait until one more group may be undecided."""
         await self._ahead.acquire()
 
     def ack(self, ack: pb.Ack) -> None:
-        """Send an ack that was expected."""
+        """Send an ack; ``expect_ack`` was called for it."""
         self._acks.append(ack)
         self._some.set()
 
     def send(self, frame: pb.StreamResponse) -> None:
-        """Send a frame behind those that wait."""
+        """Queue a frame."""
         self._frames.append(frame)
         self._some.set()
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End after the frames that wait."""
         self._closed = True
         self._some.set()
 
     async def next(self) -> pb.StreamResponse | None:
-        """The next frame; None when all was sent and no more comes."""
+        """The next frame; None at the end."""
         while True:
             if self._acks:
                 acks, self._acks = self._acks, []
@@ -68,7 +69,7 @@ class Outbox:
 
 @dataclass(slots=True)
 class _Group:
-    """A group of which parts have come."""
+    """A group of which some parts arrived."""
 
     group_id: str
     nonce: str
@@ -79,14 +80,14 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Bytes of groups in the learner, over all streams: apart for groups of one part, which large ones never delay."""
+    """Bytes of undecided groups, over all streams. Groups of one part have their own: large ones never delay them."""
 
     small: ByteBudget
     large: ByteBudget
 
 
 class Incoming:
-    """Puts the parts of one stream together, within budgets."""
+    """Assembles the groups of one stream from their parts, within budgets."""
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
@@ -95,13 +96,13 @@ class Incoming:
 
     @property
     def seconds_left(self) -> float | None:
-        """For the rest of the group that has begun; None when none has."""
+        """Until the deadline of a group that is not whole; None when there is none."""
         return None if self._group is None else max(0.0, self._group.deadline - time.monotonic())
 
     async def take(self, part: pb.GroupPart, data: bytes) -> bytes | None:
-        """The whole group when this part, which holds ``data``, was its last. Its bytes stay taken until ``done``.
+        """Add a part, which holds ``data``; the whole group when it is the last. Its bytes stay taken until ``done``.
 
-        Raises InvalidRequest when the part does not go on where the last one ended.
+        Raises InvalidRequest when the part belongs to another group than the one before it, which is not whole.
         """
         if self._group is None:
             if len(data) == part.total_bytes:
@@ -127,7 +128,7 @@ class Incoming:
         return bytes(group.data)
 
     def done(self, size: int, *, parts: bool) -> None:
-        """A group of ``size`` bytes, sent in several ``parts`` or in one, is out of the way."""
+        """There is a decision on a group of ``size`` bytes, which came in several ``parts`` or in one."""
         if parts:
             self._budgets.large.give(size)
         else:
@@ -135,7 +136,7 @@ class Incoming:
             self._budgets.small.give(size)
 
     def too_slow(self) -> DeadlineExceeded:
-        """For the group that was not whole in time."""
+        """The error for a group that is not whole by its deadline."""
         assert self._group is not None
         return DeadlineExceeded(
             f"group {self._group.group_id!r}: {len(self._group.data)} of {self._group.total} bytes came in time; send "
@@ -143,7 +144,7 @@ class Incoming:
         )
 
     def close(self) -> None:
-        """The stream is over; what had begun of a group is thrown away."""
+        """The stream ended; discard the group that is not whole."""
         if self._group is not None:
             self._budgets.large.give(self._group.total)
             self._group = None
