@@ -6,7 +6,7 @@ and ``expire``, none of which waits for anything but the lock and a commit. The 
 * ``queue.take`` waits for n fresh groups. Unblocked by ``offer_many``; its deadline names who owes what.
 * ``take_evaluation`` waits for the groups of an evaluation. Unblocked by ``offer_many``, or by an abandoned lease.
 
-Whatever frees leases calls the function given to ``on_credit``, from either thread.
+Whatever frees a lease calls the function given to ``on_grantable``, from either thread.
 """
 
 import logging
@@ -86,7 +86,7 @@ class Inbox:
         )
         self._evaluation = EvaluationRound()
 
-    def on_credit(self, wake: Callable[[], object]) -> None:
+    def on_grantable(self, wake: Callable[[], object]) -> None:
         """Call ``wake`` whenever there may be leases to grant; it must not block."""
         self._monitor.wake = wake
 

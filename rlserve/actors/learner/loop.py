@@ -2,13 +2,13 @@
 
 ``run`` is one thread; the services run in another (an asyncio loop), and they meet in inbox and publisher.
 
-* ``waiting`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its end names the workers that
-  owe groups, and why those that came teach nothing.
-* ``publish`` waits for nobody: workers fetch when they can, and the lag bound holds back those who cannot.
+* ``waiting`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its error names the workers that
+  hold leases, and why the groups received were not trained on.
+* ``publish`` waits for nobody: workers fetch when they can, and those too far behind are granted no leases.
 * ``measuring`` waits for the workers on the stream to confirm the present version, then for the groups.
 
-A batch whose loss or gradient is not finite makes no step: ``poison`` drops what is to blame, and the next batch is
-taken for the same step.
+No step is made of a batch whose loss or gradient is not finite: ``poison`` drops the groups that cause it, and the
+next batch is taken for the same step.
 """
 
 import logging
@@ -41,11 +41,15 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The process was asked to end; the loop has saved what it had."""
+    """A signal asked the process to end; a checkpoint was saved."""
 
 
 class TrainingLoop:
-    """Runs a configuration from its present step to its last."""
+    """Runs a configuration from its present step to its last.
+
+    Example, ``steps`` 2 with evaluations: publish 0, evaluate "before", step 1, publish 1, step 2, publish 2, save,
+    evaluate "after", summary.
+    """
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class TrainingLoop:
         warn: Warner,
         stop: Event,
     ) -> None:
-        """``served`` says which version each worker confirmed last."""
+        """``served`` gives the version that each worker confirmed last."""
         self._config = config
         self._trainer = trainer
         self._inbox = inbox
@@ -98,7 +102,7 @@ class TrainingLoop:
         self._poison = PoisonGuard(trainer, self._layout, inbox.queue, warn)
 
     def run(self) -> None:
-        """Train to the end. Raises Stopped when asked to end before, DeadlineExceeded when starved."""
+        """Train to the end. Raises Stopped after a signal, DeadlineExceeded when groups stop coming."""
         self._publish()
         if not self._config.steps:
             self._inbox.stop_training()
@@ -114,7 +118,7 @@ class TrainingLoop:
         )
 
     def _train(self) -> Evaluation | None:
-        """Step until finished; returns the held-out measurement afterwards."""
+        """Step until finished; returns the evaluation afterwards."""
         self._reporter.phase("training", total_steps=self._config.steps)
         while not self._finished():
             self._one_step()
@@ -134,14 +138,14 @@ class TrainingLoop:
         return self._state.step >= self._config.steps
 
     def _one_step(self) -> None:
-        """Take a batch and train on it; no step is made when it was poisoned."""
+        """Take a batch and train on it; no step is made when its loss or gradient is not finite."""
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
         memory = self._trainer.algorithm_state()
         try:
             batches = self._collated(groups)
-        except Exception as error:  # of the algorithm, which may be anybody's
+        except Exception as error:  # raised by the algorithm, which may be a plug-in
             self._trainer.restore_algorithm(memory)
             self._poison.drop_unready(self._state.step + 1, groups, error)
             return
@@ -218,7 +222,7 @@ class TrainingLoop:
         return why_sync(self._config.sync, steps_since=since, mismatch_kl=mismatch_kl)
 
     def _refresh_if_due(self, *, synced: bool) -> bool:
-        """Make the policy the reference after so many syncs; returns whether it did."""
+        """Make the policy the reference after every ``refresh_every_syncs`` syncs; returns whether it did."""
         every = self._config.reference.refresh_every_syncs
         due = synced and every > 0 and self._state.syncs % every == 0 and self._trainer.has_reference
         if due:
@@ -235,7 +239,7 @@ class TrainingLoop:
             self._publish()
 
     def _save(self) -> None:
-        self._publish_if_behind()  # a resumed run begins by publishing: so does one that goes on
+        self._publish_if_behind()  # a resumed run begins by publishing: this one must do the same at this step
         self._state.curriculum = self._curriculum.to_json()
         self._state.store = self._store.mark()
         step = self._state.step
@@ -262,7 +266,7 @@ class TrainingLoop:
             )
 
     def _evaluate_what_is_owed(self) -> bool:
-        """Make the measurement that is due at this step, unless an earlier process did; returns whether it did."""
+        """Make the evaluation that is due at this step, unless an earlier process did; returns whether it did."""
         when = self._state.owed
         owed = bool(when and self._config.evaluate.problems) and not self._measuring.was_made(when, self._state.step)
         if owed:

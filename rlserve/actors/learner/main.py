@@ -1,7 +1,7 @@
 """A learner process: rank 0 serves the streams and runs the loop, the other ranks follow it.
 
-The main thread trains. An event loop in a second thread serves RolloutStream and PolicyStream and keeps the lease
-at the hub; both meet in the inbox and the publisher.
+The main thread trains. An event loop in a second thread serves RolloutStream and PolicyStream and keeps the
+registration at the hub. The two threads share the inbox (groups come in) and the publisher (weights go out).
 """
 
 import asyncio
@@ -66,13 +66,16 @@ from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
+"""To serve and register: the hub may be starting, too."""
 GOODBYE_SECONDS = 10.0
 STOP_SECONDS = 15.0
+"""For workers to read their goodbye, then for the servers to stop; a peer that hangs delays the end no longer."""
 END_SECONDS = 120.0
-"""From the end of training to the end of the process: whatever is written is written before."""
+"""From the end of training to the end of the process; all results are written before."""
 FOLLOWER_IDLE_SECONDS = 24 * 3600.0
-"""Rank 0 waits for groups in its own time; its death is noticed at once all the same."""
+"""Rank 0 may wait for groups as long as its own limits allow; its death is noticed at once by the closed connection."""
 STOPPED = 143
+"""128 + SIGTERM, as shells report it."""
 
 
 def run_learner(
@@ -139,7 +142,7 @@ class Learner:
         self._hub: HubClient | None = None
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
-        """Serve and train until the end. Raises what ended it early."""
+        """Serve and train to the end. Raises the error that ended it early."""
         thread = LoopThread("learner-rpc")
         stack = AsyncExitStack()
         try:
@@ -260,7 +263,7 @@ class Learner:
         return policy, streams
 
     async def _give_way(self, registration: Registration) -> None:
-        """Workers follow the hub's word on who the learner is: one that it names no more gets no groups, and ends."""
+        """End when another learner replaced this one at the hub: workers dial the registered one alone."""
         await registration.replaced.wait()
         self._inbox.close(
             f"this learner lost its place at the hub: {registration.problem}. Stop the other one, and go on from the "
@@ -286,7 +289,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _stop_serving(thread: LoopThread, stack: AsyncExitStack) -> None:
-    """A peer that does not let go of its stream must not spoil a run whose results are written."""
+    """Stop within STOP_SECONDS: a peer that keeps its stream open must not fail a run whose results are written."""
     try:
         thread.run(stack.aclose(), STOP_SECONDS)
     except DeadlineExceeded as error:

@@ -1,12 +1,11 @@
-"""What becomes of a batch whose loss or gradient is not finite: its culprits are found, named and dropped.
+"""Handles a batch whose loss or gradient is not finite: finds, names and drops the groups that cause it.
 
-The engine has skipped the step, so weights and optimizer are as before. Each group of the batch is looked at by
-itself: how hard does its loss pull at what the policy says? Where that is not finite, or beyond any sound loss, the
-group is to blame; it is dropped for good as ``not_finite``, and the others are trained on with the next batch. Where
-no single group is to blame, all of the batch are dropped. A group that the algorithm cannot even prepare goes as
-``algorithm_failed``.
+The engine skipped the step, so weights and optimizer are unchanged. For each group alone the gradient of its loss by
+the policy's outputs is computed. A group for which that is not finite, or larger than any sound loss has, is dropped
+for good as ``not_finite``; the others are trained on with the next batch. When no single group is at fault the whole
+batch is dropped. A group that the algorithm cannot prepare is dropped as ``algorithm_failed``.
 
-It is hopeless, and ends the run, when batch after batch goes whole: MAX_LOST_IN_A_ROW of them.
+When MAX_LOST_IN_A_ROW batches in a row are dropped whole, the run ends.
 """
 
 import logging
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 NOT_FINITE = "not_finite"
 UNREADY = "algorithm_failed"
 MAX_LOST_IN_A_ROW = 3
+"""One whole batch may be an accident; three are a broken verifier or a policy that diverged."""
 MAX_OUTPUT_GRADIENT = 1e12
 """A sound loss's gradient by the policy's outputs is of the order of 1; a float32 gradient overflows from 1e19 on."""
 SHOWN_GROUPS, SHOWN_REWARDS = 3, 8
@@ -40,7 +40,7 @@ class Skipped:
 
     groups: Sequence[RolloutGroup]
     culprits: Sequence[RolloutGroup]
-    """Of them; empty when no single one is to blame."""
+    """Those at fault; empty when no single one is."""
 
     @property
     def dropped(self) -> Sequence[RolloutGroup]:
@@ -49,7 +49,10 @@ class Skipped:
 
 
 class PoisonGuard:
-    """Finds what spoiled a batch and keeps a run from meeting it again."""
+    """Drops the groups that make a loss not finite.
+
+    Example: of groups a, b, c the reward of b is 1e30. ``drop`` discards b, puts a and c back in the queue, and warns.
+    """
 
     def __init__(self, trainer: Trainer, layout: BatchLayout, queue: GroupQueue, warn: Warner) -> None:
         self._trainer = trainer

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Writes what happens; decides and waits for nothing."""
+    """Writes what happens during a run; decides and waits for nothing."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Reporter:
         self._report_state()
 
     def step(self, step: int, numbers: Mapping[str, float]) -> float | None:
-        """Record an optimizer step; returns the mean reward received since the last one, None if nothing was."""
+        """Record an optimizer step; returns the mean reward received since the last one, None without any."""
         self._step = step
         self._latest = {
             **numbers,
@@ -88,7 +88,7 @@ class Reporter:
         logger.info("training ends at step %d: %s", self._step, reason)
 
     def measured(self, when: str, step: int, evaluation: Evaluation) -> None:
-        """Record a held-out measurement."""
+        """Record a held-out evaluation."""
         self._events.write(
             "accuracy", **{"when": when, "step": step, "value": evaluation.accuracy, **evaluation.to_json()}
         )

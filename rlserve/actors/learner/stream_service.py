@@ -1,11 +1,11 @@
-"""RolloutStreamService: the inbox over gRPC. Leases and acks down, finished groups up.
+"""RolloutStreamService: the inbox over gRPC. Leases and acks go down, finished groups come up.
 
-Per stream two tasks. ``_read`` waits for the worker's frames and hands groups to ``Ingest``, which answers each after
-it is durable; ``_write`` (the generator that gRPC drains) waits for frames to send. Unblocked by: a credit, an ack,
-goodbye. A slow reader holds back nothing but itself: it is granted at most its capacity, and is read no further
-while its acks wait. The bytes of all groups that are in the learner at once are bounded over all streams.
+Each stream has two tasks. ``_read`` waits for the worker's frames and hands groups to ``Ingest``, which acknowledges
+each once its decision is durable. ``Stream``, the generator that gRPC drains, waits for frames to send; unblocked by: a
+lease, an ack, goodbye. A slow worker delays only itself: it is granted at most its capacity, and is not read further
+while its acks wait. The bytes of all undecided groups are bounded over all streams.
 
-One housekeeping task for all streams grants leases when something may have changed, and takes back what ran out.
+One housekeeping task for all streams grants leases when some may have become free, and expires leases.
 """
 
 import asyncio
@@ -35,20 +35,21 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RolloutStreamService"].full_name
 HOUSEKEEPING_SECONDS = 0.2
+"""Between two looks for expired leases: small against every deadline."""
 GRANT_SECONDS = 0.02
-"""Leases are handed out at most so often: a look costs the same for one as for hundreds."""
+"""Leases are granted at most so often: a grant of one costs as much as a grant of hundreds."""
 LATE_SECONDS = 1.0
-"""Housekeeping that comes later than this had no processor; nobody was heard meanwhile."""
+"""Housekeeping that is later than this was kept from running, and so were the readers: leases are prolonged by it."""
 SMALL_BYTES = 64 * 2**20
-"""Groups of one part in the learner at once, over all streams."""
+"""Undecided groups of one part, over all streams; thousands of usual groups, and little beside a model."""
 LARGE_GROUPS = 4
-"""Groups of largest size in the learner at once, over all streams."""
+"""Undecided groups of the largest size, over all streams. Decoding one at a time needs no more."""
 HELLO_SECONDS = 30.0
-"""A stream must say whose it is within this: silent ones would use up the calls that the server takes at once."""
-MAX_REFUSED = 64
-"""A stream of which so many groups in a row were refused is ended."""
-MAX_TOLD = 4096
-"""Workers whose first coming is an event."""
+"""Deadline of the first frame: silent streams would use up the server's concurrent calls."""
+MAX_REJECTED = 64
+"""A stream is ended when so many of its groups in a row were rejected: its worker is broken."""
+MAX_JOINED = 4096
+"""Workers whose first stream is an event; any bound will do, names come from outside."""
 STATUS = {
     AckStatus.ACCEPTED: pb.Ack.STATUS_ACCEPTED,
     AckStatus.DUPLICATE: pb.Ack.STATUS_DUPLICATE,
@@ -65,26 +66,26 @@ class _Stream:
         self.outbox = Outbox()
         self.incoming = Incoming(budgets)
         self.error: Exception | None = None
-        """Ends the stream, once what waits is sent."""
-        self._refused = 0
+        """Ends the stream after the frames that wait."""
+        self._rejected = 0
 
     def done(self, size: int, parts: bool, decision: Decision) -> None:
-        """A group was decided on."""
+        """There is a decision on a group."""
         self.incoming.done(size, parts=parts)
         self.outbox.ack(_ack(decision))
-        self._refused = self._refused + 1 if decision.status is AckStatus.REJECTED else 0
-        if self._refused >= MAX_REFUSED:
+        self._rejected = self._rejected + 1 if decision.status is AckStatus.REJECTED else 0
+        if self._rejected >= MAX_REJECTED:
             self.end(
-                LimitExceeded(f"stream: {self._refused} groups in a row were refused, the last: {decision.message}")
+                LimitExceeded(f"stream: {self._rejected} groups in a row were rejected, the last: {decision.message}")
             )
 
     def failed(self, size: int, parts: bool, error: Exception) -> None:
-        """Nobody could decide on a group."""
+        """There is no decision on a group."""
         self.incoming.done(size, parts=parts)
         self.end(error)
 
     def end(self, error: Exception | None = None) -> None:
-        """Send what waits, then end."""
+        """End the stream after the frames that wait."""
         self.error = self.error or error
         self.outbox.close()
 
@@ -100,24 +101,24 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         events: EventLog | None = None,
         served: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
-        """``events`` is told who joined; ``served`` says which version each worker serves (None: nobody knows)."""
+        """``events`` records who joined; ``served`` gives the version of each worker (None: unknown, grant to all)."""
         self._events = events
         self._served = served
         self._inbox = inbox
         self._max_group_bytes = max_group_bytes
         self._budgets = Budgets(small=ByteBudget(SMALL_BYTES), large=ByteBudget(LARGE_GROUPS * max_group_bytes))
         self._streams: dict[str, _Stream] = {}
-        self._told: set[str] = set()
+        self._joined: set[str] = set()
         self._wake = asyncio.Event()
         self._woken = False
         self._finished = ""
         loop = asyncio.get_running_loop()
-        inbox.on_credit(lambda: self._wake_from(loop))
+        inbox.on_grantable(lambda: self._wake_from(loop))
         self._ingest = Ingest(inbox)
         self._tasks = [asyncio.create_task(self._ingest.run()), asyncio.create_task(self._keep_house())]
 
     async def finish(self, reason: str) -> None:
-        """Say goodbye to every worker, also to those that come later."""
+        """Send goodbye to every worker, also to those that join later."""
         self._finished = reason
         for stream in self._streams.values():
             stream.outbox.send(pb.StreamResponse(goodbye=pb.Goodbye(reason=reason)))
@@ -152,7 +153,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._leave(stream)
 
     async def _read(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> None:
-        """Hand on what comes, until the worker ends or breaks the rules."""
+        """Read frames until the worker ends the stream or sends an invalid one."""
         try:
             while True:
                 request = await self._next(requests, stream)
@@ -165,7 +166,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             stream.end()
 
     async def _next(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> pb.StreamRequest | None:
-        """The next frame, within the time of the group that has begun; None at the end."""
+        """The next frame, by the deadline of a group that is not whole; None at the end."""
         seconds = stream.incoming.seconds_left
         if seconds is None:
             return await anext(requests, None)
@@ -234,8 +235,8 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         held = {lease.group_id: lease.nonce for lease in hello.held}
         self._inbox.join(worker_id, capacity=hello.capacity, held=held)
         logger.info("%s joined the stream, capacity %d", worker_id, hello.capacity)
-        if self._events is not None and worker_id not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(worker_id)
+        if self._events is not None and worker_id not in self._joined and len(self._joined) < MAX_JOINED:
+            self._joined.add(worker_id)
             self._events.write("worker_joined", worker=worker_id, capacity=hello.capacity)
 
     def _leave(self, stream: _Stream) -> None:
@@ -254,11 +255,13 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                     unheard = since - HOUSEKEEPING_SECONDS
                     self._inbox.expire(unheard_seconds=unheard if unheard > LATE_SECONDS else 0.0)
                 self._grant()
-            except Exception as error:  # without it no lease would go out any more, and nobody would say why
-                logger.exception("the leases cannot be kept")
+            except Exception as error:  # without this task no lease is granted any more: end the run with the reason
+                logger.exception("housekeeping of the leases failed")
                 self._inbox.close(f"{type(error).__name__}: {error}")
                 raise
-            # Not wait_for, which in Python 3.11 loses a cancellation that meets a wake: then no stop would ever end.
+            # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that meets the end of the wait
+            # (https://github.com/python/cpython/issues/86296), and ``close`` would wait without end. asyncio.wait_for
+            # will do once 3.12 is the oldest Python supported.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HOUSEKEEPING_SECONDS):
                     await self._wake.wait()
@@ -267,17 +270,17 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._woken = False
 
     def wake(self) -> None:
-        """Look again for leases to hand out; call it in the service's event loop."""
+        """Grant soon what may be granted; call it in the service's event loop."""
         self._wake.set()
 
     def _wake_from(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From any thread; what is woken already is not woken again."""
+        """From any thread. A wake that is pending is not repeated: each costs the event loop a turn."""
         if not self._woken and not loop.is_closed():
             self._woken = True
             loop.call_soon_threadsafe(self._wake.set)
 
     def _grant(self) -> None:
-        """No lease goes to a worker whose weights are so old already that its samples would be dropped."""
+        """Grant leases, none to a worker whose weights are so old that its samples would be stale."""
         ready, current = set(self._streams), None
         if self._served is not None:
             newest, served = self._inbox.queue.version, self._served()

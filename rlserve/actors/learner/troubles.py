@@ -105,7 +105,7 @@ class Troubles:
         """A group was rejected; ``tell`` warns of a new cause."""
         text = plain(f"{worker_id}: {reason}: {message}")
         if self._rejected.add(text) and tell:
-            self._warn(f"refused a group of {text}; its lease is worked on again")
+            self._warn(f"rejected a group of {text}; its lease is worked on again")
 
     def returned(self, release: Release, cause: str, in_row: int) -> None:
         """A worker did not finish a lease, the ``in_row``-th in a row."""
@@ -136,7 +136,7 @@ class Troubles:
         if self._received:
             parts.append(f"{self._received} received, {self._dropped_text()}")
         if self._rejected.total:
-            parts.append(f"{self._rejected.total} refused ({self._rejected})")
+            parts.append(f"{self._rejected.total} rejected ({self._rejected})")
         if self._returned.total:
             parts.append(f"{self._returned.total} leases came back unfinished ({self._returned})")
         return "; ".join(parts)

@@ -1,9 +1,9 @@
-"""The loop's waits: for a batch, and for the groups of a measurement. Each ends by progress and says why.
+"""The loop's waits: for a batch, and for the groups of an evaluation.
 
-A wait ends the run only when nothing moved for ``learner.max_wait_seconds``: no group came in and no worker sampled
-a token or took a step. Groups that come and teach nothing are progress of a kind: the first whole batch of them is
-warned of at once, by reason; when for ``max_wait_seconds`` no other kind came and HOPELESS_BATCHES were lost, the run
-ends too.
+A wait ends the run only when nothing progressed for ``learner.max_wait_seconds``: no group was received and no worker
+sampled a token or took a step. Groups that are received and dropped are progress of a kind: the first whole batch of
+them is warned of at once, by reason; the run ends when for ``max_wait_seconds`` no others came and HOPELESS_BATCHES
+of them were dropped.
 """
 
 import time
@@ -17,9 +17,11 @@ from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
 
 POLL_SECONDS = 0.5
+"""Between two looks at signals and progress; a full batch ends the wait at once."""
 HOPELESS_BATCHES = 8
+"""A policy may fail whole batches of hard tasks and recover; so many in a row without one group to train on do not."""
 QUIET_SHARE = 0.2
-"""Of ``max_wait_seconds``: nothing moved for so long, and people are told what is waited for."""
+"""Of ``max_wait_seconds``: after so long without progress there is a warning."""
 EXPLAINED = {
     "zero_variance": "all samples of a task have the same reward",
     "no_verdict": "no verifier could judge",
@@ -34,7 +36,7 @@ EXPLAINED = {
 
 @dataclass(slots=True)
 class _Clock:
-    """When things moved last, as the inbox's numbers tell."""
+    """When the inbox's numbers moved last."""
 
     moved: float
     useful: float
@@ -43,11 +45,15 @@ class _Clock:
     """Groups dropped as stale before they count as lost."""
     kept: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
-    """As it was when a useful group came last."""
+    """Counts when the last useful group was received."""
 
 
 class Waits:
-    """Takes groups out of the inbox."""
+    """Takes groups out of the inbox.
+
+    Example, ``max_wait_seconds`` 100: after 20 s without progress a warning, after 100 s DeadlineExceeded; a token
+    sampled anywhere starts both again.
+    """
 
     def __init__(
         self,
@@ -59,9 +65,10 @@ class Waits:
         start_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``check`` is called again and again meanwhile, and may raise.
+        """``check`` is called in waits and may raise.
 
-        Before the first worker has joined, which takes what its engine takes, a wait lasts ``start_seconds`` at least.
+        Until the first worker joined, which takes as long as its engine starts, the limit is at least
+        ``start_seconds``.
         """
         self._start_seconds = start_seconds
         self._joined = False
@@ -72,30 +79,30 @@ class Waits:
         self._clock = clock
 
     def batch(self) -> list[RolloutGroup]:
-        """The next ``learner.groups_per_step`` groups. Raises DeadlineExceeded that says what did not come, and why."""
-        size, state, told = self._config.groups_per_step, self._start(), set[str]()
+        """The next ``learner.groups_per_step`` groups. Raises DeadlineExceeded with what is missing and why."""
+        size, state, warned = self._config.groups_per_step, self._start(), set[str]()
         while True:
             self._check()
             try:
                 return self._inbox.queue.take(size, deadline_seconds=POLL_SECONDS)
             except DeadlineExceeded as error:
                 self._look(state)
-                self._tell(state, told, str(error))
+                self._warn_once(state, warned, str(error))
                 self._end_if_hopeless(state, str(error))
 
     def measurement(self, count: int) -> tuple[list[RolloutGroup], str]:
-        """The groups of an evaluation of ``count`` tasks, and what is missing ("" when nothing is).
+        """The groups of an evaluation of ``count`` tasks, and what is missing, for people.
 
-        Raises DeadlineExceeded when none came.
+        Raises DeadlineExceeded when none was received.
         """
-        state, told = self._start(), set[str]()
+        state, warned = self._start(), set[str]()
         while True:
             self._check()
             try:
                 return self._inbox.take_evaluation(count, deadline_seconds=POLL_SECONDS), ""
             except DeadlineExceeded as error:
                 self._look(state)
-                self._tell(state, told, str(error))
+                self._warn_once(state, warned, str(error))
                 if self._clock() - state.moved > self._limit:
                     groups = self._inbox.take_evaluation(0, deadline_seconds=0)
                     if groups:
@@ -112,7 +119,7 @@ class Waits:
 
     @property
     def _limit(self) -> float:
-        """Seconds for which nothing may move."""
+        """Seconds without progress that end the run."""
         self._joined = self._joined or bool(self._inbox.workers())
         least = 0.0 if self._joined else self._start_seconds
         return max(self._config.max_wait_seconds, least)
@@ -134,18 +141,18 @@ class Waits:
         lost = {reason: count - state.dropped.get(reason, 0) for reason, count in now.items()}
         return {r: n for r, n in sorted(lost.items(), key=lambda item: -item[1]) if n > 0}
 
-    def _tell(self, state: _Clock, told: set[str], missing: str) -> None:
+    def _warn_once(self, state: _Clock, warned: set[str], missing: str) -> None:
         lost = self._lost(state)
-        if sum(lost.values()) >= self._config.groups_per_step and "lost" not in told:
-            told.add("lost")
+        if sum(lost.values()) >= self._config.groups_per_step and "lost" not in warned:
+            warned.add("lost")
             self._warn(
                 f"the last {sum(lost.values())} groups teach nothing: {reasons(lost)}; the run waits for others. Since "
                 f"the last batch: {self._inbox.story()}",
                 cause=f"lost: {', '.join(lost)}",
             )
         quiet = self._clock() - state.moved
-        if quiet > QUIET_SHARE * self._limit and "quiet" not in told:
-            told.add("quiet")
+        if quiet > QUIET_SHARE * self._limit and "quiet" not in warned:
+            warned.add("quiet")
             self._warn(
                 f"nothing came for {quiet:.0f} s: {missing}. A worker may be paused, stuck or busy; the run ends "
                 f"when nothing comes for {self._limit:g} s (learner.max_wait_seconds)",
@@ -167,6 +174,6 @@ class Waits:
 
 
 def reasons(dropped: Mapping[str, int]) -> str:
-    """Counts by reason, for people."""
+    """Counts by reason, with their meanings."""
     meaning = {reason: f" ({text})" for reason, text in EXPLAINED.items()}
     return ", ".join(f"{count} {reason}{meaning.get(reason, '')}" for reason, count in dropped.items())

@@ -235,7 +235,7 @@ def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refi
     assert inbox.grant() == {}
     inbox.queue.published(3)  # max_lag is 2: version 0 is out
     wakes: list[int] = []
-    inbox.on_credit(lambda: wakes.append(1))
+    inbox.on_grantable(lambda: wakes.append(1))
     assert ids(inbox.queue.take(2, deadline_seconds=1)) == [lease.group_id for lease in leases[2:4]]
     assert inbox.queue.counts() == counts(4, queued=2, stale=2)
     assert wakes and len(inbox.grant()["w"]) == 2 + 2  # dropped, and in training

@@ -17,7 +17,7 @@ from tiny_disk import fill, tiny_disk
 from rlserve.actors.learner import stream_service, worker_stream
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES, PART_BYTES
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.stream_service import MAX_REFUSED, SERVICE_NAME, RolloutStreamService
+from rlserve.actors.learner.stream_service import MAX_REJECTED, SERVICE_NAME, RolloutStreamService
 from rlserve.errors import NotReady
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import Lease
@@ -366,12 +366,12 @@ async def test_a_worker_that_reads_no_acks_is_read_no_further(tmp_path: Path) ->
 async def test_a_stream_of_which_nothing_can_be_believed_is_ended(tmp_path: Path) -> None:
     async with learner(tmp_path) as setting:
         bad = await setting.worker("bad")
-        for number in range(MAX_REFUSED):
+        for number in range(MAX_REJECTED):
             await bad.write(group=part(group_id=f"run/train/{number}", data=b"1" * 10))
         error = await bad.refused()
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "in a row were refused" in str(error.details())
-        assert setting.inbox.queue.rejections()["unknown_lease"] >= MAX_REFUSED
+        assert "in a row were rejected" in str(error.details())
+        assert setting.inbox.queue.rejections()["unknown_lease"] >= MAX_REJECTED
         assert setting.inbox.queue.counts().received == 0
 
 

@@ -123,12 +123,12 @@ def test_a_worker_that_only_returns_leases_is_named_with_its_reasons(setting: Se
     assert "8 leases came back unfinished (rollout-0: Unavailable: 'x' at port 7)" in setting.last_words()
 
 
-def test_refusals_are_named_by_sender_and_reason(setting: Setting) -> None:
+def test_rejections_are_named_by_sender_and_reason(setting: Setting) -> None:
     lease = setting.leases()[0]
     group = answer(lease)
     offer(setting.inbox, replace(group, task=replace(group.task, index=7)))
-    assert setting.warnings[0].startswith("refused a group of w: wrong_task: task.index: is 7, but the lease is for 0")
-    assert "1 refused (w: wrong_task: task.index: is 7" in setting.last_words()
+    assert setting.warnings[0].startswith("rejected a group of w: wrong_task: task.index: is 7, but the lease is for 0")
+    assert "1 rejected (w: wrong_task: task.index: is 7" in setting.last_words()
 
 
 def test_what_is_counted_is_what_came_since_the_last_batch(setting: Setting) -> None:

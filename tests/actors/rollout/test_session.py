@@ -69,7 +69,7 @@ async def test_groups_are_delivered_until_the_learner_says_goodbye(tmp_path: Pat
             return open_channel(address)
 
         running = asyncio.create_task(worker.run(connect))
-        await until(lambda: inbox.queue.counts().queued >= 8)
+        await until(lambda: worker.acks["accepted"] >= 8)
         await service.finish("done")
         assert await asyncio.wait_for(running, 10) == "done"
         assert worker.acks["accepted"] >= 8
