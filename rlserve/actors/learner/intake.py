@@ -42,6 +42,7 @@ from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
+from rlserve.rpc.codec.task import MAX_GIVEN
 from rlserve.store.base import GroupInfo, Receipt
 
 logger = logging.getLogger(__name__)
@@ -79,12 +80,14 @@ class InboxSettings:
     """Of a group's content: token ids, lengths, number of trajectories."""
 
     @classmethod
-    def of(cls, config: RunConfig, *, tokenizer_fingerprint: str, limits: GroupLimits) -> "InboxSettings":
-        """From the run's configuration."""
+    def of(
+        cls, config: RunConfig, *, mixture: tuple[MixtureEntry, ...], tokenizer_fingerprint: str, vocab_size: int
+    ) -> "InboxSettings":
+        """From the run's configuration, and what the model and a curriculum add to it."""
         return cls(
             run_id=config.name,
             seed=config.seed,
-            mixture=MixtureEntry.of(config.environments),
+            mixture=mixture,
             num_samples=config.rollout.group_size,
             max_outstanding=config.max_outstanding_groups,
             leases_ahead=config.leases_ahead,
@@ -93,7 +96,11 @@ class InboxSettings:
             batch=config.learner.groups_per_step,
             temperature=config.rollout.temperature,
             tokenizer_fingerprint=tokenizer_fingerprint,
-            limits=limits,
+            limits=GroupLimits(
+                vocab_size=vocab_size,
+                max_tokens=config.model.max_length,
+                max_trajectories=max(config.rollout.group_size, config.evaluate.samples, MAX_GIVEN),
+            ),
         )
 
 

@@ -15,7 +15,6 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from types import FrameType
 
@@ -55,8 +54,6 @@ from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.observability.events import EventLog
 from rlserve.observability.warner import Warner
 from rlserve.records import Actor, ActorKind, RunPhase
-from rlserve.rpc.codec import GroupLimits
-from rlserve.rpc.codec.task import MAX_GIVEN
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 from rlserve.rpc.thread import LoopThread
@@ -137,7 +134,8 @@ class Learner:
         self._warn = Warner(paths.events)
         self._store = open_store(config, paths, start.state, self._warn)
         self._publisher = trainer.publisher
-        self._inbox = self._open_inbox(ModelTokens.load(start.model_path))
+        self._tokens = ModelTokens.load(start.model_path)
+        self._inbox = self._open_inbox()
         self._follower: EnvironmentFollower | None = None
         self._hub: HubClient | None = None
 
@@ -204,20 +202,21 @@ class Learner:
             raise
         reporter.finished(RunPhase.FINISHED)
 
-    def _open_inbox(self, tokens: ModelTokens) -> Inbox:
-        algorithm, reference = self._trainer.algorithm, self._trainer.served_reference
-        self._tokens = tokens
-        if warning := end_token_warning(tokens.tokenizer, tokens.end_ids):
+    def _open_inbox(self) -> Inbox:
+        tokenizer = self._tokens.tokenizer
+        if warning := end_token_warning(tokenizer, self._tokens.end_ids):
             self._warn(warning)
-        # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
-        vocab_size, max_tokens = self._trainer.vocabulary, self._config.model.max_length
-        samples = max(self._config.rollout.group_size, self._config.evaluate.samples, MAX_GIVEN)
-        limits = GroupLimits(vocab_size=vocab_size, max_tokens=max_tokens, max_trajectories=samples)
-        settings = InboxSettings.of(self._config, tokenizer_fingerprint=fingerprint(tokens.tokenizer), limits=limits)
+        settings = InboxSettings.of(
+            self._config,
+            mixture=self._curriculum.applied(MixtureEntry.of(self._config.environments)),
+            tokenizer_fingerprint=fingerprint(tokenizer),
+            # Rows of the embedding, which may be padded beyond the tokenizer: what can be sampled can be trained on.
+            vocab_size=self._trainer.vocabulary,
+        )
         return Inbox(
             self._store,
-            replace(settings, mixture=self._curriculum.applied(settings.mixture)),
-            why_drop=partial(why_drop, algorithm=algorithm, reference=reference),
+            settings,
+            why_drop=partial(why_drop, algorithm=self._trainer.algorithm, reference=self._trainer.served_reference),
             version=self._start.state.step,
             observers=[self._arrivals.add, self._curriculum.observe],
             warn=self._warn,
