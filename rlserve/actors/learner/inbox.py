@@ -132,7 +132,7 @@ class Inbox:
     def return_lease(self, group_id: str, *, worker_id: str, nonce: str, reason: str, drop: str = "") -> None:
         """The worker cannot do the task; another will, or the same one later.
 
-        With ``drop``, one of ``TASK_FAULTS``, nobody ever can: the lease is abandoned, its group dropped for that.
+        With ``drop``, one of ``TASK_FAULTS``, no worker can: the lease is abandoned, its group dropped for that reason.
         """
         final = drop in TASK_FAULTS
         with self._monitor.change():
@@ -141,19 +141,19 @@ class Inbox:
                 logger.info("%s returned %s: %s", worker_id, group_id, reason)
                 self._not_finished(release, reason, drop if final else "returned")
 
-    def expire(self, *, unheard_seconds: float = 0.0) -> list[Release]:
+    def expire(self, *, paused_seconds: float = 0.0) -> list[Release]:
         """Take back leases without progress and those of workers that left; call it every fraction of a second.
 
-        ``unheard_seconds``: for so long since the last call this process read no frame, so no lease could progress.
+        ``paused_seconds``: for so long since the last call this process did not run, so no report could renew a lease.
         """
         with self._monitor:
-            if unheard_seconds:
-                self._leases.prolong(unheard_seconds)
+            if paused_seconds:
+                self._leases.prolong(paused_seconds)
             releases = self._leases.expire()
             for release in releases:
                 stage = f", it stood at {release.stage}" if release.stage else ""
-                self._not_finished(release, f"not heard of for too long{stage}", "expired")
-            if releases:  # nobody is woken to grant them: whoever calls this grants next
+                self._not_finished(release, f"no progress for too long{stage}", "expired")
+            if releases:  # without a wake: the service, which calls this, grants next
                 self._monitor.notify()
         return releases
 

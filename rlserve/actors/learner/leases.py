@@ -178,7 +178,7 @@ class LeaseTable:
         return True
 
     def prolong(self, seconds: float) -> None:
-        """This process read no frame for so long: extend every deadline by it."""
+        """This process did not run for so long: extend every deadline by it."""
         for worker in self._workers.values():
             if worker.left_at is not None:
                 worker.left_at += seconds

@@ -66,15 +66,15 @@ class PoisonGuard:
         self._lost_in_a_row = 0
 
     def drop(self, step: int, groups: Sequence[RolloutGroup], report: StepReport) -> None:
-        """None of the batch taken for ``step`` was trained on: drop what is to blame, for good, and free the rest.
+        """No update was made of the batch taken for ``step``: drop the groups at fault for good, put the others back.
 
-        Raises LimitExceeded that names the culprits when it is hopeless.
+        Raises LimitExceeded that names the culprits when the run cannot go on.
         """
         skipped = self._judge(step, groups)
         if len(skipped.culprits) == len(groups) and not self._policy_is_sound(groups[0], step):
             raise LimitExceeded(
                 f"step {step}: the policy itself gives log-probabilities that are not finite, for any group; start "
-                "from a sound model, or go on from an earlier checkpoint"
+                "from a sound model, or resume from an earlier checkpoint"
             )
         dropped = {group.group_id for group in skipped.dropped}
         self._queue.drop(sorted(dropped), NOT_FINITE, step=None)
@@ -95,7 +95,7 @@ class PoisonGuard:
         cause = f"{type(error).__name__}: {error}"
         if len(culprits) in (0, len(groups)):
             whose = "any group" if culprits else "the batch, and no group of it alone"
-            raise PluginFailed(f"algorithm: cannot prepare {whose} ({cause}); mend it and resume") from error
+            raise PluginFailed(f"algorithm: cannot prepare {whose} ({cause}); fix it and resume") from error
         dropped = [group.group_id for group in culprits]
         self._queue.drop(dropped, UNREADY, step=None)
         self._queue.put_back([group.group_id for group in groups if group.group_id not in dropped])
@@ -148,7 +148,7 @@ class PoisonGuard:
         if skipped.culprits:
             who = f"{_described(skipped.culprits)}: dropped (not_finite), {what_next}"
         else:
-            who = f"none of its {len(skipped.groups)} groups is to blame alone: all are left, {what_next} them"
+            who = f"none of its {len(skipped.groups)} groups is at fault alone: all are dropped, {what_next} them"
         source = sorted({f"{g.worker_id}/{g.task.verifier}" for g in skipped.culprits})
         self._warn(
             f"{numbers}; {who}",
@@ -164,12 +164,12 @@ def _hopeless(step: int, skipped: Skipped, report: StepReport) -> str:
     )
     if not skipped.culprits:
         return (
-            f"{what}, and no group is to blame alone: the policy itself has diverged. Lower learner.lr and go on from "
+            f"{what}, and no group is at fault alone: the policy itself has diverged. Lower learner.lr and go on from "
             "the last checkpoint"
         )
     (verifier, _), *_ = Counter(group.task.verifier for group in skipped.culprits).most_common(1)
     return (
-        f"{what}. Every group is to blame, as are {_described(skipped.culprits)}. Mend the verifier {verifier!r}, or "
+        f"{what}. Every group is at fault, as are {_described(skipped.culprits)}. Fix the verifier {verifier!r}, or "
         "the algorithm, and go on from the last checkpoint"
     )
 

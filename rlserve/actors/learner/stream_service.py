@@ -252,8 +252,8 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             try:
                 if since >= HOUSEKEEPING_SECONDS:
                     looked += since
-                    unheard = since - HOUSEKEEPING_SECONDS
-                    self._inbox.expire(unheard_seconds=unheard if unheard > LATE_SECONDS else 0.0)
+                    paused = since - HOUSEKEEPING_SECONDS
+                    self._inbox.expire(paused_seconds=paused if paused > LATE_SECONDS else 0.0)
                 self._grant()
             except Exception as error:  # without this task no lease is granted any more: end the run with the reason
                 logger.exception("housekeeping of the leases failed")

@@ -188,7 +188,7 @@ class Troubles:
         if only := self._unjudged.only:
             self.fatal = (
                 f"{only}: so ended all {self._unjudged.total} verdicts of the first {self._unjudged_groups} groups, "
-                "and none was reached; mend that, then resume the run"
+                "and none was reached; fix that, then resume the run"
             )
 
 

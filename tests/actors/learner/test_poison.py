@@ -160,12 +160,12 @@ def test_where_no_single_group_is_to_blame_all_go_and_in_the_end_the_policy_is_b
     groups = site.deliver((1.0, 0.0), (0.0, 1.0))
     with pytest.raises(LimitExceeded, match=r"3 batches in a row.*the policy itself has diverged.*learner\.lr"):
         site.guard.drop(5, groups, site.train(groups))
-    assert "none of its 2 groups is to blame alone" in site.warnings()[0]
+    assert "none of its 2 groups is at fault alone" in site.warnings()[0]
 
 
 def test_a_verifier_that_poisons_everything_ends_the_run_by_name(make: Callable[[Algorithm], Site]) -> None:
     site = make(registry.create(ReinforceConfig()))
-    with pytest.raises(LimitExceeded, match=r"Every group is to blame.*Mend the verifier 'exact'"):
+    with pytest.raises(LimitExceeded, match=r"Every group is at fault.*Fix the verifier 'exact'"):
         for step in range(1, 4):
             groups = site.deliver((ABSURD, 0.0), (0.0, ABSURD))
             site.guard.drop(step, groups, site.train(groups))
