@@ -1,4 +1,4 @@
-"""Before training starts: is every teacher there, and can it answer what this run will ask?"""
+"""Checks before training starts that every teacher is served and can answer what the run will ask."""
 
 import logging
 from typing import Any
@@ -22,16 +22,18 @@ from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 logger = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS = 10.0
+"""A registered teacher answers at once; its vocabulary is a few megabytes."""
 
 
 async def check_teachers(
     config: RunConfig, hub: HubClient, *, tokens: ModelTokens, vocab_size: int
 ) -> npt.NDArray[np.bool_] | None:
-    """The policy's tokens ``[vocab_size]`` that a teacher with another tokenizer has not, if its top k is asked for.
+    """Wait for one server of each teacher and check its description against the configuration.
 
-    Wait for one server of each teacher and hold its description against the configuration.
+    Returns the policy's tokens ``[vocab_size]`` missing from the vocabulary of a teacher with another tokenizer whose
+    top k is used; None without such a teacher.
 
-    Raises DeadlineExceeded for a teacher that does not come in time (see ``wait_seconds``), and ConfigError for one
+    Raises DeadlineExceeded for a teacher that is not served in time (see ``wait_seconds``), and ConfigError for one
     that cannot be used.
     """
     own = fingerprint(tokens.tokenizer)
@@ -51,7 +53,7 @@ async def check_teachers(
 
 
 def wait_seconds(config: RunConfig) -> float:
-    """How long a teacher may take to come: those that the run makes have to be made first."""
+    """How long a teacher may take to be served; one that the run trains must be trained first."""
     made_here = any(teacher.is_made_here for teacher in config.teachers)
     return config.launch.start_seconds + (config.launch.prepare_seconds if made_here else 0.0)
 
@@ -69,7 +71,7 @@ def _only_one(unshared: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool
 def problems(
     config: RunConfig, teacher: TeacherConfig, description: pb.DescribeTeacherResponse, tokenizer_fingerprint: str
 ) -> list[str]:
-    """Why the teacher as it is served cannot be used, as messages "field: what it was; what to do"."""
+    """Reasons why the served teacher cannot be used, as messages "field: what it was; what to do"."""
     found = []
     distill = config.distillation
     same = description.tokenizer_fingerprint == tokenizer_fingerprint
