@@ -57,12 +57,12 @@ class TrainingSequence:
     @cached_property
     def lag(self) -> npt.NDArray[np.int64]:
         """``[T]`` versions between the weights in training and those that sampled the token."""
-        return _unpredicted_cleared(self.laid(self.version - self.trajectory.versions))
+        return _first_zeroed(self.on_tokens(self.version - self.trajectory.versions))
 
     @cached_property
     def behavior_logprobs(self) -> npt.NDArray[np.float32]:
-        """``[T]``."""
-        return _unpredicted_cleared(self.laid(self.trajectory.behavior_logprobs))
+        """``[T]``, 0 on tokens that were not sampled."""
+        return _first_zeroed(self.on_tokens(self.trajectory.behavior_logprobs))
 
     @cached_property
     def loss_mask(self) -> npt.NDArray[np.float32]:
@@ -124,13 +124,13 @@ class TrainingSequence:
         if named:
             # one weight stands for all sampled tokens; astype copies, so clearing the first changes no record
             weights = sampled * named[0][0] if len(named[0]) == 1 else named[0].astype(np.float32)
-        return _unpredicted_cleared(weights)
+        return _first_zeroed(weights)
 
-    def laid(self, values: Array, fill: float = 0) -> Array:
+    def on_tokens(self, values: Array, fill: float = 0) -> Array:
         """``[S, ...] -> [T, ...]``: values of the sampled tokens at their positions, ``fill`` on the others."""
-        laid = np.full((len(self), *values.shape[1:]), fill, dtype=values.dtype)
-        laid[self.places] = values
-        return laid
+        whole = np.full((len(self), *values.shape[1:]), fill, dtype=values.dtype)
+        whole[self.places] = values
+        return whole
 
     def of_teacher(self, field: str, fill: float = 0) -> Array | None:
         """``[T, ...]`` an array ``[S, ...]`` of the teacher's scores; None without scores, or where it is empty."""
@@ -144,7 +144,7 @@ class TrainingSequence:
     def _of(self, scores: TeacherScores | None, field: str, fill: float) -> Array | None:
         values: Array | None = None if scores is None else getattr(scores, field)
         # empty: a teacher without a top K sends no ids, no log-probabilities and no tail
-        return None if values is None or not values.size else self.laid(values, fill)
+        return None if values is None or not values.size else self.on_tokens(values, fill)
 
 
 def scores_of(trajectory: Trajectory, teacher: str) -> TeacherScores | None:
@@ -157,7 +157,7 @@ def taught_by(trajectory: Trajectory, reference: str = "") -> TeacherScores | No
     return next((scores for scores in trajectory.teacher_scores if scores.teacher != reference), None)
 
 
-def _unpredicted_cleared(values: Array) -> Array:
-    """The values with 0 on the first token, which nothing predicts."""
+def _first_zeroed(values: Array) -> Array:
+    """Set the value of the first token, which nothing predicts, to 0."""
     values[:1] = 0
     return values

@@ -1,7 +1,7 @@
 """Lays sequences out as the tensors of a micro-batch, padded or packed, by one table with a line for each field.
 
 A new per-token field takes two lines: the field in ``algorithms.batch.TokenBatch`` and its ``Column`` here, which
-reads it from a ``TrainingSequence`` (``s.laid(...)`` for an array of the trajectory's sampled tokens).
+reads it from a ``TrainingSequence`` (``s.on_tokens(...)`` for an array of the trajectory's sampled tokens).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +135,7 @@ class SequenceTable:
     def _batch(self, numbers: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
         def laid_out(column: Column, values: Sequence[Values]) -> Tensor:
             shape = (*positions.shape, *_widest(values))
-            laid = np.full(shape, column.fill, dtype=column.dtype)  # whatever is not written below is blank
+            laid = np.full(shape, column.fill, dtype=column.dtype)  # what is not written below stays blank
             before = 0
             for number, (row, tokens) in zip(numbers, places, strict=True):
                 value = values[number]

@@ -82,7 +82,7 @@ def test_members_without_verdict_take_no_part():
     assert pairs.why_drop(outcome([1, 0], scored=[True, False]), PairsConfig()) == "no_verdict"
 
 
-def test_pairs_made_off_line_are_taken_as_they_are():
+def test_pairs_made_offline_are_taken_as_they_are():
     group = outcome([0, 0, 0, 0], roles=[1, -1, -1, 1], numbers=[0, 0, 1, 1], scored=[False] * 4)
     config = PairsConfig(selection="given", pairs_per_group=9)
     assert pairs.select(group, config) == [(0, 1), (3, 2)]

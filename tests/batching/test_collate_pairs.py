@@ -39,7 +39,7 @@ def test_both_completions_of_a_pair_are_in_one_micro_batch(lengths, pack, ranks)
     assert batch.denominator.preferred_tokens == chosen
 
 
-def test_pairs_made_off_line_keep_their_roles():
+def test_pairs_made_offline_keep_their_roles():
     grp = group([None, None])
     roles = (PreferenceRole.REJECTED, PreferenceRole.CHOSEN)
     members = tuple(replace(t, preference_role=r) for t, r in zip(grp.trajectories, roles, strict=True))

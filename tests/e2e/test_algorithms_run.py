@@ -56,7 +56,7 @@ every_steps = 0
     assert rows[-1]["algorithm/teacher_kl_sampled"] < rows[0]["algorithm/teacher_kl_sampled"]
 
 
-def test_pairs_train_semi_on_line_against_a_served_reference_in_several_updates(
+def test_pairs_train_semi_online_against_a_served_reference_in_several_updates(
     new_run: Callable[[str], Any], small_run_arguments: Arguments, tmp_path: Path
 ) -> None:
     run = new_run("semi")
@@ -88,7 +88,7 @@ every_steps = 3
     assert rows[-1]["algorithm/margin"] > rows[0]["algorithm/margin"]
 
 
-def test_pairs_of_a_file_train_off_line_with_a_reference_that_is_refreshed(
+def test_pairs_of_a_file_train_offline_with_a_reference_that_is_refreshed(
     new_run: Callable[[str], Any], small_run_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run("offline")
