@@ -1,13 +1,15 @@
-r"""Unicode to TeX: one spelling for each character that means the same as a command.
+r"""Converts Unicode to TeX: each character that means the same as a command becomes that command.
 
-Superscripts, subscripts and fractions are those that Unicode itself decomposes so (``⁻³``, ``ₙ``, ``⅔``); a root sign
-takes the whole numeral behind it. Digits of other scripts are not mapped: ``prefilter.py`` refuses them.
+Superscripts, subscripts and fractions come from the decompositions of the Unicode standard (``⁻³``, ``ₙ``, ``⅔``). A
+root sign takes the whole numeral behind it. Digits of other scripts are not mapped: ``prefilter.py`` refuses them.
 """
 
 import functools
 import re
 import unicodedata
 
+# By kind: minus signs and dashes, products and quotients, relations, constants and sets, degrees, quotation marks,
+# currencies, brackets, number sets, logic and arrows, large operators, East Asian punctuation. The rest vanishes.
 TABLE = {
     "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\ufe63": "-",
     "\u00d7": "\\times ", "\u2715": "\\times ", "\u2a2f": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ",
@@ -41,21 +43,24 @@ GREEK = {
     "\u039b": "Lambda", "\u03a3": "Sigma", "\u03a6": "Phi", "\u03a8": "Psi", "\u03a9": "Omega",
 }  # fmt: skip
 ROOTS = {"\u221a": "\\sqrt", "\u221b": "\\sqrt[3]", "\u221c": "\\sqrt[4]"}
+# The tags that ``unicodedata.decomposition`` puts in front of such characters.
 RAISED = "<super>"
 LOWERED = "<sub>"
+# With thousands: the root of 1,000 must not be the root of 1.
 ROOT = re.compile(r"([\u221a\u221b\u221c]) ?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)?")
+# Raised digits, a slash, lowered digits, as people write fractions that have no character of their own.
 FRACTION_SLASH = re.compile(r"\^\{([0-9]+)\}[/\u2044]_\{([0-9]+)\}")
 
 
 def to_tex(text: str) -> str:
-    """``text`` with the characters outside of ASCII that TeX has a spelling for replaced by it."""
+    """Return ``text`` with each character outside of ASCII that TeX can spell replaced by that spelling."""
     if text.isascii():
         return text
     pieces: list[str] = []
     script = ""
     for character in text:
         kind, plain = _spelling(character)
-        if kind != script:
+        if kind != script:  # one group for all of x⁻¹², since TeX refuses x^{-}^{1}^{2}
             pieces.append("}" if script else "")
             pieces.append({RAISED: "^{", LOWERED: "_{"}.get(kind, ""))
             script = kind
@@ -67,13 +72,14 @@ def to_tex(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _spelling(character: str) -> tuple[str, str]:
-    """Script (raised, lowered or empty) and the plain spelling of one character."""
+    """Return the script (raised, lowered or ``""``) and the plain spelling of one character."""
     if character < "\x7f" or character == "\u2044":
         return "", character
     if character in TABLE:
         return "", TABLE[character]
     if character in GREEK:
         return "", f"\\{GREEK[character]} "
+    # The longest decomposition has 18 parts, a phrase in Arabic; nothing that is mapped has more than 8.
     kind, *codes = unicodedata.decomposition(character).split()[:9] or [""]
     plain = "".join(chr(int(code, 16)) for code in codes)
     if kind in (RAISED, LOWERED):
@@ -81,6 +87,7 @@ def _spelling(character: str) -> tuple[str, str]:
     if kind == "<fraction>":
         top, _, bottom = plain.partition("\u2044")
         return "", f"\\frac{{{top}}}{{{bottom}}}"
+    # Full-width and styled letters are plain letters. Such digits are not mapped: the prefilter refuses them.
     if kind in ("<wide>", "<font>", "<small>", "<vertical>") and not plain.isdigit():
         return "", "".join(_spelling(part)[1] for part in plain)
     return "", character

@@ -1,8 +1,9 @@
-r"""The letter of a choice with the text of the option behind it: ``(C) 12``, ``C. 12``, ``\textbf{(C)}\ 12``."""
+r"""Reads a multiple-choice answer: a letter, perhaps with the option's text: ``(C) 12``, ``C. 12``, ``option C``."""
 
 import re
 from dataclasses import dataclass
 
+# A letter needs a mark that a formula does not have: "C 12" may be a combination and "A - B" a difference of sets.
 HEAD = re.compile(
     r"(?:\\text\{ ?)?(?:\(([A-Z])\)|([A-Z])(?:\)|[.:](?= )|[.:](?= ?\})| ?-(?= [A-Za-z]{3})))(?: ?\})?:? ?(.+)",
     re.DOTALL,
@@ -10,7 +11,8 @@ HEAD = re.compile(
 NAMED = re.compile(r"(?:\\text\{ ?)?(?:option|choice|answer|letter)(?: ?\})? ?\(?([A-Z])\)?(?: ?\})?", re.IGNORECASE)
 LETTER = re.compile(r"(?:\\text\{ ?)?\(?([A-Z])\)?(?: ?\})?")
 MARK = re.compile(r"(?<![A-Za-z\\])\(?[A-Z](?:\)|[.:](?= |$))|(?<![A-Za-z\\])[A-Z](?![A-Za-z])$")
-"""The letter of another choice, so that the text holds more than one."""
+"""The letter of a second choice: two letters are two tries, not a choice with its text."""
+# An operator right behind the letter: "(A) + 2" is a formula with a variable A.
 OPERATOR = re.compile(
     r"[+*/^=<>_!&|,;]|-(?![0-9.\\])|\\(?:cup|cap|in|leq|geq|neq|setminus|rightarrow|approx|vee|wedge) "
 )
@@ -18,18 +20,18 @@ OPERATOR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An option: its letter, and its text (normalised) where that is given too."""
+    """An option: its letter, and its normalised text or ``""`` where only the letter is given."""
 
     letter: str
     text: str
 
 
 def read_choice(text: str) -> Choice | None:
-    """The option that ``text`` (normalised) names with its text or with the word "option"; None for anything else."""
+    """Return the option that normalised ``text`` names with its text or the word "option"; None for anything else."""
     if text.startswith("\\text{") and text.endswith("}") and text.count("{") == 1:
         text = text[6:-1].strip()
     named = NAMED.fullmatch(text)
-    if named is not None and named.group(1).isupper():
+    if named is not None and named.group(1).isupper():  # the pattern ignores case: "answer a" is no choice
         return Choice(named.group(1), "")
     match = HEAD.fullmatch(text)
     if match is None:
@@ -41,12 +43,12 @@ def read_choice(text: str) -> Choice | None:
 
 
 def is_letter(text: str) -> bool:
-    """True when ``text`` (normalised) is the letter of a choice and nothing else."""
+    """True when normalised ``text`` is the letter of a choice and nothing else."""
     return LETTER.fullmatch(text) is not None
 
 
 def letter_of(text: str) -> str:
-    """The letter in a text that ``is_letter``."""
+    """Return the letter of a text for which ``is_letter`` is true."""
     match = LETTER.fullmatch(text)
     assert match is not None
     return match.group(1)

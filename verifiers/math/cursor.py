@@ -1,4 +1,4 @@
-"""A place in a list of tokens: look, take, accept."""
+"""A position in a list of tokens: peek, take, accept."""
 
 from rlserve.verifiers.math.tokens import Token
 from rlserve.verifiers.math.tree import Unreadable
@@ -7,23 +7,32 @@ END = Token("end")
 
 
 class Cursor:
-    """What a recursive-descent parser stands on."""
+    """The base of a recursive-descent parser: its tokens, and the index of the next one.
+
+    Example::
+
+        cursor = Cursor(tokenize("2+x"))
+        cursor.take("number").text     # "2"; another kind would raise Unreadable
+        cursor.accept("+", "-")        # "+": taken
+        cursor.accept("+", "-")        # "": the next token is a symbol, and stays
+        cursor.peek().text             # "x"
+    """
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         self.index = 0
 
     def peek(self, ahead: int = 0) -> Token:
-        """The token ``ahead`` of this place; END behind the last one."""
+        """Return the token ``ahead`` of this position; END behind the last one."""
         index = self.index + ahead
         return self.tokens[index] if index < len(self.tokens) else END
 
     def command(self) -> str:
-        """Name of the command at this place; empty when there is none."""
+        """Return the name of the command at this position; ``""`` when there is none."""
         return self.peek().text if self.peek().kind == "command" else ""
 
     def take(self, kind: str) -> Token:
-        """The token at this place, which must be of ``kind``; raises Unreadable."""
+        """Consume the token at this position, which must be of ``kind``. Raises Unreadable."""
         token = self.peek()
         if token.kind != kind:
             raise Unreadable(f"{token.text[:20]!a} where {kind!r} should be", self.command())
@@ -31,7 +40,7 @@ class Cursor:
         return token
 
     def accept(self, *kinds: str) -> str:
-        """Kind of the token at this place, taken, when it is one of ``kinds``; else empty."""
+        """Consume the token at this position when it is one of ``kinds`` and return its kind; else return ``""``."""
         kind = self.peek().kind
         if kind not in kinds:
             return ""
@@ -39,7 +48,7 @@ class Cursor:
         return kind
 
     def accept_command(self, *names: str) -> bool:
-        """True, and the command taken, when one of ``names`` stands here."""
+        """Consume the command at this position when it is one of ``names``; False when it is not."""
         found = self.command() in names and self.command() != ""
         self.index += found
         return found

@@ -1,7 +1,7 @@
-r"""Is the answer the gold answer? Same kind of thing first, then equal in every part.
+r"""Decides whether an answer equals the gold answer: the same kind of thing first, then equal in every part.
 
-The gold answer says what is asked for; the answer may be written otherwise, but may not be more (a second try),
-less (one of two roots) or another kind of thing (a set for a point). Rules by kind are in the functions below.
+The gold answer defines what is asked for. The answer may have another notation, but it may not be more (a second try),
+less (one of two roots) or another kind of thing (a set for a point). Each kind has its rules in a method below.
 """
 
 import re
@@ -39,22 +39,31 @@ DIFFERENT = "another kind of answer"
 
 
 class Equivalence:
-    """Decides whether two answers are equal. Keeps no state but arithmetic scratch space."""
+    r"""Decides whether two answers are equal. Its only state is the scratch space of the arithmetic.
+
+    Example::
+
+        equivalence = Equivalence()
+        equivalence.compare(r"\frac{1}{2}", "0.5")   # Comparison(equal=True, rule="number")
+        equivalence.compare("x = 5", "5")            # equal: the value of a variable
+        equivalence.compare(r"\{1, 2\}", "1")        # not equal: another number of answers
+    """
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._scalars = ScalarComparer()
         self._quantities = QuantityComparer(self._scalars, policy or Policy())
 
     def compare(self, gold: str, answer: str) -> Comparison:
-        """Decide for two raw answers, gold first. The answer has passed the prefilter.
+        """Decide for two raw answers, gold first. The answer must have passed the prefilter.
 
-        Never raises for what an answer or a gold holds; may be slow only inside math-verify, for formulas beyond our
-        reader (which raises TimeUp).
+        No text of an answer or a gold makes it raise. It can be slow only inside math-verify, for formulas beyond our
+        reader; there it raises TimeUp.
         """
         try:
             return self._compare(announced(normalize(gold)), announced(normalize(answer)))
         except Exception as error:
-            # Whatever an untrusted formula does to our arithmetic, it gets a verdict: nobody can make one vanish.
+            # A formula that breaks our arithmetic is a wrong answer. Without a verdict the policy could learn to
+            # avoid a 0 by such formulas.
             return Comparison(False, f"cannot be compared ({type(error).__name__})")
 
     def _compare(self, gold: str, answer: str) -> Comparison:
@@ -64,12 +73,14 @@ class Equivalence:
         if fast is not None:
             return fast
         found = self._read_and_compare(gold, answer)
+        # Choices last: a letter in front is dropped only where no other rule finds the two equal.
         return found if found.equal else self._choices(gold, answer) or found
 
     def _read_and_compare(self, gold_text: str, answer_text: str) -> Comparison:
         try:
             gold = read(gold_text)
         except Unreadable as error:
+            # An unreadable gold answer equals the same text only, unless it is a formula that math-verify knows.
             same = Comparison(_as_text(gold_text) == _as_text(answer_text), "text")
             return same if same.equal else self._second_opinion(gold_text, answer_text, error) or same
         try:
@@ -77,6 +88,7 @@ class Equivalence:
         except Unreadable as error:
             found = self._second_opinion(gold_text, answer_text, error)
             return found or Comparison(False, f"unreadable ({error})")
+        # Each side is now read once more in the light of the other one.
         gold, answer = _named_point(gold_text, gold, answer), _named_point(answer_text, answer, gold)
         if _is_bare_list(gold) != _is_bare_list(answer):
             gold, answer = _reread(gold_text, gold, answer), _reread(answer_text, answer, gold)
@@ -84,16 +96,17 @@ class Equivalence:
 
     @staticmethod
     def _second_opinion(gold: str, answer: str, error: Unreadable) -> Comparison | None:
-        """math-verify's, where a command that it knows stopped our reader and both sides are plain formulas.
+        """Ask math-verify where our reader stopped at a command that it knows, and both sides are plain formulas.
 
-        Where a number, a word or a sign stopped it, the text is no answer, whatever can be read into it.
+        Where our reader stopped at a number, a word or a sign, the text is no answer: math-verify would drop that part
+        and compare the rest.
         """
         if error.command not in COMMANDS or not may_ask(gold) or not may_ask(answer):
             return None
         return Comparison(equal_by_math_verify(gold, answer), "math-verify")
 
     def _choices(self, gold: str, answer: str) -> Comparison | None:
-        """The letter of a choice with or without the option's text; None when neither side has a letter and more."""
+        """Compare letters of a choice, with or without the option's text; None when neither side is a choice."""
         mine, theirs = read_choice(gold), read_choice(answer)
         if mine is None and theirs is None:
             return None
@@ -115,6 +128,8 @@ class Equivalence:
 
     def shapes(self, gold: Shape, answer: Shape) -> Comparison:
         """Decide for two shapes."""
+        # The order matters: a kind that takes a partner of several other kinds comes before these. A relation may be
+        # compared with its value, a group with its only item, a word with a short product, a time with a ratio.
         if isinstance(gold, Opaque) or isinstance(answer, Opaque):
             return self._opaque(gold, answer)
         if isinstance(gold, Relation) or isinstance(answer, Relation):
@@ -143,7 +158,7 @@ class Equivalence:
         return Comparison(False, DIFFERENT)
 
     def _opaque(self, gold: Shape, answer: Shape) -> Comparison:
-        """math-verify decides about formulas beyond our reader; both sides must be one formula."""
+        """Let math-verify compare formulas beyond our reader; both sides must be one formula."""
         texts = [shape.text for shape in (gold, answer) if isinstance(shape, Opaque | Scalar)]
         if len(texts) != 2:
             return Comparison(False, DIFFERENT)
@@ -152,6 +167,7 @@ class Equivalence:
     def _relations(self, gold: Shape, answer: Shape) -> Comparison:
         if isinstance(gold, Relation) and isinstance(answer, Relation):
             found = equal_relations(gold, answer, self._scalars, self.shapes)
+            # Inequalities of another form may still hold the same numbers: 1 < x < 3 and |x - 2| < 1.
             return found if found.equal or "=" in gold.ops else self._sets(gold, answer, found)
         relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
         assert isinstance(relation, Relation)
@@ -166,7 +182,7 @@ class Equivalence:
         return any_equal((other,), values, self.shapes)
 
     def _sets(self, gold: Shape, answer: Shape, otherwise: Comparison | None = None) -> Comparison:
-        """As sets of reals; ``otherwise`` holds when one side is none that we read."""
+        """Compare as sets of reals; the result is ``otherwise`` when one side is no set of reals that we can read."""
         if isinstance(gold, NamedSet) and isinstance(answer, NamedSet) and gold == answer:
             return Comparison(True, "set")
         same = same_sets(gold, answer, self._scalars)
@@ -211,7 +227,8 @@ class Equivalence:
         return Comparison(True, rule)
 
     def _matched(self, left: Sequence[Shape], right: Sequence[Shape]) -> Comparison:
-        """Every gold item has its own partner, in any order."""
+        """True when every gold item has a partner of its own, in any order."""
+        # Equal numerals are paired first, without arithmetic; only the rest is compared each with each.
         numbers = [number_of(item) for item in right]
         free = list(range(len(right)))
         hard: list[Shape] = []
@@ -239,7 +256,7 @@ class Equivalence:
         return self._all(cells[0], cells[1], "entry by entry")
 
     def _based(self, gold: Shape, answer: Shape) -> Comparison:
-        """A numeral of a base equals one of the same base; without a base only base ten is meant."""
+        """Compare numerals with a base: both must have the same base, and a bare numeral counts as base ten."""
         if isinstance(gold, BasedNumber) and isinstance(answer, BasedNumber):
             return Comparison(gold == answer, "base")
         based, other = (gold, answer) if isinstance(gold, BasedNumber) else (answer, gold)
@@ -259,7 +276,7 @@ class Equivalence:
         ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
         assert isinstance(ratio, Ratio)
         if any(isinstance(item, Scalar) and item.node == Number(Fraction(0)) for item in ratio.items):
-            return Comparison(False, DIFFERENT)  # 0 to 3 is a range
+            return Comparison(False, DIFFERENT)  # "0 to 3" is a range, and a quotient of 0 would make it 0
         parts = _quotients(ratio)
         if parts is None or len(parts) != 1 or not isinstance(other, Scalar) or other.unit is not None:
             return Comparison(False, DIFFERENT)
@@ -268,22 +285,24 @@ class Equivalence:
 
 NAMED_POINT = re.compile(r"[A-Z](?:_ ?\{?[A-Za-z0-9]\}?)?'* ?(\(.+\))")
 MAX_HARD_ITEMS = 24
-"""Items that are no plain numerals are compared each with each; more of them are not."""
+"""Items that are no plain numerals are compared each with each: at most 24 * 24 comparisons of formulas. Any value of
+this size will do."""
 
 
 def _fast(gold: str, answer: str) -> Comparison | None:
-    """The answer to most questions: the same text, or two plain numerals."""
+    """Decide the most common case: the same text, or two plain numerals; None for all others."""
     if key(gold) == key(answer):
         return Comparison(True, "same text")
     left = read_numeral(gold)
     right = read_numeral(answer) if left is not None else None
+    # Decimals go on to ``scalars.py``: one of six places and more stands for all numbers that round to it.
     if left is None or right is None or left.places is not None or right.places is not None:
         return None
     return Comparison(left.value == right.value, "number")
 
 
 def _spelled(shape: Shape) -> str:
-    """Letters of a word, also of a short one that was read as a product; empty for other shapes."""
+    """Return the letters of a word, also of a short one that was read as a product; ``""`` for other shapes."""
     text = shape.text if isinstance(shape, Word | Scalar) else ""
     return text.lower() if len(text) > 1 and text.isalpha() else ""
 
@@ -293,13 +312,13 @@ def _as_text(normal: str) -> str:
 
 
 def _named_point(text: str, shape: Shape, partner: Shape) -> Shape:
-    """``P(1,2)`` beside a point is the point of that name."""
+    """Read ``P(1,2)`` beside a point as the point of that name."""
     match = NAMED_POINT.fullmatch(text) if isinstance(partner, Group) and partner.brackets == "()" else None
     return shape if match is None or isinstance(shape, Group) else read(match.group(1))
 
 
 def _reread(text: str, shape: Shape, partner: Shape) -> Shape:
-    """``100,200`` beside a list is a list of two numbers."""
+    """Read ``100,200`` beside a list as a list of two numbers."""
     if "," not in text or not isinstance(shape, Scalar) or not isinstance(partner, Group):
         return shape
     try:
@@ -313,7 +332,7 @@ def _is_bare_list(shape: Shape) -> bool:
 
 
 def _as_ratio(shape: Shape) -> Shape:
-    """A time of day beside what can be no time, when it may be a ratio."""
+    """Turn a time of day into the ratio of its numbers; without numbers alone it stays as it is."""
     if not isinstance(shape, Clock) or shape.terms is None:
         return shape
     return Ratio(tuple(Scalar(Number(Fraction(term))) for term in shape.terms))
@@ -326,7 +345,7 @@ def _has_unit(shape: Shape) -> bool:
 
 
 def _is_condition(group: Group) -> bool:
-    """Inequalities or unions, which say what a variable may be; equations give values and are matched one by one."""
+    """True for inequalities or unions, which limit a variable; equations give values and are matched one by one."""
     if group.joiner == "cap":
         return True
     return any(isinstance(item, Union) or (isinstance(item, Relation) and "=" not in item.ops) for item in group.items)
@@ -339,7 +358,7 @@ def _holds_equations(shape: Shape) -> bool:
 
 
 def _as_matrix(shape: Shape) -> Matrix | None:
-    """``[[1,2],[3,4]]`` is a matrix of its rows, ``(1,2)`` beside a matrix is a column."""
+    """Read ``[[1,2],[3,4]]`` as a matrix of its rows and ``(1,2)`` beside a matrix as a column; None for the rest."""
     if isinstance(shape, Matrix):
         return shape
     if not isinstance(shape, Group) or shape.brackets not in ("[]", "()", "<>"):
@@ -350,7 +369,7 @@ def _as_matrix(shape: Shape) -> Matrix | None:
 
 
 def _quotients(ratio: Ratio) -> list[Shape] | None:
-    """Each term but the first, divided into the first; None when a term is no plain formula."""
+    """Return the first term divided by each other one; None when a term is no plain formula."""
     nodes = [item.node for item in ratio.items if isinstance(item, Scalar) and item.unit is None]
     if len(nodes) != len(ratio.items):
         return None

@@ -1,8 +1,8 @@
-"""The value of an expression tree: exactly, as a fraction, or numerically, to any precision.
+"""Evaluates an expression tree: exactly, as a fraction, or numerically, to any precision.
 
-Every operation checks the size of its result before it computes, so a tower of powers costs nothing. Raises
-Undefined where there is no finite value (a division by zero, infinity) and TooLarge where the value has more
-digits than an honest answer.
+Every operation checks the size of its result before it computes, so a tower of powers costs nothing. Undefined is
+raised where there is no finite value (a division by zero, infinity), TooLarge where the value has more digits than any
+honest answer.
 """
 
 import math
@@ -16,17 +16,19 @@ import mpmath
 from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol
 
 MAX_BITS = 40_000
-"""Largest numerator or denominator that is computed, and largest binary exponent of an approximation."""
+"""Largest numerator or denominator that is computed, and largest binary exponent of an approximation. Any value of
+this size will do: 12,000 digits, which Python multiplies in a few milliseconds."""
 MAX_EXPONENT = 10_000
+"""Of a power. Any value of this size will do: the size of the result is checked as well."""
 MAX_FACTORIAL = 200
+"""200! has 1,246 bits. Any value of this size will do: a larger factorial equals only the same text."""
 MAX_CHOOSE = 2_000
-
-
+"""Objects to choose from: 2,000 choose 1,000 has 1,995 bits. Any value of this size will do."""
 FUNCTIONS = {
     "ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec",
     "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "abs": "fabs", "sgn": "sign",
 }  # fmt: skip
-"""Our name of a function and mpmath's, where they differ."""
+"""Our name of a function to mpmath's, where they differ."""
 
 
 class Undefined(Exception):
@@ -34,11 +36,11 @@ class Undefined(Exception):
 
 
 class TooLarge(Exception):
-    """The value has more digits than we compute."""
+    """The value has more digits than the limits above allow."""
 
 
 def fold(node: Node) -> Node:
-    """The tree with every rational part computed: a rational formula becomes one Number."""
+    """Return the tree with every rational part computed: a rational formula becomes one Number."""
     if not isinstance(node, Apply):
         return node
     args = tuple(fold(arg) for arg in node.args)
@@ -51,7 +53,7 @@ def fold(node: Node) -> Node:
 
 
 def exact(node: Node) -> Fraction | None:
-    """Value as a fraction, or None when it is not rational by these operations (roots, functions, variables)."""
+    """Return the value as a fraction; None when these operations do not give one (roots, functions, variables)."""
     folded = fold(node)
     return folded.value if isinstance(folded, Number) else None
 
@@ -86,7 +88,7 @@ def _exact_product(args: list[Fraction]) -> Fraction:
     product = Fraction(1)
     for arg in args:
         product *= arg
-        _bounded(product)
+        _bounded(product)  # after each factor: a hundred factors of 400 digits never become one number
     return product
 
 
@@ -107,7 +109,7 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
         root = _exact_root(base, Fraction(exponent.denominator)) if base >= 0 else None
         return None if root is None else _exact_power(root, Fraction(exponent.numerator))
     if base in (0, 1, -1):
-        if base == 0 and exponent <= 0:
+        if base == 0 and exponent <= 0:  # 0^0 too: which value it has depends on the book
             raise Undefined
         return base ** (int(exponent) % 2) if base == -1 else base if exponent else Fraction(1)
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
@@ -117,7 +119,8 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _exact_root(value: Fraction, degree: Fraction) -> Fraction | None:
-    """The rational root, real for odd degrees of negative numbers; None when it is not rational."""
+    """Return the rational root, real for odd degrees of negative numbers; None when it is not rational."""
+    # Any bound of this size will do: nobody writes a higher root than the 64th.
     if degree.denominator != 1 or not 2 <= degree <= 64 or (value < 0 and degree % 2 == 0):
         return None
     n = int(degree)
@@ -128,7 +131,7 @@ def _exact_root(value: Fraction, degree: Fraction) -> Fraction | None:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    """The integer whose ``degree``-th power is ``value``, by bisection; None when there is none."""
+    """Return the integer whose ``degree``-th power is ``value``, by bisection; None when there is none."""
     if degree == 2:
         root = math.isqrt(value)
         return root if root * root == value else None
@@ -140,7 +143,7 @@ def _integer_root(value: int, degree: int) -> int | None:
 
 
 def _exact_integer(op: str, args: list[Fraction]) -> Fraction | None:
-    """Operations on whole numbers; None for other operations."""
+    """Compute an operation on whole numbers; None for other operations."""
     if op not in ("factorial", "binom", "permutations", "gcd", "lcm"):
         return None
     if any(arg.denominator != 1 or arg < 0 for arg in args):
@@ -156,18 +159,24 @@ def _exact_integer(op: str, args: list[Fraction]) -> Fraction | None:
 
 
 class Approximator:
-    """Numeric values of trees at given points, in complex arithmetic of any precision.
+    """Evaluates trees numerically at given points, in complex arithmetic of any precision.
 
-    Holds its own mpmath context, so that precision is no global state.
+    It has an mpmath context of its own: the precision of ``mpmath.mp`` is global.
+
+    Example::
+
+        approximator = Approximator()
+        approximator.value(parse("x^{2}"), {"x": Fraction(3, 2)}, bits=64)   # mpf('2.25')
+        approximator.magnitude    # 2: bits of the largest value met; the caller raises the precision by it
     """
 
     def __init__(self) -> None:
         self._context: Any = mpmath.MPContext()
         self.magnitude = 0
-        """Largest binary exponent (either sign) or numeral size, in bits, met since it was last set to 0."""
+        """Largest binary exponent (either sign) or numeral size, in bits, since the caller last set it to 0."""
 
     def value(self, node: Node, point: Mapping[str, Fraction], *, bits: int) -> Any:
-        """The value of ``node`` with its variables at ``point``, computed with ``bits`` of precision."""
+        """Return the value of ``node`` with its variables at ``point``, computed with ``bits`` of precision."""
         self._context.prec = bits
         try:
             return self._value(node, point)
@@ -203,9 +212,10 @@ class Approximator:
         if name == "infty":
             raise Undefined
         context = self._context
+        # "+" rounds mpmath's lazy constants to the precision of this context.
         constants = {"pi": +context.pi, "e": +context.e, "i": context.mpc(0, 1)}
         if name not in constants:
-            raise Undefined  # a variable that has no value here
+            raise Undefined  # a variable without a value at this point
         return constants[name]
 
     def _apply(self, node: Apply, args: list[Any]) -> Any:
@@ -242,6 +252,7 @@ class Approximator:
         if op == "sqrt":
             return context.sqrt(base)
         if op == "root":
+            # The real root of a negative number, as in exact arithmetic: power() would give the complex one.
             odd = context.isint(args[1]) and int(args[1]) % 2 == 1
             if odd and context.im(base) == 0 and context.re(base) < 0:
                 return -context.power(-base, 1 / args[1])
@@ -250,6 +261,7 @@ class Approximator:
             if context.re(args[1]) <= 0:
                 raise Undefined
             return context.mpf(0)
+        # A base of size 1, such as i or e^{ix}, keeps its size under any exponent.
         if abs(args[1]) > MAX_EXPONENT and abs(abs(base) - 1) > 1e-9:
             raise TooLarge
         if abs(args[1]) * max(1, abs(int(context.mag(base)))) > MAX_BITS:

@@ -1,16 +1,17 @@
-r"""Which answer in a completion counts. One order of rules, for every caller:
+r"""Finds the one answer of a completion that is judged. The rules, in this order for every caller:
 
-1. Thoughts (``<think>...</think>`` and its like) are split off: nothing in them is an answer. Markup that says only
-   how a text looks is taken off (``markup.py``).
-2. **The last announcement counts.** A ``box`` (``\boxed{...}``; boxes side by side are one answer of several parts), a
-   ``phrase`` ("the answer is", "**Answer:**", a heading with the answer below it), a ``marker`` (GSM8K's ``####``) and
-   a ``tag`` (``<answer>``) announce; an empty box, one that repeats the instruction (``\boxed{answer}``) and a heading
-   (``#### Step 2``) do not. A word behind a box ("the answer is positive") is a comment on it, no other answer.
+1. Drop thoughts (``<think>...</think>`` and similar marks): no text in them is an answer. Drop markup that only
+   changes how a text looks (``markup.py``).
+2. **The last announcement counts.** Announcements are a ``box`` (``\boxed{...}``; boxes side by side are one answer of
+   several parts), a ``phrase`` ("the answer is", "**Answer:**", a heading with the answer below it), a ``marker``
+   (GSM8K's ``####``) and a ``tag`` (``<answer>``). An empty box, a box that repeats the instruction
+   (``\boxed{answer}``) and a heading (``#### Step 2``) announce nothing. A remark behind a box ("the answer is
+   positive") is a comment on it, not another answer.
 3. ``whole``: the text itself, when it is a bare expression without prose, or a few words.
 4. ``last``: the list that ends the text ("The solutions are:"), a last sentence that denies a solution, or the last
    formula or number.
 
-Nothing else of the completion is ever looked at. Every step is linear in the length of the text.
+The rest of the completion is ignored. Every step is linear in the length of the text.
 """
 
 import re
@@ -35,31 +36,35 @@ from rlserve.verifiers.math.unit_table import is_unit
 from rlserve.verifiers.reasoning import answer_of
 
 TAIL_CHARACTERS = 20_000
-"""The ``last`` rule reads no further back than this."""
+"""The ``last`` rule reads no further back than this. Any value of this size will do: an answer ends the text."""
 JOINED = re.compile(r"\s*,?\s*(?:and|or)\s*|\s*[\u6216\u548c]\s*")
 MAX_JOINED = 8
+"""Values of one answer such as "1, 2 and 3". Any value of this size will do: it bounds what the walk back keeps."""
+# The rest of a sentence behind a box: closing marks of mathematics or emphasis, then its end.
 SENTENCE_OVER = re.compile(r"[ $*\\)\]]*(?:[.!?;]|\n|\Z)")
 UNIT_BEHIND = re.compile(r"[ \u00a0]?([A-Za-z]{1,12})(?![A-Za-z])")
 UNIT_BETWEEN = re.compile(r"[ \u00a0]?([A-Za-z]{1,12}),?[ \u00a0]+(?:and[ \u00a0]+)?")
+# "no other solutions" does not deny the ones before it.
 NO_SOLUTION = re.compile(
     r"\bno (?:(?:real|integer|such|positive|valid|possible|other) )*(?:solutions?|roots?)\b(?! other)", re.IGNORECASE
 )
+# "the answer is about 3.14" behind \boxed{\pi} gives the same answer once more, rounded.
 ROUGH = re.compile(r"approx|about|roughly|around|nearly|\\approx|\u2248|~")
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The answer that counts and the rule that found it."""
+    """The answer that is judged, and the rule that found it."""
 
     text: str
     rule: str
 
 
 def find_answer(text: str, *, bare: bool = False, prompt: str = "") -> Extracted | None:
-    """The answer in ``text``, or None when it holds none.
+    """Return the answer in ``text``, or None when it contains none.
 
-    ``bare`` says that the text is an answer and not a completion: without an announcement it counts as a whole,
-    whatever it holds. ``prompt`` is what the model continued, which may have opened its thoughts.
+    With ``bare`` the text is an answer and not a completion: without an announcement the whole text counts.
+    ``prompt`` is the text that the model continued; it may end in an open ``<think>``.
     """
     text = without_markup(answer_of(text, prompt))
     found = _announced(text)
@@ -74,11 +79,12 @@ def find_answer(text: str, *, bare: bool = False, prompt: str = "") -> Extracted
 
 
 def last_expression(text: str) -> str | None:
-    """The last formula or number of a text; several with ``and`` or ``or`` between them are one answer."""
+    """Return the last formula or number of a text; several with ``and`` or ``or`` between them are one answer."""
     found = deque(runs(text), maxlen=MAX_JOINED)
     if not found:
         return last_formula(text)
     last = found.pop()
+    # Units come first: "3 hours and 20 minutes" is one quantity, and the joining below would make it a list.
     if found and (whole := _of_two_units(text, found, last)) is not None:
         return whole
     joined = [last]
@@ -91,14 +97,16 @@ def last_expression(text: str) -> str | None:
 
 def _announced(text: str) -> Extracted | None:
     box, marker, tag = find_boxes(text), last_marker(text), last_tag(text)
-    said = [item for item in (last_phrase(text), last_field(text), last_choice(text)) if item is not None]
-    phrase = max(said, key=_start, default=None)
+    phrases = [item for item in (last_phrase(text), last_field(text), last_choice(text)) if item is not None]
+    phrase = max(phrases, key=_start, default=None)
+    # A box outranks a phrase behind it that only comments on it; tags and markers count by their place alone.
     if box is not None and phrase is not None and not _goes_before(text, phrase, box):
         phrase = None
     candidates = [(item, rule) for item, rule in ((tag, "tag"), (phrase, "phrase"), (marker, "marker")) if item]
     start, rule, answer = max(((item.start, rule, item.text) for item, rule in candidates), default=(-1, "", ""))
     if box is not None and box.start > start:
         return Extracted(box.text, "box")
+    # Inside of tags a model may write a sentence, which only prose is searched for: "The answer is 5" in <answer>.
     if rule == "tag":
         return Extracted(answer if is_expression(answer) else answer_in(answer) or answer, rule)
     return Extracted(answer, rule) if rule else None
@@ -109,10 +117,10 @@ def _start(found: Announced) -> int:
 
 
 def _of_two_units(text: str, before: deque[Run], last: Run) -> str | None:
-    """``3 hours and 20 minutes``: one quantity in two or three units; None where the last value stands alone."""
+    """Return ``3 hours and 20 minutes``, one quantity in two or three units; None where the last value stands alone."""
     unit = UNIT_BEHIND.match(text, last.end)
     start, units = last.start, {unit[1].lower()} if unit else set()
-    if text[last.start : last.end] != last.text:
+    if text[last.start : last.end] != last.text:  # a run that was cut, as "= 20" is: its place is not the value's
         return None
     for run in reversed(before):
         between = UNIT_BETWEEN.fullmatch(text, run.end, start)
@@ -121,25 +129,26 @@ def _of_two_units(text: str, before: deque[Run], last: Run) -> str | None:
         if not is_unit(between[1]) or between[1].lower() in units or len(units) > 2:
             break
         units.add(between[1].lower())
-        start = run.end - len(run.text)  # behind the sides of a sum that comes to it
+        start = run.end - len(run.text)  # "1+2 = 3 hours": the value begins behind the sum
     if unit is None or not is_unit(unit[1]) or start == last.start:
         return None
     return text[start : unit.end()]
 
 
 def _denial(text: str) -> str | None:
-    """``no solution``, where the last sentence says so and names no value."""
+    """Return ``no solution`` where the last sentence denies one and names no value."""
     sentence = re.split(r"(?<=[.!?])\s+|\n", text.strip())[-1]
     return "no solution" if NO_SOLUTION.search(sentence) and not any(runs(sentence)) else None
 
 
 def _goes_before(text: str, phrase: Announced, box: Boxed) -> bool:
-    """Whether a phrase behind a box announces another answer, and does not only speak of the one in the box."""
+    """True when a phrase competes with a box; False for a phrase behind it that only repeats or comments on it."""
     if phrase.start < box.start:
-        return True
+        return True  # in front of the box: the later one, the box, wins anyway
     if ROUGH.search(text[phrase.start : phrase.end]) or not phrase.is_value:
         return False
     line = text.rfind("\n", 0, box.start) + 1
+    # A box that stands alone on its line is a final answer; in a sentence it may be one step of several.
     alone = not text[line : box.start].strip(" $*\\([") and SENTENCE_OVER.match(text, box.end) is not None
     return not alone or "\n" in text[box.end : phrase.start]
 

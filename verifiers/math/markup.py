@@ -1,6 +1,6 @@
-r"""Markup that says how a text looks, taken off first: HTML, emoji, rules, end tokens, ``align``.
+r"""Removes markup that only changes how a text looks: HTML, emoji, rules, end tokens, ``align``.
 
-What is left says the same in markdown and LaTeX.
+The result has the same meaning in plain markdown and LaTeX.
 """
 
 import re
@@ -18,9 +18,11 @@ RAISED = re.compile(r"<(?P<tag>su[pb])>(?P<content>[^<>\n]{1,40})</(?P=tag)>", r
 EMOJI = re.compile(
     r"[\u2600-\u265f\u2668-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200d\U0001f000-\U0001faff\u25a0-\u25ab\u220e]+"
 )
+# A horizontal rule of markdown, or the underline of a heading.
 RULE = re.compile(
     r"^[ \t]{0,8}(?:(?:-[ ]{0,2}){3,80}|(?:[*][ ]{0,2}){3,80}|(?:_[ ]{0,2}){3,80}|={3,80})$", re.MULTILINE
 )
+# The innermost environment: a body that opens or closes another one does not match, which keeps the search linear.
 ALIGNED = re.compile(
     r"\\begin\{(?P<name>(?P<inner>aligned|gathered|split)|align\*?|alignat\*?|gather\*?|eqnarray\*?|equation\*?|multline\*?|displaymath)\}"
     r"(?P<body>(?:[^\\]|\\(?!begin|end\{))*)\\end\{(?P=name)\}"
@@ -30,8 +32,8 @@ EQUATION = re.compile(r"\s*(?P<name>[A-Za-z](?:_\w|_\{\w{1,6}\})?)\s*=(?P<value>
 
 
 def without_markup(text: str) -> str:
-    """The text in plain markdown and LaTeX; linear in its length."""
-    text = END_TOKEN.sub("\n", text)
+    """Return the text in plain markdown and LaTeX, in linear time."""
+    text = END_TOKEN.sub("\n", text)  # a line break, since a model may go on behind <|im_end|> with another turn
     if CLOSED.search(text):
         text = RAISED.sub(lambda match: f"{'^_'[match['tag'].lower() == 'sub']}{{{match['content']}}}", text)
         text = TAG.sub(_gap, text)
@@ -45,12 +47,13 @@ def _gap(match: re.Match[str]) -> str:
 
 
 def _of_rows(match: re.Match[str]) -> str:
-    """What rows of equations come to: a solution by several names, else the last equation of a derivation."""
+    """Return the result of rows of equations: the values of several variables, else a derivation's last equation."""
     body = match["body"]
     if "\\boxed" in body or "\\fbox" in body:
-        return match.group()
+        return match.group()  # the box announces the answer: leave it to ``boxes.py``
     equations: list[str] = []
     for row in ROW.split(body):
+        # "&" aligns columns, "\&" is a character: a NUL, which no row contains, keeps the second one.
         row = " ".join(row.replace("\\&", "\x00").replace("&", " ").replace("\x00", "\\&").split())
         if equations and re.match(r"=|\\(?:approx|equiv|le|ge|to|implies)\b|\+|-", row):
             equations[-1] += " " + row
@@ -59,8 +62,9 @@ def _of_rows(match: re.Match[str]) -> str:
     solved = [EQUATION.fullmatch(equation) for equation in equations]
     names = [item["name"] for item in solved if item is not None]
     values = " ".join(item["value"] for item in solved if item is not None)
+    # "x = 1, y = 2" is a solution; "x = y + 1, y = 2" is a derivation, since a value mentions another row's name.
     together = len(names) == len(equations) == len(set(names)) and not any(
         re.search(rf"(?<![A-Za-z\\]){re.escape(name)}", values) for name in names
     )
-    said = ", ".join(equations) if together else (equations or [""])[-1].rstrip(" .,")
-    return said if match["inner"] else f"$$ {said} $$"
+    result = ", ".join(equations) if together else (equations or [""])[-1].rstrip(" .,")
+    return result if match["inner"] else f"$$ {result} $$"

@@ -1,6 +1,6 @@
-r"""Matrices: the environments of LaTeX, their determinants, and sums of multiples of them.
+r"""Reads matrices: the environments of LaTeX, their determinants, and sums of multiples of them.
 
-Read here: ``\begin{pmatrix}1\\2\end{pmatrix}``, an array or small matrix in brackets, ``(1, 2)^T``, a factor in
+It reads ``\begin{pmatrix}1\\2\end{pmatrix}``, an array or small matrix in brackets, ``(1, 2)^T``, a factor in
 front (``\frac12 (1, 2)^T``), and a point plus a multiple of a direction.
 """
 
@@ -13,6 +13,7 @@ from rlserve.verifiers.math.split import closing_index, split_top
 from rlserve.verifiers.math.tree import Apply, Node, Number, Unreadable, negated
 
 Inner = Callable[[str], Shape]
+# The body up to the first \end of the same name, without another \begin in it: linear, and a nested matrix is refused.
 BODY = r"(?:\{[lcr| ]*\})?((?:(?!\\begin ?\{).)*?)\\end ?\{\1\}"
 ENVIRONMENT = re.compile(r"\\begin ?\{([bpvBV]?matrix|smallmatrix|array|cases|aligned)\*?\} ?" + BODY, re.DOTALL)
 TRANSPOSED = re.compile(
@@ -21,16 +22,19 @@ TRANSPOSED = re.compile(
 ELSE = re.compile(
     r"[=<>,;]|\\(?:in|leq|geq|neq|approx|vee|wedge|cup|pm|mp) |\\text\{|(?<![A-Za-z])(?:or|and)(?![A-Za-z])"
 )
-"""What makes a relation or a list of the text, which other readers take apart first."""
+"""Signs of a relation or a list, which other steps of the reader take apart first."""
 HOLE = "\x01"
+"""Stands for a matrix that was read; no answer contains it, since the prefilter refuses control characters."""
 MAX_TERMS = 8
+"""Terms of a sum of matrices. Any value of this size will do: a line in space has two."""
 MAX_CELLS = 64
+"""Of a matrix that is multiplied, since each cell becomes a product. Any value of this size will do: 8 by 8."""
 
 
 def read_matrix(text: str, inner: Inner) -> Shape | None:
-    """The matrix (or determinant, or system of equations) that ``text`` writes; None when it holds none.
+    """Return the matrix, determinant or system of equations that ``text`` writes; None when it contains none.
 
-    Raises Unreadable for one that is not built like a matrix.
+    Raises Unreadable for one with a wrong structure, such as rows of different length.
     """
     if "\\begin" not in text and not TRANSPOSED.search(text):
         return None
@@ -64,7 +68,8 @@ def _node(cell: Shape) -> Node:
 
 
 def _determinant(rows: Sequence[Sequence[Node]]) -> Node:
-    """Expanded along the first row."""
+    """Expand a determinant along its first row."""
+    # 4 rows: 24 products. The number of products is the factorial of the size.
     if len(rows) != len(rows[0]) or len(rows) > 4:
         raise Unreadable("a determinant that is not square or has more than 4 rows")
     if len(rows) == 1:
@@ -78,7 +83,7 @@ def _determinant(rows: Sequence[Sequence[Node]]) -> Node:
 
 
 def _combination(text: str, inner: Inner) -> Matrix | None:
-    """A sum of multiples of matrices; None when nothing in ``text`` is one."""
+    """Read a sum of multiples of matrices; None when ``text`` contains no matrix."""
     matrices: list[Matrix] = []
     skeleton = _with_holes(text, inner, matrices)
     if not matrices:
@@ -105,7 +110,7 @@ def _combination(text: str, inner: Inner) -> Matrix | None:
 
 
 def _with_holes(text: str, inner: Inner, matrices: list[Matrix]) -> str:
-    """``text`` with each matrix, and each row that is transposed, replaced by a hole."""
+    """Append each matrix and each transposed row of ``text`` to ``matrices``, and return it with holes instead."""
 
     def environment(match: re.Match[str]) -> str:
         if match.group(1) in ("vmatrix", "Vmatrix", "cases", "aligned"):
@@ -117,6 +122,7 @@ def _with_holes(text: str, inner: Inner, matrices: list[Matrix]) -> str:
     text = re.sub(rf"[(\[] ?{HOLE} ?[)\]]", HOLE, text)
     if "\\begin" in text or "\\end" in text:
         raise Unreadable("a matrix inside a matrix")
+    # The environments were found first, the rows are found now: collect both again in the order of the text.
     order = list(matrices)
     matrices.clear()
     pieces: list[str] = []
@@ -142,7 +148,7 @@ def _with_holes(text: str, inner: Inner, matrices: list[Matrix]) -> str:
 
 
 def _row_at(text: str, index: int, inner: Inner) -> tuple[int, Matrix] | None:
-    """End and row of a tuple ``(1, 2)`` that starts here and is transposed behind."""
+    """Return end and row of a tuple ``(1, 2)`` at ``index`` with a transposition behind it; None without one."""
     if text[index] not in "([" or not re.match(r"[(\[][^()\[\]]*,", text[index:]):
         return None
     end = closing_index(text, index)

@@ -1,4 +1,4 @@
-r"""Sets that are named and not written: ``\text{all real numbers}``, ``no solution``, ``\mathbb{R}^+``."""
+r"""Reads sets given by name: ``\text{all real numbers}``, ``no solution``, ``\mathbb{R}^+``."""
 
 import re
 from collections.abc import Callable
@@ -24,6 +24,7 @@ EMPTY = re.compile(
     r"|\u65e0\u89e3|\u7121\u89e3|\u65e0\u5b9e\u6570\u89e3|\u7a7a\u96c6|\u89e3\u306a\u3057|\ud574\uac00 \uc5c6\ub2e4",
     re.IGNORECASE,
 )
+# A limit that does not exist is not the empty set: it becomes the word "dne".
 MISSING = re.compile(r"(?:the )?(?:limit )?(?:dne|does not exist|doesn't exist)", re.IGNORECASE)
 ALL_WITH = re.compile(r"(?:for )?all (?:values of |real )?(?=[a-z] ?(?:[<>]|\\leq|\\geq|\\neq))", re.IGNORECASE)
 SIGNED = re.compile(r"\\(reals|integers|rationals) ?(?:\^|_) ?(?:\{ ?)?(?:([+*-])|\\geq ?0|> ?0|< ?0)(?: ?\})?")
@@ -34,13 +35,14 @@ MINUS_INFINITY = negated(Symbol("infty"))
 
 
 def read_named_set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
-    """The set that ``text`` (normalised) names, or None. What does not exist is a word of its own."""
+    """Return the set that ``text`` (normalised) names, or None. A limit that does not exist becomes a word."""
     signed = SIGNED.fullmatch(text)
     if signed is not None:
         mark = signed.group(2) or ("0+" if "geq" in text else "+" if ">" in text else "-")
         return _signed(signed.group(1), mark)
     if not text.isascii() and EMPTY.fullmatch(text):
         return Group("{", "}", ())
+    # A shortcut: nearly all answers are one word and end here, before the slow patterns.
     if " " not in text and text.lower() != "dne" and not text.lower().endswith(("reals", "integers", "none")):
         return None
     plain = re.sub(" +", " ", TEXT_GROUP.sub(r" \1 ", text)).strip()
@@ -63,7 +65,7 @@ def read_named_set(text: str, inner: Callable[[str], Shape]) -> Shape | None:
 
 
 def _signed(name: str, mark: str) -> Shape:
-    """Positive or negative reals are an interval; other numbers a set of their own name."""
+    """Return positive or negative reals as an interval, other numbers as a set with the sign in its name."""
     if mark == "*":
         return NamedSet(name, (ZERO,))
     if name != "reals":

@@ -1,6 +1,6 @@
-r"""Names of quantities, which may stand left of an equals sign: ``AB``, ``\sin\theta``, ``P(X=2)``, ``\angle ABC``.
+r"""Recognises names of quantities left of an equals sign: ``AB``, ``\sin\theta``, ``P(X=2)``, ``\angle ABC``.
 
-``2x`` is none: ``2x = 10`` says that x is 5. Neither is ``\sqrt{x}`` or ``\log x``.
+``2x`` is not a name: ``2x = 10`` means that x is 5. Neither are ``\sqrt{x}`` and ``\log x``.
 """
 
 import re
@@ -10,27 +10,32 @@ from rlserve.verifiers.math.split import closing_index
 from rlserve.verifiers.math.tree import Apply, Node, Number, Symbol, symbols
 
 TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
+# An angle, segment or word with a decoration, perhaps under a function; or up to five short words and letters.
 LABEL = re.compile(
     r"(?:\\(?:sin|cos|tan|cot) )?(?:[a-zA-Z] ?)?(?:_ ?\{? ?)?"
     r"\\(?:angle|triangle|overline|hat|text|square|odot|widetilde|tilde|dot)"
     r" ?\{?[A-Za-z0-9 ']{1,40}\}*"
     r"|(?:\\text\{[^{}]{1,40}\} ?|[A-Za-z]{1,4} ?|\\(?:angle|triangle) ?){1,5}"
 )
+# The letter or word in front of a bracket, with its subscript, primes and power: "f^{-1}(", "P_{1}(", "a'(".
 HEAD = re.compile(
     r"(?:\\text\{[A-Za-z ]{1,20}\}|[A-Za-z]|\\[A-Za-z]+ ?)(?:_ ?(?:[A-Za-z0-9]|\{[^{}]{1,12}\}))?'*"
     r"(?: ?\^ ?(?:\{[^{}]{1,8}\}|[0-9]))? ?(?=[(\[])"
 )
 DERIVATIVE = re.compile(r"\\frac\{d(?:\^\{?[0-9]\}?)?[a-z]?(?:\([a-z]\))?\}\{d[a-z](?:\^\{?[0-9]\}?)?\}")
+# "[ABC]", the area of a triangle in competition mathematics.
 AREA = re.compile(r"\[[A-Z]{3,6}\]")
+# "|A|", "\|v\|", "A \cup B", and an integral or sum as a whole.
 OTHER = re.compile(
     r"\|[^|]{1,30}\||\\\|[^|]{1,30}\\\||[A-Z] ?\\(?:cup|cap|setminus) [A-Z]"
     r"|\\(?:int|sum|prod|lim|max|min|det|dim)(?![A-Za-z]).{1,120}"
 )
 MAX_CHARACTERS = 120
+"""Of a name. Any value of this size will do: it bounds the patterns above on a left side that is no name."""
 
 
 def is_name_text(text: str) -> bool:
-    """True for the name of a quantity that is no formula of ours: ``P(X=2)``, ``\\|v\\|``, ``[ABC]``."""
+    """True for the name of a quantity that the parser cannot read: ``P(X=2)``, ``\\|v\\|``, ``[ABC]``."""
     text = text.strip()
     if len(text) > MAX_CHARACTERS or not text:
         return False
@@ -41,19 +46,20 @@ def is_name_text(text: str) -> bool:
 
 
 def is_variable(shape: Shape) -> bool:
-    """True for one variable, also as ``f(x)``."""
+    """True for one variable, also applied to another one: ``f(x)``."""
     if not isinstance(shape, Scalar) or shape.unit is not None:
         return False
     node = shape.node
     if isinstance(node, Symbol):
         return bool(symbols(node))
+    # The parser reads f(x) as a product; its brackets tell it from "fx".
     if not isinstance(node, Apply) or node.op != "mul" or len(node.args) != 2 or "(" not in shape.text:
         return False
     return all(isinstance(arg, Symbol) and symbols(arg) for arg in node.args)
 
 
 def is_name(shape: Shape) -> bool:
-    """True for one variable, a word, ``f(x)``, and for what only a quantity is called: ``AB``, ``\\sin A``."""
+    """True for one variable, a word, ``f(x)``, and for formulas used as names only: ``AB``, ``\\sin A``."""
     if isinstance(shape, Group) and shape.brackets == "()":
         return all(map(is_variable, shape.items))  # (x, y) = (1, 2)
     if isinstance(shape, Ratio):
@@ -66,9 +72,9 @@ def is_name(shape: Shape) -> bool:
 
 
 def is_call(text: str) -> bool:
-    """``P(A)``, ``f^{-1}(x)``, ``dy/dx``: a letter with brackets behind it that hold the rest, or a derivative.
+    """True for a call such as ``P(A)`` and ``f^{-1}(x)``, and for a derivative ``dy/dx``.
 
-    ``x(x+1)`` is a product.
+    ``x(x+1)`` is a product, since the letter in front appears in its brackets again.
     """
     text = text.replace(" ", "")
     head = HEAD.match(text)
@@ -78,7 +84,10 @@ def is_call(text: str) -> bool:
 
 
 def is_sum_of_unknowns(shape: Shape) -> bool:
-    """``x+y``, ``ab``, ``x^2+y^2``: what a question asks for, since nobody could solve it for one of them."""
+    """True for ``x+y``, ``ab``, ``x^2+y^2``: the quantity that a question asks for.
+
+    An equation of two unknowns cannot be solved for one of them, so ``x+y = 7`` gives the value of a sum.
+    """
     if not isinstance(shape, Scalar) or shape.unit is not None:
         return False
     return len(symbols(shape.node)) >= 2 and not _holds_numeral(shape.node)
@@ -86,7 +95,7 @@ def is_sum_of_unknowns(shape: Shape) -> bool:
 
 def _is_quantity(node: Node) -> bool:
     if isinstance(node, Symbol):
-        return node.name[:1].isupper() and bool(symbols(node))
+        return node.name[:1].isupper() and bool(symbols(node))  # points of geometry: AB is a segment, xy a product
     if not isinstance(node, Apply) or not symbols(node):
         return False
     if node.op == "abs":
@@ -99,7 +108,7 @@ def _is_quantity(node: Node) -> bool:
 
 
 def _holds_numeral(node: Node) -> bool:
-    """True when a numeral is a term or factor; the exponent of a power may be one."""
+    """True when a numeral is a term or factor; numerals in exponents do not count."""
     if isinstance(node, Number):
         return True
     if not isinstance(node, Apply):
@@ -108,5 +117,5 @@ def _holds_numeral(node: Node) -> bool:
 
 
 def is_value(shape: Shape) -> bool:
-    """True for what can be the value of a compound name: no variables in it."""
+    """True for a shape that can be the value of a compound name: one without variables."""
     return not isinstance(shape, Scalar) or not symbols(shape.node) or isinstance(shape, Matrix)

@@ -1,7 +1,7 @@
-r"""One spelling for the many that LaTeX, unicode, markdown and Python have for the same thing.
+r"""Rewrites an answer to one spelling of the many that LaTeX, Unicode, markdown and Python have for the same thing.
 
-``normalize`` changes how an answer is written, never what it says: no unit, sign, bracket or base is dropped.
-Its results are for ``tokens.py`` and for comparing texts; each step is linear in the length.
+``normalize`` changes the notation and never the value: no unit, sign, bracket or base is dropped. ``tokens.py`` reads
+the result, and equal results are equal answers. Each step is linear in the length.
 """
 
 import re
@@ -10,10 +10,11 @@ from rlserve.verifiers.math.characters import to_tex
 
 
 def vocabulary(words: str) -> frozenset[str]:
-    """The words of a text between blanks."""
+    """Return the words of a text, which blanks separate."""
     return frozenset(words.split())
 
 
+# Left: what answers contain. Right: the one name that every module behind this one knows.
 SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac",
     "le": "leq", "ge": "geq", "leqslant": "leq", "leqq": "leq", "geqq": "geq",
@@ -26,6 +27,7 @@ SYNONYMS = {
     "texteuro": "euro", "textsterling": "pounds", "textyen": "yen", "textdollar": "dollar",
     "mathdollar": "dollar", "widehat": "hat", "measuredangle": "angle", "ohm": "Omega",
 }  # fmt: skip
+# Commands that ASCII has a character for. A blank at the end keeps "\degree C" from becoming "\circC".
 SYMBOLS = {
     "lbrace": "\\{", "rbrace": "\\}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "times": "*",
     "lVert": "\\|", "rVert": "\\|", "Vert": "\\|", "cdot": "*", "ast": "*", "bullet": "*", "div": "/", "lt": "<",
@@ -41,7 +43,7 @@ DROPPED = vocabulary(
     " footnotesize small normalsize large Large LARGE huge Huge normalfont vec overrightarrow noindent centering"
     " nonumber notag ensuremath relax"
 )
-"""Commands that change how their argument looks and not what it says."""
+"""Commands that change the look of their argument and not its meaning."""
 FUNCTIONS = vocabulary(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt gcd lcm max min cis sgn"
 )
@@ -53,6 +55,7 @@ FUNCTION_NAMES = {name: name for name in FUNCTIONS} | {
 }  # fmt: skip
 NUMBER_SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
 COMMAND = re.compile(r"\\([A-Za-z]+) ?")
+# "\left." draws nothing, and its point would become a decimal point.
 NULL_DELIMITER = re.compile(r"\\(?:left|right|middle|[bB]igg?[lr]?) ?\.")
 TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|boldsymbol"
@@ -60,30 +63,35 @@ TEXT = re.compile(
 )
 TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
 """Words inside a formula as ``normalize`` leaves them: ``\\mbox`` and ``\\textrm`` are rewritten to this form."""
+# "\mathrm{cm^2}": the power moves behind the brace, where units.py reads it.
 BRACED_POWER = re.compile(r"(\\(?:text|math)[a-z]* ?\{[^{}]*[A-Za-z]) ?\^ ?\{ ?(-?[0-9]) ?\}")
 NUMBER_SET = re.compile(r"(?:\\(?:mathbb|mathbf|Bbb) ?(?:\{([RZNQC])\}|([RZNQC]))|\\(R)(?![A-Za-z])) ?")
 COLOR = re.compile(r"\\(?:(?:text)?color|f?colorbox) ?\{[A-Za-z!0-9]{1,20}\}(?: ?\{[A-Za-z]{1,20}\}(?= ?\{))?")
 SUPERSCRIPT = re.compile(r"\\textsuperscript ?(?=\{)")
 SUBSCRIPT = re.compile(r"\\textsubscript ?(?=\{)")
+# "{}" in front, left over from a removed command; before "_" or "^" it begins the count "{}^5C_2".
 EMPTY_GROUPS = re.compile(r"^(?:\{ ?\} ?)+(?=[^_^])")
 STYLED_LETTER = re.compile(r"\\(?:boldsymbol|bm|math(?:bf|it|sf|tt|normal)) ?\{ ?([A-Za-z]|\\[a-z]+ ?) ?\}")
 PHANTOM = re.compile(r"\\[hv]?phantom ?\{[^{}]*\}")
 SPACES = re.compile(r"\\[,;: >]|~|[\t\r\n]|\\hspace\*? ?\{[^{}]*\}|\\[hm]skip ?-?[0-9.]+ ?(?:pt|em|ex|mu)")
+# An odd dollar sign: money in front of a number, "5 $" behind one.
 LONE_DOLLAR = re.compile(r"([-+]?) ?\$ ?(?=[0-9.])")
 TRAILING_DOLLAR = re.compile(r"(?<=[0-9]) ?\$$")
 WRAPPERS = ("**", "__", "```", "``", "`", '"', "''", "'", "*", "_")
-"""Marks of emphasis, code and quotation that may stand around a whole answer."""
+"""Marks of emphasis, code and quotation that may stand around a whole answer; longer ones first."""
 HEADING = re.compile(r"(?:\\?#)+ ?(?=[^#\s])")
 ANGLE_MARK = re.compile(
     r"(?<=[0-9}]) ?\^ ?(?:\{ ?(?:\\text\{ ?[oO] ?\}|[oO]) ?\}|\\text\{ ?[oO] ?\}|[oO](?![A-Za-z]))"
     r"|\^ ?\{ ?\^?\\circ ?\}"
 )
+# "5^{th}" and "5th": the fifth term is asked for by its number.
 ORDINAL = re.compile(
     r"(?<=[0-9])(?: ?\^ ?\{ ?(?:\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)) ?\}"
     r"| ?\^? ?\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)(?![A-Za-z]))"
 )
 INFINITY = re.compile(r"(?<![A-Za-z\\{])(?:inf|infty|infinity|Infinity|oo)(?![A-Za-z])")
 SPELLED_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt ?([0-9]+(?:\.[0-9]+)?)")
+# The spellings of binomials and permutations: {}_5C_2, _5C_2, {}^{5}C_{2}, and 5C2 as the whole answer.
 DIGITS = r"(?:\{ ?([0-9]{1,4}|[a-z]) ?\}|([0-9]{1,4}|[a-z]))"
 COUNT = re.compile(
     rf"(?:\{{ ?\}} ?|(?<![A-Za-z0-9)}}\]]))[_^] ?{DIGITS} ?(?:\{{ ?\}} ?)?(?:\\text\{{ ?([CPA]) ?\}}|([CPA]))"
@@ -96,51 +104,57 @@ TEXT_END = re.compile(r"(\\text\{[^{}]*?)[.,;: ]+\}$")
 LETTER_SET = re.compile(r"\\mathbb ?(?:\{([A-Z])\}|([A-Z]))")
 ROW_SPACE = re.compile(r"\\cr ? ?\[ ?-?[0-9.]+ ?(?:pt|em|ex|mm|cm|in)\]")
 TRAILING = ".,;: "
+# A point behind a backslash is part of a command; "\," is a thin space that SPACES removes.
 END = re.compile(r"(?<!\\)[.,;:\s]+$")
 UNITS_TOO = vocabulary("min sec")
-"""Names of functions that are units behind a numeral."""
+"""Names of functions that are units behind a numeral: minutes and seconds."""
 
 
 def normalize(text: str) -> str:
-    """``text`` in one spelling: ``\\dfrac12`` and ``\\frac 12``, ``\\left[`` and ``[``, ``**`` and ``^``.
+    """Return ``text`` in one spelling: ``\\dfrac12`` becomes ``\\frac 12``, ``\\left[`` becomes ``[``, ``**`` ``^``.
 
-    Commands end in exactly one blank, row breaks are ``\\cr ``, currency signs are ``\\dollar `` and kin.
+    In the result commands end in exactly one blank, row breaks are ``\\cr ``, currency signs are ``\\dollar `` etc.
     """
+    # The order matters: each step relies on the ones before it.
+    # First Unicode and the row break "\\", which the removal of "\[" and "\(" would otherwise take apart.
     text = unwrapped(END.sub("", to_tex(text).replace("...", "\\ldots "))).replace("\\\\", "\\cr ")
     text = _without_delimiters(text).replace("\\!", "").replace("{,}", ",").replace("{:}", ":")
     text = NULL_DELIMITER.sub("", text.replace("\\%", "%").replace("\\#", "#"))
     text = NUMBER_SET.sub(lambda m: f"\\{NUMBER_SETS[m.group(1) or m.group(2) or m.group(3)]} ", text)
     text = ROW_SPACE.sub(r"\\cr ", LETTER_SET.sub(r" \1\2", text))
+    # Styled single letters before TEXT, which would make a word of \mathbf{x}.
     text = STYLED_LETTER.sub(r" \1", SUBSCRIPT.sub("_", SUPERSCRIPT.sub("^", text)))
     text = BRACED_POWER.sub(r"\1^\2", SPACES.sub(" ", PHANTOM.sub(" ", COLOR.sub("", text))))
     text = COMMAND.sub(_command, SPELLED_ROOT.sub(r"\\sqrt{\1}", TEXT.sub(_text, text)))
+    # From here every command is written as "\name ".
     text = ORDINAL.sub("", ANGLE_MARK.sub("^\\\\circ ", text)).replace("^ \\circ", "^\\circ")
     for old, new in (("**", "^"), ("<=", "\\leq "), (">=", "\\geq "), ("!=", "\\neq "), ("==", "=")):
         text = text.replace(old, new)
     text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", "*", INFINITY.sub("\\\\infty ", text))
     text = EMPTY_GROUPS.sub("", text.strip()).lstrip("=: ").rstrip(TRAILING)
     text = TEXT_END.sub(r"\1}", text)
-    if "C" in text or "P" in text or "A" in text:
+    if "C" in text or "P" in text or "A" in text:  # spares most answers three patterns
         text = COUNT.sub(_count, BRACED_COUNT.sub(r"\1", text))
         text = _count(bare) if (bare := BARE_COUNT.fullmatch(text)) else text
     return unwrapped(text)
 
 
 def unwrapped(text: str) -> str:
-    """Without emphasis, code marks, quotation marks and a heading's marks around the whole text."""
+    """Return ``text`` without emphasis, code, quotation or heading marks around the whole of it."""
     text = text.strip()
     heading = HEADING.match(text)
     if heading is not None:
         text = text[heading.end() :]
     for mark in WRAPPERS:
         inside = text[len(mark) : -len(mark)]
+        # The mark inside too ("*a* and *b*"): it does not stand around the whole text.
         if inside and text.startswith(mark) and text.endswith(mark) and mark not in inside:
             return unwrapped(inside)
     return text
 
 
 def key(normal: str) -> str:
-    """Normalised text without the blanks that mean nothing: equal keys are the same answer.
+    """Return normalised text without meaningless blanks; texts with equal keys are the same answer.
 
     A blank between two digits stays, since ``6 5`` is not 65.
     """
@@ -148,7 +162,7 @@ def key(normal: str) -> str:
 
 
 def _without_delimiters(text: str) -> str:
-    """Without math delimiters; a dollar sign that stands alone before or behind a number is a currency."""
+    """Remove math delimiters; a dollar sign without a partner, before or behind a number, becomes a currency."""
     text = text.replace("\\$", "\\dollar ")
     for delimiter in ("\\(", "\\)", "\\[", "\\]"):
         text = text.replace(delimiter, " ")
@@ -159,7 +173,7 @@ def _without_delimiters(text: str) -> str:
 
 
 def _text(match: re.Match[str]) -> str:
-    """A function's name is that function, ``e`` and ``i`` are the constants, a numeral is a numeral."""
+    """Rewrite ``\\text{...}``: a function's name, the constants ``e`` and ``i`` and numerals leave the group."""
     content = match.group(1)
     bare = content.strip()
     if bare in UNITS_TOO and match.string[: match.start()].rstrip()[-1:].isdigit():
@@ -172,7 +186,7 @@ def _text(match: re.Match[str]) -> str:
 
 
 def _count(match: re.Match[str]) -> str:
-    """``_5C_2``, ``{}^5C_2`` and ``5C2`` as ``\\binom {5}{2}``."""
+    """Rewrite ``_5C_2``, ``{}^5C_2`` and ``5C2`` as ``\\binom {5}{2}``."""
     top, letter, bottom = filter(None, match.groups())
     return f"\\{'binom' if letter == 'C' else 'permutations'} {{{top}}}{{{bottom}}}"
 
@@ -184,6 +198,6 @@ def _command(match: re.Match[str]) -> str:
     if name in SYMBOLS:
         return SYMBOLS[name]
     name = SYNONYMS.get(name, name)
-    if name.startswith("text"):
+    if name.startswith("text"):  # \textrm and its like; without a group behind it, it only changes the font
         return "\\text" if match.string.startswith("{", match.end()) else ""
     return f"\\{name} "

@@ -1,8 +1,8 @@
-r"""Tokens to an expression tree, by recursive descent with a depth limit.
+r"""Parses tokens into an expression tree, by recursive descent with a depth limit.
 
-Read: sums, products (also implied), quotients, powers, roots, factorials, binomials, absolute values, floor and
+It reads sums, products (also implied), quotients, powers, roots, factorials, binomials, absolute values, floor and
 ceiling, the elementary functions, gcd, lcm, max and min, subscripts. Two numerals side by side are not a product.
-What needs more (integrals, sums, limits) raises Unreadable with the command that stopped us.
+Formulas beyond these (integrals, sums, limits) raise Unreadable with the command that the parser does not know.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from rlserve.verifiers.math.tokens import Token, tokenize
 from rlserve.verifiers.math.tree import DEGREE, Apply, Node, Number, Symbol, Unreadable, negated, symbols
 
 MAX_DEPTH = 250
+"""Nested rules. Below Python's recursion limit of 1000, at three frames a rule: a Python limit hit inside of a judge
+process would depend on the caller's depth."""
 ELEMENTARY = vocabulary(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh"
     " arctanh ln log lg exp cis sgn Re Im"
@@ -29,7 +31,7 @@ GREEK = vocabulary(
 OPENING = {"(": ")", "[": "]", "{": "}"}
 COMMAND_OPENING = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
 DECORATIONS = vocabulary("overline hat tilde dot ddot widetilde")
-"""What stands over a letter makes it another one."""
+"""Marks over a letter, which make another variable of it."""
 COUNT_FORMS = {
     ("_", "number", "^", "number"): (1, 3, 4),
     ("^", "number", "_", "number"): (1, 3, 4),
@@ -39,12 +41,12 @@ COUNT_FORMS = {
     ("_", "{", "number", "}", "^", "number"): (2, 5, 6),
     ("(", "number", ",", "number", ")"): (1, 3, 5),
 }
-"""Kinds of tokens behind the letter, and where both numbers and the end are."""
+"""Kinds of tokens behind the letter, and the offsets of the two numbers and of the end."""
 COUNTS = {"C": "binom", "P": "permutations", "A": "permutations"}
 
 
 def parse(normal: str) -> Node:
-    """The tree of one scalar formula (normalised text); raises Unreadable."""
+    """Return the tree of one scalar formula, given as normalised text. Raises Unreadable."""
     parser = _Parser(tokenize(normal))
     try:
         node = parser.choice()
@@ -56,10 +58,17 @@ def parse(normal: str) -> Node:
 
 
 class _Parser(Cursor):
+    """One method a rule of the grammar; each consumes its tokens and returns their tree.
+
+    ``choice`` is the whole formula, then by rising precedence ``expression`` (sums), ``_term`` (signs), ``_product``,
+    ``_factor`` (powers), ``_postfix`` (factorials), ``_primary``.
+    """
+
     def __init__(self, tokens: list[Token]) -> None:
         super().__init__(tokens)
         self._depth = 0
         self._bars = 0
+        """Open absolute values: inside of one a bar closes it, outside it opens a factor."""
 
     def _nested(self, rule: Callable[[], Node]) -> Node:
         self._depth += 1
@@ -72,7 +81,7 @@ class _Parser(Cursor):
     # Sums and products
 
     def choice(self) -> Node:
-        """An expression, or two of them with ``\\choose`` or ``\\over`` between."""
+        """Parse an expression, or two of them with ``\\choose`` or ``\\over`` between."""
         node = self._nested(self.expression)
         op = {"choose": "binom", "over": "div"}.get(self.command())
         if op is None:
@@ -95,6 +104,7 @@ class _Parser(Cursor):
         return self._product(self._factor())
 
     def _product(self, node: Node, *, in_argument: bool = False) -> Node:
+        # In the argument of a function without brackets, "*" and "/" end it: \sin x / 2 is half a sine.
         over, under = [node], list[Node]()
         while True:
             signs_allowed = not in_argument or (not under and self._divides_constant(over))
@@ -106,7 +116,7 @@ class _Parser(Cursor):
                 return _quotient(over, under)
 
     def _divides_constant(self, factors: list[Node]) -> bool:
-        """True in ``\\cos \\pi/4``: a quotient of constants belongs to the argument, ``\\sin x/2`` is half a sine."""
+        """True in ``\\cos \\pi/4``: a quotient of constants belongs to the argument of the function."""
         return self.peek().kind == "/" and self.peek(1).kind == "number" and not any(map(symbols, factors))
 
     def _signed_factor(self) -> Node:
@@ -116,7 +126,10 @@ class _Parser(Cursor):
         return self._factor()
 
     def _starts_factor(self, *, in_argument: bool) -> bool:
-        """True when the next token starts a factor that is multiplied without a sign."""
+        """True when the next token starts a factor that is multiplied without a sign.
+
+        A number does not: two numerals side by side (``2 3``) are no product.
+        """
         token = self.peek()
         if token.kind == "command":
             is_function = token.text in ELEMENTARY or token.text in SEVERAL
@@ -134,12 +147,13 @@ class _Parser(Cursor):
         if self.peek().kind != "^":
             return base
         self.index += 1
-        if self.accept_command("circ"):
+        if self.accept_command("circ"):  # "30^\circ" inside of a formula, as in \sin 30^\circ
             return Apply("mul", (base, DEGREE))
         power = Apply("pow", (base, self._nested(self._exponent)))
         return self._postfix(power)
 
     def _exponent(self) -> Node:
+        # A tower binds to the right, also where TeX would want braces: 2^{3}^{2} is 2^9.
         if self.peek().kind == "{":
             exponent = self._group()
             return Apply("pow", (exponent, self._nested(self._exponent))) if self.accept("^") else exponent
@@ -175,11 +189,11 @@ class _Parser(Cursor):
             found = mixed(number, _as_fraction(fraction))
             if found is not None:
                 return found
-            self.index = before
+            self.index = before  # "2\frac{x}{3}" is a product: leave the fraction to ``_product``
         return number
 
     def _mixed_with_slash(self, whole: Number) -> Node:
-        """``2 1/2``; any other two numerals side by side say nothing."""
+        """Parse ``2 1/2``. Any other two numerals side by side raise Unreadable."""
         top, slash, bottom = self.peek(), self.peek(1), self.peek(2)
         if slash.kind == "/" and bottom.kind == "number" and top.number and bottom.number and bottom.number.value:
             found = mixed(whole, top.number.value / bottom.number.value)
@@ -202,7 +216,7 @@ class _Parser(Cursor):
         return Symbol(name)
 
     def _count(self, op: str) -> Node | None:
-        """``C_5^2``, ``C^2_5`` and ``C(5,2)``; None when the letter is a variable."""
+        """Parse ``C_5^2``, ``C^2_5`` and ``C(5,2)``; None when the letter is a variable."""
         kinds = [self.peek(ahead).kind for ahead in range(8)]
         places = next((places for form, places in COUNT_FORMS.items() if tuple(kinds[: len(form)]) == form), None)
         if places is None:
@@ -210,11 +224,11 @@ class _Parser(Cursor):
         top, bottom = (self.peek(place).number for place in places[:2])
         assert top is not None and bottom is not None
         self.index += places[2]
-        # The larger one is chosen from: both orders of the scripts are in use.
+        # The larger number is the one chosen from: both orders of the scripts are in use.
         return Apply(op, (top, bottom) if top.value >= bottom.value else (bottom, top))
 
     def _count_of_formulas(self, op: str) -> Node | None:
-        """``C(n, k)``; None when no two arguments stand there."""
+        """Parse ``C(n, k)``; None without two arguments."""
         before = self.index
         if not self.accept("("):
             return None
@@ -227,7 +241,7 @@ class _Parser(Cursor):
         return Apply(op, (top, bottom))
 
     def _raw(self) -> str:
-        """Text of a subscript, which is a name and no value."""
+        """Return the text of a subscript, which is a name and no value."""
         if not self.accept("{"):
             self.index += 1
             return self.peek(-1).text
@@ -242,7 +256,7 @@ class _Parser(Cursor):
 
     def _group(self) -> Node:
         closing = OPENING[self.take(self.peek().kind).kind]
-        bars, self._bars = self._bars, 0
+        bars, self._bars = self._bars, 0  # a bar inside of brackets opens an absolute value of its own: |(|x|)|
         node = self._nested(self.choice)
         self._bars = bars
         self.take(closing)
@@ -257,7 +271,7 @@ class _Parser(Cursor):
         return Apply("abs", (node,))
 
     def _argument(self) -> Node:
-        """One argument of a command: a group, one digit of a numeral, or one letter or command."""
+        """Parse one argument of a command: a group, one digit of a numeral, or one letter or command."""
         token = self.peek()
         if token.kind == "{":
             return self._group()
@@ -266,7 +280,7 @@ class _Parser(Cursor):
         return self._nested(self._primary)
 
     def _digit(self, digits: str) -> Node:
-        """The first digit of a numeral; the rest stays: ``\\frac12`` is a half."""
+        """Take the first digit of a numeral and leave the rest: ``\\frac12`` is a half."""
         if len(digits) > 1:
             rest = Number(Fraction(int(digits[1:])))
             self.tokens[self.index] = Token("number", digits[1:], rest)
@@ -302,7 +316,7 @@ class _Parser(Cursor):
         raise Unreadable(f"\\{name} is not read here", name)
 
     def _decorated(self, name: str) -> Node:
-        """A letter, or several in braces, under a mark: a variable of its own."""
+        """Parse a letter, or several in braces, under a mark: one variable."""
         letters = self._raw()
         if not letters.isalpha():
             raise Unreadable(f"\\{name} over no letter", name)
@@ -319,7 +333,7 @@ class _Parser(Cursor):
         base = self._argument() if name == "log" and self.accept("_") else None
         exponent = self._nested(self._exponent) if self.accept("^") else None
         if exponent == Number(Fraction(-1)) and name in INVERSE:
-            name, exponent = INVERSE[name], None
+            name, exponent = INVERSE[name], None  # \sin^{-1} is the inverse, \sin^2 the square
         argument = self._function_argument()
         node = _cis(argument) if name == "cis" else Apply(OPERATIONS.get(name, name), (argument,))
         if base is not None:
@@ -327,7 +341,7 @@ class _Parser(Cursor):
         return node if exponent is None else Apply("pow", (node, exponent))
 
     def _function_argument(self) -> Node:
-        """A bracketed argument is one; without brackets the argument is the product that follows."""
+        """Parse the argument of a function: a group in brackets, or without brackets the product that follows."""
         if self.peek().kind in OPENING:
             return self._group()
         if self.command() in ELEMENTARY:
@@ -347,12 +361,12 @@ OPERATIONS = {"Re": "re", "Im": "im"}
 
 
 def _cis(angle: Node) -> Node:
-    """``cos + i sin``."""
+    """Return ``cos(angle) + i sin(angle)``."""
     return Apply("add", (Apply("cos", (angle,)), Apply("mul", (Symbol("i"), Apply("sin", (angle,))))))
 
 
 def _quotient(over: list[Node], under: list[Node]) -> Node:
-    """Flat, so that a product of a thousand factors is not a thousand levels deep."""
+    """Return a quotient of two flat products: a thousand factors must not become a thousand levels."""
     top = over[0] if len(over) == 1 else Apply("mul", tuple(over))
     if not under:
         return top
@@ -360,7 +374,7 @@ def _quotient(over: list[Node], under: list[Node]) -> Node:
 
 
 def _as_fraction(node: Node) -> Fraction | None:
-    """Value of a quotient of two integers as written; None for anything else."""
+    """Return the value of a quotient of two integers as written; None for anything else."""
     if not isinstance(node, Apply) or node.op != "div":
         return None
     top, bottom = node.args

@@ -1,20 +1,21 @@
-"""The payload of a math task: JSON with the gold answer, checked before anything is judged."""
+"""The payload of a math task: JSON with the gold answer, checked before a completion is judged."""
 
 from dataclasses import dataclass
 
 from rlserve.verifiers.payloads import decode_object, flag, texts
 
 MAX_GOLD_CHARACTERS = 20_000
+"""Room for a whole worked solution; bounds the text that a payload makes the verifier parse."""
 
 
 @dataclass(frozen=True, slots=True)
 class MathPayload:
-    """What a completion is judged against."""
+    """The gold answers of a task, and how to read the completion."""
 
     golds: tuple[str, ...]
-    """Gold answers, or solutions that hold one; any one of them is right."""
+    """Gold answers, or solutions that contain one; the completion must equal one of them."""
     bare: bool = False
-    """The completion is an answer, not a text that holds one."""
+    """True when the completion is the answer itself and not a text around it."""
 
 
 def decode_payload(payload: bytes) -> MathPayload:

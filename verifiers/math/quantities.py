@@ -1,4 +1,4 @@
-"""Values with units: both must measure the same thing; a unit on one side only is allowed, except for percent."""
+"""Compares values with units: both must measure the same thing. One side may leave its unit out, except percent."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +13,7 @@ ANGLE = (("angle", 1),)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What counts as equal where people differ."""
+    """Choices about notations that people read differently."""
 
     percent: str = "strict"
     """``strict``: 50% is 0.5 and not 50. ``lenient``: it is either."""
@@ -36,21 +36,22 @@ class QuantityComparer:
         if any(unit is not None and unit.percent for unit in (left, right)):
             return self._percent(gold, answer)
         plain = self._scalars.compare(gold.node, answer.node)
+        # 90 degrees against 90 is equal as it stands; against \pi/2, without a unit, after conversion to radians.
         if plain.equal or not any(unit is not None and unit.dimension == ANGLE for unit in (left, right)):
             return plain
         return self._scalars.compare(_radians(gold), _radians(answer))
 
     def _percent(self, gold: Scalar, answer: Scalar) -> Comparison:
-        """One side is a percentage and the other a plain number."""
+        """Compare a percentage with a plain number."""
         if self._policy.percent == "lenient" and self._scalars.compare(gold.node, answer.node).equal:
             return Comparison(True, "percent (lenient)")
         return Comparison(self._scalars.compare(_hundredth(gold), _hundredth(answer)).equal, "percent")
 
 
 def _scaled(node: Node, unit: Unit) -> Node:
-    """The value in base units."""
+    """Return the value in base units."""
     if unit.factor == 1:
-        return node
+        return node  # a decimal keeps its places, by which rounding is allowed
     if isinstance(node, Number):
         return Number(node.value * unit.factor)
     return Apply("mul", (node, Number(unit.factor)))

@@ -1,7 +1,7 @@
-r"""Equations and inequalities: when two say the same, and when one is just a value with a name.
+r"""Compares equations and inequalities, and recognises those that are a value with a name.
 
-``x = 5`` is the value 5, also as ``f(x) = 5``, ``AB = 5`` or ``\text{Area} = 5``; so is an equation of constants that
-is true (``2 + 3 = 5``) and a value with its approximation. ``6 = 5``, ``x = x``, ``x = y = 5``, ``2x = 5`` and
+``x = 5`` is the value 5, also as ``f(x) = 5``, ``AB = 5`` or ``\text{Area} = 5``; so is a true equation of constants
+(``2 + 3 = 5``), and a value with its approximation. ``6 = 5``, ``x = x``, ``x = y = 5``, ``2x = 5`` and
 ``5 \approx 6`` are no values.
 """
 
@@ -22,17 +22,18 @@ ShapeComparer = Callable[[Shape, Shape], Comparison]
 def values_of(
     relation: Relation, scalars: ScalarComparer, compare: ShapeComparer, *, of_answer: bool = False
 ) -> tuple[Shape, ...]:
-    """The value that a relation gives its left side, as it may be compared; empty when it gives none.
+    """Return the value that a relation gives to its left side, in the forms that may be compared; ``()`` without one.
 
-    A chain (``x = 2+3 = 5``) gives one value when all its values are equal. With an approximation
-    (``x = \\sqrt 2 \\approx 1.41``) there are two, if it is one. ``of_answer`` allows sums of unknowns as names
-    (``x+y = 7``), which in a gold answer are equations.
+    A chain (``x = 2+3 = 5``) gives one value when all its values are equal. A correct approximation
+    (``x = \\sqrt 2 \\approx 1.41``) is a second form. ``of_answer`` allows sums of unknowns as names (``x+y = 7``),
+    which in a gold answer are equations.
     """
     if relation.ops == ("in",):
         return _members(relation)
     if not set(relation.ops) <= {"=", "approx"}:
         return ()
     sides, ops = list(relation.sides), list(relation.ops)
+    # "5 = x" gives the same value as "x = 5".
     if len(sides) == 2 and is_name(sides[1]) and not is_name(sides[0]) and not _is_constant(sides[1]):
         sides.reverse()
     if not _is_constant(sides[0]):
@@ -45,7 +46,7 @@ def values_of(
 
 
 def _agreeing(sides: list[Shape], ops: list[str], scalars: ScalarComparer, compare: ShapeComparer) -> tuple[Shape, ...]:
-    """The last exact value and the approximations of it, when all say the same."""
+    """Return the last exact value and its approximations when all of them agree; else ``()``."""
     count = next((index for index, op in enumerate(ops) if op == "approx"), len(ops)) + 1
     exact, approximate = sides[:count], sides[count:]
     if any(not compare(exact[0], value).equal for value in exact[1:]):
@@ -59,7 +60,7 @@ def _agreeing(sides: list[Shape], ops: list[str], scalars: ScalarComparer, compa
 
 
 def equal_relations(gold: Relation, answer: Relation, scalars: ScalarComparer, compare: ShapeComparer) -> Comparison:
-    """Decide for two relations: the same value of the same name, or the same sides up to a constant factor."""
+    """Decide for two relations: equal values of one name, or the same sides up to a constant factor."""
     left, right = (values_of(relation, scalars, compare) for relation in (gold, answer))
     if left and right and _same_name(gold, answer, compare):
         return any_equal(left, right, compare)
@@ -67,19 +68,20 @@ def equal_relations(gold: Relation, answer: Relation, scalars: ScalarComparer, c
         return _one_each(gold, answer, scalars, compare)
     if gold.ops == answer.ops and _sides_equal(gold.sides, answer.sides, compare):
         return Comparison(True, "side by side")
+    # "1 < x < 2" read from the right: "2 > x > 1".
     flipped = tuple(FLIPPED.get(op, "") for op in reversed(answer.ops))
     same = gold.ops == flipped and _sides_equal(gold.sides, answer.sides[::-1], compare)
     return Comparison(same, "side by side")
 
 
 def any_equal(left: tuple[Shape, ...], right: tuple[Shape, ...], compare: ShapeComparer) -> Comparison:
-    """Whether a value of the left is one of the right; otherwise what the first pair is."""
+    """Return the first comparison of a left and a right value that is equal, else that of the first pair."""
     found = [compare(mine, theirs) for mine in left for theirs in right]
     return next((comparison for comparison in found if comparison.equal), found[0])
 
 
 def _one_each(gold: Relation, answer: Relation, scalars: ScalarComparer, compare: ShapeComparer) -> Comparison:
-    """Both sides equal, or ``left - right`` of one a constant times that of the other, its sign turning < to >."""
+    """Compare side by side, else ``left - right`` of both up to a constant factor; a negative one turns < to >."""
     if gold.ops == answer.ops and _sides_equal(gold.sides, answer.sides, compare):
         return Comparison(True, "side by side")
     mine, theirs = _difference(gold), _difference(answer)
@@ -104,7 +106,7 @@ def _difference(relation: Relation) -> Node | None:
 
 
 def _members(relation: Relation) -> tuple[Shape, ...]:
-    """``\\{1,2\\}`` behind ``x \\in``: the values that x may have; a single one is the value."""
+    """Return the set behind ``x \\in \\{1,2\\}``; of a set with one element, that element."""
     name, values = relation.sides
     if not isinstance(values, Group) or values.brackets != "{}" or not values.items or not is_name(name):
         return ()
@@ -116,7 +118,7 @@ def _is_constant(shape: Shape) -> bool:
 
 
 def _names(side: Shape, values: list[Shape], *, of_answer: bool) -> bool:
-    """True when ``side`` is the name of what the values are values of."""
+    """True when ``side`` can be the name of the values."""
     if not is_name(side) and not (of_answer and is_sum_of_unknowns(side)):
         return False
     simple = is_variable(side) or isinstance(side, Group) or _is_call(side) or isinstance(side, Word)
@@ -132,14 +134,14 @@ def _is_call(side: Shape) -> bool:
 
 
 def _mentions(value: Shape, name: Shape) -> bool:
-    """True when a value holds its own name, as in ``x = x + 1``."""
+    """True when a value contains its own name, as in ``x = x + 1``."""
     if not isinstance(value, Scalar) or not isinstance(name, Scalar) or _is_call(name):
         return False
     return bool(symbols(value.node) & symbols(name.node))
 
 
 def _same_name(gold: Relation, answer: Relation, compare: ShapeComparer) -> bool:
-    """The same variable or quantity; a word may be the name of a variable, and be said in more words."""
+    """True for names of one variable or quantity. A word may stand for a variable, and more words for fewer."""
     mine, theirs = (next((side for side in relation.sides if is_name(side)), None) for relation in (gold, answer))
     if mine is None or theirs is None:
         return mine is theirs

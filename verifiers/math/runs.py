@@ -1,6 +1,6 @@
-r"""Formulas and numbers in prose, with or without dollar signs: ``they meet at (1, 2)``, ``f is x^2+1``, ``7 600``.
+r"""Finds formulas and numbers in prose, with or without dollar signs: ``they meet at (1, 2)``, ``f is x^2+1``.
 
-A run is the longest stretch of mathematics between words. Everything is linear in the length of the text.
+A run is the longest stretch of mathematics between words. All functions are linear in the length of the text.
 """
 
 import re
@@ -11,6 +11,7 @@ from rlserve.verifiers.math.prose import is_expression
 
 # A formula ends where another one opens: without that, unclosed ones cost quadratic time.
 FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]")
+# Thousands: 1{,}000, 1,000 and 1 000 with any of the blanks of LaTeX and Unicode.
 GROUPED = r"(?:\{,\}[0-9]{3})+|(?:,[0-9]{3})+|(?:(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )[0-9]{3})+"
 NUMBER = (
     r"(?:\\?\$ ?|[\u20ac\u00a3\u00a5])?(?<![A-Za-z0-9_])"
@@ -20,8 +21,11 @@ NUMBER = (
     r"(?:\s?/\s?[0-9]{1,400})?(?:\s?\\?%)?"
 )
 GROUP_BLANKS = re.compile(r"(?<=[0-9])(?:[ \u00a0\u2009\u202f~]|\\[ ,:;]|\\thinspace )(?=[0-9]{3})")
+# "3 x 10^5": an x that multiplies, which the pattern of a letter would read as a variable.
 TIMES = r"(?:(?<=[0-9])|(?<=[0-9] ))[xX](?=\s?10\s?(?:\^|\*\*|[\u00b2\u00b3\u2070-\u207b]))"
 FUNCTIONS = r"(?:sqrt|a?sinh?|a?cosh?|a?tanh?|arc(?:sin|cos|tan)|log|ln|exp|pi|infinity|cot|sec|csc)(?![A-Za-z])"
+# The order of the alternatives decides: numbers before signs ("$5"), \text{...} before other commands, a lone letter
+# (a variable) before a word. ``other`` matches any character, so that each position has a token and time is linear.
 TOKEN = re.compile(
     rf"(?P<number>{NUMBER})|(?P<box>\\(?:boxed|fbox|framebox)(?:\{{[^{{}}]*\}})?)|(?P<text>\\(?:text\w*|mbox|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}})"
     rf"|(?P<command>\\(?:begin|end)\{{[a-zA-Z*]{{1,20}}\}}|\\[A-Za-z]+|(?<![A-Za-z]){FUNCTIONS}|{TIMES}"
@@ -34,10 +38,13 @@ TOKEN = re.compile(
 )
 EDGE = " \t*/:,;&~|^_\u00b7\u00d7"
 BRACKETS = {")": "([", "]": "([", "}": "{"}
+# "5 + 3" with nothing equal to it: the writer calculates, and the answer is the last number.
 ARITHMETIC = re.compile(r"[-+]?\s*[0-9.,]+(?:\s*[-+\u2212]\s*[0-9.,]+)+")
 LAST_NUMBER = re.compile(r"[0-9][0-9.,]*$")
+# "5m" and "5g": the letter of a unit, without which "5m" is a product and no gold answer.
 LETTERS_OF_UNITS = re.compile(r"([-\u2212]?[0-9][0-9.,]*)[mgshlLNJWVAK]")
 SIMPLE_NAME = re.compile(r"[A-Za-z](?:_\{?\w{1,6}\}?)?\s*(?:\([^()=]{0,20}\))?\s*")
+# A run must hold one of these to be a value; without, "a" or "I" between words would be one.
 VALUE = re.compile(
     r"[0-9]|\\[A-Za-z]|[\u221a\u03c0\u221e\u2205\u00bd\u00bc\u00be\u2153\u2154]|[A-Za-z)}]\s*[=^+*_<>]|pi|infinity"
 )
@@ -45,7 +52,7 @@ VALUE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stretch of mathematics: where it stands, and what it says without what only surrounds it."""
+    """A stretch of mathematics: its place in the text, and its value without signs that only surround it."""
 
     start: int
     end: int
@@ -54,23 +61,25 @@ class Run:
 
 @dataclass(slots=True)
 class _Open:
-    """A run that is being read."""
+    """An unfinished run."""
 
     start: int
     end: int
     depth: int = 0
     operand: bool = False
-    """The last token was an operand, and a blank came behind it."""
+    """The last token is an operand."""
     blank: bool = False
+    """A blank stands behind the last token."""
 
 
 def runs(text: str) -> Iterator[Run]:
-    """The runs of a text that say a value, in order."""
+    """Yield the runs of a text that contain a value, in order."""
     run: _Open | None = None
     position = 0
     while position < len(text):
         formula = FORMULA.match(text, position) if text[position] in "$\\" else None
         content = "" if formula is None else next(group for group in formula.groups() if group is not None)
+        # "$5 and $6" looks like a formula between two dollar signs: with prose in it these are currencies.
         if formula is not None and is_expression(" ".join(content.split())):
             yield from _finished(text, run)
             run = None
@@ -90,15 +99,15 @@ def runs(text: str) -> Iterator[Run]:
 
 
 def last_formula(text: str) -> str | None:
-    """Content of the last delimited formula, whatever it says: ``$C$``."""
+    """Return the content of the last delimited formula, even without a value: ``$C$``."""
     found = [next(group for group in match.groups() if group is not None) for match in FORMULA.finditer(text)]
     return next((content.strip() for content in reversed(found) if is_expression(content.strip())), None)
 
 
 def _formula(match: re.Match[str], content: str) -> Iterator[Run]:
-    said = _value(content.strip(" \t\n.,;"))
-    if said and VALUE.search(said):
-        yield Run(match.start(), match.end(), said)
+    value = _value(content.strip(" \t\n.,;"))
+    if value and VALUE.search(value):
+        yield Run(match.start(), match.end(), value)
 
 
 def _breaks(kind: str, token: str, run: _Open | None) -> bool:
@@ -106,6 +115,7 @@ def _breaks(kind: str, token: str, run: _Open | None) -> bool:
         return True
     if kind == "comma":
         return run.depth == 0
+    # Two operands with a blank between them are two runs ("2 3"), except in brackets, where "(1 2)" is one.
     after_blank = run.blank and run.operand and run.depth == 0
     return after_blank and kind in ("number", "letter", "open") and token != "{"
 
@@ -126,18 +136,18 @@ def _extended(run: _Open | None, kind: str, token: re.Match[str]) -> _Open | Non
 
 def _finished(text: str, run: _Open | None) -> Iterator[Run]:
     if run is None or (text[run.start] in "^_" and text[max(0, run.start - 1)].isalpha()):
-        return  # nothing, or the power of a unit
-    said = _value(_without_joints(_balanced(text[run.start : run.end])))
-    if said and VALUE.search(said):
-        yield Run(run.start, run.end, said)
+        return  # nothing, or the power of a unit: the "^2" of "5 cm^2"
+    value = _value(_without_joints(_balanced(text[run.start : run.end])))
+    if value and VALUE.search(value):
+        yield Run(run.start, run.end, value)
 
 
 def _without_joints(text: str) -> str:
-    """Without signs that only join it to the words around it."""
+    """Return ``text`` without signs that only join it to the words around it."""
     text = re.sub(r"^\s*[0-9]+:\s+(?=\S)", "", text)  # "Step 2: 12"
     text = re.sub(r"^\s*(?:[-\u2212>]\s+|[=\u2248]\s*)+", "", text.strip(EDGE)).strip(EDGE)
     before = ""
-    while text != before:
+    while text != before:  # "5 =\," ends in a sign, a command and a blank in turn
         before = text
         text = text.rstrip(" \t\n-+=<>!\u2212")
         text = text[:-2] if text[-2:-1] == "\\" and text[-1] in ",;:" else text
@@ -145,8 +155,9 @@ def _without_joints(text: str) -> str:
 
 
 def _value(text: str) -> str:
-    """The last side of a chain that is no relation; the last number of a sum that nothing equals."""
+    """Return the last side of a chain of numbers, the last number of a sum without a result, else ``text``."""
     sides = _sides(text)
+    # "2+3 = 5" is 5; "x = 5" stays a relation, since its name may be compared.
     if (
         len(sides) > 1
         and sides[-1].strip()
@@ -155,6 +166,7 @@ def _value(text: str) -> str:
     ):
         text = sides[-1].strip()
     if len(sides) == 1 and ARITHMETIC.fullmatch(text) and (number := LAST_NUMBER.search(text)):
+        # "-5" has no number in front of its sign, which therefore belongs to the value.
         negative = not re.search("[0-9]", text[: number.start()])
         text = text if negative else number.group()
     if unit := LETTERS_OF_UNITS.fullmatch(text):
@@ -163,7 +175,7 @@ def _value(text: str) -> str:
 
 
 def _sides(text: str) -> list[str]:
-    """What stands between equals signs outside of brackets."""
+    """Split ``text`` at equals signs outside of brackets."""
     sides, depth, start = [], 0, 0
     for index, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -174,7 +186,7 @@ def _sides(text: str) -> list[str]:
 
 
 def _balanced(text: str) -> str:
-    """Without brackets at its ends that have no other half; what is left of an unclosed one in the middle."""
+    """Cut ``text`` at brackets without a partner: keep the part that contains a value, the left one first."""
     opened: list[tuple[int, str]] = []
     begin, end = 0, len(text)
     for index, character in enumerate(text):

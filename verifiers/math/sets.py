@@ -1,7 +1,7 @@
-r"""Sets of real numbers as unions of intervals and points, for answers such as ``1<x<2`` and ``(1,2)``.
+r"""Compares sets of real numbers as unions of intervals and points: ``1<x<2`` is the set ``(1,2)``.
 
-An end may hold letters (``(a,\infty)``). Two such sets are the same when they are at points that give each letter a
-value; a point at which one of them is no set (its ends are the wrong way round) says nothing.
+An end may contain letters (``(a,\infty)``). Two such sets are the same when they agree for drawn values of the
+letters. Values for which one of them is no set, since its ends are the wrong way round, decide nothing.
 """
 
 import hashlib
@@ -18,16 +18,22 @@ from rlserve.verifiers.math.tree import Node, Symbol, negated, symbols
 INFINITY = Symbol("infty")
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 MAX_LETTERS = 5
+"""Letters in ends. Any value of this size will do: the orders of size among them grow with its factorial."""
 NUM_DRAWS = 48
+"""Draws of values for the letters. Any value of this size will do: ``a < b < c`` holds for one draw in six."""
 MIN_POINTS = 3
+"""Draws that must decide. Any value of this size will do: two sets that differ agree at almost no draw."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class End:
-    """One end of an interval, ordered along the line: ``side`` is -1 just before the value, 1 just after it."""
+    """One end of an interval, ordered along the line: ``side`` is -1 just before the value, 1 just after it.
+
+    Example: ``[1, 2)`` goes from ``End(0, 1, -1)`` to ``End(0, 2, -1)``; the point 1 from just before to just after 1.
+    """
 
     infinite: int
-    """-1 or 1 at an infinity, else 0."""
+    """-1 or 1 at an infinity, else 0. The first field, so that infinities sort before and behind all values."""
     value: Fraction
     side: int
 
@@ -38,29 +44,29 @@ LINE: Pieces = [(MINUS_INFINITY, PLUS_INFINITY)]
 
 
 def same_sets(gold: Shape, answer: Shape, comparer: ScalarComparer) -> bool | None:
-    """Whether both hold the same reals; None when one is no set of reals that we read."""
+    """True when both contain the same reals; None when one is no set of reals that we can read."""
     letters = end_letters(gold) | end_letters(answer)
     names = [condition_variable(shape, letters) for shape in (gold, answer)]
     if all(names) and names[0] != names[1]:
-        return False
+        return False  # conditions about different variables
     letters = (letters | _condition_letters(gold) | _condition_letters(answer)) - {name for name in names if name}
     readers = [_Reader(comparer, name) for name in names]
     if not letters:
         left, right = readers[0].pieces(gold, {}), readers[1].pieces(answer, {})
         return None if left is None or right is None else same_pieces(left, right)
-    said = 0
+    decided = 0
     for point in _draws(sorted(letters)):
         left, right = readers[0].pieces(gold, point), readers[1].pieces(answer, point)
         if not left or not right:
             continue
         if not same_pieces(left, right):
             return False
-        said += 1
-    return True if said >= MIN_POINTS else None
+        decided += 1
+    return True if decided >= MIN_POINTS else None
 
 
 def merged(pieces: Iterable[tuple[End, End]]) -> Pieces:
-    """Pieces in order, with those that touch joined."""
+    """Return the pieces in order, with touching ones joined."""
     result: Pieces = []
     for low, high in sorted(pieces):
         if result and low <= result[-1][1]:
@@ -71,7 +77,7 @@ def merged(pieces: Iterable[tuple[End, End]]) -> Pieces:
 
 
 def same_pieces(first: Pieces, second: Pieces) -> bool:
-    """True when both hold the same reals, ends compared to 40 digits."""
+    """True when both contain the same reals; ends are compared to 40 digits."""
     if len(first) != len(second):
         return False
     ends = zip((e for piece in first for e in piece), (e for piece in second for e in piece), strict=True)
@@ -79,13 +85,13 @@ def same_pieces(first: Pieces, second: Pieces) -> bool:
 
 
 def intersected(first: Pieces, second: Pieces) -> Pieces:
-    """Reals in both."""
+    """Return the reals that are in both."""
     pairs = [(max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second]
     return merged((low, high) for low, high in pairs if low < high)
 
 
 def end_letters(shape: Shape) -> frozenset[str]:
-    """Letters in the ends of intervals and in the points of sets."""
+    """Return the letters in the ends of intervals and in the points of sets."""
     if isinstance(shape, Scalar):
         return symbols(shape.node)
     if isinstance(shape, Relation):
@@ -95,7 +101,7 @@ def end_letters(shape: Shape) -> frozenset[str]:
 
 
 def condition_variable(shape: Shape, letters: frozenset[str]) -> str | None:
-    """The variable that the relations in ``shape`` are about: preferably none of ``letters``; None without one."""
+    """Return the variable of the relations in ``shape``, preferably none of ``letters``; None without one."""
     if isinstance(shape, Relation):
         return _variable_of(shape, letters)
     found = {condition_variable(part, letters) for part in _parts(shape)} - {None}
@@ -115,7 +121,7 @@ def _variable_of(relation: Relation, letters: frozenset[str]) -> str | None:
     if relation.ops == ("in",):
         sides = sides[:1]
     if len(sides) == 3:
-        sides = [sides[1], sides[0], sides[2]]
+        sides = [sides[1], sides[0], sides[2]]  # "a < x < b": the variable stands in the middle
     single = [side.name for side in sides if isinstance(side, Symbol) and symbols(side)]
     names = single + sorted(frozenset().union(*map(symbols, sides)) - set(single))
     return next((name for name in names if name not in letters), names[0] if names else None)
@@ -129,9 +135,10 @@ def _condition_letters(shape: Shape) -> frozenset[str]:
 
 
 def _draws(letters: list[str]) -> Iterator[Mapping[str, Fraction]]:
-    """Values for the letters, in every order of size; none for more letters than are tried."""
+    """Yield values for the letters, in every order of size; nothing for more than ``MAX_LETTERS``."""
     if len(letters) > MAX_LETTERS:
         return
+    # From -6.9 to 12.9. Both moduli are primes, so that a letter is almost never a fraction that an answer contains.
     for index in range(NUM_DRAWS):
         yield {
             name: Fraction(
@@ -142,14 +149,14 @@ def _draws(letters: list[str]) -> Iterator[Mapping[str, Fraction]]:
 
 
 class _Reader:
-    """Shapes as pieces of the line, with conditions about one variable."""
+    """Reads shapes as pieces of the line, with conditions about one variable."""
 
     def __init__(self, comparer: ScalarComparer, variable: str | None) -> None:
         self._comparer = comparer
         self._variable = variable
 
     def pieces(self, shape: Shape, point: Mapping[str, Fraction]) -> Pieces | None:
-        """The set as disjoint pieces in order, or None when the shape is no set of reals."""
+        """Return the set as disjoint pieces in order; None when the shape is no set of reals."""
         if isinstance(shape, Union):
             parts = [self.pieces(part, point) for part in shape.parts]
             known = [part for part in parts if part is not None]
@@ -185,9 +192,9 @@ class _Reader:
         return [(low, high)] if low is not None and high is not None and low < high else None
 
     def _of_list(self, group: Group, point: Mapping[str, Fraction]) -> Pieces | None:
-        """A union for "or"; for "and" and commas what is in all, unless these are intervals or nothing is in all.
+        """Return the union for "or"; for "and" and commas the intersection, unless it is empty or of intervals.
 
-        ``x<1, x>2`` means either, ``x>1, x<2`` both.
+        ``x<1, x>2`` means either, ``x>1, x<2`` both, and ``(1,2), (3,4)`` is a union in either reading.
         """
         items = _with_repeated(group.items)
         if not all(isinstance(item, Relation | Union | Group | NamedSet) for item in items):
@@ -216,7 +223,7 @@ class _Reader:
         return line
 
     def _of_relation(self, relation: Relation, point: Mapping[str, Fraction]) -> Pieces | None:
-        """A variable between constants (``1<x<2``, ``x\\neq 3``) or in a set (``x\\in(1,2)``)."""
+        """Read a variable between constants (``1<x<2``, ``x\\neq 3``) or in a set (``x\\in(1,2)``)."""
         if relation.ops == ("in",):
             return self.pieces(relation.sides[1], point) if is_variable(relation.sides[0]) else None
         result: Pieces | None = LINE
@@ -233,6 +240,7 @@ class _Reader:
             return None
         if left.unit is not None or right.unit is not None:
             return None
+        # "x < \infty" limits nothing; "x > \infty" is no condition that anybody means.
         for side, other, turned in ((left.node, right.node, op), (right.node, left.node, FLIPPED[op])):
             if other in (INFINITY, negated(INFINITY)) and side == Symbol(name):
                 below = other == INFINITY
@@ -243,7 +251,7 @@ class _Reader:
         return self._linear(difference(left.node, right.node), op, point)
 
     def _linear(self, node: Node, op: str, point: Mapping[str, Fraction]) -> Pieces | None:
-        """Where ``node`` (linear in the variable) is below, above or equal to 0."""
+        """Return where ``node``, linear in the variable, is below, above or equal to 0."""
 
         def evaluate(formula: Node, value: Fraction) -> Fraction | None:
             return self._comparer.real_value(formula, {**point, str(self._variable): value})
@@ -264,7 +272,7 @@ class _Reader:
         }[op if slope > 0 else FLIPPED[op]]
 
     def _absolute(self, inside: Node, op: str, constant: Node, point: Mapping[str, Fraction]) -> Pieces | None:
-        """``|inside| op constant``: within or outside of two lines."""
+        """Solve ``|inside| op constant``: the values between two bounds, or those outside of them."""
         upper = self._linear(difference(inside, constant), op, point)
         lower = self._linear(difference(negated(inside), constant), op, point)
         size = self._comparer.real_value(constant, point)
@@ -285,7 +293,7 @@ def _all_but(value: Fraction) -> Pieces:
 
 
 def _with_repeated(items: tuple[Shape, ...]) -> list[Shape]:
-    """``x \\neq 1, 2`` with its second condition written out."""
+    """Write out the second condition of ``x \\neq 1, 2``."""
     result: list[Shape] = []
     for item in items:
         before = result[-1] if result else None

@@ -1,7 +1,8 @@
-r"""What kind of thing an answer is: a number, a word, a list, a point, an interval, a matrix, a relation.
+r"""Shapes: the kinds of answers, such as a number, a word, a list, a point, an interval, a matrix, a relation.
 
-Two answers of different kinds are not equal, whatever numbers they hold; that is what a computer algebra system
-does not know. ``(1,2)`` may be a point or an interval, so a bracket keeps its signs and is read by its partner.
+Two answers of different kinds are not equal, whatever numbers they contain; a computer algebra system does not make
+this distinction. ``(1,2)`` may be a point or an interval, so a ``Group`` keeps its brackets, and the answer that it is
+compared with decides.
 """
 
 from dataclasses import dataclass
@@ -19,19 +20,19 @@ class Scalar:
     node: Node
     unit: Unit | None = None
     text: str = ""
-    """Normalised text it was read from."""
+    """The normalised text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """An answer in words or the letter of a choice, lower case when longer than a letter."""
+    """An answer in words, in lower case, or the letter of a choice, in upper case."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class BasedNumber:
-    """A numeral that names its base."""
+    """A numeral with its base: ``1010_2``."""
 
     value: Fraction
     base: int
@@ -39,17 +40,18 @@ class BasedNumber:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Items in brackets; a bare list has none."""
+    """Items in brackets, or a bare list without brackets."""
 
     left: str
     """``(``, ``[``, ``{``, ``<`` or empty."""
     right: str
     items: tuple["Shape", ...]
     joiner: str = ","
-    """``,``, ``or``, ``and`` or (an intersection of sets) ``cap``; matters for relations."""
+    """``,``, ``or``, ``and`` or (for an intersection of sets) ``cap``; it matters for relations and sets only."""
 
     @property
     def brackets(self) -> str:
+        """Both brackets, such as ``[)``; ``""`` for a bare list."""
         return self.left + self.right
 
 
@@ -84,7 +86,7 @@ class Union:
 
 @dataclass(frozen=True, slots=True)
 class NamedSet:
-    """The reals, integers, ..., perhaps without some points."""
+    """The reals, integers, ..., perhaps without some points: ``\\mathbb{R} \\setminus \\{0\\}``."""
 
     name: str
     without: tuple["Shape", ...] = ()
@@ -92,7 +94,7 @@ class NamedSet:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A formula beyond our reader (integral, limit, sum); left to math-verify."""
+    """A formula beyond our parser (integral, limit, sum), which math-verify compares."""
 
     text: str
     command: str

@@ -1,4 +1,4 @@
-"""Splitting normalised text outside of its brackets, in one pass."""
+"""Splits normalised text outside of its brackets, in one pass."""
 
 import re
 
@@ -8,7 +8,7 @@ PAIRS = {")": "([", "]": "([", "}": "{"}
 
 
 def closing_index(text: str, start: int) -> int | None:
-    """Index of the bracket that closes the one at ``start``; None when nothing does."""
+    """Return the index of the bracket that closes the one at ``start``; None when there is none."""
     stack: list[str] = []
     for index in range(start, len(text)):
         character = text[index]
@@ -24,9 +24,9 @@ def closing_index(text: str, start: int) -> int | None:
 
 
 def split_top(text: str, separator: re.Pattern[str], found: list[str] | None = None) -> list[str]:
-    """Parts of ``text`` between matches of ``separator`` that stand outside of brackets.
+    """Split ``text`` at the matches of ``separator`` outside of brackets.
 
-    The separators themselves go to ``found``. Unbalanced brackets split nothing behind them.
+    The separators themselves are appended to ``found``. Behind an unclosed bracket nothing is split.
     """
     depths = _depths(text)
     parts: list[str] = []
@@ -42,10 +42,11 @@ def split_top(text: str, separator: re.Pattern[str], found: list[str] | None = N
 
 
 def _depths(text: str) -> list[int]:
-    """Bracket depth before each character."""
+    """Return the bracket depth before each character."""
     depths: list[int] = []
     depth = 0
-    if "\\langle" in text:  # brackets too, of another length
+    if "\\langle" in text:
+        # Angle brackets count too. Each is replaced by as many characters as it has, so that the indices stay.
         text = text.replace("\\langle", "(......").replace("\\rangle", ")......")
     for character in text:
         depths.append(depth)

@@ -1,4 +1,4 @@
-"""Normalised text to tokens. The pattern is tried at each position once: linear time, nothing recursive."""
+"""Splits normalised text into tokens, in linear time: each position is matched once, without recursion."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NAMES = FUNCTIONS | vocabulary("pi arcsinh arccosh arctanh arccot coth")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """``kind`` is number, symbol, command or one of the punctuation characters."""
+    """One token; ``kind`` is number, symbol, command or one of the punctuation characters."""
 
     kind: str
     text: str = ""
@@ -25,7 +25,7 @@ class Token:
 
 
 def tokenize(normal: str) -> list[Token]:
-    """Tokens of a formula; raises Unreadable at a character that no formula has."""
+    """Return the tokens of a formula. Raises Unreadable at a character that no formula contains."""
     tokens: list[Token] = []
     index, spaced = 0, False
     while index < len(normal):
@@ -40,7 +40,7 @@ def tokenize(normal: str) -> list[Token]:
 
 def _at(normal: str, index: int, spaced: bool) -> tuple[list[Token], int]:
     numeral = NUMERAL.match(normal, index)
-    if numeral is not None and numeral.end() > index:
+    if numeral is not None and numeral.end() > index:  # "." alone matches too, and is empty
         number = number_of(numeral)
         if number is None:
             raise Unreadable("a numeral that cannot be read")
@@ -66,7 +66,7 @@ def _letter(content: str, spaced: bool) -> Token:
 
 
 def _word(word: str, spaced: bool) -> list[Token]:
-    """A known function's name is that function; other letters are variables that are multiplied."""
+    """Return a known function's name as a command; the letters of any other word are variables to be multiplied."""
     if word in NAMES:
         return [Token("command", word, None, spaced)]
     return [Token("symbol", letter, None, spaced and index == 0) for index, letter in enumerate(word)]

@@ -1,6 +1,7 @@
-"""The expression tree: what a formula says, before anything is computed.
+"""The expression tree of a formula, before anything is computed.
 
-Three node types and no cleverness. Building a tree never computes, so a hostile formula costs its length.
+It has three node types and is never simplified. Building a tree computes nothing, so a hostile formula costs no more
+than its length.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from fractions import Fraction
 
 
 class Unreadable(Exception):
-    """The text is not a formula that we read; ``command`` names what stopped us when that was a command."""
+    """The text is no formula that our reader supports; ``command`` is the unsupported LaTeX command, if any."""
 
     def __init__(self, reason: str, command: str = "") -> None:
         super().__init__(reason)
@@ -21,7 +22,7 @@ class Number:
 
     value: Fraction
     places: int | None = None
-    """Decimals after the point; None for an integer or an exact notation such as ``0.\\overline{3}``."""
+    """Decimals behind the point; None for an integer or an exact notation such as ``0.\\overline{3}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ DEGREE = Apply("div", (Symbol("pi"), Number(Fraction(180))))
 
 
 def symbols(node: Node) -> frozenset[str]:
-    """Names of the variables in a tree (constants are none)."""
+    """Return the names of the variables in a tree, without constants."""
     if isinstance(node, Symbol):
         return frozenset() if node.name in CONSTANTS else frozenset((node.name,))
     if isinstance(node, Apply):
@@ -56,15 +57,16 @@ def symbols(node: Node) -> frozenset[str]:
 
 
 def negated(node: Node) -> Node:
-    """``-node``; a numeral stays a numeral, so that ``-0.5`` is one."""
+    """Return ``-node``. A numeral stays a numeral, so that ``-0.5`` still counts as a decimal of one place."""
     if isinstance(node, Number):
         return Number(-node.value, node.places)
     return Apply("neg", (node,))
 
 
 def spelled(node: Node) -> str:
-    """A text that identifies the tree; numbers in hexadecimal, which has no limit of length."""
+    """Return a text that identifies the tree."""
     if isinstance(node, Number):
+        # In hexadecimal: Python refuses to write more than 4,300 decimal digits.
         return f"{node.value.numerator:x}/{node.value.denominator:x}"
     if isinstance(node, Symbol):
         return node.name

@@ -1,7 +1,10 @@
-"""Units of measure and money by name: what they measure and how large they are in base units."""
+"""The table of units of measure and money: each name's dimension, and its size in base units."""
 
 from fractions import Fraction
 
+# One string a dimension, "name:size": readable as a table, and exact, since Fraction reads decimals exactly. Sizes are
+# those of the SI and, for feet, pounds and gallons, of the international definitions. A month and a second have
+# dimensions of their own, since no fixed number of days is a month. Single letters are case-sensitive ("m", "M").
 KNOWN: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(factor))
     for dimension, entries in {
@@ -38,18 +41,18 @@ KNOWN: dict[str, tuple[str, Fraction]] = {
 }  # fmt: skip
 COMPOUND = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "cc": "cm^3", "sqft": "ft^2", "mps": "m/s"}
 CJK_POWERS = {"平方": 2, "立方": 3}
-"""In front of a unit of length."""
+"""Square and cubic, in front of a unit of length."""
 CURRENCIES = {
     "dollar": "dollar", "euro": "euro", "pounds": "pounds", "yen": "yen", "rupee": "rupee", "won": "won",
     "ruble": "ruble", "USD": "USD", "US\\dollar": "USD", "EUR": "EUR", "GBP": "GBP", "INR": "INR", "CNY": "CNY",
     "RMB": "RMB", "JPY": "JPY", "KRW": "KRW", "RUB": "RUB", "CHF": "CHF", "AUD": "AUD", "CAD": "CAD", "Rs": "Rs",
     "A\\dollar": "AUD", "C\\dollar": "CAD",
 }  # fmt: skip
-"""How a currency is written beside its number, and its name above."""
+"""The spelling of a currency beside its number, and its name in the table above."""
 
 
 def known(name: str) -> tuple[str, Fraction] | None:
-    """What the unit ``name`` measures and its size; also in the plural and with capitals."""
+    """Return dimension and size of the unit ``name``, also in the plural or with capitals; None for other words."""
     if len(name) == 1:
         return KNOWN.get(name)
     for spelling in (name, name.lower(), name.lower().removesuffix("s"), name.lower().removesuffix("es")):
@@ -59,6 +62,6 @@ def known(name: str) -> tuple[str, Fraction] | None:
 
 
 def is_unit(word: str) -> bool:
-    """True for the name of a known unit of more than two letters: ``miles``, ``kg`` is left to the reader."""
+    """True for a known unit of more than two letters, such as ``miles``. ``kg`` is left to the reader."""
     name = word.lower()
     return len(name) > 2 and any(spelling in KNOWN for spelling in (name, name.removesuffix("s"), name[:-2]))

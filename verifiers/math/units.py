@@ -1,8 +1,8 @@
-r"""Units of measure and of money at the edge of an answer: ``10\text{ cm}``, ``\dollar 5``, ``90^\circ``, ``50%``.
+r"""Splits units of measure and money off an answer: ``10\text{ cm}``, ``\dollar 5``, ``90^\circ``, ``50%``.
 
-Two units must measure the same thing, and values are compared after conversion. A unit on one side only is
-allowed: the question said which. Percent is not a unit in this sense (see ``Unit.percent``). A word that nobody
-knows (``apples``) is a unit of its own, unless it changes the value (``words.py``).
+Two units must measure the same thing, and values are compared after conversion. One side may leave its unit out, since
+the question gives it. Percent is not a unit in this sense (see ``Unit.percent``). An unknown word (``apples``) is a
+unit of its own, unless it changes the value (``words.py``).
 """
 
 import re
@@ -21,14 +21,17 @@ CURRENCY = re.compile(
     rf"|\\text\{{ ?(Rs|{CODES})\.? ?\}}|(Rs)\b\.?) ?(?=[-+0-9.\\({{])"
 )
 CURRENCY_BEHIND = re.compile(r" ?\\(dollar|euro|pounds|yen|rupee|won|ruble) ?(USD|AUD|CAD)?$")
+# A percentage point is a percent here: the question decides which of the two is meant.
 PERCENT = re.compile(r" ?(?:%|(?:\\text\{)? ?per ?cent(?:age)?(?: points?)? ?\}?)$", re.IGNORECASE)
 DEGREES = re.compile(r" ?(?:\^ ?\\circ|\\circ) ?(?:\\text\{ ?([CF]) ?\}|([CF]))?$")
 FUNCTION = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
 """The degrees of ``\\sin 30^\\circ`` belong to its argument."""
+# \text{...} at the end, perhaps several with "/", "*" and powers between: \text{km}/\text{h}^2.
 EXPLICIT = re.compile(r"(?<!^) ?(\\text\{[^{}]*\}(?:[ */^.{}0-9-]|\\text\{[^{}]*\})*)$")
 OPEN_END = "+-*/^_=(<>"
-"""Behind these no unit can stand."""
+"""A unit cannot follow one of these."""
 WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*"
+# Words at the end outside of \text: "5 square miles", "3 km/h".
 PLAIN_WORDS = re.compile(
     r"((?: |(?<![\\A-Za-z ]))[^\W\d_](?:[\w .'^{}-]+(?:/ ?[^\W\d_][\w'^{} -]*)?|/ ?[^\W\d_][\w'^{} -]*))$"
 )
@@ -38,29 +41,34 @@ IN_BRACKETS = re.compile(r" ?(?:\(([^()]{1,40})\)|\[([^\[\]]{1,40})\]|\\text\{ ?
 FRACTION = re.compile(
     r"\\frac ?\{ ?(\\text\{[^{}]*\}(?: ?\^ ?\{?[0-9]\}?)?) ?\} ?\{ ?(\\text\{[^{}]*\}(?: ?\^ ?\{?[0-9]\}?)?) ?\}$"
 )
+# \frac{km}{h} outside of \text: these pairs only, since \frac{a}{b} of letters is a formula.
 PLAIN_FRACTION = re.compile(
     r"(?<=[0-9]) ?\\frac ?\{ ?(km|cm|mm|mi|miles|kg|ft) ?\} ?\{ ?(h|hr|hour|s|sec|min|L|m|cm|l)(\^ ?[0-9])? ?\}$"
 )
 OF_A = re.compile(r" ?(?:(\\text\{) ?)?of (?:an?|one|the) (?=[a-z])")
 SYMBOLS = ((re.compile(r"(?<=[0-9]) ?\\Omega ?$"), "\\text{ohm}"), (re.compile(r"\\mu ?\\text\{ ?"), "\\text{u"))
 CONSTANT = re.compile(r"[-+]?(?:[-+*/^(){}0-9., ]|\\(?:frac|sqrt|pi)(?![A-Za-z])|\[[0-9]\])*")
-"""A formula without letters, in front of which a unit needs no ``\\text``."""
+"""A formula without letters: behind one a unit needs no ``\\text``."""
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+$")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a quantity measures. ``dimension`` maps base names to powers; equal dimensions can be compared."""
+    """A unit of a quantity. Quantities of equal ``dimension`` can be compared.
+
+    Example: ``km/h`` has the dimension ``(("length", 1), ("time", -1))`` and the factor 5/18.
+    """
 
     dimension: tuple[tuple[str, int], ...]
+    """Base names with their powers, sorted."""
     factor: Fraction
-    """Value in base units of one of this unit."""
+    """Size of this unit in base units."""
     words: tuple[tuple[str, int], ...] = ()
-    """Names that are no unit of measure (``apple``), with their powers; apart from the dimension."""
+    """Names that are no unit of measure (``apple``), with their powers; not part of the dimension."""
 
     @property
     def percent(self) -> bool:
-        """A percentage: against a plain number it is a hundredth, never the bare number."""
+        """True for a percentage: compared with a plain number it is a hundredth, never the bare number."""
         return self.dimension == (("percent", 1),)
 
     def measures_like(self, other: "Unit") -> bool:
@@ -72,16 +80,18 @@ class Unit:
 
 PERCENT_UNIT = Unit((("percent", 1),), Fraction(1))
 YEN_OR_YUAN = frozenset({(("money", 1),), (("money CNY", 1),)})
-"""The sign of both is the same."""
+"""Both currencies have the same sign, so the sign alone may mean either."""
 
 
 def split_unit(normal: str, *, letters: bool = False) -> tuple[str, Unit | None]:
-    """The value and the unit of a normalised answer. Without a unit the value is the text.
+    """Return the value and the unit of a normalised answer. Without a unit the value is the text.
 
-    ``letters`` reads ``5m`` as metres and not as five times m: for an answer to a gold that has a unit.
+    ``letters`` reads ``5m`` as metres and not as five times m: use it when the gold answer has a unit.
     """
     for pattern, name in SYMBOLS:
+        # A function, since a replacement string would read the backslash of \text as an escape.
         normal = pattern.sub(lambda _, name=name: name, normal)  # type: ignore[misc]
+    # Signs in front come before words behind, so that "\$5 per hour" keeps its currency.
     currency = CURRENCY.match(normal)
     if currency is not None:
         return _with_currency(normal, currency)
@@ -99,7 +109,7 @@ def split_unit(normal: str, *, letters: bool = False) -> tuple[str, Unit | None]
 
 
 def _with_currency(normal: str, match: re.Match[str]) -> tuple[str, Unit | None]:
-    """The sign in front, and the same currency once more in words behind (``\\$5 dollars``)."""
+    """Split off the sign in front, and the same currency repeated in words behind it (``\\$5 dollars``)."""
     prefix, symbol, *codes = match.groups()[1:]
     name = CURRENCIES.get(f"{prefix}\\{symbol}" if prefix else symbol or next(filter(None, codes)), "dollar")
     rest = match.group(1) + normal[match.end() :].removesuffix("/-")
@@ -121,6 +131,7 @@ def _split_words(normal: str, letter: re.Pattern[str]) -> tuple[str, Unit | None
             unit = reading(next((group for group in found.groups() if group), found.group()))
             if unit is not None:
                 return value, unit
+    # Words before a single letter, which is the weakest evidence: "5 m" may be metres or five times m.
     for pattern in (PLAIN_WORDS, letter):
         plain = pattern.search(normal)
         if plain is None or not plain.start():
@@ -139,10 +150,10 @@ def _is_constant(value: str) -> bool:
 
 
 def parse_unit(text: str, *, plain: bool = False, numeral: bool = True) -> Unit | None:
-    """The unit that ``text`` names, unknown words included (``apples``); None when it names none.
+    """Return the unit that ``text`` names, unknown words included (``apples``); None when it names none.
 
-    ``plain`` text is outside of ``\\text``: letters there are variables unless every word is a known unit or,
-    behind a blank and a ``numeral``, a word of at least three letters.
+    ``plain`` text is outside of ``\\text``: letters there are variables, unless every word is a known unit or a word
+    of at least three letters behind a blank and a ``numeral``.
     """
     spaced = text.startswith(" ")
     words = TEXT_GROUP.sub(r" \1 ", text).replace("{", "").replace("}", "")
@@ -151,8 +162,10 @@ def parse_unit(text: str, *, plain: bool = False, numeral: bool = True) -> Unit 
     parts = _parts(words)
     if parts is None:
         return None
+    # \text{ at most} changes the value: as a unit it would let "5 at most" equal 5.
     if any(known(name) is None and (_is_letter(name) or changes_value(name)) for name, _ in parts):
         return None
+    # "5 m s" without a slash is a product of variables.
     if plain and len(parts) > 1 and "/" not in words and all(_is_letter(name) for name, _ in parts):
         return None
     if plain and not all(_known_here(name, numeral) or (spaced and numeral and _is_word(name)) for name, _ in parts):
@@ -161,18 +174,19 @@ def parse_unit(text: str, *, plain: bool = False, numeral: bool = True) -> Unit 
 
 
 def parse_named(text: str) -> Unit | None:
-    """A unit in brackets: units that we know, and "units"; anything else there may be a factor or a remark."""
+    """Return a unit in brackets: a known one, or "units"; any other text there may be a factor or a remark."""
     unit = parse_unit(text)
     return unit if unit is not None and {name for name, _ in unit.words} <= {"unit"} else None
 
 
 def parse_cjk(text: str) -> Unit | None:
-    """A unit or a counter in Chinese, Japanese or Korean."""
+    """Return a unit or a counter in Chinese, Japanese or Korean."""
     for prefix, power in CJK_POWERS.items():
         if text.startswith(prefix) and (found := known(text.removeprefix(prefix))) and found[0] == "length":
             return _unit_of([(text.removeprefix(prefix), power)])
     if known(text):
         return _unit_of([(text, 1)])
+    # Counters have one to three characters; more than 6 are a sentence.
     return None if len(text) > 6 or CJK_VALUE_WORDS & set(text) else _unit_of([(text, 1)])
 
 
@@ -181,7 +195,7 @@ def _is_letter(name: str) -> bool:
 
 
 def _known_here(name: str, numeral: bool) -> bool:
-    """A known unit; one of a single letter only behind a numeral."""
+    """True for a known unit; a single letter counts only behind a numeral."""
     return known(name) is not None and (numeral or len(name) > 1)
 
 
@@ -193,7 +207,7 @@ UNIT_TOKEN = re.compile(rf" *(?:(?P<name>{WORD})(?: ?\^ ?(?P<power>-?[0-9]{{1,2}
 
 
 def _parts(words: str) -> list[tuple[str, int]] | None:
-    """``square m / s^2`` as ``[("m", 2), ("s", -2)]``; None when anything in it is not built like a unit."""
+    """Return ``[("m", 2), ("s", -2)]`` for ``square m / s^2``; None for text that is not built like a unit."""
     parts: list[tuple[str, int]] = []
     sign, prefix, index = 1, 1, 0
     while index < len(words):
@@ -212,6 +226,7 @@ def _parts(words: str) -> list[tuple[str, int]] | None:
         elif name:
             parts.append((name, sign * prefix * int(token.group("power") or 1)))
             prefix = 1
+    # At most four names: a longer run of words is a sentence. A prefix left over ("square") has no unit behind it.
     return parts if 1 <= len(parts) <= 4 and prefix == 1 else None
 
 
@@ -232,7 +247,7 @@ def _unit_of(parts: list[tuple[str, int]]) -> Unit:
 
 
 def _base(powers: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    """Volumes in litres are lengths cubed (a litre is a thousandth of a cubic metre)."""
+    """Return powers by base name, with volumes as lengths cubed: a litre is a thousandth of a cubic metre."""
     if "volume" in powers:
         powers = powers | {"length": powers.get("length", 0) + 3 * powers.pop("volume")}
     return tuple(sorted((name, power) for name, power in powers.items() if power))

@@ -1,4 +1,4 @@
-"""The math verifier: find the answer, refuse what only hurts, decide, and say why."""
+"""The math verifier: extract the answer, refuse harmful input, compare with the gold answer, give the reason."""
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
@@ -12,13 +12,22 @@ from rlserve.verifiers.math.scalars import Comparison
 from rlserve.verifiers.math.slow import TimeUp, prepare
 
 SHOWN_CHARACTERS = 200
+"""Of an answer in a verdict's reason. Any value of this size will do: a line for a person, kept with each rollout."""
 
 
 class MathVerifier:
-    """1 when the answer equals the gold answer, else 0. Payload: ``{"answer": "42"}``, see ``payload.py``.
+    r"""Reward 1 when the answer equals the gold answer, else 0. Payload: ``{"answer": "42"}``, see ``payload.py``.
 
     ``percent`` is ``strict`` (50% is 0.5, never 50) or ``lenient`` (either). Verdict parts, all 0 or 1:
-    ``correct``, ``answered`` (an answer was found), ``refused`` (the prefilter), ``timeout``.
+    ``correct``, ``answered`` (an answer was found), ``refused`` (by the prefilter), ``timeout``.
+
+    Example::
+
+        verifier = MathVerifier()
+        verifier.prepare()                                                    # once a process: imports sympy
+        verdict = verifier.verify(r"so \boxed{\frac12}", b'{"answer": "0.5"}', prompt="")
+        verdict.reward   # 1.0
+        verdict.reason   # expected '0.5', found '\\frac12' (found by: box; decided by: number)
     """
 
     name = "math"
@@ -26,10 +35,12 @@ class MathVerifier:
     description = "equality of a mathematical answer with the gold answer"
     reward_range = (0.0, 1.0)
     limit_seconds = 4.0
-    """Of its own time; well above what ``slow.py`` and the slowest of our own comparisons allow themselves."""
+    """Processor time of one completion: ``slow.CPU_SECONDS`` for math-verify, and a margin for our own comparisons."""
     memory_bytes = 256 * 2**20
+    """Address space beyond the size at start: sympy can grow without bound on a hostile formula."""
     timeout_is_failure = True
-    """An answer that takes longer than the limit is a wrong answer: the policy must not learn the slow lane."""
+    """An answer that takes longer than the limit is wrong. Without a verdict the task would be tried again, and the
+    policy could learn to avoid a 0 by answers that are slow to compare."""
 
     def __init__(self, *, percent: str = "strict") -> None:
         if percent not in ("strict", "lenient"):
@@ -37,7 +48,7 @@ class MathVerifier:
         self._equivalence = Equivalence(Policy(percent=percent))
 
     def prepare(self) -> None:
-        """Import and warm what takes a second, before the first completion."""
+        """Import math-verify and run each form of formula once: this takes a second and must not count as judging."""
         prepare()
 
     @staticmethod
@@ -54,6 +65,7 @@ class MathVerifier:
         if found is None:
             return _verdict(False, f"expected {_shown(golds[0])}, found no answer", answered=0.0)
         answer = trim(found.text)
+        # Before anything parses it. The gold answer is trusted and may be longer, so only its length is checked.
         refusal = reason_to_refuse(answer)
         where = f"expected {_shown(golds[0])}, found {_shown(answer)} (found by: {found.rule}; decided by: "
         if refusal is not None:
@@ -74,7 +86,7 @@ class MathVerifier:
 
 
 def _gold_text(gold: str) -> str:
-    """The gold answer, which may come as a whole solution (``... #### 18``)."""
+    """Return the gold answer, which the payload may give as a whole solution (``... #### 18``)."""
     found = find_answer(trim(gold), bare=True)
     text = trim(found.text) if found is not None else ""
     if len(text) > MAX_CHARACTERS or not normalize(text):
@@ -83,7 +95,7 @@ def _gold_text(gold: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Raw text for people: escaped and cut, never a parsed formula."""
+    """Return raw text for people, escaped and cut. Never a parsed formula: printing one can hang in sympy."""
     return ascii(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
 
 

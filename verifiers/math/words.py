@@ -1,7 +1,7 @@
 r"""Words that change a value: ``6\text{ hundred}`` is 600, ``5\text{ squared}`` is 25, and neither is a unit.
 
-``spelled_out`` writes the ones that we compute as operations. No word of ``VALUE_WORDS`` is ever taken for a unit,
-whether we compute it or not: an answer that holds one we cannot compute is not read at all.
+``spelled_out`` replaces those that we can compute by operations. No word of ``VALUE_WORDS`` is taken for a unit,
+computed or not: an answer with one that we cannot compute is unreadable.
 """
 
 import re
@@ -45,13 +45,15 @@ VALUE_WORDS = (
         " base binary octal hexadecimal hex vs versus the am pm noon midnight bc ad bce ce other another"
     )
 )
-"""Lower case. ``units.py`` looks first whether one belongs to a unit ("squared" behind metres)."""
+"""Lower case. ``units.py`` first checks whether one belongs to a unit ("squared" behind metres)."""
+# "halfs", "squareds" and "factorials" are no words that stand behind a number.
 SCALES_IN_PROSE = tuple(
     word if word in ("half", "halves", "squared", "cubed", "factorial") else f"{word}s?"
     for word in SCALES
     if word not in vocabulary("quadrillion gross eleventh twelfth fifteenth sixteenth twentieth millionth")
 )
-"""The scales that a sentence is searched for, with their plurals; the others stand behind a number too rarely."""
+"""The scales for which a sentence is searched, with their plurals. The others stand behind a number too rarely, and
+"gross" is more often an adjective."""
 CHANGING = re.compile(
     r"\b(?:not|no|never|neither|nor|at least|at most|more than|less than|fewer than|greater than|larger than"
     r"|smaller than|above|below|over|under|up to|between|negative|minus|plus|times|divided|multiplied|twice|thrice"
@@ -60,6 +62,7 @@ CHANGING = re.compile(
     re.IGNORECASE,
 )
 """``6 hundred`` is not 6 and ``at least 3`` is not 3: ``clause.py`` keeps such words with the number for the reader."""
+# Longest first, so that "millionth" is not read as "million" with a rest.
 SCALE = re.compile(
     r"(?<=[0-9}])(?P<open> ?\\text\{ ?| )?(?P<word>"
     + "|".join(sorted(SCALES, key=len, reverse=True))
@@ -77,28 +80,31 @@ CJK_VALUE_WORDS = frozenset(
     "\u662f\u5de6\u53f3\u6253\u5341\u767e\u5343\u4e07\u4ebf\u6bd4\u6bcf\u534a"
 )
 """Characters of words that change the value in front of them: above, below, half, tenth part, or, power, dozen, ..."""
+# Ten, hundred, thousand, ten thousand, hundred million: the exponents of ten that the characters stand for.
 CJK_SCALES = {"\u5341": 1, "\u767e": 2, "\u5343": 3, "\u4e07": 4, "\u842c": 4, "\u5104": 8, "\u4ebf": 8, "\uc5b5": 8}
 CJK_SCALES |= {"\ub9cc": 4}
 CJK_SCALE = re.compile("(?<=[0-9]) ?([" + "".join(CJK_SCALES) + "])(?![\u514b\u7c73\u5206\u74e6\u5361])")
-"""Not in kilogram, kilometre (a thousand grams are one word there) and parts of a hundred."""
+"""Not in kilogram and kilometre, which begin with "thousand" in Chinese, and not in parts of a hundred."""
+# "Parts of a hundred: 5" is 5%, and "of three parts: 1" is 1/3: the denominator comes first.
 CJK_PERCENT = re.compile("\u767e\u5206\u4e4b ?([0-9.]+)")
 CJK_FRACTION = re.compile("([0-9]+) ?\u5206\u4e4b ?([0-9]+)")
 
 
 def spelled_out(text: str) -> str:
-    """``text`` (normalised) with the words that we compute as operations; the same text when it has none."""
+    """Return normalised ``text`` with words replaced by operations; the same text when it has none to replace."""
     if not text.isascii():
+        # Fractions and percents before the scales: they contain the character for a hundred.
         text = CJK_FRACTION.sub(r"\\frac{\2}{\1}", CJK_PERCENT.sub(r"\1%", text))
         text = CJK_SCALE.sub(lambda match: f"*10^{{{CJK_SCALES[match.group(1)]}}}", text)
     if not any(character.isdigit() for character in text):
-        return text
+        return text  # "half" or "squared" alone is an answer in words
     text = NEGATIVE.sub("-", AND_A_HALF.sub(" 1/2", text))
-    text = SCALE.sub(_scaled, text, count=2)
+    text = SCALE.sub(_scaled, text, count=2)  # "6 hundred thousand"
     return OPERATOR.sub(lambda match: OPERATORS[match.group(1) or match.group(2)], text)
 
 
 def changes_value(word: str) -> bool:
-    """True for a word that no unit may hold; hyphenated words are looked at part by part."""
+    """True for a word that cannot be part of a unit; the parts of a hyphenated word are checked one by one."""
     return (
         word.lower().endswith("fold")
         or bool(CJK_VALUE_WORDS & set(word))
