@@ -116,7 +116,7 @@ def load(group: str, name: str, *, built_in: Mapping[str, Any] = MappingProxyTyp
         try:
             return point.load()
         except Exception as error:
-            raise PluginFailed(f"{group}: {name!r} cannot be imported: {told(error)}") from error
+            raise PluginFailed(f"{group}: {name!r} cannot be imported: {describe_exception(error)}") from error
     raise UnknownName(f"{group}: {name!r} is not registered{known_names(name, sorted({*names(group), *built_in}))}")
 
 
@@ -160,7 +160,7 @@ def make(
     except RlserveError:
         raise
     except Exception as error:
-        raise PluginFailed(f"{where}: {name!r} failed to start: {told(error)}") from error
+        raise PluginFailed(f"{where}: {name!r} failed to start: {describe_exception(error)}") from error
 
 
 def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: str) -> Iterator[str]:
@@ -182,9 +182,9 @@ def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: 
             yield f"{where}.{option}: is missing; {name!r} needs it"
 
 
-def told(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """An exception in one line, with the place that raised it: ``"KeyError: 'gold' (bad.py:12)"``."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}{place}" if said else f"{type(error).__name__}{place}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"

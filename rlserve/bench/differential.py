@@ -54,15 +54,15 @@ def compare(*, answers: Sequence[str], pairs: int, out: str, workers: int) -> di
 
 def _judged(asked: Sequence[Pair], workers: int) -> Iterator[tuple[Pair, str, str]]:
     """Every pair with both verdicts, in any order; prints the progress."""
-    told = start = time.monotonic()
+    printed = start = time.monotonic()
     done: queue.SimpleQueue[tuple[Pair, str, str]] = queue.SimpleQueue()
     with ThreadPoolExecutor(workers) as threads:
         lanes = [threads.submit(_lane, asked[lane::workers], done) for lane in range(workers)]
         for index in range(1, len(asked) + 1):
             yield _next(done, lanes)
-            if time.monotonic() - told > PROGRESS_SECONDS or index == len(asked):
-                told = time.monotonic()
-                rate = index / (told - start)
+            if time.monotonic() - printed > PROGRESS_SECONDS or index == len(asked):
+                printed = time.monotonic()
+                rate = index / (printed - start)
                 left = (len(asked) - index) / rate
                 print(f"  {index} of {len(asked)} pairs, {rate:.0f} a second, {left:.0f} s left", file=sys.stderr)
 
@@ -86,7 +86,7 @@ def _lane(pairs: Sequence[Pair], done: "queue.SimpleQueue[tuple[Pair, str, str]]
         for pair in pairs:
             for judge in judges:  # both are asked before either is waited for, so that they work at a time
                 judge.ask(pair.gold, pair.answer)
-            ours, theirs = (judge.told() for judge in judges)
+            ours, theirs = (judge.verdict() for judge in judges)
             done.put((pair, ours, theirs))
     finally:
         for judge in judges:

@@ -29,9 +29,9 @@ class JudgeProcess:
 
     judge = JudgeProcess("math-verify")
     judge.ask("1/2", "0.5")
-    judge.told()                # "equal"
+    judge.verdict()                # "equal"
     judge.ask(gold, answer)     # a pair on which the judge computes without end
-    judge.told()                # "hung": the process was killed, and the next ask starts another
+    judge.verdict()                # "hung": the process was killed, and the next ask starts another
     judge.close()
     """
 
@@ -40,14 +40,14 @@ class JudgeProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, gold: str, answer: str) -> None:
-        """Send a pair; ``told`` waits for the verdict."""
+        """Send a pair; ``verdict`` waits for the verdict."""
         process = self._running()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # the process died, and told() reports it
+        with contextlib.suppress(OSError):  # the process died, and verdict() reports it
             process.stdin.write(json.dumps([gold, answer]) + "\n")
             process.stdin.flush()
 
-    def told(self) -> str:
+    def verdict(self) -> str:
         """Wait for the verdict: ``equal``, ``different``, ``unread``, ``error ...`` or ``hung``."""
         process = self._running()
         assert process.stdout is not None

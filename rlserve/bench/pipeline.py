@@ -57,7 +57,7 @@ def measure(
     """Seconds a step, and the pipeline's speed divided by that of each baseline, seed by seed."""
     chosen = choose(METHODS, only)
     grounds = (prepare(config, Path(out), seed, [], changes=CONTEXT) for seed in range(seeds))
-    curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.seconds[-1]:.1f} s")
+    curves = run_all(chosen, grounds, keep=keep, describe=lambda c: f"{c.seconds[-1]:.1f} s")
     result: dict[str, Any] = {
         name: {
             "seconds_a_step": [round(c.seconds[-1] / c.steps[-1], 2) for c in found],

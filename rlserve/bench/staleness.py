@@ -45,7 +45,7 @@ def measure(
     """Final accuracy, effective sample size and lag of each method: means over seeds, and the range of the result."""
     chosen = choose(METHODS, only)
     grounds = (prepare(config, Path(out), seed, chosen) for seed in range(seeds))
-    curves = run_all(chosen, grounds, keep=keep, say=lambda c: f"{c.accuracy_after:.3f}")
+    curves = run_all(chosen, grounds, keep=keep, describe=lambda c: f"{c.accuracy_after:.3f}")
     write(Path(out) / "staleness", curves, {method.name: method.title for method in chosen})
     return {name: _summary(found) for name, found in curves.items()}
 

@@ -55,7 +55,7 @@ def _taken(environment: plugins.Environment, arguments: argparse.Namespace) -> l
     except RlserveError:
         raise
     except Exception as error:
-        raise PluginFailed(f"name: {arguments.name!r} gives no task: {plugins.told(error)}") from error
+        raise PluginFailed(f"name: {arguments.name!r} gives no task: {plugins.describe_exception(error)}") from error
 
 
 def option(text: str) -> tuple[str, Any]:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from rlserve.errors import DeadlineExceeded
 from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.rpc.options import ChannelOptions
-from rlserve.rpc.status import error_from_rpc, told_by_server
+from rlserve.rpc.status import error_from_rpc, raised_by_server
 from rlserve.rpc.tls import TlsFiles
 
 Response = TypeVar("Response")
@@ -65,7 +65,7 @@ def rpc_errors(what: str, *, deadline_seconds: float | None = None) -> Iterator[
         yield
     except grpc.RpcError as error:
         # A server may itself have waited for a third actor: its DeadlineExceeded names that one and is passed on.
-        ours = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not told_by_server(error)
+        ours = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not raised_by_server(error)
         if ours and deadline_seconds is not None:
             raise DeadlineExceeded(f"{what}: no answer within {deadline_seconds:g} s") from error
         raise error_from_rpc(error, what=what) from error

@@ -104,7 +104,7 @@ def error_from_rpc(error: grpc.RpcError, *, what: str = "") -> RlserveError:
     return cls(message, field=field, reason=info.reason.lower() if info else code.name.lower())
 
 
-def told_by_server(error: grpc.RpcError) -> bool:
+def raised_by_server(error: grpc.RpcError) -> bool:
     """Whether an rlserve server raised the error; False for the call's own deadline and for a lost connection."""
     info = _first(_rich_status(error), error_details_pb2.ErrorInfo)
     return info is not None and info.domain == DOMAIN

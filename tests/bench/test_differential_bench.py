@@ -26,14 +26,14 @@ def test_a_judge_that_dies_says_so_and_works_on(tmp_path: Path) -> None:
     judge = JudgeProcess("ours")
     try:
         judge.ask("5", "5")
-        assert judge.told() == "equal"
+        assert judge.verdict() == "equal"
         assert judge._process is not None
         judge._process.kill()
         judge._process.wait()
         judge.ask("5", "5")
-        assert judge.told() == "error: died"
+        assert judge.verdict() == "error: died"
         judge.ask("5", "6")
-        assert judge.told() == "different"
+        assert judge.verdict() == "different"
     finally:
         judge.close()
 

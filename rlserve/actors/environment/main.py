@@ -86,7 +86,7 @@ def _load(index: int, config: EnvironmentConfig) -> Environment:
     try:
         whole = isinstance(environment, Environment)  # which reads its properties
     except Exception as error:
-        raise PluginFailed(f"environments.{index}: {config.name!r}: {plugins.told(error)}") from error
+        raise PluginFailed(f"environments.{index}: {config.name!r}: {plugins.describe_exception(error)}") from error
     if not whole:
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
     loaded: Environment = environment

@@ -19,7 +19,7 @@ from rlserve.launch.preflight.checkpoint import check_files, directory_of, posit
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.preflight.tasks import Taken
 from rlserve.nearest import nearest
-from rlserve.plugins import told
+from rlserve.plugins import describe_exception
 from rlserve.records import Task
 
 HUB_SECONDS = 4.0
@@ -209,7 +209,9 @@ def _check_prompts(config: RunConfig, count: Callable[[Task], int], part: Taken)
         try:
             lengths.append(count(task))
         except Exception as error:
-            refusals.append(f"task {task.task_id!r}: {error if isinstance(error, RlserveError) else told(error)}")
+            refusals.append(
+                f"task {task.task_id!r}: {error if isinstance(error, RlserveError) else describe_exception(error)}"
+            )
     tried = f"{len(part.tasks)} prompts tried of {section.name!r}, split {part.split!r}"
     if refusals:
         every = len(refusals) == len(part.tasks)

@@ -19,7 +19,7 @@ from rlserve.launch.preflight.models import asked_models, look_at_model, look_at
 from rlserve.launch.preflight.tasks import Taken, look_at_corpora, look_at_environment
 from rlserve.launch.preflight.verdicts import look_at_options, look_at_verifier, wanted
 from rlserve.nearest import known_names
-from rlserve.plugins import told
+from rlserve.plugins import describe_exception
 
 PROMPTS = "prompts"
 
@@ -65,7 +65,7 @@ def _guarded(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
     except RlserveError as error:
         yield Finding(f"{name}: {error}")
     except Exception as error:
-        yield Finding(f"{name}: {told(error)}")
+        yield Finding(f"{name}: {describe_exception(error)}")
 
 
 def _look_at_algorithm(config: RunConfig) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from rlserve.config.tables.pretrain import CorpusConfig
 from rlserve.errors import PluginFailed, UnknownName
 from rlserve.launch.preflight.finding import Finding
 from rlserve.nearest import known_names
-from rlserve.plugins import ENVIRONMENT_GROUP, Environment, told
+from rlserve.plugins import ENVIRONMENT_GROUP, Environment, describe_exception
 from rlserve.records import Task
 
 TASKS_TRIED = 64
@@ -54,7 +54,7 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
     try:
         splits = dict(environment.splits)
     except Exception as error:
-        yield Finding(f"{where}: {section.name!r} raised in `splits`: {told(error)}")
+        yield Finding(f"{where}: {section.name!r} raised in `splits`: {describe_exception(error)}")
         return
     for split_key, split in _wanted(config, section):
         if split not in splits:
@@ -85,7 +85,7 @@ def _take(environment: Environment, size: int, found: Taken) -> str:
         try:
             task = environment.task(found.split, index, index)
         except Exception as error:
-            return f"gives no task {index} of split {found.split!r}: {told(error)}"
+            return f"gives no task {index} of split {found.split!r}: {describe_exception(error)}"
         if not isinstance(task, Task):
             return f"gives a {type(task).__name__} as task {index} of split {found.split!r}; give a Task"
         found.tasks.append(task)

@@ -13,7 +13,7 @@ from rlserve.errors import PluginFailed, RlserveError, UnknownName
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.preflight.tasks import Taken
 from rlserve.nearest import known_names
-from rlserve.plugins import VERIFIER_GROUP, told
+from rlserve.plugins import VERIFIER_GROUP, describe_exception
 from rlserve.records import Task, Verdict
 
 ANY_ANSWER = "0"
@@ -57,7 +57,7 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
         yield Finding(str(error) if str(error).startswith(where) else f"{where}: {error}")
         return
     except Exception as error:
-        yield Finding(f"{where}: {name!r} cannot be made ready: {told(error)}")
+        yield Finding(f"{where}: {name!r} cannot be made ready: {describe_exception(error)}")
         return
     empty, other = asyncio.run(_failures(verifier, ("", answer), task))
     if empty and other:
@@ -88,7 +88,7 @@ async def _failure(verifier: Any, completion: str, task: Task) -> str:
     except RlserveError as error:
         return str(error)
     except Exception as error:
-        return told(error)
+        return describe_exception(error)
     return verdict.failure.message if verdict.failure else ""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import program
 from errors import describe, lineage_of, standard_class
 from graph import Nodes, fields_of, fill, rebuilt
-from objects import MODULE, OWN_WORD, SPECIAL, initializer, standard_name, word_of
+from objects import MODULE, SPECIAL, VERDICT_METHODS, initializer, standard_name, trusted_verdict
 from peer import Broken, Peer
 from values import Unsupported
 
@@ -105,7 +105,7 @@ class Candidate(Peer):
         if data["t"] in ("type", "exception"):
             return standard_class(data["m"])
         if data["t"] in ("iterator", "pattern", "stream"):
-            return self.made_anew(data)
+            return self.rebuild_special(data)
         return Borrowed(self, data["id"])
 
     def call_back(self, number: int, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -224,8 +224,8 @@ class Candidate(Peer):
 
     def _special(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         value, name = self.objects[message["f"]], message["name"]
-        if name in OWN_WORD:
-            return {"v": word_of(value, name)}
+        if name in VERDICT_METHODS:
+            return {"v": trusted_verdict(value, name)}
         if name == "iter":
             return {"v": {"t": "ref", "id": self.lend(iter(value)), "kind": "iterator"}}
         return self._answer(SPECIAL[name](value, *(self.decode(data) for data in message["a"])))

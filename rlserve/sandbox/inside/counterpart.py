@@ -136,7 +136,7 @@ class Tester(Peer):
                 raise Unsupported("not a class of the standard library")
             return kind
         if tag == "pattern":
-            return self.made_anew(data)
+            return self.rebuild_special(data)
         if tag != "ref" or type(data.get("id")) is not int:
             raise Unsupported("an invalid reference")
         if data.get("kind") == "coroutine":

@@ -19,17 +19,17 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "setitem": lambda value, key, item: value.__setitem__(key, item),
     "delitem": lambda value, key: value.__delitem__(key),
 }
-OWN_WORD = {"bool": "__bool__", "contains": "__contains__"}
+VERDICT_METHODS = {"bool": "__bool__", "contains": "__contains__"}
 """Special methods whose result is a verdict by itself: a program's own implementation of them is not believed."""
 KINDS = {kind: name for name, kind in vars(types).items() if isinstance(kind, type) and name.endswith("Type")}
 
 
-def word_of(value: Any, name: str) -> bool:
+def trusted_verdict(value: Any, name: str) -> bool:
     """The truth of an object, or whether the tests may search its members; Unsupported for a class of the program.
 
     A ``__bool__`` of the program could make any assert hold; that of a library object (a match, a counter) is genuine.
     """
-    method = OWN_WORD[name]
+    method = VERDICT_METHODS[name]
     owner = next((base for base in type(value).__mro__ if method in vars(base)), None)
     if owner is not None and owner.__module__ == MODULE:
         what = "the truth of" if name == "bool" else "membership in"

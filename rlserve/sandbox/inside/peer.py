@@ -75,7 +75,7 @@ class Peer:
         except Unsupported as error:
             self.break_off(f"a value that cannot be transferred: {error}")
 
-    def made_anew(self, data: Any) -> Any:
+    def rebuild_special(self, data: Any) -> Any:
         """Rebuild an iterator, a regular expression or a text stream of the other side. Raises Unsupported."""
         content = self.decode(data.get("v"))
         try:

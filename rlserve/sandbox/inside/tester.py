@@ -46,7 +46,7 @@ class Tests:
         self.passed = 0
         self.total = 0
         self._failed = False
-        self._unheard = ""
+        self._ignored = ""
 
     def run(self, peer: Tester) -> dict[str, Any]:
         """Run the tests and report outcome, counts and a reason.
@@ -82,8 +82,8 @@ class Tests:
         fault = self._fault(peer)
         if fault:
             return fault
-        if self._unheard or (self._failed and self.passed == 0):
-            return self._report("fail", self._unheard or "asserts failed and the tests ignored it; none held")
+        if self._ignored or (self._failed and self.passed == 0):
+            return self._report("fail", self._ignored or "asserts failed and the tests ignored it; none held")
         if self.passed == 0 and peer.calls:
             self.passed = 1  # such tests raise by themselves instead of asserting, and raised nothing
         if self.passed == 0:
@@ -105,12 +105,12 @@ class Tests:
         self._failed = True
         return ""
 
-    def unheard(self) -> None:
+    def ignored(self) -> None:
         """Record a failed assert that the tests caught; called first in a handler that does nothing about it."""
         error = sys.exc_info()[1]
         frames = [frame.tb_frame.f_code.co_filename for frame in _frames(error)] if error else []
         if isinstance(error, AssertionError) and frames[-1:] == ["tests"]:
-            self._unheard = self._unheard or f"{_where(error)}failed, and the tests ignored it: {_line(error)}"
+            self._ignored = self._ignored or f"{_where(error)}failed, and the tests ignored it: {_line(error)}"
 
     def _report(self, outcome: str, reason: str) -> dict[str, Any]:
         total = max(self.total, self.passed + (outcome != "pass"))
@@ -179,7 +179,7 @@ class _Counted(ast.NodeTransformer):
         if all(isinstance(part, (ast.Expr, ast.Assert)) for part in node.body) and not node.orelse:
             for handler in node.handlers:
                 if all(isinstance(part, (ast.Expr, ast.Pass)) for part in handler.body):
-                    handler.body = [*_call("unheard", handler), *handler.body]
+                    handler.body = [*_call("ignored", handler), *handler.body]
         return node
 
 
