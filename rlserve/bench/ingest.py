@@ -24,8 +24,8 @@ import numpy as np
 
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.mixture import MixtureEntry
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.actors.learner.stream_service import SERVICE_NAME, RolloutStreamService
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop

@@ -10,8 +10,9 @@ from typing import Any
 from groups import trajectory
 
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import Decision, InboxSettings, Offer
+from rlserve.actors.learner.intake import Decision, Offer
 from rlserve.actors.learner.mixture import MixtureEntry
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig

@@ -18,6 +18,7 @@ From a worker's stream to the queue (ingest):
 ``ingest``            offers the groups of all streams to the inbox in batches
 ``inbox``             owns leases and groups, applies decisions
 ``monitor``           the inbox's lock, who waits for a change and who is woken by one
+``settings``          what leases and inbox need to know of their run
 ``intake``            the decision on a finished group, a pure function
 ``border``            its checks against nonce, lease and run
 ``group_queue``       the training thread's side: groups queued, taken, trained on or dropped

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.border import VersionRange
-from rlserve.actors.learner.intake import Decision, Facts, InboxSettings, Opened, receipt
+from rlserve.actors.learner.intake import Decision, Facts, Opened, receipt
 from rlserve.actors.learner.monitor import Monitor
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.actors.learner.troubles import Troubles
 from rlserve.errors import InvalidRequest, StateCorrupt
 from rlserve.records import Purpose, RolloutGroup

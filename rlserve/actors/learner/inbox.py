@@ -18,7 +18,6 @@ from rlserve.actors.learner.group_queue import GroupQueue
 from rlserve.actors.learner.intake import (
     AckStatus,
     Decision,
-    InboxSettings,
     Offer,
     Opened,
     WhyDrop,
@@ -30,6 +29,7 @@ from rlserve.actors.learner.lease_state import Release, WorkerLeases
 from rlserve.actors.learner.leases import LeaseTable
 from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.monitor import Monitor
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.actors.learner.troubles import Troubles, Warn
 from rlserve.errors import TASK_FAULTS
 from rlserve.records import Purpose, RolloutGroup

@@ -8,9 +8,9 @@ the store were leased and are leased again.
 import json
 from collections.abc import Sequence
 
-from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.mixture import MixtureEntry, TaskSource
 from rlserve.actors.learner.nonces import Nonces
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.errors import StateCorrupt
 from rlserve.records.lease import Lease
 from rlserve.store.base import Store

@@ -12,11 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from rlserve.actors.learner.lease_state import Entry, Release, Source, Worker, WorkerLeases
+from rlserve.actors.learner.settings import GRACE_SECONDS
 from rlserve.records import Purpose
 from rlserve.records.lease import REPORT_SECONDS, Lease, LeaseProgress
 
-GRACE_SECONDS = 2.0
-"""Long enough for a worker to dial again after a broken stream; meanwhile nobody else works on its groups."""
 MAX_ATTEMPTS = 8
 """Their pauses add up to 26 s, in which a crashed server of the task is started again."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0

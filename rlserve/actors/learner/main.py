@@ -29,7 +29,6 @@ from rlserve.actors.learner.deepspeed_setup import RankInfo
 from rlserve.actors.learner.environments import EnvironmentFollower
 from rlserve.actors.learner.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
 from rlserve.actors.learner.mixture import MixtureEntry
 from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
@@ -38,6 +37,7 @@ from rlserve.actors.learner.ranks import create_rank, follow
 from rlserve.actors.learner.received import Arrivals
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.run_state import HubReport
+from rlserve.actors.learner.settings import InboxSettings
 from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
 from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.stream_service import RolloutStreamService
