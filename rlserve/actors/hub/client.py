@@ -1,8 +1,15 @@
-"""How others call the hub.
+"""Client of the hub.
 
-``watch``      waits for: changes. A lost hub is dialled again for ever; what was known stays known meanwhile.
+``watch``      waits for: changes. Redials a lost hub until it is back; known actors stay known meanwhile.
 ``wait_for``   waits for: an actor to join. unblocked by: the watch, or its deadline.
-``registered`` (:mod:`rlserve.actors.hub.registration`) keeps a lease alive in the background.
+``registered`` (:mod:`rlserve.actors.hub.registration`) sends heartbeats in the background.
+
+Example::
+
+    async with HubClient("10.0.0.5:7000") as hub:
+        verifier = await hub.wait_for(ActorKind.VERIFIER, serves="math", deadline_seconds=30)
+        async with hub.registered(actor, status=lambda: {"queued": "3"}) as registration:
+            await registration.replaced.wait()  # set only if a newer process takes the actor's id
 """
 
 import asyncio
@@ -15,7 +22,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from rlserve.actors.hub.mirror import RegistryMirror
+from rlserve.actors.hub.mirror import RegistryView
 from rlserve.actors.hub.registration import Registration, registered
 from rlserve.errors import DeadlineExceeded, RlserveError
 from rlserve.records import Actor, ActorEvent, ActorKind, EnvironmentSpec, RunState
@@ -31,10 +38,12 @@ logger = logging.getLogger(__name__)
 Response = TypeVar("Response")
 
 REDIAL_SECONDS = 0.25
+"""Pause between two attempts: short beside the 3 s heartbeat timeout, long beside one dial on a local network."""
 MAX_PAGES = 8192
-"""Parts of a long list: a hub that never comes to the end is not followed for ever."""
+"""Stops a list from a faulty hub that never ends; far above the 4096 actors that a hub accepts."""
 RESYNC_SECONDS = 5.0
-"""After a lost connection: time that known actors get to show up again before they count as left."""
+"""Time for known actors to re-register after a lost connection before they count as left: more than the default
+heartbeat timeout (3 s), within which each of them notices that the hub forgot it."""
 
 
 class HubClient:
@@ -63,18 +72,18 @@ class HubClient:
             await channel.close()
 
     async def register(self, actor: Actor) -> tuple[str, float]:
-        """Enter the registry; returns the lease id and its seconds. Most callers want :meth:`registered`."""
+        """Register; returns the registration id and the heartbeat timeout. Most callers want :meth:`registered`."""
         response = await self._call(self._stub.Register, pb.RegisterRequest(actor=codec.actor_to_proto(actor)))
         return response.lease_id, response.lease_seconds
 
-    async def heartbeat(self, lease_id: str, status: Mapping[str, str]) -> None:
-        """Renew a lease. Raises UnknownName when it has ended."""
-        request = pb.HeartbeatRequest(lease_id=lease_id, status=codec.status_to_proto(status))
+    async def heartbeat(self, registration_id: str, status: Mapping[str, str]) -> None:
+        """Renew a registration. Raises UnknownName if it has ended."""
+        request = pb.HeartbeatRequest(lease_id=registration_id, status=codec.status_to_proto(status))
         await self._call(self._stub.Heartbeat, request)
 
-    async def deregister(self, lease_id: str) -> None:
-        """Leave at once."""
-        await self._call(self._stub.Deregister, pb.DeregisterRequest(lease_id=lease_id))
+    async def deregister(self, registration_id: str) -> None:
+        """End a registration now, without waiting for the timeout."""
+        await self._call(self._stub.Deregister, pb.DeregisterRequest(lease_id=registration_id))
 
     def registered(
         self,
@@ -85,11 +94,11 @@ class HubClient:
         start_seconds: float = 30.0,
         again: bool = False,
     ) -> AbstractAsyncContextManager[Registration]:
-        """In the registry while the block runs, with a heartbeat; re-registers when the hub forgot the lease.
+        """Keep the actor registered while the block runs; re-registers if the hub forgot it (after a restart).
 
-        ``status`` is asked at each heartbeat. ``environments`` are registered with the lease; an empty
-        address in one means the actor's own. Raises DeadlineExceeded when the hub is not there within
-        ``start_seconds``. ``again``: the environments enter also when they were kept out.
+        ``status`` is called at each heartbeat. ``environments`` are registered together with the actor; an empty
+        address in one stands for the actor's own. ``again`` registers them even if they were kept out.
+        Raises DeadlineExceeded if the hub does not answer within ``start_seconds``.
         """
         return registered(
             self, actor, status=status, environments=environments, start_seconds=start_seconds, again=again
@@ -108,22 +117,22 @@ class HubClient:
         return found
 
     async def watch(self, kind: ActorKind | None = None) -> AsyncGenerator[ActorEvent, None]:
-        """The present actors as JOINED events, then every change, for ever.
+        """The present actors as JOINED events, then every change; never ends by itself.
 
-        Survives a lost hub: it dials again until it is back, and reports only what has really changed.
+        Survives a lost hub: redials until it is back, then reports only real changes.
         """
-        mirror = RegistryMirror(grace_seconds=RESYNC_SECONDS, clock=time.monotonic)
+        view = RegistryView(grace_seconds=RESYNC_SECONDS, clock=time.monotonic)
         while True:
             problem = "it stopped"
             try:
-                async with contextlib.aclosing(self._stream(kind, mirror)) as events:
+                async with contextlib.aclosing(self._stream(kind, view)) as events:
                     async for event in events:
                         yield event
             except RlserveError as error:
                 problem = str(error)
-            if mirror.connected:
-                logger.warning("hub at %s: lost (%s); dialling until it is back", self.address, problem)
-            mirror.disconnected()
+            if view.connected:
+                logger.warning("hub at %s: connection lost (%s); redialling until it is back", self.address, problem)
+            view.disconnected()
             await asyncio.sleep(REDIAL_SECONDS)
 
     async def wait_for(self, kind: ActorKind, *, serves: str | None = None, deadline_seconds: float) -> Actor:
@@ -144,24 +153,29 @@ class HubClient:
         raise DeadlineExceeded(_missing(kind, serves, present, self.address, deadline_seconds))
 
     async def get_run_state(self) -> RunState:
-        """How the run stands. Raises NotReady before the first report."""
+        """The learner's last report of the run. Raises NotReady before the first one."""
         response = await self._call(self._stub.GetRunState, pb.GetRunStateRequest())
         return codec.run_state_from_proto(response.state, "state")
 
     async def report_run_state(self, state: RunState) -> None:
-        """Say how the run stands."""
+        """Publish the state of the run; called by the learner."""
         await self._call(self._stub.ReportRunState, pb.ReportRunStateRequest(state=codec.run_state_to_proto(state)))
 
-    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "", again: bool = False) -> None:
-        """Add or replace an environment; with a lease it leaves with its actor. ``again``: also when kept out."""
+    async def register_environment(
+        self, spec: EnvironmentSpec, *, registration_id: str = "", again: bool = False
+    ) -> None:
+        """Add or replace an environment. With a registration id, it is removed together with that actor.
+
+        ``again`` registers it even if it was kept out.
+        """
         wire = codec.environment_to_proto(spec)
-        request = pb.RegisterEnvironmentRequest(spec=wire, lease_id=lease_id, again=again)
+        request = pb.RegisterEnvironmentRequest(spec=wire, lease_id=registration_id, again=again)
         await self._call(self._stub.RegisterEnvironment, request)
 
     async def unregister_environment(self, name: str, *, keep_out: bool = False) -> None:
         """Remove an environment. Raises UnknownName.
 
-        A live server's heartbeat brings it back within a third of its lease, unless it is to be kept out.
+        The next heartbeat of a live server restores its environment, unless ``keep_out``.
         """
         request = pb.UnregisterEnvironmentRequest(name=name, keep_out=keep_out)
         await self._call(self._stub.UnregisterEnvironment, request)
@@ -190,15 +204,15 @@ class HubClient:
         what = f"hub at {self.address}"
         return await call(method, request, deadline_seconds=self._deadline_seconds, what=what)
 
-    async def _stream(self, kind: ActorKind | None, mirror: RegistryMirror) -> AsyncGenerator[ActorEvent, None]:
-        """One Watch call, as far as it goes."""
+    async def _stream(self, kind: ActorKind | None, view: RegistryView) -> AsyncGenerator[ActorEvent, None]:
+        """The events of one Watch call, until the stream ends."""
         stream = self._stub.Watch(pb.WatchRequest(kind=_wire_kind(kind)))
         reading: asyncio.Task[Any] | None = None
         try:
             while True:
                 reading = reading or asyncio.create_task(stream.read())
-                await asyncio.wait({reading}, timeout=_remaining(mirror.deadline))
-                for event in mirror.overdue():
+                await asyncio.wait({reading}, timeout=_remaining(view.deadline))
+                for event in view.overdue():
                     yield event
                 if not reading.done():
                     continue
@@ -208,7 +222,7 @@ class HubClient:
                 if message is grpc.aio.EOF:
                     return
                 check_bounds(message)
-                for event in _told(message, mirror):
+                for event in _events_of(message, view):
                     yield event
         finally:
             if reading is not None:
@@ -216,11 +230,11 @@ class HubClient:
             stream.cancel()
 
 
-def _told(message: pb.WatchResponse, mirror: RegistryMirror) -> list[ActorEvent]:
+def _events_of(message: pb.WatchResponse, view: RegistryView) -> list[ActorEvent]:
     if message.change == pb.WatchResponse.CHANGE_SYNCED:
-        mirror.synced()
+        view.synced()
         return []
-    return mirror.apply(codec.event_from_proto(message))
+    return view.apply(codec.event_from_proto(message))
 
 
 def _remaining(deadline: float | None) -> float | None:

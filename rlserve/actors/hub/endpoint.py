@@ -1,4 +1,4 @@
-"""One live actor as a place to send calls to."""
+"""A channel to one live actor."""
 
 import asyncio
 import contextlib
@@ -18,16 +18,19 @@ from rlserve.rpc.tls import TlsFiles
 Response = TypeVar("Response")
 
 CONNECT_SECONDS = 2.0
+"""A healthy host accepts within milliseconds; later than this, another endpoint is the better choice."""
 ASIDE_SECONDS = 0.25
+"""How long an endpoint is passed over after its first failure: enough for another to take the retry."""
 MAX_ASIDE_SECONDS = 2.0
+"""Upper bound of the doubling, so that an endpoint that recovered gets calls again soon."""
 
 
 class EndpointLost(Unavailable):
-    """The actor could not be reached, or its lease ran out while it had the request."""
+    """The actor could not be reached, or its registration expired during the call."""
 
 
 class Endpoint:
-    """A channel to one process of one actor, and how it does.
+    """A channel to one process of one actor, with its load and recent failures.
 
     ``call`` waits for: a connection, the answer. unblocked by: its deadline or :meth:`retire`.
     """
@@ -38,7 +41,7 @@ class Endpoint:
         self.last_used = 0.0
         """Monotonic seconds of the last call's start."""
         self.aside_until = 0.0
-        """Monotonic seconds until which others are preferred, after a failure."""
+        """Monotonic seconds until which other endpoints are preferred, after a failure."""
         self._aside_seconds = ASIDE_SECONDS
         self._channel = open_channel(actor.address, tls=tls, options=options)
         self._lost = asyncio.Event()
@@ -51,7 +54,7 @@ class Endpoint:
         *,
         deadline_seconds: float,
     ) -> Response:
-        """One call. Raises EndpointLost when the actor is not there (any more), else the server's error."""
+        """One call. Raises EndpointLost if the actor is unreachable or expires meanwhile, else the server's error."""
         self.in_flight += 1
         self.last_used = time.monotonic()
         try:
@@ -67,12 +70,12 @@ class Endpoint:
                 await self._channel.close()
 
     def leave_aside(self) -> None:
-        """Prefer others for a while: twice as long after each failure in a row."""
+        """Prefer other endpoints for a while: twice as long after each consecutive failure."""
         self.aside_until = time.monotonic() + self._aside_seconds
         self._aside_seconds = min(2 * self._aside_seconds, MAX_ASIDE_SECONDS)
 
     async def retire(self, *, lost: bool) -> None:
-        """No new calls. Those running end (it left and drains), or fail over at once (it is ``lost``)."""
+        """Close after the running calls; if ``lost``, fail them now so that they are retried elsewhere."""
         self._retired = True
         if lost:
             self._lost.set()
@@ -84,7 +87,7 @@ class Endpoint:
         await self._channel.close()
 
     async def _connect(self, deadline_seconds: float) -> None:
-        """Know that there is a connection, so that a failure afterwards is the request's and not the dial's."""
+        """Wait until connected, so that a later failure is attributed to the request and not to dialling."""
         problem = "does not answer"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(CONNECT_SECONDS, deadline_seconds)):
@@ -104,7 +107,7 @@ class Endpoint:
             await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            raise EndpointLost(f"{self.actor.actor_id}: its lease ran out while it had the request")
+            raise EndpointLost(f"{self.actor.actor_id}: its heartbeat timed out during the call")
         finally:
             for task in (working, lost):
                 task.cancel()

@@ -1,10 +1,11 @@
-"""Environments registered while a run goes on: what each living server offers, and which of it stands.
+"""Environments registered while a run goes on: the specs that servers offer, and which of them are active.
 
-Rollout workers find whoever gives tasks among the registry's actors, by the names that they serve. So each spec
-stands on an actor: that of its lease, or, for a spec without a lease, one that the book enters and removes itself.
+Rollout workers find environment servers among the registry's actors, by the names that these serve. So each active
+spec belongs to an actor: the server that registered it, or, for a standalone spec (``rlserve env register`` without
+``--keep``), a placeholder that this module adds and removes.
 
-Of a name the newest version stands, on all servers that offer it. Offers of others stay known: when what stood is
-taken back or its server dies, theirs stand again. A spec without a lease never takes a name from a live server.
+The newest version of a name is active, on all servers that offer it. Other offers are kept inactive and become active
+when the newer ones are withdrawn or their servers die. A standalone spec never replaces one of a live server.
 """
 
 import logging
@@ -24,30 +25,40 @@ from rlserve.records import Actor, ActorKind, EnvironmentSpec
 logger = logging.getLogger(__name__)
 
 MAX_OFFERS = 4096
-MAX_LEASELESS, MAX_LEASELESS_OF_ONE_HOST = 256, 64
-"""Specs that stay until somebody takes them back; so nobody may leave many behind."""
+"""Bounds memory against a faulty client; any value far above the size of a real run will do."""
+MAX_STANDALONE, MAX_STANDALONE_PER_HOST = 256, 64
+"""Standalone specs stay until someone unregisters them, so the bound is lower, and one host cannot use it up."""
 SHOWN_NAMES = 32
-UNTIL_UNREGISTERED = ""
-"""Lease id of an environment that no actor takes along when it goes."""
+"""Names listed in an error: a screenful."""
+STANDALONE = ""
+"""Registration id of a standalone spec."""
 
 
 @dataclass(slots=True)
 class _Offer:
     spec: EnvironmentSpec
     number: int
-    """Later ones speak for a name before earlier ones."""
+    """Order of arrival: of several active offers the latest is listed."""
     host: str
     """Where the request came from."""
     withdrawn: bool = False
-    """Unregistered by somebody; its server's next heartbeat asserts it again."""
+    """Unregistered by a client; the next heartbeat of its server restores it."""
 
 
 _Key = tuple[str, str]
-"""Name and lease id."""
+"""Name and registration id."""
 
 
-class EnvironmentBook:
-    """Specs by (name, lease). Several servers may offer one name in one version; the latest speaks for it."""
+class EnvironmentRegistry:
+    """Specs by (name, registration). Several servers may offer one name in one version; the latest is listed.
+
+    Example, with a registry in which ``server`` is registered::
+
+        environments.register(spec, server)    # workers find "math" at the server
+        environments.unregister("math")        # ... and now they do not
+        environments.restore(server)           # the next heartbeat of the server: they do again
+        registry.deregister(server)            # the spec is removed with its server
+    """
 
     def __init__(self, registry: Registry, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
         self._registry = registry
@@ -55,22 +66,22 @@ class EnvironmentBook:
         self._offers: dict[_Key, _Offer] = {}
         self._kept_out: set[str] = set()
         self._count = 0
-        self._held: dict[str, str] = {}
-        """Leases of the actors that stand for specs without one, by name."""
+        self._placeholders: dict[str, str] = {}
+        """Registration ids of the placeholder actors, by name."""
 
-    def register(self, spec: EnvironmentSpec, lease_id: str, *, host: str = "", again: bool = False) -> None:
-        """Add or replace; with a lease, the environment leaves with its actor.
+    def register(self, spec: EnvironmentSpec, registration_id: str, *, host: str = "", again: bool = False) -> None:
+        """Add or replace a spec; it is removed with its actor unless it is standalone.
 
-        ``again``: also when it was kept out. Raises UnknownName for a lease that has ended, LimitExceeded when there
-        are too many, InvalidRequest for an address that is not the actor's and, without a lease, for a name that a
-        live server holds in another version or a version that is older than the present one.
+        ``again`` registers it even if it was kept out. Raises UnknownName for a registration that has ended,
+        LimitExceeded when there are too many, InvalidRequest for an address that is not the actor's and, if
+        standalone, for a name that a live server offers in another version or a version older than the present one.
         """
-        self.sweep()
-        key = (spec.name, lease_id)
-        if lease_id == UNTIL_UNREGISTERED:
-            self._check_leaseless(spec, host)
+        self.remove_expired()
+        key = (spec.name, registration_id)
+        if registration_id == STANDALONE:
+            self._check_standalone(spec, host)
         else:
-            self._check_address(spec, lease_id)
+            self._check_address(spec, registration_id)
         if key not in self._offers and len(self._offers) >= MAX_OFFERS:
             raise LimitExceeded(f"environments: {MAX_OFFERS} are registered, which is the limit")
         if again:
@@ -78,22 +89,22 @@ class EnvironmentBook:
         self._count += 1
         self._offers.pop(key, None)
         self._offers[key] = _Offer(spec, self._count, host)
-        self._settle(spec.name)
-        if key not in self._standing(spec.name):
+        self._update_actors(spec.name)
+        if key not in self._active_offers(spec.name):
             logger.warning(
-                "environment %r, version %r of %s: waits; %s",
+                "environment %r, version %r of %s: inactive; %s",
                 spec.name,
                 spec.version,
                 spec.address,
-                "it is kept out" if spec.name in self._kept_out else "a newer version stands",
+                "it is kept out" if spec.name in self._kept_out else "a newer version is active",
             )
 
     def unregister(self, name: str, *, keep_out: bool = False) -> None:
-        """Remove the environment, whoever offers it. Raises UnknownName.
+        """Remove an environment on all servers. Raises UnknownName.
 
-        A live server's next heartbeat brings it back, unless it is to be kept out.
+        The next heartbeat of a live server restores it, unless ``keep_out``.
         """
-        self.sweep()
+        self.remove_expired()
         keys = [key for key in self._offers if key[0] == name]
         if not keys:
             known = sorted({known for known, _ in self._offers})
@@ -103,70 +114,70 @@ class EnvironmentBook:
         if keep_out:
             self._kept_out.add(name)
         for key in keys:
-            if key[1] == UNTIL_UNREGISTERED:
+            if key[1] == STANDALONE:
                 del self._offers[key]
             else:
                 self._offers[key].withdrawn = True
         logger.warning("environment %r: unregistered%s", name, ", and kept out until it is registered again" * keep_out)
-        self._settle(name)
+        self._update_actors(name)
 
-    def assert_again(self, lease_id: str) -> None:
-        """A server is alive: what it offers and somebody took out comes back."""
-        for (name, lease), offer in list(self._offers.items()):
-            if lease == lease_id and offer.withdrawn and name not in self._kept_out:
+    def restore(self, registration_id: str) -> None:
+        """Restore a live server's withdrawn specs; called at its heartbeat."""
+        for (name, owner), offer in list(self._offers.items()):
+            if owner == registration_id and offer.withdrawn and name not in self._kept_out:
                 offer.withdrawn = False
-                logger.warning("environment %r: is back, for its server at %s lives", name, offer.spec.address)
-                self._settle(name)
+                logger.warning("environment %r: restored; its server at %s is alive", name, offer.spec.address)
+                self._update_actors(name)
 
     def all(self) -> list[EnvironmentSpec]:
-        """One spec a name, sorted by name."""
-        self.sweep()
+        """One active spec per name, sorted by name."""
+        self.remove_expired()
         specs = []
         for name in sorted({name for name, _ in self._offers}):
-            standing = self._standing(name)
-            if standing:
-                specs.append(max(standing.values(), key=lambda offer: offer.number).spec)
+            active = self._active_offers(name)
+            if active:
+                specs.append(max(active.values(), key=lambda offer: offer.number).spec)
         return specs
 
-    def sweep(self) -> None:
-        """Forget what offered by actors that are gone; what waited for it stands again. Call it now and then."""
+    def remove_expired(self) -> None:
+        """Remove the offers of dead actors, which may activate older ones. Call it a few times per timeout."""
         gone = [key for key in self._offers if key[1] and not self._registry.is_live(key[1])]
         for key in gone:
             del self._offers[key]
         for name in {name for name, _ in gone}:
-            self._settle(name)
+            self._update_actors(name)
 
-    def _standing(self, name: str) -> dict[_Key, _Offer]:
-        """What workers may find. Live servers come before specs without a lease."""
+    def _active_offers(self, name: str) -> dict[_Key, _Offer]:
+        """The offers that workers may find. Live servers take precedence over standalone specs."""
         live = {key: o for key, o in self._offers.items() if key[0] == name and not o.withdrawn}
         if name in self._kept_out or not live:
             return {}
-        leased = [offer for (_, lease), offer in live.items() if lease != UNTIL_UNREGISTERED]
-        newest = max((o.spec.version for o in leased or live.values()), key=_order)
+        served = [offer for (_, owner), offer in live.items() if owner != STANDALONE]
+        newest = max((o.spec.version for o in served or live.values()), key=_version_key)
         return {key: offer for key, offer in live.items() if offer.spec.version == newest}
 
-    def _settle(self, name: str) -> None:
-        """Make the registry's actors serve the name exactly where it stands."""
-        standing = self._standing(name)
-        for key in [key for key in self._offers if key[0] == name and key[1] != UNTIL_UNREGISTERED]:
-            self._serve(name, key[1], key in standing)
-        leaseless = standing.get((name, UNTIL_UNREGISTERED))
-        held = self._held.get(name)
-        if leaseless is None and held is not None:
-            self._registry.deregister(self._held.pop(name))
-        elif leaseless is not None and (
-            held is None or self._registry.actor_of(held).address != leaseless.spec.address
+    def _update_actors(self, name: str) -> None:
+        """Make the registry's actors serve the name exactly where it is active."""
+        active = self._active_offers(name)
+        for key in [key for key in self._offers if key[0] == name and key[1] != STANDALONE]:
+            self._set_served(name, key[1], key in active)
+        standalone = active.get((name, STANDALONE))
+        present = self._placeholders.get(name)
+        if standalone is None and present is not None:
+            self._registry.deregister(self._placeholders.pop(name))
+        elif standalone is not None and (
+            present is None or self._registry.actor_of(present).address != standalone.spec.address
         ):
-            self._held[name] = self._registry.hold(self._stand_in(leaseless.spec))
+            self._placeholders[name] = self._registry.add_permanent(self._placeholder(standalone.spec))
 
-    def _serve(self, name: str, lease_id: str, serves: bool) -> None:
-        if not self._registry.is_live(lease_id):
+    def _set_served(self, name: str, registration_id: str, serves: bool) -> None:
+        if not self._registry.is_live(registration_id):
             return
-        present = self._registry.actor_of(lease_id).serves
-        wanted = dict.fromkeys((*present, name)) if serves else [served for served in present if served != name]
-        self._registry.set_serves(lease_id, tuple(wanted))
+        present = self._registry.actor_of(registration_id).serves
+        wanted = dict.fromkeys((*present, name)) if serves else [other for other in present if other != name]
+        self._registry.set_serves(registration_id, tuple(wanted))
 
-    def _stand_in(self, spec: EnvironmentSpec) -> Actor:
+    def _placeholder(self, spec: EnvironmentSpec) -> Actor:
         return Actor(
             actor_id=f"environment/{quote(spec.name, safe='')}",
             kind=ActorKind.ENVIRONMENT,
@@ -177,45 +188,45 @@ class EnvironmentBook:
             serves=(spec.name,),
         )
 
-    def _check_address(self, spec: EnvironmentSpec, lease_id: str) -> None:
-        if not self._registry.is_live(lease_id):
-            raise UnknownName(f"lease_id: {lease_id[:64]!r} has ended or never was; register the actor again")
-        actor = self._registry.actor_of(lease_id)
+    def _check_address(self, spec: EnvironmentSpec, registration_id: str) -> None:
+        if not self._registry.is_live(registration_id):
+            raise UnknownName(f"lease_id: {registration_id[:64]!r} has ended or never was; register the actor again")
+        actor = self._registry.actor_of(registration_id)
         if spec.address != actor.address:
             raise InvalidRequest(
-                f"spec.address: is {spec.address!r}, but the actor of the lease, {actor.actor_id!r}, is at "
-                f"{actor.address!r}; register an actor with that address, or leave the lease out"
+                f"spec.address: is {spec.address!r}, but the registered actor, {actor.actor_id!r}, is at "
+                f"{actor.address!r}; register an actor with that address, or leave lease_id out"
             )
 
-    def _check_leaseless(self, spec: EnvironmentSpec, host: str) -> None:
+    def _check_standalone(self, spec: EnvironmentSpec, host: str) -> None:
         present = {
-            lease: offer for (name, lease), offer in self._offers.items() if name == spec.name and not offer.withdrawn
+            owner: offer for (name, owner), offer in self._offers.items() if name == spec.name and not offer.withdrawn
         }
-        for lease, offer in present.items():
-            if _order(offer.spec.version) > _order(spec.version):
+        for owner, offer in present.items():
+            if _version_key(offer.spec.version) > _version_key(spec.version):
                 raise InvalidRequest(
                     f"spec.version: is {spec.version!r}, but {spec.name!r} is registered in version "
                     f"{offer.spec.version!r}; give a version that is not older, or unregister it first",
                     reason="older_version",
                 )
-            if lease != UNTIL_UNREGISTERED and offer.spec.version != spec.version:
+            if owner != STANDALONE and offer.spec.version != spec.version:
                 raise InvalidRequest(
                     f"spec.name: {spec.name!r} is held by a live server at {offer.spec.address} in version "
-                    f"{offer.spec.version!r}; register with a lease (`rlserve env register --keep`), or take it out "
+                    f"{offer.spec.version!r}; register a server (`rlserve env register --keep`), or unregister it "
                     "first (`rlserve env unregister`)",
                     reason="held",
                 )
-        if UNTIL_UNREGISTERED in present:
+        if STANDALONE in present:
             return
-        hosts = Counter(offer.host for (_, lease), offer in self._offers.items() if lease == UNTIL_UNREGISTERED)
-        if hosts[host] >= MAX_LEASELESS_OF_ONE_HOST or hosts.total() >= MAX_LEASELESS:
+        hosts = Counter(offer.host for (_, owner), offer in self._offers.items() if owner == STANDALONE)
+        if hosts[host] >= MAX_STANDALONE_PER_HOST or hosts.total() >= MAX_STANDALONE:
             raise LimitExceeded(
                 f"environments: {hosts[host]} that stay until unregistered came from {host or 'this host'} "
-                f"({MAX_LEASELESS_OF_ONE_HOST} at most), {hosts.total()} in all ({MAX_LEASELESS} at most); unregister "
-                "some, or register with a lease (`rlserve env register --keep`)"
+                f"({MAX_STANDALONE_PER_HOST} at most), {hosts.total()} in all ({MAX_STANDALONE} at most); unregister "
+                "some, or register a server (`rlserve env register --keep`)"
             )
 
 
-def _order(version: str) -> tuple[tuple[int, str], ...]:
-    """Versions by their numbers, ``1.10`` after ``1.9``; anything else by its text."""
+def _version_key(version: str) -> tuple[tuple[int, str], ...]:
+    """Sort key of versions: numbers as numbers, ``1.10`` after ``1.9``; other parts as text."""
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.+-]", version))

@@ -16,19 +16,20 @@ from rlserve.rpc.server import RunningServer, serving
 
 logger = logging.getLogger(__name__)
 
-TICKS_PER_LEASE = 10
+TICKS_PER_TIMEOUT = 10
+"""A dead actor is noticed at most a tenth of the timeout late."""
 MAX_REQUEST_BYTES = 2**18
-"""The largest request is an environment's spec with its schema."""
+"""The largest request is an environment's spec with its schema, a few KiB."""
 
 
-async def run_hub(address: str, lease_seconds: float, ready: Callable[[str], None]) -> int:
+async def run_hub(address: str, heartbeat_timeout_seconds: float, ready: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
-    ``ready`` is called once with the address that others dial. Raises ConfigError or Unavailable when
+    ``ready`` is called once, with the address that other actors dial. Raises ConfigError or Unavailable when
     ``address`` cannot be served.
     """
     with stop_signals() as stopped:
-        async with hub_server(address, lease_seconds) as server:
+        async with hub_server(address, heartbeat_timeout_seconds) as server:
             ready(server.address)
             await stopped.wait()
             logger.info("hub stops")
@@ -37,9 +38,9 @@ async def run_hub(address: str, lease_seconds: float, ready: Callable[[str], Non
 
 
 @asynccontextmanager
-async def hub_server(address: str, lease_seconds: float) -> AsyncIterator[RunningServer]:
+async def hub_server(address: str, heartbeat_timeout_seconds: float) -> AsyncIterator[RunningServer]:
     """A hub that answers until the block ends."""
-    registry = Registry(lease_seconds=lease_seconds, clock=time.monotonic, wall_clock=time.time)
+    registry = Registry(heartbeat_timeout_seconds=heartbeat_timeout_seconds, clock=time.monotonic, wall_clock=time.time)
     service = HubService(registry)
     async with serving(
         service.add_to,
@@ -60,6 +61,6 @@ async def hub_server(address: str, lease_seconds: float) -> AsyncIterator[Runnin
 async def _tick(registry: Registry, service: HubService) -> None:
     while True:
         for actor in registry.tick():
-            logger.warning("%s %s: its lease ran out; it died or is cut off", actor.kind, actor.actor_id)
+            logger.warning("%s %s: no heartbeat; it died or is cut off", actor.kind, actor.actor_id)
         service.refresh()
-        await asyncio.sleep(registry.lease_seconds / TICKS_PER_LEASE)
+        await asyncio.sleep(registry.heartbeat_timeout_seconds / TICKS_PER_TIMEOUT)

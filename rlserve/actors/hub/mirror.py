@@ -1,7 +1,7 @@
-"""What a watcher knows of the registry, across lost connections: a pure state machine.
+"""A client's view of the registry across lost connections: a pure state machine.
 
-When a stream breaks, the actors known so far stay known: most likely only the hub restarted, and its actors
-re-register within a heartbeat or two. Those that have not after a grace are reported as left.
+When a stream breaks, all known actors stay in the view: most likely only the hub restarted, and its actors
+re-register within a heartbeat or two. Actors that do not re-register within a grace period are reported as left.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,17 @@ from collections.abc import Callable
 from rlserve.records import Actor, ActorEvent, Change
 
 
-class RegistryMirror:
-    """Turns the events of several streams into one sequence without repeats or gaps."""
+class RegistryView:
+    """Merges the events of successive streams into one sequence without repeats or gaps.
+
+    Example::
+
+        view = RegistryView(grace_seconds=5, clock=time.monotonic)
+        view.apply(joined)      # [joined]: new
+        view.synced()           # the stream has listed every present actor
+        view.disconnected()     # the hub restarts; nothing is reported
+        view.apply(joined)      # []: the same process again
+    """
 
     def __init__(self, *, grace_seconds: float, clock: Callable[[], float]) -> None:
         self._grace_seconds = grace_seconds
@@ -22,27 +31,27 @@ class RegistryMirror:
 
     @property
     def deadline(self) -> float | None:
-        """When :meth:`overdue` is due; None when nobody is unconfirmed."""
+        """When to call :meth:`overdue`; None while every known actor is confirmed."""
         return self._deadline
 
     @property
     def connected(self) -> bool:
-        """True while a stream has told the present registry."""
+        """True while a stream is open that has listed the whole registry."""
         return self._connected
 
     def disconnected(self) -> None:
-        """The stream is over: on the next one, everybody known must show up again."""
+        """The stream ended: the next one must list each known actor again."""
         self._connected = False
         self._unconfirmed = set(self._known)
         self._deadline = None
 
     def synced(self) -> None:
-        """The stream has told the present registry; the grace of those missing begins."""
+        """The stream has listed the whole registry: the grace period of the missing actors begins."""
         self._connected = True
         self._deadline = self._clock() + self._grace_seconds if self._unconfirmed else None
 
     def apply(self, event: ActorEvent) -> list[ActorEvent]:
-        """What is new in an event of the stream."""
+        """The changes that an event of the stream makes to the view."""
         actor = event.actor
         known = self._known.get(actor.actor_id)
         self._confirm(actor.actor_id)
@@ -56,7 +65,7 @@ class RegistryMirror:
         return [ActorEvent(Change.LEFT, known), event]
 
     def overdue(self) -> list[ActorEvent]:
-        """Those that did not show up within the grace, as left."""
+        """LEFT events for the actors that did not re-register within the grace period."""
         if self._deadline is None or self._clock() < self._deadline:
             return []
         gone = [self._known.pop(actor_id) for actor_id in sorted(self._unconfirmed)]

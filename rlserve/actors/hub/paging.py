@@ -1,4 +1,4 @@
-"""Long lists in parts, each well within what a caller takes as one message."""
+"""Splits long lists into pages that fit well within gRPC's message limit."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,12 +8,13 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 
 PAGE_BYTES = 2**20
+"""A quarter of gRPC's default limit of 4 MiB per message, so one large entry more still fits."""
 
 
 def page(messages: Mapping[str, M], after: str) -> tuple[list[M], str]:
-    """The messages whose key comes after ``after``, in order, as far as they fit; and where to go on, empty at the end.
+    """The next messages after key ``after``, in order, and the key to continue from (empty at the end).
 
-    One message goes out however large it is.
+    A page has at least one message, however large that one is.
     """
     found: list[M] = []
     size, last = 0, ""

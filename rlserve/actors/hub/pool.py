@@ -1,7 +1,7 @@
-"""Calls to whichever actors of a kind are alive.
+"""Balances calls over the live actors of one kind.
 
 ``call``     waits for: an endpoint that serves the name, then its answer. unblocked by: an actor that joins,
-             the answer, the loss of that actor's lease (then it goes elsewhere), the deadline.
+             the answer, the expiry of that actor (then another is called), the deadline.
 ``_follow``  waits for: changes of the registry. Ends with the pool.
 """
 
@@ -28,12 +28,21 @@ MethodOf = Callable[[grpc.aio.Channel], Callable[..., Awaitable[Response]]]
 """Picks the method to call on a channel, e.g. ``lambda c: VerifierServiceStub(c).Verify``."""
 
 ATTEMPTS = 5
-# Errors that another server, or the same one restarted, may not have. A plain RlserveError is a defect there.
+"""Enough for a pool in which a few hosts are broken; a request that fails on five servers is itself the cause."""
+# Errors that another server, or the same one restarted, may not raise. A plain RlserveError is a defect of that server.
 RETRIABLE = (Unavailable, EngineDied, NotReady, PluginFailed)
 
 
 class EndpointPool:
-    """Channels to all live actors of one kind, kept by the hub's watch. An async context manager."""
+    """Channels to all live actors of one kind, kept up to date by a hub watch. An async context manager.
+
+    Example::
+
+        async with HubClient(address) as hub, EndpointPool(hub, ActorKind.VERIFIER) as pool:
+            result = await pool.call(
+                lambda c: VerifierServiceStub(c).Verify, request, serves="math", deadline_seconds=60
+            )
+    """
 
     def __init__(
         self,
@@ -65,7 +74,7 @@ class EndpointPool:
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """Those alive at the moment."""
+        """Endpoints of the actors that are alive now."""
         return list(self._endpoints.values())
 
     async def call(
@@ -78,13 +87,14 @@ class EndpointPool:
         attempts: int = ATTEMPTS,
         attempt_seconds: float | None = None,
     ) -> Response:
-        """The answer of one endpoint that serves a name (None: any), for calls that may be repeated.
+        """The answer of one endpoint that serves a name (None: any), for idempotent calls.
 
-        The least busy endpoint is asked first. One that dies, breaks or (with ``attempt_seconds``) takes too
-        long is left aside and another asked; with nobody left, the call waits for one to join, for instance
-        the same actor restarted on another port. Only failures while an endpoint worked on the request count
-        against ``attempts``; then the last error is raised. Errors that every endpoint would give, such as
-        InvalidRequest, are raised at once. Raises DeadlineExceeded that says who was asked and what happened.
+        Calls the least busy endpoint first. An endpoint that dies, fails or (with ``attempt_seconds``) takes too
+        long is passed over for a while and another one called; if none is left, the call waits for one to join,
+        for instance the same actor restarted on another port. Only failures while an endpoint worked on the
+        request count against ``attempts``; after that the last error is raised. Errors that every endpoint would
+        return, such as InvalidRequest, are raised at once. Raises DeadlineExceeded, which lists the endpoints
+        and the last error.
         """
         trial = _Trial(self._kind, serves, deadline_seconds)
         try:
@@ -99,15 +109,16 @@ class EndpointPool:
                         trial.note(endpoint, error)
                         if not _worth_another(error, attempt_seconds) or trial.failures >= attempts:
                             raise
-                        logger.info("%s: %s; asking another", endpoint.actor.actor_id, error)
+                        logger.info("%s: %s; calling another endpoint", endpoint.actor.actor_id, error)
         except TimeoutError as error:
             if isinstance(error, DeadlineExceeded) and trial.remaining(None) > 0:
                 raise
             raise DeadlineExceeded(trial.story(self.endpoints)) from None
 
     async def _pick(self, serves: str | None) -> Endpoint:
-        """The least busy endpoint that is not left aside; waits for one."""
+        """The least busy endpoint that is not passed over; waits for one."""
         while True:
+            # Read before the endpoints: an actor that joins in between sets this event, not the next one.
             changed = self._changed
             able = [e for e in self._endpoints.values() if serves is None or serves in e.actor.serves]
             now = time.monotonic()
@@ -139,7 +150,7 @@ def _worth_another(error: RlserveError, attempt_seconds: float | None) -> bool:
 
 
 class _Trial:
-    """One call's tries so far."""
+    """The attempts of one call so far."""
 
     def __init__(self, kind: ActorKind, serves: str | None, deadline_seconds: float) -> None:
         self._what = f"{kind} that serves {serves!r}" if serves else str(kind)
@@ -149,19 +160,19 @@ class _Trial:
         self.failures = 0
 
     def remaining(self, attempt_seconds: float | None) -> float:
-        """Seconds for the next try."""
+        """Seconds for the next attempt."""
         left = max(self._deadline - time.monotonic(), 0.0)
         return left if attempt_seconds is None else min(left, attempt_seconds)
 
     def note(self, endpoint: Endpoint, error: RlserveError) -> None:
-        """Remember a failed try; a lost or unreachable endpoint is not the request's failure."""
+        """Record a failed attempt; a lost or unreachable endpoint does not count against the request."""
         endpoint.leave_aside()
         self._last = f"{type(error).__name__}: {error}"
         if not isinstance(error, EndpointLost):
             self.failures += 1
 
     def story(self, endpoints: list[Endpoint]) -> str:
-        """What happened, for the error at the deadline."""
-        there = ", ".join(f"{e.actor.actor_id} at {e.actor.address}" for e in endpoints) or "nobody"
-        last = f"; the last try ended with {self._last}" if self._last else ""
+        """The message of the error at the deadline."""
+        there = ", ".join(f"{e.actor.actor_id} at {e.actor.address}" for e in endpoints) or "none"
+        last = f"; the last attempt ended with {self._last}" if self._last else ""
         return f"{self._what}: no answer within {self._deadline_seconds:g} s (alive: {there}){last}"

@@ -1,7 +1,7 @@
-"""A place in the registry, kept by a heartbeat.
+"""Registers an actor at the hub and keeps sending heartbeats.
 
-``_keep`` waits for: a third of the lease, each time. A hub that forgot the lease is registered with again, a
-hub that is away is tried again for ever; only a newer process under the same id ends it.
+``_send_heartbeats`` waits for: a third of the heartbeat timeout, each time. It re-registers if the hub forgot the
+actor, retries while the hub is away, and ends only when a newer process takes the actor's id.
 """
 
 import asyncio
@@ -18,36 +18,40 @@ from rlserve.records import Actor, EnvironmentSpec
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.25
+"""Pause between attempts while the hub starts: short beside the seconds that an actor's own start takes."""
 LEAVE_SECONDS = 1.0
+"""Longest wait for the goodbye at the end; without it, the registration expires by itself."""
 
 
 class Hub(Protocol):
-    """What a registration needs of a hub's client."""
+    """The part of HubClient that a registration uses."""
 
     address: str
 
     async def register(self, actor: Actor) -> tuple[str, float]: ...
 
-    async def heartbeat(self, lease_id: str, status: Mapping[str, str]) -> None: ...
+    async def heartbeat(self, registration_id: str, status: Mapping[str, str]) -> None: ...
 
-    async def deregister(self, lease_id: str) -> None: ...
+    async def deregister(self, registration_id: str) -> None: ...
 
-    async def register_environment(self, spec: EnvironmentSpec, *, lease_id: str = "", again: bool = False) -> None: ...
+    async def register_environment(
+        self, spec: EnvironmentSpec, *, registration_id: str = "", again: bool = False
+    ) -> None: ...
 
 
 @dataclass(slots=True)
 class Registration:
-    """A lease and what became of it."""
+    """A registration at the hub, and whether it still holds."""
 
-    lease_id: str
-    lease_seconds: float
+    registration_id: str
+    heartbeat_timeout_seconds: float
     renewals: int = 0
-    """Heartbeats that the hub took."""
+    """Heartbeats that the hub accepted."""
     times_registered: int = 1
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a newer process took the actor's id or place: this one should stop."""
     problem: str = ""
-    """Who that is, once it is set."""
+    """The hub's message about that process, once ``replaced`` is set."""
 
 
 @asynccontextmanager
@@ -60,10 +64,10 @@ async def registered(
     start_seconds: float,
     again: bool = False,
 ) -> AsyncIterator[Registration]:
-    """See :meth:`rlserve.actors.hub.client.HubClient.registered`."""
+    """Keep an actor registered; :meth:`rlserve.actors.hub.client.HubClient.registered` explains the arguments."""
     specs = [replace(spec, address=spec.address or actor.address) for spec in environments]
-    registration = await _first(hub, actor, specs, start_seconds, again)
-    keeping = asyncio.create_task(_keep(hub, actor, specs, status, registration))
+    registration = await _register_first(hub, actor, specs, start_seconds, again)
+    keeping = asyncio.create_task(_send_heartbeats(hub, actor, specs, status, registration))
     try:
         yield registration
     finally:
@@ -71,10 +75,10 @@ async def registered(
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
         with contextlib.suppress(RlserveError, TimeoutError):
-            await asyncio.wait_for(hub.deregister(registration.lease_id), LEAVE_SECONDS)
+            await asyncio.wait_for(hub.deregister(registration.registration_id), LEAVE_SECONDS)
 
 
-async def _first(
+async def _register_first(
     hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], start_seconds: float, again: bool
 ) -> Registration:
     problem: Exception | None = None
@@ -82,7 +86,7 @@ async def _first(
         async with asyncio.timeout(start_seconds):
             while True:
                 try:
-                    return Registration(*await _enter(hub, actor, specs, again=again))
+                    return Registration(*await _register(hub, actor, specs, again=again))
                 except InvalidRequest:
                     raise
                 except RlserveError as error:
@@ -95,14 +99,16 @@ async def _first(
         ) from problem
 
 
-async def _enter(hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], *, again: bool = False) -> tuple[str, float]:
-    lease_id, lease_seconds = await hub.register(actor)
+async def _register(
+    hub: Hub, actor: Actor, specs: Sequence[EnvironmentSpec], *, again: bool = False
+) -> tuple[str, float]:
+    registration_id, heartbeat_timeout_seconds = await hub.register(actor)
     for spec in specs:
-        await hub.register_environment(spec, lease_id=lease_id, again=again)
-    return lease_id, lease_seconds
+        await hub.register_environment(spec, registration_id=registration_id, again=again)
+    return registration_id, heartbeat_timeout_seconds
 
 
-async def _keep(
+async def _send_heartbeats(
     hub: Hub,
     actor: Actor,
     specs: Sequence[EnvironmentSpec],
@@ -110,11 +116,11 @@ async def _keep(
     registration: Registration,
 ) -> None:
     while True:
-        await asyncio.sleep(registration.lease_seconds / 3)
+        await asyncio.sleep(registration.heartbeat_timeout_seconds / 3)
         try:
             await _renew(hub, actor, specs, status, registration)
         except RlserveError as error:
-            # A lease that was lost and another learner in its place are told as NotReady.
+            # NotReady: this registration expired and another learner has taken its place.
             if isinstance(error, NotReady) or (isinstance(error, InvalidRequest) and error.reason == "replaced"):
                 registration.problem = str(error)
                 logger.error("%s: %s", actor.actor_id, error)
@@ -131,17 +137,17 @@ async def _renew(
     registration: Registration,
 ) -> None:
     try:
-        await hub.heartbeat(registration.lease_id, _asked(status))
+        await hub.heartbeat(registration.registration_id, _read_status(status))
         registration.renewals += 1
     except UnknownName:
-        registration.lease_id, registration.lease_seconds = await _enter(hub, actor, specs)
+        registration.registration_id, registration.heartbeat_timeout_seconds = await _register(hub, actor, specs)
         registration.times_registered += 1
-        logger.warning("%s: the hub had forgotten the lease; registered again", actor.actor_id)
+        logger.warning("%s: the hub had forgotten this actor; registered again", actor.actor_id)
 
 
-def _asked(status: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+def _read_status(status: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
     try:
         return status()
     except Exception:
-        logger.exception("status: could not be told")  # a status line is not worth an actor's life
+        logger.exception("status: could not be read; sending none")  # an actor must not die of its status line
         return {}

@@ -1,4 +1,4 @@
-"""HubService: translate, then ask the registry."""
+"""HubService: translates messages and calls the registry."""
 
 import time
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.hub.environments import EnvironmentBook
+from rlserve.actors.hub.environments import EnvironmentRegistry
 from rlserve.actors.hub.paging import page
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.watchers import Watchers
@@ -24,11 +24,11 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HubService"].full_name
 
 
 class HubService(pb_grpc.HubServiceServicer):
-    """The gRPC face of one registry."""
+    """gRPC servicer of one registry."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._environments = EnvironmentBook(registry)
+        self._environments = EnvironmentRegistry(registry)
         self._watchers = Watchers(registry)
         self._state: RunState | None = None
 
@@ -37,23 +37,23 @@ class HubService(pb_grpc.HubServiceServicer):
         pb_grpc.add_HubServiceServicer_to_server(self, server)
 
     def refresh(self) -> None:
-        """Let what waited for a server that is gone stand again."""
-        self._environments.sweep()
+        """Remove the environments of dead servers."""
+        self._environments.remove_expired()
 
     def close(self) -> None:
-        """End the watchers' streams, which would hold up a stop."""
+        """End the watchers' streams, which would otherwise delay the server's stop."""
         self._watchers.close()
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         actor = codec.actor_from_proto(request.actor, "actor")
-        lease_id = self._registry.register(actor)
-        return pb.RegisterResponse(lease_id=lease_id, lease_seconds=self._registry.lease_seconds)
+        registration_id = self._registry.register(actor)
+        return pb.RegisterResponse(lease_id=registration_id, lease_seconds=self._registry.heartbeat_timeout_seconds)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
-        lease_id = text(request.lease_id, "", "lease_id")
-        self._registry.renew(lease_id, codec.status_from_proto(request.status))
-        self._environments.assert_again(lease_id)
-        return pb.HeartbeatResponse(lease_seconds=self._registry.lease_seconds)
+        registration_id = text(request.lease_id, "", "lease_id")
+        self._registry.renew(registration_id, codec.status_from_proto(request.status))
+        self._environments.restore(registration_id)
+        return pb.HeartbeatResponse(lease_seconds=self._registry.heartbeat_timeout_seconds)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Context) -> pb.DeregisterResponse:
         self._registry.deregister(text(request.lease_id, "", "lease_id"))
@@ -105,6 +105,6 @@ class HubService(pb_grpc.HubServiceServicer):
 
 
 def host_of_peer(peer: str) -> str:
-    """The host of gRPC's ``ipv4:10.0.0.1:4711``; all local ones (unix sockets) are one."""
+    """The host in gRPC's peer string, such as ``ipv4:10.0.0.1:4711``; all unix sockets count as one host."""
     kind, _, rest = peer.partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind

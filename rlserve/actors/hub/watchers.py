@@ -1,4 +1,4 @@
-"""Hands every change of the registry to each watcher, in order, without waiting for slow ones."""
+"""Delivers every change of the registry to each watcher, in order, without waiting for slow ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,12 +8,13 @@ from rlserve.errors import LimitExceeded
 from rlserve.records import ActorEvent, ActorKind
 
 MAX_PENDING = 10_000
+"""Unread changes per watcher: more than two full turnovers of the largest registry (4096 actors)."""
 
 _Queue = asyncio.Queue[ActorEvent | None]
 
 
 class Watchers:
-    """One queue a watcher, filled by the registry, drained by the watcher's stream.
+    """One queue per watcher, filled by the registry, drained by the watcher's stream.
 
     ``events`` waits for: the next change. unblocked by: the registry or :meth:`close`.
     """
@@ -35,7 +36,7 @@ class Watchers:
             self._end(queue)
 
     def add(self, kind: ActorKind | None) -> _Queue:
-        """A new queue; give it back by :meth:`remove`."""
+        """A new queue; end it with :meth:`remove`."""
         queue: _Queue = asyncio.Queue()
         self._queues[queue] = kind
         if self._closed:
@@ -48,7 +49,7 @@ class Watchers:
         self._overrun.discard(queue)
 
     def is_overrun(self, queue: _Queue) -> bool:
-        """True when its reader was too slow and lost changes."""
+        """True if its reader was too slow and lost changes."""
         return queue in self._overrun
 
     def _put(self, event: ActorEvent) -> None:
@@ -68,7 +69,7 @@ class Watchers:
 
 
 class Watch:
-    """One watcher's changes; a context manager, so that it is forgotten when its stream ends."""
+    """One watcher's changes; a context manager that removes its queue when the stream ends."""
 
     def __init__(self, watchers: Watchers, kind: ActorKind | None) -> None:
         self._watchers = watchers
@@ -81,8 +82,8 @@ class Watch:
         self._watchers.remove(self._queue)
 
     async def events(self) -> AsyncIterator[ActorEvent]:
-        """Changes until the hub stops. Raises LimitExceeded when the reader fell too far behind."""
+        """Changes until the hub stops. Raises LimitExceeded if the reader fell too far behind."""
         while (event := await self._queue.get()) is not None:
             yield event
         if self._watchers.is_overrun(self._queue):
-            raise LimitExceeded(f"watch: more than {MAX_PENDING} changes were not read; watch again")
+            raise LimitExceeded(f"watch: more than {MAX_PENDING} changes are unread; watch again")

@@ -16,7 +16,7 @@ from rlserve.actors.hub.pool import EndpointPool
 from rlserve.errors import DeadlineExceeded, InvalidRequest, Unavailable, VerifierFailed
 from rlserve.records import ActorKind
 
-LEASE = 1.0
+TIMEOUT = 1.0
 
 
 class Site:
@@ -42,7 +42,7 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     async with (
-        hub_server("127.0.0.1:0", LEASE) as server,
+        hub_server("127.0.0.1:0", TIMEOUT) as server,
         HubClient(server.address) as client,
         EndpointPool(client, ActorKind.VERIFIER) as pool,
     ):
@@ -77,7 +77,7 @@ async def test_a_killed_actor_is_replaced_by_another_under_way(site: Site) -> No
             first.signal(signal.SIGKILL)
             started = time.monotonic()
             assert set(await asyncio.gather(*calls)) == {f"v-1 {second.pid}"}
-            assert time.monotonic() - started < 1 + LEASE + 2
+            assert time.monotonic() - started < 1 + TIMEOUT + 2
 
 
 async def test_a_call_survives_its_only_server_being_killed_and_restarted_on_another_port(site: Site) -> None:
@@ -92,7 +92,7 @@ async def test_a_call_survives_its_only_server_being_killed_and_restarted_on_ano
         assert await site.ask() == f"v-0 {second.pid}"
 
 
-async def test_a_stopped_process_loses_its_calls_to_another_when_its_lease_ends(site: Site) -> None:
+async def test_a_stopped_process_loses_its_calls_to_another_when_its_registration_expires(site: Site) -> None:
     async with site.actor("v-0") as frozen, site.actor("v-1") as other:
         while len(site.pool.endpoints) < 2:
             await asyncio.sleep(0.01)
@@ -100,7 +100,7 @@ async def test_a_stopped_process_loses_its_calls_to_another_when_its_lease_ends(
         started = time.monotonic()
         answers = await asyncio.gather(*(site.ask("sleep 0.05") for _ in range(4)))
         assert set(answers) == {f"v-1 {other.pid}"}
-        assert time.monotonic() - started < 3 * LEASE + 1
+        assert time.monotonic() - started < 3 * TIMEOUT + 1
         frozen.signal(signal.SIGCONT)
 
 

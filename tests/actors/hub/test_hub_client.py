@@ -16,7 +16,7 @@ from rlserve.actors.hub.main import hub_server
 from rlserve.errors import DeadlineExceeded, NotReady, Unavailable, UnknownName
 from rlserve.records import Actor, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
 
-LEASE = 0.6
+TIMEOUT = 0.6
 
 
 def actor(actor_id: str = "v-0", incarnation: str = "first", serves: tuple[str, ...] = ("math",)) -> Actor:
@@ -31,13 +31,13 @@ def actor(actor_id: str = "v-0", incarnation: str = "first", serves: tuple[str, 
 
 @asynccontextmanager
 async def hub() -> AsyncIterator[HubClient]:
-    async with hub_server("127.0.0.1:0", LEASE) as server, HubClient(server.address) as client:
+    async with hub_server("127.0.0.1:0", TIMEOUT) as server, HubClient(server.address) as client:
         yield client
 
 
 @asynccontextmanager
 async def hub_process(address: str = "127.0.0.1:0") -> AsyncIterator[tuple[Child, str]]:
-    async with child("hub_process.py", address, str(LEASE)) as process:
+    async with child("hub_process.py", address, str(TIMEOUT)) as process:
         yield process, await process.line()
 
 
@@ -48,7 +48,7 @@ async def eventually(condition, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_registered_stays_alive_over_many_leases_and_leaves_at_once() -> None:
+async def test_registered_stays_alive_over_many_timeouts_and_leaves_at_once() -> None:
     calls = 0
 
     def status() -> dict[str, str]:
@@ -58,19 +58,19 @@ async def test_registered_stays_alive_over_many_leases_and_leaves_at_once() -> N
 
     async with hub() as client:
         async with client.registered(actor(), status=status) as registration:
-            await asyncio.sleep(3 * LEASE)
+            await asyncio.sleep(3 * TIMEOUT)
             (listed,) = await client.list_actors(ActorKind.VERIFIER)
             assert int(listed.status["calls"]) >= 3
             assert registration.times_registered == 1
         assert await client.list_actors() == []
 
 
-async def test_a_status_that_cannot_be_told_does_not_cost_the_lease() -> None:
+async def test_a_status_that_raises_does_not_end_the_registration() -> None:
     def broken() -> dict[str, str]:
         raise RuntimeError("no status")
 
     async with hub() as client, client.registered(actor(), status=broken) as registration:
-        await asyncio.sleep(2 * LEASE)
+        await asyncio.sleep(2 * TIMEOUT)
         assert registration.renewals >= 3
         assert len(await client.list_actors()) == 1
 
@@ -129,7 +129,7 @@ async def test_a_replaced_process_is_told_to_stop() -> None:
         client.registered(actor(incarnation="second")) as new,
     ):
         await asyncio.wait_for(old.replaced.wait(), 5)
-        await asyncio.sleep(LEASE)
+        await asyncio.sleep(TIMEOUT)
         assert not new.replaced.is_set()
         assert [a.incarnation for a in await client.list_actors()] == ["second"]
 
@@ -162,7 +162,7 @@ async def test_registering_waits_for_a_hub_that_starts_later_but_not_for_ever() 
                 pass
         entering = asyncio.create_task(enter(client))
         await asyncio.sleep(0.3)
-        async with hub_server(address, LEASE):
+        async with hub_server(address, TIMEOUT):
             assert await asyncio.wait_for(entering, 10) == 1
 
 
@@ -206,7 +206,7 @@ async def test_a_learner_that_lost_its_place_is_told_who_has_it() -> None:
         async with client.registered(learner) as registration:
             (held,) = await client.list_actors()
             assert held.actor_id == "learner"
-            await client.deregister(registration.lease_id)
+            await client.deregister(registration.registration_id)
             await client.register(replace(learner, actor_id="other", incarnation="second"))
             async with asyncio.timeout(10):
                 await registration.replaced.wait()
@@ -225,5 +225,5 @@ async def test_what_was_unregistered_comes_back_by_its_servers_heartbeat_unless_
             await client.unregister_environment("math")
             await eventually(served)
             await client.unregister_environment("math", keep_out=True)
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(TIMEOUT)
             assert not await served()

@@ -4,7 +4,7 @@ from clock import ManualClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.actors.hub.mirror import RegistryMirror
+from rlserve.actors.hub.mirror import RegistryView
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
 
 GRACE = 5.0
@@ -19,26 +19,26 @@ def joined(actor_id: str, incarnation: str = "1") -> ActorEvent:
 
 
 class Watcher:
-    """A mirror and the changes that its consumer saw."""
+    """A view and the changes that its consumer saw."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.mirror = RegistryMirror(grace_seconds=GRACE, clock=self.clock)
+        self.view = RegistryView(grace_seconds=GRACE, clock=self.clock)
         self.seen: list[ActorEvent] = []
 
     def stream(self, *events: ActorEvent) -> None:
         """A new connection that tells these, then that it is complete."""
-        self.mirror.disconnected()
+        self.view.disconnected()
         self.receive(*events)
-        self.mirror.synced()
+        self.view.synced()
 
     def receive(self, *events: ActorEvent) -> None:
         for event in events:
-            self.seen += self.mirror.apply(event)
+            self.seen += self.view.apply(event)
 
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.seen += self.mirror.overdue()
+        self.seen += self.view.overdue()
 
     def changes(self) -> list[tuple[str, str, str]]:
         return [(e.change.value, e.actor.actor_id, e.actor.incarnation) for e in self.seen]
@@ -52,7 +52,7 @@ def test_a_hub_that_restarts_is_not_noticed_when_everyone_registers_again() -> N
     watcher.receive(joined("b"), joined("a"))
     watcher.wait(GRACE)
     assert watcher.changes() == [("joined", "a", "1"), ("joined", "b", "1")]
-    assert watcher.mirror.deadline is None
+    assert watcher.view.deadline is None
 
 
 def test_who_does_not_come_back_within_the_grace_has_left() -> None:
@@ -75,7 +75,7 @@ def test_who_was_replaced_meanwhile_left_and_joined() -> None:
 def test_the_grace_counts_from_the_connection_not_from_its_loss() -> None:
     watcher = Watcher()
     watcher.stream(joined("a"))
-    watcher.mirror.disconnected()
+    watcher.view.disconnected()
     watcher.wait(100 * GRACE)
     assert len(watcher.seen) == 1
 

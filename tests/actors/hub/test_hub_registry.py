@@ -10,7 +10,7 @@ from rlserve.actors.hub.registry import MAX_INCARNATIONS, Registry
 from rlserve.errors import InvalidRequest, LimitExceeded, NotReady, UnknownName
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
 
-LEASE = 3.0
+TIMEOUT = 3.0
 
 
 def actor(actor_id: str = "v-0", incarnation: str = "first", **options) -> Actor:
@@ -23,7 +23,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.registry = Registry(lease_seconds=LEASE, clock=self.clock, wall_clock=self.clock)
+        self.registry = Registry(heartbeat_timeout_seconds=TIMEOUT, clock=self.clock, wall_clock=self.clock)
         self.events: list[ActorEvent] = []
         self.registry.listen(self.events.append)
 
@@ -45,7 +45,7 @@ def desk() -> Desk:
     return Desk()
 
 
-def test_an_actor_that_falls_silent_expires_after_its_lease_and_not_before(desk: Desk) -> None:
+def test_an_actor_that_falls_silent_expires_after_its_timeout_and_not_before(desk: Desk) -> None:
     desk.registry.register(actor())
     assert desk.pass_time(2.75) == []
     assert [gone.actor_id for gone in desk.pass_time(0.25)] == ["v-0"]
@@ -54,18 +54,18 @@ def test_an_actor_that_falls_silent_expires_after_its_lease_and_not_before(desk:
 
 
 def test_an_actor_that_renews_stays_and_shows_its_status(desk: Desk) -> None:
-    lease = desk.registry.register(actor())
+    registration_id = desk.registry.register(actor())
     for _ in range(20):
-        assert desk.pass_time(LEASE / 2) == []
-        desk.registry.renew(lease, {"queue": "3"})
+        assert desk.pass_time(TIMEOUT / 2) == []
+        desk.registry.renew(registration_id, {"queue": "3"})
     (listed,) = desk.registry.actors()
     assert (listed.status, listed.last_seen_unix_seconds) == ({"queue": "3"}, desk.clock.now)
 
 
-def test_a_lease_that_ended_cannot_be_renewed_or_left(desk: Desk) -> None:
-    lease = desk.registry.register(actor())
-    desk.pass_time(LEASE)
-    for use in (lambda: desk.registry.renew(lease, {}), lambda: desk.registry.deregister(lease)):
+def test_a_registration_that_ended_cannot_be_renewed_or_left(desk: Desk) -> None:
+    registration_id = desk.registry.register(actor())
+    desk.pass_time(TIMEOUT)
+    for use in (lambda: desk.registry.renew(registration_id, {}), lambda: desk.registry.deregister(registration_id)):
         with pytest.raises(UnknownName, match="register again"):
             use()
 
@@ -98,7 +98,7 @@ def test_a_restarted_process_takes_the_place_of_the_old_one(desk: Desk) -> None:
         desk.registry.renew(old, {})
 
 
-@pytest.mark.parametrize("silence", [0.0, 2 * LEASE], ids=["at once", "after its lease ran out"])
+@pytest.mark.parametrize("silence", [0.0, 2 * TIMEOUT], ids=["at once", "after its heartbeat timeout"])
 def test_a_replaced_process_cannot_come_back_and_evict_its_successor(desk: Desk, silence: float) -> None:
     desk.registry.register(actor(incarnation="first"))
     desk.pass_time(silence or 0.25)
@@ -110,12 +110,12 @@ def test_a_replaced_process_cannot_come_back_and_evict_its_successor(desk: Desk,
 
 
 def test_a_hub_that_stood_still_does_not_blame_its_actors(desk: Desk) -> None:
-    lease = desk.registry.register(actor())
+    registration_id = desk.registry.register(actor())
     desk.pass_time(1.0)
     desk.clock.advance(60.0)  # no tick: the process itself was stopped
     assert desk.registry.tick() == []
-    desk.registry.renew(lease, {})
-    assert len(desk.pass_time(LEASE)) == 1
+    desk.registry.renew(registration_id, {})
+    assert len(desk.pass_time(TIMEOUT)) == 1
 
 
 def test_kinds_are_told_apart(desk: Desk) -> None:
@@ -142,39 +142,44 @@ def test_the_registry_does_not_grow_without_bound(desk: Desk, monkeypatch: pytes
 class RegistryMachine(RuleBasedStateMachine):
     """Whatever happens, the told changes add up to the registry, and nobody silent stays in it."""
 
-    leases = Bundle("leases")
+    registrations = Bundle("registrations")
 
     def __init__(self) -> None:
         super().__init__()
         self.desk = Desk()
         self.last_heard: dict[str, float] = {}
 
-    @rule(target=leases, actor_id=st.sampled_from("abc"), incarnation=st.sampled_from("123"), port=st.integers(1, 2))
+    @rule(
+        target=registrations,
+        actor_id=st.sampled_from("abc"),
+        incarnation=st.sampled_from("123"),
+        port=st.integers(1, 2),
+    )
     def register(self, actor_id: str, incarnation: str, port: int) -> str:
         try:
-            lease = self.desk.registry.register(actor(actor_id, incarnation, address=f"127.0.0.1:{port}"))
+            registration_id = self.desk.registry.register(actor(actor_id, incarnation, address=f"127.0.0.1:{port}"))
         except InvalidRequest:
             return ""
-        self.last_heard[lease] = self.desk.clock.now
-        return lease
+        self.last_heard[registration_id] = self.desk.clock.now
+        return registration_id
 
-    @rule(lease=leases)
-    def renew(self, lease: str) -> None:
+    @rule(registration_id=registrations)
+    def renew(self, registration_id: str) -> None:
         try:
-            self.desk.registry.renew(lease, {})
+            self.desk.registry.renew(registration_id, {})
         except UnknownName:
             return
-        self.last_heard[lease] = self.desk.clock.now
+        self.last_heard[registration_id] = self.desk.clock.now
 
-    @rule(lease=leases)
-    def deregister(self, lease: str) -> None:
-        live = self.desk.registry.is_live(lease)
+    @rule(registration_id=registrations)
+    def deregister(self, registration_id: str) -> None:
+        live = self.desk.registry.is_live(registration_id)
         try:
-            self.desk.registry.deregister(lease)
+            self.desk.registry.deregister(registration_id)
         except UnknownName:
             assert not live
 
-    @rule(seconds=st.floats(0.01, 2 * LEASE))
+    @rule(seconds=st.floats(0.01, 2 * TIMEOUT))
     def pass_time(self, seconds: float) -> None:
         self.desk.pass_time(seconds)
 
@@ -191,9 +196,13 @@ class RegistryMachine(RuleBasedStateMachine):
         assert live == {key: (a.incarnation, a.address) for key, a in replayed.items()}
 
     @invariant()
-    def leases_live_exactly_as_long_as_they_are_renewed(self) -> None:
-        silent = {lease for lease, heard in self.last_heard.items() if self.desk.clock.now - heard >= LEASE}
-        assert not [lease for lease in silent if self.desk.registry.is_live(lease)]
+    def registrations_live_exactly_as_long_as_they_are_renewed(self) -> None:
+        silent = {
+            registration_id
+            for registration_id, heard in self.last_heard.items()
+            if self.desk.clock.now - heard >= TIMEOUT
+        }
+        assert not [registration_id for registration_id in silent if self.desk.registry.is_live(registration_id)]
 
 
 TestRegistryMachine = RegistryMachine.TestCase
@@ -202,32 +211,34 @@ TestRegistryMachine.settings = settings(max_examples=60, stateful_step_count=30,
 
 @pytest.mark.parametrize("actor_id", ["learner", "another"])
 def test_a_learner_that_lives_is_not_replaced_and_one_that_is_gone_is(desk: Desk, actor_id: str) -> None:
-    lease = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
+    registration_id = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
     with pytest.raises(NotReady, match=r"'learner' at 127\.0\.0\.1:1 is the learner of this hub.*wait 3 s"):
         desk.registry.register(actor(actor_id, "second", kind=ActorKind.LEARNER))
-    desk.registry.renew(lease, {})
-    assert desk.registry.register(actor("learner", kind=ActorKind.LEARNER)) != lease
-    desk.pass_time(LEASE)
+    desk.registry.renew(registration_id, {})
+    assert desk.registry.register(actor("learner", kind=ActorKind.LEARNER)) != registration_id
+    desk.pass_time(TIMEOUT)
     desk.registry.register(actor(actor_id, "second", kind=ActorKind.LEARNER))
     assert [a.incarnation for a in desk.registry.actors()] == ["second"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ActorKind if kind is not ActorKind.LEARNER])
 def test_nobody_turns_a_living_learner_into_another_kind_of_actor(desk: Desk, kind: ActorKind) -> None:
-    lease = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
-    with pytest.raises(InvalidRequest, match=rf"'learner' is a living learner at 127\.0\.0\.1:1, and a {kind} asks"):
+    registration_id = desk.registry.register(actor("learner", kind=ActorKind.LEARNER))
+    with pytest.raises(
+        InvalidRequest, match=rf"'learner' is a live learner at 127\.0\.0\.1:1, and cannot become a {kind}"
+    ):
         desk.registry.register(actor("learner", "second", kind=kind))
-    desk.registry.renew(lease, {})
+    desk.registry.renew(registration_id, {})
     assert desk.told() == [("joined", "first")]
     desk.registry.register(actor("learner", "first", kind=ActorKind.LEARNER))  # its own incarnation is the newest still
-    desk.pass_time(LEASE)
+    desk.pass_time(TIMEOUT)
     desk.registry.register(actor("learner", "third", kind=kind))
 
 
-def test_nobody_takes_the_place_of_an_environment_without_a_lease(desk: Desk) -> None:
-    stand_in = actor("environment/math", kind=ActorKind.ENVIRONMENT)
-    held = desk.registry.hold(stand_in)
-    with pytest.raises(InvalidRequest, match="'environment/math' stands for an environment without a lease"):
+def test_nobody_takes_the_place_of_a_standalone_environment(desk: Desk) -> None:
+    placeholder = actor("environment/math", kind=ActorKind.ENVIRONMENT)
+    held = desk.registry.add_permanent(placeholder)
+    with pytest.raises(InvalidRequest, match="'environment/math' is the placeholder of a standalone environment"):
         desk.registry.register(actor("environment/math", "second", kind=ActorKind.ENVIRONMENT))
     assert desk.registry.actor_of(held).incarnation == "first"
-    assert desk.registry.hold(actor("environment/math", "moved", kind=ActorKind.ENVIRONMENT)) != held
+    assert desk.registry.add_permanent(actor("environment/math", "moved", kind=ActorKind.ENVIRONMENT)) != held

@@ -17,12 +17,12 @@ from rlserve.rpc.channel import open_channel
 from rlserve.v1 import hub_service_pb2 as pb
 from rlserve.v1 import hub_service_pb2_grpc as pb_grpc
 
-LEASE = 1.0
+TIMEOUT = 1.0
 
 
 @asynccontextmanager
 async def hub() -> AsyncIterator[pb_grpc.HubServiceStub]:
-    async with hub_server("127.0.0.1:0", LEASE) as server, open_channel(server.address) as channel:
+    async with hub_server("127.0.0.1:0", TIMEOUT) as server, open_channel(server.address) as channel:
         yield pb_grpc.HubServiceStub(channel)
 
 
@@ -123,15 +123,15 @@ async def test_a_watcher_hears_the_present_then_that_it_is_complete_then_changes
         assert (first.change, first.actor.actor_id) == (pb.WatchResponse.CHANGE_JOINED, "v-0")
         assert (await watch.read()).change == pb.WatchResponse.CHANGE_SYNCED
         await stub.Register(pb.RegisterRequest(actor=actor(actor_id="r-1", kind=pb.ACTOR_KIND_ROLLOUT)))
-        lease = (await stub.Register(pb.RegisterRequest(actor=actor(actor_id="v-1")))).lease_id
+        registration_id = (await stub.Register(pb.RegisterRequest(actor=actor(actor_id="v-1")))).lease_id
         joined = await watch.read()
         assert (joined.change, joined.actor.actor_id) == (pb.WatchResponse.CHANGE_JOINED, "v-1")
-        await stub.Deregister(pb.DeregisterRequest(lease_id=lease))
+        await stub.Deregister(pb.DeregisterRequest(lease_id=registration_id))
         left = await watch.read()
         assert (left.change, left.actor.actor_id) == (pb.WatchResponse.CHANGE_LEFT, "v-1")
 
 
-async def test_a_silent_actor_expires_within_its_lease_and_watchers_hear_of_it() -> None:
+async def test_a_silent_actor_expires_within_its_timeout_and_watchers_see_it() -> None:
     async with hub() as stub:
         watch = stub.Watch(pb.WatchRequest(), timeout=10)
         assert (await watch.read()).change == pb.WatchResponse.CHANGE_SYNCED
@@ -140,7 +140,7 @@ async def test_a_silent_actor_expires_within_its_lease_and_watchers_hear_of_it()
         registered = loop.time()
         assert (await watch.read()).change == pb.WatchResponse.CHANGE_JOINED
         assert (await watch.read()).change == pb.WatchResponse.CHANGE_EXPIRED
-        assert LEASE * 0.9 < loop.time() - registered < LEASE * 2
+        assert TIMEOUT * 0.9 < loop.time() - registered < TIMEOUT * 2
         assert not (await stub.ListActors(pb.ListActorsRequest())).actors
 
 
@@ -161,7 +161,7 @@ async def test_the_run_state_is_what_was_last_reported() -> None:
 async def test_a_stop_does_not_wait_for_watchers() -> None:
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as channels:
-        async with hub_server("127.0.0.1:0", LEASE) as server:
+        async with hub_server("127.0.0.1:0", TIMEOUT) as server:
             channel = await channels.enter_async_context(open_channel(server.address))
             watch = pb_grpc.HubServiceStub(channel).Watch(pb.WatchRequest(), timeout=30)
             await watch.read()

@@ -21,7 +21,7 @@ def register(registry: Registry, count: int) -> None:
 @pytest.fixture
 def registry() -> Registry:
     clock = ManualClock()
-    return Registry(lease_seconds=3.0, clock=clock, wall_clock=clock)
+    return Registry(heartbeat_timeout_seconds=3.0, clock=clock, wall_clock=clock)
 
 
 async def test_a_reader_that_falls_too_far_behind_is_cut_off_and_the_others_are_not(
@@ -31,7 +31,7 @@ async def test_a_reader_that_falls_too_far_behind_is_cut_off_and_the_others_are_
     watchers = Watchers(registry)
     with watchers.subscribe(None) as slow, watchers.subscribe(ActorKind.ROLLOUT) as other:
         register(registry, 12)
-        with pytest.raises(LimitExceeded, match="more than 10 changes were not read"):
+        with pytest.raises(LimitExceeded, match="more than 10 changes are unread"):
             _ = [event async for event in slow.events()]
         watchers.close()
         assert [event async for event in other.events()] == []
