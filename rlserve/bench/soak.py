@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.bench.footprint import footprint
 from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
 from rlserve.config.tables.verifier import VerifierConfig
@@ -76,7 +76,7 @@ async def _measure(programs: int) -> dict[str, object]:
     tally = _Tally()
     limits = VerifierConfig(workers=WORKERS, spares=0)
     files = _scratch_files()
-    async with WorkerPool({"code": OPTIONS}, limits) as pool:
+    async with VerifierPool({"code": OPTIONS}, limits) as pool:
         while pool.num_ready < WORKERS:
             await asyncio.sleep(0.05)
         for _ in range(QUIET):
@@ -109,7 +109,7 @@ async def _measure(programs: int) -> dict[str, object]:
     }
 
 
-async def _one(pool: WorkerPool, slots: asyncio.Semaphore, kind: float, rng: random.Random, tally: _Tally) -> None:
+async def _one(pool: VerifierPool, slots: asyncio.Semaphore, kind: float, rng: random.Random, tally: _Tally) -> None:
     async with slots:
         if kind < 0.5:
             tally.honest_ms.append(await _honest(pool, rng, tally))
@@ -120,7 +120,7 @@ async def _one(pool: WorkerPool, slots: asyncio.Semaphore, kind: float, rng: ran
         tally.hostile_passed += verdict.outcome is Outcome.PASS
 
 
-async def _honest(pool: WorkerPool, rng: random.Random, tally: _Tally) -> float:
+async def _honest(pool: VerifierPool, rng: random.Random, tally: _Tally) -> float:
     """Judge an honest program; returns the milliseconds that it took."""
     program, payload = rng.choice(HONEST)
     verdict = await _judge(pool, program, payload)
@@ -129,11 +129,11 @@ async def _honest(pool: WorkerPool, rng: random.Random, tally: _Tally) -> float:
     return 1000 * verdict.seconds
 
 
-async def _judge(pool: WorkerPool, program: str, payload: dict[str, object]) -> Verdict:
-    return await pool.judge("code", program, json.dumps(payload).encode())
+async def _judge(pool: VerifierPool, program: str, payload: dict[str, object]) -> Verdict:
+    return await pool.verify("code", program, json.dumps(payload).encode())
 
 
-def _state(pool: WorkerPool) -> dict[str, float]:
+def _state(pool: VerifierPool) -> dict[str, float]:
     """Mounts of this process's namespace; descriptors and memory of the judge processes and their zygotes."""
     # A mount that a box leaked into the machine's tree would appear in this namespace.
     held = footprint(pool.pids)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.bench.differential import compare
 from rlserve.bench.footprint import footprint
 from rlserve.config.tables.verifier import VerifierConfig
@@ -58,10 +58,10 @@ def measure(
 async def _measure() -> dict[str, object]:
     options: dict[str, dict[str, object]] = {"code": {}, "math": {}}
     numbers: dict[str, object] = {}
-    async with WorkerPool(options, VerifierConfig(workers=WORKERS, spares=0)) as pool:
+    async with VerifierPool(options, VerifierConfig(workers=WORKERS, spares=0)) as pool:
         while pool.num_ready < WORKERS:
             await asyncio.sleep(0.05)
-        numbers["isolation"] = pool.traits["code"].isolation
+        numbers["isolation"] = pool.specs["code"].isolation
         numbers["stdio"] = stdio = await _rates(lambda: _judge(pool, "code", PROGRAM, STDIO))
         numbers["function"] = function = await _rates(lambda: _judge(pool, "code", FUNCTION_PROGRAM, FUNCTION))
         turn = iter(range(10**9))  # each request takes the next of the answers
@@ -81,8 +81,8 @@ async def _measure() -> dict[str, object]:
     return numbers
 
 
-async def _judge(pool: WorkerPool, verifier: str, completion: str, payload: dict[str, object]) -> Verdict:
-    return await pool.judge(verifier, completion, json.dumps(payload).encode())
+async def _judge(pool: VerifierPool, verifier: str, completion: str, payload: dict[str, object]) -> Verdict:
+    return await pool.verify(verifier, completion, json.dumps(payload).encode())
 
 
 async def _rates(judge: Callable[[], Awaitable[Verdict]]) -> dict[str, float]:

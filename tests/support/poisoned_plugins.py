@@ -44,7 +44,7 @@ class PoisonedVerifier(ExactVerifier):
     def _take_dose(self) -> bool:
         for dose in sorted(os.listdir(self._doses)):
             try:
-                (self._doses / dose).unlink()  # only one of the judging processes can
+                (self._doses / dose).unlink()  # only one of the judge processes can
             except FileNotFoundError:
                 continue
             return True

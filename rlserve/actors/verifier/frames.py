@@ -1,7 +1,7 @@
-"""What goes over the pipes between the service and a judging process: length-prefixed JSON, never pickle.
+"""Messages over the pipes between the service and a judge process: length-prefixed JSON, never pickle.
 
-The service believes nothing that a worker says: a reply that does not decode to a checked record is garbage,
-and the worker that sent it is killed.
+The service does not trust its judge processes, because they run plug-ins: a reply that does not decode to a checked
+record raises Garbage, and the process that sent it is killed.
 """
 
 import json
@@ -15,35 +15,42 @@ from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
 LENGTH = struct.Struct(">I")
 MAX_REPLY_BYTES = 2**20
+"""A reply with every text below at its limit, at 12 bytes for an escaped character, is half as long."""
 MAX_JOB_BYTES = 2**26
+"""Read by async verifiers: one completion, payload and prompt of verifier.max_completion_bytes (1 MiB) each, with
+room for escapes."""
 MAX_REASON_CHARACTERS = 2000
+"""A reason is one line for people; metrics and samples keep it for every trajectory."""
 MAX_OUTPUT_CHARACTERS = 20_000
+"""What a program printed: enough to see why a test failed."""
 MAX_TRACEBACK_CHARACTERS = 8000
+"""The last frames of a traceback, about 100 lines; recursion errors are much longer."""
 MAX_PARTS = 64
+"""Named parts of a reward: a rubric has a handful, and each one becomes a metric."""
 
 
 class Garbage(Exception):
-    """A worker sent what no worker sends."""
+    """A malformed message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A worker's verdict of one completion."""
+    """A judge process's verdict on one completion."""
 
     index: int
     verdict: Verdict
     traceback: str = ""
-    """Where the verifier raised what was no word of its own; for the log."""
+    """Traceback of an unexpected exception in the verifier; for the log."""
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One frame. Lone surrogates travel as escapes."""
+    """One frame. ASCII only, so that lone surrogates survive as escapes."""
     body = json.dumps(message, ensure_ascii=True, allow_nan=False).encode("ascii")
     return LENGTH.pack(len(body)) + body
 
 
 class FrameBuffer:
-    """Bytes as they come, frames as they are whole."""
+    """Collects bytes as they arrive and yields each frame once it is complete."""
 
     def __init__(self, *, max_bytes: int) -> None:
         self._buffer = bytearray()
@@ -68,14 +75,14 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Garbage("a frame that is no JSON") from error
+        raise Garbage("a frame that is not JSON") from error
     if not isinstance(message, dict):
-        raise Garbage("a frame that is no object")
+        raise Garbage("a frame that is not an object")
     return message
 
 
 def encode_verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain data, texts cut. Raises TypeError or ValueError for what is none."""
+    """A verdict as plain data with its texts cut. Raises TypeError or ValueError for anything else."""
     if not isinstance(verdict, Verdict):
         raise TypeError(f"verify returned {type(verdict).__name__}; return a Verdict(outcome=..., reward=...)")
     if not math.isfinite(verdict.reward) or not all(map(math.isfinite, verdict.parts.values())):
@@ -105,7 +112,7 @@ def decode_reply(message: Mapping[str, Any], *, verifier: str) -> Reply:
             traceback=_text(message.get("traceback", ""))[:MAX_TRACEBACK_CHARACTERS],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Garbage(f"a reply that is no verdict: {type(error).__name__}") from error
+        raise Garbage(f"a malformed verdict: {type(error).__name__}") from error
 
 
 def _verdict(message: Mapping[str, Any], seconds: float, verifier: str) -> Verdict:

@@ -1,4 +1,4 @@
-"""The verifier process: serve until SIGTERM or SIGINT. A verifier host needs no torch."""
+"""The verifier process: serve until SIGTERM or SIGINT. Importable without torch."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from functools import partial
 
 from rlserve import plugins
 from rlserve.actors.process import run_actor
-from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.actors.verifier.service import SERVICE_NAME, VerifierService
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import UnknownName
@@ -21,7 +21,7 @@ class RunningVerifier:
 
     server: RunningServer
     service: VerifierService
-    pool: WorkerPool
+    pool: VerifierPool
 
 
 async def run_verifier(
@@ -32,9 +32,9 @@ async def run_verifier(
     hub_address: str = "",
     run_id: str = "",
 ) -> int:
-    """Serve the verifiers ``names`` (none: all that are registered) until a signal; returns the exit code.
+    """Serve the verifiers ``names`` (empty: all registered ones) until a signal; returns the exit code.
 
-    Those that are named are made ready at the start; of all, each when it is first used.
+    Named verifiers are prepared at the start; without names, each is prepared when it is first used.
     Registers at the hub unless ``hub_address`` is empty.
     """
     wanted = checked_names(names)
@@ -63,7 +63,7 @@ async def verifier_server(
 ) -> AsyncIterator[RunningVerifier]:
     """A verifier server that answers until the block ends."""
     verifiers = {name: config.options.get(name, {}) for name in names}
-    async with WorkerPool(verifiers, config, prepare_all=prepare_all) as pool:
+    async with VerifierPool(verifiers, config, prepare_all=prepare_all) as pool:
         service = VerifierService(
             pool,
             limit_seconds=config.limit_seconds,
@@ -84,7 +84,7 @@ def checked_names(names: Sequence[str]) -> list[str]:
 
 
 def _status(running: Sequence[RunningVerifier]) -> Mapping[str, str]:
-    """What the hub shows of this actor: counts since the start, and the queue."""
+    """Status that the hub shows for this actor: counts since the start, and the queue."""
     if not running:
         return {}
     verifier = running[-1]

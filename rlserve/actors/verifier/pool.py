@@ -1,16 +1,16 @@
-"""Judging processes that can be killed at any moment, and verdicts all the same.
+"""A pool of judge processes that survives the death of any of them.
 
-``judge_all``  waits for: a free slot, then a ready worker, then each verdict.
-               unblocked by: other requests finishing; the crew; the worker, its death or its limit.
+``verify_all``  waits for: a free slot, then a ready process, then each verdict.
+                unblocked by: other requests that finish; a started process; the process, its death or its limit.
 
-A worker that is stuck, dead or talks nonsense is killed, and the completions that it had not judged go to
-another one. Ready spares make that cost no wait. How a lost completion ends, in this order:
+A process that is stuck, dead or sends garbage is killed, and the completions that it did not finish go to another
+one; thanks to ready spares this costs no wait. How a lost completion ends, in this order:
 
-1. the verifier declares ``timeout_is_failure``, and the worker used the whole limit as CPU time: FAIL ("timeout");
-2. tried fewer than ``attempts`` times: again on another worker;
-3. no verdict: TIMEOUT when the limit ran out, CRASH when the worker was lost.
+1. the verifier declares ``timeout_is_failure``, and the process used the whole limit as CPU time: FAIL ("timeout");
+2. tried fewer than ``attempts`` times: again in another process;
+3. no verdict: TIMEOUT if the limit was reached, CRASH if the process was lost.
 
-A reward outside of the range that the verifier declares is a defect of the verifier: no verdict either.
+A reward outside the declared range is a defect of the verifier, so it ends as no verdict, too.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.actors.verifier.bounds import within
-from rlserve.actors.verifier.crew import Crew
+from rlserve.actors.verifier.crew import ProcessSet
 from rlserve.actors.verifier.frames import Reply
-from rlserve.actors.verifier.process import Job, TimeLimit, WorkerLost, WorkerProcess, WorkerStuck
-from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
-from rlserve.actors.verifier.waiting import WaitingJudge, judge_waiting
+from rlserve.actors.verifier.process import Job, JudgeProcess, ProcessLost, ProcessStuck, TimeLimit
+from rlserve.actors.verifier.traits import VerifierSpec, effective_limit_seconds
+from rlserve.actors.verifier.waiting import AsyncVerifier, verify_async
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import PluginFailed, Unavailable, UnknownName
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
@@ -33,10 +33,11 @@ from rlserve.records import Failure, FailureKind, Outcome, Verdict
 logger = logging.getLogger(__name__)
 
 MAX_JOB_COMPLETIONS = 64
-MAX_TOLD = 100
-"""Causes whose traceback is logged; a verifier may put anything into its errors."""
+"""Completions per message, so that a job stays below MAX_JOB_BYTES and other requests get their turn in between."""
+MAX_LOGGED = 100
+"""Distinct errors logged with a traceback; bounded, since an error's text may differ for every completion."""
 SHORT_JOB_SECONDS = 0.002
-"""A job expected to be shorter than this is not divided among workers."""
+"""A job expected to be shorter is not divided among processes: waking a second one costs about as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,9 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Work:
-    """One chunk of a request: what is still to do, and the verdicts so far."""
+    """One chunk of a request: the pending completions and the verdicts so far."""
 
-    verifier: VerifierTraits
+    verifier: VerifierSpec
     completions: Sequence[str]
     payload: bytes
     prompt: str
@@ -70,13 +71,19 @@ class _Work:
             memory_bytes=self.memory_bytes,
         )
 
-    def settle(self, verdict: Verdict) -> None:
-        """The first pending completion has its verdict."""
+    def resolve(self, verdict: Verdict) -> None:
+        """Store the verdict of the first pending completion."""
         self.verdicts[self.pending.popleft().index] = verdict
 
 
-class WorkerPool:
-    """Judges completions in killable processes. Use it as an async context manager."""
+class VerifierPool:
+    """Verifies completions in killable processes. An async context manager.
+
+    Example::
+
+        async with VerifierPool({"math": {}}, VerifierConfig(workers=2)) as pool:
+            verdicts = await pool.verify_all("math", ["\\\\boxed{4}", "five"], b'{"answer": "4"}')
+    """
 
     def __init__(
         self,
@@ -93,78 +100,79 @@ class WorkerPool:
         self.counts: Counter[str] = Counter()
         """``verdicts``, ``timeouts``, ``lost``, ``retries``, ``started``, ``recycled``: for metrics."""
         self._verifiers = verifiers
-        self._crew = Crew(verifiers, self._limits, self.counts, prepare_all=prepare_all)
-        self._waiting: dict[str, WaitingJudge] = {}
+        self._processes = ProcessSet(verifiers, self._limits, self.counts, prepare_all=prepare_all)
+        self._async_verifiers: dict[str, AsyncVerifier] = {}
         self._mean_seconds: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._num_judged = 0
 
-    async def __aenter__(self) -> "WorkerPool":
-        """Start the workers and wait for the first. Raises what :meth:`Crew.start` raises."""
-        await self._crew.start()
+    async def __aenter__(self) -> "VerifierPool":
+        """Start the processes and wait for the first. Raises the errors of :meth:`ProcessSet.start`."""
+        await self._processes.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Kill every worker and wait until they are reaped."""
-        await asyncio.gather(self._crew.stop(), *(judge.close() for judge in self._waiting.values()))
+        """Kill every process and wait until all are reaped."""
+        others = self._async_verifiers.values()
+        await asyncio.gather(self._processes.stop(), *(verifier.close() for verifier in others))
 
     @property
-    def traits(self) -> Mapping[str, VerifierTraits]:
-        """Traits by name, broken verifiers included."""
-        return self._crew.traits
+    def specs(self) -> Mapping[str, VerifierSpec]:
+        """Specs by name, broken verifiers included."""
+        return self._processes.specs
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the live workers."""
-        return [*self._crew.pids, *(pid for judge in self._waiting.values() for pid in judge.pids)]
+        """Process ids of the live processes."""
+        return [*self._processes.pids, *(pid for verifier in self._async_verifiers.values() for pid in verifier.pids)]
 
     @property
     def num_ready(self) -> int:
-        """Workers that wait for a job."""
-        return self._crew.num_ready
+        """Processes without a job."""
+        return self._processes.num_ready
 
     @property
     def num_judged(self) -> int:
-        """Completions judged or tried since the start: what grows while the queue moves."""
+        """Completions verified or tried since the start; callers watch it grow as a sign of progress."""
         return self._num_judged
 
-    async def judge(
+    async def verify(
         self,
         verifier: str,
         completion: str,
         payload: bytes,
         prompt: str = "",
     ) -> Verdict:
-        """Judge one completion; see :meth:`judge_all`."""
-        return (await self.judge_all(verifier, [completion], payload, prompt))[0]
+        """Verify one completion, as :meth:`verify_all` does."""
+        return (await self.verify_all(verifier, [completion], payload, prompt))[0]
 
-    async def judge_all(
+    async def verify_all(
         self,
         verifier: str,
         completions: Sequence[str],
         payload: bytes,
         prompt: str = "",
     ) -> list[Verdict]:
-        """One verdict for each completion of a task, in order; the limit holds for each of them.
+        """One verdict per completion of a task, in order; the time limit holds for each of them.
 
-        Raises UnknownName, or PluginFailed for a verifier that could not be loaded; every other trouble is a
-        verdict that says there is none. When the caller is cancelled, the workers at its completions are killed.
+        Raises UnknownName, or PluginFailed for a verifier that could not be loaded; every other error is returned
+        as NO_VERDICT with its Failure. Cancelling the call kills the processes that work on it.
         """
-        traits = self._find(verifier)
-        if traits.concurrency:
-            judged = (self._wait_for(traits, completion, payload, prompt) for completion in completions)
-            return list(await asyncio.gather(*judged))
-        self._crew.in_use.add(traits.name)
-        limit = effective_limit_seconds(traits, self._limits.limit_seconds)
+        spec = self._find(verifier)
+        if spec.concurrency:
+            verdicts_ = (self._verify_async(spec, completion, payload, prompt) for completion in completions)
+            return list(await asyncio.gather(*verdicts_))
+        self._processes.in_use.add(spec.name)
+        limit = effective_limit_seconds(spec, self._limits.limit_seconds)
         chunks = _divide(len(completions), self._num_chunks(verifier, len(completions)))
         works = [
             _Work(
-                verifier=traits,
+                verifier=spec,
                 completions=completions,
                 payload=payload,
                 prompt=prompt,
                 limit_seconds=limit,
-                memory_bytes=int(min(self._limits.memory_bytes, traits.memory_bytes)),
+                memory_bytes=int(min(self._limits.memory_bytes, spec.memory_bytes)),
                 pending=deque(_Pending(index) for index in chunk),
             )
             for chunk in chunks
@@ -174,91 +182,91 @@ class WorkerPool:
                 group.create_task(self._finish(work))
         verdicts = {index: verdict for work in works for index, verdict in work.verdicts.items()}
         self.counts["verdicts"] += len(verdicts)
-        self._learn(verifier, verdicts.values())
+        self._update_mean(verifier, verdicts.values())
         return [verdicts[index] for index in range(len(completions))]
 
-    async def _wait_for(self, traits: VerifierTraits, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge by a verifier that waits, in its own process."""
-        judge = self._waiting.get(traits.name)
-        if judge is None:
-            judge = self._waiting[traits.name] = WaitingJudge(
-                traits,
-                self._verifiers[traits.name],
+    async def _verify_async(self, spec: VerifierSpec, completion: str, payload: bytes, prompt: str) -> Verdict:
+        """Verify with an ``async def verify``, in its own process."""
+        verifier = self._async_verifiers.get(spec.name)
+        if verifier is None:
+            verifier = self._async_verifiers[spec.name] = AsyncVerifier(
+                spec,
+                self._verifiers[spec.name],
                 self._limits,
                 self.counts,
-                limit_seconds=effective_limit_seconds(traits, self._limits.limit_seconds),
+                limit_seconds=effective_limit_seconds(spec, self._limits.limit_seconds),
             )
-        reply = await judge_waiting(judge, (completion, payload, prompt), attempts=self._limits.attempts)
+        reply = await verify_async(verifier, (completion, payload, prompt), attempts=self._limits.attempts)
         self._num_judged += 1
         self.counts["verdicts"] += 1
         if isinstance(reply, str):
             self.counts["lost"] += 1
             failure = Failure(
-                source=f"verifier:{traits.name}", kind=FailureKind.UNAVAILABLE, message=reply, retriable=True
+                source=f"verifier:{spec.name}", kind=FailureKind.UNAVAILABLE, message=reply, retriable=True
             )
             return Verdict.none(failure)
-        self._note(traits.name, reply)
-        return within(reply.verdict, traits.reward_range, traits.name)
+        self._note(spec.name, reply)
+        return within(reply.verdict, spec.reward_range, spec.name)
 
-    def _find(self, name: str) -> VerifierTraits:
-        if name not in self.traits:
-            known = ", ".join(sorted(self.traits)) or "none"
+    def _find(self, name: str) -> VerifierSpec:
+        if name not in self.specs:
+            known = ", ".join(sorted(self.specs)) or "none"
             raise UnknownName(f"verifier: {name!r} is not served here (known: {known})")
-        if self.traits[name].error:
-            raise PluginFailed(f"verifier: {name!r} could not be loaded: {self.traits[name].error}")
-        return self.traits[name]
+        if self.specs[name].error:
+            raise PluginFailed(f"verifier: {name!r} could not be loaded: {self.specs[name].error}")
+        return self.specs[name]
 
     def _num_chunks(self, verifier: str, num_completions: int) -> int:
-        """All workers for slow verifiers; one round trip for what is done before a second worker is woken."""
+        """All processes for slow verifiers; one for work that ends before a second process would be awake."""
         expected = self._mean_seconds.get(verifier, 1.0) * num_completions
         shares = 1 if expected < SHORT_JOB_SECONDS else self._limits.workers
         return max(shares, -(-num_completions // MAX_JOB_COMPLETIONS))
 
-    def _learn(self, verifier: str, verdicts: Collection[Verdict]) -> None:
+    def _update_mean(self, verifier: str, verdicts: Collection[Verdict]) -> None:
         if verdicts:
             mean = sum(verdict.seconds for verdict in verdicts) / len(verdicts)
             self._mean_seconds[verifier] = 0.8 * self._mean_seconds.get(verifier, mean) + 0.2 * mean
 
     async def _finish(self, work: _Work) -> None:
-        """Run a chunk on one worker after another until each completion has a verdict or none for good."""
+        """Run a chunk in one process after another until each completion has a verdict or no attempts left."""
         while work.pending:
             try:
-                async with self._crew.leased() as worker:
+                async with self._processes.checkout() as worker:
                     await self._run(work, worker)
             except Unavailable as error:
                 while work.pending:
-                    work.settle(self._none(work, FailureKind.UNAVAILABLE, str(error)))
+                    work.resolve(self._none(work, FailureKind.UNAVAILABLE, str(error)))
 
-    async def _run(self, work: _Work, worker: WorkerProcess) -> None:
-        """As much of the chunk as this worker gets done; leaves a dead worker behind when it fails."""
+    async def _run(self, work: _Work, worker: JudgeProcess) -> None:
+        """Run as much of the chunk as this process finishes; kills the process if it fails."""
         try:
             async for reply in worker.run(work.job()):
                 self._note(work.verifier.name, reply)
                 self._num_judged += 1
-                work.settle(within(reply.verdict, work.verifier.reward_range, work.verifier.name))
-        except WorkerStuck as stuck:
+                work.resolve(within(reply.verdict, work.verifier.reward_range, work.verifier.name))
+        except ProcessStuck as stuck:
             self.counts["timeouts"] += 1
             await worker.kill()
             self._after_timeout(work, stuck)
-        except WorkerLost as lost:
+        except ProcessLost as lost:
             self.counts["lost"] += 1
             logger.warning("%s: %s", work.verifier.name, lost)
             await worker.kill()
-            self._again(work, FailureKind.CRASH, f"the judging process was lost: {lost}")
+            self._retry(work, FailureKind.CRASH, f"the judge process was lost: {lost}")
         except BaseException:
-            # Cancelled in the middle of a job: whatever the worker still says belongs to nobody.
+            # Cancelled in the middle of a job: its later replies would be taken for those of the next job.
             await asyncio.shield(worker.kill())
             raise
 
-    def _after_timeout(self, work: _Work, stuck: WorkerStuck) -> None:
+    def _after_timeout(self, work: _Work, stuck: ProcessStuck) -> None:
         limit = work.limit_seconds
         if work.verifier.timeout_is_failure and stuck.computing:
-            work.settle(
+            work.resolve(
                 Verdict(
                     outcome=Outcome.FAIL,
                     reward=max(0.0, work.verifier.reward_range[0]),
                     parts={"timeout": 1.0},
-                    reason=f"timeout: not judged within {limit:g} s of CPU time",
+                    reason=f"timeout: not verified within {limit:g} s of CPU time",
                     verifier=work.verifier.name,
                     seconds=stuck.wall_seconds,
                     total=1,
@@ -266,27 +274,27 @@ class WorkerPool:
             )
             return
         spent = f"{stuck.used_seconds:.2g} s of CPU time in {stuck.wall_seconds:.2g} s"
-        self._again(work, FailureKind.TIMEOUT, f"not judged within {limit:g} s ({spent})")
+        self._retry(work, FailureKind.TIMEOUT, f"not verified within {limit:g} s ({spent})")
 
     def _note(self, verifier: str, reply: Reply) -> None:
-        """The first traceback of each cause goes to the log; how many there were is in the counts."""
+        """Log the first traceback of each distinct error; ``counts`` has how many there were."""
         if not reply.traceback:
             return
         self.counts["raised"] += 1
         cause = f"{verifier}: {reply.verdict.reason}"
-        if cause not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(cause)
+        if cause not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(cause)
             logger.error("verifier %s failed: %s\n%s", verifier, reply.verdict.reason, reply.traceback)
 
-    def _again(self, work: _Work, kind: FailureKind, message: str) -> None:
-        """Try the first pending completion again, unless it has had its tries."""
+    def _retry(self, work: _Work, kind: FailureKind, message: str) -> None:
+        """Retry the first pending completion, unless it has no attempts left."""
         self._num_judged += 1
         first = work.pending[0]
         if first.tries + 1 < self._limits.attempts:
             self.counts["retries"] += 1
             work.pending[0] = _Pending(first.index, first.tries + 1)
         else:
-            work.settle(self._none(work, kind, message))
+            work.resolve(self._none(work, kind, message))
 
     def _none(self, work: _Work, kind: FailureKind, message: str) -> Verdict:
         source = f"verifier:{work.verifier.name}"
@@ -294,6 +302,6 @@ class WorkerPool:
 
 
 def _divide(num_items: int, num_chunks: int) -> list[range]:
-    """Indices in at most ``num_chunks`` runs of about the same length."""
+    """Indices in at most ``num_chunks`` ranges of about equal length."""
     size = max(1, -(-num_items // max(1, num_chunks)))
     return [range(start, min(start + size, num_items)) for start in range(0, num_items, size)]

@@ -1,9 +1,9 @@
-"""One judging process, seen from the service: start it, give it a job, kill it.
+"""One judge process, seen from the service: start it, give it a job, kill it.
 
-``run`` waits for: the next verdict. unblocked by: the worker, its death, or the limit of one completion.
+``run`` waits for: the next verdict. unblocked by: the process, its death, or the limit of one completion.
 
-Limits count the worker's time without that in which it waited for a processor (:mod:`rlserve.processor_time`): how
-busy the machine is decides how long a verdict takes, never what it is.
+Limits exclude the time in which the process waited for a processor (:mod:`rlserve.processor_time`), so that a busy
+machine changes how long a verdict takes, never the verdict.
 """
 
 import asyncio
@@ -17,25 +17,26 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from rlserve.actors.verifier.frames import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
-from rlserve.actors.verifier.traits import VerifierTraits, decode_traits
+from rlserve.actors.verifier.traits import VerifierSpec, decode_spec
 from rlserve.errors import DeadlineExceeded, Unavailable
 from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime
 
 LAST_WORDS_BYTES = 2000
+"""End of stderr kept for the error message, which shows its last line."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class WorkerLost(Exception):
-    """The worker is dead or was killed for what it sent; the completion it was at has no verdict."""
+class ProcessLost(Exception):
+    """The process died or was killed for sending garbage; its current completion has no verdict."""
 
 
-class WorkerStuck(Exception):
-    """The limit of one completion ran out."""
+class ProcessStuck(Exception):
+    """One completion reached its limit."""
 
     def __init__(self, time: CountedTime, *, limit: "TimeLimit") -> None:
-        super().__init__("the limit ran out")
+        super().__init__("the limit was reached")
         self.used_seconds = time.used_seconds
-        """CPU time that the worker and its children have used for this completion."""
+        """CPU time that the process and its children used for this completion."""
         self.wall_seconds = time.wall_seconds
         self.computing = time.used_seconds >= limit.seconds
         """It used the whole limit as CPU time."""
@@ -43,23 +44,25 @@ class WorkerStuck(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TimeLimit:
-    """How long one wait for a worker may be."""
+    """How long to wait for one message of a judge process."""
 
     seconds: float
     computing: bool = False
-    """True: CPU time is what is limited, and beside it only that it goes on. False: all time but waiting for a
-    processor."""
+    """True: limit CPU time; idle time only by IDLE_FACTOR. False: limit all time except waiting for a processor."""
 
     IDLE_FACTOR = 4.0
+    """Idle time of a computing process, in limits: a sleeping completion still ends, a slow disk does no harm."""
     STARVED_FACTOR, STARVED_SECONDS = 30.0, 60.0
+    """Wall-clock bound for a machine that gives the process next to no CPU time; any value far above what an
+    overloaded machine causes will do."""
 
     @property
     def read_every(self) -> float:
-        """Seconds between two looks at the clock."""
+        """Seconds between two readings of the clock."""
         return min(READ_EVERY_SECONDS, self.seconds / 4)
 
     def is_over(self, time: CountedTime) -> bool:
-        """Whether the wait ends. A machine that gives the worker nothing at all is not waited for without end."""
+        """Whether the wait ends; also on a machine that gives the process no CPU time at all."""
         if self.computing and time.used_seconds < self.seconds:
             return time.counted_seconds >= self.IDLE_FACTOR * self.seconds or self._is_starved(time)
         return time.counted_seconds >= self.seconds or self._is_starved(time)
@@ -70,18 +73,18 @@ class TimeLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Completions of one task for one worker."""
+    """Completions of one task for one process."""
 
     verifier: str
     payload: bytes
     prompt: str
     completions: Sequence[str]
     limit: TimeLimit
-    """Of one completion."""
+    """Limit of one completion."""
     memory_bytes: int
 
     def message(self) -> Mapping[str, Any]:
-        """As plain data; bytes travel as Latin-1."""
+        """The job as plain data; bytes are sent as Latin-1 text."""
         return {
             "verifier": self.verifier,
             "payload": self.payload.decode("latin-1"),
@@ -93,7 +96,7 @@ class Job:
 
 
 class Pipes(asyncio.SubprocessProtocol):
-    """Frames as they arrive, the end of stderr, and the process's death."""
+    """Receives frames, the end of stderr, and the exit of the process."""
 
     def __init__(self, on_exit: Callable[[], None]) -> None:
         self.frames: deque[dict[str, Any]] = deque()
@@ -128,8 +131,17 @@ class Pipes(asyncio.SubprocessProtocol):
         self._on_exit()
 
 
-class WorkerProcess:
-    """A process that judges one completion at a time. Made by :meth:`start`."""
+class JudgeProcess:
+    """A process that verifies one completion at a time. Made by :meth:`start`.
+
+    Example::
+
+        process = await JudgeProcess.start({"math": {}}, memory_bytes=2**29, prepare=["math"], start_seconds=60,
+                                           on_exit=lambda process: ...)
+        async for reply in process.run(job):
+            ...
+        await process.kill()
+    """
 
     MODULE = "rlserve.actors.verifier.worker"
 
@@ -137,11 +149,11 @@ class WorkerProcess:
         self._transport = transport
         self._pipes = pipes
         self.pid = transport.get_pid()
-        self.traits: Mapping[str, VerifierTraits] = {}
+        self.specs: Mapping[str, VerifierSpec] = {}
         self.completions = 0
-        """Completions judged so far."""
+        """Completions verified so far."""
         self.start_bytes = 0
-        """Resident size when it was ready."""
+        """Resident size when the process was ready."""
         self._unprepared: set[str] = set()
         self._start_limit = TimeLimit(0.0)
 
@@ -155,10 +167,10 @@ class WorkerProcess:
         start_seconds: float,
         on_exit: Callable[[Self], None],
     ) -> Self:
-        """Start a process and wait until its verifiers are loaded; kills it when that fails.
+        """Start a process and wait until its verifiers are loaded; kills it if that fails.
 
-        Those in ``prepare`` are prepared too; each of the others is for its first job, within ``start_seconds``.
-        Raises Unavailable (with its last words) or DeadlineExceeded.
+        Verifiers in ``prepare`` are prepared now, each other one for its first job, within ``start_seconds``.
+        Raises Unavailable (with the last line of its stderr) or DeadlineExceeded.
         """
         worker: Self | None = None
         pipes = Pipes(lambda: on_exit(worker) if worker is not None else None)
@@ -172,7 +184,7 @@ class WorkerProcess:
         try:
             hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "prepare": sorted(prepare)}
             await worker._greet(hello, start_seconds)
-            worker._unprepared = set(worker.traits) - set(prepare)
+            worker._unprepared = set(worker.specs) - set(prepare)
         except BaseException:
             await worker.kill()
             raise
@@ -180,11 +192,11 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """False once it is dead, by whose hand ever."""
+        """False once the process exited or sent an invalid frame."""
         return not self._pipes.closed and not self._pipes.fault
 
     def resident_bytes(self) -> int:
-        """Resident size now; 0 when it is dead."""
+        """Resident size now; 0 if the process is dead."""
         try:
             with open(f"/proc/{self.pid}/statm") as statm:
                 return int(statm.read().split()[1]) * PAGE_BYTES
@@ -194,7 +206,7 @@ class WorkerProcess:
     async def run(self, job: Job) -> AsyncIterator[Reply]:
         """Verdicts of the job's completions, in order, each within its limit.
 
-        Raises WorkerLost or WorkerStuck at the completion that it happened to; the worker must then be killed.
+        Raises ProcessLost or ProcessStuck at the completion that caused it; the caller must then kill the process.
         """
         self._send(job.message())
         if job.verifier in self._unprepared:
@@ -204,31 +216,31 @@ class WorkerProcess:
             try:
                 reply = decode_reply(message, verifier=job.verifier)
             except Garbage as error:
-                raise WorkerLost(str(error)) from error
+                raise ProcessLost(str(error)) from error
             if reply.index != index:
-                raise WorkerLost("a verdict out of order")
+                raise ProcessLost("a verdict out of order")
             self.completions += 1
             yield reply
 
     async def _preparing(self, verifier: str) -> None:
         try:
             message = await self._next(self._start_limit)
-        except WorkerStuck:
-            raise WorkerLost(f"{verifier!r} was not prepared within {self._start_limit.seconds:g} s") from None
+        except ProcessStuck:
+            raise ProcessLost(f"{verifier!r} was not prepared within {self._start_limit.seconds:g} s") from None
         if message.get("prepared") != verifier:
-            raise WorkerLost("a verdict before it was prepared")
+            raise ProcessLost("a verdict before it was prepared")
         self._unprepared.discard(verifier)
         self.start_bytes = self.resident_bytes()
 
     async def kill(self) -> None:
-        """End it and all that it started, at once, and wait until it is reaped."""
+        """Kill the process and its process group, and wait until it is reaped."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        if not self._pipes.exited.is_set():  # its pid is its own until the loop has reaped it
+        if not self._pipes.exited.is_set():  # until the loop reaps it, the kernel gives its pid to no other process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(10):  # SIGKILL takes milliseconds; more only in an uninterruptible disk wait
                 await self._pipes.exited.wait()
         finally:
             self._transport.close()
@@ -238,11 +250,11 @@ class WorkerProcess:
         self._send(hello)
         try:
             message = await self._next(self._start_limit)
-        except WorkerStuck:
-            raise DeadlineExceeded(f"verifier worker {self.pid}: not ready within {start_seconds:g} s") from None
-        except WorkerLost as error:
-            raise Unavailable(f"verifier worker {self.pid}: died while starting: {error}") from error
-        self.traits = {traits.name: traits for traits in map(decode_traits, message["traits"])}
+        except ProcessStuck:
+            raise DeadlineExceeded(f"judge process {self.pid}: not ready within {start_seconds:g} s") from None
+        except ProcessLost as error:
+            raise Unavailable(f"judge process {self.pid}: died while starting: {error}") from error
+        self.specs = {spec.name: spec for spec in map(decode_spec, message["specs"])}
         self.start_bytes = self.resident_bytes()
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -258,26 +270,29 @@ class WorkerProcess:
                 async with asyncio.timeout(limit.read_every):
                     await pipes.changed.wait()
                 continue
-            # Most verdicts come before the first look: only for those that do not the kernel is asked.
+            # Most verdicts arrive before the first reading, so /proc is read only for slow ones.
             time = time or CountedTime(self.pid, read_every=limit.read_every)
             time.read()
-            # A busy service may see the limit pass before it reads what has long been written.
+            # Let a busy loop read pending pipe data first: the verdict may have been written before the limit.
             await asyncio.sleep(0)
             if limit.is_over(time) and not pipes.frames and not pipes.closed and not pipes.fault:
-                raise WorkerStuck(time, limit=limit)
+                raise ProcessStuck(time, limit=limit)
         if pipes.frames:
             return pipes.frames.popleft()
-        raise WorkerLost(pipes.fault or self._obituary())
+        raise ProcessLost(pipes.fault or self._obituary())
 
     def _obituary(self) -> str:
         code = self._transport.get_returncode()
         how = "is gone" if code is None else f"exited with {code}" if code >= 0 else f"was killed by signal {-code}"
         words = bytes(self._pipes.last_words).decode("utf-8", "replace").strip().splitlines()
-        return f"worker {self.pid} {how}" + (f": {words[-1][:200]}" if words else "")
+        return f"process {self.pid} {how}" + (f": {words[-1][:200]}" if words else "")
 
 
 def _environment() -> dict[str, str]:
-    """All that a worker knows of the service's environment: where Python finds its modules."""
+    """The only environment variables of a judge process: module paths, and settings for reproducible verdicts.
+
+    Secrets of the service, such as API keys, are not passed on.
+    """
     return {
         "PATH": os.defpath,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -1,6 +1,6 @@
-"""VerifierService: check sizes, keep the queue bounded, let the pool judge.
+"""VerifierService: checks sizes, bounds the queue, calls the pool.
 
-``Verify`` waits for: the pool's verdicts. unblocked by: the pool, whose limits end every job; the caller that leaves.
+``Verify`` waits for: the pool's verdicts. unblocked by: the pool, whose limits end every job; cancellation.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.verifier.pool import WorkerPool
-from rlserve.actors.verifier.traits import VerifierTraits, effective_limit_seconds
+from rlserve.actors.verifier.pool import VerifierPool
+from rlserve.actors.verifier.traits import VerifierSpec, effective_limit_seconds
 from rlserve.errors import InvalidRequest, LimitExceeded
 from rlserve.rpc import codec
 from rlserve.v1 import verifier_service_pb2 as pb
@@ -21,17 +21,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
 MAX_COMPLETIONS = 1024
+"""Completions per request: above any group size, and it bounds the reply."""
 PROGRESS_SECONDS = 1.0
+"""Between two progress messages: far below the deadlines that they extend (60 s and more)."""
 
 
 class VerifierService(pb_grpc.VerifierServiceServicer):
-    """The gRPC face of one pool.
+    """gRPC servicer of one pool.
 
-    A request whose completions would exceed ``max_queue`` gets RESOURCE_EXHAUSTED at once, so that its caller can
-    go to another server; what was taken is judged. A caller that gives up frees the workers it held.
+    A request that would exceed ``max_queue`` gets RESOURCE_EXHAUSTED immediately, so that the caller can try another
+    server; accepted requests are always finished. Cancelling a call frees its processes.
     """
 
-    def __init__(self, pool: WorkerPool, *, limit_seconds: float, max_queue: int, max_completion_bytes: int) -> None:
+    def __init__(self, pool: VerifierPool, *, limit_seconds: float, max_queue: int, max_completion_bytes: int) -> None:
         self._pool = pool
         self._limit_seconds = limit_seconds
         self._max_queue = max_queue
@@ -44,12 +46,12 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
 
     @property
     def num_queued(self) -> int:
-        """Completions waiting or being judged."""
+        """Completions waiting or being verified."""
         return self._queued
 
     async def Describe(self, request: pb.DescribeVerifiersRequest, context: Context) -> pb.DescribeVerifiersResponse:
-        served = [traits for traits in self._pool.traits.values() if not traits.error]
-        return pb.DescribeVerifiersResponse(verifiers=[self._spec(traits) for traits in served])
+        served = [spec for spec in self._pool.specs.values() if not spec.error]
+        return pb.DescribeVerifiersResponse(verifiers=[self._wire_spec(spec) for spec in served])
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> AsyncIterator[pb.VerifyResponse]:
         completions = self._checked(request)
@@ -60,7 +62,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             )
         self._queued += len(completions)
         judging = asyncio.ensure_future(
-            self._pool.judge_all(request.verifier, completions, request.payload, request.prompt)
+            self._pool.verify_all(request.verifier, completions, request.payload, request.prompt)
         )
         try:
             while not (await asyncio.wait({judging}, timeout=PROGRESS_SECONDS))[0]:
@@ -70,14 +72,14 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             self._queued -= len(completions)
             judging.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
-                await judging  # its workers are killed when this returns
-        low, high = self._pool.traits[request.verifier].reward_range
+                await judging  # its processes are killed when this returns
+        low, high = self._pool.specs[request.verifier].reward_range
         yield pb.VerifyResponse(result=pb.VerifyResult(verdicts=verdicts, reward_min=low, reward_max=high))
 
     def _checked(self, request: pb.VerifyRequest) -> list[str]:
-        """The completions as texts. Raises InvalidRequest for what is missing, too large or no UTF-8."""
+        """The completions as text. Raises InvalidRequest for missing, oversized or non-UTF-8 fields."""
         if not request.verifier:
-            raise InvalidRequest("verifier: is empty; name the verifier that should judge", reason="missing")
+            raise InvalidRequest("verifier: is empty; name a verifier", reason="missing")
         if len(request.completions) > MAX_COMPLETIONS:
             count = len(request.completions)
             raise InvalidRequest(f"completions: are {count}; send at most {MAX_COMPLETIONS}", reason="too_many")
@@ -95,7 +97,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             try:
                 texts.append(completion.decode("utf-8", "surrogatepass"))
             except UnicodeDecodeError:
-                raise InvalidRequest(f"completions[{index}]: is no UTF-8; send text as UTF-8") from None
+                raise InvalidRequest(f"completions[{index}]: is not UTF-8; send text as UTF-8") from None
         return texts
 
     def _check_size(self, field: str, size: int) -> None:
@@ -103,13 +105,13 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             limit = self._max_completion_bytes
             raise InvalidRequest(f"{field}: is {size} bytes; send at most {limit}", field=field, reason="too_large")
 
-    def _spec(self, traits: VerifierTraits) -> pb.VerifierSpec:
+    def _wire_spec(self, spec: VerifierSpec) -> pb.VerifierSpec:
         return pb.VerifierSpec(
-            name=traits.name,
-            version=traits.version,
-            description=traits.description,
-            reward_min=traits.reward_range[0],
-            reward_max=traits.reward_range[1],
-            limit_seconds=effective_limit_seconds(traits, self._limit_seconds),
-            isolation=traits.isolation,
+            name=spec.name,
+            version=spec.version,
+            description=spec.description,
+            reward_min=spec.reward_range[0],
+            reward_max=spec.reward_range[1],
+            limit_seconds=effective_limit_seconds(spec, self._limit_seconds),
+            isolation=spec.isolation,
         )

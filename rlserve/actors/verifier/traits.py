@@ -1,6 +1,6 @@
-"""What a verifier class says of itself, beyond the ``Verifier`` protocol: optional class attributes.
+"""VerifierSpec: the optional class attributes of a verifier, beyond the ``Verifier`` protocol.
 
-Read in the worker, which alone imports plug-ins, and sent to the service as plain data.
+Read in the judge process, the only one that imports plug-ins, and sent to the service as plain data.
 """
 
 import inspect
@@ -13,11 +13,11 @@ from rlserve.actors.verifier.frames import Garbage
 from rlserve.records.verdict import LARGEST_REWARD
 
 CONCURRENCY = 64
-"""Completions that an ``async def verify`` judges at once, unless its ``concurrency`` says otherwise."""
+"""Default of ``concurrency``: fills the batch of one inference server without flooding it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifierTraits:
+class VerifierSpec:
     """One registered verifier, as the pool and ``Describe`` need it."""
 
     name: str
@@ -25,34 +25,34 @@ class VerifierTraits:
     description: str = ""
     reward_range: tuple[float, float] = (0.0, 1.0)
     limit_seconds: float = math.inf
-    """Wall limit of one completion, if lower than the configured one."""
+    """Wall-clock limit of one completion, if lower than the configured one."""
     memory_bytes: float = math.inf
     """Address space beyond the size at start, if lower than the configured one."""
     limits_itself: bool = False
-    """True when the verifier ends what it judges by limits of its own, e.g. a sandbox; then ``limit_seconds`` counts
-    even where it is above the configured one, which is meant for judging that has none."""
+    """True if the verifier has limits of its own, e.g. a sandbox; then ``limit_seconds`` holds even above the
+    configured limit, which is for verifiers without one."""
     timeout_is_failure: bool = False
-    """True when the judged text is to blame for taking too long: then a timeout is a FAIL (reason
-    ``timeout``), provided that the worker was computing. False: it is the verifier's trouble, no verdict."""
+    """True if the completion is to blame for a timeout: then it is a FAIL (reason ``timeout``), provided that the
+    process was computing. False: the verifier is to blame, no verdict."""
     isolation: str = ""
     """Isolation tier of untrusted code; empty when none runs."""
     concurrency: int = 0
-    """Completions that an ``async def verify``, which waits for others, judges at once; 0 for one that computes."""
+    """Completions that an ``async def verify`` handles at once; 0 for a plain ``def verify``."""
     error: str = ""
     """Why the verifier cannot be used; empty when it can."""
 
 
 def waits(verifier: object) -> bool:
-    """Whether ``verify`` is a coroutine function: it waits for others instead of computing."""
+    """Whether ``verify`` is a coroutine function: it waits for a server instead of computing."""
     return inspect.iscoroutinefunction(getattr(verifier, "verify", None))
 
 
-def traits_of(name: str, verifier: object) -> VerifierTraits:
-    """Traits of an instance. Raises ValueError for a range that bounds nothing."""
+def spec_of(name: str, verifier: object) -> VerifierSpec:
+    """The spec of an instance. Raises ValueError for an invalid reward range."""
     low, high = map(float, getattr(verifier, "reward_range", (0.0, 1.0)))
     if not (-LARGEST_REWARD <= low <= high <= LARGEST_REWARD):
         raise ValueError(f"reward_range: is ({low:g}, {high:g}); give (low, high) within {LARGEST_REWARD:g} of 0")
-    return VerifierTraits(
+    return VerifierSpec(
         name=name,
         version=str(getattr(verifier, "version", "")),
         description=str(getattr(verifier, "description", "")),
@@ -66,34 +66,34 @@ def traits_of(name: str, verifier: object) -> VerifierTraits:
     )
 
 
-def effective_limit_seconds(traits: VerifierTraits, configured: float) -> float:
-    """Wall limit of one completion, given the configured one."""
-    return traits.limit_seconds if traits.limits_itself else min(traits.limit_seconds, configured)
+def effective_limit_seconds(spec: VerifierSpec, configured: float) -> float:
+    """Wall-clock limit of one completion, given the configured one."""
+    return spec.limit_seconds if spec.limits_itself else min(spec.limit_seconds, configured)
 
 
-def encode_traits(traits: VerifierTraits) -> dict[str, Any]:
-    """As plain data; an absent limit is null."""
+def encode_spec(spec: VerifierSpec) -> dict[str, Any]:
+    """The spec as plain data; an absent limit is null."""
     return {
-        "name": traits.name,
-        "version": traits.version[:64],
-        "description": traits.description[:500],
-        "reward_range": list(traits.reward_range),
-        "limit_seconds": traits.limit_seconds if math.isfinite(traits.limit_seconds) else None,
-        "memory_bytes": traits.memory_bytes if math.isfinite(traits.memory_bytes) else None,
-        "limits_itself": traits.limits_itself,
-        "timeout_is_failure": traits.timeout_is_failure,
-        "isolation": traits.isolation[:64],
-        "concurrency": traits.concurrency,
-        "error": traits.error[:500],
+        "name": spec.name,
+        "version": spec.version[:64],
+        "description": spec.description[:500],
+        "reward_range": list(spec.reward_range),
+        "limit_seconds": spec.limit_seconds if math.isfinite(spec.limit_seconds) else None,
+        "memory_bytes": spec.memory_bytes if math.isfinite(spec.memory_bytes) else None,
+        "limits_itself": spec.limits_itself,
+        "timeout_is_failure": spec.timeout_is_failure,
+        "isolation": spec.isolation[:64],
+        "concurrency": spec.concurrency,
+        "error": spec.error[:500],
     }
 
 
-def decode_traits(message: Mapping[str, Any]) -> VerifierTraits:
-    """Checked traits; raises Garbage."""
+def decode_spec(message: Mapping[str, Any]) -> VerifierSpec:
+    """The checked spec; raises Garbage."""
     try:
         low, high = message["reward_range"]
         limit, memory = message["limit_seconds"], message["memory_bytes"]
-        return VerifierTraits(
+        return VerifierSpec(
             name=str(message["name"]),
             version=str(message["version"]),
             description=str(message["description"]),
@@ -107,4 +107,4 @@ def decode_traits(message: Mapping[str, Any]) -> VerifierTraits:
             error=str(message["error"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise Garbage("traits that are none") from error
+        raise Garbage("a malformed spec") from error

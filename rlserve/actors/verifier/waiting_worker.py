@@ -1,7 +1,7 @@
-"""A process for verifiers that wait: ``async def verify`` of many completions at once, in one event loop.
+"""The judge process of an async verifier: many completions at once in one event loop.
 
-Started by the pool as ``python -m rlserve.actors.verifier.waiting_worker`` with one verifier. Jobs come and verdicts
-go in any order, by number. The limit of a completion begins when it is read, which is when judging it begins.
+Started by the pool as ``python -m rlserve.actors.verifier.waiting_worker`` with one verifier. Jobs and verdicts are
+matched by number, in any order. The limit of a completion begins when its job is read.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from typing import Any, BinaryIO
 
 from rlserve import plugins
 from rlserve.actors.verifier.frames import MAX_JOB_BYTES, FrameBuffer, encode_verdict
-from rlserve.actors.verifier.traits import encode_traits
+from rlserve.actors.verifier.traits import encode_spec
 from rlserve.actors.verifier.worker import die_with_parent, load, no_verdict, read, take_pipes, write
 from rlserve.errors import DeadlineExceeded
 
 READ_BYTES = 2**18
+"""Any value will do: larger than the 64 KiB that a pipe holds by default."""
 
 
 def main() -> int:
@@ -28,14 +29,14 @@ def main() -> int:
     hello = read(jobs)
     if hello is None:
         return 0
-    verifiers, traits = load(hello["verifiers"], prepare=hello["prepare"], waiting=True)
-    write(replies, {"traits": [encode_traits(found) for found in traits]})
+    verifiers, specs = load(hello["verifiers"], prepare=hello["prepare"], waiting=True)
+    write(replies, {"specs": [encode_spec(found) for found in specs]})
     asyncio.run(_serve(next(iter(verifiers.values())), jobs, replies))
     return 0
 
 
 async def _serve(verifier: plugins.Verifier, jobs: BinaryIO, replies: BinaryIO) -> None:
-    """waits for: jobs. unblocked by: the service, which sends them and hangs up at the end."""
+    """waits for: jobs. unblocked by: the service, which sends them and closes the pipe at the end."""
     running: dict[int, asyncio.Task[None]] = {}
     buffer = FrameBuffer(max_bytes=MAX_JOB_BYTES)
     loop = asyncio.get_running_loop()
@@ -62,7 +63,7 @@ async def _judge(verifier: Any, job: Mapping[str, Any], replies: BinaryIO) -> No
         async with asyncio.timeout(limit) as timer:
             said = {"verdict": encode_verdict(await verifier.verify(job["completion"], _payload(job), job["prompt"]))}
     except TimeoutError as error:
-        over = DeadlineExceeded(f"not judged within {limit:g} s")
+        over = DeadlineExceeded(f"not verified within {limit:g} s")
         said = no_verdict(over if timer.expired() else error, verifier)
     except Exception as error:
         said = no_verdict(error, verifier)

@@ -1,8 +1,8 @@
-"""A judging process: reads jobs, judges one completion at a time, writes a verdict after each.
+"""A judge process, from inside: reads jobs, verifies one completion at a time, writes a verdict after each.
 
-Started by the pool as ``python -m rlserve.actors.verifier.worker`` with an empty environment, so that nothing of
-the service is in its memory. It limits itself (address space, CPU time), dies with its parent, and can be killed
-at any moment: it holds nothing that is not also in the service.
+Started by the pool as ``python -m rlserve.actors.verifier.worker`` with an empty environment, so that no secret of
+the service is in its memory. It limits its own address space and CPU time, dies with its parent, and may be killed
+at any moment because it holds no state that the service lacks.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from rlserve import plugins
 from rlserve.actors.verifier.frames import LENGTH, MAX_TRACEBACK_CHARACTERS, Garbage, encode, encode_verdict
-from rlserve.actors.verifier.traits import VerifierTraits, encode_traits, traits_of, waits
+from rlserve.actors.verifier.traits import VerifierSpec, encode_spec, spec_of, waits
 from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
 from rlserve.records import FailureKind, Verdict
 
@@ -36,9 +36,9 @@ def main() -> int:
     hello = read(jobs)
     if hello is None:
         return 0
-    verifiers, traits = load(hello["verifiers"], prepare=hello["prepare"])
+    verifiers, specs = load(hello["verifiers"], prepare=hello["prepare"])
     limits = _Limits(hello["memory_bytes"])
-    write(replies, {"traits": [encode_traits(found) for found in traits]})
+    write(replies, {"specs": [encode_spec(found) for found in specs]})
     unprepared = {name: verifier for name, verifier in verifiers.items() if name not in hello["prepare"]}
     while (job := read(jobs)) is not None:
         name = job["verifier"]
@@ -51,14 +51,14 @@ def main() -> int:
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the service dies."""
+    """Let the kernel kill this process when the service dies."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the call above: no signal will come
+    if os.getppid() != parent:  # the parent died before the call above, so no signal will follow
         os._exit(0)
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes, moved away from the descriptors to which a plug-in prints."""
+    """Move the pipes away from stdin and stdout, so that a plug-in's ``print`` cannot corrupt the messages."""
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -68,13 +68,13 @@ def take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def read(jobs: BinaryIO) -> dict[str, Any] | None:
-    """The next message of the service; None when it hung up."""
+    """The next message of the service; None at the end of the pipe."""
     head = jobs.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
     message = json.loads(jobs.read(LENGTH.unpack(head)[0]))
     if not isinstance(message, dict):
-        raise Garbage("a job that is no object")
+        raise Garbage("a job that is not an object")
     return message
 
 
@@ -87,23 +87,23 @@ def write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
 
 def load(
     wanted: Mapping[str, Mapping[str, Any]], *, prepare: Collection[str], waiting: bool = False
-) -> tuple[dict[str, plugins.Verifier], list[VerifierTraits]]:
-    """Instances and traits of all: a plug-in that breaks takes nobody else along.
+) -> tuple[dict[str, plugins.Verifier], list[VerifierSpec]]:
+    """Instances and specs of all verifiers; one that fails to load gets a spec with its error.
 
-    Those that are not named in ``prepare`` are prepared when they get their first job.
+    Verifiers not named in ``prepare`` are prepared for their first job.
     """
     verifiers: dict[str, plugins.Verifier] = {}
-    traits: list[VerifierTraits] = []
+    specs: list[VerifierSpec] = []
     for name, options in wanted.items():
         try:
             verifiers[name] = plugins.load(plugins.VERIFIER_GROUP, name)(**options)
-            if name in prepare and waits(verifiers[name]) == waiting:  # what waits judges in a process of its own
+            if name in prepare and waits(verifiers[name]) == waiting:  # async verifiers run in a process of their own
                 _prepare(verifiers[name])
-            traits.append(traits_of(name, verifiers[name]))
+            specs.append(spec_of(name, verifiers[name]))
         except Exception as error:
             verifiers[name] = _Unready(error)
-            traits.append(VerifierTraits(name=name, error=f"{type(error).__name__}: {error}"))
-    return verifiers, traits
+            specs.append(VerifierSpec(name=name, error=f"{type(error).__name__}: {error}"))
+    return verifiers, specs
 
 
 def _prepare(verifier: plugins.Verifier) -> None:
@@ -112,7 +112,7 @@ def _prepare(verifier: plugins.Verifier) -> None:
 
 
 def _prepared(verifier: plugins.Verifier, limits: "_Limits") -> plugins.Verifier:
-    """The verifier when it is ready, or one that says of each completion why it is not."""
+    """The prepared verifier, or a stand-in that raises the error for each completion."""
     limits.lift()
     try:
         _prepare(verifier)
@@ -124,19 +124,19 @@ def _prepared(verifier: plugins.Verifier, limits: "_Limits") -> plugins.Verifier
 
 
 class _Unready:
-    """In place of a verifier that could not be prepared."""
+    """Stand-in for a verifier that could not be prepared."""
 
     def __init__(self, error: Exception) -> None:
         self.name = self.version = self.description = ""
         self._error = error
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Raises what preparing raised."""
+        """Raise the error of ``prepare``."""
         raise self._error
 
 
 class _Limits:
-    """Address space and CPU time of this process; raised and lowered below the hard limits."""
+    """Limits of this process's address space and CPU time; soft limits, so they can be raised again."""
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
@@ -144,25 +144,29 @@ class _Limits:
         self.begin()
 
     def begin(self) -> None:
-        """What is in memory now counts for nothing."""
+        """Take the present size as the base to which ``set_memory`` adds."""
         with open("/proc/self/statm") as statm:
             self._base = int(statm.read().split()[0]) * PAGE_BYTES
         self._current = 0
 
     def lift(self) -> None:
-        """No limits until the next ones are set."""
+        """Remove the limits until the next ones are set."""
         for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
             resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def set_memory(self, memory_bytes: int) -> None:
-        """Allow this much beyond the size at start."""
+        """Allow this much beyond the base."""
         allowed = self._base + min(memory_bytes, self._memory_bytes)
         if allowed != self._current:
             self._current = allowed
             resource.setrlimit(resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
 
     def set_cpu(self, limit_seconds: float) -> None:
-        """Die by SIGXCPU well after the limit: for the case that the service is stuck and cannot kill."""
+        """Die by SIGXCPU well after the limit, in case the service is stuck and does not kill this process.
+
+        The factor 2 leaves the decision to the service as long as it works; RLIMIT_CPU counts all threads, hence
+        the number of processors.
+        """
         soft = math.ceil(time.process_time() + 2 * limit_seconds * NUM_PROCESSORS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
@@ -177,7 +181,7 @@ def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: Bina
 
 
 def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: str) -> dict[str, Any]:
-    """The verdict as plain data; what the verifier raises becomes "no verdict", with the place where it did."""
+    """The verdict as plain data; an exception of the verifier becomes NO_VERDICT with the line that raised it."""
     try:
         return {"verdict": encode_verdict(verifier.verify(completion, payload, prompt))}
     except Exception as error:
@@ -185,24 +189,24 @@ def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: s
 
 
 def no_verdict(error: Exception, verifier: plugins.Verifier) -> dict[str, Any]:
-    """Why there is no verdict. Of what the verifier did not mean to raise, also where, and the traceback."""
+    """NO_VERDICT for an exception; an unexpected one includes its location and traceback."""
     match error:
         case InvalidRequest():
             return _none(FailureKind.INVALID, str(error))
         case MemoryError():
-            return _none(FailureKind.RESOURCE, "the verifier needs more memory than it may have")
+            return _none(FailureKind.RESOURCE, "the verifier needs more memory than its limit")
         case Unavailable() | DeadlineExceeded() | NotReady():
             return _none(FailureKind.UNAVAILABLE, str(error), retriable=True)
         case RlserveError():
             return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
     story = ""
-    with contextlib.suppress(Exception):  # an exception may be unable to say what it is
+    with contextlib.suppress(Exception):  # a plug-in's exception may raise in __str__
         story = "".join(traceback.format_exception(error))
     return _none(FailureKind.INTERNAL, _cause(error, verifier)) | {"traceback": story[-MAX_TRACEBACK_CHARACTERS:]}
 
 
 def _cause(error: Exception, verifier: plugins.Verifier) -> str:
-    """The exception, and the last line of the verifier's own code that led to it."""
+    """The exception and the last line of the verifier's own code in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     home = os.path.dirname(getattr(sys.modules.get(type(verifier).__module__), "__file__", None) or __file__)
     own = [frame for frame in frames if frame.filename.startswith(home + os.sep)] or frames
@@ -210,7 +214,7 @@ def _cause(error: Exception, verifier: plugins.Verifier) -> str:
     try:
         text = str(error)
     except Exception:
-        text = "(it cannot say what it is)"
+        text = "(its __str__ raises)"
     return f"{type(error).__name__}: {text[:400]}{where}"
 
 

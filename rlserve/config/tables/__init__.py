@@ -5,7 +5,7 @@
 * ``environment``  ``[[environments]]``: the mixture of tasks
 * ``episodes``     ``[episodes]``: limits of multi-turn episodes
 * ``hub``          ``[hub]``: the registry of actors
-* ``verifier``     ``[verifier]``: verifier servers and their judging processes
+* ``verifier``     ``[verifier]``: verifier servers and their judge processes
 * ``teacher``      ``[[teachers]]``: models that give token log-probabilities
 * ``reference``    ``[reference]``: the model from which divergence is measured
 * ``rollout``      ``[rollout]``: workers, engines, sampling

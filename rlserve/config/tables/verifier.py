@@ -1,4 +1,4 @@
-"""``[verifier]``: verifier servers and their judging processes."""
+"""``[verifier]``: verifier servers and their judge processes."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ class VerifierConfig(Section):
     """Limit for one completion, without the time in which it waited for a processor. Then its process is killed and
     there is no verdict."""
     memory_bytes: int = Field(512 * 2**20, ge=64 * 2**20)
-    """Address-space limit of a judging process beyond its size at start."""
+    """Address-space limit of a judge process beyond its size at start."""
     attempts: int = Field(2, ge=1)
     """Tries of one completion before "no verdict"."""
     spares: int = Field(1, ge=0)
     """Processes kept ready beyond ``workers``, so that a killed one costs no wait."""
     start_seconds: float = Field(60.0, gt=0)
-    """A judging process must have started within this."""
+    """A judge process must have started within this."""
     recycle_completions: int = Field(5000, ge=1)
-    """A judging process is replaced after this many completions."""
+    """A judge process is replaced after this many completions."""
     recycle_growth_bytes: int = Field(128 * 2**20, ge=2**20)
-    """A judging process that has grown by more than this is replaced."""
+    """A judge process that has grown by more than this is replaced."""
     max_queue: int = Field(4096, ge=1)
     """Completions waiting or being judged; a request beyond it is refused, and the worker asks another server."""
     max_completion_bytes: int = Field(2**20, ge=1024)
