@@ -70,7 +70,7 @@ def _read(model_path: str, name: str) -> Mapping[str, Any] | None:
         with open(path, encoding="utf-8") as file:
             settings = json.load(file)
     except ValueError as error:
-        raise ConfigError(f"model: {path} is no JSON ({error}); take a whole checkpoint") from None
+        raise ConfigError(f"model: {path} is not JSON ({error}); take a whole checkpoint") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"model: {path} holds a {type(settings).__name__}; take a whole checkpoint")
     return settings

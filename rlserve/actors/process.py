@@ -1,10 +1,10 @@
-"""What every actor process does around its own work: register, obey signals, drain, exit code, die in time.
+"""The life of every actor process: register, react to signals, drain, exit code, stop within a deadline.
 
 An actor's ``main.py`` gives :func:`run_actor` a context manager that starts its server, and is done::
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[str]:
-        async with WorkerPool(...) as pool, serving(add, address=..., service_names=[...]) as server:
+        async with VerifierPool(...) as pool, serving(add, address=..., service_names=[...]) as server:
             yield server.address
 
     return await run_actor(
@@ -33,24 +33,24 @@ from rlserve.records import Actor, ActorKind, EnvironmentSpec
 logger = logging.getLogger(__name__)
 
 PARENT_PID = "RLSERVE_PARENT_PID"
-"""Environment variable by which a launcher names itself."""
+"""Environment variable with the launcher's pid."""
 
 EXIT_FAILED = 1
 EXIT_REPLACED = 3
 """A newer process has this actor's id."""
 EXIT_CONFIG = 78
-"""The configuration cannot work (``EX_CONFIG`` of sysexits.h): to start the actor again is of no use."""
+"""The configuration cannot work (``EX_CONFIG`` of sysexits.h): restarting the actor would not help."""
 CONFIGURATION_FAULTS = (InvalidRequest, UnknownName, PluginFailed)
-"""Raised at an actor's start they are a fault of the configuration."""
+"""Errors that count as a faulty configuration if an actor's start raises them."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Be killed when the launcher dies, also by SIGKILL; without RLSERVE_PARENT_PID it does nothing.
+    """Let the kernel kill this process when the launcher dies; does nothing without RLSERVE_PARENT_PID.
 
-    Call it first in a process that a launcher started. The variable is taken out of the environment: it is
-    not about grandchildren. Linux only; elsewhere the launcher's death goes unnoticed.
+    Call it first in a process that a launcher started. Removes the variable, so that children of this process do not
+    take the launcher for their parent. Linux only; elsewhere the process outlives its launcher.
     """
     parent = os.environ.pop(PARENT_PID, "")
     if not parent or not sys.platform.startswith("linux"):
@@ -58,7 +58,7 @@ def die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    # The launcher may have died before the call above; then no signal would ever come.
+    # If the launcher died before the call above, no signal will ever come.
     if os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,15 +78,15 @@ async def run_actor(
 ) -> int:
     """Serve and stay registered until SIGTERM, SIGINT, the end of ``work`` or a failure; returns the exit code.
 
-    ``serve`` starts the actor's server and yields the address that others dial; it is left last, so that it
-    drains after the hub knows. ``serves`` are the names it answers for, ``environments`` the specs that it
-    offers (an empty address means its own). ``status`` is asked at each heartbeat. ``work`` runs beside the
-    server: when it returns the actor stops with 0, when it raises with 1; a signal cancels it. An empty
-    ``hub_address`` serves without a hub. Once the end has begun, the process has ``stop_seconds`` to be gone.
+    ``serve`` starts the actor's server and yields the address that others dial; it is exited last, so that the server
+    drains after the actor has left the hub. ``serves`` are the names that the actor serves, ``environments`` the specs
+    that it offers (an empty address stands for its own). ``status`` is called at each heartbeat. ``work`` runs beside
+    the server: the actor stops with 0 when it returns, with 1 when it raises; a signal cancels it. With an empty
+    ``hub_address`` the actor does not register. Once the stop has begun, the process must end within ``stop_seconds``.
 
-    Exit codes: 0 stopped as asked, 1 failed (the log says why), 3 a newer process has this id, 4 its stop hung (the
-    log says in what), 78 the
-    configuration cannot work: the start failed for it, or ``work`` raised ConfigError.
+    Exit codes: 0 stopped as requested; 1 failed (see the log); 3 a newer process has this id; 4 the stop hung (the log
+    lists what it waited for); 78 the configuration cannot work: the start failed because of it, or ``work`` raised
+    ConfigError.
     """
     started = asyncio.Event()
 
@@ -126,7 +126,7 @@ async def run_actor(
 
 
 async def _abort_start(living: asyncio.Task[int], *, stopped: asyncio.Event, started: asyncio.Event) -> None:
-    """A stop during the start does not wait for the start's end."""
+    """Cancel a start that is still under way when the stop signal comes."""
     await stopped.wait()
     if not started.is_set():
         living.cancel()

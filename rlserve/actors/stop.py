@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that is set by the first SIGTERM or SIGINT; a second one has its default effect.
+    """An event that the first SIGTERM or SIGINT sets; a second signal has its default effect.
 
     Call it in the main thread, inside a running event loop.
     """

@@ -1,8 +1,7 @@
-"""A stop that has begun ends: a process that hangs in it says in what, and is ended.
+"""A deadline for stopping: a process that hangs in its stop logs what it waits for, then exits.
 
-A cancelled task that does not end, a thread that the interpreter waits for, a peer that holds its stream: each can
-keep a process for ever that was asked to stop. The deadline is kept by a thread of its own, for a loop that is stuck
-cannot keep it.
+A task that ignores its cancellation, a thread that the interpreter joins, a peer that keeps its stream open: each can
+block a stopping process indefinitely. The deadline runs in its own thread, because the event loop may be stuck.
 """
 
 import asyncio
@@ -16,13 +15,14 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 60.0
+"""Far above an orderly stop, which drains calls and saves state within seconds."""
 EXIT_STUCK = 4
 
 
 def end_within(seconds: float, who: str, *, loop: asyncio.AbstractEventLoop | None = None) -> threading.Timer:
-    """From now on this process ends within ``seconds``: by itself, or with exit code 4 and a log of what it waits for.
+    """Exit with code 4 unless this process ends by itself within ``seconds``; logs what each thread waits for.
 
-    ``loop``: the event loop whose tasks are named too. Cancel the result where the process goes on after all.
+    ``loop``: the event loop whose tasks are logged, too. Cancel the returned timer if the process continues.
     """
     timer = threading.Timer(seconds, _end, (seconds, who, loop))
     timer.daemon = True
@@ -33,7 +33,7 @@ def end_within(seconds: float, who: str, *, loop: asyncio.AbstractEventLoop | No
 def _end(seconds: float, who: str, loop: asyncio.AbstractEventLoop | None) -> None:
     try:
         logger.error(
-            "%s: did not end within %g s after its stop began; it is ended now. It waited in:\n%s",
+            "%s: still running %g s after its stop began; exiting now. It waited in:\n%s",
             who,
             seconds,
             "\n".join([*_tasks(loop), *_threads()]),
@@ -48,7 +48,7 @@ def _tasks(loop: asyncio.AbstractEventLoop | None) -> list[str]:
         return []
     try:
         tasks = list(asyncio.all_tasks(loop))
-    except RuntimeError:  # changed while it was copied, by a loop that runs
+    except RuntimeError:  # the loop changed its set of tasks while all_tasks copied it
         return []
     return [f"task {task.get_name()}: {_places(task.get_stack(limit=3))}" for task in tasks if not task.done()]
 

@@ -55,7 +55,7 @@ def test_an_end_that_the_tokenizer_has_not_is_left_out(tokenizer: Any, tmp_path:
     [
         ('{"eos_token_id": "</s>"}', "eos_token_id: of generation_config.json is '</s>'"),
         ('{"eos_token_id": [true]}', "give a token id or a list"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "holds a list"),
     ],
 )

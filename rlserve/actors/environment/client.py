@@ -1,4 +1,4 @@
-"""How others ask one environment server."""
+"""Client of one environment server."""
 
 import grpc.aio
 
@@ -32,7 +32,7 @@ class EnvironmentClient:
         await self._channel.close()
 
     async def describe(self, *, deadline_seconds: float = 5.0) -> list[EnvironmentSpec]:
-        """What the server offers; where a spec names no address, this one."""
+        """The specs that the server offers; an empty address is replaced by this server's."""
         request = pb.DescribeEnvironmentsRequest()
         response = await call(self._stub.Describe, request, deadline_seconds=deadline_seconds, what=self._what)
         for spec in response.environments:
@@ -51,7 +51,7 @@ class EnvironmentClient:
         seed: int = 0,
         deadline_seconds: float = 10.0,
     ) -> list[Task]:
-        """Tasks ``first_index`` and the following."""
+        """``count`` tasks from ``first_index`` on."""
         request = pb.GetTasksRequest(
             environment=environment, split=split, first_index=first_index, count=count, seed=seed
         )

@@ -1,4 +1,4 @@
-"""A thread of its own for a plug-in: one that hangs delays nobody else, and an episode may keep thread-bound state."""
+"""A thread for calls into one plug-in, so that a hanging call delays no other and thread-local state is kept."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,13 @@ class EpisodeThread:
     """Runs calls one after another. Use from one event loop.
 
     The thread is a daemon: a call that never returns outlives ``end``, but not the process. ``on_end`` is called
-    in the loop when the thread is really over, so that a stuck one still counts against a limit.
+    in the loop only when the thread has ended, so that a stuck one still counts against a limit.
+
+    Example::
+
+        thread = EpisodeThread("environment 'chess'", on_end=free_a_place)
+        turn = await thread.call(lambda: episode.step("e4"))
+        thread.end(episode.close)
     """
 
     def __init__(self, name: str, *, on_end: Callable[[], None]) -> None:
@@ -31,11 +37,11 @@ class EpisodeThread:
 
     @property
     def frame(self) -> FrameType | None:
-        """Where it stands now; None when it is over."""
+        """The thread's current frame; None once it has ended."""
         return sys._current_frames().get(self._thread.ident or 0)
 
     async def call(self, work: Callable[[], T]) -> T:
-        """The result of ``work()``. Raises its RlserveError; anything else it raises becomes PluginFailed."""
+        """The result of ``work()``. Raises its RlserveError; every other exception becomes PluginFailed."""
         call = _Call(work, self._loop.create_future())
         self._calls.put(call)
         result, error = await call.outcome
@@ -44,17 +50,17 @@ class EpisodeThread:
         return result  # type: ignore[return-value]  # None only if work() returned it
 
     def end(self, last: Callable[[], object] | None = None) -> None:
-        """No more calls after ``last``, whose errors are nobody's concern any more."""
+        """End the thread after ``last``, whose errors are ignored because no caller waits for it."""
         if last is not None:
             outcome: asyncio.Future[tuple[object, RlserveError | None]] = self._loop.create_future()
             self._calls.put(_Call(last, outcome))
         self._calls.put(None)
 
     def _run(self) -> None:
-        # A closed loop means that the server is gone, and with it everyone who waits.
+        # A closed loop raises RuntimeError: the server is gone, and no caller waits any more.
         with contextlib.suppress(RuntimeError):
             while (call := self._calls.get()) is not None:
-                self._loop.call_soon_threadsafe(call.settle, *self._outcome(call.work))
+                self._loop.call_soon_threadsafe(call.set_outcome, *self._outcome(call.work))
             self._loop.call_soon_threadsafe(self._on_end)
 
     def _outcome(self, work: Callable[[], T]) -> tuple[T | None, RlserveError | None]:
@@ -62,18 +68,18 @@ class EpisodeThread:
             return work(), None
         except RlserveError as error:
             return None, error
-        except BaseException as error:  # SystemExit of a plug-in too: it is its failure, not our end
+        except BaseException as error:  # also SystemExit: a plug-in must not end the server
             return None, PluginFailed(f"{self._name}: {type(error).__name__}: {error}")
 
 
 class _Call(Generic[T]):
-    """Work, and who waits for it."""
+    """A call and the future of its outcome."""
 
     def __init__(self, work: Callable[[], T], outcome: "asyncio.Future[tuple[T | None, RlserveError | None]]") -> None:
         self.work = work
         self.outcome = outcome
 
-    def settle(self, result: T | None, error: RlserveError | None) -> None:
-        """Tell the one who waits, if it still does."""
+    def set_outcome(self, result: T | None, error: RlserveError | None) -> None:
+        """Complete the future, unless its waiter was cancelled."""
         if not self.outcome.done():
             self.outcome.set_result((result, error))

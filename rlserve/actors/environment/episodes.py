@@ -1,9 +1,10 @@
-"""Multi-turn episodes on the side of the environment: order, deadlines, limits, blame.
+"""Multi-turn episodes on the environment's side: order of turns, deadlines, limits, attribution of errors.
 
 ``serve``  waits for: the policy's next turn (at most ``idle_seconds``), the plug-in's answer (at most
            ``turn_seconds``). unblocked by: the client, the plug-in's thread, either limit, the episode's limit.
 
-What the client sends back of the task is a name and no more: the task is made anew from (split, index, seed).
+The task in the client's first message only names a task: the server makes it again from (split, index, seed), and
+rejects the episode if the two differ.
 """
 
 import asyncio
@@ -22,7 +23,9 @@ from rlserve.v1 import environment_service_pb2 as pb
 
 T = TypeVar("T")
 MAX_TEXT_CHARACTERS = 2**20
+"""Of a policy's turn: far above any context length in tokens."""
 MAX_TURN_BYTES = 2**20
+"""Of an environment's turn, with its messages: as above."""
 
 Find = Callable[[str], Environment]
 GiveTask = Callable[[Environment, str, int, int], Task]
@@ -32,7 +35,7 @@ class EpisodeServer:
     """All episodes of one environment server."""
 
     def __init__(self, config: EpisodesConfig, *, find: Find, give_task: GiveTask, blames: Mapping[str, Blame]) -> None:
-        """``find`` gives an environment by name, ``give_task`` its task at (split, index, seed)."""
+        """``find`` returns an environment by name, ``give_task`` its task at (split, index, seed)."""
         self._blames = blames
         self._config = config
         self._find = find
@@ -41,7 +44,7 @@ class EpisodeServer:
 
     @property
     def num_running(self) -> int:
-        """Episodes that hold a place; those stuck in their plug-in too."""
+        """Open episodes, including those stuck in their plug-in."""
         return self._num_running
 
     async def serve(self, requests: AsyncIterator[pb.EpisodeRequest]) -> AsyncGenerator[pb.EpisodeResponse, None]:
@@ -54,7 +57,7 @@ class EpisodeServer:
         blame = self._blames[task.environment]
         what = blame.what
         thread = self._take_thread(what)
-        opened: list[Episode] = []  # filled by the thread, perhaps after we stopped waiting for it
+        opened: list[Episode] = []  # filled by the thread, perhaps after this call stopped waiting for it
         try:
             await self._answer(thread, lambda: opened.append(self._open(environment, task, blame)), deadline, blame)
             while (text := _text(await self._next(requests, deadline, what))) is not None:
@@ -81,9 +84,9 @@ class EpisodeServer:
                 f"episodes.max_episodes: {self._num_running} are open, the limit of this server; try another"
             )
         self._num_running += 1
-        return EpisodeThread(what, on_end=self._give_back)
+        return EpisodeThread(what, on_end=self._release)
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self._num_running -= 1
 
     def _open(self, environment: EpisodicEnvironment, sent: Task, blame: Blame) -> Episode:
@@ -120,7 +123,7 @@ class EpisodeServer:
                 raise self._over(blame.what) from None
             raise DeadlineExceeded(
                 f"{blame.what}: gave no answer within episodes.turn_seconds = {self._config.turn_seconds:g}; it is at "
-                f"{blame.standing(thread.frame)}; the episode was ended"
+                f"{blame.location(thread.frame)}; the episode was ended"
             ) from None
 
     def _over(self, what: str) -> DeadlineExceeded:
@@ -129,7 +132,7 @@ class EpisodeServer:
 
 
 def _text(request: pb.EpisodeRequest | None) -> str | None:
-    """The policy's text; None when the client is done with the episode."""
+    """The policy's text; None if the client ends the episode."""
     if request is None or request.HasField("cancel"):
         return None
     if not request.HasField("turn"):
@@ -145,7 +148,7 @@ def _step(episode: Episode, text: str, blame: Blame) -> Callable[[], pb.EpisodeR
 
 
 def _checked(turn: object) -> pb.EpisodeResponse:
-    """The plug-in's answer as its message, held against the rules of the wire before it goes there."""
+    """The plug-in's answer as a message, decoded once here so that a faulty one is the plug-in's error."""
     if not isinstance(turn, Turn):
         raise TypeError(f"step() returned {type(turn).__name__}; return rlserve.records.Turn")
     response = codec.turn_to_proto(turn)

@@ -53,14 +53,14 @@ async def run_environment(
 
 
 def load_environments(environments: Sequence[EnvironmentConfig]) -> Mapping[str, Environment]:
-    """Instances by name, made with their options. A fault names the table of the configuration."""
+    """Instances by name, constructed with their options. Errors name the table of the configuration."""
     return {e.name: _load(index, e) for index, e in enumerate(environments)}
 
 
 def describe(environment: Environment, config: EnvironmentConfig) -> EnvironmentSpec:
-    """What the hub is told. The address is filled in by the actor.
+    """The spec to register at the hub; the actor fills in the address.
 
-    Raises PluginFailed when the plug-in's own description of itself is none.
+    Raises PluginFailed if the plug-in's attributes do not make a valid spec.
     """
     spec = EnvironmentSpec(
         name=config.name,
@@ -76,7 +76,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
     try:
         codec.environment_from_proto(codec.environment_to_proto(replace(spec, address="host:1")))
     except (TypeError, ValueError) as error:
-        raise PluginFailed(f"environment {config.name!r}: what it says of itself cannot be: {error}") from error
+        raise PluginFailed(f"environment {config.name!r}: its attributes make no valid spec: {error}") from error
     return spec
 
 
@@ -84,11 +84,11 @@ def _load(index: int, config: EnvironmentConfig) -> Environment:
     plugin = config.plugin or config.name
     environment = plugins.make(plugins.ENVIRONMENT_GROUP, plugin, config.options, where=f"environments.{index}.options")
     try:
-        whole = isinstance(environment, Environment)  # which reads its properties
+        whole = isinstance(environment, Environment)  # reads its properties, which may raise
     except Exception as error:
         raise PluginFailed(f"environments.{index}: {config.name!r}: {plugins.describe_exception(error)}") from error
     if not whole:
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
     loaded: Environment = environment
-    loaded.name = config.name  # its tasks carry the name that it has in this mixture
+    loaded.name = config.name  # tasks carry the name that the mixture gives their environment
     return loaded

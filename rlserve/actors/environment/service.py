@@ -1,6 +1,6 @@
-"""EnvironmentService: gives tasks and answers turns.
+"""EnvironmentService: returns tasks and answers turns.
 
-Stateless between episodes: a restarted server gives the same task for the same request.
+Stateless between episodes: a restarted server returns the same task for the same request.
 """
 
 import contextlib
@@ -24,13 +24,15 @@ from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EnvironmentService"].full_name
 MAX_COUNT = 1024
+"""Tasks per request; the message limit ends a request of large tasks earlier."""
 MAX_INDEX = 2**53
+"""The largest integer that servers in JavaScript and other languages with double numbers represent exactly."""
 OWN_SHARE = 0.8
-"""Of the caller's deadline: an environment that takes longer is named before the caller gives up."""
+"""Share of the caller's deadline for the environment; the rest is for the error that names it to arrive."""
 
 
 class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
-    """The gRPC face of environment plug-ins."""
+    """gRPC servicer of environment plug-ins."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
             raise UnknownName(f"environment: {name!r} is not served here (known: {known})") from None
 
     def _with_usual_sampling(self, task: Task) -> Task:
-        """The task with the sampling of its spec where it asks for none itself."""
+        """The task with its environment's sampling where it sets none of its own."""
         spec = self._specs.get(task.environment)
         if spec is None:
             return task

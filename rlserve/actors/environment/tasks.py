@@ -1,7 +1,7 @@
-"""Tasks from plug-ins, each environment in a thread of its own: one that hangs holds up nobody else.
+"""Makes tasks, each environment in a thread of its own, so that one that hangs delays no other.
 
 ``make``  waits for: the environment's thread. unblocked by: its answer, or the caller's deadline; then the thread is
-          left behind, and the next call gets another.
+          abandoned, and the next call starts another.
 """
 
 import asyncio
@@ -19,8 +19,9 @@ from rlserve.rpc.options import MESSAGE_BYTES
 from rlserve.v1 import task_pb2
 
 MAX_STUCK = 16
-"""Threads of one environment that may hang; then it is asked no more."""
+"""Hanging threads per environment before its calls are refused; any value will do that bounds memory."""
 MAX_TASK_BYTES = MESSAGE_BYTES // 2
+"""A task is sent again inside of a group and of an episode's first message, with other fields around it."""
 
 Finish = Callable[[Task], Task]
 
@@ -29,7 +30,7 @@ class TaskMaker:
     """All tasks of one environment server. Use from one event loop."""
 
     def __init__(self, blames: Mapping[str, Blame], *, finish: Finish) -> None:
-        """``finish`` adds to a plug-in's task what the server knows."""
+        """``finish`` fills in the server's defaults in a plug-in's task."""
         self._blames = blames
         self._finish = finish
         self._threads: dict[str, EpisodeThread] = {}
@@ -40,8 +41,8 @@ class TaskMaker:
     ) -> list[task_pb2.Task]:
         """Tasks at ``indices``, as messages that can be sent.
 
-        Raises UnknownName for a split, PluginFailed when the environment breaks or gives what is no task,
-        DeadlineExceeded when it does not answer within ``seconds`` (None: for ever).
+        Raises UnknownName for a split, PluginFailed if the environment raises or returns something else than a
+        task, DeadlineExceeded if it does not answer within ``seconds`` (None: no limit).
         """
         name = environment.name
         thread = self._thread(name)
@@ -54,11 +55,11 @@ class TaskMaker:
             self._leave(name, thread)
             raise DeadlineExceeded(
                 f"{self._blames[name].what}: did not give task {split}/{indices.start} within {seconds or 0:.1f} s; "
-                f"it is at {self._blames[name].standing(thread.frame)}"
+                f"it is at {self._blames[name].location(thread.frame)}"
             ) from None
 
     def task(self, environment: Environment, split: str, index: int, seed: int) -> Task:
-        """One task; blocks. Raises as ``make``."""
+        """One task; blocks. Raises the errors of ``make``."""
         blame = self._blames[environment.name]
         task: object = blame.run(lambda: environment.task(split, index, seed))
         if not isinstance(task, Task):
@@ -95,7 +96,7 @@ class TaskMaker:
         return self._threads[name]
 
     def _leave(self, name: str, thread: EpisodeThread) -> None:
-        """Its thread hangs; when it returns after all, it ends."""
+        """Abandon a hanging thread; if its call ever returns, it ends."""
         if self._threads.get(name) is thread:
             del self._threads[name]
             self._stuck[name] += 1
@@ -106,7 +107,7 @@ class TaskMaker:
 
 
 def _checked(task: Task) -> task_pb2.Task:
-    """The task's message, held against the rules of the wire before it goes there."""
+    """The task as a message, decoded once here so that a faulty one is the plug-in's error."""
     message = codec.task_to_proto(task)
     codec.task_from_proto(message, "task")
     return message

@@ -164,10 +164,10 @@ async def test_more_than_a_message_holds_is_refused_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({"train": -1}, "cannot be"),
-        ({"train": "many"}, "cannot be"),
+        ({"train": -1}, "make no valid spec"),
+        ({"train": "many"}, "make no valid spec"),
         ({"": 3}, "splits: is empty"),
-        ({7: 3}, "cannot be"),
+        ({7: 3}, "make no valid spec"),
     ],
 )
 def test_what_an_environment_says_of_itself_is_checked_at_its_start(splits: Any, words: str) -> None:

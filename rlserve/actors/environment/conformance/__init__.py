@@ -1,6 +1,9 @@
-"""The conformance suite: what an environment promises, asked of it over the wire.
+"""The conformance suite: checks over the wire that an environment keeps its promises.
 
-``site``      where it is: a server, its verifier, and what it says of itself
-``checks``    one promise each
-``suite``     runs them all and collects what they found
+    site     the environment under test: its server, its spec, its verifier
+    checks   one promise per function, listed in ``CHECKS``
+    suite    runs all checks and collects the findings
+
+To add a check: a function in ``checks`` whose docstring is the promise and which returns the fault, listed in
+``CHECKS``.
 """

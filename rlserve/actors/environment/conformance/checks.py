@@ -1,19 +1,20 @@
-"""One promise each: a check returns what is wrong, nothing when all is well, or raises Skip."""
+"""One check per promise: returns the fault, "" if there is none, or raises Skip."""
 
 import json
 import time
 from collections.abc import Awaitable, Callable
 
 from rlserve.actors.environment.client import EnvironmentClient
-from rlserve.actors.environment.conformance.site import Site, judged
+from rlserve.actors.environment.conformance.site import Site, verify_all
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, RlserveError, Unavailable, UnknownName
 from rlserve.plugins import HELD_OUT_SPLITS
 from rlserve.records import Outcome, Task
 from rlserve.rpc import codec
 
 SAMPLE = 8
+"""Tasks per check: enough to see repeats, few enough that a slow environment is checked within a minute."""
 TASK_SECONDS = 2.0
-"""A task must have come within this."""
+"""Limit per task: a rollout worker waits this long before it can start to sample."""
 REFUSALS = (InvalidRequest, UnknownName, LimitExceeded)
 ODD_TEXTS = {
     "an empty answer": "",
@@ -34,7 +35,7 @@ class Skip(Exception):
 
 
 async def spec_is_whole(site: Site) -> str:
-    """The spec has a version and splits, and Describe says the same as the hub was told."""
+    """The spec has a version and splits, and Describe returns the same spec as the hub."""
     if not site.spec.version:
         return "version is empty; give one, and a new one whenever tasks change"
     described = {spec.name: spec for spec in await site.client.describe()}.get(site.spec.name)
@@ -46,7 +47,7 @@ async def spec_is_whole(site: Site) -> str:
 
 
 async def every_split_answers(site: Site) -> str:
-    """Each split gives its first tasks, and a finite one wraps around."""
+    """Each split returns its first tasks, and a finite one wraps around."""
     for split, size in site.spec.splits.items():
         first = await site.client.get_tasks(site.spec.name, split=split, count=1)
         if len(first) != 1:
@@ -59,40 +60,40 @@ async def every_split_answers(site: Site) -> str:
 
 
 async def tasks_say_where_they_are_from(site: Site) -> str:
-    """Environment, split, index and seed of a task are those that were asked for, and it has a prompt."""
+    """Environment, split, index and seed of a task are those requested, and it has a prompt."""
     for task in await _sample(site, seed=5):
         if (task.environment, task.split) != (site.spec.name, _split(site)):
-            return f"a task says it is from {task.environment!r}, split {task.split!r}"
+            return f"a task names environment {task.environment!r}, split {task.split!r}"
         if not task.task_id or not task.prompt:
             return f"task {task.index} has no task_id or no prompt"
         if site.spec.verifier and task.verifier != site.spec.verifier:
             return f"task {task.index} names verifier {task.verifier!r}, the spec {site.spec.verifier!r}"
     indices = [task.index for task in await _sample(site, seed=5)]
-    return "" if indices == list(range(SAMPLE)) else f"tasks 0 to {SAMPLE - 1} say they are {indices}"
+    return "" if indices == list(range(SAMPLE)) else f"tasks 0 to {SAMPLE - 1} have the indices {indices}"
 
 
 async def tasks_repeat(site: Site) -> str:
-    """The same (split, index, seed) is the same task, one by one or together, also after a restart."""
+    """The same (split, index, seed) returns the same task, alone or in a batch, also after a restart."""
     first = [codec.task_to_proto(task) for task in await _sample(site, seed=1)]
     for index in range(SAMPLE):
         if codec.task_to_proto((await _tasks(site.client, site, index, 1, seed=1))[0]) != first[index]:
-            return f"task {index} of seed 1 was another one when it was asked for again; draw from a seeded generator"
+            return f"task {index} of seed 1 differs when requested again; draw from a seeded generator"
     if site.restart is not None:
         again = [codec.task_to_proto(t) for t in await _tasks(await site.restart(), site, 0, SAMPLE, seed=1)]
         if again != first:
-            return "another server gives other tasks for the same seed; use no state and no hash() of strings"
+            return "a restarted server returns other tasks for the same seed; use no state and no hash() of strings"
     return ""
 
 
 async def seeds_differ(site: Site) -> str:
-    """Endless splits give other tasks for another seed, and do not repeat at once."""
+    """Endless splits return other tasks for another seed, and do not repeat at once."""
     if site.spec.splits[_split(site)]:
         raise Skip("the split is finite")
     one, other = await _sample(site, seed=1), await _sample(site, seed=2)
     if one[0].multi_turn:
         raise Skip("what differs may be hidden until an episode shows it")
     if [t.prompt for t in one] == [t.prompt for t in other]:
-        return "seeds 1 and 2 give the same tasks"
+        return "seeds 1 and 2 return the same tasks"
     distinct = len({repr(task.prompt) for task in one})
     return "" if distinct > 1 else f"{SAMPLE} tasks in a row are the same"
 
@@ -120,7 +121,7 @@ async def held_out_is_held_out(site: Site) -> str:
 
 
 async def bad_requests_are_refused(site: Site) -> str:
-    """An unknown split or name and count 0 get a clear refusal, a huge index no crash, and the server lives on."""
+    """An unknown split or name and count 0 are rejected clearly, a huge index crashes nothing, the server goes on."""
     name = site.spec.name
     requests = {
         "an unknown split": {"split": "no-such-split"},
@@ -140,17 +141,17 @@ async def bad_requests_are_refused(site: Site) -> str:
 
 
 async def tasks_come_in_time(site: Site) -> str:
-    """Each task comes within two seconds."""
+    """Each task arrives within two seconds."""
     slowest = 0.0
     for index in range(SAMPLE):
         start = time.monotonic()
         await _tasks(site.client, site, index, 1, seed=3)
         slowest = max(slowest, time.monotonic() - start)
-    return "" if slowest < TASK_SECONDS else f"a task took {slowest:.1f} s; make what is costly when the server starts"
+    return "" if slowest < TASK_SECONDS else f"a task took {slowest:.1f} s; do the costly part when the server starts"
 
 
 async def payload_obeys_its_schema(site: Site) -> str:
-    """Payloads are what ``payload_schema_json`` says."""
+    """Payloads match ``payload_schema_json``."""
     if not site.spec.payload_schema_json:
         raise Skip("the spec has no payload_schema_json")
     from jsonschema import ValidationError, validate
@@ -160,7 +161,7 @@ async def payload_obeys_its_schema(site: Site) -> str:
         try:
             validate(json.loads(task.payload), schema)
         except (ValueError, ValidationError) as error:
-            return f"payload of task {task.index} is not what the schema says: {str(error).splitlines()[0][:150]}"
+            return f"payload of task {task.index} does not match the schema: {str(error).splitlines()[0][:150]}"
     return ""
 
 
@@ -171,20 +172,20 @@ async def verifier_is_known(site: Site) -> str:
     if not site.spec.verifier and (await _sample(site, seed=4))[0].given:
         raise Skip("completions come with its tasks, and are only learned from")
     if not site.spec.verifier:
-        return "tasks name no verifier, and the environment answers no turns: nobody would judge"
-    return "" if site.judge else f"verifier {site.spec.verifier!r} is not installed here; install it, or give --hub"
+        return "tasks name no verifier, and the environment answers no turns, so there would be no verdict"
+    return "" if site.verify else f"verifier {site.spec.verifier!r} is not installed here; install it, or give --hub"
 
 
-async def odd_answers_are_judged(site: Site) -> str:
-    """Empty, huge and odd answers get a verdict in time, in the verifier's range, and no full marks."""
-    task = await _judged_task(site)
-    verdicts = await judged(site, list(ODD_TEXTS.values()), task.payload)
+async def odd_answers_get_verdicts(site: Site) -> str:
+    """Empty, huge and odd answers get a verdict in time, within the verifier's range, and empty ones do not pass."""
+    task = await _verified_task(site)
+    verdicts = await verify_all(site, list(ODD_TEXTS.values()), task.payload)
     low, high = site.reward_range
     for what, verdict in zip(ODD_TEXTS, verdicts, strict=True):
         if not verdict.has_reward:
             return f"{what}: no verdict ({verdict.reason[:120]})"
         if not low <= verdict.reward <= high:
-            return f"{what}: reward {verdict.reward:g} is outside of the verifier's {low:g} to {high:g}"
+            return f"{what}: reward {verdict.reward:g} is outside the verifier's {low:g} to {high:g}"
         if verdict.outcome is Outcome.PASS and what in ("an empty answer", "blanks"):
             return f"{what}: passes"
     return ""
@@ -192,27 +193,27 @@ async def odd_answers_are_judged(site: Site) -> str:
 
 async def verdicts_repeat(site: Site) -> str:
     """The same answer gets the same verdict."""
-    task = await _judged_task(site)
+    task = await _verified_task(site)
     for text in ("1", "no", "a" * 100):
-        one, other = await judged(site, [text, text], task.payload)
+        one, other = await verify_all(site, [text, text], task.payload)
         if (one.outcome, one.reward) != (other.outcome, other.reward):
             return f"{text[:20]!r} got {one.outcome.value} {one.reward:g}, then {other.outcome.value} {other.reward:g}"
     return ""
 
 
 async def gold_scores_full_marks(site: Site) -> str:
-    """A right answer passes: the demonstration's, or the ``answer`` in the payload."""
-    await _judged_task(site)
+    """The right answer passes: the demonstration's, or the ``answer`` in the payload."""
+    await _verified_task(site)
     for task in await _sample(site, seed=4):
         gold = _gold(site, task)
-        verdict = (await judged(site, [gold], task.payload))[0]
+        verdict = (await verify_all(site, [gold], task.payload))[0]
         if verdict.outcome is not Outcome.PASS:
             return f"the right answer of task {task.index} gets {verdict.outcome.value}: {verdict.reason[:150]}"
     return ""
 
 
 async def payload_is_not_in_the_prompt(site: Site) -> str:
-    """The whole payload does not stand in what the policy reads."""
+    """The prompt does not contain the whole payload."""
     for task in await _sample(site, seed=0):
         if len(task.payload) > 8 and task.payload.decode("utf-8", "replace") in repr(task.prompt):
             return f"task {task.index} shows its payload to the policy"
@@ -231,7 +232,7 @@ CHECKS: tuple[Check, ...] = (
     payload_obeys_its_schema,
     payload_is_not_in_the_prompt,
     verifier_is_known,
-    odd_answers_are_judged,
+    odd_answers_get_verdicts,
     verdicts_repeat,
     gold_scores_full_marks,
 )
@@ -261,10 +262,10 @@ async def _not_refused(client: EnvironmentClient, name: str, what: str, **fields
     return f"{what}: is not refused"
 
 
-async def _judged_task(site: Site) -> Task:
-    """A task to judge answers of. Raises Skip."""
-    if site.judge is None:
-        raise Skip("nobody here serves its verifier")
+async def _verified_task(site: Site) -> Task:
+    """A task whose verifier is served here. Raises Skip."""
+    if site.verify is None:
+        raise Skip("its verifier is not served here")
     task = (await _sample(site, seed=4))[0]
     if task.multi_turn and not task.verifier:
         raise Skip("the environment gives the verdict itself")
@@ -276,10 +277,10 @@ def _gold(site: Site, task: Task) -> str:
         try:
             return site.demonstrate(task.split, task.index, task.seed)[1]
         except RlserveError as error:
-            raise Skip(f"it demonstrates nothing: {error}") from error
+            raise Skip(f"no demonstration: {error}") from error
     try:
         answer = json.loads(task.payload)["answer"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Skip("it demonstrates nothing, and its payload has no answer") from error
+        raise Skip("no demonstration, and its payload has no answer") from error
     marker = json.loads(task.payload).get("marker", "")
     return str(marker) + str(answer[0] if isinstance(answer, list) else answer)

@@ -1,4 +1,4 @@
-"""What the checks ask: an environment server at an address, and whoever judges its answers."""
+"""The environment under test: a server at an address, its spec, and a pool that runs its verifier."""
 
 import asyncio
 import functools
@@ -11,7 +11,7 @@ from rlserve import plugins
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.actors.verifier.pool import WorkerPool
+from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import InvalidRequest
@@ -19,7 +19,7 @@ from rlserve.records import EnvironmentSpec, Verdict
 from rlserve.rpc.server import serving
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
-Judge = Callable[[str, str, bytes], Awaitable[Verdict]]
+Verify = Callable[[str, str, bytes], Awaitable[Verdict]]
 """(verifier, completion, payload) -> verdict."""
 
 
@@ -29,18 +29,18 @@ class Site:
 
     spec: EnvironmentSpec
     client: EnvironmentClient
-    judge: Judge | None
-    """None when nobody here serves its verifier."""
+    verify: Verify | None
+    """None if its verifier is not installed here."""
     reward_range: tuple[float, float] = (0.0, 1.0)
     restart: Callable[[], Awaitable[EnvironmentClient]] | None = None
-    """Starts another server of the same environment; None for a stranger's."""
+    """Starts another server of the same environment; None for a remote one."""
     demonstrate: Callable[[str, int, int], tuple[str, str]] | None = None
-    """(split, index, seed) -> prompt and right completion, where a plug-in can."""
+    """(split, index, seed) -> prompt and right completion, if the plug-in has demonstrations."""
 
 
 @asynccontextmanager
 async def plugin_site(config: EnvironmentConfig, verifier_options: Mapping[str, Any]) -> AsyncIterator[Site]:
-    """A plug-in that is installed here, served for the length of the block. Raises what making it raises."""
+    """An installed plug-in, served for the duration of the block. Raises the errors of ``load_environments``."""
     async with AsyncExitStack() as stack:
         environments = load_environments([config])
         spec = describe(environments[config.name], config)
@@ -52,12 +52,12 @@ async def plugin_site(config: EnvironmentConfig, verifier_options: Mapping[str, 
             server = await stack.enter_async_context(serving(add, service_names=[SERVICE_NAME]))
             return await stack.enter_async_context(EnvironmentClient(server.address))
 
-        judge, reward_range = await _judge(stack, spec.verifier, verifier_options)
+        verify, reward_range = await _local_verifier(stack, spec.verifier, verifier_options)
         demonstrate = getattr(environments[config.name], "demonstration", None)
         yield Site(
             spec=spec,
             client=await serve(),
-            judge=judge,
+            verify=verify,
             reward_range=reward_range,
             restart=serve,
             demonstrate=demonstrate,
@@ -68,9 +68,9 @@ async def plugin_site(config: EnvironmentConfig, verifier_options: Mapping[str, 
 async def remote_site(
     address: str, name: str, verifier_options: Mapping[str, Any], registered: EnvironmentSpec | None = None
 ) -> AsyncIterator[Site]:
-    """A server in any language. ``registered`` is what the hub was told of it, if it was asked.
+    """A server in any language. ``registered`` is its spec at the hub, if known.
 
-    Raises InvalidRequest when the server does not offer ``name``, and the client's errors.
+    Raises InvalidRequest if the server does not offer ``name``, and the client's errors.
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(EnvironmentClient(address))
@@ -80,25 +80,25 @@ async def remote_site(
                 f"name: {name!r} is not offered at {address} (offered: {', '.join(offered) or 'none'})"
             )
         spec = registered or offered[name]
-        judge, reward_range = await _judge(stack, spec.verifier, verifier_options)
-        yield Site(spec=spec, client=client, judge=judge, reward_range=reward_range)
+        verify, reward_range = await _local_verifier(stack, spec.verifier, verifier_options)
+        yield Site(spec=spec, client=client, verify=verify, reward_range=reward_range)
 
 
-async def _judge(
+async def _local_verifier(
     stack: AsyncExitStack, verifier: str, options: Mapping[str, Any]
-) -> tuple[Judge | None, tuple[float, float]]:
-    """A verifier pool here, if the verifier is installed here."""
+) -> tuple[Verify | None, tuple[float, float]]:
+    """A pool that runs the verifier, if it is installed here."""
     if verifier not in plugins.names(plugins.VERIFIER_GROUP):
         return None, (0.0, 1.0)
-    pool = await stack.enter_async_context(WorkerPool({verifier: options}, VerifierConfig(workers=2, spares=0)))
+    pool = await stack.enter_async_context(VerifierPool({verifier: options}, VerifierConfig(workers=2, spares=0)))
 
-    async def judge(name: str, completion: str, payload: bytes) -> Verdict:
-        return await pool.judge(name, completion, payload)
+    async def verify(name: str, completion: str, payload: bytes) -> Verdict:
+        return await pool.verify(name, completion, payload)
 
-    return judge, pool.traits[verifier].reward_range
+    return verify, pool.specs[verifier].reward_range
 
 
-async def judged(site: Site, completions: Sequence[str], payload: bytes) -> list[Verdict]:
-    """Verdicts of several completions of one task. Call it only where the site has a judge."""
-    assert site.judge is not None
-    return list(await asyncio.gather(*(site.judge(site.spec.verifier, text, payload) for text in completions)))
+async def verify_all(site: Site, completions: Sequence[str], payload: bytes) -> list[Verdict]:
+    """Verdicts of several completions of one task. Call it only if the site has a verifier."""
+    assert site.verify is not None
+    return list(await asyncio.gather(*(site.verify(site.spec.verifier, text, payload) for text in completions)))

@@ -1,4 +1,4 @@
-"""Runs every check, one after the other; a check that breaks is a check that fails."""
+"""Runs every check, one after the other; a check that raises counts as failed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
     promise: str
-    """What was checked, as a sentence."""
+    """The promise that was checked, as a sentence."""
     state: State
     detail: str = ""
-    """What is wrong, or why it was skipped."""
+    """The fault, or why the check was skipped."""
 
 
 async def run_suite(
     site: Site, *, checks: Sequence[Check] = CHECKS, report: Callable[[Finding], None] = lambda finding: None
 ) -> list[Finding]:
-    """All findings; ``report`` hears of each at once."""
+    """All findings; calls ``report`` with each one as soon as it is known."""
     findings = []
     for check in checks:
         finding = await _run(check, site)
