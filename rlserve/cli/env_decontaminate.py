@@ -1,4 +1,4 @@
-"""``rlserve env decontaminate``: does a file of training tasks hold what an evaluation asks?"""
+"""``rlserve env decontaminate``: finds tasks of a training file that overlap with an evaluation file."""
 
 import argparse
 import json
@@ -11,19 +11,20 @@ from rlserve.text_files import lines_of, read_text
 
 FIELDS = ("prompt", "question", "problem", "text")
 SHOWN = 10
+"""Suspects listed; with ``--out``, all of them are left out of the file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", type=Path, help="JSON lines to train on")
-    parser.add_argument("evaluation", type=Path, help="JSON lines that measure")
-    parser.add_argument("--field", help=f"column to compare (the first of {', '.join(FIELDS)} that there is)")
+    parser.add_argument("evaluation", type=Path, help="JSON lines of the evaluation")
+    parser.add_argument("--field", help=f"column to compare (default: the first of {', '.join(FIELDS)} present)")
     parser.add_argument("-n", type=int, default=13, help="words in an n-gram")
     parser.add_argument("--threshold", type=float, default=0.5, help="share of a task's n-grams that makes it suspect")
     parser.add_argument("--out", type=Path, help="write the tasks that are not suspect here")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 when no task is suspect, 1 when some are, unless they were left out by ``--out``."""
+    """Exit code 0 if no task is suspect or ``--out`` left them out, else 1."""
     if arguments.n < 1 or not 0 < arguments.threshold <= 1:
         raise InvalidRequest("n, threshold: give n of at least 1, and a threshold above 0 and at most 1")
     tasks = list(_texts(arguments.tasks, arguments.field))
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     exact = sum(item.share == 1.0 for item in found)
     print(
         f"{len(tasks)} tasks against {len(measured)} of the evaluation, {arguments.n}-word n-grams: "
-        f"{len(found)} share {arguments.threshold:.0%} or more, {exact} of them everything"
+        f"{len(found)} share {arguments.threshold:.0%} or more, {exact} of them all"
     )
     for item in found[:SHOWN]:
         print(f"  line {item.line}: {item.share:.0%}  {item.text[:90]!a}")
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _texts(path: Path, field: str | None) -> Iterator[tuple[int, str]]:
-    """Line number and text of each row. Raises InvalidRequest that names file and line."""
+    """Line number and text of each row. Raises InvalidRequest, which names file and line."""
     for number, line in _lines(path):
         try:
             row = json.loads(line)

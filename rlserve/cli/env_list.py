@@ -1,4 +1,4 @@
-"""``rlserve env list``: what a run can draw from, or what is installed here."""
+"""``rlserve env list``: the environments registered with a run's hub, or installed here."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _summary(name: str) -> str:
-    """The first line of a plug-in's docstring; of a broken one, why it is: the others are listed all the same."""
+    """The first line of a plug-in's docstring; for a broken one its error, so that the others are still listed."""
     try:
         kind = plugins.load(plugins.ENVIRONMENT_GROUP, name)
     except PluginFailed as error:

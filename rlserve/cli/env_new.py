@@ -1,4 +1,4 @@
-"""``rlserve env new``: a package with an environment that works."""
+"""``rlserve env new``: writes a package with a working environment."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from rlserve import plugins
 from rlserve.cli.scaffold import write_package
 
-MODULE = '''"""{class_name}: what it asks, in one line."""
+MODULE = '''"""{class_name}: what its tasks ask, in one line."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class {class_name}:
-    """How many eyes do these dice show? Endless; no question is in two splits."""
+    """How many eyes do these dice show? Endless; no question occurs in two splits."""
 
     name = "{name}"
     version = "1"
@@ -35,7 +35,7 @@ class {class_name}:
         return dict.fromkeys(SPLITS, 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The task at ``index``: the same arguments always give the same task."""
+        """The task at ``index``: the same arguments always return the same task."""
         eyes = self._roll(split, index, seed)
         return Task(
             environment=self.name,
@@ -65,7 +65,7 @@ class {class_name}:
 
 
 def split_of(eyes: list[int]) -> str:
-    """The split that a question belongs to, whatever the seed: 90% train."""
+    """The split of a question, independent of the seed: 90% train."""
     digest = blake2b(repr(eyes).encode(), digest_size=8).digest()
     return {0: "validation", 1: "test"}.get(int.from_bytes(digest, "big") % 20, "train")
 '''
@@ -106,7 +106,7 @@ rlserve env sample {name}
 rlserve env check {name}
 ```
 
-In a run: `[[environments]]` with `name = "{name}"`, and `options = { dice = 3 }` if wanted.
+In a run: `[[environments]]` with `name = "{name}"`, optionally `options = { dice = 3 }`.
 """
 
 

@@ -1,4 +1,4 @@
-"""``rlserve env register``: enter a server's environments with the hub of a run."""
+"""``rlserve env register``: registers a server's environments at the hub of a run."""
 
 import argparse
 import asyncio
@@ -27,9 +27,13 @@ from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
 from rlserve.text_files import read_text
 
 WATCH_SECONDS = 2.0
+"""Between two looks whether the server still answers."""
 MAX_MISSES = 3
+"""Missed answers in a row before the environment is unregistered: one may be a pause of a busy server."""
 START_SECONDS = 60.0
+"""For the spec's command to answer; it may load a data set first."""
 STOP_SECONDS = 10.0
+"""For the spec's command to end after SIGTERM."""
 FIELDS = (
     "name", "version", "address", "splits", "verifier", "weight", "multi_turn", "description", "held_out", "sampling",
     "command", "payload_schema_json",
@@ -37,18 +41,20 @@ FIELDS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="HOST:PORT of a server, which is asked what it offers; or a TOML file of a spec")
+    parser.add_argument("source", help="HOST:PORT of a server, to register all it offers; or a TOML file with a spec")
     hub_address.add_arguments(parser)
     parser.add_argument("--name", help="only this one of the server's environments")
     parser.add_argument("--weight", type=float, help="share in the mixture, relative to the others")
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="stay, watch the server, and take it out when it dies or on Ctrl-C; without it the environment stays "
-        "registered until `rlserve env unregister`",
+        help="stay, watch the server, and unregister it when it dies or on Ctrl-C; without --keep the environment "
+        "stays registered until `rlserve env unregister`",
     )
     parser.add_argument(
-        "--start", action="store_true", help="start the server by the spec's `command`, and end it afterwards; keeps"
+        "--start",
+        action="store_true",
+        help="start the server by the spec's `command`, stop it at the end; keeps",
     )
 
 
@@ -58,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_spec(path: Path) -> EnvironmentSpec:
-    """A spec from TOML. Raises InvalidRequest that names the field."""
+    """A spec from TOML. Raises InvalidRequest, which names the field."""
     try:
         content = tomllib.loads(read_text(path))
     except ValueError as error:
-        raise InvalidRequest(f"source: {str(path)!r} is no TOML file ({error})") from error
+        raise InvalidRequest(f"source: {str(path)!r} is not a TOML file ({error})") from error
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:
         raise InvalidRequest(f"{path.name}: {unknown[0]}: is unknown (known: {', '.join(FIELDS)})")
@@ -90,12 +96,12 @@ async def _register(arguments: argparse.Namespace, hub: str) -> int:
             return await _keep(client, specs)
         for spec in specs:
             await client.register_environment(spec, again=True)
-            print(printable(f"{spec.name} {spec.version} at {spec.address} is registered, until unregistered"))
+            print(printable(f"{spec.name} {spec.version} at {spec.address} is registered until it is unregistered"))
     return 0
 
 
 async def _specs(arguments: argparse.Namespace) -> list[EnvironmentSpec]:
-    """What is to be registered, each from a server that answers."""
+    """The specs to register, each of a server that answers."""
     if arguments.source.endswith(".toml"):
         specs = [read_spec(Path(arguments.source))]
     else:
@@ -112,7 +118,7 @@ async def _specs(arguments: argparse.Namespace) -> list[EnvironmentSpec]:
 
 
 async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
-    """Registered while the server answers. 0 on Ctrl-C, 1 when the server is gone."""
+    """Stay registered while the server answers. Exit code 0 on Ctrl-C, 1 if the server is gone."""
     actor = Actor(
         actor_id=f"environment/{quote(specs[0].name, safe='')}/{uuid.uuid4().hex[:8]}",
         kind=ActorKind.ENVIRONMENT,
@@ -126,7 +132,7 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
             EnvironmentClient(specs[0].address) as server,
         ):
             print(
-                printable(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C takes it out"), flush=True
+                printable(f"{', '.join(actor.serves)} at {actor.address}: registered; Ctrl-C unregisters"), flush=True
             )
             misses = 0
             while misses < MAX_MISSES:
@@ -135,13 +141,13 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
                     return 0
                 except TimeoutError:
                     misses = 0 if await _answers(server) else misses + 1
-    print(f"{actor.address} does not answer any more: taken out", file=sys.stderr)
+    print(f"{actor.address} does not answer any more: unregistered", file=sys.stderr)
     return 1
 
 
 @asynccontextmanager
 async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
-    """The server that the spec's command starts, once it answers. Raises InvalidRequest when it does not."""
+    """Start the server by the spec's command and wait until it answers. Raises InvalidRequest if it does not."""
     if not spec.command:
         raise InvalidRequest(f"command: the spec of {spec.name!r} has none; give one, or start the server by hand")
     try:
@@ -163,7 +169,7 @@ async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(server.wait(), STOP_SECONDS)
         if server.returncode is None:
-            print(f"{spec.command[0]} did not end within {STOP_SECONDS:g} s; it is killed", file=sys.stderr)
+            print(f"{spec.command[0]} did not end within {STOP_SECONDS:g} s; killing it", file=sys.stderr)
             server.kill()
             await server.wait()
 

@@ -1,4 +1,4 @@
-"""``rlserve env unregister``: take an environment out of a run."""
+"""``rlserve env unregister``: removes an environment from a run."""
 
 import argparse
 import asyncio
@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     asyncio.run(_unregister(hub_address.hub_address(arguments.hub, arguments.run_directory), arguments.name))
     print(
-        f"{arguments.name} is registered no more, and kept out until `rlserve env register` brings it back; a run "
-        "draws from the others within a second or two"
+        f"{arguments.name} is unregistered, and kept out until `rlserve env register`; within a second or two the run "
+        "draws only from the others"
     )
     return 0
 

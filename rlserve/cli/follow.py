@@ -14,6 +14,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.observability.outcome import measured_text
 
 POLL_SECONDS = 0.3
+"""Fast enough to look live; reading two files costs nothing beside a step."""
 
 
 class Console:
@@ -54,7 +55,7 @@ def print_warning(text: str) -> None:
 
 
 async def follow(paths: RunPaths, progress: Progress, *, leave_out: Collection[str] = ()) -> None:
-    """Show what is appended from now on, until cancelled; then once more. Events called ``leave_out`` are not shown."""
+    """Show new lines until cancelled, then the last ones. Events named in ``leave_out`` are not shown."""
     tails = _Tail(paths.events), _Tail(paths.metrics)
     try:
         while True:
@@ -68,7 +69,7 @@ def _show_new(progress: Progress, events: "_Tail", metrics: "_Tail", leave_out: 
     for event in events.new():
         if event.get("event") in leave_out:
             continue
-        # What another process wrote must not end the console.
+        # A malformed line of another process must not end the console.
         with contextlib.suppress(KeyError, TypeError, ValueError):
             show_event(progress, event)
     for line in metrics.new():
@@ -82,7 +83,7 @@ def _show_new(progress: Progress, events: "_Tail", metrics: "_Tail", leave_out: 
 
 
 def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
-    """One event, as a line that stays or as a change of the state. Raises KeyError or the like for a malformed one."""
+    """One event, as a permanent line or as a change of the state. Raises KeyError or similar for a malformed one."""
     state = progress.state
     match event.get("event"):
         case "phase":
@@ -93,10 +94,10 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
             said = f": {event['said']}" if event.get("said") else ""
             log = f"; log: {event['log']}" if event.get("log") else ""
             died = f"{event['actor']}: {event['how']}{said}"
-            # The second death of the same cause needs no second telling.
+            # A repeated message is shown once, so another death by the same cause is not shown again.
             progress.warn(f"{died}\n    the run goes on while {event['actor']} restarts{log}")
         case "actor_recovered":
-            progress.say(f"{event['actor']}: serves again after {float(event['seconds']):.1f} s")
+            progress.say(f"{event['actor']}: serving again after {float(event['seconds']):.1f} s")
         case "actor_killed":
             progress.say(f"{event['actor']}: did not stop in {event['seconds']:g} s (launch.stop_seconds); killed")
         case "ends_early":
@@ -108,7 +109,7 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
 
 
 def _prepared(event: Mapping[str, Any]) -> str:
-    """How far pretraining or fine-tuning is, in the words of training."""
+    """Progress of pretraining or fine-tuning, with the same labels as training."""
     known = (
         ("step", f"{event['step']}/{event['steps']}"),
         ("tokens/s", f"{float(event['tokens_per_second']):.0f}"),
@@ -124,7 +125,7 @@ def _short(value: object) -> str:
 
 
 class _Tail:
-    """New whole lines of a growing JSON-lines file."""
+    """New complete lines of a growing JSON-lines file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,7 +136,7 @@ class _Tail:
             return
         with open(self._path, "rb") as file:
             size = file.seek(0, 2)
-            self._offset = min(self._offset, size)  # a resumed run may cut what it makes anew
+            self._offset = min(self._offset, size)  # a resumed run cuts the lines of steps that it repeats
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1

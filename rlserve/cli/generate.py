@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.out.exists():
-        raise InvalidRequest(f"--out: {str(arguments.out)!r} is there already; give a new name")
+        raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new name")
     if not arguments.out.resolve().parent.is_dir():
         raise InvalidRequest(f"--out: there is no directory {str(arguments.out.parent)!r}; make it first")
     given = Path(arguments.model)

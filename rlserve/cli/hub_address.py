@@ -1,4 +1,4 @@
-"""Which hub a command speaks to: one that is named, or that of a run on this machine."""
+"""The hub that a command talks to: a given address, or the hub of a run on this machine."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def hub_address(hub: str | None, run_directory: str | None) -> str:
-    """The address. Raises InvalidRequest that says what to give."""
+    """The address. Raises InvalidRequest, which names the missing argument."""
     if hub:
         return hub
     if not run_directory:
@@ -22,6 +22,6 @@ def hub_address(hub: str | None, run_directory: str | None) -> str:
     path = find_run(Path(run_directory)).hub_address
     if not path.exists():
         raise InvalidRequest(
-            f"run: {run_directory!r} does not go on (no {path.name}); see rlserve status {run_directory}"
+            f"run: {run_directory!r} is not running (no {path.name}); see rlserve status {run_directory}"
         )
     return path.read_text(encoding="utf-8").strip()

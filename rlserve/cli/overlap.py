@@ -1,9 +1,9 @@
 """Word n-grams that a text shares with others: pure functions.
 
-A text is normalised (small letters, no punctuation, single blanks). Its n-grams are runs of ``n`` words; a text of
-fewer words has one n-gram, itself, so that short ones are found when they are equal and not otherwise. The overlap of a
-text with a set of n-grams is the share of its own that are in the set. 13 words is what GPT-3 took
-(arXiv:2005.14165, appendix C).
+A text is normalised (lower case, no punctuation, single blanks). Its n-grams are runs of ``n`` words; a text of fewer
+words has one n-gram, the whole text, so that short texts match only if they are equal. The overlap of a text with a set
+of n-grams is the share of its own n-grams in the set. The default of 13 words is that of GPT-3 (arXiv:2005.14165,
+appendix C).
 """
 
 import re
@@ -29,7 +29,7 @@ def ngrams(text: str, n: int) -> list[int]:
 
 
 def all_ngrams(texts: Iterable[str], n: int) -> frozenset[int]:
-    """Of every text."""
+    """Hashes of the n-grams of all texts."""
     return frozenset(gram for text in texts for gram in ngrams(text, n))
 
 
@@ -44,7 +44,7 @@ class Found:
     """A task that shares n-grams with the evaluation."""
 
     line: int
-    """In the task file, from 1."""
+    """Line in the task file, from 1."""
     share: float
     text: str
 

@@ -16,20 +16,18 @@ Sample = Mapping[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "On-policy with grading: `rlserve pairs graded.jsonl --out pairs.jsonl` sets a right sample of a prompt "
-        "against a wrong one. Strong against weak: `rlserve pairs strong.jsonl --weak weak.jsonl --out pairs.jsonl` "
-        "sets a sample of the strong model against one of the weak model for the same prompt. `--examples` keeps "
+        "Graded on-policy pairs: `rlserve pairs graded.jsonl --out pairs.jsonl` pairs a right sample of a prompt "
+        "with a wrong one. Strong against weak: `rlserve pairs strong.jsonl --weak weak.jsonl --out pairs.jsonl` "
+        "pairs a sample of the strong model with one of the weak model for the same prompt. `--examples` keeps "
         "single completions instead, for supervised batches and offline distillation."
     )
     parser.add_argument("samples", type=Path, help="file of `rlserve generate`")
-    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to make")
+    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to write")
     parser.add_argument("--weak", type=Path, help="samples of a weaker model on the same prompts: the rejected ones")
     parser.add_argument("--examples", action="store_true", help="prompts and completions instead of pairs")
-    parser.add_argument(
-        "--right-only", action="store_true", help="with --examples: only samples that were judged right"
-    )
+    parser.add_argument("--right-only", action="store_true", help="with --examples: only right samples")
     parser.add_argument("--margin", type=float, default=0.0, help="least difference of rewards (default: above 0)")
-    parser.add_argument("--pairs-per-prompt", type=int, default=1, help="at most so many (default 1)")
+    parser.add_argument("--pairs-per-prompt", type=int, default=1, help="at most this many (default 1)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -44,7 +42,7 @@ class PairRules:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.out.exists():
-        raise InvalidRequest(f"--out: {str(arguments.out)!r} is there already; give a new name")
+        raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new name")
     if arguments.pairs_per_prompt < 1:
         raise InvalidRequest(f"--pairs-per-prompt: is {arguments.pairs_per_prompt}; give at least 1")
     samples = read_samples(arguments.samples)
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = list(graded_pairs(samples, rules))
     if not rows:
         raise InvalidRequest(
-            f"samples: {len(samples)} samples make nothing; graded pairs need a right and a wrong sample of one prompt "
+            f"samples: {len(samples)} samples make no pair; graded pairs need a right and a wrong sample of one prompt "
             "(give `rlserve generate` more --samples), pairs of two models the same prompts in both files"
         )
     with open(arguments.out, "w", encoding="utf-8") as file:
@@ -67,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Lines of a file of samples. Raises InvalidRequest that names the line."""
+    """Lines of a file of samples. Raises InvalidRequest, which names the line."""
     try:
         text = read_text(path)
     except InvalidRequest as error:
@@ -76,7 +74,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 
 def graded_pairs(samples: Iterable[Sample], rules: PairRules) -> Iterator[Sample]:
-    """Of each prompt, better samples against worse ones; a tie is no pair, and no chosen one was cut short."""
+    """Per prompt, better samples against worse ones; ties make no pair, and truncated samples are never chosen."""
     for prompt, group in _by_prompt(samples).items():
         graded = [s for s in group if s.get("reward") is not None]
         found = [
@@ -89,9 +87,9 @@ def graded_pairs(samples: Iterable[Sample], rules: PairRules) -> Iterator[Sample
 
 
 def strong_against_weak(strong: Iterable[Sample], weak: Iterable[Sample], rules: PairRules) -> Iterator[Sample]:
-    """Of each prompt that both answered, samples of the strong model against samples of the weak one.
+    """Per prompt that both answered, samples of the strong model against samples of the weak one.
 
-    Where both were graded, the strong sample must not be the worse one.
+    If both are graded, pairs whose strong sample has the lower reward are left out.
     """
     others = _by_prompt(weak)
     for prompt, group in _by_prompt(strong).items():
@@ -107,7 +105,7 @@ def strong_against_weak(strong: Iterable[Sample], weak: Iterable[Sample], rules:
 
 
 def examples(samples: Iterable[Sample], *, right_only: bool) -> Iterator[Sample]:
-    """Prompt and completion of each sample that was not cut short."""
+    """Prompt and completion of each sample that was not truncated."""
     for sample in samples:
         if sample["completion"] and not sample.get("truncated") and (sample.get("right") or not right_only):
             yield {"prompt": sample["prompt"], "completion": sample["completion"]}

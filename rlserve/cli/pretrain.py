@@ -1,4 +1,4 @@
-"""``rlserve pretrain``: a tokenizer and a small language model from nothing."""
+"""``rlserve pretrain``: trains a tokenizer and a small language model from scratch."""
 
 import argparse
 

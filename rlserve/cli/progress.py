@@ -1,4 +1,4 @@
-"""Live progress of a run in the terminal: a row that changes with rich, plain lines when not a terminal."""
+"""Live progress of a run: a table by rich in a terminal, plain lines elsewhere."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,13 +11,14 @@ from rich.table import Table
 from rlserve.observability.printable import LINES, printable
 
 MAX_TEXT = 100_000
-"""Characters of one thing that is said; it may hold a traceback."""
+"""Characters of one message, which may contain a traceback."""
 MAX_DETAIL_LINES = 40
+"""Lines of a traceback shown below a warning: a screenful; the log has all."""
 
 
 @dataclass(slots=True)
 class ProgressState:
-    """What the panel shows; the run command updates it. Seconds are monotonic."""
+    """The displayed state, updated by ``follow``. Seconds are monotonic."""
 
     phase: str = "starting"
     step: int = 0
@@ -27,12 +28,12 @@ class ProgressState:
     first_step: int | None = None
     """Step at which this process began to train."""
     training_since: float | None = None
-    """When the present stretch of training began; None outside of training."""
+    """Start of the present stretch of training; None outside of training."""
     trained_seconds: float = 0.0
-    """In earlier stretches."""
+    """Seconds of training in earlier stretches."""
 
     def enter(self, phase: str, now: float, total_steps: int = 0) -> None:
-        """The run is in another phase; ``total_steps`` comes with "training"."""
+        """Enter another phase; ``total_steps`` is given with "training"."""
         if self.training_since is not None:
             self.trained_seconds += now - self.training_since
         self.training_since = now if phase == "training" else None
@@ -62,7 +63,7 @@ MILLISECONDS = {"stall ms"}
 
 
 def cells(state: ProgressState, now: float) -> list[tuple[str, str]]:
-    """Label and text of each number that is known."""
+    """Label and text of each available number."""
     shown = [("step", f"{state.step}/{state.total_steps}")] if state.total_steps else []
     for label, name, form in SHOWN:
         value = state.metrics.get(name)
@@ -104,13 +105,13 @@ class Progress:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Lines that stay."""
+        """Print permanent lines."""
         self._console.print(
             printable(text, max_length=MAX_TEXT, keep=LINES), highlight=False, markup=False, emoji=False, soft_wrap=True
         )
 
     def warn(self, message: str, details: str = "") -> None:
-        """A warning that stays, with details (a traceback) indented below it; the same one is not said twice."""
+        """Print a permanent warning with details (a traceback) indented below it; repeats are skipped."""
         if message in self._warned:
             return
         self._warned.add(message)
@@ -120,7 +121,7 @@ class Progress:
         self.say("\n".join([f"warning: {message}", *(f"    {line}" for line in lines)]))
 
     def refresh(self) -> None:
-        """Draw the present state. A line stays for each step; without a terminal, for each phase and message too."""
+        """Draw the present state. Each step leaves a permanent line; without a terminal, so do phases and messages."""
         now = time.monotonic()
         shown = cells(self.state, now)
         if self._live:

@@ -1,4 +1,4 @@
-"""``rlserve report``: the page of a run, made anew from its directory, while it goes on or after."""
+"""``rlserve report``: rebuilds a run's report page from its directory, during or after the run."""
 
 import argparse
 from pathlib import Path

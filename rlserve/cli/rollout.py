@@ -1,4 +1,4 @@
-"""``rlserve rollout``: the rollout workers of a run that goes on: look, pause, resume, sample."""
+"""``rlserve rollout``: status, pause, resume and samples of a running run's rollout workers."""
 
 import argparse
 import asyncio
@@ -15,8 +15,8 @@ from rlserve.records import Actor, ActorKind, Message, Sampling, Task
 
 ACTIONS = {
     "status": "policy version, groups and speed of each worker, and whether it is paused",
-    "pause": "have workers take no new tasks; what runs goes on, and the run waits for them",
-    "resume": "have paused workers take new tasks again",
+    "pause": "let workers take no new tasks; groups in work are finished, and the run waits",
+    "resume": "let paused workers take new tasks again",
     "sample": "completions of a prompt under the weights that a worker serves now",
 }
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument("run", help="directory of the run, e.g. runs/quickstart")
         if name == "sample":
-            action.add_argument("prompt", help="one message of a user, or with --text the beginning of a text")
+            action.add_argument("prompt", help="a user's message, or with --text the beginning of a text")
             action.add_argument("--text", action="store_true", help="no chat template")
             action.add_argument("-n", type=int, default=1, metavar="N", help="completions (default 1)")
             action.add_argument("--temperature", type=float, help="0 is greedy (default: the run's)")

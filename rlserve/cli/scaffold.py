@@ -1,4 +1,4 @@
-"""Writes a small package that works: one class, one entry point, one test."""
+"""Writes a small working package: one class, one entry point, one test."""
 
 import re
 from collections.abc import Mapping
@@ -32,15 +32,15 @@ def write_package(
 ) -> Path:
     """A new directory with ``pyproject.toml`` and ``files``; returns it.
 
-    In each text ``{name}``, ``{module}`` and ``{class_name}`` are filled in. Raises InvalidRequest for a name that is
-    none or is registered here already, or a directory that is there already.
+    In each text ``{name}``, ``{module}`` and ``{class_name}`` are filled in. Raises InvalidRequest for a malformed or
+    already registered name, or an existing directory.
     """
     if not NAME.fullmatch(name):
-        raise InvalidRequest(f"name: is {name!r}; give small letters, digits and underscores, a letter first")
+        raise InvalidRequest(f"name: is {name!r}; give lower-case letters, digits and underscores, a letter first")
     if name in plugins.names(group):
-        raise InvalidRequest(f"name: {name!r} is registered here already, and no two may share one; give another")
+        raise InvalidRequest(f"name: {name!r} is already registered here; give another name")
     if directory.exists():
-        raise InvalidRequest(f"directory: {str(directory)!r} is there already; give another with --directory")
+        raise InvalidRequest(f"directory: {str(directory)!r} exists already; give another with --directory")
     words = {
         "name": name,
         "dashed": name.replace("_", "-"),
@@ -57,5 +57,5 @@ def write_package(
 
 
 def fill(text: str, words: Mapping[str, str]) -> str:
-    """Replace ``{word}`` for the known words; other braces stay."""
+    """Replace ``{word}`` for each key of ``words``; other braces are kept."""
     return re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[0]), text)

@@ -1,4 +1,4 @@
-"""``rlserve serve KIND``: one actor, for clusters; the launcher uses the same door."""
+"""``rlserve serve KIND``: one actor, for clusters; the launcher starts its actors by it, too."""
 
 import argparse
 import asyncio
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The actor's exit code; 78 when the configuration cannot work, so that no launcher starts it again."""
+    """The actor's exit code; 78 if the configuration cannot work, so that no launcher restarts it."""
     from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
 
     die_with_parent()
@@ -75,7 +75,8 @@ def _import_actor(kind: str, config: RunConfig) -> None:
     if kind == "rollout":
         from rlserve.engines.factory import engine_class
 
-        engine_class(config.rollout.engine).prepare_process()  # before gRPC and its threads are there
+        # Before gRPC starts its threads, which a fork would not copy.
+        engine_class(config.rollout.engine).prepare_process()
     with collector_paused():
         importlib.import_module(f"rlserve.actors.{kind}.main")
 
@@ -121,7 +122,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             from rlserve.launch.directory import write_config
 
             if arguments.config and os.environ.get("RANK", "0") == "0":
-                # By hand there is no launcher to write it, and eval, report and resume read it.
+                # Without a launcher nobody else writes config.toml, which eval, report and --resume read.
                 paths.root.mkdir(parents=True, exist_ok=True)
                 write_config(config, paths)
             return run_learner(

@@ -1,4 +1,4 @@
-"""``rlserve sft``: supervised fine-tuning of a checkpoint; loss on completions alone."""
+"""``rlserve sft``: supervised fine-tuning of a checkpoint; the loss is on completions only."""
 
 import argparse
 from pathlib import Path

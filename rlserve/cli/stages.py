@@ -1,4 +1,4 @@
-"""What ``rlserve pretrain`` and ``rlserve sft`` share: one table of a TOML file, progress lines."""
+"""Shared by ``rlserve pretrain`` and ``rlserve sft``: arguments, one table of a TOML file, progress lines."""
 
 import argparse
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Section)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, table: str) -> None:
-    """Arguments of either stage; ``table`` is its table in the configuration."""
+    """Arguments of a stage; ``table`` is its table in the configuration."""
     parser.add_argument("config", help=f"TOML file with a [{table}] table; a run's configuration will do")
     parser.add_argument("--out", type=Path, required=True, help="new directory for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
@@ -28,7 +28,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, table: str) -> None:
 
 
 def load_table(arguments: argparse.Namespace, table: str, section: type[S]) -> S:
-    """The validated table. Raises ConfigError when the file has none, InvalidRequest when the output exists."""
+    """The validated table. Raises ConfigError if the file does not have it, InvalidRequest if the output exists."""
     if arguments.out.exists():
         raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new directory")
     values = read_toml(arguments.config)
@@ -40,5 +40,5 @@ def load_table(arguments: argparse.Namespace, table: str, section: type[S]) -> S
 
 
 def print_progress(values: Mapping[str, float]) -> None:
-    """One line a report."""
+    """One line per report."""
     print("  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)

@@ -1,4 +1,4 @@
-"""``rlserve status``: how a run stands and who is alive, asked of its hub; of one that is over, what came out."""
+"""``rlserve status``: state and live actors of a run, from its hub; of a finished run, its result."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ from rlserve.records import Actor, EnvironmentSpec, RunState
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", help="directory of the run, e.g. runs/quickstart")
     parser.add_argument("--hub", help="address of the hub, when the run is not on this machine")
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON alone")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,14 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
             _print(asyncio.run(_ask(paths.hub_address.read_text("ascii").strip())), as_json=arguments.json)
             return 0
         except Unavailable:
-            pass  # its launcher was killed: nobody took the address away
+            pass  # the launcher was killed and left the hub's address behind
     _print_finished(paths, as_json=arguments.json)
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a hub says of its run."""
+    """A hub's answer about its run."""
 
     state: RunState | None
     actors: Sequence[Actor]
@@ -53,7 +53,7 @@ class Answer:
 
 
 async def _ask(address: str) -> Answer:
-    """Raises Unavailable or DeadlineExceeded when the hub does not answer."""
+    """Ask the hub. Raises Unavailable or DeadlineExceeded if it does not answer."""
     async with HubClient(address) as client:
         return Answer(await _run_state(client), await client.list_actors(), await client.list_environments())
 
@@ -97,7 +97,7 @@ def _print_state(state: RunState) -> None:
 
 
 def _print_finished(paths: RunPaths, *, as_json: bool) -> None:
-    """What came out of a run that does not go on."""
+    """The result of a run that is not running."""
     summary = read_json(paths.summary)
     how, message = _end_of(paths)
     if as_json:
@@ -114,7 +114,7 @@ def _print_finished(paths: RunPaths, *, as_json: bool) -> None:
         dropped = "".join(f", dropped/{reason} {count}" for reason, count in groups.get("dropped", {}).items())
         print("groups: " + ", ".join(f"{k} {v}" for k, v in groups.items() if k != "dropped") + dropped)
     if how != "finished":
-        print(f"go on with: rlserve run --resume {paths.root}")
+        print(f"resume with: rlserve run --resume {paths.root}")
 
 
 def _end_of(paths: RunPaths) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""``rlserve verifier``: what is installed here, and a new one to begin with."""
+"""``rlserve verifier``: lists installed verifiers, writes a new one to start from."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from rlserve import plugins
 from rlserve.cli.scaffold import write_package
 from rlserve.errors import PluginFailed
 
-MODULE = '''"""{class_name}: what it judges, in one line."""
+MODULE = '''"""{class_name}: what it verifies, in one line."""
 
 import json
 
@@ -16,7 +16,7 @@ from rlserve.records import Outcome, Verdict
 
 
 class {class_name}:
-    """1 when the completion contains the payload's ``word``, else 0.
+    """1 if the completion contains the payload's ``word``, else 0.
 
     A payload is ``{"word": "..."}``. ``ignore_case`` is an option of the constructor:
     ``[verifier.options.{name}]`` in a run's configuration.
@@ -31,7 +31,7 @@ class {class_name}:
         self._ignore_case = ignore_case
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one completion. Raises InvalidRequest for a payload that is none: never a reward."""
+        """Verify one completion. Raises InvalidRequest for a malformed payload, which is never a reward."""
         word = _word(payload)
         text = completion.lower() if self._ignore_case else completion
         found = (word.lower() if self._ignore_case else word) in text
@@ -39,7 +39,7 @@ class {class_name}:
             outcome=Outcome.PASS if found else Outcome.FAIL,
             reward=float(found),
             parts={"found": float(found)},
-            reason=f"{word!r} is {'there' if found else 'not there'}",
+            reason=f"{word!r} is {'found' if found else 'missing'}",
             verifier=self.name,
         )
 
@@ -50,7 +50,7 @@ def _word(payload: bytes) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest('payload: send {"word": "..."}') from error
     if not isinstance(word, str) or not word:
-        raise InvalidRequest("payload.word: is no text; send the word that must occur")
+        raise InvalidRequest("payload.word: is not text; send the word that must occur")
     return word
 '''
 TEST = """import pytest
@@ -81,15 +81,15 @@ echo '{"id": "1", "completion": "Hello!", "payload": {"word": "hello"}}' > cases
 rlserve verify {name} cases.jsonl --out verdicts.jsonl
 ```
 
-An environment names it as `verifier = "{name}"`. The server runs it in a worker process that may be killed at any
-moment: it may be slow, stuck or wrong, and takes nobody along.
+An environment names it as `verifier = "{name}"`. The verifier server runs it in a judge process that may be killed at
+any moment: a slow, stuck or crashing verifier affects no other.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="what is installed here")
-    new = actions.add_parser("new", help="write a package with a verifier that works, and its test")
+    actions.add_parser("list", help="list the installed verifiers")
+    new = actions.add_parser("new", help="write a package with a working verifier and its test")
     new.add_argument("name", help="registered name, e.g. politeness")
     new.add_argument("--directory", type=Path, help="where to write it (rlserve-NAME)")
 
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def list_verifiers() -> int:
-    """One line for each, with its range of rewards; a broken one is named, and takes no other out of the list."""
+    """One line per verifier with its range of rewards; for a broken one, its error."""
     for name in plugins.names(plugins.VERIFIER_GROUP):
         try:
             kind = plugins.load(plugins.VERIFIER_GROUP, name)
@@ -114,7 +114,7 @@ def list_verifiers() -> int:
 
 
 def new_verifier(name: str, directory: Path | None) -> int:
-    """Write the package and say what comes next."""
+    """Write the package and print the next steps."""
     files = {"{module}.py": MODULE, "test_{module}.py": TEST, "README.md": README}
     made = write_package(
         name,

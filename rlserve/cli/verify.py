@@ -1,8 +1,8 @@
-"""``rlserve verify KIND CASES.jsonl``: judge a file of cases, with the pool that runs use.
+"""``rlserve verify KIND CASES.jsonl``: verdicts for a file of cases, by the same pool that runs use.
 
-The forms of a case: ``cases.py``, and ``rlserve verify --help``. Verdicts go to the console as a table, or with
-``--out`` to a file of JSON lines. Outcomes are written as ``pass``, ``fail``, ``timeout``, ``error`` (``reason`` starts
-with which: memory, output_limit, crash or rejected) and ``no_verdict``.
+``cases.py`` and ``rlserve verify --help`` describe the format. Verdicts go to the console as a table, or with ``--out``
+to a file of JSON lines. Outcomes are written as ``pass``, ``fail``, ``timeout``, ``error`` (its ``reason`` starts with
+memory, output_limit, crash or rejected) and ``no_verdict``.
 """
 
 import argparse
@@ -21,28 +21,29 @@ from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 
 MAX_ID_CHARACTERS = 60
+"""Width of the id column, so that the table fits a terminal."""
 ERRORS = frozenset({Outcome.MEMORY, Outcome.OUTPUT_LIMIT, Outcome.CRASH, Outcome.REJECTED})
 
 Progress = Callable[[int, int], None]
-"""Called with the number of cases judged and of all cases."""
+"""Called with the number of finished cases and of all cases."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifySummary:
-    """What came of a file."""
+    """The result of a file."""
 
     outcomes: Mapping[str, int]
     """Cases by outcome."""
     unexpected: tuple[str, ...]
-    """Ids of cases whose verdict is not what they expect."""
+    """Ids of cases whose verdict differs from the expected one."""
     num_expected: int
-    """Cases that expect something."""
+    """Cases with an expected outcome."""
     first_without: str = ""
-    """Which case had no verdict first, and why."""
+    """The first case without a verdict, with the reason."""
 
     @property
     def num_without_verdict(self) -> int:
-        """Cases that the verifier could not judge."""
+        """Cases without a verdict."""
         return self.outcomes.get(Outcome.NO_VERDICT, 0)
 
 
@@ -51,15 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = FORMATS
     parser.add_argument("kind", help="registered verifier, e.g. math")
-    parser.add_argument("cases", type=Path, help="JSON lines, one case a line")
+    parser.add_argument("cases", type=Path, help="JSON lines, one case per line")
     parser.add_argument("--out", type=Path, help="file of verdicts, JSON lines in the order of the cases; else a table")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="judging processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="judge processes")
     parser.add_argument("--limit-seconds", type=float, default=VerifierConfig().limit_seconds)
     parser.add_argument("--option", action="append", default=[], metavar="KEY=JSON", help="option of the verifier")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Judge the file; 0 when every case has a verdict, else 1."""
+    """Verify the file; exit code 0 if every case has a verdict, else 1."""
     config = VerifierConfig(
         workers=arguments.workers,
         limit_seconds=arguments.limit_seconds,
@@ -86,10 +87,10 @@ def verify_file(
     config: VerifierConfig | None = None,
     progress: Progress | None = None,
 ) -> VerifySummary:
-    """Judge every case of a file; one verdict for each, in order, to a file of JSON lines or as a table to stdout.
+    """Verify every case of a file; one verdict each, in order, to a file of JSON lines or as a table to stdout.
 
-    Raises InvalidRequest (with the line number) for a file that holds no cases of this kind, before anything is
-    judged; UnknownName for a verifier that is not registered.
+    Raises InvalidRequest (with the line number) for a malformed file, before any case is verified; UnknownName for a
+    verifier that is not registered.
     """
     cases = list(read_cases(kind, cases_path))
     verdicts = asyncio.run(_judge(kind, cases, config or VerifierConfig(), progress or (lambda done, total: None)))
@@ -104,7 +105,7 @@ def verify_file(
 
 
 def verdict_line(case: Case, verdict: Verdict) -> dict[str, Any]:
-    """A verdict as one line; without a verdict the reward is null."""
+    """A verdict as one line; with NO_VERDICT the reward is null."""
     return {
         "id": case.case_id,
         "outcome": written_outcome(verdict),
@@ -117,23 +118,23 @@ def verdict_line(case: Case, verdict: Verdict) -> dict[str, Any]:
 
 
 def written_outcome(verdict: Verdict) -> str:
-    """The outcome in the words of a case file."""
+    """The outcome as written in a case file."""
     return "error" if verdict.outcome in ERRORS else verdict.outcome.value
 
 
 async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress: Progress) -> list[Verdict]:
     from rlserve.actors.verifier.main import checked_names
-    from rlserve.actors.verifier.pool import WorkerPool
+    from rlserve.actors.verifier.pool import VerifierPool
 
     verifiers = {name: config.options.get(name, {}) for name in checked_names([kind])}
-    async with WorkerPool(verifiers, config) as pool:
+    async with VerifierPool(verifiers, config) as pool:
         slots = asyncio.Semaphore(2 * config.workers)
         done = 0
 
         async def one(case: Case) -> Verdict:
             nonlocal done
             async with slots:
-                verdict = await pool.judge(kind, case.completion, case.payload, case.prompt)
+                verdict = await pool.verify(kind, case.completion, case.payload, case.prompt)
             done += 1
             progress(done, len(cases))
             return verdict

@@ -46,7 +46,7 @@ def test_suspect_tasks_are_reported_and_left_out(tmp_path: Path, capsys: pytest.
     test = lines(tmp_path / "test", long, "What is 2+2")
     out = tmp_path / "clean"
     assert main(["env", "decontaminate", train, test]) == 1
-    assert "2 share 50% or more, 2 of them everything" in capsys.readouterr().out
+    assert "2 share 50% or more, 2 of them all" in capsys.readouterr().out
     assert main(["env", "decontaminate", train, test, "--out", str(out)]) == 0
     assert [json.loads(line)["question"] for line in out.read_text().splitlines()] == [
         "something else entirely, in other words"

@@ -85,7 +85,7 @@ def test_a_spec_file_is_checked_by_field(tmp_path: Path, hub: str, capsys: pytes
     for content, problem in [
         ('name = "x"', "address: is missing"),
         ("colour = 3", "colour: is unknown"),
-        ("=", "no TOML"),
+        ("=", "not a TOML"),
     ]:
         spec.write_text(content)
         assert main(["env", "register", str(spec), "--hub", hub]) == 1
@@ -117,7 +117,7 @@ def test_a_spec_with_a_command_starts_its_server_and_ends_it(tmp_path: Path, hub
     command = ("-m", "rlserve.cli.main", "env", "register", str(spec), "--hub", hub, "--start")
     with process(*command) as (keeper, _):
         assert keeper.stdout is not None
-        while "Ctrl-C takes it out" not in keeper.stdout.readline():
+        while "Ctrl-C unregisters" not in keeper.stdout.readline():
             pass
         assert main(["env", "sample", "letters", "--hub", hub, "-n", "1"]) == 0
         keeper.terminate()

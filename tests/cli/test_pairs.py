@@ -73,7 +73,7 @@ def test_examples_keep_whole_completions_and_on_request_right_ones(tmp_path: Pat
 @pytest.mark.parametrize(
     ("rows", "arguments", "message"),
     [
-        ([sample("a", "x", 1.0)], [], "1 samples make nothing"),
+        ([sample("a", "x", 1.0)], [], "1 samples make no pair"),
         ([{"prompt": "a"}], [], "line 1: needs prompt and completion"),
         ([sample("a", "x", 1.0) | {"reward": "high"}], [], "reward is 'high'"),
         ([sample("a", "x", 1.0)], ["--pairs-per-prompt", "0"], "--pairs-per-prompt: is 0"),
@@ -96,4 +96,4 @@ def test_a_bad_file_is_named(
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "graded.jsonl", *GRADED)
     assert main(["pairs", path, "--out", path]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err

@@ -45,9 +45,9 @@ def test_a_bad_name_or_a_directory_that_is_there_is_refused(tmp_path: Path, caps
     assert main(["verifier", "new", "good", "--directory", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "name: is 'Bad-Name'" in error
-    assert "is there already" in error
+    assert "exists already" in error
     assert main(["verifier", "new", "exact", "--directory", str(tmp_path / "y")]) == 1
-    assert "name: 'exact' is registered here already" in capsys.readouterr().err
+    assert "name: 'exact' is already registered here" in capsys.readouterr().err
     assert not (tmp_path / "y").exists()
 
 

@@ -65,7 +65,7 @@ def test_a_failed_run_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "failed" in printed and "no memory\nmend that\n" in printed and "\x1b" not in printed
 
 
-@pytest.mark.parametrize(("place", "words"), [("none", "there is no directory"), (".", "is no run")])
+@pytest.mark.parametrize(("place", "words"), [("none", "there is no directory"), (".", "is not a run")])
 def test_a_directory_that_is_no_run(place: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path / place)]) == 1
     assert words in capsys.readouterr().err

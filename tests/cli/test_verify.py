@@ -108,7 +108,7 @@ def test_the_forms_of_a_case_are_in_the_help(capsys: pytest.CaptureFixture[str])
         ("math", {"id": 1, "answer": "4"}, "gold: is missing"),
         ("math", {"id": 1, "gold": True, "answer": "4"}, "gold: is True"),
         ("math", {"gold": "4", "answer": "4"}, "id: is missing"),
-        ("math", {"id": 1, "completion": 4, "payload": {}}, "completion: is 4; give the text to judge"),
+        ("math", {"id": 1, "completion": 4, "payload": {}}, "completion: is 4; give the text to verify"),
         ("exact", {"id": 1, "completion": "4"}, "payload: is missing; give completion and payload"),
         ("exact", {"id": 1, "completion": "4", "payload": {}, "prompt": 5}, "prompt: is 5"),
         ("exact", {"id": 1, "completion": "4", "payload": {}, "expected": 1}, "expected: is 1"),
@@ -119,7 +119,7 @@ def test_the_forms_of_a_case_are_in_the_help(capsys: pytest.CaptureFixture[str])
 def test_a_fault_of_a_case_names_line_and_field(tmp_path: Path, kind: str, row: Any, fault: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         verify_file(kind, write(tmp_path / "cases.jsonl", row), tmp_path / "out.jsonl")
-    assert f"cases: line 1 is no {kind} case ({fault}" in str(caught.value)
+    assert f"cases: line 1 is not a case for {kind} ({fault}" in str(caught.value)
 
 
 def test_a_file_of_cases_may_have_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_options_reach_the_verifier(tmp_path: Path) -> None:
 def test_a_line_that_is_no_case_is_named_and_nothing_is_judged(tmp_path: Path, line: str) -> None:
     cases = tmp_path / "cases.jsonl"
     cases.write_text(json.dumps(CASES[0]) + "\n\n" + line + "\n")
-    with pytest.raises(InvalidRequest, match="line 3 is no math case"):
+    with pytest.raises(InvalidRequest, match="line 3 is not a case for math"):
         verify_file("math", cases, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -60,7 +60,7 @@ def test_a_second_interrupt_does_not_wait(new_run: Callable[[str], Any]) -> None
     run.wait_until("the environment server", lambda: _serves(run, "environment-0"), 120)
     os.kill(run.pid_of("environment-0"), signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)
-    run.wait_until("the stop", lambda: "once more to kill them" in run.output.read_text(), 60)
+    run.wait_until("the stop", lambda: "press Ctrl-C again to kill them" in run.output.read_text(), 60)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
     run.wait_until_nothing_runs()
