@@ -1,10 +1,10 @@
-"""Digit sums modulo ten: an endless, generated task that a tiny model learns to reason about.
+"""Digit sums modulo ten: an endless, generated task on which a tiny model learns to reason.
 
-``3+8+5=`` may be answered at once (``#6``) or with the work shown (``3+8=1;1+5=6;#6``). Demonstrations do
-either, by a fair coin. A small model cannot add several digits at a glance, so showing the work pays; that
-is left for reinforcement learning to discover.
+``3+8+5=`` may be answered directly (``#6``) or with the work shown (``3+8=1;1+5=6;#6``). Demonstrations do either, by a
+fair coin. A small model cannot add several digits in one step, so showing the work pays, which reinforcement learning
+discovers.
 
-Everything is a pure function of a BLAKE2 digest, hence the same on every host and Python version.
+Everything is a pure function of a BLAKE2 digest, so it is the same on every host and Python version.
 """
 
 import json
@@ -17,10 +17,12 @@ from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Task
 
 MARKER = "#"
-"""Stands before the answer."""
+"""Precedes the answer."""
 MAX_DIGITS = 24
+"""Far fewer than the unbiased digits in one digest of 64 bytes."""
 LEVEL = "digits-"
 EQUATIONS_PER_TEXT = 10
+"""Any value will do: texts are packed end to end for pretraining."""
 COMMONNESS = tuple(accumulate(1 / (digit + 1) for digit in range(10)))
 """Cumulative Zipf weights of the digits in unlabelled text."""
 HELD_OUT_PER_MILLE = {"test": range(0, 50), "validation": range(50, 100), "train": range(100, 1000)}
@@ -34,7 +36,7 @@ class ArithmeticEnvironment:
     verifier = "exact"
 
     def __init__(self, *, min_digits: int = 3, max_digits: int = 5, worked_share: float = 0.5) -> None:
-        """``worked_share``: of the demonstrations, those that show the work; 1 makes a teacher."""
+        """``worked_share``: share of demonstrations that show the work; 1 makes a teacher."""
         if not 2 <= min_digits <= max_digits <= MAX_DIGITS:
             raise InvalidRequest(
                 f"arithmetic.min_digits, max_digits: are {min_digits} and {max_digits}; "
@@ -50,13 +52,13 @@ class ArithmeticEnvironment:
     def splits(self) -> Mapping[str, int]:
         """Train, validation (5% of all problems) and test (5%); each endless, no problem in two of them.
 
-        ``digits-3`` and so on are the problems of ``train`` with so many digits: levels for a curriculum.
+        ``digits-3`` and so on are the problems of ``train`` with that many digits: levels of a curriculum.
         """
         levels = [f"{LEVEL}{digits}" for digits in range(self._min_digits, self._max_digits + 1)]
         return dict.fromkeys([*HELD_OUT_PER_MILLE, *levels], 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The problem at ``index``. Raises UnknownName for a bad split."""
+        """The problem at ``index``. Raises UnknownName for an unknown split."""
         problem = self._problem(split, index, seed)
         return Task(
             environment=self.name,
@@ -72,20 +74,20 @@ class ArithmeticEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """The prompt of ``task(split, index, seed)`` and a right completion; a coin shows the work, fair by default."""
+        """The prompt of ``task(split, index, seed)`` and a right completion; every other one shows the work."""
         problem = self._problem(split, index, seed)
         return problem, (worked(problem) if self._shows_work(split, index, seed) else "") + MARKER + answer(problem)
 
     def _shows_work(self, split: str, index: int, seed: int) -> bool:
-        if self._worked_share == 0.5:  # one of every two: no batch has many of one kind
+        if self._worked_share == 0.5:  # exactly one of two neighbours, so that no batch has many of one kind
             return (_digest(f"coin/{seed}/{split}/{index // 2}")[0] + index) % 2 == 1
         return int.from_bytes(_digest(f"coin/{seed}/{split}/{index}")[:4]) < self._worked_share * 2**32
 
     def text(self, split: str, index: int, seed: int) -> str:
         """Unlabelled text for pretraining: true equations, ``3+0=3;1+6=7;...``, none of them a problem.
 
-        Small digits are commoner than large ones, as in the world. When all are alike, neither operand alone
-        says anything of the answer, and a small model needs many times as long to find out that both do.
+        Small digits are more frequent than large ones, as in natural data. With a uniform distribution neither operand
+        alone predicts anything of the answer, and a small model needs many times as long to learn that both do.
         """
         digest = _digest(f"text/{seed}/{split}/{index}")
         digits = [_common_digit(digest[2 * i : 2 * i + 2]) for i in range(2 * EQUATIONS_PER_TEXT)]
@@ -106,7 +108,7 @@ class ArithmeticEnvironment:
 
 
 def split_of(problem: str) -> str:
-    """The split that a problem belongs to, whatever the seed: by a hash of its text."""
+    """The split of a problem, by a hash of its text and independent of the seed."""
     bucket = int.from_bytes(_digest(f"split/{problem}")[:8]) % 1000
     return next(split for split, buckets in HELD_OUT_PER_MILLE.items() if bucket in buckets)
 
@@ -122,7 +124,7 @@ def answer(problem: str) -> str:
 
 
 def worked(problem: str) -> str:
-    """The sum taken one digit at a time: ``"3+8+5="`` gives ``"3+8=1;1+5=6;"``."""
+    """The sum one digit at a time: ``"3+8+5="`` as ``"3+8=1;1+5=6;"``."""
     running, *rest = operands(problem)
     steps = ""
     for digit in rest:

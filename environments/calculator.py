@@ -1,11 +1,10 @@
 """Sums with a tool: the policy may call a calculator, reads the result, and answers in a later turn.
 
 The policy reads ``47+86+19?``, writes ``c47+86=``, reads ``133;``, writes ``c133+19=``, reads ``152;`` and answers
-``#152``. It may as well answer at once; a small model cannot add such numbers in its head, so calling pays.
-Demonstrations do either, by a fair coin; that is left for reinforcement learning to discover.
+``#152``. It may also answer directly; a small model cannot add such numbers without the tool, so calling it pays, which
+reinforcement learning discovers. Demonstrations do either, by a fair coin.
 
-The verdict is left to the verifier ``exact``, which sees what the policy wrote in all its turns and nothing of what
-the calculator said.
+The verifier ``exact`` gives the verdict; it gets the policy's turns, without the calculator's answers.
 """
 
 import json
@@ -19,7 +18,7 @@ from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Message, Task, Tool, Turn
 
 MARKER = "#"
-"""Stands before the answer and ends the episode."""
+"""Precedes the answer and ends the episode."""
 NOT_A_CALL = "!;"
 """Answer to a text that is neither a call nor an answer; it costs a turn."""
 OPERATORS: Mapping[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -50,7 +49,7 @@ class CalculatorEnvironment:
         turns: int = 6,
         turn_end: str = "<eos>",
     ) -> None:
-        """``turns`` include the answer; ``turn_end`` is what demonstrations write for the end token."""
+        """``turns`` include the answer; ``turn_end`` is the text of the end token in demonstrations."""
         if not 2 <= min_terms <= max_terms <= 16 or not 1 <= max_number < 10**6:
             raise InvalidRequest(
                 f"calculator.min_terms, max_terms, max_number: are {min_terms}, {max_terms} and {max_number}; "
@@ -72,7 +71,7 @@ class CalculatorEnvironment:
         return dict.fromkeys(HELD_OUT_PER_MILLE, 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The problem at ``index``. Raises UnknownName for a bad split."""
+        """The problem at ``index``. Raises UnknownName for an unknown split."""
         problem = self._problem(split, index, seed)
         return Task(
             environment=self.name,
@@ -94,7 +93,7 @@ class CalculatorEnvironment:
         return CalculatorEpisode(self._turns)
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """A problem, perhaps with some calls made, and the next turn: by a fair coin a right one or a bare answer."""
+        """A problem, perhaps with some calls made, and the next turn: by a fair coin the right call or an answer."""
         problem = self._problem(split, index, seed)
         key = f"demonstration/{seed}/{split}/{index}"
         steps = calls(problem)
@@ -135,7 +134,7 @@ class CalculatorEpisode:
 
 
 def calculated(text: str) -> str:
-    """``"c47+86="`` gives ``"133;"``; what is no call gives ``"!;"``."""
+    """``"133;"`` for ``"c47+86="``; ``"!;"`` for a text that is not a call."""
     call = CALL.fullmatch(text)
     if call is None:
         return NOT_A_CALL
@@ -144,7 +143,7 @@ def calculated(text: str) -> str:
 
 
 def calls(problem: str) -> list[tuple[str, str]]:
-    """The calls that solve a problem, with their results: ``"1+2-3?"`` gives ``("c1+2=", "3"), ("c3-3=", "0")``."""
+    """The calls that solve a problem, with their results: ``("c1+2=", "3"), ("c3-3=", "0")`` for ``"1+2-3?"``."""
     first, *rest = re.findall(r"[-+]?[0-9]+", problem)
     running, steps = first, []
     for term in rest:
@@ -155,6 +154,6 @@ def calls(problem: str) -> list[tuple[str, str]]:
 
 
 def split_of(problem: str) -> str:
-    """The split that a problem belongs to, whatever the seed: by a hash of its text."""
+    """The split of a problem, by a hash of its text and independent of the seed."""
     bucket = draw(f"split/{problem}", 1000)
     return next(split for split, buckets in HELD_OUT_PER_MILLE.items() if bucket in buckets)

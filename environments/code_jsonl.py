@@ -19,8 +19,9 @@ from rlserve.records import Message, Task
 INSTRUCTION = "Write the solution in Python, as one fenced code block."
 KINDS = ("function", "calls", "stdio")
 PAYLOAD = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
-"""Columns that the verifier gets as they are."""
+"""Columns that go to the verifier unchanged."""
 MAX_CPU_SECONDS = 3600
+"""As in the verifier's payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +31,16 @@ class CodeRow:
     task_id: str
     prompt: str
     payload: Mapping[str, Any]
-    """For the verifier ``code``, whose documentation tells its fields."""
+    """For the verifier ``code``, which documents the fields."""
     solution: str = ""
-    """A right program; empty when the file has none."""
+    """A right program; empty if the file has none."""
 
 
 class CodeEnvironment:
-    """What the programming environments have in common: rows, prompts, tasks.
+    """Base of the programming environments: rows, prompts, tasks.
 
-    ``prompt_format``: ``"chat"`` is one user message, the task and ``instruction``; ``"text"`` is the task alone, to be
-    continued by a completion model.
+    ``prompt_format``: ``"chat"`` is one user message, the task and ``instruction``; ``"text"`` is only the task, for a
+    completion model to continue.
     """
 
     name = ""
@@ -67,7 +68,7 @@ class CodeEnvironment:
         return {split: len(rows) for split, rows in self._rows.items()}
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """Row ``index`` of the split's file, in the file's order; ``seed`` changes nothing."""
+        """Row ``index`` of the split's file, in the file's order; ``seed`` has no effect."""
         row, _ = row_at(self._rows, self.name, split, index)
         return Task(
             environment=self.name,
@@ -82,7 +83,7 @@ class CodeEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """Prompt as text and a right program. Raises InvalidRequest when the row has none."""
+        """Prompt as text and a right program. Raises InvalidRequest if the row has none."""
         row, position = row_at(self._rows, self.name, split, index)
         if not row.solution:
             raise InvalidRequest(f"{self.name}: row {position} of split {split!r} has no solution to imitate")
@@ -95,11 +96,11 @@ class CodeEnvironment:
 
 
 class CodeJsonlEnvironment(CodeEnvironment):
-    """Programming tasks: ``prompt``, ``tests``, ``kind`` (``function``, ``calls`` or ``stdio``), and what goes with it.
+    """Programming tasks: columns ``prompt``, ``tests``, and ``kind`` (``function``, ``calls`` or ``stdio``).
 
     ``function``: ``tests`` is Python source of asserts; ``calls``: ``entry_point`` and a list of ``{args, output}``;
-    ``stdio``: a list of ``{input, output}``. Also read: ``task_id``, ``solution``, and ``prefix``,
-    ``partial``, ``extract``, ``cpu_seconds``, ``memory_bytes``, which go to the verifier. What it would refuse is
+    ``stdio``: a list of ``{input, output}``. Optional: ``task_id``, ``solution``, and ``prefix``, ``partial``,
+    ``extract``, ``cpu_seconds``, ``memory_bytes``, which go to the verifier. A row that the verifier would refuse is
     refused when the file is read.
     """
 
@@ -122,7 +123,7 @@ class CodeJsonlEnvironment(CodeEnvironment):
 def code_row(
     *, task_id: str, prompt: str, payload: Mapping[str, Any], solution: str, columns: Mapping[str, str] | None = None
 ) -> CodeRow:
-    """A row whose payload the verifier takes; ``columns`` as for ``checked_payload``. Raises InvalidRequest."""
+    """A row whose payload the verifier accepts; ``columns`` as for ``checked_payload``. Raises InvalidRequest."""
     checked_payload(CodeEnvironment.verifier, payload, columns)
     return CodeRow(task_id=task_id, prompt=prompt, payload=payload, solution=solution)
 

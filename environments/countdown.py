@@ -20,7 +20,7 @@ class CountdownEnvironment:
     """``numbers`` numbers from 1 to ``max_number`` and a target that can be reached from them.
 
     ``use_all``: every number must be used. ``prompt_format``: ``"chat"`` explains the game, ``"text"`` is
-    ``3 7 25 = 100?`` for small models. Splits are told apart by a hash of the numbers: no problem is in two.
+    ``3 7 25 = 100?`` for small models. Splits are separated by a hash of the numbers: no problem is in two.
     """
 
     name = "countdown"
@@ -53,7 +53,7 @@ class CountdownEnvironment:
         return dict.fromkeys(SPLITS, 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The problem at ``index``. Raises UnknownName for a bad split."""
+        """The problem at ``index``. Raises UnknownName for an unknown split."""
         numbers, target, _ = self._problem(split, index, seed)
         return Task(
             environment=self.name,
@@ -76,7 +76,7 @@ class CountdownEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """The prompt as text and a right expression, in tags where the prompt asks for them."""
+        """The prompt as text and a right expression, in tags if the prompt requests them."""
         numbers, target, expression = self._problem(split, index, seed)
         tagged = f"<answer>{expression}</answer>" if self._prompt_format == "chat" else expression
         return _short(numbers, target), tagged
@@ -102,7 +102,7 @@ class CountdownEnvironment:
 
 
 def split_of(numbers: list[int]) -> str:
-    """The split that a set of numbers belongs to: 90% train, 5% each of the others."""
+    """The split of a set of numbers: 90% train, 5% each of the others."""
     key = " ".join(map(str, sorted(numbers)))
     place = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % 20
     return {0: "validation", 1: "test"}.get(place, "train")

@@ -1,7 +1,7 @@
-"""Demonstrations from JSON-lines files: text that somebody else wrote, to learn from beside one's own samples.
+"""Demonstrations from JSON-lines files: given completions, for training in addition to sampled ones.
 
 A row is ``{"prompt": ..., "completion": "..."}``; the prompt is text or a list of messages. Nothing is sampled. With
-``[algorithm] type = "mixed"`` its tokens are trained by cross-entropy (``weight`` here, ``supervised_weight`` there);
+``[algorithm] type = "mixed"`` the tokens are trained by cross-entropy (``weight`` here, ``supervised_weight`` there);
 with ``type = "distill"`` and ``estimator = "top_k"`` a teacher scores them: offline distillation.
 """
 
@@ -23,14 +23,14 @@ class Example:
 
 
 class ExamplesEnvironment:
-    """Prompts with completions to learn from, from a file."""
+    """Prompts with completions to imitate, from a file."""
 
     name = "examples"
     version = "1"
     verifier = ""
 
     def __init__(self, *, path: str, weight: float = 1.0) -> None:
-        """``weight`` is that of a token under the supervised objective; 0: for distillation alone."""
+        """``weight`` of a token under the supervised objective; 0: only for distillation."""
         if not 0 <= weight < float("inf"):
             raise InvalidRequest(f"weight: is {weight}; give a number from 0")
         self._weight = weight
@@ -42,7 +42,7 @@ class ExamplesEnvironment:
         return {split: len(rows) for split, rows in self._rows.items()}
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """Example ``index`` of the file, in the file's order; ``seed`` changes nothing."""
+        """Example ``index`` of the file, in the file's order; ``seed`` has no effect."""
         row, position = row_at(self._rows, self.name, split, index)
         given = (GivenCompletion(text=row.completion, supervised_weight=self._weight),)
         return task_of(self, split, index, seed, position, prompt=row.prompt, given=given)

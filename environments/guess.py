@@ -1,10 +1,10 @@
 """A game over several turns: guess a hidden number from the hints "higher" and "lower".
 
-The policy reads ``g9?`` (a number from 0 to 9), writes ``4``, reads ``>`` (higher), writes ``7`` and so on. Any
-guess that the hints allow wins in the end; only halving what is left wins in few turns. Demonstrations do either,
-by a fair coin; that halving pays is left for reinforcement learning to discover.
+The policy reads ``g9?`` (a number from 0 to 9), writes ``4``, reads ``>`` (higher), writes ``7`` and so on. Any guesses
+within the hints win in the end; only halving the remaining range wins in few turns, which reinforcement learning
+discovers. Demonstrations do either, by a fair coin.
 
-All splits draw from the same numbers: nothing of a task but its range can be known before it is played.
+All splits use the same numbers: before it is played, only the range of a task is known.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from rlserve.records import Message, Outcome, Task, Turn, Verdict
 
 SPLITS = ("train", "validation", "test")
 NOT_A_GUESS = "!"
-"""Answer to a text that is no number in the range; it costs a turn."""
+"""Answer to a text that is not a number in the range; it costs a turn."""
 
 
 class GuessEnvironment:
@@ -29,7 +29,7 @@ class GuessEnvironment:
     def __init__(
         self, *, max_number: int = 9, turns: int = 3, higher: str = ">", lower: str = "<", turn_end: str = "<eos>"
     ) -> None:
-        """``higher`` and ``lower`` are the hints, ``turn_end`` what demonstrations write for the end token."""
+        """``higher`` and ``lower`` are the hints, ``turn_end`` the text of the end token in demonstrations."""
         if not 1 <= max_number < 10**9 or not 1 <= turns <= 64:
             raise InvalidRequest(
                 f"guess.max_number, turns: are {max_number} and {turns}; give 1 <= max_number < 1e9, 1 <= turns <= 64"
@@ -45,7 +45,7 @@ class GuessEnvironment:
         return dict.fromkeys(SPLITS, 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The game at ``index``. Raises UnknownName for a bad split."""
+        """The game at ``index``. Raises UnknownName for an unknown split."""
         if split not in SPLITS:
             raise UnknownName(f"split: {split!r} is not one of guess ({', '.join(SPLITS)})")
         return Task(
@@ -102,7 +102,7 @@ class GuessEpisode:
         self._taken = 0
 
     def step(self, text: str) -> Turn:
-        """A hint, or the end: found, or no turns left. Every answer says what the game is worth so far."""
+        """A hint, or the end: found, or no turns left. Every answer has the verdict for a game that ends there."""
         self._taken += 1
         guess = self._parsed(text)
         found = guess == self._hidden

@@ -1,4 +1,4 @@
-"""HumanEval (arXiv:2107.03374) from a file that the user has."""
+"""HumanEval (arXiv:2107.03374) from the user's file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from rlserve.errors import InvalidRequest
 
 
 class HumanEvalEnvironment(CodeEnvironment):
-    """HumanEval: complete a function from its signature and docstring; judged by its asserts in the sandbox.
+    """HumanEval: complete a function from its signature and docstring; verified by its asserts in the sandbox.
 
-    Columns: ``task_id``, ``prompt``, ``entry_point``, ``canonical_solution``, ``test``. It is an evaluation set: with
-    ``path`` alone its rows are the split ``test``; training needs a ``train_path`` of other rows.
+    Columns: ``task_id``, ``prompt``, ``entry_point``, ``canonical_solution``, ``test``. It is an evaluation set: the
+    rows of ``path`` are the split ``test``; training needs a ``train_path`` with other rows.
     """
 
     name = "humaneval"

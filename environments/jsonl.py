@@ -1,4 +1,4 @@
-"""Tasks from JSON-lines files that the user names, e.g. ``{"prompt": "2+2=", "answer": "4"}`` a line."""
+"""Tasks from the user's JSON-lines files, e.g. a line ``{"prompt": "2+2=", "answer": "4"}``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,15 +25,16 @@ class Row:
     payload: bytes
     """JSON for the verifier."""
     completion: str = ""
-    """A right completion to imitate; empty when the file has none."""
+    """A right completion to imitate; empty if the file has none."""
 
 
 class JsonlEnvironment:
-    """Single-turn tasks from files; any registered verifier judges them.
+    """Single-turn tasks from files, for any registered verifier.
 
     A row has ``prompt``, which is text or a list of ``{"role": ..., "content": ...}``; ``answer``, text or a number or
-    a list of them (the verifier gets ``{"answer": ...}``, numbers as text), or ``payload`` (it gets that value as it
-    is); and, if wanted, ``completion``. A payload that the verifier would refuse is refused when the file is read.
+    a list of them (the verifier gets ``{"answer": ...}``, numbers as text), or ``payload`` (passed to the verifier
+    unchanged); and optionally ``completion``. A payload that the verifier would refuse is refused when the file is
+    read.
     """
 
     name = "jsonl"
@@ -50,17 +51,17 @@ class JsonlEnvironment:
         return {split: len(rows) for split, rows in self._rows.items()}
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """Row ``index`` of the split's file, in the file's order; ``seed`` changes nothing."""
+        """Row ``index`` of the split's file, in the file's order; ``seed`` has no effect."""
         row, position = row_at(self._rows, self.name, split, index)
         return task_of(self, split, index, seed, position, prompt=row.prompt, payload=row.payload)
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """Prompt and completion of a row. Raises InvalidRequest when it has no text to imitate."""
+        """Prompt and completion of a row. Raises InvalidRequest if it has no completion or its prompt is not text."""
         row, position = row_at(self._rows, self.name, split, index)
         if not (isinstance(row.prompt, str) and row.completion):
             raise InvalidRequest(
-                f"completion: row {position} of split {split!r} has none, or its prompt is no plain text; "
-                "give both to learn by imitation"
+                f"completion: row {position} of split {split!r} has none, or its prompt is not plain text; "
+                "fine-tuning needs both"
             )
         return row.prompt, row.completion
 

@@ -14,11 +14,11 @@ CALL = re.compile(
 
 
 class MbppEnvironment(CodeEnvironment):
-    """MBPP: a sentence that says what a function does, three asserts that judge it in the sandbox.
+    """MBPP: a sentence that describes a function, and three asserts that verify it in the sandbox.
 
     Columns of the full and of the sanitized file: ``task_id``, ``text`` or ``prompt``, ``code``, ``test_list``, and
-    ``test_imports`` or ``test_setup_code``, which run before the asserts, if there are any (``challenge_test_list`` is
-    not judged). The first ``shown_tests`` asserts are part of the prompt, so that the function's name is known.
+    optionally ``test_imports`` or ``test_setup_code``, which run before the asserts (``challenge_test_list`` is not
+    used). The first ``shown_tests`` asserts are part of the prompt, because they contain the function's name.
     """
 
     name = "mbpp"
@@ -42,7 +42,7 @@ class MbppEnvironment(CodeEnvironment):
 def _row(row: Mapping[str, Any], shown_tests: int) -> CodeRow:
     tests = row.get("test_list")
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
-        raise InvalidRequest("test_list: is no list of asserts")
+        raise InvalidRequest("test_list: is not a list of asserts")
     names = [match[1] for test in tests if (match := CALL.search(test))]
     text = text_field(row, "text" if row.get("text") else "prompt").strip()
     shown = "\n".join(tests[:shown_tests])

@@ -1,7 +1,7 @@
 """Preference pairs from JSON-lines files: offline training through the same stream.
 
 A row is ``{"prompt": ..., "chosen": "...", "rejected": "..."}``; the prompt is text or a list of messages. Nothing is
-sampled: both completions come with the task. ``rlserve pairs`` makes such files.
+sampled: both completions come with the task. ``rlserve pairs`` writes such files.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class PairsEnvironment:
         return {split: len(rows) for split, rows in self._rows.items()}
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """Pair ``index`` of the file, in the file's order; ``seed`` changes nothing."""
+        """Pair ``index`` of the file, in the file's order; ``seed`` has no effect."""
         row, position = row_at(self._rows, self.name, split, index)
         given = (
             GivenCompletion(text=row.chosen, chosen=True),

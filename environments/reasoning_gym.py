@@ -1,6 +1,6 @@
-"""The procedural tasks of the ``reasoning-gym`` library, about a hundred, through one adapter.
+"""The procedural tasks of the ``reasoning-gym`` library, about a hundred data sets, through one adapter.
 
-Judged by each data set's own scorer, in the verifier's worker (see ``rlserve.verifiers.reasoning_gym``).
+The verifier ``reasoning_gym`` runs each data set's own scorer.
 """
 
 import json
@@ -16,17 +16,17 @@ from rlserve.sandbox.plain import encode_plain
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 500
-"""Tasks of one seed: some data sets have no more."""
+"""Tasks per library seed: some data sets have no more than this."""
 TAGGED = "\n\nThink first; then write the answer between <answer> and </answer>."
 NEEDS_PARTS = frozenset({"composite"})
 
 
 class ReasoningGymEnvironment:
-    """One data set of reasoning-gym, endless; any of its own options can be given.
+    """One data set of reasoning-gym, endless, with any of its own options.
 
-    ``task`` is its name there, ``options`` its configuration, e.g. ``task="chain_sum", options={"max_terms": 3}``.
-    ``prompt_format``: ``"chat"`` asks for the answer in tags, ``"text"`` is the question and ``suffix`` alone. With
-    several in one mixture give each a name of its own, and ``plugin = "reasoning_gym"``.
+    ``task`` is its name in the library, ``options`` its configuration, e.g. ``task="chain_sum", options={"max_terms":
+    3}``. ``prompt_format``: ``"chat"`` requests the answer in tags, ``"text"`` is only the question and ``suffix``. For
+    several in one mixture, give each a name of its own and ``plugin = "reasoning_gym"``.
     """
 
     name = "reasoning_gym"
@@ -42,16 +42,16 @@ class ReasoningGymEnvironment:
         self._prompt_format = prompt_format
         self._suffix = suffix
         self._data_set = lru_cache(maxsize=8)(self._make)
-        self._data_set(0)  # a fault of the options shows at the start
+        self._data_set(0)  # raises for faulty options now and not at the first task
         self.version = _library_version()
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Train, validation and test, each endless; their seeds have nothing in common."""
+        """Train, validation and test, each endless, with disjoint seeds."""
         return dict.fromkeys(SPLITS, 0)
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """The task at ``index``. Raises UnknownName for a bad split."""
+        """The task at ``index``. Raises UnknownName for an unknown split."""
         entry = self._entry(split, index, seed)
         return Task(
             environment=self.name,
@@ -74,13 +74,13 @@ class ReasoningGymEnvironment:
         )
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """Question and answer, in tags where the prompt asks for them.
+        """Question and answer, in tags if the prompt requests them.
 
-        Raises InvalidRequest where the data set gives no answer.
+        Raises InvalidRequest if the data set has no answer.
         """
         entry = self._entry(split, index, seed)
         if not isinstance(entry["answer"], str):
-            raise InvalidRequest(f"reasoning_gym: {self._task!r} gives no answer to imitate")
+            raise InvalidRequest(f"reasoning_gym: {self._task!r} has no answer to imitate")
         tagged = f"<answer>{entry['answer']}</answer>" if self._prompt_format == "chat" else entry["answer"]
         return str(entry["question"]) + self._suffix, tagged
 
@@ -90,7 +90,7 @@ class ReasoningGymEnvironment:
         chunk, place = divmod(index, CHUNK)
         digest = blake2b(f"{seed}/{split}/{chunk}".encode(), digest_size=4).digest()
         data_set = self._data_set(int.from_bytes(digest, "big") >> 1)
-        state = random.getstate()  # a few data sets draw from the common generator
+        state = random.getstate()  # a few data sets draw from Python's global generator
         try:
             random.seed(f"{seed}/{split}/{index}")
             entry: Mapping[str, Any] = data_set[place]

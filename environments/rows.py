@@ -1,4 +1,4 @@
-"""Rows of JSON-lines files: read, checked as their verifier will, and named by file, line and field when wrong."""
+"""Reads rows of JSON-lines files and checks them by their verifier's check; errors name file, line and column."""
 
 import json
 import math
@@ -26,7 +26,7 @@ OTHER_NAMES = {
     "code": ("solution", "canonical_solution"),
     "tests": ("test", "test_list", "test_cases", "inputs"),
 }
-"""What other files call the columns that are wanted here: a hint for people, never read instead."""
+"""Other common names of the columns: only for a hint in the error, never read instead."""
 
 
 def read_files(files: Mapping[str, str], parse: Callable[[Mapping[str, Any]], R]) -> dict[str, tuple[R, ...]]:
@@ -35,7 +35,7 @@ def read_files(files: Mapping[str, str], parse: Callable[[Mapping[str, Any]], R]
 
 
 def read_rows(path: str, parse: Callable[[Mapping[str, Any]], R]) -> tuple[R, ...]:
-    """Every line of a file as ``parse`` understands it. Raises InvalidRequest that names the line."""
+    """Every line of a file, parsed by ``parse``. Raises InvalidRequest, which names the line."""
     try:
         text = read_text(path)
     except InvalidRequest as error:
@@ -86,7 +86,7 @@ def task_of(
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
-    """A field that must be text and not blank. Raises InvalidRequest."""
+    """A required text that is not blank. Raises InvalidRequest."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f"{name}: is {_shown(value)}; give text{_hint(row, name)}")
@@ -94,7 +94,7 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
 
 
 def optional_text(row: Mapping[str, Any], name: str) -> str:
-    """A field that is text, or empty, null or left out: then "". Raises InvalidRequest."""
+    """An optional text; "" if it is empty, null or missing. Raises InvalidRequest."""
     value = row.get(name)
     if value is None or value == "":
         return ""
@@ -104,7 +104,7 @@ def optional_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def answer_field(row: Mapping[str, Any], name: str = "answer") -> str | list[str]:
-    """A right answer, or a list of them: text or numbers, which become text. Raises InvalidRequest."""
+    """An accepted answer, or a list of them: text or numbers, which become text. Raises InvalidRequest."""
     value = row.get(name)
     if not isinstance(value, list):
         return _answer(row, name, value)
@@ -114,7 +114,7 @@ def answer_field(row: Mapping[str, Any], name: str = "answer") -> str | list[str
 
 
 def texts_field(row: Mapping[str, Any], name: str) -> list[str]:
-    """Lines of source: a text, or a list of texts; empty when null, empty or left out. Raises InvalidRequest."""
+    """Lines of source: a text, or a list of texts; empty if null, empty or missing. Raises InvalidRequest."""
     value = row.get(name) or []
     lines = value if isinstance(value, list) else [value]
     if not all(isinstance(line, str) for line in lines):
@@ -133,9 +133,9 @@ def prompt_field(row: Mapping[str, Any]) -> str | tuple[Message, ...]:
 
 
 def checked_payload(verifier: str, payload: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> bytes:
-    """The payload as bytes, when the verifier takes it; ``columns`` says which column a field of it comes from.
+    """The payload as bytes, if the verifier accepts it; ``columns`` maps fields of the payload to columns.
 
-    Raises InvalidRequest that names the column. A row that the verifier would refuse costs rollouts without a verdict.
+    Raises InvalidRequest, which names the column: a row that the verifier refuses would waste rollouts.
     """
     data = json.dumps(payload).encode()
     try:
@@ -152,7 +152,7 @@ def checked_payload(verifier: str, payload: Mapping[str, Any], columns: Mapping[
 
 @lru_cache(maxsize=32)
 def _check(verifier: str) -> Callable[[bytes], None] | None:
-    """The check of a verifier; kept, since a look through the installed packages takes as long as a thousand rows."""
+    """The check of a verifier, cached: searching the installed packages takes as long as a thousand rows."""
     return plugins.payload_check(verifier)
 
 
@@ -178,7 +178,7 @@ def _message(message: Mapping[str, Any], index: int) -> Message:
 
 
 def _tool_calls(message: Mapping[str, Any]) -> tuple[str, ...]:
-    """Calls as JSON text: ``{"id": ..., "function": {"name": ..., "arguments": {...}}}``, or the function alone."""
+    """Calls as JSON text: ``{"id": ..., "function": {"name": ..., "arguments": {...}}}``, or just the function."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise InvalidRequest(f"tool_calls: is {_shown(calls)}; give a list of calls")
@@ -205,7 +205,7 @@ def _sendable(text: str, name: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(
-            f"{name}: holds {text[error.start]!a}, half of a character; write its other half, too"
+            f"{name}: has {text[error.start]!a}, half of a surrogate pair; write the other half, too"
         ) from None
     return text
 

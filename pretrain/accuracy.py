@@ -25,10 +25,10 @@ def accuracy_check(
     max_length: int,
     seed: int,
 ) -> Callable[[], float] | None:
-    """Measures the share of the first ``config.check_problems`` tasks that one sample each solves.
+    """A function that measures the share of the first ``config.check_problems`` tasks solved by one sample each.
 
-    None when ``config.stop_accuracy`` is 0, for then nobody asks. The tasks' own verifier judges, here in this
-    process: its limits are the plug-in's.
+    None if ``config.stop_accuracy`` is 0, because it is then not needed. The tasks' own verifier runs in this process,
+    so only its own limits apply.
     """
     if not config.stop_accuracy:
         return None
@@ -53,7 +53,7 @@ def _tasks(corpus: Corpus, count: int, seed: int) -> list[Task]:
     if environment is None or SPLIT not in environment.splits:
         raise ConfigError(
             f"stage.stop_accuracy: is set, but the corpus has no {SPLIT!r} split to measure it on; set it to 0, "
-            "or take an environment that has one"
+            "or use an environment that has one"
         )
     return [environment.task(SPLIT, index, seed) for index in range(count)]
 

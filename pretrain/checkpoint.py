@@ -1,4 +1,4 @@
-"""Ordinary Hugging Face checkpoint directories, which appear whole or not at all."""
+"""Ordinary Hugging Face checkpoint directories, written atomically."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     """Write model, tokenizer and generation settings to the new directory ``out``.
 
     They are written under a temporary name, synced and renamed; an interrupted call leaves no ``out``. Raises
-    InvalidRequest when ``out`` exists.
+    InvalidRequest if ``out`` exists.
     """
     require_free(out)
     model.generation_config = GenerationConfig(
@@ -28,7 +28,7 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         do_sample=True,
     )
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed here
     try:
         with _no_progress_bar():
             model.save_pretrained(partial)
@@ -43,20 +43,20 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
 
 
 def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A float32 model and its tokenizer; no remote code is run. Raises ConfigError when there is none."""
+    """A float32 model and its tokenizer; no remote code is run. Raises ConfigError if they cannot be loaded."""
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         with _no_progress_bar():
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"start: {str(path)!r} is no checkpoint that can be loaded: {error}") from error
+        raise ConfigError(f"start: {str(path)!r} is not a loadable checkpoint: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"start: the tokenizer of {str(path)!r} has no end-of-sequence token; give it one")
     return model, tokenizer
 
 
 def require_free(out: Path) -> None:
-    """Raise InvalidRequest when ``out`` exists: nothing is ever overwritten."""
+    """Raise InvalidRequest if ``out`` exists, because checkpoints are never overwritten."""
     if out.exists():
         raise InvalidRequest(f"out: {str(out)!r} exists; remove it or give another directory")
 

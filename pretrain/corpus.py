@@ -1,6 +1,6 @@
-"""Where the text of a stage comes from: an environment's demonstrations, or a JSON-lines file.
+"""The text of a stage: an environment's demonstrations, or a JSON-lines file.
 
-A corpus is endless and pure: entry i is always the same. A finite source is shuffled anew each epoch.
+A corpus is endless and pure: entry i is always the same. A finite source is reshuffled each epoch.
 """
 
 import random
@@ -17,7 +17,7 @@ from rlserve.text_files import json_object, lines_of, read_text
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 TOKENIZER_TEXTS = 10_000
-"""Texts of an endless corpus that a tokenizer is made from."""
+"""Texts of an endless corpus for the tokenizer: enough to contain every character and frequent pair."""
 
 
 class Corpus(Protocol):
@@ -31,18 +31,18 @@ class Corpus(Protocol):
         ...
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Prompt and completion for supervised fine-tuning. Raises InvalidRequest where there is none."""
+        """Prompt and completion for supervised fine-tuning. Raises InvalidRequest if the corpus has none."""
         ...
 
 
 class EnvironmentCorpus:
-    """What an environment demonstrates on its train split."""
+    """An environment's demonstrations on its train split."""
 
     def __init__(self, environment: Any, *, seed: int) -> None:
         if not hasattr(environment, "demonstration"):
             raise ConfigError(
-                f"corpus.environment: {environment.name!r} cannot demonstrate; give it a method "
-                "demonstration(split, index, seed), or take another corpus"
+                f"corpus.environment: {environment.name!r} has no demonstrations; give it a method "
+                "demonstration(split, index, seed), or use another corpus"
             )
         self.environment = environment
         self.size = int(environment.splits["train"])
@@ -50,7 +50,7 @@ class EnvironmentCorpus:
         self._seed = seed
 
     def text(self, index: int) -> str:
-        """The environment's own text where it has any, else a demonstration."""
+        """The environment's own text if it has any, else a demonstration."""
         if hasattr(self.environment, "text"):
             return str(self.environment.text("train", self._order.at(index), self._seed))
         return "".join(self.pair(index))
@@ -91,7 +91,7 @@ class MixedCorpus:
     size = 0
 
     def __init__(self, parts: Sequence[tuple[Corpus, float]]) -> None:
-        """``parts`` with their weights, each > 0."""
+        """``parts``: corpora with their weights, each > 0."""
         self.parts = [corpus for corpus, _ in parts]
         self._bounds = list(accumulate(weight for _, weight in parts))
 
@@ -104,12 +104,12 @@ class MixedCorpus:
         return self._part(index).pair(index)
 
     def _part(self, index: int) -> Corpus:
-        # Multiples of the golden ratio spread evenly over [0, 1): each stretch of entries has each part's share.
+        # Multiples of the golden ratio spread evenly over [0, 1), so any run of entries has each part's share.
         return self.parts[bisect(self._bounds, index * GOLDEN_RATIO % 1 * self._bounds[-1])]
 
 
 class Order:
-    """A fresh permutation of ``size`` positions each epoch; the identity when endless (size 0)."""
+    """A new permutation of ``size`` positions each epoch; the identity if endless (size 0)."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
@@ -140,12 +140,12 @@ def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
 
 
 def tokenizer_texts(corpus: Corpus) -> list[str]:
-    """Texts to make a tokenizer from: all of a finite corpus, the first ones of an endless one."""
+    """Texts for training a tokenizer: all of a finite corpus, the first ones of an endless one."""
     if isinstance(corpus, MixedCorpus):
         return [text for part in corpus.parts for text in tokenizer_texts(part)]
     count = corpus.size or TOKENIZER_TEXTS
     texts = [corpus.text(index) for index in range(count)]
-    if isinstance(corpus, EnvironmentCorpus):  # its own text may lack characters of the answers
+    if isinstance(corpus, EnvironmentCorpus):  # its own text may not contain every character of the answers
         texts += ["".join(corpus.pair(index)) for index in range(count)]
     return texts
 

@@ -1,7 +1,7 @@
 """Text to tensors. Letters: B rows, T columns.
 
-Pretraining packs texts end to end into full rows and learns every token; fine-tuning pads pairs on the right
-and learns completions alone. Neither needs an attention mask: attention is causal and padding comes last.
+Pretraining packs texts end to end into full rows and trains on every token; fine-tuning pads pairs on the right and
+trains on completions only. Neither needs an attention mask, because attention is causal and padding comes last.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,17 @@ from transformers import PreTrainedTokenizerFast
 from rlserve.pretrain.corpus import Corpus
 
 IGNORE = -100
-"""Target of a position that has no loss."""
+"""Target of a position without a loss: the default ``ignore_index`` of torch's cross-entropy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows to learn from."""
+    """Rows to train on."""
 
     input_ids: Tensor
     """``[B, T] int64``."""
     targets: Tensor
-    """``[B, T] int64``: the token that follows, or IGNORE."""
+    """``[B, T] int64``: the next token, or IGNORE."""
 
 
 def pretraining_batches(
@@ -33,7 +33,7 @@ def pretraining_batches(
 ) -> Iterator[Batch]:
     """Endless full rows of ``max_length`` tokens: ``<bos> text <eos> <bos> text <eos> ...``, cut anywhere."""
     tokens = _token_stream(corpus, tokenizer)
-    # One token more than a row: the last input's target. Rows do not share it.
+    # One token more than a row, as the last input's target; the next row does not repeat it.
     width = max_length + 1
     while True:
         rows = torch.tensor(list(islice(tokens, batch_size * width))).view(batch_size, width)
@@ -43,7 +43,7 @@ def pretraining_batches(
 def pair_batches(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, batch_size: int, max_length: int
 ) -> Iterator[Batch]:
-    """Endless batches of prompt and completion pairs, loss on completions and the end token alone."""
+    """Endless batches of prompt and completion pairs, with loss only on completions and the end token."""
     for start in count(step=batch_size):
         pairs = [corpus.pair(index) for index in range(start, start + batch_size)]
         yield pad([encode_pair(tokenizer, *pair, max_length=max_length) for pair in pairs], tokenizer.pad_token_id)
@@ -52,10 +52,10 @@ def pair_batches(
 def encode_pair(
     tokenizer: PreTrainedTokenizerFast, prompt: str, completion: str, *, max_length: int
 ) -> tuple[list[int], list[int]]:
-    """Prompt ids and completion ids, the end token last, as a rollout worker would see them.
+    """Prompt ids and completion ids with the end token, as a rollout worker would make them.
 
-    What exceeds ``max_length`` is cut: first the prompt, from the left, down to one token, as at sampling;
-    then the completion, from the right.
+    If they exceed ``max_length``, the prompt is cut from the left, down to one token, then the completion from the
+    right.
     """
     prompt_ids = tokenizer.encode(prompt)
     completion_ids = [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]

@@ -1,6 +1,6 @@
-"""Samples from a Hugging Face model in plain torch: batched, with a KV cache, finished rows dropped.
+"""Samples from a Hugging Face model in plain torch: batched, with a KV cache, without finished rows.
 
-For accuracy checks during a stage; rollouts are vLLM's work. Letters: B rows, T prompt tokens, V vocabulary.
+For accuracy checks during a stage; rollouts use vLLM. Letters: B rows, T prompt tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def sample(
     generator: torch.Generator,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """One completion a prompt, without its end token; ``temperature`` 0 is greedy."""
+    """One completion per prompt, without its end token; ``temperature`` 0 is greedy."""
     completions: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     input_ids, mask = _pad_left(prompts)
@@ -54,7 +54,7 @@ def sample(
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """One token a row, ``[B, V] -> [B]``."""
+    """One token per row, ``[B, V] -> [B]``."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
@@ -62,7 +62,7 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
 
 
 def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, ``[B, T]`` each; padding comes first, so that the last column is every prompt's end."""
+    """Ids and mask, ``[B, T]`` each; padded on the left, so that the last column is the end of every prompt."""
     width = max(map(len, prompts))
     ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.zeros_like(ids)

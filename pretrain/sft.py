@@ -11,7 +11,7 @@ from rlserve.pretrain.stage import Report, run_stage
 
 
 def sft(config: SftConfig, start: Path, out: Path, seed: int, report: Report) -> Path:
-    """Train the checkpoint ``start`` on the corpus, loss on completions alone; save it as the new directory ``out``.
+    """Train the checkpoint ``start`` on the corpus, loss only on completions; save it as the new directory ``out``.
 
     Sequences are cut to the model's context. The same configuration, start, seed and number of threads give the
     same weights.

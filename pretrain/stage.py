@@ -1,7 +1,7 @@
-"""The loop that pretraining and fine-tuning share: AdamW; warm-up, constant rate, cool-down; accuracy checks.
+"""The loop of pretraining and fine-tuning: AdamW; warm-up, constant rate, cool-down; accuracy checks.
 
-The cool-down is what makes the result repeatable: at a constant rate the share of either kind of demonstration
-drifts from batch to batch, while the rate falls it settles at what the data hold.
+The cool-down makes the result repeatable: at a constant rate the share of each kind of demonstration drifts from batch
+to batch; while the rate falls, it settles at the share in the data.
 """
 
 import os
@@ -19,22 +19,22 @@ from rlserve.cpu_kernels import set_up_process, short_attention
 from rlserve.pretrain.data import IGNORE, Batch
 
 MAX_THREADS = 8
-"""More cores do not help models of this size."""
+"""More threads do not speed up models of this size."""
 
 Report = Callable[[Mapping[str, float]], None]
-"""Takes the numbers of a step: step, steps, loss, tokens_per_second, eta_seconds and, when checked, accuracy."""
+"""Called with the numbers of a step: step, steps, loss, tokens_per_second, eta_seconds and, if checked, accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """How a stage ended."""
+    """The result of a stage."""
 
     steps: int
     """Optimizer steps done."""
     loss: float
-    """Loss of the last one, nats a token."""
+    """Loss of the last step, in nats per token."""
     accuracy: float | None
-    """Sampled validation accuracy of the result; None when it is not checked."""
+    """Sampled validation accuracy of the result; None if it is not checked."""
 
 
 def run_stage(
@@ -45,9 +45,9 @@ def run_stage(
     check: Callable[[], float] | None,
     report: Report,
 ) -> StageResult:
-    """Train ``model`` in place for ``config.steps``; an accuracy of ``config.stop_accuracy`` starts the end.
+    """Train ``model`` in place for ``config.steps``; an accuracy of ``config.stop_accuracy`` starts the cool-down.
 
-    ``check()`` measures accuracy. Reports go out every ``config.check_every`` steps and at the end.
+    ``check()`` measures accuracy. ``report`` is called every ``config.check_every`` steps and at the end.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
@@ -82,7 +82,7 @@ def rate_share(step: int, last: int, config: StageConfig) -> float:
 
 
 def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the targets, in nats; logits are made only where there is a target."""
+    """Mean cross-entropy over the targets, in nats; logits are computed only at positions with a target."""
     with short_attention(batch.input_ids.shape[1], batch.input_ids.device):
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
     chosen = batch.targets != IGNORE
@@ -104,7 +104,7 @@ def _update(
 
 
 class _Pace:
-    """Tokens a second and the time that is left."""
+    """Tokens per second and the remaining time."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -120,7 +120,7 @@ class _Pace:
 
 @contextmanager
 def _threads(wanted: int) -> Iterator[None]:
-    """Torch's CPU threads inside of the block; as before after it."""
+    """Set torch's number of CPU threads during the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or min(len(os.sched_getaffinity(0)), MAX_THREADS))
     try:

@@ -1,7 +1,7 @@
 """Small tokenizers from scratch, as ordinary Hugging Face fast tokenizers: by character, or byte-level BPE.
 
-Special tokens come first, then the alphabet in the order of its code points, so that the same data always gives
-the same ids. Encoding puts ``<bos>`` in front; decoding gives the text back exactly.
+Special tokens come first, then the alphabet in the order of its code points, so that the same data always results in
+the same ids. Encoding prepends ``<bos>``; decoding restores the text exactly.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ BYTES = 256
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most ``config.vocab_size`` tokens. Raises ConfigError when that is too few."""
+    """A tokenizer of at most ``config.vocab_size`` tokens. Raises ConfigError if that is too few."""
     build = _characters if config.type == "characters" else _byte_pairs
     backend = build(config, texts)
     backend.post_processor = processors.TemplateProcessing(
@@ -40,7 +40,7 @@ def _characters(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if len(tokens) > config.vocab_size:
         raise ConfigError(
             f"tokenizer.vocab_size: is {config.vocab_size}, but {len(alphabet)} characters and "
-            f'{len(SPECIAL_TOKENS)} special tokens are {len(tokens)}; raise it, or take type = "bpe"'
+            f'{len(SPECIAL_TOKENS)} special tokens are {len(tokens)}; raise it, or use type = "bpe"'
         )
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")

@@ -1,4 +1,4 @@
-"""Pretraining: from a configuration to a language model, made from nothing."""
+"""Pretraining: from a configuration to a language model, from scratch."""
 
 from pathlib import Path
 

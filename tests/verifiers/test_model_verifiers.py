@@ -143,7 +143,7 @@ def test_a_server_that_hangs_breaks_or_refuses_is_no_verdict(server: Server) -> 
     for answer, problem in (
         (hang, "no answer within"),
         (lambda n, b: (401, {}), "status 401"),
-        (lambda n, b: (200, b"<"), "no JSON"),
+        (lambda n, b: (200, b"<"), "not JSON"),
     ):
         server.answer = answer
         with pytest.raises(Unavailable, match=problem):

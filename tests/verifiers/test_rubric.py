@@ -67,7 +67,7 @@ def test_a_part_without_a_verdict_leaves_the_whole_without_one() -> None:
     [
         ([{"verifier": "rubric"}], r"parts\[0\]\.verifier: is a rubric"),
         ([{"weight": 1}], r"parts\[0\]\.verifier: is missing"),
-        ([MATH, MATH], "'math' is there twice"),
+        ([MATH, MATH], "'math' occurs twice"),
         ([MATH | {"colour": 1}], r"parts\[0\]\.colour"),
         ([MATH | {"weight": float("nan")}], r"parts\[0\]\.weight"),
     ],

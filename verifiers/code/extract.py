@@ -1,4 +1,4 @@
-"""The program in a completion that may think, talk, demonstrate and test around it."""
+"""Finds the program in a completion that may also contain reasoning, prose, demonstrations and tests."""
 
 import re
 import sys
@@ -34,17 +34,16 @@ FUTURE = re.compile(r"^from +__future__ +import", re.MULTILINE)
 BORROWED = re.compile(r"^from[ \t]+\.*(\w*)[\w.]*[ \t]+import[ \t].*", re.MULTILINE)
 LEETCODE = "from typing import *; from collections import *; from functools import *; from itertools import *; "
 LEETCODE += "from heapq import *; from bisect import *; import math, re, string, random, collections, heapq, bisect\n"
-"""What stands before each program there, so that models leave it out."""
+"""Imports that LeetCode prepends to each program, so that models omit them."""
 
 
 def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = False, prompt: str = "") -> str:
-    """The program that a completion of ``prompt`` gives.
+    """The program in a completion of ``prompt``.
 
-    ``wanted`` are names that its tests use; ``reads``: whether its tests feed it. What was thought before the answer
-    does not count. Of the fenced blocks the program is the last that defines a wanted name (or reads, or prints),
-    Python's before those that name no language; with it go earlier blocks that define what it uses. Without such a
-    block it is the last one of Python, else the last without a language, else the whole text without fences and
-    without the prose around the code.
+    ``wanted`` are names that its tests use; ``reads``: whether its tests send input. Reasoning before the answer is
+    ignored. The program is the last fenced block that defines a wanted name (or reads, or prints), Python blocks before
+    those without a language, together with earlier blocks that define names it uses. Without such a block it is the
+    last Python block, else the last without a language, else the whole text without fences and prose.
     """
     text = BYTE_ORDER_MARK.sub("", LINE_END.sub("\n", completion))
     text = END_TOKENS.sub("", _answer_part(text, prompt))
@@ -62,11 +61,10 @@ def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = F
 
 
 def with_prefix(program: str, prefix: str, entry_point: str) -> str:
-    """The program to run, when the task's own code comes before what was written.
+    """The program to run if the task has code of its own (``prefix``).
 
-    A completion that defines the function gets the prefix for its imports and helpers, if the prefix is a program
-    by itself; a completion that does not is taken for the rest of the prefix's last function. A class Solution gets
-    the imports that LeetCode gives it.
+    A completion that defines the function gets the prefix for its imports and helpers, if the prefix is a valid program
+    by itself; otherwise the completion continues the prefix's last function. A class Solution gets LeetCode's imports.
     """
     solution = SOLUTION.search(program) and not FUTURE.search(program)
     imports = LEETCODE if solution else ""
@@ -79,7 +77,7 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
 
 
 def defines(program: str, names: Collection[str]) -> bool:
-    """Whether one of the names is defined at the top of the program, or as a method of its class Solution."""
+    """Whether the program defines one of the names globally, or as a method of its class Solution."""
     return any(name in names for name in defined_names(program)) or any(
         re.search(rf"^class[ \t]+Solution\b(?:.*\n)+?[ \t]+(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", program, re.M)
         for name in names
@@ -87,7 +85,7 @@ def defines(program: str, names: Collection[str]) -> bool:
 
 
 def defined_names(program: str) -> Collection[str]:
-    """Names that stand at the top: functions, classes, assignments, imports."""
+    """Global names: functions, classes, assignments, imports."""
     found: list[str] = []
     for function, value, imported in DEFINED.findall(program):
         found += [name for name in (function, value) if name]
@@ -96,7 +94,7 @@ def defined_names(program: str) -> Collection[str]:
 
 
 def _answer_part(text: str, prompt: str) -> str:
-    """What stands outside of thoughts. A mark of thoughts in a program's quotation marks is no mark."""
+    """The text outside of the reasoning. A reasoning mark inside of a string literal does not count."""
     quoted: list[str] = []
 
     def hidden(mark: re.Match[str]) -> str:
@@ -119,13 +117,13 @@ def _nth(quoted: Sequence[str], match: re.Match[str]) -> str:
 
 
 def _tagged(text: str) -> Sequence[str]:
-    """What stands in the last tags of an answer; none when there are none."""
+    """The content of the last answer tags; empty if there are none."""
     found = [match["tag"] or match["bracket"] or "" for match in TAGGED.finditer(text)]
     return [found[-1]] if found and found[-1].strip() else []
 
 
 def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
-    """The program by what it does; None when nothing here does that."""
+    """The program, chosen by what it defines, reads or prints; None if no block qualifies."""
     blocks = blocks_of(text)
     if _bare(text, blocks, wanted):
         return None
@@ -145,13 +143,13 @@ def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
 
 
 def _borrows(block: Block, wanted: Collection[str]) -> bool:
-    """Whether the block has a wanted name from no module that is here: of the program, in a demonstration."""
+    """Whether the block imports a wanted name from an unknown module, as a demonstration of the program does."""
     own = BORROWED.sub(lambda match: match[0] if match[1] in sys.stdlib_module_names else "", _own(block, wanted))
     return not defines(own, wanted)
 
 
 def _own(block: Block, wanted: Collection[str]) -> str:
-    """The body; moved to the margin when all of it is indented and it defines a wanted name there."""
+    """The body; dedented if all of it is indented and it then defines a wanted name."""
     body = block.body
     first = next((line for line in body.split("\n") if line.strip()), "")
     indent = len(first) - len(first.lstrip())
@@ -173,7 +171,7 @@ def _with_helpers(block: Block, blocks: Sequence[Block], wanted: Collection[str]
 
 
 def _bare(text: str, blocks: Sequence[Block], wanted: Collection[str]) -> bool:
-    """Whether the program stands outside of all fences: it defines a wanted name there, and no block does."""
+    """Whether the program is outside of all fences: the text there defines a wanted name, and no block does."""
     if not wanted or any(defines(_own(block, wanted), wanted) for block in blocks):
         return False
     lines = text.split("\n")
@@ -184,7 +182,7 @@ def _bare(text: str, blocks: Sequence[Block], wanted: Collection[str]) -> bool:
 
 
 def _without_fences(text: str, wanted: Collection[str]) -> str:
-    """The text as a program: code alone, where prose stands around it or a fence was left over."""
+    """The text as a program, without surrounding prose and stray fences."""
     one_line = ONE_LINE.search(text)
     if one_line and not defines(text, wanted):
         return one_line[1] or one_line[2]
@@ -195,7 +193,7 @@ def _without_fences(text: str, wanted: Collection[str]) -> str:
     for number, line in enumerate(lines):
         if re.fullmatch(r"(?:`{3,}|~{3,})[ \t]*\w*[ \t]*", line):
             before, after = lines[:number], lines[number + 1 :]
-            # One that closes what a prompt opened ends the program; one that opens begins it.
+            # A fence that closes one opened by the prompt ends the program; an opening one begins it.
             lines = before if any(part.strip() for part in before) else after
             break
     start = next((number for number, line in enumerate(lines) if line.strip()), 0)

@@ -1,7 +1,7 @@
-"""Fenced code blocks of a text, as CommonMark has them and as models write them.
+"""Fenced code blocks of a text, as in CommonMark and as models write them.
 
-Beyond CommonMark: a closing fence may be glued to the last line of its block; a fence with a language ends a block
-that was never closed; an opening fence may follow words on its line if it names Python.
+Beyond CommonMark, a closing fence may be attached to the last line of its block, a fence with a language ends an
+unclosed block, and an opening fence may follow words on its line if it names Python.
 """
 
 import re
@@ -16,6 +16,7 @@ LIST_ITEM = re.compile(r"(?P<before>[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+)\S")
 QUOTE = re.compile(r"[ \t]*>[ \t]?")
 PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+-])", re.IGNORECASE)
 TAB = 4
+"""Tab stops of CommonMark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,16 @@ class Block:
     """One fenced block."""
 
     language: str
-    """``"python"``, ``""`` when none was named, else the first word of the info string."""
+    """``"python"``, ``""`` if none is named, else the first word of the info string."""
     body: str
     first_line: int
-    """Of the opening fence, counted from 0."""
+    """Line of the opening fence, counted from 0."""
     last_line: int
-    """Of the closing fence, or the last one of the text."""
+    """Line of the closing fence, or the last line of the text."""
 
 
 def blocks_of(text: str) -> Sequence[Block]:
-    """All blocks that hold something, in order. A block that is not closed goes on to the end."""
+    """All non-empty blocks, in order. An unclosed block extends to the end."""
     lines = text.split("\n")
     found: list[Block] = []
     list_indent, index = 0, 0
@@ -73,7 +74,7 @@ def _opening(line: str, list_indent: int) -> _Opening | None:
     quotes = before.count(">")
     indent = _width(before.rpartition(">")[2].removeprefix(" ") if quotes else before)
     if indent >= TAB and not quotes and indent > list_indent + TAB - 1 and not LIST_ITEM.match(line):
-        return None  # an indented line of something else: of a program that stands here bare, for one
+        return None  # an indented line of something else, for example of a program without fences
     return _Opening(match["marks"], indent, quotes, _language(match["info"]))
 
 
@@ -84,7 +85,7 @@ def _language(info: str) -> str:
 
 
 def _body(lines: Sequence[str], start: int, opening: _Opening) -> tuple[str, int, int]:
-    """The text of a block, the number of its last line, and where reading goes on."""
+    """The text of a block, the number of its last line, and the line to continue from."""
     body: list[str] = []
     for number in range(start, len(lines)):
         line = _unquoted(lines[number], opening.quotes)
@@ -111,7 +112,7 @@ def _unquoted(line: str, quotes: int) -> str:
 
 
 def _dedented(lines: Sequence[str], indent: int) -> str:
-    """Without as many leading blanks as stood before the opening fence, where all lines have them."""
+    """Dedent by the indentation of the opening fence, if all lines have it."""
     indent = min([indent, *(_width(line[: len(line) - len(line.lstrip())]) for line in lines if line.strip())])
     return "".join(_less_indented(line, indent) + "\n" for line in lines)
 

@@ -1,12 +1,12 @@
-"""What a code task tells its verifier.
+"""The payload of a code task.
 
 ``kind``         ``"function"`` (asserts), ``"calls"`` (arguments and results) or ``"stdio"`` (input and output)
-``entry_point``  the function in question (needed for ``calls``); a method of a class ``Solution`` is found by its own
+``entry_point``  the tested function (required for ``calls``); a method of a class ``Solution`` is found by its own
                  name, and ``Solution().f`` names it in full
 ``tests``        function: Python source of asserts, or a list of such lines; calls: a list of
                  ``{"args": [...], "kwargs": {...}, "output": ...}``; stdio: a list of ``{"input": ..., "output": ...}``
 ``prefix``       the task's own code, e.g. the prompt of a completion that is only a body
-``extract``      true: take the program out of the completion's fences (default); false: the completion is the program
+``extract``      true: extract the program from the completion's fences (default); false: the completion is the program
 ``partial``      true: the reward is the share of tests passed; false (default): all or nothing
 ``cpu_seconds``, ``memory_bytes``  limits below the server's own
 """
@@ -28,13 +28,16 @@ from rlserve.verifiers.payloads import decode_object, flag
 
 FIELDS = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
 MAX_TESTS = 1024
+"""Per task; each costs a box or a call."""
 MAX_CALL_BYTES = 7 * 2**20
-"""Of one call's arguments, and of what is wanted: what crosses into a box and out of it in one message."""
+"""Of one call's arguments and of its result: below the 8 MiB of one message into or out of a box."""
 MIN_MEMORY_BYTES = 2**26
 """Below this no interpreter starts."""
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(?:\(\))?(?:\.[^\W\d]\w*(?:\(\))?)*")
 MAX_SOURCE_CHARACTERS = 256 * 1024
+"""Of a program or its tests; parsing it takes well under a second."""
 MAX_INPUT_CHARACTERS = 16 * 2**20
+"""Of one test's input or output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,24 +57,24 @@ class CodeTask:
 
     @property
     def wanted(self) -> Collection[str]:
-        """Names that a program for this task defines: one of them, at least."""
+        """Names of which a program for this task defines at least one."""
         if self.kind == "stdio":
             return ()
         return (self.root,) if self.entry_point else _called(self.asserts)
 
     @property
     def root(self) -> str:
-        """The name at the top of a program that the entry point begins with."""
+        """The global name with which the entry point begins."""
         return self.entry_point.partition(".")[0].removesuffix("()")
 
     @property
     def reads(self) -> bool:
-        """Whether the program is fed."""
+        """Whether the tests send input to the program."""
         return any(test.input.strip() for test in self.stdio)
 
 
 def decode_payload(payload: bytes) -> CodeTask:
-    """The task; raises InvalidRequest that names the field."""
+    """The task. Raises InvalidRequest, which names the field."""
     content = decode_object(payload, fields=FIELDS)
     kind = content.get("kind")
     if kind not in ("function", "calls", "stdio"):
@@ -99,16 +102,16 @@ def decode_payload(payload: bytes) -> CodeTask:
 def _asserts(tests: Any) -> str:
     lines = tests if isinstance(tests, list) else [tests]
     if not lines or not all(isinstance(line, str) and line.strip() for line in lines):
-        raise InvalidRequest("payload.tests: is no Python source; send asserts as one text or a list of lines")
+        raise InvalidRequest("payload.tests: is not Python source; send asserts as one text or a list of lines")
     source = "\n".join(lines)
     if len(source) > MAX_SOURCE_CHARACTERS:
         raise InvalidRequest(f"payload.tests: is {len(source)} characters; send at most {MAX_SOURCE_CHARACTERS}")
     try:
         empty = not ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InvalidRequest(f"payload.tests: is no Python source ({error}); send assert statements") from error
+        raise InvalidRequest(f"payload.tests: is not Python source ({error}); send assert statements") from error
     if empty:
-        raise InvalidRequest("payload.tests: holds no statement, so that any program passes; send assert statements")
+        raise InvalidRequest("payload.tests: has no statement, so any program would pass; send assert statements")
     return source
 
 
@@ -122,10 +125,10 @@ def _called(source: str) -> Collection[str]:
 
 def _listed(tests: Any) -> list[tuple[int, Mapping[str, Any]]]:
     if not isinstance(tests, list) or not 0 < len(tests) <= MAX_TESTS:
-        raise InvalidRequest(f"payload.tests: is no list of 1 to {MAX_TESTS} tests")
+        raise InvalidRequest(f"payload.tests: is not a list of 1 to {MAX_TESTS} tests")
     for index, item in enumerate(tests):
         if not isinstance(item, dict):
-            raise InvalidRequest(f"payload.tests[{index}]: is no object")
+            raise InvalidRequest(f"payload.tests[{index}]: is not an object")
     return list(enumerate(tests))
 
 
@@ -148,7 +151,7 @@ def _stdio(item: Mapping[str, Any], index: int) -> StdioTest:
     for name in ("input", "output"):
         if not isinstance(item.get(name), str) or len(item[name]) > MAX_INPUT_CHARACTERS:
             where = f"payload.tests[{index}].{name}"
-            raise InvalidRequest(f"{where}: is no text of at most {MAX_INPUT_CHARACTERS} characters")
+            raise InvalidRequest(f"{where}: is not text of at most {MAX_INPUT_CHARACTERS} characters")
     if any("\ud800" <= character <= "\udfff" for character in item["output"]):
         raise InvalidRequest(f"payload.tests[{index}].output: has lone surrogates, which no program can print")
     return StdioTest(input=item["input"], output=item["output"])
@@ -157,7 +160,7 @@ def _stdio(item: Mapping[str, Any], index: int) -> StdioTest:
 def _text(content: Mapping[str, Any], field: str, *, maximum: int) -> str:
     value = content.get(field, "")
     if not isinstance(value, str) or len(value) > maximum:
-        raise InvalidRequest(f"payload.{field}: is no text of at most {maximum} characters")
+        raise InvalidRequest(f"payload.{field}: is not text of at most {maximum} characters")
     return value
 
 

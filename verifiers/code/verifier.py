@@ -1,4 +1,4 @@
-"""The code verifier: programs judged by their tests, behind the strongest walls that hold here."""
+"""The code verifier: runs programs against their tests, in the strongest sandbox tier that holds here."""
 
 from rlserve.errors import NotReady
 from rlserve.records import Outcome, Verdict
@@ -14,8 +14,8 @@ from rlserve.verifiers.code.payload import MAX_SOURCE_CHARACTERS, CodeTask, deco
 class CodeVerifier:
     """Runs Python against asserts, calls or input and output, in a sandbox of its own.
 
-    Reward 1 when every test passes (with ``partial`` the share that does), else 0. A program that runs out of time
-    or memory, writes too much or crashes has an outcome of its own; a fault of the sandbox is no verdict.
+    Reward 1 if every test passes (with ``partial`` the share that does), else 0. A program that exceeds its time or
+    memory, writes too much or crashes has an outcome of its own; a failure of the sandbox is no verdict.
     """
 
     name = "code"
@@ -23,7 +23,7 @@ class CodeVerifier:
     description = "Python programs against asserts, calls or stdin/stdout tests, in a sandbox"
     reward_range = (0.0, 1.0)
     limits_itself = True
-    """Its limits are those of the programs; the pool's own stands behind them."""
+    """It limits the programs itself; the pool's limit is a second line of defence."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class CodeVerifier:
             self._minimum = Tier(min_tier)
         except ValueError:
             known = ", ".join(Tier)
-            raise NotReady(f"options.min_tier: {min_tier!r} is no tier (known: {known})") from None
+            raise NotReady(f"options.min_tier: {min_tier!r} is not a tier (known: {known})") from None
         self._limits = Limits(
             cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_bytes=memory_bytes, output_bytes=output_bytes
         )
@@ -49,7 +49,7 @@ class CodeVerifier:
 
     @property
     def limit_seconds(self) -> float:
-        """Counted time within which one completion is judged, retries and several tests included."""
+        """Counted time for one completion, including retries and several tests."""
         return ATTEMPTS * (TOTAL_WALL_FACTOR + 1) * self._limits.wall_seconds + 10
 
     @property
@@ -63,18 +63,18 @@ class CodeVerifier:
         decode_payload(payload)
 
     def prepare(self) -> None:
-        """Choose and prove a tier. Raises NotReady when none holds: then no code is run here."""
+        """Choose and prove a tier. Raises NotReady if none holds, so that no code is run here."""
         if self._sandbox is None:
             self._sandbox = Sandbox(minimum=self._minimum, python=self._python, cgroup=self._cgroup)
 
     def close(self) -> None:
-        """End the sandbox."""
+        """Close the sandbox."""
         if self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one program. Raises InvalidRequest for a payload that is none, SandboxFault for no judgement."""
+        """Verify one program. Raises InvalidRequest for a malformed payload, SandboxFault if the sandbox fails."""
         task = decode_payload(payload)
         self.prepare()
         assert self._sandbox is not None

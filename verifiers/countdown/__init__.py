@@ -1,1 +1,5 @@
-"""Verifier of Countdown answers."""
+"""The verifier ``countdown``.
+
+verifier    CountdownVerifier: numbers and target to a verdict
+expression  exact arithmetic expressions, parsed without ``eval``
+"""

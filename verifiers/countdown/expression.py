@@ -1,19 +1,21 @@
-"""Arithmetic expressions by a parser of our own, exact, without ``eval``."""
+"""Arithmetic expressions, parsed and computed exactly, without ``eval``."""
 
 import re
 from fractions import Fraction
 
 MAX_CHARACTERS = 500
+"""Far above an expression over a few numbers; bounds the time for hostile ones."""
 MAX_DEPTH = 50
+"""Nested brackets; below Python's recursion limit."""
 TOKEN = re.compile(r"\s*(?:(\d{1,12})|([-+*/()]))")
 
 
 class NoExpression(ValueError):
-    """The text is no expression of numbers, ``+ - * /`` and brackets."""
+    """The text is not an expression of numbers, ``+ - * /`` and brackets."""
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
-    """Value, and the numbers that occur, in order. Raises NoExpression, also for a division by zero."""
+    """The value and the numbers in order. Raises NoExpression, also for a division by zero."""
     parser = _Parser(_tokens(text.replace("\u00d7", "*").replace("\u00f7", "/").replace("\u2212", "-")))
     value = parser.sum(0)
     if not parser.at_end:
@@ -29,7 +31,7 @@ def _tokens(text: str) -> list[str]:
     while position < len(text):
         match = TOKEN.match(text, position)
         if match is None:
-            raise NoExpression(f"{text[position : position + 10]!a} is no part of an expression")
+            raise NoExpression(f"{text[position : position + 10]!a} is not part of an expression")
         tokens.append(match[1] or match[2])
         position = match.end()
     return tokens
@@ -45,7 +47,7 @@ class _Parser:
 
     @property
     def at_end(self) -> bool:
-        """True when every token is read."""
+        """True once every token is read."""
         return self._place == len(self._tokens)
 
     def sum(self, depth: int) -> Fraction:

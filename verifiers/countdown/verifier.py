@@ -10,10 +10,10 @@ from rlserve.verifiers.reasoning import answer_of, tagged_answer
 
 
 class CountdownVerifier:
-    """1 for an expression that equals the target, each number used at most once (all of them with ``use_all``).
+    """1 for an expression that equals the target and uses each number at most once (with ``use_all`` all of them).
 
-    An answer may end in ``= target``. With ``tags`` the expression stands in the last ``<answer>`` tags, else the last
-    line of the text is it. Thoughts (``<think>...</think>``) are no answer.
+    An answer may end in ``= target``. With ``tags`` the expression is the content of the last ``<answer>`` tags, else
+    the last line of the text. Reasoning (``<think>...</think>``) is ignored.
     """
 
     name = "countdown"
@@ -26,7 +26,7 @@ class CountdownVerifier:
         _task(payload)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one answer. Raises InvalidRequest for a payload that is none."""
+        """Verify one answer. Raises InvalidRequest for a malformed payload."""
         numbers, target, use_all, tags = _task(payload)
         why = _why_wrong(_expression(completion, prompt, tags), numbers, target, use_all)
         return Verdict(
@@ -39,11 +39,11 @@ class CountdownVerifier:
 
 
 def _task(payload: bytes) -> tuple[list[int], int, bool, bool]:
-    """Numbers, target, whether all are to be used, whether tags hold the answer. Raises InvalidRequest."""
+    """Numbers, target, whether all must be used, whether the answer is in tags. Raises InvalidRequest."""
     content = decode_object(payload, fields=("numbers", "target", "use_all", "tags"))
     numbers, target = content.get("numbers"), content.get("target")
     if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
-        raise InvalidRequest("payload.numbers: is no list of whole numbers")
+        raise InvalidRequest("payload.numbers: is not a list of whole numbers")
     if type(target) is not int:
         raise InvalidRequest(f"payload.target: is {str(target)[:40]!a}; send a whole number")
     return numbers, target, flag(content, "use_all"), flag(content, "tags")

@@ -1,1 +1,4 @@
-"""Verifier of the form of a completion."""
+"""The verifier ``format``.
+
+verifier  FormatVerifier: required tags, each once, in order
+"""

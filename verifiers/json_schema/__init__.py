@@ -1,1 +1,4 @@
-"""Verifier of JSON against a schema."""
+"""The verifier ``json_schema``.
+
+verifier  JsonSchemaVerifier: JSON that matches a schema
+"""

@@ -1,1 +1,4 @@
-"""Verifier of the length of a completion."""
+"""The verifier ``length``.
+
+verifier  LengthVerifier: soft overlong penalty, or distance to a target length
+"""

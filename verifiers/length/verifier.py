@@ -1,4 +1,4 @@
-"""Length as a reward: a soft penalty for what is too long, or the distance to a wanted length."""
+"""Length as a reward: a soft penalty for long completions, or the distance to a target length."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ class LengthVerifier:
     ``most``, -1 beyond.
 
     With ``target`` instead: 1 at that length, falling linearly to 0 at ``tolerance`` away from it. Lengths are in
-    ``unit``: characters, words (between blanks) or tokens of the tokenizer at ``tokenizer``. A task may say otherwise
-    in its payload: ``{"most": ..., "buffer": ...}`` or ``{"target": ..., "tolerance": ...}``. Passing means: no
-    penalty, or within the tolerance.
+    ``unit``: characters, words (between blanks) or tokens of the tokenizer at ``tokenizer``. A task may set its own
+    values in its payload: ``{"most": ..., "buffer": ...}`` or ``{"target": ..., "tolerance": ...}``. A completion
+    passes without a penalty, or within the tolerance.
     """
 
     name = "length"
@@ -53,12 +53,12 @@ class LengthVerifier:
 
     @staticmethod
     def check(payload: bytes) -> None:
-        """Raise InvalidRequest for a payload that ``verify`` would refuse whatever the options are."""
+        """Raise InvalidRequest for a payload that ``verify`` would refuse with any options."""
         content = decode_object(payload or b"{}", fields=("most", "buffer", "target", "tolerance"))
         _check({"most": 2**31 - 1, "buffer": 0, "target": 0, "tolerance": 0} | dict(content), "payload")
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one length. Raises InvalidRequest for a payload that is none."""
+        """Verify one length. Raises InvalidRequest for a malformed payload."""
         content = decode_object(payload or b"{}", fields=tuple(self._numbers))
         numbers = self._numbers | dict(content)
         _check(numbers, "payload")
@@ -88,14 +88,14 @@ class LengthVerifier:
 
 
 def overlong_penalty(length: int, most: int, buffer: int) -> float:
-    """In [-1, 0]: DAPO's soft punishment."""
+    """DAPO's soft overlong penalty, in [-1, 0]."""
     if length <= most - buffer:
         return 0.0
     return -1.0 if length >= most else (most - buffer - length) / buffer
 
 
 def near_target(length: int, target: int, tolerance: int) -> float:
-    """In [0, 1]: 1 at the target, 0 at more than the tolerance away."""
+    """1 at the target, falling to 0 at the tolerance and beyond."""
     distance = abs(length - target)
     return max(0.0, 1.0 - distance / (tolerance + 1))
 

@@ -1,1 +1,5 @@
-"""Verifier of reasoning-gym's tasks: their own scorers."""
+"""The verifier ``reasoning_gym``.
+
+verifier  ReasoningGymVerifier: an answer to the score of its data set
+scorers   the library's scorers, made safe for untrusted answers
+"""

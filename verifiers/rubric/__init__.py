@@ -1,1 +1,4 @@
-"""Several verifiers as one."""
+"""The verifier ``rubric``.
+
+verifier  RubricVerifier: weighted sum and gates over other verifiers
+"""

@@ -15,7 +15,9 @@ from rlserve.verifiers.payloads import decode_object
 
 FIELDS = {"name", "verifier", "weight", "gate", "least", "options", "payload"}
 MAX_PARTS = 32
+"""Each part becomes metrics; a rubric has a handful."""
 UNKNOWN_PARTS_SECONDS = 60.0
+"""Limit if tasks define their own parts, whose limits are not known in advance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,32 +25,33 @@ class Part:
     """One verifier of a rubric."""
 
     name: str
-    """Of its part in verdicts and metrics."""
+    """Name of the part in verdicts and metrics."""
     verifier: Any
     weight: float
     gate: bool
-    """True: below ``least`` the whole reward is the gate's."""
+    """True: with a reward below ``least``, the whole reward is ``gate_reward``."""
     least: float
     payload: bytes | None
-    """Always this, or None: the task's own, under the part's name."""
+    """Fixed payload; None: the task's, under the part's name."""
 
 
 class RubricVerifier:
-    """Reward = sum of weight x reward over ``parts``; ``gate_reward`` when a gate is not passed.
+    """Reward = sum of weight x reward over ``parts``; ``gate_reward`` if a gate is not passed.
 
-    A part is ``{name, verifier, weight = 1, gate = false, least = 1, options = {}, payload = {...}}``; ``name`` is the
-    verifier's unless given. A part without a ``payload`` of its own gets ``payloads[name]`` of the task's payload, or,
-    when the task has no ``payloads``, the task's whole payload. A gate with weight 0 only lets through. Every part's
-    reward is in the verdict's ``parts``, and so in the metrics; so are the parts' own parts, as ``name/part``.
+    A part is ``{name, verifier, weight = 1, gate = false, least = 1, options = {}, payload = {...}}``; ``name``
+    defaults to the verifier's. A part without a ``payload`` of its own gets ``payloads[name]`` of the task's payload,
+    or, if the task has no ``payloads``, the task's whole payload. A gate with weight 0 adds nothing to the reward.
+    Every part's reward is in the verdict's ``parts``, and so in the metrics; so are the parts' own parts, as
+    ``name/part``.
 
-    A task may bring parts of its own, ``{"parts": [...], "payloads": {...}}``, without ``options``: those are the
-    operator's to give.
+    A task may define parts of its own, ``{"parts": [...], "payloads": {...}}``, without ``options``, which only the
+    operator may set.
 
-    With a part that waits (an ``async def verify``, such as a judge) the rubric waits too: many completions are judged
-    at once in one process, where the other parts should be quick.
+    With an async part (such as a judge) the rubric is async, too: many completions are in flight in one process, so the
+    other parts should be quick.
 
-    A part without a verdict leaves the whole without one. Passing means: every gate passed, and every part that has a
-    positive weight passed.
+    If a part has no verdict, neither has the rubric. A completion passes if every gate and every part with a positive
+    weight pass.
     """
 
     name = "rubric"
@@ -61,14 +64,14 @@ class RubricVerifier:
         self._parts = [_part(part, f"options.parts[{index}]") for index, part in enumerate(parts)]
         names = [part.name for part in self._parts]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InvalidRequest(f"options.parts: {twice[0]!r} is there twice; give each part a name of its own")
+            raise InvalidRequest(f"options.parts: {twice[0]!r} occurs twice; give each part a name of its own")
         self._gate_reward = gate_reward
         if any(_waits(part.verifier) for part in self._parts):
             self.verify = self._verify_waiting  # type: ignore[method-assign,assignment]
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """From the parts' ranges and weights."""
+        """Range that follows from the parts' ranges and weights."""
         low = high = 0.0
         for part in self._parts:
             ends = [part.weight * end for end in getattr(part.verifier, "reward_range", (0.0, 1.0))]
@@ -79,43 +82,43 @@ class RubricVerifier:
 
     @property
     def isolation(self) -> str:
-        """Of the part that runs untrusted code, if one does."""
+        """Isolation of the part that runs untrusted code, if any."""
         return next((tier for part in self._parts if (tier := getattr(part.verifier, "isolation", ""))), "")
 
     @property
     def limit_seconds(self) -> float:
-        """Sum of the parts' own limits, where they have any."""
+        """Sum of the parts' own limits."""
         return sum(float(getattr(p.verifier, "limit_seconds", 5.0)) for p in self._parts) or UNKNOWN_PARTS_SECONDS
 
     @property
     def limits_itself(self) -> bool:
-        """True when a part does, or when tasks bring parts that nobody knows yet."""
+        """True if a part limits itself, or if tasks define their own parts, which are not known yet."""
         return not self._parts or any(getattr(part.verifier, "limits_itself", False) for part in self._parts)
 
     @staticmethod
     def check(payload: bytes) -> None:
-        """Raise InvalidRequest for a payload that ``verify`` would refuse whatever the options are."""
+        """Raise InvalidRequest for a payload that ``verify`` would refuse with any options."""
         payloads, own = _of_task(payload)
         for part in _own_parts(own) if own else ():
             if (check := getattr(part.verifier, "check", None)) is not None:
                 check(RubricVerifier._own(part, payloads, payload))
 
     def prepare(self) -> None:
-        """Prepare every part that can be."""
+        """Prepare every part that has ``prepare``."""
         for part in self._parts:
             if hasattr(part.verifier, "prepare"):
                 part.verifier.prepare()
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge by every part. Raises InvalidRequest for a payload without what a part needs."""
+        """Verify by every part. Raises InvalidRequest if a part's payload is missing."""
         parts, payloads = self._of(payload)
         said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
-        # A task's own parts may wait, one after the other: nobody knew when the process was chosen.
+        # A task's own parts may be async although this process is not; they run one after the other.
         found = [asyncio.run(verdict) if inspect.iscoroutine(verdict) else verdict for verdict in said]
         return self._together(parts, found)
 
     async def _verify_waiting(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """As :meth:`verify`, where parts wait: all of those at once."""
+        """Like :meth:`verify`, with all async parts at the same time."""
         parts, payloads = self._of(payload)
         said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
         waiting = [index for index, verdict in enumerate(said) if inspect.iscoroutine(verdict)]
@@ -125,17 +128,17 @@ class RubricVerifier:
         return self._together(parts, said)
 
     async def close(self) -> None:
-        """Close what parts hold open."""
+        """Close every part that has ``close``."""
         for part in self._parts:
             if _waits(part.verifier) and hasattr(part.verifier, "close"):
                 await part.verifier.close()
 
     def _of(self, payload: bytes) -> tuple[Sequence[Part], Mapping[str, Any] | None]:
-        """The parts that judge, and the payloads by part."""
+        """The parts to use, and the payloads by part."""
         payloads, own = _of_task(payload)
         parts = _own_parts(own) if own else self._parts
         if not parts:
-            raise InvalidRequest("options.parts: is empty, and the payload has no parts; say which verifiers there are")
+            raise InvalidRequest("options.parts: is empty, and the payload has no parts; name the verifiers")
         return parts, payloads
 
     def _together(self, parts: Sequence[Part], verdicts: Sequence[Verdict]) -> Verdict:
@@ -189,7 +192,7 @@ def _waits(verifier: Any) -> bool:
 
 
 def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:
-    """The payloads by part (None when the task's payload is one for all), and the parts that a task brings, as JSON."""
+    """The payloads by part (None if all parts share the task's payload), and the task's own parts as JSON."""
     try:
         content = json.loads(payload)
     except (ValueError, RecursionError):
@@ -199,18 +202,18 @@ def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:
     content = decode_object(payload, fields=("payloads", "parts"))
     payloads = content.get("payloads", {})
     if not isinstance(payloads, dict):
-        raise InvalidRequest("payload.payloads: is no object; send a payload for each part, by name")
+        raise InvalidRequest("payload.payloads: is not an object; send a payload for each part, by name")
     return payloads, json.dumps(content["parts"]) if "parts" in content else ""
 
 
 @lru_cache(maxsize=64)
 def _own_parts(parts_json: str) -> tuple[Part, ...]:
-    """The parts that a task brings. Raises InvalidRequest."""
+    """The task's own parts. Raises InvalidRequest."""
     parts = json.loads(parts_json)
     if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
-        raise InvalidRequest(f"payload.parts: is no list of 1 to {MAX_PARTS} parts")
+        raise InvalidRequest(f"payload.parts: is not a list of 1 to {MAX_PARTS} parts")
     if any(isinstance(part, dict) and part.get("options") for part in parts):
-        raise InvalidRequest("payload.parts: has options; those are given in verifier.options.rubric alone")
+        raise InvalidRequest("payload.parts: has options; set them in verifier.options.rubric")
     made = tuple(_part(part, f"payload.parts[{index}]") for index, part in enumerate(parts))
     if len({part.name for part in made}) < len(made):
         raise InvalidRequest("payload.parts: names one twice; give each part a name of its own")

@@ -1,1 +1,6 @@
-"""Judges text by comparison: the cheapest verifiers."""
+"""Verifiers that compare texts, in microseconds.
+
+verifier  ExactVerifier, RegexVerifier
+payload   their checked payloads
+answers   finds the answer after a marker
+"""

@@ -1,4 +1,4 @@
-"""A taskset as an environment: its tasks, in its order; its own rewards judge (see ``verifier``)."""
+"""A taskset as an environment: its tasks, in its order; ``verifier`` runs its rewards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from rlserve_prime.tasksets import tasks_of
 class PrimeEnvironment:
     """Single-turn tasks of a ``verifiers`` taskset.
 
-    ``taskset`` is its id, ``options`` its configuration. ``held_out`` is the share of tasks, the last ones, that are
-    the split ``test``; an own taskset for it goes by ``test_taskset`` and ``test_options``.
+    ``taskset`` is its id, ``options`` its configuration. The last ``held_out`` share of the tasks is the split
+    ``test``, or ``test_taskset`` with ``test_options`` names a separate taskset for it.
     """
 
     name = "prime"
@@ -49,7 +49,7 @@ class PrimeEnvironment:
         return {split: len(places) for split, places in self._places.items()}
 
     def task(self, split: str, index: int, seed: int) -> Task:
-        """Task ``index`` of the split, which wraps around; ``seed`` changes nothing."""
+        """Task ``index`` of the split, which wraps around; ``seed`` has no effect."""
         if split not in self._places:
             raise UnknownName(f"split: {split!r} is not one of {self.name} ({', '.join(self._places)})")
         place = self._places[split][index % len(self._places[split])]
@@ -69,7 +69,7 @@ class PrimeEnvironment:
 
 
 def _prompt(data: Any) -> Sequence[Message]:
-    """System prompt and prompt as messages. Raises InvalidRequest for a task that opens with a tool or an image."""
+    """System prompt and prompt as messages. Raises InvalidRequest for a task that begins with a tool or an image."""
     system = [Message(role="system", content=data.system_prompt)] if data.system_prompt else []
     prompt = data.prompt
     if isinstance(prompt, str):

@@ -1,4 +1,4 @@
-"""Loads a taskset once a process, by its id and configuration."""
+"""Loads a taskset once per process, by its id and configuration."""
 
 import itertools
 import json
@@ -8,12 +8,13 @@ from typing import Any
 from rlserve.errors import InvalidRequest
 
 MAX_TASKS = 1_000_000
+"""Of an endless taskset; bounds memory."""
 
 
 def tasks_of(taskset: str, options: dict[str, Any]) -> tuple[Any, ...]:
-    """Every task, in the taskset's order; an endless one as far as ``limit`` in its options, or MAX_TASKS.
+    """Every task, in the taskset's order; of an endless one the first ``limit`` of its options, or MAX_TASKS.
 
-    Raises InvalidRequest for a taskset that is not installed or does not take its options.
+    Raises InvalidRequest for a taskset that is not installed or does not accept its options.
     """
     return _load(taskset, json.dumps(options, sort_keys=True))
 

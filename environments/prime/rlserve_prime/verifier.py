@@ -1,4 +1,4 @@
-"""The rewards of a ``verifiers`` task, given to one completion."""
+"""The rewards of a ``verifiers`` task for one completion."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from rlserve_prime.tasksets import tasks_of
 class PrimeVerifier:
     """Runs the task's own ``@reward`` and ``@metric`` functions and judges over a trace of prompt and completion.
 
-    The reward is the weighted sum that the library computes; each reward and metric is a part of the verdict. Passing
-    means: the sum reaches ``pass_at``. Rewards that need a container of the library's own are not run here: a task that
-    has nothing else has no verdict.
+    The reward is the library's weighted sum; each reward and metric is a part of the verdict. A sum of at least
+    ``pass_at`` passes. Rewards that need a container of the library's own are not run; a task with only such rewards
+    has no verdict.
     """
 
     name = "prime"
@@ -27,11 +27,11 @@ class PrimeVerifier:
         self._pass_at = pass_at
 
     def prepare(self) -> None:
-        """Import the library while nobody waits."""
+        """Import the library before the first completion arrives."""
         import verifiers.v1  # noqa: F401
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one completion. Raises InvalidRequest for a payload that is none, Unavailable when scoring fails."""
+        """Verify one completion. Raises InvalidRequest for a malformed payload, Unavailable if scoring fails."""
         task = _task(payload)
         trace = _trace(task, completion)
         try:
@@ -65,7 +65,7 @@ def _task(payload: bytes) -> Any:
 
 
 def _trace(task: Any, completion: str) -> Any:
-    """What the library would have recorded of one turn."""
+    """The library's record of a single turn."""
     from verifiers import v1 as vf
 
     text = completion.encode("utf-8", "replace").decode()
