@@ -99,6 +99,6 @@ def test_the_command_makes_the_page_of_any_run(tmp_path: Path, capsys: pytest.Ca
     assert main(["report", str(by_hand.root), str(launched.root)]) == 0
     assert "by-hand" in by_hand.report.read_text() and "grpo, seed 0" in launched.report.read_text()
     (tmp_path / "other").mkdir()
-    for wrong, words in (("none", "there is no directory"), ("other", "is no run")):
+    for wrong, words in (("none", "there is no directory"), ("other", "is not a run")):
         assert main(["report", str(tmp_path / wrong)]) == 1
         assert words in capsys.readouterr().err
