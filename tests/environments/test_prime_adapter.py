@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from verifier_client import VerifierClient
 
 from rlserve.actors.environment.client import EnvironmentClient
 from rlserve.actors.hub.client import HubClient
+from rlserve.actors.verifier.client import VerifierClient
 from rlserve.records import ActorKind, Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@
     frames          the messages between the server and its processes: length-prefixed JSON, never pickle
     traits          VerifierSpec: the optional class attributes of a verifier, as data
     bounds          rejects a reward outside the declared range
-    client          the request to a verifier server, its progress stream and the checked reply
+    client          VerifierClient; the request, progress stream and checked reply that every caller uses
 
 To add an attribute that a verifier class may declare: a field of ``traits.VerifierSpec`` (with its encode and decode),
 a row in ``verifiers/README.md``, and its use in ``pool``. To add a verifier, see the package ``rlserve.verifiers``.

@@ -5,10 +5,9 @@ import subprocess
 import sys
 import time
 
-from verifier_client import VerifierClient
-
 from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
+from rlserve.actors.verifier.client import VerifierClient
 from rlserve.records import ActorKind
 
 SERVE = (

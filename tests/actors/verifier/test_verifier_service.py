@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from verifier_client import VerifierClient
 
-from rlserve.actors.verifier.client import until_result
+from rlserve.actors.verifier.client import VerifierClient, until_result
 from rlserve.actors.verifier.main import RunningVerifier, checked_names, verifier_server
 from rlserve.actors.verifier.service import MAX_COMPLETIONS, SERVICE_NAME
 from rlserve.config.tables.verifier import VerifierConfig
