@@ -12,7 +12,7 @@ from rlserve.actors.learner.reporter import count_metrics
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate
-from rlserve.config.algorithms import GrpoConfig
+from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.observability.metrics import info
 from rlserve.store.base import GroupCounts
