@@ -69,7 +69,7 @@ def effective_sample_size(ratios: Tensor, mask: Tensor) -> Tensor:
     """
     weights = ratios * mask
     total = mask.sum() * weights.square().sum()
-    return weights.sum().square() / total.clamp(min=1e-30)
+    return weights.sum().square() / total.clamp(min=1e-30)  # any value above 0 will do: the numerator is 0 then
 
 
 def importance_weight(log_rho: Tensor, batch: TokenBatch, config: PolicyGradientConfig) -> Tensor:

@@ -122,6 +122,7 @@ class Scorer:
             logits,
             scored.to(self.device),
             needs=needs,
+            # At least 512 tokens: with fewer, a huge vocabulary would pay more for calls than it saves in memory.
             chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
             unshared=self.unshared,
         )

@@ -33,6 +33,7 @@ ALGORITHM_STATE = "algorithm"
 POLICY_OUTPUTS = frozenset({"entropy", "entropy_gradient", "log_partition"})
 """Needs that a batch without teacher or reference can meet."""
 PUBLISHED_DTYPES = (torch.float32, torch.bfloat16)
+"""Types of published weights; a header names one by its index."""
 REFERENCE = "reference_logprobs"
 
 
