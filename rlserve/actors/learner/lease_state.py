@@ -1,7 +1,8 @@
 """The records of the lease table: an open lease, a worker, and what the table reports of both."""
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -137,4 +138,56 @@ class Worker:
             still_seconds=min((now - entry.moved_at for entry in held), default=0.0),
             stage=oldest.stage if oldest else "",
             returned_in_row=self.returned_in_row,
+        )
+
+
+_Place = tuple[int, int, str]
+"""(leases held, number of the last grant, name): the smallest gets the next lease."""
+
+
+class FreeWorkers:
+    """Connected workers with room for a lease, those that hold least first.
+
+    Example: a holds 1 lease and b 0. ``pop`` gives b; ``pop`` with ``avoid`` b gives a, and b only when it is alone.
+    """
+
+    def __init__(self, workers: Mapping[str, Worker], ready: Collection[str] | None) -> None:
+        """Those among ``ready`` (None: among all)."""
+        self._workers = workers
+        self._heap: list[_Place] = []
+        for worker_id, worker in workers.items():
+            if worker.left_at is None and (ready is None or worker_id in ready):
+                self.push(worker_id)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, worker_id: str) -> None:
+        """Add a worker, if it has room."""
+        worker = self._workers[worker_id]
+        if len(worker.held) < worker.capacity:
+            heapq.heappush(self._heap, (len(worker.held), worker.served, worker_id))
+
+    def pop(self, able: Collection[str] | None, *, avoid: str) -> str | None:
+        """Take out the first that is ``able`` (None: all are), not ``avoid`` unless no other worker is able."""
+        skipped, failed, chosen = [], None, None
+        while self._heap and chosen is None:
+            place = heapq.heappop(self._heap)
+            if able is not None and place[2] not in able:
+                skipped.append(place)
+            elif place[2] == avoid:
+                failed = place
+            else:
+                chosen = place
+        if chosen is None and failed is not None and not self._has_another(avoid, able):
+            chosen, failed = failed, None
+        for place in [*skipped, *([failed] if failed else [])]:
+            heapq.heappush(self._heap, place)
+        return chosen[2] if chosen else None
+
+    def _has_another(self, worker_id: str, able: Collection[str] | None) -> bool:
+        """Whether another connected worker is able, now or once it has room."""
+        return any(
+            worker.left_at is None and name != worker_id and (able is None or name in able)
+            for name, worker in self._workers.items()
         )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from rlserve.actors.learner.lease_state import Entry, Release, Source, Worker, WorkerLeases
+from rlserve.actors.learner.lease_state import Entry, FreeWorkers, Release, Source, Worker, WorkerLeases
 from rlserve.actors.learner.settings import GRACE_SECONDS
 from rlserve.records import Purpose
 from rlserve.records.lease import REPORT_SECONDS, Lease, LeaseProgress
@@ -20,9 +20,6 @@ MAX_ATTEMPTS = 8
 """Their pauses add up to 26 s, in which a crashed server of the task is started again."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
 """Doubling. The first is short: most failures are of one worker, and another may succeed at once."""
-
-_Place = tuple[int, int, str]
-"""(leases held, number of the last grant, name): the smallest gets the next lease."""
 
 
 class LeaseTable:
@@ -132,20 +129,19 @@ class LeaseTable:
         """
         granted: dict[str, list[Lease]] = {}
         passed_over = []
-        free = [self._place(worker_id) for worker_id in self._free(ready)]
-        heapq.heapify(free)
+        free = FreeWorkers(self._workers, ready)
         while free:
             entry = self._next(queued)
             if entry is None:
                 break
-            worker_id = self._choose(entry, free, current if entry.lease.purpose is Purpose.EVALUATE else ready)
+            able = current if entry.lease.purpose is Purpose.EVALUATE else ready
+            worker_id = None if entry.not_before > self._clock() else free.pop(able, avoid=entry.avoid)
             if worker_id is None:
                 passed_over.append(entry)
                 continue
             self._hold(entry, worker_id, self._source.nonces.make(entry.lease.group_id, worker_id))
             granted.setdefault(worker_id, []).append(replace(entry.lease, nonce=entry.nonce))
-            if len(self._workers[worker_id].held) < self._workers[worker_id].capacity:
-                heapq.heappush(free, self._place(worker_id))
+            free.push(worker_id)
         for entry in passed_over:
             self._wait(entry)
         self._source.save()  # before anyone learns of the leases: a later process must not draw them again
@@ -224,45 +220,6 @@ class LeaseTable:
 
     def _wanted(self, lease: Lease) -> bool:
         return self._drawing or lease.purpose is not Purpose.TRAIN
-
-    def _free(self, ready: Collection[str] | None) -> list[str]:
-        return [
-            worker_id
-            for worker_id, worker in self._workers.items()
-            if worker.left_at is None and len(worker.held) < worker.capacity and (ready is None or worker_id in ready)
-        ]
-
-    def _place(self, worker_id: str) -> _Place:
-        worker = self._workers[worker_id]
-        return len(worker.held), worker.served, worker_id
-
-    def _choose(self, entry: Entry, free: list[_Place], able: Collection[str] | None) -> str | None:
-        """Pop the worker that holds least from ``free``, among those in ``able``.
-
-        Not the one that just failed on this lease, unless no other is able.
-        """
-        if entry.not_before > self._clock():
-            return None
-        skipped, failed, chosen = [], None, None
-        while free and chosen is None:
-            place = heapq.heappop(free)
-            if able is not None and place[2] not in able:
-                skipped.append(place)
-            elif place[2] == entry.avoid:
-                failed = place
-            else:
-                chosen = place
-        if chosen is None and failed is not None and not self._has_another(entry.avoid, able):
-            chosen, failed = failed, None
-        for place in [*skipped, *([failed] if failed else [])]:
-            heapq.heappush(free, place)
-        return chosen[2] if chosen else None
-
-    def _has_another(self, worker_id: str, able: Collection[str] | None) -> bool:
-        return any(
-            worker.left_at is None and name != worker_id and (able is None or name in able)
-            for name, worker in self._workers.items()
-        )
 
     def _open(self, lease: Lease) -> Entry:
         entry = Entry(lease=lease, order=self._orders, since=self._clock())
