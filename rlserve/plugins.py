@@ -170,6 +170,7 @@ def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: 
         parameters = inspect.signature(kind).parameters
     except (TypeError, ValueError):  # written in C, without a signature
         return
+    # A constructor with **options takes any; its own parameters may still be required.
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     named = {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     for option in [] if takes_any else options:

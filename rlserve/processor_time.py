@@ -74,15 +74,17 @@ def busiest_process(*pids: int) -> float:
 
 
 class CountedTime:
-    """Measures the counted time of a tree of processes. Call :meth:`read` about every ``read_every`` seconds::
+    """Measures the counted time of a tree of processes.
 
-    time = CountedTime(process.pid)
-    while not ended(process):
-        sleep(READ_EVERY_SECONDS)
-        if time.read() > limit_seconds and time.is_settled:
-            process.kill()
-    # A process that computes for 3 s and stands ready for 5 s, on a full machine: wall_seconds 8, waited_seconds 5,
-    # counted_seconds 3.
+    Call :meth:`read` about every ``read_every`` seconds::
+
+        time = CountedTime(process.pid)
+        while not ended(process):
+            sleep(READ_EVERY_SECONDS)
+            if time.read() > limit_seconds and time.is_settled:
+                process.kill()
+        # A process that computes for 3 s and stands ready for 5 s, on a full machine: wall_seconds 8, waited_seconds 5,
+        # counted_seconds 3.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ def footprint(pids: Iterable[int]) -> Footprint:
     """Sum over the processes and their descendants; one that ends meanwhile counts nothing."""
     descriptors = unshared = 0
     for pid in pids:
+        # Zygotes and boxes are children of judge processes, which a look at these alone would miss.
         for process in _with_descendants(pid):
             try:
                 opened, memory = process.num_fds(), process.memory_full_info().uss

@@ -25,14 +25,16 @@ POLL_SECONDS = 0.5
 
 
 class JudgeProcess:
-    """Asks one judge, pair by pair, and starts it again after a kill::
+    """Asks one judge, pair by pair, and starts it again after a kill.
 
-    judge = JudgeProcess("math-verify")
-    judge.ask("1/2", "0.5")
-    judge.verdict()                # "equal"
-    judge.ask(gold, answer)     # a pair on which the judge computes without end
-    judge.verdict()                # "hung": the process was killed, and the next ask starts another
-    judge.close()
+    For example::
+
+        judge = JudgeProcess("math-verify")
+        judge.ask("1/2", "0.5")
+        judge.verdict()             # "equal"
+        judge.ask(gold, answer)     # a pair on which the judge computes without end
+        judge.verdict()             # "hung": the process was killed, and the next ask starts another
+        judge.close()
     """
 
     def __init__(self, judge: str) -> None:

@@ -14,12 +14,14 @@ died, and keeps the report of a run readable."""
 
 
 class EventLog:
-    """Appends events to one file, from any number of processes::
+    """Appends events to one file, from any number of processes.
 
-    events = EventLog(paths.events)
-    events.write("phase", name="training")     # raises OSError when the disk is full
-    events.note("actor_restarted", actor="rollout-1", seconds=4.2)   # does not
-    # events.jsonl: {"unix_seconds": 1700000000.0, "event": "phase", "name": "training"} ...
+    For example::
+
+        events = EventLog(paths.events)
+        events.write("phase", name="training")     # raises OSError when the disk is full
+        events.note("actor_restarted", actor="rollout-1", seconds=4.2)   # does not
+        # events.jsonl: {"unix_seconds": 1700000000.0, "event": "phase", "name": "training"} ...
     """
 
     def __init__(self, path: Path) -> None:

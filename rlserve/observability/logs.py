@@ -36,6 +36,7 @@ class OneLine(logging.Formatter):
 def set_up(actor: str, *, level: int = logging.INFO) -> None:
     """Log to standard error: rlserve's records from ``level`` on, those of other libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
+    # The name becomes part of a %-format.
     form = f"%(asctime)s {printable(actor).replace('%', '%%')} %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(OneLine(form, "%H:%M:%S"))
     root = logging.getLogger()

@@ -97,14 +97,16 @@ def info(name: str) -> MetricInfo:
 
 
 class MetricsFile:
-    """Writes one line of JSON for each step. Its life, over a crash and a resumption::
+    """Writes one line of JSON for each step.
 
-    with MetricsFile(path) as metrics:
-        metrics.write(1, {"learner/loss": 0.5})
-        metrics.write(2, {"learner/loss": float("nan")})    # written as null
-    # The run crashed, and resumes from the checkpoint of step 1:
-    with MetricsFile(path, step=1) as metrics:              # cuts the line of step 2 off
-        metrics.write(2, {"learner/loss": 0.4})
+    Its life, over a crash and a resumption::
+
+        with MetricsFile(path) as metrics:
+            metrics.write(1, {"learner/loss": 0.5})
+            metrics.write(2, {"learner/loss": float("nan")})    # written as null
+        # The run crashed, and resumes from the checkpoint of step 1:
+        with MetricsFile(path, step=1) as metrics:              # cuts the line of step 2 off
+            metrics.write(2, {"learner/loss": 0.4})
     """
 
     def __init__(self, path: Path, *, step: int | None = None, warn: Callable[[str], object] = logger.warning) -> None:
@@ -148,7 +150,7 @@ class MetricsFile:
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None  # JSON has neither NaN nor infinities
 
 
 def _cut(path: Path, step: int | None) -> None:
@@ -156,7 +158,7 @@ def _cut(path: Path, step: int | None) -> None:
     if not path.exists():
         return
     kept = 0
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # binary: truncate needs offsets in bytes
         for line in file:
             if not line.endswith(b"\n") or _is_later(line, step):
                 break

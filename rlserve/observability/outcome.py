@@ -55,6 +55,7 @@ def merge_lives(
         return merged
     for name in ADDED:
         merged[name] = int(earlier.get(name, 0)) + int(latest.get(name, 0))
+    # Measured once, before the first step: a resumed run does not repeat it.
     for name in ("accuracy_before", "reward_before"):
         if merged.get(name) is None and earlier.get(name) is not None:
             merged[name] = earlier[name]

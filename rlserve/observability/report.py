@@ -57,7 +57,7 @@ def write_report(config: RunConfig | None, paths: RunPaths) -> None:
     )
     # Written beside and renamed: a browser that reloads during a run never sees half a page.
     temporary = paths.report.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # texts of a model may hold lone surrogates
     temporary.replace(paths.report)
 
 

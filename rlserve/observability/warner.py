@@ -11,12 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 class Warner:
-    """Reports a cause at its first occurrence, then at its 10th, 100th, ... with the count::
+    """Reports a cause at its first occurrence, then at its 10th, 100th, ... with the count.
 
-    warn = Warner(paths.events)
-    warn("verifier-0: no answer; the group goes to another", cause="verifier-0")    # reported
-    warn("verifier-0: no answer; the group goes to another", cause="verifier-0")    # counted only
-    # The tenth time: "verifier-0: no answer; the group goes to another (10 times by now)"
+    For example::
+
+        warn = Warner(paths.events)
+        warn("verifier-0: no answer; the group goes to another", cause="verifier-0")    # reported
+        warn("verifier-0: no answer; the group goes to another", cause="verifier-0")    # counted only
+        # The tenth time: "verifier-0: no answer; the group goes to another (10 times by now)"
     """
 
     def __init__(self, path: Path) -> None:

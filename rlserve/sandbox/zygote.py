@@ -125,7 +125,7 @@ class Zygote:
             message, descriptors = self._answer()
         except (OSError, Unavailable) as error:
             pipes.close_ours()
-            raise Unavailable(f"sandbox: its zygote opened no box: {error}") from error
+            raise Unavailable(f"sandbox: its zygote opened no box: {str(error).removeprefix('sandbox: ')}") from error
         finally:
             pipes.close_theirs()
         self.boxes += 1

@@ -66,7 +66,7 @@ def draw_each(
 
 def _line(axes: Any, found: Sequence[Curve], field: str, colour: Any, title: str) -> None:
     sides = [(np.array([0, *getattr(c, field)], dtype=float), [c.accuracy_before, *c.accuracy]) for c in found]
-    last = min(x[-1] for x, _ in sides)
+    last = min(x[-1] for x, _ in sides)  # the mean line ends where the first seed does
     grid = np.linspace(0, last, POINTS)
     for x, y in sides:
         axes.plot(x, y, color=colour, linewidth=0.5, alpha=0.35)

@@ -120,6 +120,7 @@ def read_curve(paths: RunPaths, *, given: bool = False) -> Curve:
         parts = ("learner/wait_seconds", "learner/step_seconds", "learner/publish_seconds")
         seconds += sum(row[part] for part in parts)
         samples = samples + row["batch/sequences"] if given else row["groups/received"] * config.rollout.group_size
+        # None in a step that received no group, or in which nothing was measured: the curve has no point there.
         accuracy = looks.get(int(row["step"])) if given else row.get("received/accuracy")
         if accuracy is not None:
             ess = row.get("algorithm/ess") or 1.0
@@ -180,7 +181,9 @@ def _teacher_section(name: str, pretrain: Mapping[str, Any]) -> dict[str, Any]:
 def _make_file(ground: Ground, model: str, out: Path, *, problems: int, samples: int, how: Sequence[str]) -> None:
     if out.exists():
         return
-    config = out.with_suffix(".toml")
+    config = out.with_suffix(
+        ".toml"
+    )  # without pretrain and sft, and of 0 steps: only the model and its environment count
     values = merge(ground.config, {"name": "made", "steps": 0})
     config.write_text(to_toml(validate(RunConfig, values)), encoding="utf-8")
     graded = out.with_suffix(".graded.jsonl")
