@@ -27,7 +27,7 @@ def run_once(config: RunConfig) -> int:
 
 
 def measurement(config: RunConfig) -> dict[str, Any]:
-    """What the run measured: its "accuracy" event, as far as it has the fields. Raises InvalidRequest without one."""
+    """The run's measurement, from its "accuracy" event. Raises InvalidRequest without one."""
     paths = RunPaths(Path(config.directory) / config.name)
     events = [e for e in read_json_lines(paths.events) if e.get("event") == "accuracy"]
     if not events:

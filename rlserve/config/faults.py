@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in words for the user: "key: what it was; what to do"."""
+"""Pydantic's errors as messages for the user: "key: what it was; what to do"."""
 
 from collections.abc import Sequence
 from typing import Any

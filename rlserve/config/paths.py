@@ -51,7 +51,7 @@ class RunPaths:
         return self.root / "pretrained"
 
     def teacher(self, name: str) -> "RunPaths":
-        """Where a teacher that the run makes has its ``start_model`` and ``pretrained_model``."""
+        """Paths of ``start_model`` and ``pretrained_model`` of a teacher that the run makes."""
         return RunPaths(self.root / "teachers" / name)
 
     @property

@@ -1,4 +1,4 @@
-"""What a launcher is: a plan of processes in, a run out, nothing left behind.
+"""The interface of a launcher: a plan of processes in, a run out, nothing left behind.
 
 ``rlserve.launch.plan`` says which processes a run has; a launcher only starts, watches, restarts and stops them. Every
 launcher passes ``tests/contract/test_launchers.py``; how to add one: ``docs/extending.md``.
@@ -68,7 +68,7 @@ class Launcher(Protocol):
 
 
 class LauncherType(Protocol):
-    """What a ``[launch] type`` names: the class of a launcher."""
+    """The class of a launcher, which ``[launch] type`` names."""
 
     def __call__(self, config: RunConfig, paths: RunPaths, *, digest: str) -> Launcher:
         """``digest`` is that of the ``config.toml`` that the processes must find in the run directory."""

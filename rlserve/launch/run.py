@@ -43,7 +43,7 @@ FINISHED, ENDED, FAILED = "finished", "stopped", "failed"
 
 
 class Display(Protocol):
-    """What shows a run to whoever started it."""
+    """Shows a run to the user who started it."""
 
     def following(self, paths: RunPaths, *, step: int) -> AbstractAsyncContextManager[object]:
         """Show what the run writes to its directory until the block ends; ``step`` is where it begins."""

@@ -205,19 +205,19 @@ class StoreBackend(Protocol):
     """
 
     def place(self, paths: RunPaths) -> str:
-        """Where the store of this run is, for messages."""
+        """Place of this run's store, for messages."""
         ...
 
     def exists(self, paths: RunPaths) -> bool:
-        """Whether there is one, whole or not."""
+        """Whether a store exists there, complete or not."""
         ...
 
     def open(self, paths: RunPaths) -> Store:
-        """Open the store, or make an empty one. Raises StateCorrupt when what is there cannot be read."""
+        """Open the store, or make an empty one. Raises StateCorrupt when the existing one cannot be read."""
         ...
 
     def peek(self, paths: RunPaths, key: str) -> str | None:
-        """What ``recall(key)`` gives, without opening the store for writing; None where nothing can be read."""
+        """The result of ``recall(key)``, without opening the store for writing; None when it cannot be read."""
         ...
 
     def put_back(self, copy: Path, paths: RunPaths) -> str:

@@ -11,7 +11,7 @@ from rlserve.store.base import Store
 from rlserve.store.sqlite import SqliteStore
 
 JOURNALS = ("", "-wal", "-shm")
-"""What SQLite appends to a file's name; a journal must not outlive the file that it belongs to."""
+"""Suffixes that SQLite appends to a file's name; a journal must not outlive the file that it belongs to."""
 
 
 class SqliteBackend:

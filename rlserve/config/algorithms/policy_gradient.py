@@ -1,4 +1,4 @@
-"""Sections of the policy-gradient family; what all share is in ``PolicyGradientConfig``."""
+"""Sections of the policy-gradient family; ``PolicyGradientConfig`` has the shared settings."""
 
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
@@ -38,7 +38,7 @@ class KlConfig(Section):
 
 
 class PolicyGradientConfig(AlgorithmSection):
-    """What every policy-gradient loss has. Class defaults are the vetted setting."""
+    """Settings that all policy-gradient losses share. Class defaults are the vetted setting."""
 
     advantage: Literal["group_std", "group_mean", "leave_one_out", "batch_std", "max_rl", "running_baseline"] = (
         "group_std"
@@ -50,7 +50,7 @@ class PolicyGradientConfig(AlgorithmSection):
     baseline_decay: float = Field(0.9, ge=0, lt=1)
     """Of the running baseline, per optimizer batch."""
     zero_variance: Literal["drop", "keep"] = "drop"
-    """Groups whose rewards are all equal teach nothing: drop them and refill, or keep them."""
+    """Groups whose rewards are all equal have no gradient: drop them and refill, or keep them."""
     truncated: Literal["keep", "mask"] = "keep"
     """Completions cut by the length limit: train on them, or mask them from the loss."""
     overlong_buffer: int = Field(0, ge=0)
@@ -120,12 +120,12 @@ class PolicyGradientConfig(AlgorithmSection):
 
 
 class AveragingConfig(PolicyGradientConfig):
-    """What the sum of token losses is divided by."""
+    """Settings of losses with a choice of denominator."""
 
     averaging: Literal[
         "token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant", "prompt_mean"
     ] = "token_mean"
-    """What the sum of token losses is divided by, over the whole optimizer batch."""
+    """Denominator of the sum of token losses, over the whole optimizer batch."""
     constant_length: int = Field(0, ge=0)
     """Tokens a sequence counts for under averaging = "constant"."""
 

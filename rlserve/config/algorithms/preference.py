@@ -35,7 +35,7 @@ class PairsConfig(Section):
 
 
 class PairedConfig(AlgorithmSection):
-    """What losses on pairs share."""
+    """Settings that all losses on pairs share."""
 
     pairs: PairsConfig = PairsConfig()
     averaging: Literal["pair_mean", "prompt_mean"] = "prompt_mean"

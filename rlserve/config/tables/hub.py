@@ -9,6 +9,6 @@ class HubConfig(Section):
     """Registry of actors."""
 
     address: str = "127.0.0.1:0"
-    """Where the hub listens; port 0 takes any free one."""
+    """Address of the hub; port 0 takes a free one."""
     heartbeat_timeout_seconds: float = Field(3.0, gt=0)
     """An actor whose last heartbeat is older than this counts as dead."""

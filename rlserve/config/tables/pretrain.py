@@ -117,7 +117,7 @@ class SftConfig(Section):
 
 
 class PretrainJob(Section):
-    """What ``rlserve pretrain`` reads."""
+    """Configuration of ``rlserve pretrain``."""
 
     out: str = Field(min_length=1)
     """Checkpoint directory to make."""
@@ -128,7 +128,7 @@ class PretrainJob(Section):
 
 
 class SftJob(Section):
-    """What ``rlserve sft`` reads."""
+    """Configuration of ``rlserve sft``."""
 
     start: str = Field(min_length=1)
     """Hugging Face checkpoint directory or hub name to start from."""

@@ -6,7 +6,7 @@ from rlserve.config.base import Section
 
 
 class SyncConfig(Section):
-    """When workers get new weights. The policy moves between syncs by about learning rate times steps."""
+    """Schedule of weight syncs. The policy moves between syncs by about learning rate times steps."""
 
     every_steps: int = Field(1, ge=0)
     """Optimizer steps between weight syncs: 1 is online, more is semi-online, 0 is never (offline).

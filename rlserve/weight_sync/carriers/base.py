@@ -1,4 +1,4 @@
-"""What a carrier is: one way to bring a version's bytes from the learner to a flat file on the worker's host.
+"""The interface of a carrier: one way to bring a version's bytes from the learner to a flat file on the worker's host.
 
 One ``Fetch`` RPC is one attempt:
 
@@ -27,7 +27,7 @@ NextChunk = Callable[[], Awaitable[pb.Chunk]]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a sender gives one caller."""
+    """A sender's answer to one caller."""
 
     header: pb.FetchHeader
     """Everything but ``carrier``, which the service fills in."""
