@@ -12,7 +12,7 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest, PluginFailed, UnknownName
 from rlserve.records import Message, Task
-from rlserve.sandbox.plain import encode_plain
+from rlserve.sandbox.walls.plain import encode_plain
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 500

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.environments.jsonl import JsonlEnvironment
+from rlserve.environments.files.jsonl import JsonlEnvironment
 from rlserve.errors import InvalidRequest
 from rlserve.text_files import lines_of, read_text
 

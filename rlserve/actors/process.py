@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.stop import stop_signals
 from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName

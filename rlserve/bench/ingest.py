@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rlserve.actors.learner.frames import MAX_FRAME_BYTES
-from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.mixture import MixtureEntry
-from rlserve.actors.learner.settings import InboxSettings
-from rlserve.actors.learner.stream_service import SERVICE_NAME, RolloutStreamService
+from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.ingest.stream_service import SERVICE_NAME, RolloutStreamService
+from rlserve.actors.learner.leases.mixture import MixtureEntry
+from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlserve.actors.learner.engine import LearnerEngine
+from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.grpo import Grpo
 from rlserve.algorithms.masked import denominator

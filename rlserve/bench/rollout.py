@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlserve.actors.rollout.engine import VllmEngine
 from rlserve.bench.tiny_model import save_tiny_model
 from rlserve.engines.base import EngineOptions, SamplingChoice
+from rlserve.engines.vllm.engine import VllmEngine
 
 TARGET = 0.9
 """Least share of plain vLLM's rate: requests, log-probabilities and version spans may take a tenth."""

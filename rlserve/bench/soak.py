@@ -14,10 +14,10 @@ import psutil
 
 from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.bench.footprint import footprint
-from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
+from rlserve.bench.verdicts.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
-from rlserve.sandbox.tiers import UID_BASES
+from rlserve.sandbox.walls.tiers import UID_BASES
 
 PROGRAMS = 5000  # any value of this size will do: what one box in a hundred leaks becomes visible
 WORKERS = 2  # judge processes: the cores of the machine of the published figures

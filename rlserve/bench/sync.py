@@ -11,12 +11,12 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from rlserve.actors.rollout.engine import VllmEngine
 from rlserve.bench.tiny_model import save_tiny_model
 from rlserve.engines.base import EngineOptions, SamplingChoice
+from rlserve.engines.vllm.engine import VllmEngine
 from rlserve.observability.metrics import percentile
-from rlserve.policy.publisher import Publisher
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.publisher import Publisher
 
 TARGET_MS = 50.0
 """Longest stall that is aimed at: about a decoding step of a large model, so that swaps cost next to nothing."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc.aio
 import torch
 
-from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
-from rlserve.policy.publisher import Publisher
-from rlserve.policy.subscriber import Subscriber
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
+from rlserve.weight_sync.publisher import Publisher
+from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
+from rlserve.weight_sync.subscriber import Subscriber
 
 STREAMS = (DELTA_STREAM, FULL_STREAM)
 REPEATS = 3  # the least of them counts: anything that disturbs a copy makes it longer

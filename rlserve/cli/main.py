@@ -20,16 +20,18 @@ PIPE_CLOSED = 141
 """Exit code that a shell reports for a process killed by SIGPIPE."""
 
 COMMANDS = (
-    Command("run", "rlserve.cli.run", "a whole run on this machine, from a configuration"),
+    Command("run", "rlserve.cli.runs.run", "a whole run on this machine, from a configuration"),
     Command(
-        "serve", "rlserve.cli.serve", "one actor, for clusters: hub, rollout, verifier, environment, teacher, learner"
+        "serve",
+        "rlserve.cli.runs.serve",
+        "one actor, for clusters: hub, rollout, verifier, environment, teacher, learner",
     ),
-    Command("status", "rlserve.cli.status", "state of a run and its live actors"),
-    Command("rollout", "rlserve.cli.rollout", "rollout workers of a run: status, pause, resume, sample"),
-    Command("report", "rlserve.cli.report", "rebuild a run's report page from its directory"),
+    Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
+    Command("rollout", "rlserve.cli.runs.rollout", "rollout workers of a run: status, pause, resume, sample"),
+    Command("report", "rlserve.cli.runs.report", "rebuild a run's report page from its directory"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
-    Command("eval", "rlserve.cli.evaluate", "accuracy of a checkpoint on held-out tasks"),
-    Command("generate", "rlserve.cli.generate", "graded samples of a model, as a file"),
+    Command("eval", "rlserve.cli.runs.evaluate", "accuracy of a checkpoint on held-out tasks"),
+    Command("generate", "rlserve.cli.runs.generate", "graded samples of a model, as a file"),
     Command("pairs", "rlserve.cli.pairs", "preference pairs or examples from files of samples"),
     Command("pretrain", "rlserve.cli.pretrain", "pretrain a small model from scratch"),
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
@@ -94,7 +96,7 @@ def _run(parsed: argparse.Namespace) -> int:
 if __name__ == "__mp_main__":
     # multiprocessing spawned this process from an actor (vLLM's engine core). It must not outlive that actor, and the
     # plug-in that sees to that is loaded too late: after a handshake for which the process would wait for minutes.
-    importlib.import_module("rlserve.actors.rollout.deathwatch").follow_owner()
+    importlib.import_module("rlserve.engines.vllm.parent_watch").follow_owner()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rlserve import plugins
-from rlserve.cli.scaffold import write_package
+from rlserve.cli.env.scaffold import write_package
 from rlserve.errors import PluginFailed
 
 MODULE = '''"""{class_name}: what it verifies, in one line."""

@@ -9,7 +9,7 @@ from rlserve.errors import ConfigError
 from rlserve.nearest import known_names
 
 ENGINES: Mapping[str, str] = {
-    "vllm": "rlserve.actors.rollout.engine:VllmEngine",
+    "vllm": "rlserve.engines.vllm.engine:VllmEngine",
 }
 """``module:class`` of each rollout engine. Text, so that a host imports only the engine it runs."""
 

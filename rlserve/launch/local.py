@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.process import EXIT_CONFIG, PARENT_PID
 from rlserve.config.digest import DIGEST
 from rlserve.config.paths import RunPaths
@@ -27,8 +27,8 @@ from rlserve.launch.directory import full_disk
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub
 from rlserve.launch.ports import answers, is_taken, with_free_port
 from rlserve.launch.process import Child, describe_exit
+from rlserve.launch.restart_policy import RestartPolicy, StartFailures
 from rlserve.launch.silence import Silences
-from rlserve.launch.supervise import RestartPolicy, StartFailures
 from rlserve.observability.events import EventLog
 from rlserve.records import Change
 

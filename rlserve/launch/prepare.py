@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlserve.actors.model_path import model_at, wait_for_start_model
 from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
+from rlserve.actors.start_model import model_at, wait_for_start_model
 from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.errors import RlserveError
 from rlserve.launch.plan import HUB, LEARNER
 

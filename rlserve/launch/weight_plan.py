@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.policy.host import SHARED_MEMORY
-from rlserve.policy.weight_files import COPIES, free_bytes
+from rlserve.weight_sync.host import SHARED_MEMORY
+from rlserve.weight_sync.weight_files import COPIES, free_bytes
 
 GIB = 2**30
 

@@ -25,7 +25,7 @@ class PolicyVersion:
     """Number of optimizer steps that made these weights; 0 is the start checkpoint."""
     tensors: tuple[TensorSpec, ...]
     digest: str
-    """Digest of all tensors together, see ``rlserve.policy.manifest``."""
+    """Digest of all tensors together, see ``rlserve.weight_sync.manifest``."""
     parent_version: int | None = None
     """Version that a delta starts from; None when only a full copy exists."""
     published_unix_seconds: float = 0.0

@@ -80,7 +80,7 @@ class TeacherScores:
     """``[S]`` log(1 - sum of the top k); empty when k is 0."""
     temperature: float = 1.0
     span_lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Number of policy tokens in each span, only when the tokenizers differ; see ``rlserve.algorithms.alignment``. The
+    """Number of policy tokens in each span, only when the tokenizers differ; see ``rlserve.tokens.alignment``. The
     teacher's log-probability of a span is at its first token, 0 at the others; tokens after the last span have no
     score. The top k of a span is at its last token: joint log-probabilities of its beginning and each possible end."""
     shared_fraction: float = 1.0

@@ -19,7 +19,7 @@ from rlserve.sandbox.box import Box, Channel, Ending
 from rlserve.sandbox.equality import equals
 from rlserve.sandbox.judgement import Judgement, SandboxFault, last_line, outcome_of, output_of
 from rlserve.sandbox.limits import Limits
-from rlserve.sandbox.plain import NotPlain, decode_plain, encode_plain
+from rlserve.sandbox.walls.plain import NotPlain, decode_plain, encode_plain
 from rlserve.sandbox.watch import watch
 from rlserve.sandbox.zygote import Zygote
 

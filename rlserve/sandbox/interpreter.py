@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlserve.sandbox.tiers import real_python
+from rlserve.sandbox.walls.tiers import real_python
 
 MAX_PTH_BYTES = 65536
 """Any value of this size will do: a ``.pth`` file has a few lines."""

@@ -5,15 +5,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from rlserve.errors import NotReady, Unavailable
-from rlserve.sandbox import proof
-from rlserve.sandbox.bubblewrap import BubblewrapZygote
 from rlserve.sandbox.calls import CallTest, judge_calls
 from rlserve.sandbox.function import judge_function
 from rlserve.sandbox.interpreter import interpreter_of
 from rlserve.sandbox.judgement import Judgement, SandboxFault
 from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.stdio import StdioTest, judge_stdio
-from rlserve.sandbox.tiers import Tier, settings_of
+from rlserve.sandbox.walls import proof
+from rlserve.sandbox.walls.bubblewrap import BubblewrapZygote
+from rlserve.sandbox.walls.tiers import Tier, settings_of
 from rlserve.sandbox.zygote import Zygote
 
 logger = logging.getLogger(__name__)

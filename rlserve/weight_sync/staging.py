@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rlserve.policy.manifest import Bytes
-from rlserve.policy.weight_files import WeightFiles, mapped
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.manifest import Bytes
+from rlserve.weight_sync.weight_files import WeightFiles, mapped
 
 KEEP = 2
 """Files at once: the one that the engine serves and may still be reading, and the one that it stages."""

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from children import HERE, child
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.stop_deadline import EXIT_STUCK
 

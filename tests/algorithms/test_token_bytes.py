@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlserve.algorithms.alignment import align
-from rlserve.algorithms.token_bytes import ends_in_text, token_bytes_of
 from rlserve.errors import InvalidRequest
+from rlserve.tokens.alignment import align
+from rlserve.tokens.token_bytes import ends_in_text, token_bytes_of
 
 CORPUS = ["hello world, hello there", "the world is \u00e9t\u00e9 \u4f60\u597d", "a b  c \U0001f600 hello"] * 3
 TEXTS = st.text(alphabet="helo wrd \u00e9\u4f60\U0001f600,", min_size=1, max_size=25)

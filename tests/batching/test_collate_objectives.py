@@ -6,7 +6,6 @@ import torch
 from groups import group, trajectory
 
 from rlserve.algorithms import metrics, registry
-from rlserve.algorithms.alignment import align, span_scores
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
@@ -14,6 +13,7 @@ from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import ObjectiveWeights, TeacherScores
+from rlserve.tokens.alignment import align, span_scores
 
 VOCABULARY = 32
 SAMPLED = registry.create(DistillConfig())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from learner_work import random_batch, save_policy
 
-from rlserve.actors.learner.model import Scorer, load_model, trained_columns
+from rlserve.actors.learner.train.scorer import Scorer, load_model, trained_columns
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, TokenMask, per_token_fields
 from rlserve.batching.tensors import COLUMNS
 from rlserve.config.tables.learner import LearnerConfig

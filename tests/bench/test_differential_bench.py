@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rlserve.bench.differential import compare
-from rlserve.bench.judge_process import JudgeProcess
+from rlserve.bench.verdicts.differential import compare
+from rlserve.bench.verdicts.judge_process import JudgeProcess
 from rlserve.errors import InvalidRequest
 
 

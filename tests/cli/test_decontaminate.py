@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlserve.cli.env.overlap import all_ngrams, contaminated, ngrams, overlap, words_of
 from rlserve.cli.main import main
-from rlserve.cli.overlap import all_ngrams, contaminated, ngrams, overlap, words_of
 
 words = st.lists(st.sampled_from(["one", "two", "three", "four", "five", "six"]), min_size=1, max_size=30).map(" ".join)
 

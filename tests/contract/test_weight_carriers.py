@@ -15,17 +15,17 @@ import torch
 from spool_carrier import spool_carrier
 from weight_stream import ReadingEngine
 
-from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
-from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.errors import DeadlineExceeded, Unavailable, UnknownName, WeightsMismatch
-from rlserve.policy.manifest import check, tensor_digest
-from rlserve.policy.publisher import Publisher
-from rlserve.policy.subscriber import Subscriber
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import DELTA_STREAM, FULL_STREAM, SHARED_FILE, Carrier
+from rlserve.weight_sync.manifest import check, tensor_digest
+from rlserve.weight_sync.publisher import Publisher
+from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
+from rlserve.weight_sync.subscriber import Subscriber
 
 
 def flip_chunk(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
@@ -270,7 +270,7 @@ async def test_the_last_resort_is_a_full_copy_by_the_last_carrier(case: Case, tm
 
 async def test_a_caller_that_asks_for_the_stream_is_not_sent_to_a_file(tmp_path: Path) -> None:
     """``by_stream`` is for callers that always give their host."""
-    from rlserve.policy.host import host_id
+    from rlserve.weight_sync.host import host_id
 
     async with running(CASES["shared_file"], tmp_path) as site:
         site.publish(1)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlserve.policy.host import SHARED_MEMORY
-from rlserve.policy.own_directory import PREFIX
+from rlserve.weight_sync.host import SHARED_MEMORY
+from rlserve.weight_sync.own_directory import PREFIX
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 

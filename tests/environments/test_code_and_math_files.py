@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlserve.environments.code_jsonl import CodeJsonlEnvironment
-from rlserve.environments.humaneval import HumanEvalEnvironment
-from rlserve.environments.math import MathEnvironment, last_box
-from rlserve.environments.mbpp import MbppEnvironment
+from rlserve.environments.files.code_jsonl import CodeJsonlEnvironment
+from rlserve.environments.files.humaneval import HumanEvalEnvironment
+from rlserve.environments.files.math import MathEnvironment, last_box
+from rlserve.environments.files.mbpp import MbppEnvironment
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome
 from rlserve.verifiers.code.verifier import CodeVerifier

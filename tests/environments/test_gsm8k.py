@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlserve import plugins
-from rlserve.environments.gsm8k import INSTRUCTION, Gsm8kEnvironment
+from rlserve.environments.files.gsm8k import INSTRUCTION, Gsm8kEnvironment
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Message
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlserve import plugins
-from rlserve.environments.jsonl import JsonlEnvironment
+from rlserve.environments.files.jsonl import JsonlEnvironment
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Message
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.environment.client import EnvironmentClient
-from rlserve.actors.hub.client import HubClient
 from rlserve.actors.verifier.client import VerifierClient
 from rlserve.records import ActorKind, Outcome
 

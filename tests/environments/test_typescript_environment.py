@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.environment.client import EnvironmentClient
-from rlserve.actors.hub.client import HubClient
 from rlserve.cli.main import main
 from rlserve.records import EnvironmentSpec
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlserve.launch.last_words import MAX_CHARACTERS, last_words
 
-LOGGED = "09:12:01 environment-0 ERROR rlserve.cli.serve: environment-0: UnknownName: 'gsm9k' is not registered\n"
+LOGGED = "09:12:01 environment-0 ERROR rlserve.cli.runs.serve: environment-0: UnknownName: 'gsm9k' is not registered\n"
 CRASH = """Traceback (most recent call last):
   File "/x/a.py", line 3, in f
     g()

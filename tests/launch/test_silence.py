@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.launch import silence
 from rlserve.launch.silence import Silences

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from rlserve.actors.rollout.teachers import tops_of_spans
 from rlserve.algorithms import registry
-from rlserve.algorithms.alignment import align, span_scores
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.records import TeacherScores
+from rlserve.tokens.alignment import align, span_scores
 
 V, W = 7, 6
 PROMPT = 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlserve.verifiers.format.verifier import FormatVerifier
+from rlserve.verifiers.format import FormatVerifier
 from rlserve.verifiers.math.verifier import MathVerifier
 from tests.support.reported import cases
 

@@ -11,13 +11,13 @@ import torch
 from reported import cases
 from weight_stream import Learner, following, weights
 
-from rlserve.policy.publisher import Publisher
+from rlserve.weight_sync.publisher import Publisher
 
 KINDS = ("leftover-files-of-the-living", "shared-file-fallback")
 CLEANER = """
 import sys
 from pathlib import Path
-from rlserve.policy.own_directory import remove_leftovers
+from rlserve.weight_sync.own_directory import remove_leftovers
 remove_leftovers(Path(sys.argv[1]))
 """
 

@@ -12,11 +12,11 @@ import pytest
 from reported import cases
 from tiny_policies import tiny_model
 
-from rlserve.actors.model_tokens import ModelTokens, given_tokens
-from rlserve.actors.prompts import encode_prompt
 from rlserve.config.load import load_run
 from rlserve.errors import InvalidRequest
 from rlserve.records import Task
+from rlserve.tokens.model_tokens import ModelTokens, given_tokens
+from rlserve.tokens.prompts import encode_prompt
 
 KINDS = (
     "overlong-prompts",

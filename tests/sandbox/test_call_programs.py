@@ -16,8 +16,8 @@ from rlserve.records import Outcome
 from rlserve.sandbox.calls import CallTest
 from rlserve.sandbox.equality import equals
 from rlserve.sandbox.limits import Limits
-from rlserve.sandbox.plain import encode_plain
 from rlserve.sandbox.sandbox import Sandbox
+from rlserve.sandbox.walls.plain import encode_plain
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=3, memory_bytes=256 * 2**20)
 json_values = st.recursive(

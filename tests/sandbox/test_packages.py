@@ -12,7 +12,7 @@ from rlserve.sandbox.interpreter import interpreter_of
 from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.sandbox import Sandbox
 from rlserve.sandbox.stdio import StdioTest
-from rlserve.sandbox.tiers import real_python
+from rlserve.sandbox.walls.tiers import real_python
 
 LIMITS = Limits(cpu_seconds=4, wall_seconds=10)
 

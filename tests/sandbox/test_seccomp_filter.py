@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.sandbox.seccomp import (
+from rlserve.sandbox.walls.seccomp import (
     AUDIT_ARCHITECTURES,
     CALLS,
     CLONE,

@@ -7,7 +7,7 @@ from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.printed import difference, lines_of
 from rlserve.sandbox.sandbox import Sandbox
 from rlserve.sandbox.stdio import StdioTest
-from rlserve.sandbox.tiers import Tier
+from rlserve.sandbox.walls.tiers import Tier
 
 QUICK = Limits(cpu_seconds=1, wall_seconds=2, memory_bytes=256 * 2**20, output_bytes=64 * 1024)
 

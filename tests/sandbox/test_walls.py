@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from rlserve.errors import NotReady, Unavailable
-from rlserve.sandbox import proof
 from rlserve.sandbox.sandbox import Sandbox, start_zygote, survey
-from rlserve.sandbox.tiers import Tier, bubblewrap, real_python, settings_of
+from rlserve.sandbox.walls import proof
+from rlserve.sandbox.walls.tiers import Tier, bubblewrap, real_python, settings_of
 from rlserve.sandbox.zygote import Zygote
 
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from rlserve.actors.learner import checkpoint
-from rlserve.actors.learner.engine import LearnerEngine
+from rlserve.actors.learner.train import checkpoint
+from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.config.tables.learner import LearnerConfig
 
 

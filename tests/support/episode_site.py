@@ -4,10 +4,10 @@ import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
-from rlserve.actors.hub.client import HubClient
 from rlserve.actors.hub.main import hub_server
-from rlserve.actors.hub.pool import EndpointPool
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.plugins import Environment
 from rlserve.records import Actor, ActorKind

@@ -9,10 +9,10 @@ from typing import Any
 
 from groups import trajectory
 
-from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.intake import Decision, Offer
-from rlserve.actors.learner.mixture import MixtureEntry
-from rlserve.actors.learner.settings import InboxSettings
+from rlserve.actors.learner.ingest.admission import Decision, Offer
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.leases.mixture import MixtureEntry
+from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlserve.actors.checkpoints import latest
-from rlserve.actors.learner.checkpoint import restore
-from rlserve.actors.learner.deepspeed_setup import RankInfo
-from rlserve.actors.learner.engine import LearnerEngine
-from rlserve.actors.learner.ranks import Rank, follow, needs_reference
-from rlserve.actors.learner.reference import Reference
-from rlserve.actors.learner.trainer import Trainer
+from rlserve.actors.learner.train.checkpoint import restore
+from rlserve.actors.learner.train.deepspeed_setup import RankInfo
+from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.ranks import Rank, follow, needs_reference
+from rlserve.actors.learner.train.reference import Reference
+from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import denominator

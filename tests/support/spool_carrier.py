@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 from rlserve.errors import WeightsMismatch
-from rlserve.policy.manifest import check
-from rlserve.policy.publisher import Published, Publisher
 from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, NextChunk, Offer
+from rlserve.weight_sync.manifest import check
+from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
 
 

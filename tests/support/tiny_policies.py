@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rlserve.policy.manifest import manifest_digest, spec_of
 from rlserve.records import PolicySpan, PolicyVersion
+from rlserve.weight_sync.manifest import manifest_digest, spec_of
 
 VOCABULARY = 64
 SHAPE: dict[str, Any] = {

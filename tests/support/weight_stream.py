@@ -12,16 +12,16 @@ from pathlib import Path
 import grpc.aio
 import torch
 
-from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
-from rlserve.actors.rollout.weight_readback import digest_of, read_checked
-from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.engines.base import SwapReport
-from rlserve.policy.publisher import Publisher
-from rlserve.policy.subscriber import Subscriber
+from rlserve.engines.vllm.readback import digest_of, read_checked
 from rlserve.records import PolicyVersion
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.publisher import Publisher
+from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
+from rlserve.weight_sync.subscriber import Subscriber
 
 
 class ReadingEngine:

@@ -12,7 +12,7 @@ import pytest
 
 from rlserve.cli.verify import verify_file
 from rlserve.config.tables.verifier import VerifierConfig
-from rlserve.sandbox.tiers import UID_BASES
+from rlserve.sandbox.walls.tiers import UID_BASES
 
 SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[2].parent / "shared"))
 CASES = SHARED / "data" / "adversarial_code.jsonl"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome
-from rlserve.verifiers.format.verifier import FormatVerifier
-from rlserve.verifiers.json_schema.verifier import JsonSchemaVerifier
-from rlserve.verifiers.length.verifier import LengthVerifier, near_target, overlong_penalty
+from rlserve.verifiers.format import FormatVerifier
+from rlserve.verifiers.json_schema import JsonSchemaVerifier
+from rlserve.verifiers.length import LengthVerifier, near_target, overlong_penalty
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlserve.verifiers.math.equivalence import Equivalence
-from rlserve.verifiers.math.quantities import Policy
+from rlserve.verifiers.math.compare.equivalence import Equivalence
+from rlserve.verifiers.math.compare.quantities import Policy
 
 EQUAL = [
     ("(3,\\infty)", "\\{x \\mid x>3\\}"),

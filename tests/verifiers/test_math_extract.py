@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.verifiers.math.extract import Extracted, find_answer
-from rlserve.verifiers.math.markup import without_markup
+from rlserve.verifiers.math.extract.extract import Extracted, find_answer
+from rlserve.verifiers.math.extract.markup import without_markup
 from rlserve.verifiers.reasoning import answer_of
 
 FOUND = [

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve.records import Outcome
-from rlserve.verifiers.math.equivalence import Equivalence
-from rlserve.verifiers.math.normalize import key, normalize
+from rlserve.verifiers.math.compare.equivalence import Equivalence
+from rlserve.verifiers.math.notation.normalize import key, normalize
 from rlserve.verifiers.math.prefilter import reason_to_refuse, trim
 from rlserve.verifiers.math.verifier import MathVerifier
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rlserve.bench.notations import Variant, variants
+from rlserve.bench.verdicts.notations import Variant, variants
 from rlserve.records import Outcome
 from rlserve.verifiers.math.verifier import MathVerifier
 

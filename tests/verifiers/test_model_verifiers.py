@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from rlserve.actors.verifier.traits import waits
+from rlserve.actors.verifier.spec import waits
 from rlserve.errors import InvalidRequest, Unavailable
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.model.judge import JudgeVerifier
 from rlserve.verifiers.model.reward import RewardModelVerifier
-from rlserve.verifiers.rubric.verifier import RubricVerifier
+from rlserve.verifiers.rubric import RubricVerifier
 
 Answer = Callable[[int, dict[str, Any]], tuple[int, Any]]
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.verifiers.countdown.verifier import CountdownVerifier
-from rlserve.verifiers.format.verifier import FormatVerifier
-from rlserve.verifiers.json_schema.verifier import JsonSchemaVerifier
-from rlserve.verifiers.length.verifier import LengthVerifier
+from rlserve.verifiers.format import FormatVerifier
+from rlserve.verifiers.json_schema import JsonSchemaVerifier
+from rlserve.verifiers.length import LengthVerifier
 from rlserve.verifiers.math.verifier import MathVerifier
 from rlserve.verifiers.reasoning import split_reasoning, tagged_answer, thinks_at_end, turn_of
-from rlserve.verifiers.rubric.verifier import RubricVerifier
+from rlserve.verifiers.rubric import RubricVerifier
 from rlserve.verifiers.text.verifier import ExactVerifier, RegexVerifier
 
 OPENED = "<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n<think>\n"

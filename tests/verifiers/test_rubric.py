@@ -7,7 +7,7 @@ import pytest
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
-from rlserve.verifiers.rubric.verifier import RubricVerifier
+from rlserve.verifiers.rubric import RubricVerifier
 
 MATH = {"verifier": "math", "weight": 1.0}
 FORMAT = {"verifier": "format", "weight": 0.5, "options": {"strict": False}, "payload": {}}

@@ -22,8 +22,8 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest
 from rlserve.sandbox.calls import CallTest
-from rlserve.sandbox.plain import NotPlain, encode_plain
 from rlserve.sandbox.stdio import StdioTest
+from rlserve.sandbox.walls.plain import NotPlain, encode_plain
 from rlserve.verifiers.payloads import decode_object, flag
 
 FIELDS = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")

@@ -6,7 +6,7 @@ from rlserve.sandbox.judgement import Judgement
 from rlserve.sandbox.limits import Limits
 from rlserve.sandbox.sandbox import ATTEMPTS, Sandbox
 from rlserve.sandbox.stdio import TOTAL_WALL_FACTOR
-from rlserve.sandbox.tiers import Tier
+from rlserve.sandbox.walls.tiers import Tier
 from rlserve.verifiers.code.extract import program_in, with_prefix
 from rlserve.verifiers.code.payload import MAX_SOURCE_CHARACTERS, CodeTask, decode_payload
 

@@ -2,14 +2,14 @@
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
-from rlserve.verifiers.math.equivalence import Equivalence
-from rlserve.verifiers.math.extract import find_answer
-from rlserve.verifiers.math.normalize import normalize
+from rlserve.verifiers.math.compare.equivalence import Equivalence
+from rlserve.verifiers.math.compare.quantities import Policy
+from rlserve.verifiers.math.compare.scalars import Comparison
+from rlserve.verifiers.math.compare.slow import TimeUp, prepare
+from rlserve.verifiers.math.extract.extract import find_answer
+from rlserve.verifiers.math.notation.normalize import normalize
 from rlserve.verifiers.math.payload import decode_payload
 from rlserve.verifiers.math.prefilter import MAX_CHARACTERS, reason_to_refuse, trim
-from rlserve.verifiers.math.quantities import Policy
-from rlserve.verifiers.math.scalars import Comparison
-from rlserve.verifiers.math.slow import TimeUp, prepare
 
 SHOWN_CHARACTERS = 200
 """Of an answer in a verdict's reason. Any value of this size will do: a line for a person, kept with each rollout."""

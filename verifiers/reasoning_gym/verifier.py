@@ -5,7 +5,7 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
-from rlserve.sandbox.plain import NotPlain, decode_plain
+from rlserve.sandbox.walls.plain import NotPlain, decode_plain
 from rlserve.verifiers.payloads import decode_object, flag
 from rlserve.verifiers.reasoning import answer_of, tagged_answer
 from rlserve.verifiers.reasoning_gym.scorers import score

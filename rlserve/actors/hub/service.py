@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.hub.environments import EnvironmentRegistry
+from rlserve.actors.hub.environment_registry import EnvironmentRegistry
 from rlserve.actors.hub.paging import page
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.watchers import Watchers

@@ -18,17 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
 from rlserve.actors.checkpoints import STORE_FILE
-from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.engine import StepReport
 from rlserve.actors.learner.evaluation import Evaluation
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.measuring import Measuring
 from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
-from rlserve.actors.learner.schedule import learning_rate, why_sync
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
-from rlserve.actors.learner.trainer import Trainer
+from rlserve.actors.learner.train.engine import StepReport
+from rlserve.actors.learner.train.schedule import learning_rate, why_sync
+from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
 from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
 from rlserve.config.paths import RunPaths

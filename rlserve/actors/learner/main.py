@@ -21,32 +21,27 @@ from types import FrameType
 import grpc.aio
 import torch
 
-from rlserve.actors.end_tokens import end_token_warning
-from rlserve.actors.hub.client import HubClient
-from rlserve.actors.hub.registration import Registration
-from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.deepspeed_setup import RankInfo
-from rlserve.actors.learner.environments import EnvironmentFollower
-from rlserve.actors.learner.frames import MAX_FRAME_BYTES
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.registration import Registration
+from rlserve.actors.learner.ingest.arrivals import Arrivals
+from rlserve.actors.learner.ingest.environments import EnvironmentFollower
+from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.ingest.stream_service import SERVICE_NAME as STREAM_SERVICE
+from rlserve.actors.learner.ingest.stream_service import RolloutStreamService
+from rlserve.actors.learner.leases.curriculum import Curriculum
+from rlserve.actors.learner.leases.mixture import MixtureEntry
+from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.actors.learner.loop import Stopped, TrainingLoop
-from rlserve.actors.learner.mixture import MixtureEntry
-from rlserve.actors.learner.policy_service import SERVICE_NAME as POLICY_SERVICE
-from rlserve.actors.learner.policy_service import PolicyService
-from rlserve.actors.learner.ranks import create_rank, follow
-from rlserve.actors.learner.received import Arrivals
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.run_state import HubReport
-from rlserve.actors.learner.settings import InboxSettings
 from rlserve.actors.learner.start_point import StartPoint, find_start, open_store
-from rlserve.actors.learner.stream_service import SERVICE_NAME as STREAM_SERVICE
-from rlserve.actors.learner.stream_service import RolloutStreamService
-from rlserve.actors.learner.teachers import check_teachers, wait_seconds
-from rlserve.actors.learner.trainer import Trainer
-from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.learner.teacher_check import check_teachers, wait_seconds
+from rlserve.actors.learner.train.deepspeed_setup import RankInfo
+from rlserve.actors.learner.train.ranks import create_rank, follow
+from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG
 from rlserve.actors.stop_deadline import end_within
-from rlserve.actors.tokenizer import fingerprint
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -57,8 +52,13 @@ from rlserve.records import Actor, ActorKind, RunPhase
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import RunningServer, serving
 from rlserve.rpc.thread import LoopThread
+from rlserve.tokens.end_tokens import end_token_warning
+from rlserve.tokens.model_tokens import ModelTokens
+from rlserve.tokens.tokenizer import fingerprint
 from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
 from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
+from rlserve.weight_sync.service import SERVICE_NAME as POLICY_SERVICE
+from rlserve.weight_sync.service import PolicyService
 
 logger = logging.getLogger(__name__)
 

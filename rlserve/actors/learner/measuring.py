@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, score, write_samples
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.waiting import Waits
 from rlserve.config.paths import RunPaths

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlserve.actors.learner.engine import StepReport
-from rlserve.actors.learner.group_queue import GroupQueue
-from rlserve.actors.learner.trainer import Trainer
+from rlserve.actors.learner.ingest.group_queue import GroupQueue
+from rlserve.actors.learner.train.engine import StepReport
+from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.errors import LimitExceeded, PluginFailed
 from rlserve.observability.warner import Warner

@@ -6,11 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.actors.learner.curriculum import Curriculum
 from rlserve.actors.learner.evaluation import Evaluation
-from rlserve.actors.learner.inbox import Inbox
-from rlserve.actors.learner.policy_service import PolicyService
-from rlserve.actors.learner.received import Arrivals
+from rlserve.actors.learner.ingest.arrivals import Arrivals
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.run_summary import run_summary
 from rlserve.config.paths import RunPaths
@@ -21,6 +20,7 @@ from rlserve.observability.summary import write_json
 from rlserve.observability.warner import Warner
 from rlserve.records import RunPhase
 from rlserve.store.base import GroupCounts
+from rlserve.weight_sync.service import PolicyService
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import grpc.aio
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
 from rlserve.records import RunPhase, RunState

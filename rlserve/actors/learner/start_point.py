@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 
 from rlserve.actors.checkpoints import Checkpoint, latest
-from rlserve.actors.learner.deepspeed_setup import import_libraries
 from rlserve.actors.learner.loop_state import LoopState
-from rlserve.actors.model_path import wait_for_start_model
+from rlserve.actors.learner.train.deepspeed_setup import import_libraries
+from rlserve.actors.start_model import wait_for_start_model
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner

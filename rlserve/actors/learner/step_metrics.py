@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlserve.actors.learner.engine import StepReport
+from rlserve.actors.learner.train.engine import StepReport
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.batching.summary import summarize
 from rlserve.records import RolloutGroup

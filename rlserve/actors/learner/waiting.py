@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner

@@ -10,7 +10,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from rlserve.actors.hub.pool import EndpointPool
+from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.actors.rollout import stages
 from rlserve.actors.verifier.client import CALL_SECONDS, renewed_deadline, until_result, verdicts_of, verify_request
 from rlserve.errors import InvalidRequest, LimitExceeded, PluginFailed, RlserveError, TaskRefused

@@ -14,32 +14,32 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from rlserve.actors.hub.client import HubClient
-from rlserve.actors.hub.pool import EndpointPool
-from rlserve.actors.model_path import wait_for_start_model
-from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.clients import TaskClient, VerifierPoolClient
-from rlserve.actors.rollout.episode import EpisodeWorker
-from rlserve.actors.rollout.remote_episodes import EpisodeClient
+from rlserve.actors.rollout.episodes.episode import EpisodeWorker
+from rlserve.actors.rollout.episodes.stream import EpisodeClient
 from rlserve.actors.rollout.service import SERVICE_NAME, RolloutService
-from rlserve.actors.rollout.session import StreamSession
+from rlserve.actors.rollout.stream import StreamSession
 from rlserve.actors.rollout.teachers import TeacherClient, TeacherRequests
-from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
+from rlserve.actors.start_model import wait_for_start_model
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.base import EngineOptions, RolloutEngine
 from rlserve.engines.factory import engine_class
 from rlserve.errors import EngineDied, NotReady
 from rlserve.observability.events import EventLog
-from rlserve.policy.host import SHARED_MEMORY
-from rlserve.policy.subscriber import Subscriber
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ChannelOptions
 from rlserve.rpc.server import serving
+from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.host import SHARED_MEMORY
+from rlserve.weight_sync.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.rollout.session import StreamSession
-from rlserve.actors.rollout.weights import WeightFollower
+from rlserve.actors.rollout.stream import StreamSession
+from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig

@@ -17,11 +17,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from rlserve.actors.hub.pool import EndpointPool
-from rlserve.actors.model_tokens import ModelTokens, is_chat
-from rlserve.actors.teacher.matching import shared_token_ids
-from rlserve.actors.tokenizer import fingerprint
-from rlserve.algorithms.alignment import Span, align, span_scores
+from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import TeacherConfig
@@ -29,6 +25,10 @@ from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
 from rlserve.records import Lease, Message, Purpose, SegmentKind, Task, TeacherScores, Trajectory
 from rlserve.rpc import codec
 from rlserve.rpc.codec.check import MIN_LOGPROB
+from rlserve.tokens.alignment import Span, align, span_scores
+from rlserve.tokens.model_tokens import ModelTokens, is_chat
+from rlserve.tokens.shared_tokens import shared_token_ids
+from rlserve.tokens.tokenizer import fingerprint
 from rlserve.v1 import task_pb2
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc

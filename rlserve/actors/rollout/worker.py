@@ -10,11 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.prompts import Prompt, encode_prompt, num_characters
-from rlserve.actors.rollout.episode import EpisodeWorker, Verify
+from rlserve.actors.rollout.episodes.episode import EpisodeWorker, Verify
 from rlserve.actors.rollout.stages import Stages, WorkProgress
-from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.engines.base import RolloutEngine, SamplingChoice
@@ -30,6 +27,9 @@ from rlserve.records import (
     Task,
     Trajectory,
 )
+from rlserve.tokens.model_tokens import ModelTokens
+from rlserve.tokens.prompts import Prompt, encode_prompt, num_characters
+from rlserve.tokens.tokenizer import fingerprint
 
 logger = logging.getLogger(__name__)
 

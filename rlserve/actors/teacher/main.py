@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from rlserve.actors.model_path import model_at
-from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.process import run_actor
+from rlserve.actors.start_model import model_at
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.scoring import blaming_checkpoint, start_scoring
 from rlserve.actors.teacher.service import SERVICE_NAME, TeacherService, describe
@@ -18,6 +17,7 @@ from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.records import ActorKind
 from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ServerOptions
 from rlserve.rpc.server import RunningServer, serving
+from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.teacher.batcher import Batcher
 from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.actors.teacher.texts import EncodedText, TextEncoder, TextQuery
-from rlserve.actors.tokenizer import Tokenizer, fingerprint
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import TeacherScores
 from rlserve.rpc import codec
 from rlserve.rpc.codec.check import fault, finite, text, token_ids, wire_text
+from rlserve.tokens.model_tokens import ModelTokens
+from rlserve.tokens.tokenizer import Tokenizer, fingerprint
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
 

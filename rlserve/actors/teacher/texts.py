@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlserve.actors.model_tokens import ModelTokens
-from rlserve.actors.prompts import encode_prompt
 from rlserve.actors.teacher.scoring import Query
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task, Tool
+from rlserve.tokens.model_tokens import ModelTokens
+from rlserve.tokens.prompts import encode_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

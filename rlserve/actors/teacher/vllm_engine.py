@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rlserve.actors.rollout.engine_start import launch
 from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.engines.base import EngineOptions
+from rlserve.engines.vllm.start import launch
 from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
 
 

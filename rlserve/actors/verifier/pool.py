@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.actors.verifier.bounds import within
-from rlserve.actors.verifier.crew import ProcessSet
-from rlserve.actors.verifier.frames import Reply
+from rlserve.actors.verifier.pipe import Reply
 from rlserve.actors.verifier.process import Job, JudgeProcess, ProcessLost, ProcessStuck, TimeLimit
-from rlserve.actors.verifier.traits import VerifierSpec, effective_limit_seconds
+from rlserve.actors.verifier.processes import ProcessSet
+from rlserve.actors.verifier.spec import VerifierSpec, effective_limit_seconds
 from rlserve.actors.verifier.waiting import AsyncVerifier, verify_async
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import PluginFailed, Unavailable, UnknownName

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rlserve.actors.verifier.frames import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
-from rlserve.actors.verifier.traits import VerifierSpec, decode_spec
+from rlserve.actors.verifier.pipe import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
+from rlserve.actors.verifier.spec import VerifierSpec, decode_spec
 from rlserve.errors import DeadlineExceeded, Unavailable
 from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime
 
@@ -143,7 +143,7 @@ class JudgeProcess:
         await process.kill()
     """
 
-    MODULE = "rlserve.actors.verifier.worker"
+    MODULE = "rlserve.actors.verifier.worker_main"
 
     def __init__(self, transport: asyncio.SubprocessTransport, pipes: Pipes) -> None:
         self._transport = transport

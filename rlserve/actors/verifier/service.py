@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.verifier.pool import VerifierPool
-from rlserve.actors.verifier.traits import VerifierSpec, effective_limit_seconds
+from rlserve.actors.verifier.spec import VerifierSpec, effective_limit_seconds
 from rlserve.errors import InvalidRequest, LimitExceeded
 from rlserve.rpc import codec
 from rlserve.v1 import verifier_service_pb2 as pb

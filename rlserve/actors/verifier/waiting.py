@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.actors.verifier.frames import Garbage, Reply, decode_reply
+from rlserve.actors.verifier.pipe import Garbage, Reply, decode_reply
 from rlserve.actors.verifier.process import JudgeProcess, ProcessLost
-from rlserve.actors.verifier.traits import VerifierSpec
+from rlserve.actors.verifier.spec import VerifierSpec
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.errors import DeadlineExceeded, Unavailable
 

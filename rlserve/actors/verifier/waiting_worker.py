@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from rlserve import plugins
-from rlserve.actors.verifier.frames import MAX_JOB_BYTES, FrameBuffer, encode_verdict
-from rlserve.actors.verifier.traits import encode_spec
-from rlserve.actors.verifier.worker import die_with_parent, load, no_verdict, read, take_pipes, write
+from rlserve.actors.verifier.pipe import MAX_JOB_BYTES, FrameBuffer, encode_verdict
+from rlserve.actors.verifier.spec import encode_spec
+from rlserve.actors.verifier.worker_main import die_with_parent, load, no_verdict, read, take_pipes, write
 from rlserve.errors import DeadlineExceeded
 
 READ_BYTES = 2**18

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlserve.actors.prompts import encode_prompt
-from rlserve.actors.tokenizer import load_tokenizer
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import START
 from rlserve.errors import RlserveError
@@ -21,6 +19,8 @@ from rlserve.launch.preflight.tasks import Taken
 from rlserve.nearest import nearest
 from rlserve.plugins import describe_exception
 from rlserve.records import Task
+from rlserve.tokens.prompts import encode_prompt
+from rlserve.tokens.tokenizer import load_tokenizer
 
 HUB_SECONDS = 4.0
 """Limit for one answer of the hub; without a network the check must not hold up a start."""

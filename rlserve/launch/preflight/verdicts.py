@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from rlserve import plugins
-from rlserve.actors.verifier.frames import encode_verdict
+from rlserve.actors.verifier.pipe import encode_verdict
 from rlserve.config.run import RunConfig
 from rlserve.errors import PluginFailed, RlserveError, UnknownName
 from rlserve.launch.preflight.finding import Finding, warning

@@ -13,11 +13,11 @@ To add one: a file here with a ``Carrier``, and its name in ``CARRIERS``. Entry 
 
 from collections.abc import Mapping, Sequence
 
-from rlserve.policy.publisher import Published
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, Offer, Sender
 from rlserve.weight_sync.carriers.grpc_stream import DELTA_STREAM, FULL_STREAM
 from rlserve.weight_sync.carriers.shared_file import SHARED_FILE
+from rlserve.weight_sync.publisher import Published
 
 CARRIERS: Sequence[Carrier] = (SHARED_FILE, DELTA_STREAM, FULL_STREAM)
 """Cheapest first. The last one serves every worker and checks every digest: it is what all others fall back to."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rlserve.policy.publisher import Published, Publisher
 from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
 
 NextChunk = Callable[[], Awaitable[pb.Chunk]]

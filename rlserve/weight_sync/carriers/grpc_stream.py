@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from rlserve.errors import WeightsMismatch
-from rlserve.policy import delta
-from rlserve.policy.manifest import check, tensor_digest
-from rlserve.policy.publisher import Published, Publisher
 from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.weight_sync import delta
 from rlserve.weight_sync.carriers.base import Carrier, NextChunk, Offer
+from rlserve.weight_sync.manifest import check, tensor_digest
+from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
 
 Read = Callable[[int, int], bytes]

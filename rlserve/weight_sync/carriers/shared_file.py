@@ -9,11 +9,11 @@ import stat
 from pathlib import Path
 
 from rlserve.errors import WeightsMismatch
-from rlserve.policy.host import host_id
-from rlserve.policy.publisher import Published, Publisher
 from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, NextChunk, Offer
+from rlserve.weight_sync.host import host_id
+from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
 
 

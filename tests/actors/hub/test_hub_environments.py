@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from clock import ManualClock
 
-from rlserve.actors.hub.environments import MAX_STANDALONE_PER_HOST, EnvironmentRegistry
+from rlserve.actors.hub.environment_registry import MAX_STANDALONE_PER_HOST, EnvironmentRegistry
 from rlserve.actors.hub.registry import Registry
 from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
 from rlserve.records import Actor, ActorKind, EnvironmentSpec

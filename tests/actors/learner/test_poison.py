@@ -11,11 +11,11 @@ from intake import answer, counts, lease_out, make_inbox, offer
 from learner_rank import trainer_of
 from learner_work import save_policy
 
-from rlserve.actors.learner.engine import LearnerEngine, StepReport
-from rlserve.actors.learner.inbox import Inbox
+from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.poison import PoisonGuard
-from rlserve.actors.learner.ranks import Rank
-from rlserve.actors.learner.trainer import Trainer
+from rlserve.actors.learner.train.engine import LearnerEngine, StepReport
+from rlserve.actors.learner.train.ranks import Rank
+from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import LossOutput

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pytest
 from groups import group
 
-from rlserve.actors.learner.curriculum import Curriculum
-from rlserve.actors.learner.engine import StepReport
-from rlserve.actors.learner.received import Arrivals
+from rlserve.actors.learner.ingest.arrivals import Arrivals
+from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.reporter import count_metrics
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
+from rlserve.actors.learner.train.engine import StepReport
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.policy_gradient import GrpoConfig

@@ -9,15 +9,15 @@ import pytest
 from characters import tokenizer
 from teachers import pairs_tokenizer, save_teacher
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
-from rlserve.actors.learner.teachers import check_teachers, problems
-from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.learner.teacher_check import check_teachers, problems
 from rlserve.actors.teacher.main import teacher_server
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.records import Actor, ActorKind
+from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.v1 import teacher_service_pb2 as pb
 
 RUN = [

@@ -8,8 +8,7 @@ import characters
 import pytest
 import torch
 
-from rlserve.actors.learner.border import check_against_lease
-from rlserve.actors.model_tokens import ModelTokens
+from rlserve.actors.learner.ingest.checks import check_against_lease
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
@@ -20,11 +19,12 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.algorithms.preference import DpoConfig
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
-from rlserve.environments.examples import ExamplesEnvironment
-from rlserve.environments.pairs import PairsEnvironment
+from rlserve.environments.files.examples import ExamplesEnvironment
+from rlserve.environments.files.pairs import PairsEnvironment
 from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import FinishReason, Lease, PreferenceRole, RolloutGroup, Task
 from rlserve.rpc import codec
+from rlserve.tokens.model_tokens import ModelTokens
 
 GIVEN_PAIRS = DpoConfig.model_validate({"pairs": {"selection": "given"}})
 

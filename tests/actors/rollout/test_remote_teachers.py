@@ -14,12 +14,10 @@ from characters import ids, tokenizer
 from children import child
 from teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.actors.hub.main import hub_server
-from rlserve.actors.hub.pool import EndpointPool
-from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.teachers import TeacherClient, TeacherRequests
-from rlserve.algorithms.alignment import align, end_offsets
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.records import (
@@ -35,6 +33,8 @@ from rlserve.records import (
     Trajectory,
 )
 from rlserve.rpc.options import ChannelOptions
+from rlserve.tokens.alignment import align, end_offsets
+from rlserve.tokens.model_tokens import ModelTokens
 
 LEASE = Lease(group_id="g", environment="arithmetic", split="train", index=0, seed=3, num_samples=2, limit_seconds=9)
 TASK = Task(

@@ -6,12 +6,12 @@ import characters
 import pytest
 from scripted_engine import ScriptedEngine
 
-from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.engines.base import SamplingChoice
 from rlserve.records import Lease, Purpose, RolloutGroup, Sampling, Task, Verdict
+from rlserve.tokens.model_tokens import ModelTokens
 
 END = characters.tokenizer().eos_token_id
 

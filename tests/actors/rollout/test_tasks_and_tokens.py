@@ -11,13 +11,13 @@ import pytest
 from scripted_engine import ScriptedEngine
 from tiny_policies import VOCABULARY
 
-from rlserve.actors.model_tokens import ModelTokens
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.errors import TaskRefused
 from rlserve.records import GivenCompletion, Lease, Message, Purpose, RolloutGroup, Sampling, Task, Verdict
 from rlserve.rpc import codec
+from rlserve.tokens.model_tokens import ModelTokens
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"

@@ -12,10 +12,10 @@ from teachers import pairs_tokenizer, save_teacher
 
 from rlserve.actors.rollout.teachers import score_all
 from rlserve.actors.teacher.main import teacher_server, weights_digest
-from rlserve.actors.tokenizer import fingerprint
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.errors import ConfigError, InvalidRequest, UnknownName
 from rlserve.rpc.channel import open_channel, rpc_errors
+from rlserve.tokens.tokenizer import fingerprint
 from rlserve.v1 import task_pb2
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc

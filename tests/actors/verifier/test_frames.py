@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.actors.verifier.frames import LENGTH, FrameBuffer, Garbage, decode_reply, encode, encode_verdict
+from rlserve.actors.verifier.pipe import LENGTH, FrameBuffer, Garbage, decode_reply, encode, encode_verdict
 from rlserve.records import Failure, FailureKind, Outcome, Verdict
 
 JSON = st.recursive(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.verifier.client import VerifierClient
 from rlserve.records import ActorKind

@@ -16,11 +16,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 import rlserve.v1
-from rlserve.actors.hub.client import HubClient
+from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
-from rlserve.actors.learner.policy_service import SERVICE_NAME, PolicyService
 from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
-from rlserve.policy.publisher import Publisher
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
 from rlserve.rpc.channel import call, open_channel
 from rlserve.rpc.codec import bounds
@@ -30,6 +28,8 @@ from rlserve.v1 import hub_service_pb2 as hub_pb
 from rlserve.v1 import hub_service_pb2_grpc as hub_grpc
 from rlserve.v1 import policy_stream_service_pb2 as policy_pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
+from rlserve.weight_sync.publisher import Publisher
+from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
 
 F = FieldDescriptor
 WHOLE_TYPE = {bounds.small, bounds.bits, bounds.real}

@@ -1,0 +1,86 @@
+"""Offers the groups of all streams to the inbox in batches: one thread, one lock, one commit and one wake for many.
+
+``run``  waits for: a group of any stream. unblocked by: ``put``. While a thread decodes, checks and writes a batch,
+         the next one gathers.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rlserve.actors.learner.ingest.admission import Decision, Offer
+from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.errors import LimitExceeded, StateCorrupt
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+"""Larger batches save no more processor time, and the first group of one would wait longer for its ack."""
+GATHER_SECONDS = 0.01
+"""A batch waits so long for more groups: commit, change of threads and grant cost more than many groups do."""
+MAX_BATCH_BYTES = 16 * 2**20
+"""Bounds the memory of decoded groups; a batch holds at least one group, whatever its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A group, and the callbacks for its decision."""
+
+    offer: Offer
+    done: Callable[[Decision], None]
+    """Called in the event loop once the decision is durable."""
+    failed: Callable[[Exception], None]
+    """Called instead when there is no decision."""
+
+
+class Ingest:
+    """A queue in front of the inbox. For one event loop; start ``run`` as a task."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._waiting: deque[Delivery] = deque()
+        self._some = asyncio.Event()
+
+    def put(self, delivery: Delivery) -> None:
+        """Offer a group soon, in order of arrival."""
+        self._waiting.append(delivery)
+        self._some.set()
+
+    async def run(self) -> None:
+        """Offer batches until cancelled."""
+        while True:
+            await self._some.wait()
+            if len(self._waiting) < MAX_BATCH:
+                await asyncio.sleep(GATHER_SECONDS)
+            batch = self._next_batch()
+            try:
+                decisions = await asyncio.to_thread(self._inbox.offer_many, [delivery.offer for delivery in batch])
+            except (LimitExceeded, StateCorrupt) as error:
+                # A full disk or a damaged store. Workers would send the same groups again without end: end the run.
+                logger.error("%s: %s", type(error).__name__, error)
+                self._inbox.close(str(error))
+                _fail(batch, error)
+                continue
+            except Exception as error:
+                logger.exception("%d groups got no decision", len(batch))
+                _fail(batch, error)
+                continue
+            for delivery, decision in zip(batch, decisions, strict=True):
+                delivery.done(decision)
+
+    def _next_batch(self) -> list[Delivery]:
+        batch: list[Delivery] = []
+        size = 0
+        while self._waiting and len(batch) < MAX_BATCH and (not batch or size < MAX_BATCH_BYTES):
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].offer.payload)
+        if not self._waiting:
+            self._some.clear()
+        return batch
+
+
+def _fail(batch: Sequence[Delivery], error: Exception) -> None:
+    for delivery in batch:
+        delivery.failed(error)

@@ -1,0 +1,150 @@
+"""One worker's stream at the learner: the frames to send to it, and the group that it is sending.
+
+``Outbox.next``   waits for: a frame to send. unblocked by: a lease, an ack, goodbye, the end.
+``Incoming.take`` waits for: room in the budgets of bytes. unblocked by: decisions on other groups.
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from rlserve.actors.learner.ingest.byte_budget import ByteBudget
+from rlserve.errors import DeadlineExceeded, InvalidRequest
+from rlserve.v1 import rollout_stream_service_pb2 as pb
+
+STREAM_BYTES = 2 * 2**20
+"""Bytes of undecided groups of one part, for one stream: one worker cannot fill the budget of all."""
+GROUPS_AHEAD = 64
+"""Groups of one stream without an ack; a worker that does not read its acks is read no further."""
+GROUP_SECONDS, GROUP_BYTES_A_SECOND = 30.0, 100_000
+"""A group of several parts holds a large budget until it is whole: it gets so long, plus its bytes at a pace that any
+link exceeds."""
+
+
+class Outbox:
+    """Frames for one worker; all acks that wait go in one frame."""
+
+    def __init__(self) -> None:
+        self._acks: list[pb.Ack] = []
+        self._frames: deque[pb.StreamResponse] = deque()
+        self._some = asyncio.Event()
+        self._closed = False
+        self._ahead = asyncio.Semaphore(GROUPS_AHEAD)
+
+    async def expect_ack(self) -> None:
+        """Wait until one more group may be undecided."""
+        await self._ahead.acquire()
+
+    def ack(self, ack: pb.Ack) -> None:
+        """Send an ack; ``expect_ack`` was called for it."""
+        self._acks.append(ack)
+        self._some.set()
+
+    def send(self, frame: pb.StreamResponse) -> None:
+        """Queue a frame."""
+        self._frames.append(frame)
+        self._some.set()
+
+    def close(self) -> None:
+        """End after the frames that wait."""
+        self._closed = True
+        self._some.set()
+
+    async def next(self) -> pb.StreamResponse | None:
+        """The next frame; None at the end."""
+        while True:
+            if self._acks:
+                acks, self._acks = self._acks, []
+                for _ in acks:
+                    self._ahead.release()
+                return pb.StreamResponse(acks=pb.Acks(acks=acks))
+            if self._frames:
+                return self._frames.popleft()
+            if self._closed:
+                return None
+            self._some.clear()
+            await self._some.wait()
+
+
+@dataclass(slots=True)
+class _Group:
+    """A group of which some parts arrived."""
+
+    group_id: str
+    nonce: str
+    total: int
+    data: bytearray
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Bytes of undecided groups, over all streams. Groups of one part have their own: large ones never delay them."""
+
+    small: ByteBudget
+    large: ByteBudget
+
+
+class Incoming:
+    """Assembles the groups of one stream from their parts, within budgets."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._own = ByteBudget(STREAM_BYTES)
+        self._group: _Group | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline of a group that is not whole; None when there is none."""
+        return None if self._group is None else max(0.0, self._group.deadline - time.monotonic())
+
+    async def take(self, part: pb.GroupPart, data: bytes) -> bytes | None:
+        """Add a part, which holds ``data``; the whole group when it is the last. Its bytes stay taken until ``done``.
+
+        Raises InvalidRequest when the part belongs to another group than the one before it, which is not whole.
+        """
+        if self._group is None:
+            if len(data) == part.total_bytes:
+                await self._own.take(part.total_bytes)
+                try:
+                    await self._budgets.small.take(part.total_bytes)
+                except asyncio.CancelledError:
+                    self._own.give(part.total_bytes)
+                    raise
+                return data
+            await self._budgets.large.take(part.total_bytes)
+            deadline = time.monotonic() + GROUP_SECONDS + part.total_bytes / GROUP_BYTES_A_SECOND
+            self._group = _Group(part.group_id, part.nonce, part.total_bytes, bytearray(), deadline)
+        group = self._group
+        if (part.group_id, part.nonce, part.total_bytes) != (group.group_id, group.nonce, group.total):
+            raise InvalidRequest(f"group.group_id: a part of another group follows one of {group.group_id!r}; end that")
+        if len(group.data) + len(data) > group.total:
+            raise InvalidRequest(f"group.data: the parts of {group.group_id!r} are more than its {group.total} bytes")
+        group.data += data
+        if len(group.data) < group.total:
+            return None
+        self._group = None
+        return bytes(group.data)
+
+    def done(self, size: int, *, parts: bool) -> None:
+        """There is a decision on a group of ``size`` bytes, which came in several ``parts`` or in one."""
+        if parts:
+            self._budgets.large.give(size)
+        else:
+            self._own.give(size)
+            self._budgets.small.give(size)
+
+    def too_slow(self) -> DeadlineExceeded:
+        """The error for a group that is not whole by its deadline."""
+        assert self._group is not None
+        return DeadlineExceeded(
+            f"group {self._group.group_id!r}: {len(self._group.data)} of {self._group.total} bytes came in time; send "
+            "the parts of a group one after the other"
+        )
+
+    def close(self) -> None:
+        """The stream ended; discard the group that is not whole."""
+        if self._group is not None:
+            self._budgets.large.give(self._group.total)
+            self._group = None

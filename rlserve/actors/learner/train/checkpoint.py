@@ -1,0 +1,116 @@
+"""Saves and restores the training state: everything that a run needs to resume bit for bit.
+
+Trust: only safetensors and JSON are read, so a checkpoint from elsewhere can be wrong but runs no code (DeepSpeed's
+own checkpoints are pickles, which do). Memory on rank 0 is bounded by a shard, not the model.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlserve.actors.checkpoints import REFERENCE, TRAINING, Checkpoint, by_falling_step, read_checkpoint, seal, sync
+from rlserve.actors.learner.train import gather as weights
+from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.model_files import write_model, write_shards
+from rlserve.actors.learner.train.reference import Reference
+
+RNG_FILE = "rng.safetensors"
+
+
+def restore(checkpoint: Checkpoint, engine: LearnerEngine) -> None:
+    """Optimizer and random state into an engine made from ``checkpoint.model_path``; called on every rank."""
+    files = checkpoint.optimizer_files
+    opened: dict[str, Any] = {
+        file: safe_open(checkpoint.training_path / file, framework="pt") for file in sorted(set(files.values()))
+    }
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = opened[files[name]].get_tensor(name)
+        return tensor
+
+    engine.restore_optimizer(checkpoint.optimizer_steps, read)
+    states = load_file(checkpoint.training_path / RNG_FILE)["torch"]
+    if engine.rank_info.rank < len(states):  # a resumed run may have more ranks
+        torch.set_rng_state(states[engine.rank_info.rank].clone())  # torch 2.13 crashes on an unaligned row
+
+
+def save(
+    directory: Path,
+    step: int,
+    engine: LearnerEngine,
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    reference: Reference | None = None,
+    beside: Callable[[Path], object] | None = None,
+) -> Checkpoint:
+    """Write ``step-<step>`` and drop all but the newest ``keep``. Rank 0; the others ``contribute`` meanwhile.
+
+    ``reference`` is kept when it is another model than the run's start. ``beside`` writes what else is to be kept
+    into ``training/``, before the checkpoint is sealed. Checkpoints of later steps belong to a
+    future that a resume gave up, and go too.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".step-{step}.{os.getpid()}.partial"
+    training = partial / TRAINING
+    training.mkdir(parents=True)
+    write_model(partial, engine.weights(engine.dtype), engine.companions, engine.dtype)
+    if reference is not None and not reference.is_start:
+        (partial / REFERENCE).mkdir()
+        kept = weights.gather(reference.module, engine.dtype, is_receiver=True)
+        write_model(partial / REFERENCE, kept, engine.companions, engine.dtype)
+    files = write_shards(training, "optimizer", engine.optimizer_state())
+    save_file({"torch": engine.rng_states()}, training / RNG_FILE)
+    if beside is not None:
+        beside(training)
+    content = {
+        "step": step,
+        "state": dict(state),
+        "optimizer_steps": engine.optimizer_steps,
+        "optimizer_files": files,
+        "zero_stage": engine.config.zero_stage,
+        "ranks": engine.rank_info.world_size,
+    }
+    seal(partial, content)
+    path = _put_in_place(partial, directory / f"step-{step}")
+    _prune(directory, step, keep)
+    return read_checkpoint(path, content)
+
+
+def contribute(engine: LearnerEngine) -> None:
+    """The part of a rank other than 0 in ``save``."""
+    for _ in engine.weights(engine.dtype):
+        pass
+    for _ in engine.optimizer_state():
+        pass
+    engine.rng_states()
+
+
+def _put_in_place(partial: Path, final: Path) -> Path:
+    """Rename; a checkpoint of the same step stays readable beside it until the new one is there."""
+    replaced = final.with_name(f"{final.name}.replaced")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    partial.rename(final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return final
+
+
+def _prune(directory: Path, step: int, keep: int) -> None:
+    found = by_falling_step(directory)
+    current = [path for path, number in found if number <= step]
+    for path in [p for p, number in found if number > step] + current[keep:]:
+        # First out of sight, so that nobody finds half of it.
+        doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.partial"))
+        shutil.rmtree(doomed)
+    for leftover in directory.glob(".*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""The model that an algorithm measures the policy's divergence from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from rlserve.actors.learner.train.deepspeed_setup import RankInfo
+from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gathered
+from rlserve.actors.learner.train.scorer import Scorer, load_model
+from rlserve.algorithms.batch import TokenBatch
+from rlserve.config.tables.learner import LearnerConfig
+
+
+class Reference:
+    """A whole copy of the model on every rank, without optimizer or gradient.
+
+    Example, scored beside the policy and refreshed from it::
+
+        reference = Reference("start/", config.learner, rank_info)
+        (scored,) = reference.score([batch])      # with reference_logprobs
+        reference.copy_from(engine.module)        # from now on the present policy is the reference
+    """
+
+    def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
+        model = load_model(model_path, config).to(rank_info.device)
+        model.requires_grad_(False)
+        self.module = model
+        self.is_start = True
+        """False once ``copy_from`` replaced the weights that the run began with."""
+        self._scorer = Scorer.around(model, model, rank_info.device)
+
+    @torch.no_grad()
+    def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
+        """The batches with ``reference_logprobs`` filled in."""
+        scored = (self._scorer(batch, needs=()) for batch in batches)
+        # to host memory, where the batch is, until its own turn on the device
+        return [replace(b, reference_logprobs=o.logprobs.cpu()) for b, o in zip(batches, scored, strict=True)]
+
+    @torch.no_grad()
+    def copy_from(self, policy: nn.Module) -> None:
+        """Copy the policy's weights. Gathers partitioned ones, so all ranks call it."""
+        self.is_start = False
+        own = dict(self.module.named_parameters())
+        # In buckets, so that ZeRO-3 holds only some whole parameters at a time.
+        for bucket in buckets(list(policy.named_parameters()), GATHER_BYTES):
+            with gathered([parameter for _, parameter in bucket]):
+                for name, parameter in bucket:
+                    own[name].copy_(parameter)

@@ -1,0 +1,59 @@
+"""``rlserve eval``: held-out accuracy and reward of a checkpoint, through the same actors that train."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlserve.cli.runs.measure import config_of, measurement, model_of, run_once
+from rlserve.config.load import load_run, merge, validate
+from rlserve.config.run import RunConfig
+from rlserve.observability.outcome import measured_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
+    parser.add_argument("--config", help="TOML file of a run; default: that of the run to which the model belongs")
+    parser.add_argument("--problems", type=int, help="held-out tasks")
+    parser.add_argument("--samples", type=int, help="completions per task")
+    parser.add_argument("--temperature", type=float, help="0 is greedy")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = Path(arguments.model)
+    model = model_of(given)
+    base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
+    with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
+        config = _evaluation_config(base, model, arguments, directory)
+        status = run_once(config)
+        if status == 0:
+            _print(measurement(config), as_json=arguments.json)
+        return status
+
+
+def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
+    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft"})
+    asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
+    change = {
+        "name": "eval",
+        "directory": directory,
+        "steps": 0,
+        "model": {"path": model},
+        "evaluate": {key: value for key, value in asked.items() if value is not None},
+    }
+    return validate(RunConfig, merge(values, change))
+
+
+def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({name: value for name, value in found.items() if name != "text"}))
+        return
+    print(f"held-out accuracy {measured_text(found)}")
+    parts = found.get("by_environment") or {}
+    for name, value in parts.items() if len(parts) > 1 else ():
+        print(f"  {name:24} {'no verdict' if value is None else f'{value:.3f}'}")

@@ -1,0 +1,71 @@
+"""``rlserve generate``: graded samples of a model as a file, through the same actors that train."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from rlserve.cli.runs.measure import config_of, model_of, run_once
+from rlserve.config.load import load_run, merge, validate
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.observability.events import read_json_lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "A line: environment, task_id, prompt, completion, reward (none without a verdict), right, truncated. "
+        "`rlserve pairs` makes preference pairs and examples of such files."
+    )
+    parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
+    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to make")
+    parser.add_argument("--config", help="TOML file of a run; default: the run's own config.toml")
+    parser.add_argument("--problems", type=int, default=1000, help="tasks of the training split (default 1000)")
+    parser.add_argument("--samples", type=int, default=1, help="completions a task (default 1)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--held-out", action="store_true", help="draw from the held-out split instead")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.out.exists():
+        raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new name")
+    if not arguments.out.resolve().parent.is_dir():
+        raise InvalidRequest(f"--out: there is no directory {str(arguments.out.parent)!r}; make it first")
+    given = Path(arguments.model)
+    model = model_of(given)
+    base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
+    with tempfile.TemporaryDirectory(prefix="rlserve-generate-") as directory:
+        config = _config(base, model, arguments, directory)
+        status = run_once(config)
+        if status == 0:
+            count = _copy(RunPaths(Path(config.directory) / config.name).samples, arguments.out)
+            print(f"{count} samples in {arguments.out}")
+        return status
+
+
+def _copy(samples: Path, out: Path) -> int:
+    """Write the samples without the name of the measurement, which means nothing here; returns how many."""
+    rows = [{k: v for k, v in row.items() if k != "when"} for row in read_json_lines(samples)]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return len(rows)
+
+
+def _config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
+    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft", "teachers", "algorithm", "reference"})
+    change = {
+        "name": "generate",
+        "directory": directory,
+        "steps": 0,
+        "model": {"path": model},
+        "evaluate": {
+            "problems": arguments.problems,
+            "samples": arguments.samples,
+            "temperature": arguments.temperature,
+            "from_training": not arguments.held_out,
+            "keep": arguments.problems + len(config.environments),
+        },
+    }
+    return validate(RunConfig, merge(values, change))

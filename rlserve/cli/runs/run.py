@@ -1,0 +1,104 @@
+"""``rlserve run CONFIG``: a whole run, from the start checkpoint to the report."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rlserve.cli.runs.follow import Console, print_warning
+from rlserve.config.load import load_run, to_toml
+from rlserve.config.paths import RunPaths
+from rlserve.config.resume import refuse_changes
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.launch.plan import plan_hub, plan_processes
+from rlserve.launch.run import look_for_faults
+from rlserve.launch.run import run as launch
+from rlserve.launch.weight_plan import weight_plan
+from rlserve.store.binding import RunFacts, changes, stored_facts
+from rlserve.store.registry import backend_of
+
+SET_HELP = "override one key, e.g. --set learner.lr=1e-5 --set environments.0.weight=2"
+UNSET_HELP = "take a key or a table out of the files, e.g. --unset pretrain --unset stop_reward"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        nargs="+",
+        help="TOML files, later ones over earlier ones, or shipped ones (configs/quickstart.toml); with --resume the "
+        "directory of the run",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=SET_HELP)
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help=UNSET_HELP)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and the processes, check them; start nothing",
+    )
+    parser.add_argument(
+        "--no-preflight",
+        action="store_true",
+        help="do not check models, plug-ins and ports, e.g. when they exist only on the machine that will run it",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint and the stored queue")
+    parser.add_argument(
+        "--restore-store",
+        action="store_true",
+        help="with --resume: use the copy of the store in the newest complete checkpoint",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run of the same name first")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config, paths = _resolve(arguments)
+    if arguments.dry_run:
+        _print_plan(config, paths)
+        if not arguments.no_preflight:
+            sys.stdout.flush()  # the plan comes before the warnings, which go to standard error
+            look_for_faults(config, paths, print_warning)
+        return 0
+    if arguments.restore_store and not arguments.resume:
+        raise InvalidRequest("--restore-store: needs --resume; add it")
+    return launch(
+        config,
+        paths,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        restore_store=arguments.restore_store,
+        preflight=not arguments.no_preflight,
+        display=Console(config.name, sys.stdout),
+        reread=(lambda: _resolve(arguments)[0]) if arguments.resume else None,
+    )
+
+
+def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
+    if not arguments.resume:
+        config = load_run(arguments.config, arguments.overrides, arguments.unset)
+        return config, RunPaths(Path(config.directory) / config.name)
+    if len(arguments.config) != 1:
+        raise InvalidRequest("--resume: give one run directory, e.g. rlserve run --resume runs/quickstart")
+    given = Path(arguments.config[0])
+    paths = RunPaths(given if given.is_dir() else _directory_of(given))
+    if not paths.config.exists():
+        raise InvalidRequest(f"--resume: {str(paths.root)!r} holds no run (no {paths.config.name})")
+    config = load_run([paths.config], arguments.overrides, arguments.unset)
+    refuse_changes(load_run([paths.config]), config)
+    if facts := stored_facts(backend_of(config.store), paths):
+        list(changes(facts, RunFacts.of(config)))  # for the changes that it raises for; the learner warns of others
+    return config, paths
+
+
+def _directory_of(given: Path) -> Path:
+    if given.suffix != ".toml":
+        raise InvalidRequest(f"--resume: there is no directory {str(given)!r}; give that of a run")
+    config = load_run([given])
+    return Path(config.directory) / config.name
+
+
+def _print_plan(config: RunConfig, paths: RunPaths) -> None:
+    print(to_toml(config))
+    print("# processes")
+    address = "HUB_ADDRESS"
+    for spec in (plan_hub(paths.root, address), *plan_processes(config, paths.root, hub_address=address)):
+        print(f"# {spec.name}: {' '.join(spec.command[1:])}")
+    print(f"# {weight_plan(config, paths)}")

@@ -1,0 +1,154 @@
+"""``rlserve serve KIND``: one actor, for clusters; the launcher starts its actors by it, too."""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+from pathlib import Path
+
+from rlserve.config.digest import check_digest
+from rlserve.config.load import load_run
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
+from rlserve.errors import InvalidRequest
+from rlserve.observability import logs
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("hub", "rollout", "verifier", "environment", "teacher", "learner")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "By hand on several hosts: `rlserve serve hub --config C --address HOST:PORT` on one, then the other "
+        "kinds anywhere with the same --config and --hub HOST:PORT."
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--config", action="append", default=[], help="TOML files, later ones over earlier ones")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--run", type=Path, help="run directory; default: <directory>/<name> of the configuration")
+    parser.add_argument("--teacher", default="", help="teacher: which of [[teachers]]; default: the first")
+    parser.add_argument("--id", help="name of this actor, unique in the run; default: KIND-<host>-<pid>")
+    parser.add_argument("--hub", default="", help="address of the hub, HOST:PORT")
+    parser.add_argument("--address", default="", help="where this actor listens; default: as configured")
+    parser.add_argument("--cores", default="", help="processor cores to run on, e.g. 0,1; default: any")
+    parser.add_argument("--resume", action="store_true", help="learner: go on from the last checkpoint")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The actor's exit code; 78 if the configuration cannot work, so that no launcher restarts it."""
+    from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
+
+    die_with_parent()
+    actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
+    logs.set_up(actor_id)
+    try:
+        if arguments.cores:
+            _stay_on(arguments.cores)
+        config, paths = _configuration(arguments)
+        return _serve(arguments, config, paths, actor_id)
+    except CONFIGURATION_FAULTS as error:
+        logger.error("%s: %s", actor_id, error)
+        return EXIT_CONFIG
+
+
+def _stay_on(cores: str) -> None:
+    try:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    except (ValueError, OSError) as error:
+        there = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise InvalidRequest(f"--cores: is {cores!r} ({error}); this process may run on {there}") from None
+
+
+def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
+    files = arguments.config or [RunPaths(arguments.run or Path()).config]
+    if not arguments.config:
+        check_digest(Path(files[0]))
+    config = load_run(files, arguments.overrides)
+    return config, RunPaths(arguments.run or Path(config.directory) / config.name)
+
+
+def _import_actor(kind: str, config: RunConfig) -> None:
+    from rlserve.importing import collector_paused
+
+    if kind == "rollout":
+        from rlserve.engines.factory import engine_class
+
+        # Before gRPC starts its threads, which a fork would not copy.
+        engine_class(config.rollout.engine).prepare_process()
+    with collector_paused():
+        importlib.import_module(f"rlserve.actors.{kind}.main")
+
+
+def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
+    _import_actor(arguments.kind, config)
+    match arguments.kind:
+        case "hub":
+            from rlserve.actors.hub.main import run_hub
+
+            address = arguments.address or config.hub.address
+            return asyncio.run(run_hub(address, config.hub.heartbeat_timeout_seconds, print))
+        case "environment":
+            from rlserve.actors.environment.main import run_environment
+
+            return asyncio.run(
+                run_environment(
+                    config.environments,
+                    actor_id=actor_id,
+                    hub_address=arguments.hub,
+                    address=arguments.address or "127.0.0.1:0",
+                    run_id=config.name,
+                    episodes=config.episodes,
+                )
+            )
+        case "verifier":
+            from rlserve.actors.verifier.main import run_verifier
+
+            verifier = config.verifier
+            if arguments.address:
+                verifier = verifier.model_copy(update={"address": arguments.address})
+            return asyncio.run(run_verifier(verifier, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name))
+        case "teacher":
+            return _serve_teacher(arguments, config, paths, actor_id)
+        case "rollout":
+            from rlserve.actors.rollout.main import run_rollout
+
+            return asyncio.run(
+                run_rollout(config, paths, actor_id=actor_id, hub_address=arguments.hub, address=arguments.address)
+            )
+        case _:
+            from rlserve.actors.learner.main import run_learner
+            from rlserve.launch.directory import write_config
+
+            if arguments.config and os.environ.get("RANK", "0") == "0":
+                # Without a launcher nobody else writes config.toml, which eval, report and --resume read.
+                paths.root.mkdir(parents=True, exist_ok=True)
+                write_config(config, paths)
+            return run_learner(
+                config,
+                paths,
+                actor_id=actor_id,
+                hub_address=arguments.hub,
+                address=arguments.address,
+                resume=arguments.resume,
+            )
+
+
+def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:
+    from rlserve.actors.start_model import wait_for_teacher_model
+    from rlserve.actors.teacher.main import run_teacher
+
+    known = {teacher.name: teacher for teacher in config.teachers}
+    name = arguments.teacher or next(iter(known), "")
+    if name not in known:
+        raise InvalidRequest(f"--teacher: {name!r} is not in [[teachers]] (known: {', '.join(known) or 'none'})")
+    teacher = known[name]
+    if arguments.address:
+        teacher = teacher.model_copy(update={"address": arguments.address})
+    model = wait_for_teacher_model(teacher, config, paths)
+    if not model:
+        raise InvalidRequest(f"teachers.model: is empty for {name!r}; name a checkpoint to serve")
+    return asyncio.run(
+        run_teacher(teacher, model=model, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name)
+    )

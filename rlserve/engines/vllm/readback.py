@@ -1,0 +1,78 @@
+"""Weights in the form in which they are published: read from their flat file, and read back from the model.
+
+The flat file holds all tensors' little-endian bytes, in the manifest's order.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlserve.engines.vllm.in_place_swap import Change
+from rlserve.engines.vllm.layout import Layout, UnknownLayout, disassemble, layout_of
+from rlserve.errors import WeightsMismatch
+from rlserve.records import PolicyVersion, TensorSpec
+from rlserve.weight_sync.manifest import check, manifest_digest, slices, spec_of
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, after checking every digest. Raises WeightsMismatch unless file and manifest agree."""
+    try:
+        flat = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:  # the file was deleted or cannot be read here; a copy over the stream may still work
+        raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
+    check(policy, flat)
+    return {
+        spec.name: torch.from_numpy(flat[place]).view(DTYPES[spec.dtype]).reshape(spec.shape)
+        for spec, place in slices(policy.tensors)
+    }
+
+
+def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
+    """Digest of the version that these tensors make in the order of ``specs``."""
+    return manifest_digest([spec_of(spec.name, tensors[spec.name].cpu().contiguous())[0] for spec in specs])
+
+
+def policy_from_wire(wire: Mapping[str, Any]) -> PolicyVersion:
+    """A manifest from plain values, the inverse of ``dataclasses.asdict``."""
+    tensors = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in wire["tensors"])
+    return PolicyVersion(**{**wire, "tensors": tensors})
+
+
+def served_tensors(
+    model: nn.Module, specs: Sequence[TensorSpec], given: Mapping[str, Tensor], changes: Sequence[Change]
+) -> dict[str, Tensor]:
+    """The tensors of ``specs`` by name, read back from the model wherever it keeps them readable.
+
+    Where the model computes with a packed copy, the tensors it was packed from, after checking that this copy is the
+    one in use. Where the layout is unknown, ``given``: the tensors that vLLM's loader received. Raises WeightsMismatch.
+    """
+    found = dict(given)
+    with contextlib.suppress(UnknownLayout):
+        found |= _read(layout_of(model), {spec.name: spec.shape for spec in specs}, _packed(changes))
+    # vLLM may keep a bias in higher precision than it was published in.
+    return {spec.name: found[spec.name].to(DTYPES[spec.dtype]) for spec in specs}
+
+
+def _read(
+    layout: Layout, shapes: Mapping[str, tuple[int, ...]], packed: Mapping[tuple[int, str], Tensor]
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for slot in layout.slots:
+        whole = packed.get((id(slot.module), slot.attribute)) if slot.is_packed else slot.parameter.data
+        if whole is not None:
+            found |= dict(disassemble(slot, whole, shapes))
+    return found | {alias: found[name] for alias, name in layout.aliases.items() if alias in shapes}
+
+
+def _packed(changes: Sequence[Change]) -> dict[tuple[int, str], Tensor]:
+    for change in changes:
+        if change.kernel is not None and change.module.cpu_linear is not change.kernel:
+            raise WeightsMismatch(f"{type(change.module).__name__}: computes with weights other than the staged ones")
+    return {(id(c.module), name): tensor for c in changes for name, tensor in c.parameters.items()}

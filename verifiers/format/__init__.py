@@ -1,4 +1,0 @@
-"""The verifier ``format``.
-
-verifier  FormatVerifier: required tags, each once, in order
-"""

@@ -1,4 +1,0 @@
-"""The verifier ``json_schema``.
-
-verifier  JsonSchemaVerifier: JSON that matches a schema
-"""

@@ -1,4 +1,0 @@
-"""The verifier ``length``.
-
-verifier  LengthVerifier: soft overlong penalty, or distance to a target length
-"""

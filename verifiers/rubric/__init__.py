@@ -1,4 +1,0 @@
-"""The verifier ``rubric``.
-
-verifier  RubricVerifier: weighted sum and gates over other verifiers
-"""
