@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from children import HERE, child
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.stop_deadline import EXIT_STUCK
+from tests.support.processes.children import HERE, child
 
 LEASE = 1.0
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pair_batches import paired
-from token_batches import random_samples, scatter, whole
 
 from rlserve import plugins
 from rlserve.algorithms import registry
@@ -20,6 +18,8 @@ from rlserve.config.load import validate
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
 from rlserve.plugins import ALGORITHM_GROUP
+from tests.support.models.pair_batches import paired
+from tests.support.models.token_batches import random_samples, scatter, whole
 
 RUN = {"name": "t", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}]}
 DOCS = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()

@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from micro_batches import run
-from token_batches import as_float32, gather, padded, random_samples, scatter, whole
 
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.algorithms.grpo import Grpo
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from tests.support.models.micro_batches import run
+from tests.support.models.token_batches import as_float32, gather, padded, random_samples, scatter, whole
 
 
 def test_more_padding_and_garbage_under_the_mask_change_nothing():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from groups import task
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.logprobs import policy_outputs
@@ -24,6 +23,7 @@ from rlserve.records import (
     Trajectory,
     Verdict,
 )
+from tests.support.groups import task
 
 VOCABULARY, GOOD, LENGTH, GROUPS, SIZE = 6, 4, 3, 8, 8
 LAYOUT = BatchLayout(tokens_per_micro_batch=64, max_new_tokens=LENGTH, packing=True)

@@ -3,9 +3,9 @@ from dataclasses import replace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_batches import packed, padded, random_samples
 
 from rlserve.algorithms.logprobs import policy_outputs
+from tests.support.models.token_batches import packed, padded, random_samples
 
 VOCABULARY = 9
 

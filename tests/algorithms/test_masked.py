@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_batches import packed, padded, random_samples, whole
 
 from rlserve.algorithms.masked import (
     AVERAGINGS,
@@ -14,6 +13,7 @@ from rlserve.algorithms.masked import (
     token_weights,
 )
 from rlserve.errors import InvalidRequest
+from tests.support.models.token_batches import packed, padded, random_samples, whole
 
 
 def test_what_lies_under_the_mask_is_never_looked_at():

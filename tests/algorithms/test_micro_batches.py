@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from micro_batches import run
-from token_batches import random_samples
 
 from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from tests.support.models.micro_batches import run
+from tests.support.models.token_batches import random_samples
 
 KL = {"coefficient": 0.2}
 CONFIGS = [

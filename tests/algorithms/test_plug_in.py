@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from token_batches import padded, random_samples, scatter, whole
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.config.algorithms.section import PluginAlgorithmConfig
 from rlserve.errors import PluginFailed
+from tests.support.models.token_batches import padded, random_samples, scatter, whole
 
 SOURCE = """
 from typing import Literal

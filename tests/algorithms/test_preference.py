@@ -2,14 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair_batches import paired, run
-from token_batches import random_samples, scatter, whole
 
 from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.algorithms.masked import denominator, with_reference
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
 from rlserve.errors import InvalidRequest
+from tests.support.models.pair_batches import paired, run
+from tests.support.models.token_batches import random_samples, scatter, whole
 
 CONFIGS = [
     DpoConfig(nll_coefficient=0.3),

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from groups import group, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.summary import summarize
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import FinishReason, PolicySpan, Segment, SegmentKind
+from tests.support.groups import group, trajectory
 
 GRPO = registry.create(GrpoConfig(advantage="group_mean"))
 REWARDS = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=4)

@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from groups import group, trajectory
 
 from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.logprobs import policy_outputs
@@ -14,6 +13,7 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.errors import InvalidRequest
 from rlserve.records import ObjectiveWeights, TeacherScores
 from rlserve.tokens.alignment import align, span_scores
+from tests.support.groups import group, trajectory
 
 VOCABULARY = 32
 SAMPLED = registry.create(DistillConfig())

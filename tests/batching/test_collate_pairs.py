@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from groups import group, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from rlserve.batching.collate import BatchLayout, collate
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig
 from rlserve.records import PreferenceRole
+from tests.support.groups import group, trajectory
 
 
 @settings(max_examples=30, deadline=None)

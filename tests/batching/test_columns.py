@@ -4,12 +4,12 @@ from dataclasses import dataclass, fields
 
 import pytest
 import torch
-from learner_work import random_batch, save_policy
 
 from rlserve.actors.learner.train.scorer import Scorer, load_model, trained_columns
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, TokenMask, per_token_fields
 from rlserve.batching.tensors import COLUMNS
 from rlserve.config.tables.learner import LearnerConfig
+from tests.support.models.learner_work import random_batch, save_policy
 
 NOT_FROM_SEQUENCES = {"token_ids", "position_ids", "proximal_logprobs"}
 """Laid out beside the columns; the last is scored by the learner."""

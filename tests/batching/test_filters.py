@@ -1,11 +1,10 @@
 from dataclasses import replace
 
-from groups import group, trajectory
-
 from rlserve.algorithms import registry
 from rlserve.batching.filters import outcome, why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import FinishReason, Sampling
+from tests.support.groups import group, trajectory
 
 GRPO = registry.create(GrpoConfig())
 

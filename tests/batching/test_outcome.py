@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from groups import group, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from rlserve.batching.filters import outcome, why_drop
 from rlserve.batching.sequences import SUPERVISED
 from rlserve.config.algorithms.policy_gradient import GROUP_ADVANTAGES, GrpoConfig, PolicyGradientConfig
 from rlserve.records import FinishReason, ObjectiveWeights, PreferenceRole, RolloutGroup, TeacherScores, Trajectory
+from tests.support.groups import group, trajectory
 
 ROLES = {PreferenceRole.NONE: 0, PreferenceRole.CHOSEN: 1, PreferenceRole.REJECTED: -1}
 REWARDS = st.none() | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-9, -1.0]) | st.floats(-1e9, 1e9)

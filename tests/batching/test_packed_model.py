@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from groups import group
-from small_model import tiny_model, train_on
 
 from rlserve.algorithms import registry
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from tests.support.groups import group
+from tests.support.models.small_model import tiny_model, train_on
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from groups import group
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import tiny_model, train_on
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.policy_gradient import PolicyGradient
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, KlConfig, ReinforceConfig
+from tests.support.groups import group
+from tests.support.models.small_model import tiny_model, train_on
 
 LAYOUT = BatchLayout(tokens_per_micro_batch=60, max_new_tokens=20)
 AVERAGINGS = ("token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "constant", "prompt_mean")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from groups import group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.records import RolloutGroup, Trajectory
+from tests.support.groups import group
 
 VOCABULARY = 32
 

@@ -12,7 +12,7 @@ import pytest
 
 from rlserve.cli.main import main
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[1] / "support" / "processes"
 
 
 @contextmanager

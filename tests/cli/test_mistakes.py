@@ -6,9 +6,9 @@ from pathlib import Path
 
 import mistaken_plugins
 import pytest
-from paper_model import POSITIONS, write_model
 
 from rlserve.cli.main import main
+from tests.support.models.paper_model import POSITIONS, write_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = str(CONFIGS / "quickstart.toml")

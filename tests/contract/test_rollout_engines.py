@@ -13,8 +13,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import pytest_asyncio
-from serving_engine import LONG, Serving
-from tiny_policies import biased_to, logprobs_under, perturbed, publish, replay, tiny_model
 
 from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.engines.base import SamplingChoice
@@ -22,6 +20,8 @@ from rlserve.engines.factory import ENGINES, engine_class
 from rlserve.errors import ConfigError, EngineDied, InvalidRequest, NotReady, WeightsMismatch
 from rlserve.pretrain.tokenizer import train_tokenizer
 from rlserve.records import FinishReason, PolicySpan, Sample
+from tests.support.models.serving_engine import LONG, Serving
+from tests.support.models.tiny_policies import biased_to, logprobs_under, perturbed, publish, replay, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

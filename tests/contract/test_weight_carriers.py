@@ -12,8 +12,6 @@ from typing import Any
 import grpc.aio
 import pytest
 import torch
-from spool_carrier import spool_carrier
-from weight_stream import ReadingEngine
 
 from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.errors import DeadlineExceeded, Unavailable, UnknownName, WeightsMismatch
@@ -26,6 +24,8 @@ from rlserve.weight_sync.manifest import check, tensor_digest
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
 from rlserve.weight_sync.subscriber import Subscriber
+from tests.support.spool_carrier import spool_carrier
+from tests.support.weight_stream import ReadingEngine
 
 
 def flip_chunk(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:

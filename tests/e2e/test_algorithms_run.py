@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counts import check_counts_add_up
 
 from rlserve.cli.main import main
+from tests.support.counts import check_counts_add_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # whoever comes first waits for the quick start
 Arguments = Callable[[Any], Sequence[str]]

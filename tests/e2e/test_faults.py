@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from counts import check_counts_add_up
+
+from tests.support.counts import check_counts_add_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import poisoned_plugins
 import pytest
-from counts import check_counts_add_up
+
+from tests.support.counts import check_counts_add_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Arguments = Callable[[Any], Sequence[str]]
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[1] / "support" / "plugins"
 
 
 def sets(**changes: object) -> list[str]:

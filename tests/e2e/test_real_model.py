@@ -157,11 +157,11 @@ def test_it_teaches_a_smaller_student_with_another_tokenizer(root: Path, model: 
 @pytest.fixture
 def student(root: Path, model: str) -> str:
     """A random model of 1M parameters that writes byte pairs of its own in the same chat template."""
-    from tiny_policies import tiny_model
     from transformers import AutoTokenizer
 
     from rlserve.config.tables.pretrain import TokenizerConfig
     from rlserve.pretrain.tokenizer import train_tokenizer
+    from tests.support.models.tiny_policies import tiny_model
 
     texts = (root / "train.jsonl").read_text().splitlines()
     tokenizer = train_tokenizer(TokenizerConfig(type="bpe", vocab_size=400), texts, max_length=128)

@@ -13,7 +13,7 @@ import starving_plugins
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Arguments = Callable[[Any], Sequence[str]]
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[1] / "support" / "plugins"
 SHORT = [
     word
     for change in ("rollout.group_size=4", "learner.groups_per_step=8", "steps=6", "rollout.stall_seconds=5")

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from serving_engine import Serving
-from tiny_policies import perturbed, tiny_model
 
 from rlserve.engines.base import SamplingChoice
 from rlserve.engines.vllm.engine import VllmEngine
 from rlserve.errors import EngineDied
+from tests.support.models.serving_engine import Serving
+from tests.support.models.tiny_policies import perturbed, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

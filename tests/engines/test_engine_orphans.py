@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_policies import tiny_model
 
 from rlserve.engines.vllm.parent_watch import OWNER_VARIABLE, wait_for_end
+from tests.support.models.tiny_policies import tiny_model
 
 WORKER = """
 import asyncio, sys

@@ -1,9 +1,8 @@
 """Which engine hangs, by made-up histories of tokens and processor time; a real one: test_engine_death."""
 
-from clock import ManualClock
-
 from rlserve.actors.rollout.stillness import LOOK_SECONDS, Stillness
 from rlserve.engines.vllm.watch import BUSY_FACTOR, EngineWatch
+from tests.support.clock import ManualClock
 
 LIMIT = 10.0
 

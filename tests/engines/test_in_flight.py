@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 import pytest_asyncio
-from serving_engine import Serving
-from tiny_policies import perturbed, replay, tiny_model
 
 from rlserve.engines.base import SamplingChoice
 from rlserve.engines.vllm.engine import VllmEngine
 from rlserve.engines.vllm.options import sampling_parameters
 from rlserve.engines.vllm.outputs import to_sample
 from rlserve.records import Sample
+from tests.support.models.serving_engine import Serving
+from tests.support.models.tiny_policies import perturbed, replay, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_policies import publish
 from torch import Tensor, nn
 
 from rlserve.engines.vllm.layout import Slot, UnknownLayout, assemble, disassemble
 from rlserve.engines.vllm.readback import digest_of, policy_from_wire, read_checked
 from rlserve.errors import WeightsMismatch
+from tests.support.models.tiny_policies import publish
 
 
 def slot(*names: str, shape: tuple[int, ...]) -> Slot:

@@ -18,8 +18,8 @@ from rlserve.records import ActorKind, Outcome
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / "build" / "prime-venv"
-SUPPORT = ROOT / "tests" / "support"
-HUB = SUPPORT / "hub_process.py"
+SUPPORT = ROOT / "tests" / "support" / "plugins"
+HUB = ROOT / "tests" / "support" / "processes" / "hub_process.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

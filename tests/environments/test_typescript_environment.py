@@ -20,7 +20,7 @@ from rlserve.records import EnvironmentSpec
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "environments" / "typescript"
-HUB = ROOT / "tests" / "support" / "hub_process.py"
+HUB = ROOT / "tests" / "support" / "processes" / "hub_process.py"
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,12 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
-from any_message import messages, request_type
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from teachers import save_teacher
 
 from rlserve.actors.environment.main import describe, load_environments
 from rlserve.actors.environment.service import SERVICE_NAME as ENVIRONMENT
@@ -36,6 +34,8 @@ from rlserve.v1 import (
     teacher_service_pb2_grpc,
     verifier_service_pb2_grpc,
 )
+from tests.support.any_message import messages, request_type
+from tests.support.models.teachers import save_teacher
 
 TEACHER = TeacherConfig(name="t", model="m", dtype="float32", max_length=64, max_k=8)
 EXAMPLES = int(os.environ.get("RLSERVE_FUZZ_EXAMPLES", "60"))

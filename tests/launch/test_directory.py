@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_disk import fill, tiny_disk
 
 from rlserve.cli.main import main
 from rlserve.config.load import load_run
@@ -14,6 +13,7 @@ from rlserve.launch.directory import LOCK, claimed, clear, full_disk, is_finishe
 from rlserve.observability.events import EventLog
 from rlserve.store.binding import RunFacts, bind
 from rlserve.store.sqlite import SqliteStore
+from tests.support.tiny_disk import fill, tiny_disk
 
 QUICK = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_model import POSITIONS, write_model
 
 from rlserve.launch.preflight.checkpoint import directory_of, positions_of
 from rlserve.launch.preflight.models import Asked, look_at_model
+from tests.support.models.paper_model import POSITIONS, write_model
 
 Spoil = Callable[[Path], Any]
 

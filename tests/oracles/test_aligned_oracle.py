@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import uld
-from groups import group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +16,8 @@ from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.distillation import DistillConfig
 from rlserve.records import TeacherScores
 from rlserve.tokens.alignment import align, span_scores
+from tests.oracles import uld
+from tests.support.groups import group
 
 V, W = 7, 6
 PROMPT = 3

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-import uld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve.algorithms.divergences import generalized_jsd
 from rlserve.errors import InvalidRequest
 from rlserve.tokens.alignment import Span, align, end_offsets, span_scores
+from tests.oracles import uld
 
 TEXTS = st.text(alphabet="ab \u00e9\u4f60\U0001f600", min_size=1, max_size=20)
 CUTS = st.lists(st.integers(0, 60), max_size=25)

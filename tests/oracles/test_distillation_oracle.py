@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_batches import gather, padded, random_samples, scatter
 
 from rlserve.algorithms.batch import Denominator, PolicyOutputs
 from rlserve.algorithms.distill import Distill
@@ -15,6 +14,7 @@ from rlserve.algorithms.divergences import buckets, generalized_jsd, kl, log_tai
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.algorithms.masked import denominator
 from rlserve.config.algorithms.distillation import DistillConfig
+from tests.support.models.token_batches import gather, padded, random_samples, scatter
 
 SEEDS = st.integers(0, 2**31)
 MANY = settings(max_examples=40, deadline=None)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_batches import gather, padded, random_samples, scatter, whole, with_reference
-from trl_grpo import trl_grpo_loss
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
+from tests.support.models.token_batches import gather, padded, random_samples, scatter, whole, with_reference
+from tests.support.models.trl_grpo import trl_grpo_loss
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**31)

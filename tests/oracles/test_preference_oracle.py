@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair_batches import paired, run
-from token_batches import gather, random_samples, scatter
-from trl_preference import trl_dpo_loss, trl_kto_loss, trl_orpo_ratio_loss
 
 from rlserve.algorithms import dpo, kto, orpo
 from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.algorithms.masked import denominator
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
+from tests.support.models.pair_batches import paired, run
+from tests.support.models.token_batches import gather, random_samples, scatter
+from tests.support.models.trl_preference import trl_dpo_loss, trl_kto_loss, trl_orpo_ratio_loss
 
 PAIRS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)

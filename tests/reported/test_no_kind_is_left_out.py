@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from reported import PATH, cases
+
+from tests.support.reported import PATH, cases
 
 
 def test_each_kind_has_its_test() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from reported import cases
-from weight_stream import Learner, following, weights
 
 from rlserve.weight_sync.publisher import Publisher
+from tests.support.reported import cases
+from tests.support.weight_stream import Learner, following, weights
 
 KINDS = ("leftover-files-of-the-living", "shared-file-fallback")
 CLEANER = """

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_model import POSITIONS, write_model
-from reported import cases
 
 from rlserve.cli.main import main
 from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.launch.directory import claimed
+from tests.support.models.paper_model import POSITIONS, write_model
+from tests.support.reported import cases
 
 KINDS = (
     "configuration-names-unchecked",

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clock import ManualClock
-from intake import answer, lease_out, make_inbox, offer
-from reported import cases
 
 from rlserve.actors.learner import waiting
 from rlserve.actors.learner.waiting import Waits
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner
+from tests.support.clock import ManualClock
+from tests.support.intake import answer, lease_out, make_inbox, offer
+from tests.support.reported import cases
 
 KINDS = ("starved-run-message",)
 

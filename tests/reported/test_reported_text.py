@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import characters
 import pytest
-from reported import cases
-from tiny_policies import tiny_model
 
 from rlserve.config.load import load_run
 from rlserve.errors import InvalidRequest
 from rlserve.records import Task
 from rlserve.tokens.model_tokens import ModelTokens, given_tokens
 from rlserve.tokens.prompts import encode_prompt
+from tests.support.models import characters
+from tests.support.models.tiny_policies import tiny_model
+from tests.support.reported import cases
 
 KINDS = (
     "overlong-prompts",

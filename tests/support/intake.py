@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from groups import trajectory
-
 from rlserve.actors.learner.ingest.admission import Decision, Offer
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.leases.mixture import MixtureEntry
@@ -22,6 +20,7 @@ from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
 from rlserve.store.base import GroupCounts
 from rlserve.store.sqlite import SqliteStore
+from tests.support.groups import trajectory
 
 GRPO = registry.create(GrpoConfig())
 

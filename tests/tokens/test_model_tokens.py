@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import characters
 import pytest
-from tiny_policies import VOCABULARY
 
 from rlserve.errors import ConfigError
 from rlserve.records import Message, Task
 from rlserve.tokens.end_tokens import end_token_ids, end_token_warning
 from rlserve.tokens.model_tokens import ModelTokens, given_tokens
 from rlserve.tokens.token_text import TokenText
+from tests.support.models import characters
+from tests.support.models.tiny_policies import VOCABULARY
 
 TURNS = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}"
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import characters
 import pytest
 from tokenizers import processors
 
@@ -12,6 +11,7 @@ from rlserve.errors import TASK_FAULTS, TaskRefused
 from rlserve.records import Message, Task, Tool
 from rlserve.tokens.chat import render, turn_end
 from rlserve.tokens.prompts import encode_prompt
+from tests.support.models import characters
 
 CHATML = (
     "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}"

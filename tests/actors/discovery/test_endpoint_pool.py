@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from children import Child, child
-from echo_actor import who
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.pool import EndpointPool
 from rlserve.actors.hub.main import hub_server
 from rlserve.errors import DeadlineExceeded, InvalidRequest, Unavailable, VerifierFailed
 from rlserve.records import ActorKind
+from tests.support.processes.children import Child, child
+from tests.support.processes.echo_actor import who
 
 TIMEOUT = 1.0
 

@@ -9,12 +9,12 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from children import Child, child
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.errors import DeadlineExceeded, NotReady, Unavailable, UnknownName
 from rlserve.records import Actor, ActorKind, Change, EnvironmentSpec, RunPhase, RunState
+from tests.support.processes.children import Child, child
 
 TIMEOUT = 0.6
 

@@ -1,11 +1,11 @@
 """What a watcher is told across lost connections."""
 
-from clock import ManualClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve.actors.discovery.registry_view import RegistryView
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
+from tests.support.clock import ManualClock
 
 GRACE = 5.0
 

@@ -15,7 +15,7 @@ from rlserve.actors.environment.conformance.site import plugin_site, remote_site
 from rlserve.actors.environment.conformance.suite import State, run_suite
 from rlserve.config.tables.environment import EnvironmentConfig
 
-STRANGER = Path(__file__).parents[2] / "support" / "stranger_environment.py"
+STRANGER = Path(__file__).parents[2] / "support" / "processes" / "stranger_environment.py"
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from clock import ManualClock
 
 from rlserve.actors.hub.environment_registry import MAX_STANDALONE_PER_HOST, EnvironmentRegistry
 from rlserve.actors.hub.registry import Registry
 from rlserve.errors import InvalidRequest, LimitExceeded, UnknownName
 from rlserve.records import Actor, ActorKind, EnvironmentSpec
+from tests.support.clock import ManualClock
 
 TIMEOUT = 3.0
 

@@ -1,7 +1,6 @@
 """Leases as a state machine, on a clock that the test moves."""
 
 import pytest
-from clock import ManualClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -9,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from rlserve.actors.hub.registry import MAX_INCARNATIONS, Registry
 from rlserve.errors import InvalidRequest, LimitExceeded, NotReady, UnknownName
 from rlserve.records import Actor, ActorEvent, ActorKind, Change
+from tests.support.clock import ManualClock
 
 TIMEOUT = 3.0
 

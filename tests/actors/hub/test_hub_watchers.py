@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from clock import ManualClock
 
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.watchers import Watchers
 from rlserve.errors import LimitExceeded
 from rlserve.records import Actor, ActorKind
+from tests.support.clock import ManualClock
 
 
 def register(registry: Registry, count: int) -> None:

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from groups import group
-from intake import make_inbox
 
 from rlserve.actors.learner import measuring
 from rlserve.actors.learner.evaluation import score
@@ -21,6 +19,8 @@ from rlserve.observability.metrics import info
 from rlserve.observability.warner import Warner
 from rlserve.store.base import StoreMark
 from rlserve.store.sqlite import SqliteStore
+from tests.support.groups import group
+from tests.support.intake import make_inbox
 
 CONFIG = RunConfig.model_validate(
     {"name": "run", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}], "launch": {"start_seconds": 50}}

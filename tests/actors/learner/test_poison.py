@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from intake import answer, counts, lease_out, make_inbox, offer
-from learner_rank import trainer_of
-from learner_work import save_policy
 
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.poison import PoisonGuard
@@ -26,6 +23,9 @@ from rlserve.errors import LimitExceeded, PluginFailed
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
+from tests.support.intake import answer, counts, lease_out, make_inbox, offer
+from tests.support.models.learner_work import save_policy
+from tests.support.processes.learner_rank import trainer_of
 
 LAYOUT = BatchLayout(tokens_per_micro_batch=64, max_new_tokens=8)
 ABSURD = 3e38

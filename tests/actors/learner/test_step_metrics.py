@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import pytest
-from groups import group
 
 from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.leases.curriculum import Curriculum
@@ -16,6 +15,7 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.observability.metrics import info
 from rlserve.store.base import GroupCounts
+from tests.support.groups import group
 
 
 def step() -> Mapping[str, float]:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from characters import tokenizer
-from teachers import pairs_tokenizer, save_teacher
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
@@ -19,6 +17,8 @@ from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.records import Actor, ActorKind
 from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.v1 import teacher_service_pb2 as pb
+from tests.support.models.characters import tokenizer
+from tests.support.models.teachers import pairs_tokenizer, save_teacher
 
 RUN = [
     "name=x",

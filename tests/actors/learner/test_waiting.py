@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clock import ManualClock
-from intake import answer, lease_out, make_inbox, offer
 
 from rlserve.actors.learner import waiting
 from rlserve.actors.learner.evaluation import evaluation_leases
@@ -16,6 +14,8 @@ from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.warner import Warner
+from tests.support.clock import ManualClock
+from tests.support.intake import answer, lease_out, make_inbox, offer
 
 LIMIT = 100.0
 CONFIG = LearnerConfig(groups_per_step=2, max_wait_seconds=LIMIT)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import characters
 import pytest
 import torch
 
@@ -25,6 +24,7 @@ from rlserve.errors import InvalidRequest, TaskRefused
 from rlserve.records import FinishReason, Lease, PreferenceRole, RolloutGroup, Task
 from rlserve.rpc import codec
 from rlserve.tokens.model_tokens import ModelTokens
+from tests.support.models import characters
 
 GIVEN_PAIRS = DpoConfig.model_validate({"pairs": {"selection": "given"}})
 

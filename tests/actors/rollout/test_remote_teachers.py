@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from characters import ids, tokenizer
-from children import child
-from teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.pool import EndpointPool
@@ -35,6 +32,9 @@ from rlserve.records import (
 from rlserve.rpc.options import ChannelOptions
 from rlserve.tokens.alignment import align, end_offsets
 from rlserve.tokens.model_tokens import ModelTokens
+from tests.support.models.characters import ids, tokenizer
+from tests.support.models.teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
+from tests.support.processes.children import child
 
 LEASE = Lease(group_id="g", environment="arithmetic", split="train", index=0, seed=3, num_samples=2, limit_seconds=9)
 TASK = Task(

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from intake import answer, make_inbox
 
 from rlserve.actors.learner.ingest import frames
 from rlserve.actors.learner.ingest.inbox import Inbox
@@ -25,6 +24,7 @@ from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
+from tests.support.intake import answer, make_inbox
 
 
 @asynccontextmanager

@@ -2,9 +2,7 @@
 
 import logging
 
-import characters
 import pytest
-from scripted_engine import ScriptedEngine
 
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
@@ -12,6 +10,8 @@ from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.engines.base import SamplingChoice
 from rlserve.records import Lease, Purpose, RolloutGroup, Sampling, Task, Verdict
 from rlserve.tokens.model_tokens import ModelTokens
+from tests.support.models import characters
+from tests.support.models.scripted_engine import ScriptedEngine
 
 END = characters.tokenizer().eos_token_id
 

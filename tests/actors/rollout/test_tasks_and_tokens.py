@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import characters
 import pytest
-from scripted_engine import ScriptedEngine
-from tiny_policies import VOCABULARY
 
 from rlserve.actors.rollout.worker import GroupWorker
 from rlserve.config.tables.model import ModelConfig
@@ -18,6 +15,9 @@ from rlserve.errors import TaskRefused
 from rlserve.records import GivenCompletion, Lease, Message, Purpose, RolloutGroup, Sampling, Task, Verdict
 from rlserve.rpc import codec
 from rlserve.tokens.model_tokens import ModelTokens
+from tests.support.models import characters
+from tests.support.models.scripted_engine import ScriptedEngine
+from tests.support.models.tiny_policies import VOCABULARY
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"

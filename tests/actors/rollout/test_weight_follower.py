@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from weight_stream import Learner, following, weights
+
+from tests.support.weight_stream import Learner, following, weights
 
 
 def cut(path: Path) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_policies import VOCABULARY, tiny_model
 
 from rlserve.actors.teacher.forward import ForwardEngine
 from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.actors.teacher.vllm_engine import VllmScoringEngine
 from rlserve.engines.base import EngineOptions
 from rlserve.errors import InvalidRequest
+from tests.support.models.tiny_policies import VOCABULARY, tiny_model
 
 
 def query(length: int, *, seed: int = 0, first: int = 3, k: int = 5, temperature: float = 1.0) -> Query:

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from characters import ids, tokenizer
-from teachers import pairs_tokenizer, save_teacher
 
 from rlserve.actors.rollout.teachers import score_all
 from rlserve.actors.teacher.main import teacher_server, weights_digest
@@ -19,6 +17,8 @@ from rlserve.tokens.tokenizer import fingerprint
 from rlserve.v1 import task_pb2
 from rlserve.v1 import teacher_service_pb2 as pb
 from rlserve.v1 import teacher_service_pb2_grpc as pb_grpc
+from tests.support.models.characters import ids, tokenizer
+from tests.support.models.teachers import pairs_tokenizer, save_teacher
 
 CONFIG = TeacherConfig(name="t", model="m", dtype="float32", max_length=64, max_k=8, tokens_per_batch=256)
 

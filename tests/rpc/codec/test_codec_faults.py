@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import wire_records as wire
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from rlserve.errors import InvalidRequest
 from rlserve.rpc import codec
 from rlserve.v1 import policy_pb2, trajectory_pb2, verdict_pb2
 from rlserve.v1 import rollout_stream_service_pb2 as stream_pb
+from tests.support import wire_records as wire
 
 LIMITS = codec.GroupLimits(vocab_size=100, max_tokens=8, max_trajectories=2)
 Group = trajectory_pb2.RolloutGroup

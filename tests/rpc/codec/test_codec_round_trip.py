@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import wire_records as wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +39,7 @@ from rlserve.records import (
     Verdict,
 )
 from rlserve.rpc import codec
+from tests.support import wire_records as wire
 
 quick = settings(max_examples=60, deadline=None)
 

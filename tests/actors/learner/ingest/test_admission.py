@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from intake import answer
 
 from rlserve.actors.learner.ingest.admission import AckStatus, Facts, Offer, Opened, decide, receipt
 from rlserve.errors import InvalidRequest
 from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease
+from tests.support.intake import answer
 
 LEASE = Lease(
     group_id="run/train/0", environment="arithmetic", split="train", index=0, seed=7, num_samples=2, limit_seconds=30.0

@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from intake import lease_out, make_inbox
-
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.learner.ingest.environments import EnvironmentFollower
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.observability.events import EventLog
 from rlserve.records import Actor, ActorKind, EnvironmentSpec, Sampling
+from tests.support.intake import lease_out, make_inbox
 
 LEASE_SECONDS = 2.0
 

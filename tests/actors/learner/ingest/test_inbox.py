@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clock import ManualClock
-from groups import trajectory
-from intake import answer, counts, deliver, lease_out, make_inbox, nonce_of, offer
 
 from rlserve.actors.learner.ingest.admission import AckStatus
 from rlserve.actors.learner.ingest.inbox import Inbox
@@ -20,6 +17,9 @@ from rlserve.errors import DeadlineExceeded, NotReady, StateCorrupt
 from rlserve.records import FinishReason, PolicySpan, Purpose, RolloutGroup, Sampling, Trajectory
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
+from tests.support.clock import ManualClock
+from tests.support.groups import trajectory
+from tests.support.intake import answer, counts, deliver, lease_out, make_inbox, nonce_of, offer
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from intake import answer, make_inbox
-from tiny_disk import fill, tiny_disk
 
 from rlserve.actors.learner.ingest import stream_service, worker_stream
 from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES, PART_BYTES
@@ -28,6 +26,8 @@ from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import serving
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
+from tests.support.intake import answer, make_inbox
+from tests.support.tiny_disk import fill, tiny_disk
 
 SECONDS = 10.0
 

@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clock import ManualClock
-from groups import NO_VERDICT
-from intake import answer, deliver, make_inbox, nonce_of, offer
 
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.ingest.troubles import MAX_CAUSES, WARNINGS_OF_A_KIND, Causes, plain
 from rlserve.errors import DeadlineExceeded, PluginFailed
 from rlserve.records import Failure, FailureKind, Verdict
 from rlserve.records.lease import Lease, LeaseProgress
+from tests.support.clock import ManualClock
+from tests.support.groups import NO_VERDICT
+from tests.support.intake import answer, deliver, make_inbox, nonce_of, offer
 
 
 class Setting:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from groups import group
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.environments.arithmetic import ArithmeticEnvironment, operands
 from rlserve.records import RolloutGroup
+from tests.support.groups import group
 
 LEVELS = ("digits-3", "digits-4", "digits-5")
 HOME = MixtureEntry("arithmetic", "digits-3", 1.0)

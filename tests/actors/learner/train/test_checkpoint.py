@@ -6,8 +6,6 @@ import signal
 
 import pytest
 import torch
-from children import child
-from learner_work import policy_gradient, random_batch, save_policy, split
 
 from rlserve.actors.checkpoints import STORE_FILE, latest, open_checkpoint
 from rlserve.actors.learner import store_copy
@@ -19,6 +17,8 @@ from rlserve.errors import StateCorrupt
 from rlserve.store.base import GroupInfo
 from rlserve.store.sqlite import SqliteStore
 from rlserve.store.sqlite_backend import SqliteBackend
+from tests.support.models.learner_work import policy_gradient, random_batch, save_policy, split
+from tests.support.processes.children import child
 
 LR = 3e-3
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from learner_work import save_policy
 
 from rlserve.actors.learner.train.deepspeed_setup import (
     RankInfo,
@@ -15,6 +14,7 @@ from rlserve.actors.learner.train.deepspeed_setup import (
     torch_threads,
 )
 from rlserve.config.tables.learner import LearnerConfig
+from tests.support.models.learner_work import save_policy
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from learner_work import policy_gradient, random_batch, save_policy, split
 from safetensors.torch import load_file
 
 from rlserve.actors.learner.train.engine import LearnerEngine
@@ -12,6 +11,7 @@ from rlserve.algorithms.batch import LossOutput
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import LimitExceeded
+from tests.support.models.learner_work import policy_gradient, random_batch, save_policy, split
 
 LR = 3e-3
 SETTINGS = {"dtype": "float32", "weight_decay": 0.01, "max_grad_norm": 0.7}

@@ -7,15 +7,15 @@ from contextlib import AsyncExitStack
 
 import pytest
 import torch
-from children import child
-from families import FAMILIES
-from learner_rank import create_rank, train, trainer_of
-from learner_work import save_policy
 from safetensors.torch import load_file
 
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.ranks import Command, Header
 from rlserve.errors import StateCorrupt
+from tests.support.models.families import FAMILIES
+from tests.support.models.learner_work import save_policy
+from tests.support.processes.children import child
+from tests.support.processes.learner_rank import create_rank, train, trainer_of
 
 LEARNER = {"dtype": "float32", "weight_decay": 0.01, "rank_timeout_seconds": 60}
 REFERENCE = {"kl": {"coefficient": 0.1}}

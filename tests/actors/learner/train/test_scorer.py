@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learner_work import pick_rows, random_batch, save_policy
 
 from rlserve.actors.learner.train.scorer import Scorer, check_packing, is_packed, load_model, trained_columns
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError
+from tests.support.models.learner_work import pick_rows, random_batch, save_policy
 
 NEEDS = ("entropy", "log_partition")
 

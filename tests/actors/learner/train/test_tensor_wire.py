@@ -2,12 +2,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learner_work import random_batch, split
 
 from rlserve.actors.learner.train.tensor_wire import DTYPES, pack, take_record, unpack, values_of
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.masked import denominator
 from rlserve.errors import StateCorrupt
+from tests.support.models.learner_work import random_batch, split
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 

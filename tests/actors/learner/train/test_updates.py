@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from learner_rank import LR, laid_out, trainer_of
-from learner_work import random_batch, save_policy
 
 from rlserve.actors.checkpoints import latest
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
@@ -19,6 +17,8 @@ from rlserve.algorithms import registry
 from rlserve.batching.collate import OptimizerBatch, minibatches
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.learner import LearnerConfig
+from tests.support.models.learner_work import random_batch, save_policy
+from tests.support.processes.learner_rank import LR, laid_out, trainer_of
 
 CONFIG = LearnerConfig(dtype="float32", weight_decay=0.0)
 ALGORITHM = GrpoConfig(importance="token_truncate", kl={"coefficient": 0.1})

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from characters import tokenizer as characters
 from odd_episodes import OddEnvironment
 
 from rlserve.actors.rollout.episodes.chat_turns import TurnPair, continuation
@@ -15,6 +14,7 @@ from rlserve.errors import InvalidRequest
 from rlserve.pretrain.tokenizer import train_tokenizer
 from rlserve.records import FinishReason, Message, Task, Tool, Turn
 from rlserve.tokens.prompts import encode_prompt
+from tests.support.models.characters import tokenizer as characters
 
 CHATML = (
     "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"

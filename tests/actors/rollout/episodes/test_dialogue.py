@@ -3,17 +3,17 @@
 import asyncio
 from dataclasses import dataclass
 
-import characters
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_episodes import OddEnvironment
-from scripted_engine import Call, ScriptedEngine
 
 from rlserve.actors.rollout.episodes.dialogue import Dialogue, EpisodeRequest, turn_seed
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.records import FinishReason, Message, SegmentKind, Turn
 from rlserve.tokens.model_tokens import ModelTokens
+from tests.support.models import characters
+from tests.support.models.scripted_engine import Call, ScriptedEngine
 
 TASK = OddEnvironment().task("train", 0, 0)
 WORDS = st.text(characters.ALPHABET, max_size=6)

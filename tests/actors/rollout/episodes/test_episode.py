@@ -6,13 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import characters
 import pytest
 import torch
-from children import child
-from episode_site import EpisodeSite, episode_site
 from odd_episodes import OddEnvironment, OddEpisode
-from scripted_engine import Call, ScriptedEngine
 
 from rlserve.actors.rollout.episodes.episode import EpisodeWorker
 from rlserve.actors.rollout.episodes.stream import EpisodeClient
@@ -41,6 +37,10 @@ from rlserve.rpc import codec
 from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.tokens.prompts import encode_prompt
 from rlserve.verifiers.text.verifier import ExactVerifier
+from tests.support.episode_site import EpisodeSite, episode_site
+from tests.support.models import characters
+from tests.support.models.scripted_engine import Call, ScriptedEngine
+from tests.support.processes.children import child
 
 GUESS = GuessEnvironment(max_number=9, turns=4)
 

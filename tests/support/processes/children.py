@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 
 
 class Child:
@@ -41,13 +42,13 @@ class Child:
 async def child(
     script: str, *arguments: str, environment: Mapping[str, str] | None = None, patience_seconds: float = 30
 ) -> AsyncIterator[Child]:
-    """Run ``tests/support/<script>``; it is killed at the end of the block. ``patience_seconds`` bounds each wait."""
+    """Run a script of this folder; it is killed at the end of the block. ``patience_seconds`` bounds each wait."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / script),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
     )
     try:
         yield Child(process, patience_seconds)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from token_batches import Sample, gather, packed, padded, scatter, with_reference
 from torch import Tensor
 
 from rlserve.algorithms import metrics, registry
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import denominator
+from tests.support.models.token_batches import Sample, gather, packed, padded, scatter, with_reference
 
 
 def paired(samples: Sequence[Sample], *, first: int = 0, pack: bool = False, total: int = 0) -> TokenBatch:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_policies import Weights, logprobs_under, publish, weights_of
 
 from rlserve.engines.base import EngineOptions, RolloutEngine, SamplingChoice
 from rlserve.records import PolicyVersion, Sample
+from tests.support.models.tiny_policies import Weights, logprobs_under, publish, weights_of
 
 LONG = SamplingChoice(max_new_tokens=300)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_policies import VOCABULARY, tiny_model
 from torch import Tensor
 
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, PolicyOutputs, TokenBatch
+from tests.support.models.tiny_policies import VOCABULARY, tiny_model
 
 SMALL = {
     "hidden_size": 32,

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import Several, family_batch
-from learner_work import random_batch, split
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +30,8 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import RlserveError
+from tests.support.models.families import Several, family_batch
+from tests.support.models.learner_work import random_batch, split
 
 LR = 3e-3
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from characters import tokenizer as character_tokenizer
-from tiny_policies import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.pretrain.tokenizer import train_tokenizer
+from tests.support.models.characters import tokenizer as character_tokenizer
+from tests.support.models.tiny_policies import tiny_model
 
 TEXTS = [f"{a}+{b}={a + b};#{(a + b) % 10}" for a in range(40) for b in range(40)]
 

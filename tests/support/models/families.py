@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from learner_work import random_batch
 
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import Denominator, LossOutput, PolicyOutputs, TokenBatch
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.algorithms.policy_gradient import CispoConfig, GrpoConfig, GspoConfig, ReinforceConfig
 from rlserve.config.algorithms.preference import DpoConfig, KtoConfig, OrpoConfig
+from tests.support.models.learner_work import random_batch
 
 TOP = 4
 FAMILIES: tuple[Any, ...] = (

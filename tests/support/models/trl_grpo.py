@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from token_batches import Sample
 from torch import Tensor
+
+from tests.support.models.token_batches import Sample
 
 
 def trl_grpo_loss(samples: Sequence[Sample], **settings: Any) -> tuple[float, list[Tensor]]:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from characters import tokenizer
 from safetensors.numpy import save_file
+
+from tests.support.models.characters import tokenizer
 
 POSITIONS = 64
 CONFIG: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 64}
