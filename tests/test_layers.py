@@ -1,23 +1,47 @@
 """Dependencies point one way: a module imports only from its own layer or a lower one."""
 
 import ast
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "rlserve"
-LAYERS = (
+Layers = tuple[tuple[str, ...], ...]
+LAYERS: Layers = (
     ("v1", "errors", "nearest", "cpu_kernels", "gather", "idle_threads", "importing", "processor_time", "text_files"),
     ("records", "config", "plugins"),
-    ("algorithms", "sandbox"),
-    ("batching", "policy", "weight_sync", "store", "rpc", "observability"),
-    ("engines",),
-    ("pretrain",),
+    ("tokens", "algorithms", "sandbox"),
+    ("batching", "store", "observability"),
+    ("rpc",),
+    ("weight_sync",),
+    ("engines", "pretrain"),
     ("actors",),
     ("launch",),
     ("bench",),
     ("cli",),
 )  # lowest first
+INSIDE: dict[str, Layers] = {
+    "actors": (
+        ("stop", "stop_deadline", "checkpoints"),
+        ("discovery",),
+        ("process", "start_model"),
+        ("hub",),
+        ("verifier",),
+        ("environment",),
+        ("teacher",),
+        ("rollout",),
+        ("learner",),
+    ),
+    "actors/learner": (("leases",), ("ingest", "train")),  # modules beside these folders lie above them
+    "actors/rollout": (("stages",), ("episodes",)),
+    "cli": (("commands",), ("runs",), ("env",)),
+    "verifiers/math": (("tree", "prefilter"), ("notation",), ("read", "extract"), ("compare",)),
+}
+"""The same inside a folder: its own folders and modules, lowest first; those left out lie above all that are named."""
+MAX_FILES = 16  # more than one sees at a glance; algorithms/ is a list of algorithms, one a file
+MANY_FILES = {"rlserve/algorithms"}
 PLUGIN_MAY_IMPORT = {"errors", "records", "plugins", "sandbox", "text_files"}
 ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers"}  # an environment knows the verifier of its tasks
 PLUGINS = ("environments", "verifiers")
@@ -84,3 +108,29 @@ def test_light_rooms_import_nothing_heavy_at_the_top(path: Path) -> None:
             else []
         )
         assert not {name.split(".")[0] for name in names} & HEAVY, f"{path.name} imports {names}"
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_imports_inside_a_folder_point_down(folder: str) -> None:
+    top, order = ROOT / folder, INSIDE[folder]
+    prefix = "rlserve." + folder.replace("/", ".") + "."
+
+    def height(name: str) -> int:
+        return next((index for index, names in enumerate(order) if name in names), len(order))
+
+    for names in order:
+        for name in names:
+            assert (top / name).is_dir() or (top / f"{name}.py").is_file(), f"{folder} has no {name}"
+    for path in top.rglob("*.py"):
+        here = path.relative_to(top).with_suffix("").parts[0]
+        for name in imported(path):
+            there = name.removeprefix(prefix).split(".")[0]
+            if name.startswith(prefix) and there != here and height(here) < len(order):
+                assert height(there) < height(here), f"{path.relative_to(ROOT)} imports {name}, not below it"
+
+
+def test_a_folder_is_seen_at_a_glance() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    folders = Counter(str(Path(line).parent) for line in listed.stdout.split() if "/v1/" not in line)
+    crowded = {name: count for name, count in folders.items() if count > MAX_FILES and name not in MANY_FILES}
+    assert not crowded, f"folders of more than {MAX_FILES} files: group them by what they are for: {crowded}"
