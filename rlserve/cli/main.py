@@ -24,7 +24,7 @@ COMMANDS = (
     Command(
         "serve",
         "rlserve.cli.runs.serve",
-        "one actor, for clusters: hub, rollout, verifier, environment, teacher, learner",
+        "one actor on this host: hub, rollout, verifier, environment, teacher, learner",
     ),
     Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
     Command("rollout", "rlserve.cli.runs.rollout", "rollout workers of a run: status, pause, resume, sample"),

@@ -64,7 +64,7 @@ async def registered(
     start_seconds: float,
     again: bool = False,
 ) -> AsyncIterator[Registration]:
-    """Keep an actor registered; :meth:`rlserve.actors.discovery.hub_client.HubClient.registered` explains the arguments."""
+    """Keep an actor registered; the arguments are those of ``HubClient.registered``."""
     specs = [replace(spec, address=spec.address or actor.address) for spec in environments]
     registration = await _register_first(hub, actor, specs, start_seconds, again)
     keeping = asyncio.create_task(_send_heartbeats(hub, actor, specs, status, registration))
