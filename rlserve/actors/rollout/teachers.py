@@ -119,7 +119,7 @@ class TeacherClient:
             teacher = await self._describe(asked.teacher)
             same = teacher.tokenizer_fingerprint == self._fingerprint
             if asked.k and not same:
-                await self._match(asked.teacher)
+                await self._fetch_vocabulary(asked.teacher)
             make = functools.partial(self._by_ids if same else self._by_text, asked, task)
             # A trajectory that cannot be scored is not sent: a bad request would end the stream of all.
             able = {str(i): t for i, t in enumerate(trajectories) if self._can_be_asked(task, t, teacher, same=same)}
@@ -128,11 +128,11 @@ class TeacherClient:
         except RlserveError as error:
             self._failed(name, error, len(trajectories))
             return trajectories
-        lay = self._laid if same else self._aligned
+        to_policy_tokens = self._by_token if same else self._by_span
         found = {}
         for i, trajectory in able.items():
             try:
-                found[int(i)] = lay(_scored(answers[i]), trajectory)
+                found[int(i)] = to_policy_tokens(_scored(answers[i]), trajectory)
             except InvalidRequest as error:  # this trajectory alone; the others keep their scores
                 self._failed(name, error, 1)
         return tuple(
@@ -171,7 +171,7 @@ class TeacherClient:
             )
         return known
 
-    async def _match(self, teacher: TeacherConfig) -> None:
+    async def _fetch_vocabulary(self, teacher: TeacherConfig) -> None:
         """Fetch the teacher's vocabulary and find the policy's token for each entry, once."""
         if teacher.name in self._shared_ids:
             return
@@ -233,7 +233,7 @@ class TeacherClient:
         given = trajectory.token_ids[: int(np.argmax(trajectory.sampled_mask))].tolist()
         return {"prompt_text": self._text.text(given)}
 
-    def _laid(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
+    def _by_token(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The scores of the sampled tokens. The teacher also scored the environment turns between them."""
         mask = trajectory.sampled_mask[int(np.argmax(trajectory.sampled_mask)) :]
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(mask))
@@ -245,17 +245,17 @@ class TeacherClient:
             log_tail=scores.log_tail[mask] if len(scores.log_tail) else scores.log_tail,
         )
 
-    def _aligned(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
+    def _by_span(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The teacher's scores summed over each span, on the span's first token."""
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(response.end_offsets))
         _, ends = self._text.read(trajectory.token_ids[trajectory.sampled_mask].tolist())
         spans = align(ends, list(response.end_offsets))
         if not spans:
             raise InvalidRequest("teacher: its tokens and the policy's share no end; check both tokenizers")
-        laid = span_scores(spans, scores.logprobs.tolist(), len(ends))
+        summed = span_scores(spans, scores.logprobs.tolist(), len(ends))
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._shared_ids.get(scores.teacher), len(ends))
-        return replace(scores, logprobs=laid.logprobs, span_lengths=lengths, **tops)
+        return replace(scores, logprobs=summed.logprobs, span_lengths=lengths, **tops)
 
 
 def _scored(answer: pb.ScoreResponse) -> pb.ScoreResponse:
