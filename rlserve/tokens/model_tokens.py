@@ -13,10 +13,12 @@ from rlserve.tokens.tokenizer import Tokenizer, added_in_front, decode_text, loa
 
 @dataclass(frozen=True, slots=True)
 class ModelTokens:
-    """A tokenizer with its end tokens. Made by ``of`` or ``load``. Example::
+    """A tokenizer with its end tokens. Made by ``of`` or ``load``.
 
-    tokens = ModelTokens.load("path/to/checkpoint")
-    text = tokens.text(sample.token_ids.tolist())   # without end of sequence and padding
+    Example::
+
+        tokens = ModelTokens.load("path/to/checkpoint")
+        text = tokens.text(sample.token_ids.tolist())   # without end of sequence and padding
     """
 
     tokenizer: Tokenizer

@@ -18,9 +18,11 @@ from rlserve.tokens.tokenizer import Tokenizer, decode_text
 
 
 class TokenText:
-    """A Hugging Face tokenizer as pieces of text. Offsets are UTF-8 bytes from the start of the text. Example::
+    """A Hugging Face tokenizer as pieces of text. Offsets are UTF-8 bytes from the start of the text.
 
-    text, ends = TokenText(tokenizer).read([17, 4, 9])   # "12+", [1, 2, 3]
+    Example::
+
+        text, ends = TokenText(tokenizer).read([17, 4, 9])   # "12+", [1, 2, 3]
     """
 
     def __init__(self, tokenizer: Tokenizer, *, silent: Collection[int] = (), end_id: int | None = None) -> None:

@@ -12,11 +12,13 @@ T = TypeVar("T")
 
 
 class Stillness(Generic[T]):
-    """Watches a value that should change. Example::
+    """Watches a value that should change.
 
-    still = Stillness(limit_seconds=120)
-    while not still.look(progress()):   # True once progress() returned the same for 120 s
-        await asyncio.sleep(0.5)
+    Example::
+
+        still = Stillness(limit_seconds=120)
+        while not still.look(progress()):   # True once progress() returned the same for 120 s
+            await asyncio.sleep(0.5)
     """
 
     def __init__(self, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -85,10 +85,12 @@ class TeacherRequests:
 
 
 class TeacherClient:
-    """Scores of a group's trajectories, from whichever server of a teacher is alive. Example::
+    """Scores of a group's trajectories, from whichever server of a teacher is alive.
 
-    score = TeacherClient(pool, tokens, TeacherRequests.of(config))
-    trajectories = await score(lease, task, trajectories)
+    Example::
+
+        score = TeacherClient(pool, tokens, TeacherRequests.of(config))
+        trajectories = await score(lease, task, trajectories)
     """
 
     def __init__(self, pool: EndpointPool, tokens: ModelTokens, requests: TeacherRequests) -> None:

@@ -21,11 +21,13 @@ RETRY_SECONDS = 1.0
 
 
 class WeightFollower:
-    """Takes announced versions, newest first, and swaps them in. Example::
+    """Takes announced versions, newest first, and swaps them in.
 
-    follower = WeightFollower(engine, subscriber)
-    following = asyncio.create_task(follower.run())
-    await follower.caught_up()    # the engine now serves what the learner published last
+    Example::
+
+        follower = WeightFollower(engine, subscriber)
+        following = asyncio.create_task(follower.run())
+        await follower.caught_up()    # the engine now serves what the learner published last
     """
 
     def __init__(self, engine: RolloutEngine, subscriber: Subscriber) -> None:

@@ -62,11 +62,13 @@ class WorkerCounters:
 
 
 class GroupWorker:
-    """Turns leases into groups. The stream to the learner is ``session``'s. Example::
+    """Turns leases into groups. The stream to the learner is ``session``'s.
 
-    worker = GroupWorker(engine=engine, tokens=tokens, get_task=TaskClient(...), verify=VerifierPoolClient(...),
-                         rollout=config.rollout, model=config.model, worker_id="rollout-0", run_id="r")
-    group = await worker.work(lease)
+    Example::
+
+        worker = GroupWorker(engine=engine, tokens=tokens, get_task=TaskClient(...), verify=VerifierPoolClient(...),
+                             rollout=config.rollout, model=config.model, worker_id="rollout-0", run_id="r")
+        group = await worker.work(lease)
     """
 
     def __init__(

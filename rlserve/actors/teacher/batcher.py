@@ -54,10 +54,12 @@ class ScoreCache:
 
 
 class Batcher:
-    """Batches and caches the queries of one engine, as an async context manager. Example::
+    """Batches and caches the queries of one engine, as an async context manager.
 
-    async with Batcher(engine, tokens_per_batch=8192, max_queue=4096, cache_bytes=2**26) as batcher:
-        scores = await batcher.score(query)
+    Example::
+
+        async with Batcher(engine, tokens_per_batch=8192, max_queue=4096, cache_bytes=2**26) as batcher:
+            scores = await batcher.score(query)
     """
 
     def __init__(self, engine: ScoringEngine, *, tokens_per_batch: int, max_queue: int, cache_bytes: int) -> None:

@@ -34,10 +34,12 @@ class EncodedText:
 
 
 class TextEncoder:
-    """Text queries to token queries for one teacher. Example::
+    """Text queries to token queries for one teacher.
 
-    encoded = TextEncoder(tokens).encode(TextQuery(prompt="1+1=", completion="2", ended=True))
-    scores = await batcher.score(encoded.query)
+    Example::
+
+        encoded = TextEncoder(tokens).encode(TextQuery(prompt="1+1=", completion="2", ended=True))
+        scores = await batcher.score(encoded.query)
     """
 
     def __init__(self, tokens: ModelTokens) -> None:

@@ -35,12 +35,14 @@ class Change:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """Prepares and applies changes of one model. Raises UnknownLayout for a model of another layout. Example::
+    """Prepares and applies changes of one model. Raises UnknownLayout for a model of another layout.
 
-    exchange = Exchange(model)
-    exchange.check(start_tensors)             # once: this layout reproduces what vLLM loaded
-    changes = exchange.prepare(new_tensors)   # beside generation, the slow part
-    replaced = exchange.apply(changes)        # while generation is paused
+    Example::
+
+        exchange = Exchange(model)
+        exchange.check(start_tensors)             # once: this layout reproduces what vLLM loaded
+        changes = exchange.prepare(new_tensors)   # beside generation, the slow part
+        replaced = exchange.apply(changes)        # while generation is paused
     """
 
     model: nn.Module

@@ -57,13 +57,15 @@ class Staged:
 
 
 class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Serves weights that were staged in this process. Example of one update, as the calls arrive::
+    """Serves weights that were staged in this process.
 
-    engine.stage(policy, path)       # returns at once; staging.state() reports progress
-    engine.start_weight_update()     # generation is paused
-    engine.receive_weights(UpdateInfo(version=7))
-    engine.finish_weight_update()    # generation resumes
-    engine.begin_digest()            # returns at once; digesting.state() reports the digest
+    Example of one update, as the calls arrive::
+
+        engine.stage(policy, path)       # returns at once; staging.state() reports progress
+        engine.start_weight_update()     # generation is paused
+        engine.receive_weights(UpdateInfo(version=7))
+        engine.finish_weight_update()    # generation resumes
+        engine.begin_digest()            # returns at once; digesting.state() reports the digest
     """
 
     init_info_cls = InitInfo

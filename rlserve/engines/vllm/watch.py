@@ -18,10 +18,12 @@ BUSY_SHARE = 0.02
 
 
 class EngineWatch:
-    """Watches one engine. Example::
+    """Watches one engine.
 
-    watch = EngineWatch(limit_seconds=60)
-    problem = watch.look(asked=True, sampling=True, output=(tokens, answers), processor_seconds=12.5)
+    Example::
+
+        watch = EngineWatch(limit_seconds=60)
+        problem = watch.look(asked=True, sampling=True, output=(tokens, answers), processor_seconds=12.5)
     """
 
     def __init__(self, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

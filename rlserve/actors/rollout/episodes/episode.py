@@ -46,11 +46,13 @@ class _Played:
 
 
 class EpisodeWorker:
-    """Plays the samples of a group against the environment of their task. Example::
+    """Plays the samples of a group against the environment of their task.
 
-    episodes = EpisodeWorker(engine=engine, tokens=tokens, run_episode=EpisodeClient(pool, config), verify=verify,
-                             limits=config, max_length=2048)
-    trajectories = await episodes.trajectories(lease, task, prompt, sampling)
+    Example::
+
+        episodes = EpisodeWorker(engine=engine, tokens=tokens, run_episode=EpisodeClient(pool, config), verify=verify,
+                                 limits=config, max_length=2048)
+        trajectories = await episodes.trajectories(lease, task, prompt, sampling)
     """
 
     def __init__(
