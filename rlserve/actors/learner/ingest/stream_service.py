@@ -19,12 +19,12 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.learner.ingest import frames
-from rlserve.actors.learner.ingest.admission import AckStatus, Decision, Offer
+from rlserve.actors.learner.ingest.admission import Offer
 from rlserve.actors.learner.ingest.byte_budget import ByteBudget
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.ingest.offers import Delivery, Ingest
-from rlserve.actors.learner.ingest.worker_stream import Budgets, Incoming, Outbox
-from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
+from rlserve.actors.learner.ingest.worker_stream import Budgets, WorkerStream
+from rlserve.errors import DeadlineExceeded, InvalidRequest
 from rlserve.observability.events import EventLog
 from rlserve.rpc import codec
 from rlserve.v1 import rollout_stream_service_pb2 as pb
@@ -46,48 +46,8 @@ LARGE_GROUPS = 4
 """Undecided groups of the largest size, over all streams. Decoding one at a time needs no more."""
 HELLO_SECONDS = 30.0
 """Deadline of the first frame: silent streams would use up the server's concurrent calls."""
-MAX_REJECTED = 64
-"""A stream is ended when so many of its groups in a row were rejected: its worker is broken."""
 MAX_JOINED = 4096
 """Workers whose first stream is an event; any bound will do, names come from outside."""
-STATUS = {
-    AckStatus.ACCEPTED: pb.Ack.STATUS_ACCEPTED,
-    AckStatus.DUPLICATE: pb.Ack.STATUS_DUPLICATE,
-    AckStatus.STALE: pb.Ack.STATUS_STALE,
-    AckStatus.REJECTED: pb.Ack.STATUS_REJECTED,
-}
-
-
-class _Stream:
-    """One stream of one worker."""
-
-    def __init__(self, worker_id: str, budgets: Budgets) -> None:
-        self.worker_id = worker_id
-        self.outbox = Outbox()
-        self.incoming = Incoming(budgets)
-        self.error: Exception | None = None
-        """Ends the stream after the frames that wait."""
-        self._rejected = 0
-
-    def done(self, size: int, parts: bool, decision: Decision) -> None:
-        """There is a decision on a group."""
-        self.incoming.done(size, parts=parts)
-        self.outbox.ack(_ack(decision))
-        self._rejected = self._rejected + 1 if decision.status is AckStatus.REJECTED else 0
-        if self._rejected >= MAX_REJECTED:
-            self.end(
-                LimitExceeded(f"stream: {self._rejected} groups in a row were rejected, the last: {decision.message}")
-            )
-
-    def failed(self, size: int, parts: bool, error: Exception) -> None:
-        """There is no decision on a group."""
-        self.incoming.done(size, parts=parts)
-        self.end(error)
-
-    def end(self, error: Exception | None = None) -> None:
-        """End the stream after the frames that wait."""
-        self.error = self.error or error
-        self.outbox.close()
 
 
 class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
@@ -107,7 +67,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self._inbox = inbox
         self._max_group_bytes = max_group_bytes
         self._budgets = Budgets(small=ByteBudget(SMALL_BYTES), large=ByteBudget(LARGE_GROUPS * max_group_bytes))
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, WorkerStream] = {}
         self._joined: set[str] = set()
         self._wake = asyncio.Event()
         self._woken = False
@@ -139,7 +99,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         if self._finished:
             yield pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished))
             return
-        stream = _Stream(hello.worker_id, self._budgets)
+        stream = WorkerStream(hello.worker_id, self._budgets)
         self._enter(stream, hello)
         reading = asyncio.create_task(self._read(requests, stream))
         try:
@@ -152,7 +112,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             stream.incoming.close()
             self._leave(stream)
 
-    async def _read(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> None:
+    async def _read(self, requests: AsyncIterator[pb.StreamRequest], stream: WorkerStream) -> None:
         """Read frames until the worker ends the stream or sends an invalid one."""
         try:
             while True:
@@ -165,7 +125,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         finally:
             stream.end()
 
-    async def _next(self, requests: AsyncIterator[pb.StreamRequest], stream: _Stream) -> pb.StreamRequest | None:
+    async def _next(self, requests: AsyncIterator[pb.StreamRequest], stream: WorkerStream) -> pb.StreamRequest | None:
         """The next frame, by the deadline of a group that is not whole; None at the end."""
         seconds = stream.incoming.seconds_left
         if seconds is None:
@@ -176,7 +136,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         except TimeoutError:
             raise stream.incoming.too_slow() from None
 
-    async def _take(self, request: pb.StreamRequest, stream: _Stream) -> None:
+    async def _take(self, request: pb.StreamRequest, stream: WorkerStream) -> None:
         worker_id = stream.worker_id
         match request.WhichOneof("frame"):
             case "group":
@@ -192,7 +152,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             case _:
                 raise frames.second_hello()
 
-    async def _take_part(self, part: pb.GroupPart, stream: _Stream) -> None:
+    async def _take_part(self, part: pb.GroupPart, stream: WorkerStream) -> None:
         data = part.data  # each look at the field copies its bytes
         frames.check_part(part, data, max_group_bytes=self._max_group_bytes)
         parts = len(data) < part.total_bytes
@@ -226,7 +186,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             part_bytes=frames.PART_BYTES,
         )
 
-    def _enter(self, stream: _Stream, hello: pb.Hello) -> None:
+    def _enter(self, stream: WorkerStream, hello: pb.Hello) -> None:
         """A newer stream of the same worker ends the older one."""
         worker_id = stream.worker_id
         if (older := self._streams.get(worker_id)) is not None:
@@ -239,7 +199,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._joined.add(worker_id)
             self._events.write("worker_joined", worker=worker_id, capacity=hello.capacity)
 
-    def _leave(self, stream: _Stream) -> None:
+    def _leave(self, stream: WorkerStream) -> None:
         if self._streams.get(stream.worker_id) is stream:
             del self._streams[stream.worker_id]
             self._inbox.leave(stream.worker_id)
@@ -298,12 +258,3 @@ async def _first(requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamRequest 
             return await anext(requests, None)
     except TimeoutError:
         raise DeadlineExceeded(f"hello: none came within {HELLO_SECONDS:g} s; send it first, at once") from None
-
-
-def _ack(decision: Decision) -> pb.Ack:
-    return pb.Ack(
-        group_id=decision.group_id,
-        status=STATUS[decision.status],
-        reason=decision.reason,
-        message=decision.message,
-    )

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from rlserve.actors.learner.ingest.admission import AckStatus, Decision
 from rlserve.actors.learner.ingest.byte_budget import ByteBudget
-from rlserve.errors import DeadlineExceeded, InvalidRequest
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
 STREAM_BYTES = 2 * 2**20
@@ -20,6 +21,14 @@ GROUPS_AHEAD = 64
 GROUP_SECONDS, GROUP_BYTES_A_SECOND = 30.0, 100_000
 """A group of several parts holds a large budget until it is whole: it gets so long, plus its bytes at a pace that any
 link exceeds."""
+MAX_REJECTED = 64
+"""A stream is ended when so many of its groups in a row were rejected: its worker is broken."""
+STATUS = {
+    AckStatus.ACCEPTED: pb.Ack.STATUS_ACCEPTED,
+    AckStatus.DUPLICATE: pb.Ack.STATUS_DUPLICATE,
+    AckStatus.STALE: pb.Ack.STATUS_STALE,
+    AckStatus.REJECTED: pb.Ack.STATUS_REJECTED,
+}
 
 
 class Outbox:
@@ -148,3 +157,44 @@ class Incoming:
         if self._group is not None:
             self._budgets.large.give(self._group.total)
             self._group = None
+
+
+class WorkerStream:
+    """One stream of one worker."""
+
+    def __init__(self, worker_id: str, budgets: Budgets) -> None:
+        self.worker_id = worker_id
+        self.outbox = Outbox()
+        self.incoming = Incoming(budgets)
+        self.error: Exception | None = None
+        """Ends the stream after the frames that wait."""
+        self._rejected = 0
+
+    def done(self, size: int, parts: bool, decision: Decision) -> None:
+        """There is a decision on a group."""
+        self.incoming.done(size, parts=parts)
+        self.outbox.ack(_ack(decision))
+        self._rejected = self._rejected + 1 if decision.status is AckStatus.REJECTED else 0
+        if self._rejected >= MAX_REJECTED:
+            self.end(
+                LimitExceeded(f"stream: {self._rejected} groups in a row were rejected, the last: {decision.message}")
+            )
+
+    def failed(self, size: int, parts: bool, error: Exception) -> None:
+        """There is no decision on a group."""
+        self.incoming.done(size, parts=parts)
+        self.end(error)
+
+    def end(self, error: Exception | None = None) -> None:
+        """End the stream after the frames that wait."""
+        self.error = self.error or error
+        self.outbox.close()
+
+
+def _ack(decision: Decision) -> pb.Ack:
+    return pb.Ack(
+        group_id=decision.group_id,
+        status=STATUS[decision.status],
+        reason=decision.reason,
+        message=decision.message,
+    )

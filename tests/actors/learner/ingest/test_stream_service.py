@@ -15,7 +15,8 @@ import pytest
 from rlserve.actors.learner.ingest import stream_service, worker_stream
 from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES, PART_BYTES
 from rlserve.actors.learner.ingest.inbox import Inbox
-from rlserve.actors.learner.ingest.stream_service import MAX_REJECTED, SERVICE_NAME, RolloutStreamService
+from rlserve.actors.learner.ingest.stream_service import SERVICE_NAME, RolloutStreamService
+from rlserve.actors.learner.ingest.worker_stream import MAX_REJECTED
 from rlserve.errors import NotReady
 from rlserve.records import RolloutGroup
 from rlserve.records.lease import Lease
