@@ -13,7 +13,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def known_names(name: str, known: Iterable[str]) -> str:
-    """The end of an "is unknown" message: ``"; did you mean 'grpo'? (known: cispo, grpo)"``, or just the names."""
+    """The end of an "is unknown" message: ``"; did you mean 'grpo'? (known: grpo, kto)"``, or just the names."""
     names = sorted(known)
     near = nearest(name, names)
     listed = f"(known: {', '.join(names) or 'none'})"

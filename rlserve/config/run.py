@@ -138,7 +138,10 @@ class RunConfig(Section):
                 f"learner.batches_ahead: is {learner.batches_ahead}, but with learner.max_lag = {learner.max_lag} more "
                 "than that would only grow stale; lower it, or raise max_lag"
             )
-        for problem in (*teacher_problems(self), *wait_problems(self)):
+        for problem in (
+            *teacher_problems(self),
+            *wait_problems(self.learner, self.rollout, self.episodes, self.teachers),
+        ):
             raise ValueError(problem)
         return self
 
