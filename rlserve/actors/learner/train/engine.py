@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlserve.actors.learner.train import gather as weights
 from rlserve.actors.learner.train import optimizer_state
 from rlserve.actors.learner.train.deepspeed_setup import (
     RankInfo,
@@ -28,6 +27,7 @@ from rlserve.actors.learner.train.deepspeed_setup import (
     init_process_group,
     torch_threads,
 )
+from rlserve.actors.learner.train.gather import gather
 from rlserve.actors.learner.train.model_files import read_companions
 from rlserve.actors.learner.train.rank_links import RankLinks
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_model
@@ -187,7 +187,7 @@ class LearnerEngine:
 
         Every rank must call and exhaust it: ZeRO-3 gathers each weight from all ranks.
         """
-        return weights.gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
+        return gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Copies of the optimizer's tensors in host memory, yielded on rank 0 only; every rank must exhaust it."""

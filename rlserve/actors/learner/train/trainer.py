@@ -13,7 +13,7 @@ from torch import Tensor
 from rlserve.actors.checkpoints import Checkpoint
 from rlserve.actors.learner.train import checkpoint
 from rlserve.actors.learner.train.engine import StepReport
-from rlserve.actors.learner.train.gather import weight_bytes
+from rlserve.actors.learner.train.gather import gather, weight_bytes
 from rlserve.actors.learner.train.ranks import (
     ALGORITHM_STATE,
     PUBLISHED_DTYPES,
@@ -142,7 +142,7 @@ class Trainer:
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Copies of all weights in host memory, by Hugging Face name; must be exhausted."""
         with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
-            yield from self._engine.weights(dtype)
+            yield from gather(self._engine.module, dtype, is_receiver=True)
 
     def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> Checkpoint:
         """Write a checkpoint, to which ``beside`` adds files, and delete the oldest ones."""
