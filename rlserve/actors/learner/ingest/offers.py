@@ -17,7 +17,7 @@ from rlserve.errors import LimitExceeded, StateCorrupt
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256
-"""Larger batches save no more processor time, and the first group of one would wait longer for its ack."""
+"""A commit is spread over enough groups by then; in a larger batch the first group would wait longer for its ack."""
 GATHER_SECONDS = 0.01
 """A batch waits so long for more groups: commit, change of threads and grant cost more than many groups do."""
 MAX_BATCH_BYTES = 16 * 2**20
@@ -35,7 +35,7 @@ class Delivery:
     """Called instead when there is no decision."""
 
 
-class Ingest:
+class OfferQueue:
     """A queue in front of the inbox. For one event loop; start ``run`` as a task."""
 
     def __init__(self, inbox: Inbox) -> None:

@@ -1,9 +1,9 @@
 """RolloutStreamService: the inbox over gRPC. Leases and acks go down, finished groups come up.
 
-Each stream has two tasks. ``_read`` waits for the worker's frames and hands groups to ``Ingest``, which acknowledges
-each once its decision is durable. ``Stream``, the generator that gRPC drains, waits for frames to send; unblocked by: a
-lease, an ack, goodbye. A slow worker delays only itself: it is granted at most its capacity, and is not read further
-while its acks wait. The bytes of all undecided groups are bounded over all streams.
+Each stream has two tasks. ``_read`` waits for the worker's frames and puts groups into the ``OfferQueue``, which
+acknowledges each once its decision is durable. ``Stream``, the generator that gRPC drains, waits for frames to send;
+unblocked by: a lease, an ack, goodbye. A slow worker delays only itself: it is granted at most its capacity, and is
+not read further while its acks wait. The bytes of all undecided groups are bounded over all streams.
 
 One housekeeping task for all streams grants leases when some may have become free, and expires leases.
 """
@@ -22,7 +22,7 @@ from rlserve.actors.learner.ingest import frames
 from rlserve.actors.learner.ingest.admission import Offer
 from rlserve.actors.learner.ingest.byte_budget import ByteBudget
 from rlserve.actors.learner.ingest.inbox import Inbox
-from rlserve.actors.learner.ingest.offers import Delivery, Ingest
+from rlserve.actors.learner.ingest.offers import Delivery, OfferQueue
 from rlserve.actors.learner.ingest.worker_stream import Budgets, WorkerStream
 from rlserve.errors import DeadlineExceeded, InvalidRequest
 from rlserve.observability.events import EventLog
@@ -74,8 +74,8 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self._finished = ""
         loop = asyncio.get_running_loop()
         inbox.on_grantable(lambda: self._wake_from(loop))
-        self._ingest = Ingest(inbox)
-        self._tasks = [asyncio.create_task(self._ingest.run()), asyncio.create_task(self._keep_house())]
+        self._offers = OfferQueue(inbox)
+        self._tasks = [asyncio.create_task(self._offers.run()), asyncio.create_task(self._keep_house())]
 
     async def finish(self, reason: str) -> None:
         """Send goodbye to every worker, also to those that join later."""
@@ -162,7 +162,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         await stream.outbox.expect_ack()
         offer = Offer(group_id=part.group_id, nonce=part.nonce, worker_id=stream.worker_id, payload=payload)
         size = len(payload)
-        self._ingest.put(
+        self._offers.put(
             Delivery(
                 offer,
                 done=functools.partial(stream.done, size, parts),

@@ -11,7 +11,7 @@ from rlserve.records import Purpose
 from rlserve.records.lease import Lease
 
 STILL_SECONDS = 5.0
-"""A worker none of whose leases moved for longer is described as standing still."""
+"""Two intervals of its reports: a worker none of whose leases moved for longer is described as standing still."""
 
 
 class Source(Protocol):
