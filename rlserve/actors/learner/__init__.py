@@ -1,6 +1,7 @@
 """The learner: takes finished groups in, trains on them, publishes weights. One process a rank; rank 0 does all else.
 
-* ``main``           a process: wires the parts below, serves, trains
+* ``main``           a process of any rank
+* ``rank0``          wires the parts below, serves and trains
 * ``loop``           the story of a step: groups, batch, loss, step, publish, checkpoint
 * ``loop_state``     what a checkpoint keeps of the loop
 * ``waiting``        the loop's waits, which end by progress or with the reason why nothing comes
