@@ -54,8 +54,8 @@ $(STAMP): requirements-cpu.lock pyproject.toml
 quickstart: $(STAMP)
 	$(BIN)/rlserve run configs/quickstart.toml --set seed=$(SEED) --set name=$(RUN) --overwrite
 
-# Two at once: most tests wait for processes. conftest.py says which share a worker, with its engines and models.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two files at once: most tests wait for processes. A file's tests share the engines and servers that it starts.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST)
