@@ -1,3 +1,26 @@
-"""rlserve: a reinforcement-learning-centric post-training service."""
+"""rlserve: a reinforcement-learning-centric post-training service.
+
+From the bottom up (``tests/test_layers.py`` checks the direction of imports):
+
+* ``records``        frozen dataclasses, one per message
+* ``errors``, ``nearest``  the errors raised on purpose, and hints to the nearest known name
+* ``text_files``, ``gather``, ``importing``, ``idle_threads``, ``processor_time``, ``cpu_kernels``  small helpers
+* ``plugins``        the protocols of environments and verifiers, and how all plug-ins are loaded
+* ``config``         the run configuration: one strict section per table
+* ``observability``  logs, metrics, events, report
+* ``rpc``            gRPC servers, channels, errors, TLS, codec
+* ``store``          groups received, queued, consumed, dropped
+* ``sandbox``        runs untrusted Python
+* ``algorithms``, ``batching``  losses, and groups as tensors
+* ``policy``, ``weight_sync``  transport of weights
+* ``engines``        inference engines
+* ``actors``         hub, environment, verifier, teacher, rollout, learner
+* ``launch``         starts, restarts and stops the processes of a run
+* ``bench``          benchmarks
+* ``cli``            the command ``rlserve``
+
+``rlserve.environments``, ``rlserve.verifiers`` and ``rlserve.pretrain`` are the folders of that name at the top of the
+repository; ``v1`` is generated from ``proto/``.
+"""
 
 __version__ = "0.1.0"

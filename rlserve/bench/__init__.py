@@ -1,24 +1,24 @@
 """Benchmarks, one module per ``rlserve bench NAME`` with ``measure(...) -> numbers``; ratios, both sides in one run.
 
-    rollout         tokens per second against plain vLLM
-    sync            pause of generation during a weight swap, against vLLM's own calls
-    learner         seconds per optimizer step against a plain PyTorch loop
-    verifier        verdicts per second of the sandbox and the math verifier
-    soak            thousands of hostile and honest programs in a row
-    ingest          groups per second that one learner accepts
-    transport       publishing and fetching weights
-    pipeline        training beside generation against taking turns
-    staleness       accuracy by lag
-    load            the quick start beside busy processes
-    learn/          all methods on the same task and budget
-    peer/           against TRL's GRPOTrainer
+* ``rollout``    tokens per second against plain vLLM
+* ``sync``       pause of generation during a weight swap, against vLLM's own calls
+* ``learner``    seconds per optimizer step against a plain PyTorch loop
+* ``verifier``   verdicts per second of the sandbox and the math verifier
+* ``soak``       thousands of hostile and honest programs in a row
+* ``ingest``     groups per second that one learner accepts
+* ``transport``  publishing and fetching weights
+* ``pipeline``   training beside generation against taking turns
+* ``staleness``  accuracy by lag
+* ``load``       the quick start beside busy processes
+* ``learn``      all methods on the same task and budget
+* ``peer``       against TRL's GRPOTrainer
 
-    differential    the math verifier against math-verify, for ``verifier``
-    answer_sources  the pairs of answers for it
-    notations       other notations of an answer, and near misses
-    judge_process   runs one of the two in a killable process
-    footprint       descriptors and memory of process trees
-    tiny_model      a small random model on disk
+* ``differential``    the math verifier against math-verify, for ``verifier``
+* ``answer_sources``  the pairs of answers for it
+* ``notations``       other notations of an answer, and near misses
+* ``judge_process``   runs one of the two in a killable process
+* ``footprint``       descriptors and memory of process trees
+* ``tiny_model``      a small random model on disk
 
 To add one: a module here and its line in ``rlserve.cli.bench.BENCHES``; state what both sides of the ratio are.
 """

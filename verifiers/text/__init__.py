@@ -1,6 +1,6 @@
 """Verifiers that compare texts, in microseconds.
 
-verifier  ExactVerifier, RegexVerifier
-payload   their checked payloads
-answers   finds the answer after a marker
+* ``verifier``  ExactVerifier, RegexVerifier
+* ``payload``   their checked payloads
+* ``answers``   finds the answer after a marker
 """

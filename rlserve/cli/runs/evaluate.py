@@ -14,14 +14,14 @@ from rlserve.observability.outcome import measured_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
+    parser.add_argument("model", help="a checkpoint directory, or a run directory for its newest checkpoint")
     parser.add_argument("--config", help="TOML file of a run; default: that of the run to which the model belongs")
     parser.add_argument("--problems", type=int, help="held-out tasks")
     parser.add_argument("--samples", type=int, help="completions per task")
     parser.add_argument("--temperature", type=float, help="0 is greedy")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone on standard output")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="remove a key or a table")
+    parser.add_argument("--json", action="store_true", help="print only the result, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""A run in the terminal: its progress follows the newest lines of its metrics and events."""
+"""Shows a run in the terminal: updates its progress from new lines of its metrics and events."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ class Console:
     """Shows a run on ``out``: a :class:`rlserve.launch.run.Display`."""
 
     def __init__(self, name: str, out: TextIO, *, leave_out: Collection[str] = ()) -> None:
-        """Events called ``leave_out`` are not shown."""
+        """Events named in ``leave_out`` are not shown."""
         self._name = name
         self._out = out
         self._leave_out = leave_out
@@ -50,7 +50,7 @@ class Console:
 
 
 def print_warning(text: str) -> None:
-    """To standard error, which leaves the plan and results alone."""
+    """Print a warning to standard error, apart from the plan and the results."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -95,7 +95,7 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
             log = f"; log: {event['log']}" if event.get("log") else ""
             died = f"{event['actor']}: {event['how']}{said}"
             # A repeated message is shown once, so another death by the same cause is not shown again.
-            progress.warn(f"{died}\n    the run goes on while {event['actor']} restarts{log}")
+            progress.warn(f"{died}\n    the run continues while {event['actor']} restarts{log}")
         case "actor_recovered":
             progress.say(f"{event['actor']}: serving again after {float(event['seconds']):.1f} s")
         case "actor_killed":

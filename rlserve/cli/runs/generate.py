@@ -15,18 +15,18 @@ from rlserve.observability.events import read_json_lines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A line: environment, task_id, prompt, completion, reward (none without a verdict), right, truncated. "
-        "`rlserve pairs` makes preference pairs and examples of such files."
+        "Fields: environment, task_id, prompt, completion, reward (null without a verdict), right, truncated. "
+        "`rlserve pairs` makes preference pairs and examples from such files."
     )
-    parser.add_argument("model", help="a run directory (its newest checkpoint is taken) or a checkpoint directory")
-    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to make")
+    parser.add_argument("model", help="a checkpoint directory, or a run directory for its newest checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to write")
     parser.add_argument("--config", help="TOML file of a run; default: the run's own config.toml")
     parser.add_argument("--problems", type=int, default=1000, help="tasks of the training split (default 1000)")
-    parser.add_argument("--samples", type=int, default=1, help="completions a task (default 1)")
+    parser.add_argument("--samples", type=int, default=1, help="completions per task (default 1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    parser.add_argument("--held-out", action="store_true", help="draw from the held-out split instead")
+    parser.add_argument("--held-out", action="store_true", help="use the held-out split instead")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="take a key or a table out")
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="remove a key or a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _copy(samples: Path, out: Path) -> int:
-    """Write the samples without the name of the measurement, which means nothing here; returns how many."""
+    """Write the samples without the measurement's name, which has no meaning here; returns their number."""
     rows = [{k: v for k, v in row.items() if k != "when"} for row in read_json_lines(samples)]
     out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)

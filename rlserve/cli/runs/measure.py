@@ -1,4 +1,4 @@
-"""A run of no steps for one measurement, in a temporary directory: what ``eval`` and ``generate`` share."""
+"""A run of zero steps for one measurement, in a temporary directory; used by ``eval`` and ``generate``."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ _STEP = re.compile(r"step-\d+")
 def run_once(config: RunConfig) -> int:
     """A whole run of ``config`` in its temporary directory; progress goes to standard error. Returns the exit code.
 
-    Raises InvalidRequest, before anything starts, when nothing would be measured.
+    Raises InvalidRequest, before anything starts, if nothing would be measured.
     """
     if not config.evaluate.problems:
         raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give --problems")
@@ -27,19 +27,19 @@ def run_once(config: RunConfig) -> int:
 
 
 def measurement(config: RunConfig) -> dict[str, Any]:
-    """The run's measurement, from its "accuracy" event. Raises InvalidRequest without one."""
+    """The run's "accuracy" event, in which fields may be missing. Raises InvalidRequest if there is none."""
     paths = RunPaths(Path(config.directory) / config.name)
     events = [e for e in read_json_lines(paths.events) if e.get("event") == "accuracy"]
     if not events:
-        raise InvalidRequest("model: nothing was measured, though the run ended well; see what was said above")
+        raise InvalidRequest("model: nothing was measured, although the run finished; see its messages above")
     left_out = ("event", "unix_seconds", "when", "step", "versions", "value")
     return {"accuracy": events[-1].get("value")} | {k: v for k, v in events[-1].items() if k not in left_out}
 
 
 def config_of(given: Path, asked: str | None) -> Path:
-    """The configuration to take: as asked, or that of the run to which ``given`` belongs.
+    """The configuration file: ``asked``, or that of the run to which ``given`` belongs.
 
-    ``given`` is a run directory or one of its checkpoints. Raises InvalidRequest when there is none.
+    ``given`` is a run directory or one of its checkpoints. Raises InvalidRequest if there is no file.
     """
     if asked:
         if not Path(asked).exists():
@@ -51,13 +51,13 @@ def config_of(given: Path, asked: str | None) -> Path:
         if RunPaths(place).config.exists():
             return RunPaths(place).config
     raise InvalidRequest(
-        f"--config: {str(given)!r} is no run and no checkpoint of one (no config.toml), so the environments are "
+        f"--config: {str(given)!r} is neither a run nor a checkpoint of one (no config.toml), so the environments are "
         "unknown; give the configuration of a run"
     )
 
 
 def model_of(given: Path) -> str:
-    """Absolute path of the checkpoint that is meant. Raises InvalidRequest when there is none."""
+    """Absolute path of the checkpoint. Raises InvalidRequest if there is none."""
     if not given.is_dir():
         raise InvalidRequest(f"model: there is no directory {str(given)!r}; give a run or a checkpoint")
     from rlserve.launch.preflight.checkpoint import directory_of

@@ -18,7 +18,7 @@ from rlserve.store.binding import RunFacts, changes, stored_facts
 from rlserve.store.registry import backend_of
 
 SET_HELP = "override one key, e.g. --set learner.lr=1e-5 --set environments.0.weight=2"
-UNSET_HELP = "take a key or a table out of the files, e.g. --unset pretrain --unset stop_reward"
+UNSET_HELP = "remove a key or a table from the files, e.g. --unset pretrain --unset stop_reward"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     given = Path(arguments.config[0])
     paths = RunPaths(given if given.is_dir() else _directory_of(given))
     if not paths.config.exists():
-        raise InvalidRequest(f"--resume: {str(paths.root)!r} holds no run (no {paths.config.name})")
+        raise InvalidRequest(f"--resume: {str(paths.root)!r} is not a run (it has no {paths.config.name})")
     config = load_run([paths.config], arguments.overrides, arguments.unset)
     refuse_changes(load_run([paths.config]), config)
     if facts := stored_facts(backend_of(config.store), paths):

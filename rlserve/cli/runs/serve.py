@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hub", default="", help="address of the hub, HOST:PORT")
     parser.add_argument("--address", default="", help="where this actor listens; default: as configured")
     parser.add_argument("--cores", default="", help="processor cores to run on, e.g. 0,1; default: any")
-    parser.add_argument("--resume", action="store_true", help="learner: go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="learner: continue from the last checkpoint")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -122,7 +122,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             from rlserve.launch.directory import write_config
 
             if arguments.config and os.environ.get("RANK", "0") == "0":
-                # Without a launcher nobody else writes config.toml, which eval, report and --resume read.
+                # Without a launcher, write config.toml here: eval, report and --resume read it.
                 paths.root.mkdir(parents=True, exist_ok=True)
                 write_config(config, paths)
             return run_learner(

@@ -3,17 +3,17 @@
 Decoding raises InvalidRequest whose ``field`` is the dotted path (``trajectories[2].behavior_logprobs[7]``)
 and whose ``reason`` is one of ``REASONS``; it raises nothing else, whatever the message.
 
-    bounds      the largest size of each field, one table; servers and clients apply it to every message
-    check       checks of single fields, and the closed list of reasons
-    limits      GroupLimits: bounds that depend on the run, such as the vocabulary
-    actor       actors, registry changes, environments, run state
-    task        Task, Sampling, Lease
-    trajectory  Trajectory with its arrays
-    group       RolloutGroup, also as bytes for the store
-    scores      TeacherScores
-    policy      PolicyVersion
-    turn        an environment's turn
-    verdict     Verdict, Failure
+* ``bounds``      the largest size of each field, one table; servers and clients apply it to every message
+* ``check``       checks of single fields, and the closed list of reasons
+* ``limits``      GroupLimits: bounds that depend on the run, such as the vocabulary
+* ``actor``       actors, registry changes, environments, run state
+* ``task``        Task, Sampling, Lease
+* ``trajectory``  Trajectory with its arrays
+* ``group``       RolloutGroup, also as bytes for the store
+* ``scores``      TeacherScores
+* ``policy``      PolicyVersion
+* ``turn``        an environment's turn
+* ``verdict``     Verdict, Failure
 
 To add a field: the proto file, the record, both functions here (``x_to_proto``, ``x_from_proto``), its bound in
 ``bounds``, and ``tests/support/wire_records.py``, which the round-trip test draws from.
