@@ -12,7 +12,8 @@ From the bottom up (``tests/test_layers.py`` checks the direction of imports):
 * ``store``          groups received, queued, consumed, dropped
 * ``sandbox``        runs untrusted Python
 * ``algorithms``, ``batching``  losses, and groups as tensors
-* ``policy``, ``weight_sync``  transport of weights
+* ``tokens``         chat templates, tokenizers, token texts
+* ``weight_sync``    weights from the learner to rollout workers
 * ``engines``        inference engines
 * ``actors``         hub, environment, verifier, teacher, rollout, learner
 * ``launch``         starts, restarts and stops the processes of a run

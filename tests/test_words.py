@@ -59,7 +59,7 @@ PENDING = (
 """Where the words are still being changed; this list only shrinks."""
 
 
-PENDING_MAPS = ("rlserve/policy", "rlserve/actors/rollout")
+PENDING_MAPS: tuple[str, ...] = ()
 """Folders whose modules are about to move to others."""
 
 

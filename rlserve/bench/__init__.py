@@ -3,7 +3,7 @@
 * ``rollout``    tokens per second against plain vLLM
 * ``sync``       pause of generation during a weight swap, against vLLM's own calls
 * ``learner``    seconds per optimizer step against a plain PyTorch loop
-* ``verifier``   verdicts per second of the sandbox and the math verifier
+* ``verdicts``   verdicts per second of the sandbox and the math verifier
 * ``soak``       thousands of hostile and honest programs in a row
 * ``ingest``     groups per second that one learner accepts
 * ``transport``  publishing and fetching weights
@@ -13,12 +13,8 @@
 * ``learn``      all methods on the same task and budget
 * ``peer``       against TRL's GRPOTrainer
 
-* ``differential``    the math verifier against math-verify, for ``verifier``
-* ``answer_sources``  the pairs of answers for it
-* ``notations``       other notations of an answer, and near misses
-* ``judge_process``   runs one of the two in a killable process
-* ``footprint``       descriptors and memory of process trees
-* ``tiny_model``      a small random model on disk
+* ``footprint``   descriptors and memory of process trees
+* ``tiny_model``  a small random model on disk
 
 To add one: a module here and its line in ``rlserve.cli.bench.BENCHES``; state what both sides of the ratio are.
 """

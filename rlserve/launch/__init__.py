@@ -1,19 +1,19 @@
 """Processes of a run: planned, started, watched, restarted, stopped.
 
-* ``run``         ``run(config, paths)``: a whole run, from the claim of its directory to its report
-* ``plan``        a configuration as a list of processes; pure
-* ``base``        what a launcher promises
-* ``registry``    from ``[launch] type`` to a launcher
-* ``local``       the launcher of processes on this machine
-* ``process``     one child process: session, log, stop and kill
-* ``supervise``   when to restart and when to give up; pure
-* ``silence``     names processes that live and do not report to the hub
-* ``last_words``  the error in the log of a process that ended
-* ``ports``       addresses on this machine
-* ``directory``   the run directory: lock, ``config.toml``, earlier lives
-* ``prepare``     the process that makes the start checkpoint and teachers
-* ``preflight``   faults that are found before anything starts
-* ``weight_plan`` where published weights will lie
+* ``run``             ``run(config, paths)``: a whole run, from the claim of its directory to its report
+* ``plan``            a configuration as a list of processes; pure
+* ``base``            what a launcher promises
+* ``registry``        from ``[launch] type`` to a launcher
+* ``local``           the launcher of processes on this machine
+* ``process``         one child process: session, log, stop and kill
+* ``restart_policy``  when to restart and when to give up; pure
+* ``silence``         names processes that live and do not report to the hub
+* ``last_words``      the error in the log of a process that ended
+* ``ports``           addresses on this machine
+* ``directory``       the run directory: lock, ``config.toml``, earlier lives
+* ``prepare``         the process that makes the start checkpoint and teachers
+* ``preflight``       faults that are found before anything starts
+* ``weight_plan``     where published weights will lie
 
 To add a launcher: a module with the class, its name in ``registry.LAUNCHERS``. See docs/extending.md.
 """

@@ -1,4 +1,17 @@
-"""``rlserve env``: environments of a running run, and new ones."""
+"""``rlserve env``: environments of a running run, and new ones; a module per action.
+
+* ``register``, ``unregister``  adds a server's environments to a run, removes one
+* ``list``           environments of a run, or installed here
+* ``sample``         prints some tasks
+* ``check``          the conformance suite
+* ``new``            writes a package with an environment
+* ``decontaminate``  overlap of a training file with an evaluation file
+
+* ``overlap``   word n-grams that two texts share, for ``decontaminate``
+* ``scaffold``  writes a new package, for ``env new`` and ``verifier new``
+
+To add an action: a module here and its line in ``ACTIONS``.
+"""
 
 import argparse
 

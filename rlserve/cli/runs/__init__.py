@@ -1,0 +1,17 @@
+"""Commands about a run, and what they share.
+
+* ``run``       a whole run on this machine
+* ``serve``     one actor
+* ``status``    state of a run and its live actors
+* ``rollout``   status, pause, resume and samples of rollout workers
+* ``report``    rebuilds report.html
+* ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint
+* ``generate``  graded samples of a model
+
+* ``progress``, ``follow``  the console of a run: the display, and what updates it
+* ``measure``        a run of zero steps, for ``eval`` and ``generate``
+* ``hub_address``    finds the hub that a command talks to
+* ``run_directory``  checks a run directory given by the user
+
+To add a command: a module here and its line in ``rlserve.cli.main.COMMANDS``.
+"""
