@@ -125,7 +125,7 @@ def all_sections(kind: type[BaseModel] = Section) -> Iterator[type[BaseModel]]:
 
 @pytest.mark.parametrize("section", sorted(set(all_sections()), key=lambda s: s.__name__), ids=lambda s: s.__name__)
 def test_every_key_is_read_by_what_runs(section: type[BaseModel]) -> None:
-    """By an actor, an algorithm, a command or a property of the configuration: ``learner.ess_warn`` was by nobody."""
+    """By an actor, an algorithm, a command or a property of the configuration: ``learner.ess_warn`` was by none."""
     declared = str(Path(importlib.import_module(section.__module__).__file__ or "").relative_to(ROOT))
     for name in section.model_fields:
         readers = attributes().get(name, set()) - ({declared} if not _has_logic(section, name) else set())
@@ -155,7 +155,7 @@ def methods() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("service", "method"), list(methods()))
 def test_every_rpc_has_a_caller_here(service: str, method: str) -> None:
-    """In Python or in the TypeScript example: a method that nobody calls is one that nobody has run."""
+    """In Python or in the TypeScript example: a method without a caller is one that never ran."""
     callers = [path for path in CODE if f"{service}Stub" in path.read_text(encoding="utf-8")]
     assert any(re.search(rf"\.{method}\b(?!\s*=)", path.read_text(encoding="utf-8")) for path in callers), (
         f"{service}.{method} has no caller"

@@ -39,7 +39,7 @@ class FormatVerifier:
         _tags(payload)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one form. Raises InvalidRequest for a payload that is none."""
+        """Judge one form. Raises InvalidRequest for an invalid payload."""
         tags = _tags(payload) or self._tags
         turn = begun(prompt, completion, tags) + completion
         right, why = _right_tags(turn, tags)

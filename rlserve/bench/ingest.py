@@ -1,4 +1,4 @@
-"""How many small groups a second one learner receives, by the number of workers that send them.
+"""How many small groups one learner receives per second, by the number of workers that send them.
 
 The learner's side is real: streams, checks, leases, a store on disk, and a trainer that takes batches and commits them.
 The workers are another process, which answers each lease with a group of that task. The rate is per second of the

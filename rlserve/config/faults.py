@@ -10,7 +10,7 @@ from rlserve.config.schema import places_of, walk
 from rlserve.nearest import nearest
 
 MAX_PLACES = 3
-"""A name that is known in more places than this says nothing about what was meant."""
+"""A name that is known in more places than this gives no hint at what was meant."""
 
 
 def explain(section: type[BaseModel], error: ValidationError) -> list[str]:

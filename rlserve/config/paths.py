@@ -22,7 +22,7 @@ class RunPaths:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a step."""
+        """One JSON line per step."""
         return self.root / "metrics.jsonl"
 
     @property

@@ -189,7 +189,7 @@ class RolloutEngine(Generator, Protocol):
         ...
 
     def forget(self, request_id: str) -> None:
-        """Drop the counts of ``request_id``: nobody asks for ``tokens_of`` of it again."""
+        """Drop the counts of ``request_id``: ``tokens_of`` is not called for it again."""
         ...
 
     async def stage(self, policy: PolicyVersion, path: Path) -> None:

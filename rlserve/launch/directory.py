@@ -65,7 +65,7 @@ def _refuse_to_lose(paths: RunPaths, *, resume: bool, overwrite: bool) -> None:
     if not overwrite:
         raise InvalidRequest(
             f"name: {str(paths.root)!r} exists already; continue with `rlserve run --resume {paths.root}`, "
-            "start anew with --overwrite, or choose another name with --set name=NAME"
+            "start again with --overwrite, or choose another name with --set name=NAME"
         )
     if not paths.config.exists():
         raise InvalidRequest(f"--overwrite: {str(paths.root)!r} is no run (no config.toml); not deleted")

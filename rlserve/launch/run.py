@@ -247,7 +247,7 @@ class OneLife:
             write_report(self._config, self._paths)
         except Exception as error:
             self._display.say(
-                f"the report could not be written ({type(error).__name__}: {error}); rlserve report makes it anew"
+                f"the report could not be written ({type(error).__name__}: {error}); rlserve report makes it again"
             )
 
     def _say_outcome(self, seconds: float) -> None:

@@ -60,7 +60,7 @@ METRICS: Mapping[str, MetricInfo] = {
     "sync/steps_since": MetricInfo("steps", "optimizer steps since workers were given new weights"),
     "sync/by_divergence": MetricInfo("", "1 when the divergence and not the period sent the weights"),
     "sync/reference_refreshed": MetricInfo("", "1 when the policy became the reference"),
-    "rollout/tokens_per_second": MetricInfo("tokens/s", "sampled tokens a second, over all workers"),
+    "rollout/tokens_per_second": MetricInfo("tokens/s", "sampled tokens per second, over all workers"),
     "rollout/stall_seconds_p50": MetricInfo("seconds", "generation stands still for a swap: median"),
     "rollout/stall_seconds_max": MetricInfo("seconds", "generation stands still for a swap: longest"),
     "rollout/weight_updates": MetricInfo("updates", "swaps confirmed by workers, in all"),

@@ -84,7 +84,7 @@ def _facts(summary: Mapping[str, Any], rows: plots.Rows) -> str:
         *(reward if "reward_before" in summary else ()),
         ("optimizer steps", number(summary.get("steps", rows[-1]["step"] if rows else None), "{}")),
         ("weight updates in flight", number(summary.get("weight_updates"), "{}")),
-        ("sampled tokens a second", number(summary.get("tokens_per_second"), "{:.0f}")),
+        ("sampled tokens per second", number(summary.get("tokens_per_second"), "{:.0f}")),
         ("stall per update, median", number(stall.get("p50", None) and stall["p50"] * 1000, "{:.0f} ms")),
         ("wall seconds", number(summary.get("wall_seconds", {}).get("total"), "{:.0f}")),
     )

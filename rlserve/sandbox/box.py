@@ -39,7 +39,7 @@ class Ending(StrEnum):
     MEMORY = "memory"
     OUTPUT_LIMIT = "output_limit"
     STOPPED = "stopped"
-    """The service ended it because nobody needed it any more."""
+    """The service ended it because its result was no longer needed."""
     STARVED = "starved"
     """The machine gave it no processor time: this is no evidence about the program."""
     LOST = "lost"
@@ -175,7 +175,7 @@ class Box:
             return f"had {cpu:.1f} s of CPU time in {self.killed_at - self.started:.0f} s, and waited for a processor"
         if self.killed is Ending.OUTPUT_LIMIT:
             return f"wrote more than {self.limits.output_bytes} bytes"
-        return "was ended because nobody needed it any more"
+        return "was ended because its result was no longer needed"
 
     def _signal(self, number: int) -> None:
         # By pidfd: a process id could belong to another process by now.

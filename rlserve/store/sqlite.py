@@ -197,7 +197,7 @@ class SqliteStore:
 
     def copy_to(self, path: Path, *, step: int) -> None:
         # Through a second connection and without the lock: reading the file with a connection of its own, the copy sees
-        # one state of it, and the store stays usable. SQLite's backup API would copy payloads that nobody needs.
+        # one state of it, and the store stays usable. SQLite's backup API would copy payloads without further use.
         with self._translated(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
             copy.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
             copy.execute("ATTACH ? AS source", (str(self._path),))

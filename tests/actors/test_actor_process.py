@@ -34,7 +34,7 @@ async def test_a_signal_ends_an_actor_with_0_after_it_left_the_hub_and_drained(
         assert (listed.actor_id, listed.pid, listed.serves) == ("v-0", actor.pid, ("math",))
         actor.signal(number)
         await gone(hub)
-        assert psutil.pid_exists(actor.pid)  # it left first, so that nobody sends more while it drains
+        assert psutil.pid_exists(actor.pid)  # it left first, so that no caller sends more while it drains
         await actor.until("drained")
         assert await actor.exit_code() == 0
 

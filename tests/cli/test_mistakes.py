@@ -179,7 +179,7 @@ PLUG_INS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "a judge that is away",
         '{ name = "asks", options = { verifier = "waits_in_vain" } }',
-        ("judges nothing", "nobody judges"),
+        ("judges nothing", "no judge here"),
     ),
     ("verifier import", '{ name = "asks", options = { verifier = "unimportable" } }', ("cannot be imported",)),
 )

@@ -49,7 +49,7 @@ def test_json_is_json(finished: RunPaths, capsys: pytest.CaptureFixture[str]) ->
 def test_a_killed_run_is_not_asked_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = RunPaths(tmp_path)
     EventLog(paths.events).write("run_started")
-    paths.hub_address.write_text("127.0.0.1:1")  # nobody listens there
+    paths.hub_address.write_text("127.0.0.1:1")  # no server listens there
     assert main(["status", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "killed" in printed and f"rlserve run --resume {tmp_path}" in printed

@@ -44,7 +44,7 @@ async def test_a_salt_that_stays_the_same_would_find_the_prefixes_of_older_weigh
 
 
 async def _with_salt(serving: Serving, prompt: list[int]) -> Sample:
-    request = {"prompt_token_ids": prompt, "cache_salt": "the same for ever"}
+    request = {"prompt_token_ids": prompt, "cache_salt": "always the same"}
     parameters = sampling_parameters(SamplingChoice(max_new_tokens=20), 0)
     async for output in serving.engine.llm.generate(request, parameters, request_id="salt"):
         final = output.outputs[0]

@@ -1,4 +1,4 @@
-"""What the command line says of configurations and starts, over inputs that public reports brought."""
+"""What the command line prints about configurations and starts, over inputs that public reports brought."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How an end is told from another: by what the reaper reports and by who ended the box."""
+"""How one end is distinguished from another: by what the reaper reports and by who ended the box."""
 
 import json
 import signal

@@ -137,7 +137,7 @@ def test_helpers_of_the_task_are_not_the_programs_to_redefine(sandbox: Sandbox) 
     prefix = "def close(a, b): return abs(a - b) < 1e-6\ndef f(x):\n    '''Half of x.'''\n"
     forged = prefix + "    return 0\ndef close(a, b): return True\n"
     tests = "assert close(f(4), 2)"
-    assert judge(sandbox, forged, tests).outcome is Outcome.PASS  # without the task's own text nobody can tell
+    assert judge(sandbox, forged, tests).outcome is Outcome.PASS  # without the task's own text the two look the same
     assert judge(sandbox, forged, tests, prefix=prefix).outcome is Outcome.FAIL
     assert judge(sandbox, prefix + "    return x / 2\n", tests, prefix=prefix).outcome is Outcome.PASS
 

@@ -60,7 +60,7 @@ def test_the_share_of_tests_passed_is_known(sandbox: Sandbox) -> None:
     found = judge(sandbox, "print(min(int(input()), 2))", ("1", "1"), ("2", "2"), ("3", "3"))
     assert (found.outcome, found.passed, found.total) == (Outcome.FAIL, 2, 3)
     assert found.reason.startswith("test 2")
-    assert "3" not in found.reason.removeprefix("test 2")  # nobody is told what was expected
+    assert "3" not in found.reason.removeprefix("test 2")  # the reason does not show what was expected
 
 
 def test_a_runaway_costs_one_limit_and_not_one_a_test(sandbox: Sandbox) -> None:

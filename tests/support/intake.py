@@ -109,7 +109,7 @@ def nonce_of(inbox: Inbox, group_id: str, worker_id: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Believed(Offer):
-    """An offer whose payload nobody checks: what a border that errs would let pass."""
+    """An offer whose payload is not checked: what a check that errs would let pass."""
 
     known: RolloutGroup
 

@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def tiny_disk(place: Path, *, megabytes: int) -> Iterator[Path]:
-    """Mounted at ``place`` while the block runs; the test is skipped where nobody may mount."""
+    """Mounted at ``place`` while the block runs; the test is skipped where mounting is not allowed."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

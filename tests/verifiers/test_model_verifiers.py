@@ -189,7 +189,7 @@ def test_what_is_missing_is_named() -> None:
 
 
 async def test_one_judge_asks_many_times_at_once(server: Server) -> None:
-    """Nobody is answered before all have asked."""
+    """No request is answered before all have arrived."""
     together = threading.Barrier(24, timeout=60)
 
     def answer(number: int, body: dict[str, Any]) -> tuple[int, Any]:

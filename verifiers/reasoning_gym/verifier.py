@@ -28,7 +28,7 @@ class ReasoningGymVerifier:
     timeout_is_failure = True
 
     def prepare(self) -> None:
-        """Import the library while nobody waits. Raises ModuleNotFoundError without it."""
+        """Import the library while no completion waits. Raises ModuleNotFoundError without it."""
         from rlserve.verifiers.reasoning_gym import scorers
 
         scorers._library()
@@ -39,7 +39,7 @@ class ReasoningGymVerifier:
         _task(payload)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one answer. Raises InvalidRequest for a payload that is none."""
+        """Judge one answer. Raises InvalidRequest for an invalid payload."""
         task, options, entry, tags = _task(payload)
         answer = _answer(completion, prompt, tags=tags)
         if answer is None:

@@ -123,7 +123,7 @@ def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evalua
 
 
 def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep: int) -> None:
-    """Append all samples of the first ``keep`` tasks of an evaluation, one a line."""
+    """Append all samples of the first ``keep`` tasks of an evaluation, one per line."""
     with open(path, "a", encoding="utf-8") as file:
         for group in sorted(groups, key=lambda g: g.group_id)[:keep]:
             for trajectory in group.trajectories:

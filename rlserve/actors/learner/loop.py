@@ -4,7 +4,7 @@
 
 * ``waiting`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its error names the workers that
   hold leases, and why the groups received were not trained on.
-* ``publish`` waits for nobody: workers fetch when they can, and those too far behind are granted no leases.
+* ``publish`` waits for no worker: they fetch when they can, and those too far behind are granted no leases.
 * ``measuring`` waits for the workers on the stream to confirm the present version, then for the groups.
 
 No step is made of a batch whose loss or gradient is not finite: ``poison`` drops the groups that cause it, and the

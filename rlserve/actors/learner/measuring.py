@@ -94,7 +94,7 @@ class Measuring:
             if waited > self._config.launch.start_seconds:
                 raise DeadlineExceeded(
                     f"evaluation {when}: no rollout worker serves version {version} after {waited:.0f} s "
-                    f"(launch.start_seconds): {_described(behind) or 'nobody joined'}; see their logs"
+                    f"(launch.start_seconds): {_described(behind) or 'no worker joined'}; see their logs"
                 )
             time.sleep(POLL_SECONDS)
 

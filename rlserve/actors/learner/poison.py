@@ -87,7 +87,7 @@ class PoisonGuard:
     def drop_unready(self, step: int, groups: Sequence[RolloutGroup], error: Exception) -> None:
         """No batch could be made of the groups taken for ``step``: the algorithm raised ``error``.
 
-        Those that it cannot prepare alone are dropped for good. Raises PluginFailed when that is none, or all.
+        Those that it cannot prepare alone are dropped for good. Raises PluginFailed when it can prepare all, or none.
         """
         memory = self._trainer.algorithm_state()
         culprits = [group for group in groups if self._raises(group, step)]

@@ -135,7 +135,8 @@ class VerifierPoolClient:
         if able:
             return f"verifier {verifier!r}: {', '.join(able)} judged nothing within {seconds}"
         served = sorted({name for e in self._pool.endpoints for name in e.actor.serves})
-        return f"verifier {verifier!r}: nobody has served it for {seconds}; served are {', '.join(served) or 'none'}"
+        names = ", ".join(served) or "none"
+        return f"verifier {verifier!r}: no server has offered it for {seconds}; served are {names}"
 
     def _failure(self, task: Task, kind: FailureKind, error: RlserveError, *, retriable: bool) -> Failure:
         message = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Plots of accuracy against samples, optimizer steps and seconds: a thick line a method, a thin one for each seed."""
+"""Plots of accuracy against samples, optimizer steps and seconds: a thick line per method, a thin one per seed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -32,7 +32,7 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         "use_tqdm_on_load": False,
     }
     if on_cpu:
-        # After part of a seeded prompt vLLM samples a token and then rewinds the generator, which torch's CPU
+        # After part of a seeded prompt vLLM samples one token and then rewinds the generator, which torch's CPU
         # generators cannot do ("CPU Generator does not use offset"): EngineCore dies. Hence no partial prompts. Remove
         # once vLLM skips the rewind on CPU (GPUModelRunner in vllm/v1/worker).
         arguments |= {

@@ -216,7 +216,7 @@ class Tester(Peer):
             if fields[0] and fields[0] == fields[1]:
                 return True
         # The fields differ. An __eq__ of the program that calls the objects unequal agrees with that; one that calls
-        # them equal may be right (it ignores a field) or a cheat, which nobody can tell from here.
+        # them equal may be right (it ignores a field) or a cheat; the two look the same from here.
         if (
             "own" in words
             and self.ask("operate", f=one, name="eq", a=[{"t": "own", "id": other}], swap=False) is not False

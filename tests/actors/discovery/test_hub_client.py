@@ -96,7 +96,7 @@ async def test_the_hub_killed_and_restarted_knows_everyone_again() -> None:
                     while v0.times_registered < 2:
                         await asyncio.sleep(0.02)
                 assert [e.address for e in await client.list_environments()] == ["127.0.0.1:1"]
-                # The watcher noticed nothing, for nobody really left; it still hears what is new.
+                # The watcher noticed nothing, for no actor really left; it still receives what is new.
                 async with client.registered(actor("v-2")):
                     event = await asyncio.wait_for(anext(watch), 10)
                     assert (event.change, event.actor.actor_id) == (Change.JOINED, "v-2")

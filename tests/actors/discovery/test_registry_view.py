@@ -1,4 +1,4 @@
-"""What a watcher is told across lost connections."""
+"""What a watcher receives across lost connections."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +47,7 @@ class Watcher:
 def test_a_hub_that_restarts_is_not_noticed_when_everyone_registers_again() -> None:
     watcher = Watcher()
     watcher.stream(joined("a"), joined("b"))
-    watcher.stream()  # the new hub knows nobody yet
+    watcher.stream()  # the new hub has no actor yet
     watcher.wait(1.0)
     watcher.receive(joined("b"), joined("a"))
     watcher.wait(GRACE)

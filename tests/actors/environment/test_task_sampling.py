@@ -1,4 +1,4 @@
-"""What a configuration says of sampling reaches the tasks, unless they say it themselves."""
+"""A configuration's sampling parameters reach the tasks, unless these have their own."""
 
 from dataclasses import replace
 

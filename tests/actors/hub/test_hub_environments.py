@@ -1,4 +1,4 @@
-"""Environments registered at run time, and what becomes of them when their actors go."""
+"""Environments registered at run time, and what happens to them when their actors go."""
 
 from dataclasses import replace
 

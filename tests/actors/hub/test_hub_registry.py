@@ -140,7 +140,7 @@ def test_the_registry_does_not_grow_without_bound(desk: Desk, monkeypatch: pytes
 
 
 class RegistryMachine(RuleBasedStateMachine):
-    """Whatever happens, the told changes add up to the registry, and nobody silent stays in it."""
+    """Whatever happens, the sent changes add up to the registry, and no silent actor stays in it."""
 
     registrations = Bundle("registrations")
 

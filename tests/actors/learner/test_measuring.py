@@ -77,14 +77,14 @@ def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> 
     inbox = make_inbox(directory / "groups.sqlite")
     for name in workers.names:
         inbox.join(name, capacity=1)
-    nobody: Any = SimpleNamespace()
+    absent: Any = SimpleNamespace()
     made = Measuring(
         CONFIG,
-        nobody,
+        absent,
         inbox=inbox,
-        store=nobody,
-        reporter=nobody,
-        waits=nobody,
+        store=absent,
+        reporter=absent,
+        waits=absent,
         served=workers.served,
         warn=Warner(directory / "events.jsonl"),
         check=lambda: None,
@@ -110,19 +110,19 @@ def test_one_that_never_confirms_is_named_and_left_out(
     assert "made without, by a." in warning
 
 
-def test_where_nobody_confirms_the_run_ends_naming_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_absent_confirms_the_run_ends_naming_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = r"no rollout worker serves version 7 after 5\d s.*a \(serves 6\), mute \(has confirmed none\)"
     with pytest.raises(DeadlineExceeded, match=told):
         wait(tmp_path, Workers(("a", "mute"), {"a": 1e9}), monkeypatch)
-    with pytest.raises(DeadlineExceeded, match="nobody joined"):
+    with pytest.raises(DeadlineExceeded, match="no worker joined"):
         wait(tmp_path / "groups.sqlite" / "..", Workers((), {}), monkeypatch)
 
 
 def test_what_was_measured_last_outlives_the_process(tmp_path: Path) -> None:
     def made(store: SqliteStore) -> bool:
-        nobody: Any = SimpleNamespace()
-        parts = dict.fromkeys(("inbox", "reporter", "waits", "served", "warn", "check"), nobody)
-        return Measuring(CONFIG, nobody, store=store, **parts).was_made("at-5", 5)
+        absent: Any = SimpleNamespace()
+        parts = dict.fromkeys(("inbox", "reporter", "waits", "served", "warn", "check"), absent)
+        return Measuring(CONFIG, absent, store=store, **parts).was_made("at-5", 5)
 
     store = SqliteStore(tmp_path / "groups.sqlite")
     assert not made(store)

@@ -60,7 +60,7 @@ class Site:
 
 
 class Spoiling:
-    """REINFORCE, unless ``spoils`` says of a micro-batch and its denominator what to add to the loss."""
+    """REINFORCE, unless ``spoils`` gives, for a micro-batch and its denominator, what to add to the loss."""
 
     def __init__(self, spoils: Callable[[Any, Any, Any], Any]) -> None:
         self._plain = registry.create(ReinforceConfig())

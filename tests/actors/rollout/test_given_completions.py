@@ -83,7 +83,7 @@ async def test_a_pair_of_a_file_trains_dpo_as_given(tmp_path: Path) -> None:
     assert micro.preferred is not None and micro.was_given is not None
     assert micro.preferred[:, 0].tolist() == [1.0, 0.0]
     assert bool(micro.was_given[micro.loss_mask > 0].all())
-    # Nobody knows who wrote them: they say nothing of the mismatch of trainer and generator.
+    # Their author is unknown: they do not count in the mismatch of trainer and generator.
     logprobs = -torch.ones_like(micro.loss_mask) * micro.loss_mask
     reference = {"reference_logprobs": logprobs}
     from dataclasses import replace

@@ -111,7 +111,7 @@ async def test_work_that_cannot_be_done_gives_its_lease_back(tmp_path: Path) -> 
     async def fails_once(lease: Lease) -> RolloutGroup:
         if not failed:
             failed.append(lease.group_id)
-            raise Unavailable("environment: nobody serves it")
+            raise Unavailable("environment: no server offers it")
         return answer(lease)
 
     async with learner(inbox) as (address, service):
@@ -164,7 +164,7 @@ async def test_a_goodbye_of_something_else_than_the_runs_learner_ends_no_worker(
 
 
 async def test_what_moves_is_never_cancelled_however_long_it_takes(tmp_path: Path) -> None:
-    """A lease of 0.8 s, work that takes 6 s and samples a token now and then: the learner waits, so does the worker."""
+    """A lease of 0.8 s, work that takes 6 s and samples a few tokens: the learner waits, so does the worker."""
     tokens: Counter[str] = Counter()
     warnings: list[str] = []
 
@@ -216,8 +216,8 @@ async def test_what_stands_still_comes_back_and_says_where_it_stood(tmp_path: Pa
         (TimeoutError(), "TimeoutError (at engine)"),
         (KeyError("answer"), "KeyError: 'answer' (at engine)"),
         (
-            Unavailable("environment 'x': nobody serves it"),
-            "Unavailable: environment 'x': nobody serves it (at engine)",
+            Unavailable("environment 'x': no server offers it"),
+            "Unavailable: environment 'x': no server offers it (at engine)",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""From a task to a group: what is refused and why, what the engine is told to stop at, what the verifier reads."""
+"""From a task to a group: what is refused and why, at which tokens the engine stops, what the verifier reads."""
 
 import asyncio
 from collections.abc import Sequence

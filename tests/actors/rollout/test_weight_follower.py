@@ -1,4 +1,4 @@
-"""A worker's engine follows what a real learner's service publishes, whatever becomes of the shared files."""
+"""A worker's engine follows what a real learner's service publishes, whatever happens to the shared files."""
 
 import asyncio
 import os

@@ -144,7 +144,7 @@ async def test_workers_killed_from_outside_at_any_moment_cost_no_verdict() -> No
         while killed < 4:
             await asyncio.sleep(0.02)
             for pid in pool.pids[:1]:
-                with contextlib.suppress(ProcessLookupError):  # the one before, of whose end the loop has yet to hear
+                with contextlib.suppress(ProcessLookupError):  # the one before, whose end the loop has not noticed yet
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
         assert rewards(await judging) == [1.0] * 2000

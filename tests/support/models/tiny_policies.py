@@ -1,4 +1,4 @@
-"""Tiny random models as checkpoints and as published versions, and what Hugging Face says of their samples."""
+"""Tiny random models as checkpoints and as published versions, and what Hugging Face computes for their samples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

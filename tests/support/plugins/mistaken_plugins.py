@@ -23,7 +23,7 @@ VERIFIERS = {
 
 
 class AsksFor:
-    """Wants the verifier that it is told, and prompts of the length that it is told."""
+    """Wants the verifier and the prompt length that its options name."""
 
     name = "asks"
     version = "1"
@@ -107,7 +107,7 @@ class Waits(Digits):
 
 class WaitsInVain(Digits):
     async def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:  # type: ignore[override]
-        raise ConnectionRefusedError("nobody judges")
+        raise ConnectionRefusedError("no judge here")
 
 
 def install(site: Path) -> str:

@@ -120,7 +120,7 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 def _exact_root(value: Fraction, degree: Fraction) -> Fraction | None:
     """Return the rational root, real for odd degrees of negative numbers; None when it is not rational."""
-    # Any bound of this size will do: nobody writes a higher root than the 64th.
+    # Any bound of this size will do: no answer has a higher root than the 64th.
     if degree.denominator != 1 or not 2 <= degree <= 64 or (value < 0 and degree % 2 == 0):
         return None
     n = int(degree)

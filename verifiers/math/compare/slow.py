@@ -67,7 +67,7 @@ def equal_by_math_verify(gold: str, answer: str) -> bool:
     """True when math-verify finds both equal; False when it cannot read a side or may not be used. Raises TimeUp."""
     if not may_ask(gold) or not may_ask(answer):
         return False
-    prepare()  # outside of the limit, where nobody called it before
+    prepare()  # outside of the limit, where it was not called before
     with cpu_limit(CPU_SECONDS):
         return _judge(gold, answer)
 

@@ -8,5 +8,6 @@ r"""Extracts the one answer of a completion that is judged.
 * ``prose``      distinguishes expressions from prose
 * ``runs``       finds formulas and numbers in prose
 
-To add a way to mark an answer: a finder beside ``announced.last_marker``, called by ``extract`` at its place in the order.
+To add a way to mark an answer: a finder beside ``announced.last_marker``, called by ``extract`` at
+its place in the order.
 """

@@ -149,7 +149,7 @@ def _only_value(plain: str, content: str) -> str:
 def unwrap(text: str) -> str:
     """Return ``text`` without blanks, emphasis, quotation marks and closing punctuation around it."""
     text = text.strip()
-    for _ in range(6):  # layers such as **"`5`".**; nobody writes more, and the bound keeps the time linear
+    for _ in range(6):  # layers such as **"`5`".**; no model writes more, and the bound keeps the time linear
         before = text
         for left, right in WRAPPERS:
             if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):

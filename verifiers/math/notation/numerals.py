@@ -105,7 +105,7 @@ def _with_ellipsis(text: str) -> Number | None:
     A single digit must stand three times (``1.414...`` is no repeating decimal).
     """
     whole, _, decimals = text.partition(".")
-    # Periods up to 12 digits: nobody writes a longer one out twice.
+    # Periods up to 12 digits: a longer one is never written out twice.
     for size in range(1, min(12, len(decimals) // 2) + 1):
         period = decimals[-size:]
         times = 3 if size == 1 else 2

@@ -49,7 +49,7 @@ class EnvironmentFollower:
 
     @property
     def message(self) -> str:
-        """One line for ``rlserve status``: the mixture, environments that left, and what nobody serves."""
+        """One line for ``rlserve status``: the mixture, environments that left, and what no server offers."""
         drawn = ", ".join(f"{i.environment} ({i.weight:g})" for i in self._catalogue.present)
         lost = ", ".join(f"{name} {self._clock() - since:.0f} s ago" for name, since in self._lost.items())
         parts = (f"draws from {drawn}", f"lost {lost}" if lost else "", self._unserved.message, self._problem)

@@ -12,8 +12,8 @@ from rlserve.errors import DeadlineExceeded, NotReady
 class Monitor:
     """A lock whose holder may wait for a change.
 
-    ``with monitor:`` takes the lock, to read or for a change that nobody waits for; ``with monitor.change():`` also
-    signals both sides. A change that raises signals nobody.
+    ``with monitor:`` takes the lock, to read or for a change that no thread waits for; ``with monitor.change():`` also
+    signals both sides. A change that raises sends no signal.
     """
 
     def __init__(self, *, check: Callable[[], None], delay: Callable[[], str]) -> None:

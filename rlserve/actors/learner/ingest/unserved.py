@@ -29,7 +29,7 @@ class Unserved:
     @property
     def message(self) -> str:
         """What was warned of and still holds; empty when all is served."""
-        return "; ".join(f"nobody serves {what}" for what in self._since if what in self._warned)
+        return "; ".join(f"no server offers {what}" for what in self._since if what in self._warned)
 
     def update(self, specs: Sequence[EnvironmentSpec], verifiers: Collection[str], now: float) -> None:
         """Compare with what is registered at ``now``, in monotonic seconds."""
@@ -41,8 +41,8 @@ class Unserved:
                 self._warned.add(what)
                 found, cure = missing[what]
                 self._warn(
-                    f"nobody has served {what} for {now - since:.0f} s ({found}): its tasks wait; see the log of its "
-                    f"server, or {cure}",
+                    f"no server has offered {what} for {now - since:.0f} s ({found}): its tasks wait; see the log of "
+                    f"its server, or {cure}",
                     cause=f"unserved: {what}",
                 )
 

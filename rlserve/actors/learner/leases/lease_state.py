@@ -47,7 +47,7 @@ class Release:
     lease: Lease
     worker_id: str
     abandoned: bool
-    """It failed too often: it is closed, and nobody works on it again."""
+    """It failed too often: it is closed, and is not granted again."""
     stage: str = ""
     """Of the work, as its last progress report named it."""
 

@@ -9,7 +9,7 @@ from rlserve.rpc.codec.task import MAX_GIVEN
 
 NO_LIMITS = GroupLimits()
 GRACE_SECONDS = 2.0
-"""Long enough for a worker to dial again after a broken stream; meanwhile nobody else works on its groups."""
+"""Long enough for a worker to dial again after a broken stream; meanwhile no other works on its groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,7 +109,7 @@ def _prune(directory: Path, step: int, keep: int) -> None:
     found = by_falling_step(directory)
     current = [path for path, number in found if number <= step]
     for path in [p for p, number in found if number > step] + current[keep:]:
-        # First out of sight, so that nobody finds half of it.
+        # First out of sight, so that no reader finds half of it.
         doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.partial"))
         shutil.rmtree(doomed)
     for leftover in directory.glob(".*.partial"):

@@ -41,7 +41,7 @@ Shares = Sequence[Sequence[TokenBatch]]
 
 
 class Trainer:
-    """Rank 0: commands the other ranks, publishes weights, writes checkpoints. A single rank commands nobody.
+    """Rank 0: commands the other ranks, publishes weights, writes checkpoints. A single rank has none to command.
 
     Example, two steps of a run::
 
@@ -190,7 +190,7 @@ class Trainer:
                     self._engine.links.send(rank, header.encode())
                 yield
         except Exception:
-            self._failed = True  # the followers saw the same failure and end: STOP would find nobody
+            self._failed = True  # the followers saw the same failure and end: none is left to receive STOP
             raise
 
     def _send(self, shares: Shares, *before: Any) -> None:

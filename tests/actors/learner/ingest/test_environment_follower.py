@@ -72,7 +72,7 @@ async def test_an_environment_whose_lease_runs_out_is_left_and_named(tmp_path: P
         await until(lambda: "guest" in drawn(inbox))
         held = [lease for lease in lease_out(inbox, capacity=8) if lease.environment == "guest"]
         assert held
-        await until(lambda: "guest" not in drawn(inbox))  # nobody sends a heartbeat
+        await until(lambda: "guest" not in drawn(inbox))  # no server of it sends a heartbeat
         assert "lost guest" in follower.message
         assert inbox.queue.counts().dropped == {"environment_left": len(held)}
         assert {worker.held for worker in inbox.workers()} == {8 - len(held)}

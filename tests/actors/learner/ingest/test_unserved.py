@@ -18,10 +18,10 @@ def test_an_environment_that_nobody_serves_is_named_once_with_what_is_served() -
     for second in range(60):
         scene.unserved.update([other], ["math"], second)
     assert scene.warnings == [
-        "nobody has served environment 'sums' for 15 s (served are guess): its tasks wait; see the log of its server, "
-        "or start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
+        "no server has offered environment 'sums' for 15 s (served are guess): its tasks wait; see the log of its "
+        "server, or start one; what `rlserve env unregister` took out, `rlserve env register` brings back"
     ]
-    assert scene.unserved.message == "nobody serves environment 'sums'"
+    assert scene.unserved.message == "no server offers environment 'sums'"
 
 
 def test_so_is_a_verifier_of_an_environment() -> None:
@@ -29,7 +29,7 @@ def test_so_is_a_verifier_of_an_environment() -> None:
     for second in range(60):
         scene.unserved.update([MATH], [], second)
     (warning,) = scene.warnings
-    assert warning.startswith("nobody has served verifier 'math' of environment 'sums' for 15 s (served are none)")
+    assert warning.startswith("no server has offered verifier 'math' of environment 'sums' for 15 s (served are none)")
 
 
 def test_a_server_that_starts_again_in_time_is_no_news_and_one_that_goes_again_is() -> None:

@@ -353,7 +353,7 @@ BOUND = 6
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Workers join, die, forget, return and deliver in any order; the test believes only what it was told."""
+    """Workers join, die, forget, return and deliver in any order; the test believes only the answers that it got."""
 
     def __init__(self) -> None:
         super().__init__()
