@@ -199,9 +199,9 @@ class Store(Protocol):
 
 
 class StoreBackend(Protocol):
-    """How the store of a run is found, opened and put back: one class for each ``[store] type``.
+    """Finds, opens and restores the store of a run; each ``[store] type`` has a class.
 
-    Constructed as ``cls(**options)`` from ``[store] options``.
+    It is constructed as ``cls(**options)`` from ``[store] options``.
     """
 
     def place(self, paths: RunPaths) -> str:

@@ -35,7 +35,7 @@ class RunFacts:
         return cls(name=config.name, seed=config.seed, group_size=config.rollout.group_size)
 
 
-def way_on(root: Path) -> str:
+def resume_command(root: Path) -> str:
     """The command that continues a run with the copy of its store."""
     return f"rlserve run --resume {root} --restore-store"
 
@@ -53,14 +53,14 @@ def check_mark(store: StoreMark, checkpoint: StoreMark | None, *, step: int, roo
     if store.store_id != checkpoint.store_id:
         raise StateCorrupt(
             f"store: the one in {root} was not made by this run, whose newest checkpoint is of step {step}; put the "
-            f"run's own back, or continue with the copy in that checkpoint: {way_on(root)}"
+            f"run's own back, or continue with the copy in that checkpoint: {resume_command(root)}"
         )
     # Smaller only: a newer store is the usual case after a crash between two checkpoints, and is rolled back.
     if store.sequence < checkpoint.sequence:
         raise StateCorrupt(
             f"store: the one in {root} is older than the checkpoint of step {step} (mark {store.sequence}, the "
             f"checkpoint's is {checkpoint.sequence}): groups that were trained on would be trained on again; put the "
-            f"newer one back, or continue with the copy in that checkpoint: {way_on(root)}"
+            f"newer one back, or continue with the copy in that checkpoint: {resume_command(root)}"
         )
 
 
@@ -70,7 +70,7 @@ def check_is_there(backend: StoreBackend, paths: RunPaths, *, step: int) -> None
         raise StateCorrupt(
             f"store: {backend.place(paths)} is missing, but there is a checkpoint of step {step}: with an empty one "
             "the run would repeat tasks that it trained on; put it back, or continue with the copy in that "
-            f"checkpoint: {way_on(paths.root)}"
+            f"checkpoint: {resume_command(paths.root)}"
         )
 
 

@@ -15,7 +15,7 @@ JOURNALS = ("", "-wal", "-shm")
 
 
 class SqliteBackend:
-    """See :class:`rlserve.store.base.StoreBackend`."""
+    """The :class:`rlserve.store.base.StoreBackend` of SQLite files."""
 
     def __init__(self, *, power_safe: bool = False) -> None:
         """``power_safe`` waits for the disk at every commit: slower, and nothing is lost when the power fails."""

@@ -70,6 +70,8 @@ class Candidate(Peer):
         """Whether a reference was encoded since this was last reset."""
 
     def refer(self, value: Any, kind: str) -> Any:
+        # A class or an exception crosses by its names; an instance of a class that the tests define, by its fields; all
+        # else as a reference to an object that stays here.
         if isinstance(value, types.ModuleType):
             return {"t": "ref", "id": self.lend(value), "kind": "module", "name": value.__name__}
         if isinstance(value, type):
