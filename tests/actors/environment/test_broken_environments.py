@@ -180,6 +180,6 @@ def test_what_an_environment_says_of_itself_is_checked_at_its_start(splits: Any,
 
 
 def test_one_whose_properties_raise_is_named_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "load", lambda *_: Splitless)
+    monkeypatch.setattr(plugins, "load", lambda *_, **__: Splitless)
     with pytest.raises(PluginFailed, match=r"environments.0: 'splitless': FileNotFoundError: rows.jsonl \(.*:\d+\)"):
         load_environments([EnvironmentConfig(name="splitless")])

@@ -22,8 +22,8 @@ STRANGER = Path(__file__).parents[2] / "support" / "processes" / "stranger_envir
 def sums(monkeypatch: pytest.MonkeyPatch) -> None:
     load = plugins.load
 
-    def find(group: str, name: str) -> Any:
-        return SumEnvironment if name == "sums" else load(group, name)
+    def find(group: str, name: str, **options: Any) -> Any:
+        return SumEnvironment if name == "sums" else load(group, name, **options)
 
     monkeypatch.setattr(plugins, "load", find)
 
