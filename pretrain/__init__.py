@@ -11,6 +11,6 @@
 * ``accuracy``    accuracy of these samples, to stop early
 * ``checkpoint``  saves a checkpoint atomically
 
-To add a stage: a module like ``sft`` on top of ``stage``, its section in ``rlserve/config/pretrain.py``, and its call
-in ``rlserve/launch/prepare.py``.
+To add a stage: a module like ``sft`` on top of ``stage``, its section in ``rlserve/config/tables/pretrain.py``, and its
+call in ``rlserve/launch/prepare.py``.
 """

@@ -92,3 +92,18 @@ def test_prose_is_plain() -> None:
                 line = text.count("\n", 0, match.start()) + 1
                 found.append(f"{name}:{line}: {match[0]!r}; write {instead}")
     assert not found, "\n".join(found)
+
+
+NAMED_FILE = re.compile(r"`{1,2}((?:[\w.-]+/)+[\w.-]+\.(?:py|md|toml|proto|tsv))`")
+
+
+def test_files_that_prose_names_exist() -> None:
+    """A path counts from any folder above or beside the text, as readers take it."""
+    files = [path for path in texts() if path.suffix == ".md" or path.name == "__init__.py"]
+    missing = []
+    for path in files:
+        above = [folder for folder in path.parents if folder == ROOT or ROOT in folder.parents]
+        for match in NAMED_FILE.finditer(path.read_text(encoding="utf-8")):
+            if not any((folder / match[1]).exists() for folder in above):
+                missing.append(f"{path.relative_to(ROOT)} names {match[1]}")
+    assert not missing, "\n".join(missing)
