@@ -62,7 +62,7 @@ class WorkerCounters:
 
 
 class GroupWorker:
-    """Turns leases into groups. The stream to the learner is ``session``'s.
+    """Turns leases into groups. The stream to the learner is in ``stream``.
 
     Example::
 

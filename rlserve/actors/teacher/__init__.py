@@ -7,7 +7,6 @@
 * ``scoring``      query, scores, the contract ``ScoringEngine``, and the table of engines
 * ``forward``      engine: a batched forward pass of transformers
 * ``vllm_engine``  engine: vLLM's prompt_logprobs
-* ``matching``     which tokens another vocabulary shares with the policy's
 
 To add an engine: a module with a ``start`` function, and one line in ``scoring.SCORING_ENGINES``.
 """

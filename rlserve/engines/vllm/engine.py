@@ -5,7 +5,7 @@
 ``swap``      waits for: the running step, then holds all generation for the swap itself, keeping every KV block;
               then for the digest, while generation goes on.
 
-When EngineCore dies, or hangs (see ``engine_watch``), each of these raises EngineDied at once and ``died`` is set.
+When EngineCore dies, or hangs (see ``watch``), each of these raises EngineDied at once and ``died`` is set.
 """
 
 import asyncio
@@ -49,12 +49,12 @@ class VllmEngine:
         self._in_engine: set[str] = set()
         self._watching = asyncio.create_task(self._watch())
         self.method = ""
-        """How weights are updated: ``"exchange"`` or ``"reload"``; ``weight_engine`` explains both."""
+        """How weights are updated: ``"exchange"`` or ``"reload"``; ``staged_weights`` explains both."""
         self.died = link.died
 
     @classmethod
     def prepare_process(cls) -> None:
-        """Fork the fork server off, see ``engine_start.fork_early``."""
+        """Fork the fork server off, see ``start.fork_early``."""
         engine_start.fork_early()
 
     @classmethod

@@ -44,7 +44,7 @@ class JobState(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """One kind of work in vLLM's workers; ``begin`` and ``state`` are methods of ``weight_plugin.WeightCalls``."""
+    """One kind of work in vLLM's workers; ``begin`` and ``state`` are methods of ``plugin.WeightCalls``."""
 
     what: str
     """For error messages."""
