@@ -1,8 +1,8 @@
-"""Thoughts and answer of a completion, told apart in one way for every verifier that looks for an answer.
+"""Separates reasoning from the answer, in the same way for every verifier that looks for an answer.
 
-A reasoning model thinks between two marks (``<think>...</think>``) and answers after them. What it writes while it
-thinks is no answer: a box in there is a try. Verifiers that judge an answer ask :func:`split_reasoning` first; those
-that judge a form, a length or a style take the whole completion.
+A reasoning model thinks between two marks (``<think>...</think>``) and answers after them. What it writes between them
+is no answer: a box there is an attempt. Verifiers of answers call :func:`split_reasoning` first; those of a form, a
+length or a style take the whole completion.
 """
 
 import re

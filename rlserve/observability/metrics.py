@@ -19,7 +19,7 @@ from rlserve.errors import UnknownName
 logger = logging.getLogger(__name__)
 
 STEP_METRIC = "learner/loss"
-"""A metric in every line of a step and in no other line, which tells the two kinds of line apart."""
+"""A metric in every line of a step and in no other line, which distinguishes the two kinds of line."""
 
 
 @dataclass(frozen=True, slots=True)

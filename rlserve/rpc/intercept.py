@@ -35,7 +35,7 @@ class Malformed:
 
 
 class ErrorsToStatus(grpc.aio.ServerInterceptor):
-    """Ends every failed call with a status that tells the client's faults from the server's, and counts failures.
+    """Ends every failed call with a status that separates the client's faults from the server's, and counts failures.
 
     For example, a handler that raises ``InvalidRequest("n: is 0; give 1 or more", field="n")`` ends its call with::
 

@@ -80,7 +80,7 @@ class TlsFiles:
 
 def tls_hint(details: str) -> str:
     """A hint how TLS may have caused a failure to connect; empty when it did not."""
-    # The texts are OpenSSL's and gRPC's: no status code tells these cases apart.
+    # The texts are OpenSSL's and gRPC's: no status code distinguishes these cases.
     if "WRONG_VERSION_NUMBER" in details:
         return f"; this side uses TLS and the peer does not: set {_ALL} there too, or on neither side"
     if "Hostname Verification Check failed" in details or "not in the certificate" in details:

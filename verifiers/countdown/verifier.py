@@ -59,7 +59,7 @@ def _expression(completion: str, prompt: str, tags: bool) -> str:
 def _why_wrong(text: str, numbers: list[int], target: int, use_all: bool) -> str:
     left, equals, right = text.partition("=")
     if equals and right.strip() != str(target):
-        return f"says = {right.strip()[:20]!a}"
+        return f"states the value {right.strip()[:20]!a}"
     try:
         value, used = evaluate(left)
     except NoExpression as error:

@@ -1,4 +1,4 @@
-"""JSON over HTTP, with a deadline, retries where they make sense, and errors that say who is to blame."""
+"""JSON over HTTP, with a deadline, retries where they make sense, and errors that name the side at fault."""
 
 import asyncio
 import json

@@ -84,7 +84,7 @@ class TaskMaker:
                 )
             total += size
             if total > MESSAGE_BYTES - 2**20:
-                raise LimitExceeded(f"count: {len(messages) + 1} tasks have {total} bytes together; ask for fewer")
+                raise LimitExceeded(f"count: {len(messages) + 1} tasks have {total} bytes together; request fewer")
             messages.append(message)
         return messages
 

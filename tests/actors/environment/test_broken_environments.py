@@ -154,7 +154,7 @@ async def test_more_than_a_message_holds_is_refused_with_what_to_do() -> None:
     TASKS["large"] = lambda: good(prompt="1" * 3_000_000)
     try:
         async with served() as client:
-            with pytest.raises(LimitExceeded, match=r"count: 6 tasks have .* ask for fewer"):
+            with pytest.raises(LimitExceeded, match=r"count: 6 tasks have .* request fewer"):
                 await client.get_tasks("odd", split="large", count=8)
             assert len(await client.get_tasks("odd", split="large", count=4)) == 4
     finally:

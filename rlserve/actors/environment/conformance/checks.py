@@ -31,7 +31,7 @@ Check = Callable[[Site], Awaitable[str]]
 
 
 class Skip(Exception):
-    """The check does not apply; the text says why."""
+    """The check does not apply; the text is the reason."""
 
 
 async def spec_is_whole(site: Site) -> str:
@@ -42,7 +42,7 @@ async def spec_is_whole(site: Site) -> str:
     if described is None:
         return "Describe does not offer it"
     if dict(described.splits) != dict(site.spec.splits) or described.version != site.spec.version:
-        return f"Describe says {described.version} {dict(described.splits)}, registered is {site.spec.version} "
+        return f"Describe returns {described.version} {dict(described.splits)}, registered is {site.spec.version} "
     return ""
 
 
