@@ -40,6 +40,7 @@ def prefer_onednn() -> bool:
         return False
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    # Undone where the probe sees rounding: a processor with AMX computes in bfloat16 once it may.
     if not _is_float32():
         matmul.fp32_precision = before
         return False
@@ -54,6 +55,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        # Both: a block above the first is mapped by itself and unmapped when freed, one below it lies on the heap,
+        # whose top the second keeps. Setting either also ends glibc's own adjusting of both.
         mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
 
