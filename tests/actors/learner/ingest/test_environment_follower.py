@@ -62,13 +62,13 @@ async def test_a_registered_environment_is_drawn_from_within_five_seconds(tmp_pa
         assert "guest (1)" in follower.message
 
 
-async def test_an_environment_whose_lease_runs_out_is_left_and_named(tmp_path: Path) -> None:
+async def test_an_environment_whose_registration_expires_is_left_and_named(tmp_path: Path) -> None:
     async with followed(tmp_path) as (inbox, hub, follower):
         actor = Actor(
             actor_id="guest-0", kind=ActorKind.ENVIRONMENT, address="127.0.0.1:9", incarnation=uuid.uuid4().hex
         )
-        lease_id, _ = await hub.register(actor)
-        await hub.register_environment(guest(), lease_id=lease_id)
+        registration_id, _ = await hub.register(actor)
+        await hub.register_environment(guest(), registration_id=registration_id)
         await until(lambda: "guest" in drawn(inbox))
         held = [lease for lease in lease_out(inbox, capacity=8) if lease.environment == "guest"]
         assert held
