@@ -85,4 +85,4 @@ def _json(content: bytes, url: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Unavailable(f"{url}: the answer is no JSON; is it an OpenAI-compatible server?") from error
+        raise Unavailable(f"{url}: the answer is not JSON; is it an OpenAI-compatible server?") from error

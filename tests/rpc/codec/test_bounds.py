@@ -196,12 +196,12 @@ async def test_a_hub_takes_no_megabytes(hub: str) -> None:
 async def test_lists_longer_than_a_message_come_in_parts(hub: str) -> None:
     async with HubClient(hub) as client:
         schema = '{"a": "' + "x" * 60_000 + '"}'
-        lease, _ = await client.register(ACTOR)
+        registration_id, _ = await client.register(ACTOR)
         for number in range(40):
             one = EnvironmentSpec(
                 name=f"e{number:03}", address=ACTOR.address, splits={"train": 0}, payload_schema_json=schema
             )
-            await client.register_environment(one, lease_id=lease)
+            await client.register_environment(one, registration_id=registration_id)
             status = {f"k{i}": "x" * 1000 for i in range(60)}
             held, _ = await client.register(
                 Actor(actor_id=f"v-{number:03}", kind=ActorKind.VERIFIER, address="127.0.0.1:2", incarnation="i")
