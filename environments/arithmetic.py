@@ -25,11 +25,19 @@ EQUATIONS_PER_TEXT = 10
 """Any value will do: texts are packed end to end for pretraining."""
 COMMONNESS = tuple(accumulate(1 / (digit + 1) for digit in range(10)))
 """Cumulative Zipf weights of the digits in unlabelled text."""
+# 5% each: some 500 of the 10,000 problems of four digits, enough to measure an accuracy to about two points.
 HELD_OUT_PER_MILLE = {"test": range(0, 50), "validation": range(50, 100), "train": range(100, 1000)}
 
 
 class ArithmeticEnvironment:
-    """Sums of ``min_digits`` to ``max_digits`` digits, modulo ten."""
+    """Sums of ``min_digits`` to ``max_digits`` digits, modulo ten.
+
+    Example::
+
+        environment = ArithmeticEnvironment(min_digits=3, max_digits=3)
+        environment.task("train", 0, seed=1).prompt           # e.g. "3+8+5="
+        environment.demonstration("train", 0, seed=1)         # e.g. ("3+8+5=", "3+8=1;1+5=6;#6")
+    """
 
     name = "arithmetic"
     version = "1"
@@ -84,7 +92,7 @@ class ArithmeticEnvironment:
         return int.from_bytes(_digest(f"coin/{seed}/{split}/{index}")[:4]) < self._worked_share * 2**32
 
     def text(self, split: str, index: int, seed: int) -> str:
-        """Unlabelled text for pretraining: true equations, ``3+0=3;1+6=7;...``, none of them a problem.
+        """Return unlabelled text for pretraining: true equations, ``3+0=3;1+6=7;...``, none of them a problem.
 
         Small digits are more frequent than large ones, as in natural data. With a uniform distribution neither operand
         alone predicts anything of the answer, and a small model needs many times as long to learn that both do.
@@ -97,6 +105,7 @@ class ArithmeticEnvironment:
         if split not in self.splits:
             raise UnknownName(f"split: {split!r} is not one of arithmetic ({', '.join(self.splits)})")
         level = int(split.removeprefix(LEVEL)) if split.startswith(LEVEL) else 0
+        # Draw again until the problem's own hash puts it into this split: 1.1 draws for train, 20 for the others.
         drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}", level) for attempt in count())
         wanted = "train" if level else split
         return next(problem for problem in drawn if split_of(problem) == wanted)
@@ -114,12 +123,12 @@ def split_of(problem: str) -> str:
 
 
 def operands(problem: str) -> list[int]:
-    """``"3+8+5="`` as ``[3, 8, 5]``."""
+    """Return ``[3, 8, 5]`` for ``"3+8+5="``."""
     return [int(digit) for digit in problem.removesuffix("=").split("+")]
 
 
 def answer(problem: str) -> str:
-    """Last digit of the sum."""
+    """Return the last digit of the sum."""
     return str(sum(operands(problem)) % 10)
 
 
@@ -142,7 +151,7 @@ def _digest(key: str) -> bytes:
 
 
 def _digits(data: bytes) -> Iterator[int]:
-    # 250 is the largest multiple of 10 that fits a byte: larger ones would favour the digits 0 to 5.
+    # 250 is the largest multiple of 10 that fits a byte: the bytes above it would favour the digits 0 to 5.
     return (byte % 10 for byte in data if byte < 250)
 
 

@@ -1,4 +1,4 @@
-"""Sums with a tool: the policy may call a calculator, reads the result, and answers in a later turn.
+"""The environment ``calculator``: sums with a tool. The policy may call a calculator, and answers in a later turn.
 
 The policy reads ``47+86+19?``, writes ``c47+86=``, reads ``133;``, writes ``c133+19=``, reads ``152;`` and answers
 ``#152``. It may also answer directly; a small model cannot add such numbers without the tool, so calling it pays, which
@@ -22,7 +22,14 @@ MARKER = "#"
 NOT_A_CALL = "!;"
 """Answer to a text that is neither a call nor an answer; it costs a turn."""
 OPERATORS: Mapping[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+MAX_TERMS = 16
+"""Any value of this size will do: a problem of more terms exceeds the contexts that small models are trained with."""
+MAX_NUMBER = 10**6
+"""Any value of this size will do: products of two such numbers still fit the 12 digits of ``CALL``."""
+MAX_TURNS = 64
+"""Any value of this size will do: ``MAX_TERMS`` terms need 15 calls and an answer."""
 CALL = re.compile(r"c(-?[0-9]{1,12})([-+*])([0-9]{1,12})=")
+# 5% each: some 500 of the 10,000 sums of two numbers up to 99, enough to measure an accuracy to about two points.
 HELD_OUT_PER_MILLE = {"test": range(0, 50), "validation": range(50, 100), "train": range(100, 1000)}
 TOOL = Tool(
     name="calculator",
@@ -32,7 +39,14 @@ TOOL = Tool(
 
 
 class CalculatorEnvironment:
-    """Sums of ``min_terms`` to ``max_terms`` numbers up to ``max_number``, from left to right, with a calculator."""
+    """Sums of ``min_terms`` to ``max_terms`` numbers up to ``max_number``, from left to right, with a calculator.
+
+    Example, an episode of the task ``47+86?``::
+
+        episode = CalculatorEnvironment().open(task)
+        episode.step("c47+86=").messages[0].content   # "133;"
+        episode.step("#133").done                     # True
+    """
 
     name = "calculator"
     version = "1"
@@ -53,11 +67,13 @@ class CalculatorEnvironment:
         if not 2 <= min_terms <= max_terms <= 16 or not 1 <= max_number < 10**6:
             raise InvalidRequest(
                 f"calculator.min_terms, max_terms, max_number: are {min_terms}, {max_terms} and {max_number}; "
-                "give 2 <= min_terms <= max_terms <= 16 and 1 <= max_number < 1e6"
+                f"give 2 <= min_terms <= max_terms <= {MAX_TERMS} and 1 <= max_number < {MAX_NUMBER:,}"
             )
-        if not operators or not set(operators) <= set("+-") or not 1 <= turns <= 64:
+        # No "*": the left-to-right order in which ``calls`` works is not that of mixed sums and products.
+        if not operators or not set(operators) <= set("+-") or not 1 <= turns <= MAX_TURNS:
             raise InvalidRequest(
-                f"calculator.operators, turns: are {operators!r} and {turns}; give '+', '-' or '+-', and 1 to 64"
+                f"calculator.operators, turns: are {operators!r} and {turns}; "
+                f"give '+', '-' or '+-', and 1 to {MAX_TURNS}"
             )
         self._terms = range(min_terms, max_terms + 1)
         self._max_number = max_number
@@ -89,7 +105,7 @@ class CalculatorEnvironment:
         )
 
     def open(self, task: Task) -> "CalculatorEpisode":
-        """An episode of ``task``; the calculator is the same for all."""
+        """Start an episode; the calculator is the same for all tasks."""
         return CalculatorEpisode(self._turns)
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
@@ -107,6 +123,7 @@ class CalculatorEnvironment:
     def _problem(self, split: str, index: int, seed: int) -> str:
         if split not in HELD_OUT_PER_MILLE:
             raise UnknownName(f"split: {split!r} is not one of calculator ({', '.join(HELD_OUT_PER_MILLE)})")
+        # Draw again until the problem's own hash puts it into this split: 1.1 draws for train, 20 for the others.
         drawn = (self._draw(f"{seed}/{split}/{index}/{attempt}") for attempt in count())
         return next(problem for problem in drawn if split_of(problem) == split)
 
@@ -120,14 +137,15 @@ class CalculatorEnvironment:
 
 
 class CalculatorEpisode:
-    """Calls until an answer comes or the turns are used up."""
+    """Answers calls until the policy answers or uses up its turns."""
 
     def __init__(self, turns: int) -> None:
         self._left = turns
 
     def step(self, text: str) -> Turn:
-        """The result of a call; the end for an answer."""
+        """Return the result of a call, or the end of the episode for an answer."""
         self._left -= 1
+        # The marker anywhere in the text, as the verifier looks for it: an answer cannot be hidden behind a call.
         if MARKER in text or not self._left:
             return Turn(done=True)
         return Turn(messages=(Message(role="tool", content=calculated(text.strip())),))

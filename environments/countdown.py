@@ -1,4 +1,4 @@
-"""Countdown: reach a target from given numbers with the four operations."""
+"""The environment ``countdown``: reach a target from given numbers with the four operations."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,10 @@ from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Message, Task
 
 SPLITS = ("train", "validation", "test")
+MAX_NUMBERS = 8
+"""Of one problem. Any value of this size will do: the search space grows with the factorial."""
+SPLIT_BUCKETS = 20
+"""Buckets of problems, of which validation and test have one each: 5%."""
 INSTRUCTION = (
     "Using the numbers {numbers}, each at most once, make an expression that equals {target}. You may use + - * / and"
     " brackets. Think first; then write the expression between <answer> and </answer>."
@@ -36,10 +40,10 @@ class CountdownEnvironment:
         use_all: bool = False,
         prompt_format: str = "chat",
     ) -> None:
-        if not 2 <= numbers <= 8 or max_number < 2 or max_target < 2:
+        if not 2 <= numbers <= MAX_NUMBERS or max_number < 2 or max_target < 2:
             raise InvalidRequest(
                 f"countdown.numbers, max_number, max_target: are {numbers}, {max_number} and {max_target}; "
-                "give 2 to 8 numbers, and at least 2 for the others"
+                f"give 2 to {MAX_NUMBERS} numbers, and at least 2 for the others"
             )
         if prompt_format not in ("chat", "text"):
             raise InvalidRequest(f'countdown.prompt_format: is {prompt_format!r}; give "chat" or "text"')
@@ -82,15 +86,17 @@ class CountdownEnvironment:
         return _short(numbers, target), tagged
 
     def _problem(self, split: str, index: int, seed: int) -> tuple[list[int], int, str]:
-        """Numbers, target, and an expression that reaches it with all the numbers."""
+        """Return numbers, a target, and an expression that reaches it with all the numbers."""
         if split not in SPLITS:
             raise UnknownName(f"split: {split!r} is not one of countdown ({', '.join(SPLITS)})")
+        # Draw an expression first and take its value as the target: a drawn target might be out of reach.
         rng = Random(f"{seed}/{split}/{index}")
         while True:
             numbers = [rng.randint(1, self._max_number) for _ in range(self._numbers)]
             if split_of(numbers) != split:
                 continue
             value, expression = _combine(rng, numbers)
+            # A target of 1 or 0 is reached by trivial quotients and differences.
             if value.denominator == 1 and 1 < value <= self._max_target:
                 return numbers, int(value), expression
 
@@ -104,8 +110,8 @@ class CountdownEnvironment:
 def split_of(numbers: list[int]) -> str:
     """The split of a set of numbers: 90% train, 5% each of the others."""
     key = " ".join(map(str, sorted(numbers)))
-    place = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % 20
-    return {0: "validation", 1: "test"}.get(place, "train")
+    bucket = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % SPLIT_BUCKETS
+    return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
 def _short(numbers: list[int], target: int) -> str:
@@ -113,11 +119,11 @@ def _short(numbers: list[int], target: int) -> str:
 
 
 def _combine(rng: Random, numbers: list[int]) -> tuple[Fraction, str]:
-    """A random expression over all the numbers."""
+    """Return value and text of a random expression over all the numbers."""
     parts = [(Fraction(number), str(number)) for number in numbers]
     while len(parts) > 1:
         (a, left), (b, right) = (parts.pop(rng.randrange(len(parts))) for _ in range(2))
-        sign = rng.choice("+-*/" if b else "+-*")
+        sign = rng.choice("+-*/" if b else "+-*")  # no division by zero
         value = {"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else a / b
         parts.append((value, f"({left}{sign}{right})"))
     value, expression = parts[0]

@@ -1,4 +1,4 @@
-"""A game over several turns: guess a hidden number from the hints "higher" and "lower".
+"""The environment ``guess``, a game over several turns: guess a hidden number from the hints "higher" and "lower".
 
 The policy reads ``g9?`` (a number from 0 to 9), writes ``4``, reads ``>`` (higher), writes ``7`` and so on. Any guesses
 within the hints win in the end; only halving the remaining range wins in few turns, which reinforcement learning
@@ -16,10 +16,22 @@ from rlserve.records import Message, Outcome, Task, Turn, Verdict
 SPLITS = ("train", "validation", "test")
 NOT_A_GUESS = "!"
 """Answer to a text that is not a number in the range; it costs a turn."""
+MAX_NUMBER = 10**9
+"""Any value of this size will do: 30 guesses bisect the range."""
+MAX_TURNS = 64
+"""Any value of this size will do: twice as many as the largest range needs."""
 
 
 class GuessEnvironment:
-    """Find a number from 0 to ``max_number`` within ``turns`` guesses; the environment itself gives the verdict."""
+    """Find a number from 0 to ``max_number`` within ``turns`` guesses; the environment itself gives the verdict.
+
+    Example, a game with the hidden number 7::
+
+        episode = GuessEnvironment().open(task)
+        episode.step("4").messages[0].content    # ">"
+        turn = episode.step("7")
+        turn.done, turn.verdict.reward           # True, 1.0
+    """
 
     name = "guess"
     version = "1"
@@ -32,7 +44,8 @@ class GuessEnvironment:
         """``higher`` and ``lower`` are the hints, ``turn_end`` the text of the end token in demonstrations."""
         if not 1 <= max_number < 10**9 or not 1 <= turns <= 64:
             raise InvalidRequest(
-                f"guess.max_number, turns: are {max_number} and {turns}; give 1 <= max_number < 1e9, 1 <= turns <= 64"
+                f"guess.max_number, turns: are {max_number} and {turns}; "
+                f"give 1 <= max_number < {MAX_NUMBER:,} and 1 <= turns <= {MAX_TURNS}"
             )
         self._max_number = max_number
         self._turns = turns
@@ -63,11 +76,12 @@ class GuessEnvironment:
         )
 
     def open(self, task: Task) -> "GuessEpisode":
-        """A game of ``task``."""
+        """Start a game of ``task``."""
+        # The hidden number follows from the task's id: an episode can be opened on any host, also a second time.
         return GuessEpisode(self._hidden(task.task_id), self._max_number, self._turns, self._hints)
 
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
-        """A game so far and a next guess that the hints allow: halving or any, by a fair coin."""
+        """Return a game so far and a next guess that the hints allow: by a fair coin the middle, or any."""
         key = f"demonstration/{seed}/{split}/{index}"
         hidden, low, high = draw(f"{key}/hidden", self._max_number + 1), 0, self._max_number
         text, guess = self._prompt, self._guess(f"{key}/0", low, high)
@@ -115,6 +129,7 @@ class GuessEpisode:
 
     def _parsed(self, text: str) -> int | None:
         text = text.strip()
+        # isascii(): int() would read the digits of every script. The length bounds what int() converts.
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(self._max_number))):
             return None
         return int(text) if int(text) <= self._max_number else None

@@ -18,6 +18,7 @@ SPLITS = ("train", "validation", "test")
 CHUNK = 500
 """Tasks per library seed: some data sets have no more than this."""
 TAGGED = "\n\nThink first; then write the answer between <answer> and </answer>."
+# Data sets made of others, which their configuration must list.
 NEEDS_PARTS = frozenset({"composite"})
 
 
@@ -89,6 +90,7 @@ class ReasoningGymEnvironment:
             raise UnknownName(f"split: {split!r} is not one of reasoning_gym ({', '.join(SPLITS)})")
         chunk, place = divmod(index, CHUNK)
         digest = blake2b(f"{seed}/{split}/{chunk}".encode(), digest_size=4).digest()
+        # >> 1: a seed of 31 bits, which every generator accepts.
         data_set = self._data_set(int.from_bytes(digest, "big") >> 1)
         state = random.getstate()  # a few data sets draw from Python's global generator
         try:

@@ -1,4 +1,4 @@
-"""Sampled accuracy on an environment's validation split, while a model is in training."""
+"""Measures sampled accuracy on an environment's validation split while a model trains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +36,7 @@ def accuracy_check(
     prompts = [tokenizer.encode(str(task.prompt)) for task in tasks]
     room = max_length - max(map(len, prompts))
     verifier = plugins.load(plugins.VERIFIER_GROUP, tasks[0].verifier)()
+    # A generator of its own: the check must not change the draws of the training around it.
     generator = torch.Generator().manual_seed(seed)
 
     def check() -> float:

@@ -33,12 +33,13 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         with _no_progress_bar():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        # Files before their directory, and both before the rename: after a power cut ``out`` must not name empty files.
         for path in (*partial.iterdir(), partial):
             _sync(path)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _sync(out.parent)
+    _sync(out.parent)  # the rename itself
     return out
 
 
@@ -71,6 +72,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
+    # The switch is global in transformers: put it back as it was, for the user's own code in this process.
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

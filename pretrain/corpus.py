@@ -16,6 +16,7 @@ from rlserve.errors import ConfigError, InvalidRequest
 from rlserve.text_files import json_object, lines_of, read_text
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 are spread more evenly than those of any other number (three-distance theorem)."""
 TOKENIZER_TEXTS = 10_000
 """Texts of an endless corpus for the tokenizer: enough to contain every character and frequent pair."""
 
@@ -24,10 +25,10 @@ class Corpus(Protocol):
     """Text by index."""
 
     size: int
-    """Entries before it repeats; 0 means endless."""
+    """Entries in one epoch; 0 for an endless corpus."""
 
     def text(self, index: int) -> str:
-        """Text for pretraining."""
+        """Return text for pretraining."""
         ...
 
     def pair(self, index: int) -> tuple[str, str]:
@@ -56,13 +57,13 @@ class EnvironmentCorpus:
         return "".join(self.pair(index))
 
     def pair(self, index: int) -> tuple[str, str]:
-        """One demonstration."""
+        """Return one demonstration."""
         prompt, completion = self.environment.demonstration("train", self._order.at(index), self._seed)
         return prompt, completion
 
 
 class FileCorpus:
-    """Rows of a JSON-lines file with "text", or with "prompt" and "completion"."""
+    """The rows of a JSON-lines file with "text", or with "prompt" and "completion"."""
 
     def __init__(self, path: str, *, seed: int) -> None:
         self._path = path
@@ -71,12 +72,12 @@ class FileCorpus:
         self._order = Order(self.size, seed)
 
     def text(self, index: int) -> str:
-        """The row's text, or its prompt and completion in one."""
+        """Return the row's text, or its prompt and completion joined."""
         row = self._rows[self._order.at(index)]
         return row["text"] if "text" in row else row["prompt"] + row["completion"]
 
     def pair(self, index: int) -> tuple[str, str]:
-        """The row's prompt and completion."""
+        """Return the row's prompt and completion."""
         row = self._rows[self._order.at(index)]
         if "completion" not in row:
             raise InvalidRequest(
@@ -86,7 +87,13 @@ class FileCorpus:
 
 
 class MixedCorpus:
-    """Several corpora in one; never exhausted."""
+    """Several corpora in one, without end.
+
+    Example::
+
+        corpus = MixedCorpus([(FileCorpus("books.jsonl", seed=1), 3.0), (FileCorpus("sums.jsonl", seed=1), 1.0)])
+        corpus.text(0)   # from books.jsonl, as three of four entries are
+    """
 
     size = 0
 
@@ -96,11 +103,11 @@ class MixedCorpus:
         self._bounds = list(accumulate(weight for _, weight in parts))
 
     def text(self, index: int) -> str:
-        """Entry ``index`` of the part whose turn it is."""
+        """Return entry ``index`` of the part that the weights choose for it."""
         return self._part(index).text(index)
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Entry ``index`` of the part whose turn it is."""
+        """Return entry ``index`` of the part that the weights choose for it."""
         return self._part(index).pair(index)
 
     def _part(self, index: int) -> Corpus:
@@ -114,10 +121,11 @@ class Order:
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
         self._seed = seed
+        # One epoch at a time: reading moves forward, and a permutation takes as much memory as the index of the corpus.
         self._permutation = lru_cache(maxsize=1)(self._shuffle)
 
     def at(self, index: int) -> int:
-        """Position of the index-th entry read."""
+        """Return the position of the entry that is read as number ``index``."""
         if not self._size:
             return index
         epoch, offset = divmod(index, self._size)
@@ -130,7 +138,7 @@ class Order:
 
 
 def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
-    """The corpus of a configuration. Raises UnknownName, ConfigError or InvalidRequest."""
+    """Return the corpus of a configuration. Raises UnknownName, ConfigError or InvalidRequest."""
     if config.mixture:
         return MixedCorpus([(open_corpus(part, seed=seed), part.weight) for part in config.mixture])
     if config.path:

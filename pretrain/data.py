@@ -1,4 +1,4 @@
-"""Text to tensors. Letters: B rows, T columns.
+"""Turns text into tensors. Letters in shapes: B rows, T columns.
 
 Pretraining packs texts end to end into full rows and trains on every token; fine-tuning pads pairs on the right and
 trains on completions only. Neither needs an attention mask, because attention is causal and padding comes last.
@@ -31,7 +31,10 @@ class Batch:
 def pretraining_batches(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, batch_size: int, max_length: int
 ) -> Iterator[Batch]:
-    """Endless full rows of ``max_length`` tokens: ``<bos> text <eos> <bos> text <eos> ...``, cut anywhere."""
+    """Yield batches of full rows of ``max_length`` tokens, without end: ``<bos> text <eos> <bos> text ...``.
+
+    A row may begin and end anywhere in a text.
+    """
     tokens = _token_stream(corpus, tokenizer)
     # One token more than a row, as the last input's target; the next row does not repeat it.
     width = max_length + 1
@@ -64,13 +67,15 @@ def encode_pair(
 
 
 def pad(pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Pairs of ids as one batch, padded on the right to the longest."""
+    """Return pairs of ids as one batch, padded on the right to the longest."""
+    # - 1: the last token is a target only.
     width = max(len(prompt) + len(completion) for prompt, completion in pairs) - 1
     input_ids = torch.full((len(pairs), width), pad_id)
     targets = torch.full((len(pairs), width), IGNORE)
     for row, (prompt, completion) in enumerate(pairs):
         ids = torch.tensor(prompt + completion)
         input_ids[row, : len(ids) - 1] = ids[:-1]
+        # The last prompt token predicts the first token of the completion.
         targets[row, len(prompt) - 1 : len(ids) - 1] = ids[len(prompt) :]
     return Batch(input_ids, targets)
 

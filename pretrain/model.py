@@ -1,4 +1,4 @@
-"""A small decoder from scratch, as an ordinary Hugging Face model."""
+"""Makes a small decoder with random weights, as an ordinary Hugging Face model."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ FAMILIES = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, Lla
 def new_model(
     config: ArchitectureConfig, tokenizer: PreTrainedTokenizerFast, *, max_length: int, seed: int
 ) -> PreTrainedModel:
-    """A float32 model with random weights; the same seed gives the same weights."""
+    """Return a float32 model with random weights; the same seed gives the same weights."""
     config_class, model_class = FAMILIES[config.family]
     model_config = config_class(
         vocab_size=len(tokenizer),
@@ -39,6 +39,7 @@ def new_model(
         pad_token_id=tokenizer.pad_token_id,
         dtype=torch.float32,
     )
+    # transformers initialises from torch's global generator: seed it here, and leave it as it was for the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         make: Any = model_class

@@ -24,6 +24,7 @@ def sample(
     completions: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     input_ids, mask = _pad_left(prompts)
+    # Padding on the left shifts a prompt's columns, not its positions.
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     for _ in range(max_new_tokens):
@@ -33,7 +34,7 @@ def sample(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1,  # logits of the whole prompt would take T times the memory
         ).logits[:, -1]
         tokens = _draw(logits, temperature, generator)
         alive = (tokens != eos_id).tolist()
@@ -43,6 +44,7 @@ def sample(
         if not any(alive):
             break
         if not all(alive):
+            # Drop finished rows from everything that has a row dimension, the KV cache included.
             kept = torch.tensor(alive).nonzero().squeeze(1)
             rows = [row for row, lives in zip(rows, alive, strict=True) if lives]
             tokens, mask, positions = tokens[kept], mask[kept], positions[kept]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of any Hugging Face causal language model on prompt and completion pairs."""
+"""Fine-tunes any Hugging Face causal language model on prompt and completion pairs."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def sft(config: SftConfig, start: Path, out: Path, seed: int, report: Report) ->
     Sequences are cut to the model's context. The same configuration, start, seed and number of threads give the
     same weights.
     """
-    require_free(out)
+    require_free(out)  # before the training and not only when it saves
     stage = config.stage
     model, tokenizer = load_checkpoint(start)
     max_length = model.config.max_position_embeddings

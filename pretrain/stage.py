@@ -30,7 +30,7 @@ class StageResult:
     """The result of a stage."""
 
     steps: int
-    """Optimizer steps done."""
+    """Number of optimizer steps."""
     loss: float
     """Loss of the last step, in nats per token."""
     accuracy: float | None
@@ -63,6 +63,7 @@ def run_stage(
             loss = _update(model, optimizer, batch, config, lr=config.lr * rate_share(step, last, config))
             pace.add(batch)
             due = step % config.check_every == 0
+            # ``last == config.steps``: once the cool-down began, only its end is checked again.
             if check is not None and (step == last or (due and step >= config.check_from and last == config.steps)):
                 accuracy = check()
                 if step < last and accuracy >= config.stop_accuracy:
@@ -75,8 +76,9 @@ def run_stage(
 
 
 def rate_share(step: int, last: int, config: StageConfig) -> float:
-    """Share of the full learning rate at ``step``, which counts from 1, in a stage that ends with ``last``."""
+    """Return the share of the full learning rate at ``step``, counted from 1, in a stage that ends with ``last``."""
     warm = step / max(config.warmup_steps, 1)
+    # + 1: the last step still has a rate above 0, and learns from its batch.
     cool = (last - step + 1) / (config.cooldown_steps + 1)
     return min(1.0, warm, cool)
 
@@ -85,6 +87,7 @@ def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Mean cross-entropy over the targets, in nats; logits are computed only at positions with a target."""
     with short_attention(batch.input_ids.shape[1], batch.input_ids.device):
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
+    # Logits only where there is a target: with a large vocabulary they take most of the memory.
     chosen = batch.targets != IGNORE
     logits = model.get_output_embeddings()(hidden[chosen])  # [targets, V]
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets[chosen])
@@ -122,6 +125,7 @@ class _Pace:
 def _threads(wanted: int) -> Iterator[None]:
     """Set torch's number of CPU threads during the block."""
     before = torch.get_num_threads()
+    # The affinity and not the machine's cores: a container or taskset may give this process fewer.
     torch.set_num_threads(wanted or min(len(os.sched_getaffinity(0)), MAX_THREADS))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Small tokenizers from scratch, as ordinary Hugging Face fast tokenizers: by character, or byte-level BPE.
+"""Trains small tokenizers, by character or byte-level BPE, as ordinary Hugging Face fast tokenizers.
 
 Special tokens come first, then the alphabet in the order of its code points, so that the same data always results in
 the same ids. Encoding prepends ``<bos>``; decoding restores the text exactly.
@@ -14,6 +14,7 @@ from rlserve.errors import ConfigError
 
 PAD, BOS, EOS, UNKNOWN = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BYTES = 256
+"""The alphabet of byte-level BPE, from which any text can be encoded."""
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length: int) -> PreTrainedTokenizerFast:
@@ -23,6 +24,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
     )
+    # clean_up_tokenization_spaces would delete blanks before punctuation when it decodes.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=BOS,
@@ -44,7 +46,7 @@ def _characters(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         )
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    backend.decoder = decoders.Fuse()  # without one, tokens are joined by spaces
+    backend.decoder = decoders.Fuse()  # without a decoder, tokens are joined by blanks
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     return backend
 
@@ -56,6 +58,7 @@ def _byte_pairs(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             f"{BYTES + len(SPECIAL_TOKENS)}, all bytes and the special tokens"
         )
     backend = Tokenizer(models.BPE())
+    # No blank in front of the text: prompts are continued, and a blank of its own would change their first token.
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

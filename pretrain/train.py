@@ -18,7 +18,7 @@ def pretrain(config: PretrainConfig, out: Path, seed: int, max_length: int, repo
     With ``config.stage.steps`` = 0 the model keeps its random weights. The same configuration, seed and number
     of threads give the same weights.
     """
-    require_free(out)
+    require_free(out)  # before the training and not only when it saves
     stage = config.stage
     corpus = open_corpus(stage.corpus, seed=seed)
     tokenizer = train_tokenizer(config.tokenizer, tokenizer_texts(corpus), max_length=max_length)

@@ -1,4 +1,4 @@
-"""Whether a completion has the tags that it should, in order."""
+"""The verifier ``format``: a completion has the required tags, each once, in order."""
 
 import re
 from collections.abc import Sequence
@@ -10,16 +10,19 @@ from rlserve.verifiers.reasoning import END_TOKEN, turn_of
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 TAIL_CHARACTERS = 2000
+"""The end of a prompt that is searched for opened tags. Any value of this size will do: 20 tags of 41 letters fit."""
+MAX_TAGS = 20
+"""Any value of this size will do: each tag costs a few searches through the text."""
 
 
 class FormatVerifier:
-    """1 when each of ``tags`` stands once, in order, closed, and (``strict``) nothing but blanks outside of them.
+    """Reward 1 when each of ``tags`` stands once, in order, closed; with ``strict`` only blanks may stand outside.
 
-    ``tags=["think", "answer"]`` wants ``<think>...</think><answer>...</answer>``. With ``partial`` a completion gets
-    the share of tags that are right. A task may name other tags in its payload: ``{"tags": [...]}``.
+    ``tags=["think", "answer"]`` requires ``<think>...</think><answer>...</answer>``. With ``partial`` the reward is the
+    share of correct tags. A task may give other tags in its payload: ``{"tags": [...]}``.
 
-    Judged is the model's whole turn: a tag that the prompt opened in its place (chat templates end in ``<think>``, or
-    in ``<think>\\n\\n</think>``) counts, and is not to be opened again.
+    The verifier judges the model's whole turn: a tag that the prompt opened in the model's place (chat templates end in
+    ``<think>``, or in ``<think>\\n\\n</think>``) counts and must not be opened again.
     """
 
     name = "format"
@@ -48,6 +51,7 @@ class FormatVerifier:
         share = len(right) / len(tags)
         return Verdict(
             outcome=Outcome.FAIL if why else Outcome.PASS,
+            # share < 1: with all tags right the fault is text outside of them, which must not earn the full reward.
             reward=1.0 if not why else share if self._partial and share < 1 else 0.0,
             parts={"tags": share},
             reason=why or "the form is right",
@@ -56,17 +60,17 @@ class FormatVerifier:
 
 
 def _tags(payload: bytes) -> list[str] | None:
-    """The task's own tags, or None."""
+    """Return the task's own tags, or None."""
     content = decode_object(payload or b"{}", fields=("tags",))
     return _checked(content["tags"], "payload.tags") if "tags" in content else None
 
 
 def begun(prompt: str, completion: str, tags: Sequence[str]) -> str:
-    """What the prompt wrote of the model's turn, from its first tag on; empty when it wrote none.
+    """Return the part of the model's turn that the prompt contains, from its first tag on; ``""`` when there is none.
 
-    The turn is what follows the template's mark of one. In a prompt without such marks it is a tag at the very end,
-    open, or closed again with nothing but line breaks in it, with which the completion does not begin again: an
-    instruction that names tags is none.
+    The turn begins at the template's mark. In a prompt without such marks only tags at its very end count, either open
+    or closed again with only line breaks in them. An instruction may end in a tag too: when the completion begins with
+    the same tag, the prompt did not open it.
     """
     names = "|".join(map(re.escape, tags))
     turn = turn_of(prompt)
@@ -82,15 +86,15 @@ def begun(prompt: str, completion: str, tags: Sequence[str]) -> str:
 
 
 def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
-    """The tags that are right, and what is wrong first."""
+    """Return the correct tags, and the first fault or ``""``."""
     right, why, end = [], "", 0
     for tag in tags:
         opened, closed = text.count(f"<{tag}>"), text.count(f"</{tag}>")
         start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
         if (opened, closed) != (1, 1):
-            why = why or f"<{tag}> is there {opened} times and </{tag}> {closed} times"
+            why = why or f"<{tag}> appears {opened} times and </{tag}> {closed} times"
         elif stop < start or start < end:
-            why = why or f"<{tag}> is not in its place"
+            why = why or f"<{tag}> is out of order"
         else:
             right.append(tag)
             end = stop
@@ -98,7 +102,7 @@ def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _outside(text: str, tags: Sequence[str]) -> str:
-    """What stands outside of tags that are all right."""
+    """Return the text outside of the tags, all of which are correct."""
     for tag in tags:
         start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
         text = text[:start] + text[stop + len(tag) + 3 :]
@@ -108,6 +112,6 @@ def _outside(text: str, tags: Sequence[str]) -> str:
 def _checked(tags: object, field: str) -> list[str]:
     if not isinstance(tags, list) or not tags or not all(isinstance(t, str) and NAME.fullmatch(t) for t in tags):
         raise InvalidRequest(f"{field}: is {str(tags)[:60]!a}; give a list of tag names")
-    if len(set(tags)) < len(tags) or len(tags) > 20:
-        raise InvalidRequest(f"{field}: give at most 20 tags, each once")
+    if len(set(tags)) < len(tags) or len(tags) > MAX_TAGS:
+        raise InvalidRequest(f"{field}: give at most {MAX_TAGS} tags, each once")
     return tags

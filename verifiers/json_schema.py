@@ -1,4 +1,4 @@
-"""JSON that a schema allows."""
+"""The verifier ``json_schema``: JSON that is valid against a schema."""
 
 import json
 import re
@@ -11,25 +11,29 @@ from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.payloads import decode_object
 from rlserve.verifiers.reasoning import MARK, answer_of, thinks_at_end
 
+# A fenced block that names JSON or no language; the closing fence must be the same mark on a line of its own.
 FENCE = re.compile(
     r"^[ \t]*(```|~~~)(?:json[0-9a-z]*)?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL | re.IGNORECASE
 )
 MAX_DEPTH = 100
+"""Of nested lists and objects. Far below Python's recursion limit, which jsonschema meets at several frames a level."""
 
 
 class JsonSchemaVerifier:
-    """1 when the completion is JSON that the payload's ``schema`` allows.
+    """Reward 1 when the completion is JSON that is valid against the payload's ``schema``.
 
-    Drafts of JSON Schema up to 2020-12, which is meant where the schema does not say. The JSON is the last fenced block
-    if there is one, else the whole text, both without thoughts (``<think>...</think>``) around it. References to other
-    documents are never fetched. With ``partial``, JSON that parses and is not allowed gets that much.
+    Drafts of JSON Schema up to 2020-12 are supported; a schema without ``$schema`` is read as 2020-12. The JSON is the
+    last fenced block if there is one, else the whole text, without thoughts (``<think>...</think>``) around it.
+    References to other documents are never fetched. JSON that parses but is invalid gets the reward ``partial``.
     """
 
     name = "json_schema"
     version = "1"
     description = "JSON that a schema allows"
     limit_seconds = 2.0
+    """A schema's patterns may need exponential time on some texts; honest ones are done in milliseconds."""
     timeout_is_failure = True
+    """The schema is fixed and other texts pass in time, so a text that takes longer is wrong."""
 
     def __init__(self, *, partial: float = 0.0) -> None:
         if not 0 <= partial < 1:
@@ -42,7 +46,7 @@ class JsonSchemaVerifier:
         _task_validator(payload)
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Judge one text. Raises InvalidRequest for a payload whose schema is none."""
+        """Judge one completion. Raises InvalidRequest for a payload without a valid schema."""
         allows = _task_validator(payload)
         try:
             value = _parse(completion, prompt)
@@ -87,11 +91,11 @@ def _validator(schema_json: str) -> Any:
 
 
 def _parse(completion: str, prompt: str) -> Any:
-    """Raises ValueError."""
+    """Return the value of the JSON in a completion. Raises ValueError."""
     answer = answer_of(completion, prompt)
     begins = completion.lstrip()
     if begins[:1] in ("{", "[", '"') and not MARK.match(begins) and not thinks_at_end(prompt):
-        answer = completion  # JSON from its first character on: a mark of thoughts in it is a string's
+        answer = completion  # JSON from its first character on: a "<think>" inside of it is part of a string
     blocks = [block[1] for block in FENCE.findall(answer.replace("\r\n", "\n"))]
     try:
         value = json.loads(blocks[-1] if blocks else answer, parse_constant=_refuse)
@@ -103,11 +107,12 @@ def _parse(completion: str, prompt: str) -> Any:
 
 
 def _refuse(constant: str) -> Any:
+    # Python's parser accepts NaN and Infinity, which the JSON standard does not.
     raise ValueError(f"{constant} is not JSON")
 
 
 def _depth(value: Any) -> int:
-    """Nesting, without recursion."""
+    """Return the nesting depth, computed without recursion."""
     deepest, stack = 0, [(value, 1)]
     while stack:
         item, depth = stack.pop()

@@ -7,6 +7,8 @@ from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.payloads import decode_object
 
 UNITS = ("characters", "words", "tokens")
+UNLIMITED = 2**31 - 1
+"""The largest length. Any value of this size will do: it fits 32 bits."""
 
 
 class LengthVerifier:
@@ -45,8 +47,9 @@ class LengthVerifier:
         self._encode: Any = None
 
     def prepare(self) -> None:
-        """Load the tokenizer, if one is named."""
+        """Load the tokenizer, if one is configured."""
         if self._tokenizer_path and self._encode is None:
+            # ``tokenizers`` alone: transformers takes seconds to import, and a verifier host need not have it.
             from tokenizers import Tokenizer
 
             self._encode = Tokenizer.from_file(f"{self._tokenizer_path}/tokenizer.json").encode
@@ -55,7 +58,8 @@ class LengthVerifier:
     def check(payload: bytes) -> None:
         """Raise InvalidRequest for a payload that ``verify`` would refuse with any options."""
         content = decode_object(payload or b"{}", fields=("most", "buffer", "target", "tolerance"))
-        _check({"most": 2**31 - 1, "buffer": 0, "target": 0, "tolerance": 0} | dict(content), "payload")
+        # Defaults with which every valid field of the payload is valid.
+        _check({"most": UNLIMITED, "buffer": 0, "target": 0, "tolerance": 0} | dict(content), "payload")
 
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Verify one length. Raises InvalidRequest for a malformed payload."""
@@ -84,6 +88,7 @@ class LengthVerifier:
             return len(text.split())
         self.prepare()
         assert self._encode is not None
+        # Lone surrogates become "?": the tokenizer is written in Rust, whose strings cannot contain them.
         return len(self._encode(text.encode("utf-8", "replace").decode()).ids)
 
 
@@ -91,18 +96,20 @@ def overlong_penalty(length: int, most: int, buffer: int) -> float:
     """DAPO's soft overlong penalty, in [-1, 0]."""
     if length <= most - buffer:
         return 0.0
+    # At and beyond ``most`` first: with a buffer of 0 the slope has no width to divide by.
     return -1.0 if length >= most else (most - buffer - length) / buffer
 
 
 def near_target(length: int, target: int, tolerance: int) -> float:
     """1 at the target, falling to 0 at the tolerance and beyond."""
     distance = abs(length - target)
+    # + 1: a length that is just within the tolerance still has a reward above 0, and so passes.
     return max(0.0, 1.0 - distance / (tolerance + 1))
 
 
 def _check(numbers: dict[str, int], where: str) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= UNLIMITED:
             raise InvalidRequest(f"{where}.{name}: is {str(value)[:40]!a}; give a whole number that is not negative")
     if not numbers["target"] and not 0 <= numbers["buffer"] <= numbers["most"]:
         raise InvalidRequest(f"{where}.buffer: is {numbers['buffer']}; give at most most, {numbers['most']}")

@@ -1,4 +1,4 @@
-"""Payloads are JSON objects; checking them is the same work for every verifier."""
+"""Decodes payloads: JSON objects with known fields, checked in the same way for every verifier."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -7,17 +7,19 @@ from typing import Any
 from rlserve.errors import InvalidRequest
 
 MAX_TEXT_CHARACTERS = 100_000
+"""Of one text in a payload. Any value of this size will do: the whole payload is bounded by the message size."""
 
 
 def decode_object(payload: bytes, *, fields: Collection[str]) -> Mapping[str, Any]:
-    """The JSON object in ``payload``, which may hold only ``fields``; raises InvalidRequest."""
+    """Return the JSON object in ``payload``, which may have only ``fields``. Raises InvalidRequest."""
     known = ", ".join(sorted(fields))
     try:
         content = json.loads(payload)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested some thousand deep
         raise InvalidRequest(f"payload: is not JSON ({error}); send an object with {known}") from error
     if not isinstance(content, dict):
         raise InvalidRequest(f"payload: is a {type(content).__name__}; send an object with {known}")
+    # Unknown fields are refused: a misspelt option would otherwise be ignored in every task of a file.
     unknown = sorted(set(content) - set(fields))
     if unknown:
         raise InvalidRequest(f"payload.{unknown[0][:40]}: is unknown (known: {known}); leave it out")
@@ -25,7 +27,7 @@ def decode_object(payload: bytes, *, fields: Collection[str]) -> Mapping[str, An
 
 
 def texts(content: Mapping[str, Any], field: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[str, ...]:
-    """A field that holds one text or a list of texts, none of them empty; raises InvalidRequest."""
+    """Return a field that is one text or a list of texts, none of them empty. Raises InvalidRequest."""
     value = content.get(field)
     items: list[Any] = value if isinstance(value, list) else [value]
     for item in items:
@@ -38,7 +40,7 @@ def texts(content: Mapping[str, Any], field: str, *, max_characters: int = MAX_T
 
 
 def flag(content: Mapping[str, Any], field: str) -> bool:
-    """A field that is true or false, false when absent; raises InvalidRequest."""
+    """Return a field that is true or false; false when absent. Raises InvalidRequest."""
     value = content.get(field, False)
     if not isinstance(value, bool):
         raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send true or false")

@@ -12,7 +12,8 @@ NAMES = (
     r"(?:seed:)?think(?:ing)?|thoughts?|reasoning|analysis|reflection|cot|reason|scratch_?pad|inner_(?:thoughts|monologue)"
     r"|chain_of_thought"
 )
-"""What models call the part in which they think."""
+"""Names of the tags in which models think."""
+# Beside such tags: Cohere's and Sky-T1's tokens, Mistral's [THINK], Kimi's triangles, gpt-oss's channels.
 OPENING = (
     rf"<(?:{NAMES})\s?>|<\|(?:{NAMES})\|>|<\|begin_of_thought\|>|<\|start_thinking\|>|\[think\]"
     r"|\u25c1think\u25b7|<\|channel\|>(?:analysis|commentary)\b(?:<\|message\|>)?"
@@ -29,37 +30,45 @@ TURN = re.compile(
     r"|<start_of_turn>model|\[/INST\]|^assistant:",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Where chat templates begin the model's own turn."""
+"""The marks with which chat templates begin the model's own turn."""
 OTHER_TURN = re.compile(
     r"<\|im_(?:end|start)\|>|<\|eot_id\|>|<\|start_header_id\|>|<\|end_of_text\|>|</s>|<(?:end|start)_of_turn>|\[INST\]"
     r"|<\|?(?:user|system)\|?>|<\uff5cUser\uff5c>|^(?:user|human|system):",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Where that turn is over: what stands behind an earlier turn of the model is not begun by the prompt."""
+"""The marks that end the model's turn or begin another one: text behind them is not a turn that the prompt began."""
 END_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]{1,40}\|>|<\uff5c[^<>\n]{1,40}\uff5c>|</?s>|<(?:bos|eos|pad)>|<(?:start_of_turn>(?:model|user)?|end_of_turn>)"
 )
 """Tokens of a chat template, which a sampler may leave in the text."""
 TAIL_CHARACTERS = 20_000
+"""The end of a prompt that is searched for the model's turn. Any value of this size will do: a template opens the turn
+at the very end, and longer text behind it would be a prefilled answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A completion without its marks."""
+    """The two parts of a completion, without the marks between them."""
 
     reasoning: str
     answer: str
-    """All that stands outside of thoughts; empty when the completion is nothing but thoughts."""
+    """All text outside of thoughts; empty when the completion is thoughts alone."""
     closed: bool
-    """False: it ends, or was cut off, while it thinks."""
+    """False when the completion ends, or was cut off, inside of thoughts."""
 
 
 def split_reasoning(completion: str, prompt: str = "") -> Parts:
-    """The thoughts and the answer of a completion.
+    """Return the thoughts and the answer of a completion.
 
-    Thoughts that the ``prompt`` opened (see :func:`turn_of`) are thoughts; so is all that stands before a closing mark
-    that nothing opened, since a template or a tokenizer may have kept the opening one. Thoughts that never end leave
-    no answer behind them.
+    The ``prompt`` may have opened the thoughts (see :func:`turn_of`). Text before a closing mark without an opening one
+    is thoughts too, since a template or a tokenizer may have dropped the opening mark. Thoughts without a closing mark
+    leave no answer behind them.
+
+    Example::
+
+        split_reasoning("<think>2+2 is 4</think>4")       # Parts(reasoning="2+2 is 4", answer="4", closed=True)
+        split_reasoning("2+2 is 4</think>4", "<think>")   # the same
+        split_reasoning("<think>2+2 is")                  # Parts(reasoning="2+2 is", answer="", closed=False)
     """
     inside = thinks_at_end(prompt)
     if not inside and MARK.search(completion) is None:
@@ -70,11 +79,12 @@ def split_reasoning(completion: str, prompt: str = "") -> Parts:
     for mark in MARK.finditer(completion):
         opens = mark.lastgroup == "opening"
         if opens and inside:
-            continue  # a mark that is quoted in a thought
+            continue  # thoughts may quote the mark: they do not nest
         piece = completion[start : mark.start()]
         if opens:
             answers.append(piece)
         else:
+            # A closing mark that nothing opened: all text before it, earlier "answers" included, was thoughts.
             thoughts += [piece] if inside else [*answers, piece]
             answers = answers if inside else []
         inside, start = opens, mark.end()
@@ -83,17 +93,18 @@ def split_reasoning(completion: str, prompt: str = "") -> Parts:
 
 
 def answer_of(completion: str, prompt: str = "") -> str:
-    """The answer part alone."""
+    """Return the answer part alone."""
     return split_reasoning(completion, prompt).answer
 
 
 def tagged_answer(completion: str, prompt: str = "") -> str | None:
-    """What the last ``<answer>`` tags with something in them hold, outside of thoughts; None without such tags.
+    """Return the content of the last non-empty ``<answer>`` tags outside of thoughts; None without such tags.
 
-    A tag that never closes counts to the end, since ``</answer>`` may be a stop sequence; one that the prompt opened
+    A tag that is not closed counts to the end, since ``</answer>`` may be a stop sequence; one that the prompt opened
     counts from the beginning.
     """
     text = answer_of(completion, prompt)
+    # 200 characters: room for the tag and any blanks behind it, without a copy of the whole prompt.
     if prompt[-200:].rstrip().endswith("<answer>"):
         text = "<answer>" + text
     end = len(text)
@@ -106,9 +117,11 @@ def tagged_answer(completion: str, prompt: str = "") -> str | None:
 
 
 def thinks_at_end(prompt: str) -> bool:
-    """Whether the prompt ends in thoughts that it opened in the model's place."""
+    """True when the prompt ends in thoughts that it opened in the model's place."""
     if not prompt:
         return False
+    # At the very end the mark counts in any prompt; further up only inside of the model's turn, since a question may
+    # quote it.
     if OPENED_AT_END.search(prompt[-200:]):
         return True
     marks = list(MARK.finditer(turn_of(prompt)))
@@ -116,7 +129,7 @@ def thinks_at_end(prompt: str) -> bool:
 
 
 def turn_of(prompt: str) -> str:
-    """What a rendered prompt has written of the model's own turn already; empty when no turn can be made out."""
+    """Return the part of the model's own turn that a rendered prompt contains; ``""`` when no turn is recognised."""
     tail = prompt[-TAIL_CHARACTERS:]
     turns = list(TURN.finditer(tail))
     turn = tail[turns[-1].end() :] if turns else ""
@@ -124,5 +137,5 @@ def turn_of(prompt: str) -> str:
 
 
 def _joined(pieces: list[str]) -> str:
-    """Never glued together: ``4<think>...</think>2`` is not 42."""
+    """Join with line breaks: the answer in ``4<think>...</think>2`` is not 42."""
     return "\n".join(piece for piece in pieces if piece.strip())

@@ -1,4 +1,4 @@
-"""Several verifiers as one: a weighted sum, and gates that must be passed."""
+"""The verifier ``rubric``: several verifiers as one, by a weighted sum and gates that must be passed."""
 
 import asyncio
 import inspect
@@ -17,7 +17,14 @@ FIELDS = {"name", "verifier", "weight", "gate", "least", "options", "payload"}
 MAX_PARTS = 32
 """Each part becomes metrics; a rubric has a handful."""
 UNKNOWN_PARTS_SECONDS = 60.0
-"""Limit if tasks define their own parts, whose limits are not known in advance."""
+"""Limit if tasks define their own parts, whose limits are not known in advance. Any value of this size will do: the
+pool's own limit is lower."""
+DEFAULT_PART_SECONDS = 5.0
+"""Of a part without a limit of its own. Any value of this size will do: such verifiers take milliseconds."""
+MAX_OUTPUT_CHARACTERS = 4000
+"""Of all parts together, in a verdict. Any value of this size will do: it is stored with each rollout."""
+MAX_REASON_CHARACTERS = 80
+"""Of one part, in the verdict's reason. Any value of this size will do: a line for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +73,7 @@ class RubricVerifier:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidRequest(f"options.parts: {twice[0]!r} occurs twice; give each part a name of its own")
         self._gate_reward = gate_reward
+        # The pool looks at ``verify`` once, at the start, to choose between a blocking and a waiting process.
         if any(_waits(part.verifier) for part in self._parts):
             self.verify = self._verify_waiting  # type: ignore[method-assign,assignment]
 
@@ -88,7 +96,8 @@ class RubricVerifier:
     @property
     def limit_seconds(self) -> float:
         """Sum of the parts' own limits."""
-        return sum(float(getattr(p.verifier, "limit_seconds", 5.0)) for p in self._parts) or UNKNOWN_PARTS_SECONDS
+        limits = [float(getattr(part.verifier, "limit_seconds", DEFAULT_PART_SECONDS)) for part in self._parts]
+        return sum(limits) or UNKNOWN_PARTS_SECONDS
 
     @property
     def limits_itself(self) -> bool:
@@ -112,20 +121,20 @@ class RubricVerifier:
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Verify by every part. Raises InvalidRequest if a part's payload is missing."""
         parts, payloads = self._of(payload)
-        said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
+        verdicts = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
         # A task's own parts may be async although this process is not; they run one after the other.
-        found = [asyncio.run(verdict) if inspect.iscoroutine(verdict) else verdict for verdict in said]
+        found = [asyncio.run(verdict) if inspect.iscoroutine(verdict) else verdict for verdict in verdicts]
         return self._together(parts, found)
 
     async def _verify_waiting(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Like :meth:`verify`, with all async parts at the same time."""
         parts, payloads = self._of(payload)
-        said = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
-        waiting = [index for index, verdict in enumerate(said) if inspect.iscoroutine(verdict)]
-        answers = await asyncio.gather(*(said[index] for index in waiting))
+        verdicts = [part.verifier.verify(completion, self._own(part, payloads, payload), prompt) for part in parts]
+        waiting = [index for index, verdict in enumerate(verdicts) if inspect.iscoroutine(verdict)]
+        answers = await asyncio.gather(*(verdicts[index] for index in waiting))
         for index, verdict in zip(waiting, answers, strict=True):
-            said[index] = verdict
-        return self._together(parts, said)
+            verdicts[index] = verdict
+        return self._together(parts, verdicts)
 
     async def close(self) -> None:
         """Close every part that has ``close``."""
@@ -164,7 +173,9 @@ class RubricVerifier:
         failed = [p.name for p in rubric if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
         parts = {name: verdict.reward for name, verdict in found.items()}
         parts |= {f"{name}/{part}": value for name, verdict in found.items() for part, value in verdict.parts.items()}
-        story = "; ".join(f"{name} {verdict.reward:g} ({verdict.reason[:80]})" for name, verdict in found.items())
+        story = "; ".join(
+            f"{name} {verdict.reward:g} ({verdict.reason[:MAX_REASON_CHARACTERS]})" for name, verdict in found.items()
+        )
         counted = [verdict for verdict in found.values() if verdict.total]
         return Verdict(
             outcome=Outcome.FAIL if closed or failed else Outcome.PASS,
@@ -175,7 +186,7 @@ class RubricVerifier:
             passed=sum(verdict.passed for verdict in counted),
             total=sum(verdict.total for verdict in counted),
             isolation=next((verdict.isolation for verdict in found.values() if verdict.isolation), ""),
-            output="\n".join(verdict.output for verdict in found.values() if verdict.output)[:4000],
+            output="\n".join(verdict.output for verdict in found.values() if verdict.output)[:MAX_OUTPUT_CHARACTERS],
         )
 
     def _none(self, name: str, verdict: Verdict) -> Verdict:
@@ -196,7 +207,7 @@ def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:
     try:
         content = json.loads(payload)
     except (ValueError, RecursionError):
-        return None, ""
+        return None, ""  # a part may take a payload that is no JSON, and refuses it itself when it does not
     if not isinstance(content, dict) or not {"payloads", "parts"} & set(content):
         return None, ""
     content = decode_object(payload, fields=("payloads", "parts"))
@@ -209,6 +220,7 @@ def _of_task(payload: bytes) -> tuple[Mapping[str, Any] | None, str]:
 @lru_cache(maxsize=64)
 def _own_parts(parts_json: str) -> tuple[Part, ...]:
     """The task's own parts. Raises InvalidRequest."""
+    # Cached by their JSON: a part may import a library, and all completions of a group bring the same parts.
     parts = json.loads(parts_json)
     if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
         raise InvalidRequest(f"payload.parts: is not a list of 1 to {MAX_PARTS} parts")

@@ -1,4 +1,4 @@
-"""Programming tasks from JSON-lines files: functions, calls, or standard input and output."""
+"""The environment ``code_jsonl``: programming tasks from JSON-lines files; the base of ``mbpp`` and ``humaneval``."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ KINDS = ("function", "calls", "stdio")
 PAYLOAD = ("kind", "entry_point", "tests", "prefix", "extract", "partial", "cpu_seconds", "memory_bytes")
 """Columns that go to the verifier unchanged."""
 MAX_CPU_SECONDS = 3600
-"""As in the verifier's payload."""
+"""As in the verifier's payload: refused here, before any task is sampled."""
+MAX_ID_CHARACTERS = 60
+"""Of a prompt that serves as the id of a row without one. Any value of this size will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,9 @@ class CodeEnvironment:
         cpu_seconds: float | None,
     ) -> None:
         if cpu_seconds is not None and not 0 < cpu_seconds <= MAX_CPU_SECONDS:
-            raise InvalidRequest(f"{self.name}.cpu_seconds: is {cpu_seconds}; give a number above 0, at most 3600")
+            raise InvalidRequest(
+                f"{self.name}.cpu_seconds: is {cpu_seconds}; give a number above 0, at most {MAX_CPU_SECONDS}"
+            )
         self._rows = rows
         self._prompt_format = prompt_format_option(self.name, prompt_format)
         self._instruction = instruction
@@ -78,6 +82,7 @@ class CodeEnvironment:
             task_id=row.task_id,
             prompt=self._prompt(row),
             verifier=self.verifier,
+            # The operator's limit replaces the row's, which was chosen for another machine.
             payload=json.dumps({**row.payload, **self._limits}).encode(),
             seed=seed,
         )
@@ -136,7 +141,7 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
         raise InvalidRequest("tests: is empty; give asserts, calls, or inputs and outputs")
     prompt = text_field(row, "prompt")
     return code_row(
-        task_id=str(row.get("task_id") or prompt[:60]),
+        task_id=str(row.get("task_id") or prompt[:MAX_ID_CHARACTERS]),
         prompt=prompt,
         payload={name: row[name] for name in PAYLOAD if row.get(name) is not None},
         solution=optional_text(row, "solution"),

@@ -28,6 +28,7 @@ class ExamplesEnvironment:
     name = "examples"
     version = "1"
     verifier = ""
+    """The completions are given, so there is nothing to judge."""
 
     def __init__(self, *, path: str, weight: float = 1.0) -> None:
         """``weight`` of a token under the supervised objective; 0: only for distillation."""

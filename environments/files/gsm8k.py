@@ -12,6 +12,7 @@ from rlserve.environments.files.rows import answer_field, checked_payload, text_
 from rlserve.errors import InvalidRequest
 
 INSTRUCTION = "Reason step by step, then write the final answer as \\boxed{number}."
+# At the very end: a solution may quote "####" before. The data set writes thousands separators and dollar signs.
 GOLD = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*\Z")
 NUMBER = re.compile(r"\s*\$?\s*(-?[\d,]*\.?\d+)\s*")
 # The calculator annotations of the data set: "<<48/2=24>>" in front of the result. Models write plain text.

@@ -34,6 +34,7 @@ class HumanEvalEnvironment(CodeEnvironment):
 
 def _row(row: Mapping[str, Any]) -> CodeRow:
     prompt, entry_point = text_field(row, "prompt"), text_field(row, "entry_point")
+    # The name becomes part of the tests' source, "check(name)".
     if not entry_point.isidentifier():
         raise InvalidRequest(f"entry_point: is {entry_point[:40]!a}; give the name of the function")
     return code_row(
@@ -43,7 +44,7 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
             "kind": "function",
             "entry_point": entry_point,
             "tests": f"{text_field(row, 'test')}\ncheck({entry_point})\n",
-            "prefix": prompt,
+            "prefix": prompt,  # a completion may be the body alone
         },
         solution=optional_text(row, "canonical_solution"),
         columns={"tests": "test", "prefix": "prompt"},

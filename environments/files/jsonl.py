@@ -67,6 +67,7 @@ class JsonlEnvironment:
 
 
 def _row(row: Mapping[str, Any], verifier: str) -> Row:
+    # Neither, or both: with both, it would be unclear which one the verifier judges by.
     if ("answer" in row) == ("payload" in row):
         raise InvalidRequest("answer, payload: give exactly one of the two")
     prompt = prompt_field(row)

@@ -1,4 +1,4 @@
-"""MBPP (arXiv:2108.07732) and files of its form."""
+"""The environment ``mbpp``: MBPP (arXiv:2108.07732) and files of its form."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from rlserve.environments.files.code_jsonl import INSTRUCTION, CodeEnvironment, 
 from rlserve.environments.files.rows import optional_text, read_files, text_field, texts_field
 from rlserve.errors import InvalidRequest
 
+# The function that an assert calls, also inside of set(...), math.isclose(...) or brackets.
 CALL = re.compile(
     r"assert\s+(?:not\s+)?\(*\s*(?:\w+\.\w+\(|(?:set|sorted|list|tuple|abs|round|len|str|int|float)\()*\s*(\w+)\("
 )
@@ -44,6 +45,7 @@ def _row(row: Mapping[str, Any], shown_tests: int) -> CodeRow:
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
         raise InvalidRequest("test_list: is not a list of asserts")
     names = [match[1] for test in tests if (match := CALL.search(test))]
+    # The full file has "text", the sanitized one "prompt".
     text = text_field(row, "text" if row.get("text") else "prompt").strip()
     shown = "\n".join(tests[:shown_tests])
     return code_row(
@@ -51,6 +53,7 @@ def _row(row: Mapping[str, Any], shown_tests: int) -> CodeRow:
         prompt=f"{text}\nYour code should pass these tests:\n\n{shown}\n" if shown else f"{text}\n",
         payload={
             "kind": "function",
+            # Without a recognised call the tests' own names are wanted (``CodeTask.wanted``).
             "entry_point": names[0] if names else "",
             "tests": [*texts_field(row, "test_imports"), *texts_field(row, "test_setup_code"), *tests],
         },

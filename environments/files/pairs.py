@@ -1,4 +1,4 @@
-"""Preference pairs from JSON-lines files: offline training through the same stream.
+"""The environment ``pairs``: preference pairs from JSON-lines files, for offline training by the same stream of groups.
 
 A row is ``{"prompt": ..., "chosen": "...", "rejected": "..."}``; the prompt is text or a list of messages. Nothing is
 sampled: both completions come with the task. ``rlserve pairs`` writes such files.
@@ -28,6 +28,7 @@ class PairsEnvironment:
     name = "pairs"
     version = "1"
     verifier = ""
+    """Which completion is better is given, so there is nothing to judge."""
 
     def __init__(self, *, path: str) -> None:
         self._rows = {"train": read_rows(path, _row)}
@@ -49,6 +50,7 @@ class PairsEnvironment:
 
 def _row(row: Mapping[str, Any]) -> Pair:
     pair = Pair(prompt=prompt_field(row), chosen=text_field(row, "chosen"), rejected=text_field(row, "rejected"))
+    # Equal completions have equal log-probabilities: the pair's gradient is 0, and its accuracy metric a coin toss.
     if pair.chosen == pair.rejected:
         raise InvalidRequest(f"chosen, rejected: both are {pair.chosen[:80]!r}; a pair needs two different completions")
     return pair

@@ -27,10 +27,12 @@ OTHER_NAMES = {
     "tests": ("test", "test_list", "test_cases", "inputs"),
 }
 """Other common names of the columns: only for a hint in the error, never read instead."""
+MAX_SHOWN_CHARACTERS = 80
+"""Of a value in an error message. Any value of this size will do: a line for a person."""
 
 
 def read_files(files: Mapping[str, str], parse: Callable[[Mapping[str, Any]], R]) -> dict[str, tuple[R, ...]]:
-    """Rows of each split that has a file; ``files`` maps splits to paths, "" for none."""
+    """Return the rows of each split that has a file; ``files`` maps splits to paths, or to ``""``."""
     return {split: read_rows(file, parse) for split, file in files.items() if file}
 
 
@@ -52,9 +54,10 @@ def read_rows(path: str, parse: Callable[[Mapping[str, Any]], R]) -> tuple[R, ..
 
 
 def row_at(rows: Mapping[str, Sequence[R]], environment: str, split: str, index: int) -> tuple[R, int]:
-    """The row of a split at ``index``, which wraps around, and its position. Raises UnknownName."""
+    """Return the row of a split at ``index``, which wraps around, and its position. Raises UnknownName."""
     if split not in rows:
         raise UnknownName(f"split: {split!r} is not one of {environment} ({', '.join(rows)})")
+    # Indices count on through the epochs of a run; the task's id names the row, so that epochs share it.
     position = index % len(rows[split])
     return rows[split][position], position
 
@@ -70,7 +73,7 @@ def task_of(
     payload: bytes = b"",
     given: tuple[GivenCompletion, ...] = (),
 ) -> Task:
-    """The task of the row at ``position`` of a split's file."""
+    """Return the task of the row at ``position`` of a split's file."""
     return Task(
         environment=environment.name,
         environment_version=environment.version,
@@ -123,7 +126,7 @@ def texts_field(row: Mapping[str, Any], name: str) -> list[str]:
 
 
 def prompt_field(row: Mapping[str, Any]) -> str | tuple[Message, ...]:
-    """A prompt: text, or messages. Raises InvalidRequest."""
+    """Return a prompt, which is text or messages. Raises InvalidRequest."""
     messages = row.get("prompt")
     if not isinstance(messages, list):
         return text_field(row, "prompt")
@@ -142,6 +145,7 @@ def checked_payload(verifier: str, payload: Mapping[str, Any], columns: Mapping[
         if (check := _check(verifier)) is not None:
             check(data)
     except InvalidRequest as error:
+        # The verifier's message names the field of the payload; the author of the file needs the column.
         message = str(error).removeprefix("payload.")
         for field, column in (columns or {}).items():
             if message.startswith(field):
@@ -157,7 +161,7 @@ def _check(verifier: str) -> Callable[[bytes], None] | None:
 
 
 def prompt_format_option(environment: str, value: str) -> str:
-    """``"chat"`` or ``"text"``. Raises InvalidRequest."""
+    """Check that ``value`` is ``"chat"`` or ``"text"``. Raises InvalidRequest."""
     if value not in ("chat", "text"):
         raise InvalidRequest(f'{environment}.prompt_format: is {value!r}; give "chat" or "text"')
     return value
@@ -166,6 +170,7 @@ def prompt_format_option(environment: str, value: str) -> str:
 def _message(message: Mapping[str, Any], index: int) -> Message:
     try:
         role, calls = text_field(message, "role"), _tool_calls(message)
+        # A tool may return nothing, and a turn of calls may have no text.
         may_be_empty = role == "tool" or calls
         return Message(
             role=role,
@@ -190,10 +195,11 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _answer(row: Mapping[str, Any], name: str, value: Any) -> str:
+    # true is an int for Python, and NaN equals no answer.
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         try:
             return str(value)
-        except ValueError:
+        except ValueError:  # Python writes no integer of more than 4,300 digits
             raise InvalidRequest(f"{name}: is a number of too many digits; give it as text") from None
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f"{name}: is {_shown(value)}; give text or a number{_hint(row, name)}")
@@ -201,6 +207,7 @@ def _answer(row: Mapping[str, Any], name: str, value: Any) -> str:
 
 
 def _sendable(text: str, name: str) -> str:
+    # JSON may contain a lone surrogate, "\ud83d"; protobuf strings are UTF-8 and cannot.
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -212,10 +219,11 @@ def _sendable(text: str, name: str) -> str:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
 
 def _hint(row: Mapping[str, Any], name: str) -> str:
+    # Only where the wanted column is missing: next to a present one, a similar name is no mistake.
     near: Iterable[str] = (other for other in OTHER_NAMES.get(name, ()) if other in row)
     other = next(iter(near), None)
     return "" if other is None or row.get(name) else f" (the row has {other!r}: rename that column to {name!r})"

@@ -12,16 +12,22 @@ TAGGED = re.compile(
     r"<((?i:answer|code|solution|python))>(?P<tag>.*?)(?:</(?i:\1)>|\Z)|\[(?:PYTHON|BEGIN)\](?P<bracket>.*?)(?:\[(?:/PYTHON|DONE)\]|\Z)",
     re.DOTALL,
 )
+# Spellings of line ends and a byte order mark, which Python's compiler refuses inside of a source.
 LINE_END, BYTE_ORDER_MARK = re.compile(r"\r\n?"), re.compile(r"(?m)^\ufeff+")
 END_TOKENS = re.compile(r"(?:\s*(?:<\|[\w-]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+# ```print(1)``` on one line: CommonMark reads it as code inside of a paragraph, not as a block.
 ONE_LINE = re.compile(r"(?m)^[ \t]*`{3,}(?:python3?|py)?[ \t]+([^`\n]+)`{3,}[ \t]*$|^[ \t]*`{3,}([^`\n]+)`{3,}[ \t]*$")
+# Signs that a program reads its input or prints, by which a stdio task's program is found among other blocks.
 READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b|\bfileinput\b")
 PRINTS = re.compile(r"\bprint\s*\(|\.write\s*\(|\bwritelines\s*\(")
 INDENTED = re.compile(r"(?m)(?:^(?: {4}|\t).*(?:\n|\Z)|^[ \t]*\n)+")
 CODE = re.compile(r"(?:import|from|def|async\s+def|class)\s+\w|@\w|#")
+# A line that begins with a capital and has three words or more, or a short heading: no Python statement does.
 PROSE = re.compile(
     r"(?:\*\*|#{1,6} )?[A-Z][\w']*[,:.!]?(?:\s+[\w'`(][\w'`(),.-]*){2,}[.:!?]?|[A-Z][a-z]+(?: [\w'`]+)?[.:!]"
 )
+# Definitions at the margin: def and class, assignments, imports. By pattern and not by ast, since a program may have a
+# syntax error that its tests should report.
 DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)"
     r"|^(\w+)[ \t]*(?::[^=\n]+)?=(?!=)"
@@ -47,6 +53,7 @@ def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = F
     """
     text = BYTE_ORDER_MARK.sub("", LINE_END.sub("\n", completion))
     text = END_TOKENS.sub("", _answer_part(text, prompt))
+    # First inside of <answer> or [PYTHON] tags, then anywhere: some models put only their reasoning into tags.
     for view in (*_tagged(text), text):
         found = _program(view, wanted, reads=reads)
         if found is not None:
@@ -66,6 +73,7 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
     A completion that defines the function gets the prefix for its imports and helpers, if the prefix is a valid program
     by itself; otherwise the completion continues the prefix's last function. A class Solution gets LeetCode's imports.
     """
+    # "from __future__" must be the first statement, so nothing may be put in front of it.
     solution = SOLUTION.search(program) and not FUTURE.search(program)
     imports = LEETCODE if solution else ""
     if not prefix:
@@ -95,6 +103,7 @@ def defined_names(program: str) -> Collection[str]:
 
 def _answer_part(text: str, prompt: str) -> str:
     """The text outside of the reasoning. A reasoning mark inside of a string literal does not count."""
+    # Such marks are hidden behind NULs before the split, and put back behind it.
     quoted: list[str] = []
 
     def hidden(mark: re.Match[str]) -> str:
@@ -112,7 +121,7 @@ def _answer_part(text: str, prompt: str) -> str:
 
 
 def _nth(quoted: Sequence[str], match: re.Match[str]) -> str:
-    number = int(match[1][:6])
+    number = int(match[1][:6])  # six digits: a completion may contain NULs and longer numbers of its own
     return quoted[number] if number < len(quoted) else match[0]
 
 
@@ -132,6 +141,7 @@ def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
         group = [block for block in blocks if block.language == language or language is None]
         if wanted:
             found = [block for block in group if defines(_own(block, wanted), wanted)]
+            # A demonstration that imports the function from "solution" defines its name too: prefer other blocks.
             found = [block for block in found if not _borrows(block, wanted)] or found
         else:
             if language is None:
@@ -161,6 +171,8 @@ def _own(block: Block, wanted: Collection[str]) -> str:
 
 def _with_helpers(block: Block, blocks: Sequence[Block], wanted: Collection[str]) -> str:
     program = _own(block, wanted)
+    # From the nearest block backwards, so that a helper's own helpers are found too and come before it. A block that
+    # reads input is a program and not a helper.
     for earlier in reversed([other for other in blocks if other.first_line < block.first_line]):
         if earlier.language not in ("python", block.language) or defines(earlier.body, wanted):
             continue

@@ -14,6 +14,7 @@ FENCE = re.compile(
 GLUED_OPENING = re.compile(r".*\S[ \t]*(?P<marks>`{3,})[ \t]*(?P<info>(?:python|py)[\d.]*)[ \t]*", re.IGNORECASE)
 LIST_ITEM = re.compile(r"(?P<before>[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+)\S")
 QUOTE = re.compile(r"[ \t]*>[ \t]?")
+# "python", "python3", "{.python}", "ipython3"; not "python-repl", whose lines begin with ">>>".
 PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+-])", re.IGNORECASE)
 TAB = 4
 """Tab stops of CommonMark."""
@@ -41,6 +42,7 @@ def blocks_of(text: str) -> Sequence[Block]:
         line = lines[index]
         opening = _opening(line, list_indent)
         if opening is None:
+            # Inside of a list item a fence may be indented as far as the item's text: remember how far that is.
             item = LIST_ITEM.match(line)
             if item is not None:
                 list_indent = _width(item["before"])
@@ -96,7 +98,9 @@ def _body(lines: Sequence[str], start: int, opening: _Opening) -> tuple[str, int
             if same and near and not match["info"].strip():
                 return _dedented(body, opening.indent), number, number + 1
             if same and near and _language(match["info"]) == "python" and "`" not in match["info"]:
+                # An opening fence inside of an open block: the one before was forgotten. Read this line again.
                 return _dedented(body, opening.indent), number - 1, number
+        # "print(1)```": a fence glued to the last line of code.
         code = line.rstrip()
         if code.endswith(opening.marks) and code.count(opening.marks[0]) == len(opening.marks) and code.strip("`~ \t"):
             body.append(code[: -len(opening.marks)])

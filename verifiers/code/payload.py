@@ -32,7 +32,14 @@ MAX_TESTS = 1024
 MAX_CALL_BYTES = 7 * 2**20
 """Of one call's arguments and of its result: below the 8 MiB of one message into or out of a box."""
 MIN_MEMORY_BYTES = 2**26
-"""Below this no interpreter starts."""
+"""Below 64 MiB no interpreter starts."""
+MAX_MEMORY_BYTES = 2**40
+"""Any value of this size will do: the server's own limit is lower."""
+MAX_CPU_SECONDS = 3600
+"""Any value of this size will do: the server's own limit is lower."""
+MAX_NAME_CHARACTERS = 200
+"""Of an entry point. Any value of this size will do."""
+# "f", "Solution().f", "Outer.inner": names and calls without arguments, joined by points.
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(?:\(\))?(?:\.[^\W\d]\w*(?:\(\))?)*")
 MAX_SOURCE_CHARACTERS = 256 * 1024
 """Of a program or its tests; parsing it takes well under a second."""
@@ -79,7 +86,8 @@ def decode_payload(payload: bytes) -> CodeTask:
     kind = content.get("kind")
     if kind not in ("function", "calls", "stdio"):
         raise InvalidRequest(f"payload.kind: is {str(kind)[:40]!a}; send 'function', 'calls' or 'stdio'")
-    entry_point = _text(content, "entry_point", maximum=200)
+    entry_point = _text(content, "entry_point", maximum=MAX_NAME_CHARACTERS)
+    # The name becomes part of a program: anything but a name could change what the tests run.
     if (kind == "calls" or entry_point) and (
         not ENTRY_POINT.fullmatch(entry_point) or any(map(keyword.iskeyword, re.findall(r"\w+", entry_point)))
     ):
@@ -116,9 +124,10 @@ def _asserts(tests: Any) -> str:
 
 
 def _called(source: str) -> Collection[str]:
-    """Functions that tests call and do not define."""
+    """Return the functions that tests call and do not define."""
     nodes = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     calls = {function.id for function in nodes if isinstance(function, ast.Name)}
+    # By pattern: names that the tests themselves define or import, wherever that is.
     own = set(re.findall(r"(?:def|class|import|as)\s+(\w+)", source))
     return tuple(sorted(calls - own - set(dir(builtins))))
 
@@ -166,15 +175,20 @@ def _text(content: Mapping[str, Any], field: str, *, maximum: int) -> str:
 
 def _number(content: Mapping[str, Any], field: str) -> float | None:
     value = content.get(field)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600):
-        raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send a number above 0 and at most 3600")
+    # bool is a subclass of int: true would otherwise be one second.
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_CPU_SECONDS
+    ):
+        raise InvalidRequest(
+            f"payload.{field}: is {str(value)[:40]!a}; send a number above 0 and at most {MAX_CPU_SECONDS}"
+        )
     return value
 
 
 def _whole(content: Mapping[str, Any], field: str) -> int | None:
     value = content.get(field)
     if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int) or not MIN_MEMORY_BYTES <= value <= 2**40
+        isinstance(value, bool) or not isinstance(value, int) or not MIN_MEMORY_BYTES <= value <= MAX_MEMORY_BYTES
     ):
         raise InvalidRequest(f"payload.{field}: is {str(value)[:40]!a}; send bytes, {MIN_MEMORY_BYTES} or more")
     return value

@@ -10,9 +10,12 @@ from rlserve.sandbox.walls.tiers import Tier
 from rlserve.verifiers.code.extract import program_in, with_prefix
 from rlserve.verifiers.code.payload import MAX_SOURCE_CHARACTERS, CodeTask, decode_payload
 
+MARGIN_SECONDS = 10
+"""From the sandbox's own limits to that of the judge process. Any value of this size will do: it covers the starts."""
+
 
 class CodeVerifier:
-    """Runs Python against asserts, calls or input and output, in a sandbox of its own.
+    """Runs Python programs against asserts, calls or input and output, in a sandbox of its own.
 
     Reward 1 if every test passes (with ``partial`` the share that does), else 0. A program that exceeds its time or
     memory, writes too much or crashes has an outcome of its own; a failure of the sandbox is no verdict.
@@ -50,11 +53,12 @@ class CodeVerifier:
     @property
     def limit_seconds(self) -> float:
         """Counted time for one completion, including retries and several tests."""
-        return ATTEMPTS * (TOTAL_WALL_FACTOR + 1) * self._limits.wall_seconds + 10
+        # Each attempt takes at most the limit of all tests together and that of one that starts just before it.
+        return ATTEMPTS * (TOTAL_WALL_FACTOR + 1) * self._limits.wall_seconds + MARGIN_SECONDS
 
     @property
     def isolation(self) -> str:
-        """Tier that holds here; empty before :meth:`prepare`."""
+        """The tier in use; ``""`` before :meth:`prepare`."""
         return self._sandbox.isolation if self._sandbox else ""
 
     @staticmethod
@@ -82,6 +86,8 @@ class CodeVerifier:
         if task.extract:
             program = program_in(completion, task.wanted, reads=task.reads, prompt=prompt)
         source = with_prefix(program, task.prefix, task.root)
+        # Before a box is started: a completion cannot be longer than the server's limit, but may be multiplied by
+        # helpers and prefix.
         if len(source) > MAX_SOURCE_CHARACTERS:
             found = Judgement(
                 outcome=Outcome.REJECTED,

@@ -1,4 +1,4 @@
-"""Countdown: the expression equals the target and uses the given numbers only."""
+"""The verifier ``countdown``: an expression equals the target and uses the given numbers only."""
 
 from collections import Counter
 
@@ -42,6 +42,7 @@ def _task(payload: bytes) -> tuple[list[int], int, bool, bool]:
     """Numbers, target, whether all must be used, whether the answer is in tags. Raises InvalidRequest."""
     content = decode_object(payload, fields=("numbers", "target", "use_all", "tags"))
     numbers, target = content.get("numbers"), content.get("target")
+    # type() and not isinstance(): true is no number.
     if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
         raise InvalidRequest("payload.numbers: is not a list of whole numbers")
     if type(target) is not int:
@@ -64,7 +65,7 @@ def _why_wrong(text: str, numbers: list[int], target: int, use_all: bool) -> str
         value, used = evaluate(left)
     except NoExpression as error:
         return f"no expression: {error}"
-    given, taken = Counter(numbers), Counter(used)
+    given, taken = Counter(numbers), Counter(used)  # counts, since a number may be given twice
     if taken - given:
         return f"uses {min((taken - given).elements())} too often"
     if use_all and given - taken:

@@ -12,17 +12,27 @@ import httpx
 
 from rlserve.errors import InvalidRequest, Unavailable
 
+# Timeouts, conflicts, rate limits and overload pass; other 4xx answers come again for the same request.
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 FIRST_PAUSE_SECONDS = 0.2
+"""Before the first retry; each pause is twice the one before. Any value of this size will do."""
 UNREACHABLE_SECONDS = 10.0
-"""A server that cannot be reached at all is given up after this: it may be restarting, or not be there."""
+"""A server that cannot be reached for this long is given up. It covers a restart; without it a wrong address would
+use up the whole deadline of each completion."""
 MAX_ANSWER_BYTES = 4 * 2**20
+"""Of one answer, which is read into memory. Any value of this size will do: an answer has a few kilobytes."""
 
 
 class Endpoint:
-    """One server, asked many times at once over pooled connections. Used from one event loop.
+    """One server, asked many times at once over pooled connections. Use it from one event loop.
 
-    The key, if there is one, comes from a file, and is never in a message or a log.
+    The key, if there is one, is read from a file and appears in no message or log.
+
+    Example::
+
+        endpoint = Endpoint("http://127.0.0.1:8000/v1", timeout_seconds=30)
+        answer = await endpoint.post("/chat/completions", {"model": "judge", "messages": [...]})
+        await endpoint.close()
     """
 
     def __init__(self, url: str, *, key_file: str = "", timeout_seconds: float = 20.0, concurrency: int = 64) -> None:
@@ -35,9 +45,10 @@ class Endpoint:
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client: httpx.AsyncClient | None = None
+        """Made by the first request, since a client belongs to the event loop in which it connects."""
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The answer's JSON. Raises Unavailable when there is none in time: then there is no verdict."""
+        """Return the answer's JSON. Raises Unavailable when there is none in time; the caller then has no verdict."""
         start = time.monotonic()
         pause, problem = FIRST_PAUSE_SECONDS, "no time left"
         while (left := start + self._timeout_seconds - time.monotonic()) > 0:
@@ -46,9 +57,11 @@ class Endpoint:
                     status, content = await self._send(path, body)
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
+                # A connection that broke is retried up to the deadline, one that was never made is given up earlier.
                 if isinstance(error, httpx.ConnectError) and time.monotonic() - start > UNREACHABLE_SECONDS:
                     raise Unavailable(f"{self._url}{path}: cannot be reached ({problem})") from error
             except TimeoutError:
+                # An earlier problem is the cause of the deadline that followed it.
                 problem = problem if problem != "no time left" else "it took the request and is silent"
                 break
             else:
@@ -70,7 +83,8 @@ class Endpoint:
     async def _send(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         if self._client is None:
             limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
-            # Verifiers have no environment, so that no proxy comes from it either; the deadline is the caller's.
+            # trust_env=False: verifiers run in an empty environment, and no proxy may come from another source either.
+            # timeout=None: ``post`` has one deadline for all tries, httpx's would count each phase of a request.
             self._client = httpx.AsyncClient(headers=self._headers, limits=limits, timeout=None, trust_env=False)
         content = bytearray()
         async with self._client.stream("POST", self._url + path, json=dict(body)) as response:

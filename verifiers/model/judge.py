@@ -87,7 +87,7 @@ class JudgeVerifier(RemoteModelVerifier):
         content = decode_object(payload or b"{}", fields=("criteria", "answer"))
         criteria = texts(content, "criteria")[0] if "criteria" in content else self._criteria
         if not criteria:
-            raise InvalidRequest("payload.criteria: is missing, and options.criteria is empty; say what is judged")
+            raise InvalidRequest("payload.criteria: is missing, and options.criteria is empty; give one of them")
         reference = texts(content, "answer")[0] if "answer" in content else ""
         judged = completion if self._thoughts else answer_of(completion, prompt)
         body = {"model": self._model, "messages": self._messages(judged, prompt, criteria, reference)}

@@ -1,8 +1,8 @@
-"""The scorers of reasoning-gym, made safe for answers that a model wrote.
+"""Runs the scorers of reasoning-gym safely on answers that a model wrote.
 
-A few evaluate the answer as Python. Where lists are meant, only literals are read (``ast.literal_eval`` takes the
-place of ``eval`` in those modules). Where a formula goes to sympy's parser, which evaluates it, the answer must look
-like a formula first: digits, operators, brackets and the names that such formulas use. Anything else scores 0.
+Some scorers evaluate the answer as Python. In the modules that expect lists, ``ast.literal_eval`` replaces ``eval``, so
+that they read literals only. Where a formula goes to sympy's parser, which evaluates it, the answer must first look
+like a formula: digits, operators, brackets and the names of such formulas. Any other answer scores 0.
 """
 
 import ast
@@ -14,6 +14,8 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest
 
+# The modules of reasoning-gym 0.1 whose scorers call eval() on the answer. A new release may add others: search it for
+# "eval(" before raising the version in pyproject.toml.
 LITERAL_MODULES = (
     "algorithmic.string_insertion",
     "algorithmic.spiral_matrix",
@@ -22,8 +24,10 @@ LITERAL_MODULES = (
     "games.n_queens",
 )
 MAX_FORMULA_CHARACTERS = 500
+"""Of an answer for sympy's parser, whose time and memory grow with the length. Any value of this size will do."""
 ARITHMETIC = re.compile(r"[0-9+\-*/(). ]*")
 FORMULA = re.compile(r"(?:[0-9+\-*/^(), .=]|\b(?:[A-Za-z]|exp|log|ln|sin|cos|tan|sec|csc|cot|sqrt|pi|a?sin|a?tan)\b)*")
+# Exponents of four digits, numbers of forty, towers of powers: sympy would compute them in full.
 POWER = re.compile(r"(?:\*\*|\^)\s*\(?\s*-?\d{4,}|\d{40,}|(?:\*\*|\^)[^+\-*/]*(?:\*\*|\^)")
 FORMULA_TASKS: Mapping[str, re.Pattern[str]] = {
     "countdown": ARITHMETIC,
@@ -35,9 +39,9 @@ FORMULA_TASKS: Mapping[str, re.Pattern[str]] = {
 
 
 def score(task: str, options: Mapping[str, Any], answer: str, entry: Mapping[str, Any]) -> float:
-    """The data set's own score, in [0, 1]; 0 for an answer that may not be evaluated.
+    """Return the data set's own score, in [0, 1]; 0 for an answer that may not be evaluated.
 
-    Raises InvalidRequest for a task that there is none of.
+    Raises InvalidRequest for an unknown task.
     """
     data_set = _data_set(task, tuple(sorted((key, repr(value)) for key, value in options.items())), _Held(options))
     if task in FORMULA_TASKS and not is_formula(task, answer):
@@ -45,12 +49,12 @@ def score(task: str, options: Mapping[str, Any], answer: str, entry: Mapping[str
     try:
         value = float(data_set.score_answer(answer, dict(entry)))
     except (ValueError, TypeError, SyntaxError, ArithmeticError, LookupError, AttributeError, RecursionError):
-        return 0.0  # the scorers trust the form of an answer
+        return 0.0  # the scorers expect an answer of the right form and raise on any other
     return min(1.0, max(0.0, value))
 
 
 def is_formula(task: str, answer: str) -> bool:
-    """Whether an answer may go to a parser that evaluates."""
+    """True when an answer may go to a parser that evaluates it."""
     pattern = FORMULA_TASKS[task]
     return (
         len(answer) <= MAX_FORMULA_CHARACTERS and pattern.fullmatch(answer) is not None and POWER.search(answer) is None
@@ -58,7 +62,10 @@ def is_formula(task: str, answer: str) -> bool:
 
 
 class _Held:
-    """Options beside their key in the cache: always equal."""
+    """The options, passed through a cache that is keyed by their text: a dictionary cannot be hashed.
+
+    All instances are equal, so that the text alone decides.
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
@@ -81,8 +88,9 @@ def _data_set(task: str, key: tuple[tuple[str, str], ...], held: _Held) -> Any:
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    """The library, with its evaluating modules made to read literals."""
+    """Import the library and replace ``eval`` in the modules that evaluate answers."""
     library = importlib.import_module("reasoning_gym")
+    # A global of the module hides the builtin; the module's source stays as it is.
     for name in LITERAL_MODULES:
         vars(importlib.import_module(f"reasoning_gym.{name}"))["eval"] = ast.literal_eval
     return library

@@ -1,4 +1,4 @@
-"""Answers to reasoning-gym's tasks, scored by the data sets themselves."""
+"""The verifier ``reasoning_gym``: scores answers by the scorers of the reasoning-gym data sets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,14 @@ from rlserve.verifiers.reasoning import answer_of, tagged_answer
 from rlserve.verifiers.reasoning_gym.scorers import score
 
 MAX_ANSWER_CHARACTERS = 10_000
+"""Any value of this size will do: the longest answers of the library are grids of some thousand characters."""
 
 
 class ReasoningGymVerifier:
-    """The score of the data set that asked; partial credit where it gives some.
+    """Rewards with the score of the task's data set; partial credit where it gives some.
 
-    With ``tags`` in the payload the answer is what stands in the last ``<answer>`` tags, else the whole text; thoughts
-    (``<think>...</think>``) are no answer.
+    With ``tags`` in the payload the answer is the content of the last ``<answer>`` tags, else the whole text, both
+    without thoughts (``<think>...</think>``).
     """
 
     name = "reasoning_gym"
@@ -25,7 +26,9 @@ class ReasoningGymVerifier:
     description = "reasoning-gym's own scorers; answers are never evaluated as Python"
     reward_range = (0.0, 1.0)
     limit_seconds = 5.0
+    """Most scorers take milliseconds; sympy may take long on a formula that no person would write."""
     timeout_is_failure = True
+    """Without a verdict the policy could learn to avoid a 0 by formulas that are slow to compare."""
 
     def prepare(self) -> None:
         """Import the library while no completion waits. Raises ModuleNotFoundError without it."""
@@ -59,7 +62,7 @@ class ReasoningGymVerifier:
 
 
 def _task(payload: bytes) -> tuple[str, Mapping[str, Any], Mapping[str, Any], bool]:
-    """Data set, its options, the entry, and whether tags hold the answer. Raises InvalidRequest."""
+    """Return data set, its options, the entry, and whether the answer stands in tags. Raises InvalidRequest."""
     content = decode_object(payload, fields=("task", "options", "entry", "tags"))
     task, options = content.get("task"), content.get("options", {})
     if not isinstance(task, str) or not isinstance(options, dict):

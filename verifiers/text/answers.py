@@ -1,8 +1,8 @@
-"""Where an answer stands in a text, for verifiers that compare texts."""
+"""Finds the answer in a text, for verifiers that compare texts."""
 
 
 def after_marker(text: str, marker: str) -> str | None:
-    """What follows the last ``marker``, stripped; None when the marker is absent. An empty marker means all."""
+    """Return the stripped text behind the last ``marker``; None without one. An empty marker takes the whole text."""
     if not marker:
         return text.strip()
     _, found, rest = text.rpartition(marker)

@@ -1,4 +1,4 @@
-"""Payloads of the text verifiers, checked before anything is judged."""
+"""The payloads of the text verifiers, checked before a completion is judged."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,23 @@ from rlserve.errors import InvalidRequest
 from rlserve.verifiers.payloads import decode_object, texts
 
 MAX_MARKER_CHARACTERS = 100
+"""Any value of this size will do: markers are ``#`` or ``The answer is``."""
+MAX_PATTERN_CHARACTERS = 2000
+"""Any value of this size will do: it bounds the time in which ``re`` compiles a pattern."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExactPayload:
-    """What a text is compared with."""
+    """The gold answers of a task, and how to find the answer in a completion."""
 
     golds: tuple[str, ...]
-    """Right answers, stripped."""
+    """Gold answers, stripped."""
     marker: str | None = None
-    """Stands before the answer; None leaves it to the verifier's option, empty takes the whole text."""
+    """The text before the answer. None: the verifier's option; empty: the answer is the whole text."""
 
 
 def decode_exact(payload: bytes) -> ExactPayload:
-    """``{"answer": "42"}``, or a list of right answers; ``"marker": "#"`` if wanted. Raises InvalidRequest."""
+    """Decode ``{"answer": "42"}``, or a list of gold answers; ``"marker": "#"`` is optional. Raises InvalidRequest."""
     content = decode_object(payload, fields=("answer", "marker"))
     marker = content.get("marker")
     if marker is not None and (not isinstance(marker, str) or len(marker) > MAX_MARKER_CHARACTERS):
@@ -28,5 +31,5 @@ def decode_exact(payload: bytes) -> ExactPayload:
 
 
 def decode_pattern(payload: bytes) -> str:
-    """``{"pattern": "^[0-9]+$"}``. Raises InvalidRequest."""
-    return texts(decode_object(payload, fields=("pattern",)), "pattern", max_characters=2000)[0]
+    """Decode ``{"pattern": "^[0-9]+$"}``. Raises InvalidRequest."""
+    return texts(decode_object(payload, fields=("pattern",)), "pattern", max_characters=MAX_PATTERN_CHARACTERS)[0]

@@ -1,4 +1,4 @@
-"""Exact match and regular expressions: verifiers that cost microseconds."""
+"""The verifiers ``exact`` and ``regex``: text comparison, in microseconds."""
 
 import re
 from functools import lru_cache
@@ -10,16 +10,18 @@ from rlserve.verifiers.text.answers import after_marker
 from rlserve.verifiers.text.payload import ExactPayload, decode_exact, decode_pattern
 
 SHOWN_CHARACTERS = 100
+"""Of an answer in a verdict's reason. Any value of this size will do: a line for a person, kept with each rollout."""
 MAX_REGEX_CHARACTERS = 20_000
-"""A regular expression sees no more than the end of a longer text."""
+"""Of a longer text only the end is matched. Any value of this size will do: it bounds the time of patterns whose time
+grows with the square of the length."""
 
 
 class ExactVerifier:
-    """1 when the answer is, character by character, a gold answer. Payload: ``{"answer": "42", "marker": "#"}``.
+    """Reward 1 when the answer equals a gold answer in every character. Payload: ``{"answer": "42", "marker": "#"}``.
 
     The answer is the stripped text after the last marker; the whole text when the marker is empty. Thoughts
-    (``<think>...</think>``) are no answer and are left out first. The marker of the payload, if there is one, goes
-    before the option. ``ignore_case`` compares lower case.
+    (``<think>...</think>``) are dropped first. A marker in the payload takes precedence over the option.
+    ``ignore_case`` compares lower case.
     """
 
     name = "exact"
@@ -52,12 +54,11 @@ class ExactVerifier:
 
 
 class RegexVerifier:
-    """1 when a regular expression of the task matches. Payload: ``{"pattern": "..."}``.
+    """Reward 1 when the task's regular expression matches. Payload: ``{"pattern": "..."}``.
 
-    ``full`` wants the whole (stripped) text to match, else any part of it. The text is the answer, without thoughts
-    (``<think>...</think>``); a pattern that names such a tag sees them, too. Patterns come from the task and
-    texts from the policy: a pattern with nested repetition may need exponential time, which the limit of the
-    worker ends as a failure of the verifier, not of the text.
+    With ``full`` the whole stripped text must match, else any part of it. The text is the answer without thoughts
+    (``<think>...</think>``), unless the pattern names such a tag. A pattern with nested repetition may need exponential
+    time on some texts: the limit of the judge process ends it, as a failure of the verifier and not of the text.
     """
 
     name = "regex"
@@ -77,6 +78,7 @@ class RegexVerifier:
     def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
         """Judge one completion; raises InvalidRequest for a malformed payload or pattern."""
         pattern = _pattern(payload)
+        # Without its escapes, since a pattern may spell the tag as "<\/think>".
         about_thoughts = MARK.search(pattern.pattern.replace("\\", "")) is not None
         answer = after_marker(completion if about_thoughts else answer_of(completion, prompt), self._marker)
         if answer is None:
@@ -89,8 +91,7 @@ class RegexVerifier:
 
 @lru_cache(maxsize=256)
 def _exact_payload(payload: bytes) -> ExactPayload:
-    """Kept, since all completions of a task share the payload."""
-    return decode_exact(payload)
+    return decode_exact(payload)  # cached, since all completions of a group have the same payload
 
 
 @lru_cache(maxsize=256)

@@ -39,7 +39,7 @@ class PrimeEnvironment:
             self._places = {"train": range(count), "test": range(len(tasks_of(*self._sources["test"])))}
         else:
             self._sources["test"] = self._sources["train"]
-            first = max(1, count - round(count * held_out))
+            first = max(1, count - round(count * held_out))  # at least one task is left for training
             self._places = {"train": range(first), "test": range(first, count)}
         self._places = {split: places for split, places in self._places.items() if places}
 

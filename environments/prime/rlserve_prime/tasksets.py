@@ -16,11 +16,13 @@ def tasks_of(taskset: str, options: dict[str, Any]) -> tuple[Any, ...]:
 
     Raises InvalidRequest for a taskset that is not installed or does not accept its options.
     """
+    # As text, since the cache needs a key that can be hashed.
     return _load(taskset, json.dumps(options, sort_keys=True))
 
 
 @lru_cache(maxsize=16)
 def _load(taskset: str, options: str) -> tuple[Any, ...]:
+    # Imported here: the library takes seconds, and this module is imported to describe the plug-in.
     from verifiers.v1.configs.taskset import TasksetConfig
     from verifiers.v1.utils.generic import concrete_type
     from verifiers.v1.utils.loaders import taskset_class

@@ -11,7 +11,7 @@ from rlserve_prime.tasksets import tasks_of
 
 
 class PrimeVerifier:
-    """Runs the task's own ``@reward`` and ``@metric`` functions and judges over a trace of prompt and completion.
+    """Runs the task's own ``@reward`` and ``@metric`` functions over a trace of prompt and completion.
 
     The reward is the library's weighted sum; each reward and metric is a part of the verdict. A sum of at least
     ``pass_at`` passes. Rewards that need a container of the library's own are not run; a task with only such rewards

@@ -39,6 +39,7 @@ class End:
 
 
 Pieces = list[tuple[End, End]]
+# Value and side of an infinite end do not matter, but must be the same everywhere: ends are compared field by field.
 MINUS_INFINITY, PLUS_INFINITY = End(-1, Fraction(0), 0), End(1, Fraction(0), 0)
 LINE: Pieces = [(MINUS_INFINITY, PLUS_INFINITY)]
 

@@ -78,6 +78,7 @@ class Unit:
         return bool(set(self.words) & set(other.words))
 
 
+# Factor 1 and not 1/100: two percentages are compared as they stand, ``quantities.py`` converts against plain numbers.
 PERCENT_UNIT = Unit((("percent", 1),), Fraction(1))
 YEN_OR_YUAN = frozenset({(("money", 1),), (("money CNY", 1),)})
 """Both currencies have the same sign, so the sign alone may mean either."""

@@ -30,6 +30,7 @@ ALL_WITH = re.compile(r"(?:for )?all (?:values of |real )?(?=[a-z] ?(?:[<>]|\\le
 SIGNED = re.compile(r"\\(reals|integers|rationals) ?(?:\^|_) ?(?:\{ ?)?(?:([+*-])|\\geq ?0|> ?0|< ?0)(?: ?\})?")
 NAMES = {"real": "reals", "integer": "integers", "rational": "rationals", "natural": "naturals", "complex": "complexes"}
 SIGNS = {"positive": "+", "negative": "-", "nonnegative": "0+", "nonpositive": "0-"}
+# The ends of the intervals that stand for positive and negative reals.
 ZERO, INFINITY = Scalar(Number(Fraction(0))), Scalar(Symbol("infty"))
 MINUS_INFINITY = negated(Symbol("infty"))
 
