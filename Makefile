@@ -47,6 +47,7 @@ $(STAMP): requirements-cpu.lock pyproject.toml
 	@$(if $(UV),$(UV) pip install --python $(BIN)/python --no-deps -r requirements-cpu.lock || echo "uv cannot; pip tries";)
 	@$(PIP) install --no-deps -r requirements-cpu.lock 2>&1 | tee $(VENV)/install.log | awk -v total=$(PACKAGES) $(TELL) \
 		|| { grep -v 'is ignored' $(VENV)/install.log | tail -n 20; echo "the whole log is $(VENV)/install.log"; exit 1; }
+	@rm -rf rlserve.egg-info  # of an earlier install: its entry points would be found before the new ones
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable . 2>>$(VENV)/install.log \
 		|| { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
