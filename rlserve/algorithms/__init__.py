@@ -20,9 +20,10 @@
 * ``logprobs``      token log-probabilities and entropy from logits, in chunks
 * ``masked``        masked sums, averaging, and the denominators of the whole optimizer batch
 * ``metrics``       metrics that merge over micro-batches and ranks
-* ``token_bytes``, ``alignment``  a teacher with another tokenizer: bytes of tokens, spans between shared boundaries
+
+A teacher with another tokenizer is aligned in ``rlserve.tokens``.
 
 To add one: a file with the formula and a ``token_loss`` (or ``pair_loss``, or a whole ``base.Algorithm``), its section
-under ``config/``, an entry point in pyproject.toml, a row in docs/algorithms.md. As a plug-in: the file and the entry
-point of your own package, nothing here changes.
+under ``config/algorithms/``, an entry point in pyproject.toml, a row in docs/algorithms.md. As a plug-in: the file and
+the entry point of your own package, nothing here changes.
 """
