@@ -31,6 +31,7 @@ def claimed(paths: RunPaths, *, resume: bool, overwrite: bool) -> Iterator[None]
     Raises InvalidRequest when another launcher holds it, when an earlier run would be lost, or when the directory
     cannot be made. If the block ends before a configuration was written, the lock and new directories are removed.
     """
+    # Before anything is made: a refused start leaves no directory and no lock.
     _refuse_to_lose(paths, resume=resume, overwrite=overwrite)
     made = _make(paths.root)
     lock = paths.root / LOCK
@@ -38,18 +39,22 @@ def claimed(paths: RunPaths, *, resume: bool, overwrite: bool) -> Iterator[None]
     try:
         with open(lock, "a", encoding="ascii") as file:
             try:
+                # The kernel releases it when this process ends, however it ends: a lock file with a pid could be stale.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                # The other launcher's file: unlinking it would let a third launcher lock a new file of the same name.
                 was_there = True
                 raise InvalidRequest(
                     f"name: {str(paths.root)!r} is being run by another launcher; stop it or choose another name"
                 ) from None
             yield
     except OSError as error:
+        # The body of the with block runs inside this try: its own OSErrors pass unchanged.
         if error.filename != str(lock):
             raise
         raise _unwritable(paths.root, error) from None
     finally:
+        # Once config.toml is there the directory is a run, which a failure must not remove.
         if not (was_there or paths.config.exists()):
             with suppress(OSError):
                 lock.unlink()
@@ -85,6 +90,7 @@ def _make(root: Path) -> list[Path]:
 def _remove(made: list[Path]) -> None:
     for path in made:
         with suppress(OSError):
+            # rmdir, not rmtree: it removes a directory only while it is empty.
             path.rmdir()
 
 
@@ -100,6 +106,7 @@ def clear(paths: RunPaths) -> None:
     for path in paths.root.iterdir():
         if path.name == LOCK:
             continue
+        # A link goes, not what it leads to: checkpoints may be linked to another disk.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -124,6 +131,8 @@ def is_finished(config: RunConfig, paths: RunPaths) -> bool:
     steps = read_json(paths.summary).get("steps")
     if not isinstance(steps, int):
         return False
+    # A run that ended early by stop_reward or stop_groups is finished only under the configuration that ended it; with
+    # another one a resume goes on.
     return steps >= config.steps > 0 or (_ended_well(paths) and paths.config.read_text("utf-8") == to_toml(config))
 
 
@@ -145,11 +154,13 @@ def relabel_samples(paths: RunPaths) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
+    # In the same directory, since a rename is atomic only within one file system.
     temporary = path.with_suffix(path.suffix + ".tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
+            # Without it a power cut after the rename may leave an empty file under the final name.
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:

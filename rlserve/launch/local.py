@@ -60,7 +60,9 @@ class LocalLauncher:
         self.hub_address = ""
 
     async def start_hub(self) -> str:
+        # One port for the whole run: actors keep dialling it while a hub that died is started again.
         self.hub_address = with_free_port(self._config.hub.address)
+        # Else actors would register at a stranger, for example the hub of another run, while this one's fails to bind.
         if is_taken(self.hub_address):
             raise RunFailed(f"hub.address: {self.hub_address!r} is taken; stop what listens there, or take port 0")
         await self._start(plan_hub(self._paths.root, self.hub_address))
@@ -68,10 +70,14 @@ class LocalLauncher:
 
     async def run(self, specs: Sequence[ProcessSpec]) -> None:
         hub = plan_hub(self._paths.root, self.hub_address)
+        # All at once: actors import their libraries and dial until the hub listens, so that nothing waits for anything
+        # else.
         tasks = [asyncio.create_task(self._keep_running(spec), name=spec.name) for spec in (hub, *specs)]
         stopped = asyncio.create_task(self._stopping.wait())
+        # These two only observe. They are not among the pending tasks, so that no failure of theirs ends a run.
         watching = asyncio.create_task(self._note_recoveries())
         silences = asyncio.create_task(silence.watch(self.hub_address, self._living, self._warn, Silences()))
+        # Rank 0 alone: its exit is the end of training, the other ranks follow.
         learners = {task for task in tasks if task.get_name() == LEARNER}
         listening = asyncio.create_task(self._hub_listens(self._children[HUB]))
         pending = {*tasks, stopped, listening}
@@ -79,11 +85,13 @@ class LocalLauncher:
             while not (learners & {t for t in pending if t.done()}) and not stopped.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
+                    # Raises the RunFailed of an actor that was given up, or of a hub that does not come up.
                     task.result()
                 if done & learners:
                     return
         finally:
             every = (*tasks, stopped, watching, silences, listening)
+            # The tasks that restart processes end first: close() would otherwise stop actors that come back.
             for task in every:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
@@ -99,6 +107,8 @@ class LocalLauncher:
         order = sorted(self._children.values(), key=lambda c: (c.spec.name == HUB, c.spec.kind != LEARNER))
         grace = self._config.launch.stop_seconds
         learners = [c for c in order if c.spec.kind == LEARNER]
+        # Each stage has its own grace: the learner saves a checkpoint while workers still answer, and the hub is last
+        # because the others unregister at it.
         others = [c for c in order if c.spec.kind not in (LEARNER, HUB)]
         killed: list[str] = []
         for batch in (learners, others, [c for c in order if c.spec.name == HUB]):
@@ -118,12 +128,18 @@ class LocalLauncher:
         while True:
             status = await child.wait()
             child.kill()  # grandchildren in its group may have outlived it
+            # A restartable actor ends with 0 only when it takes the run for over.
             if status == 0 and (not spec.restartable or await self._run_ends()):
                 return
+            # A process that a signal killed wrote nothing about it: its last lines would name a wrong cause.
             said = child.last_words() if status > 0 else EARLY if status == 0 else ""
+            # A learner's restart needs --resume, which checks the store and the checkpoint first; a wrong configuration
+            # fails again.
             if not spec.restartable or status == EXIT_CONFIG:
                 self._ended_for_good(child, status, said)
+            # Before the pause: the recovery that is recorded includes it.
             self._died_at[spec.name] = time.monotonic()
+            # Asked at each death, also of actors that came up once, because it counts equal last words in a row.
             hopeless = failures.is_hopeless(said, came_up=spec.name in self._came_up)
             pause = None if hopeless else policy.pause_after_death(time.monotonic())
             self._note_death(child, status, said, restarts=pause is not None)
@@ -142,6 +158,7 @@ class LocalLauncher:
         learners = [child for child in self._children.values() if child.spec.kind == LEARNER]
         ends = [asyncio.create_task(child.wait()) for child in learners]
         if ends:
+            # wait(), unlike wait_for(), leaves the tasks running at the timeout and raises nothing.
             await asyncio.wait(ends, timeout=OVER_SECONDS)
         for task in ends:
             task.cancel()
@@ -161,6 +178,7 @@ class LocalLauncher:
                 died = self._died_at.get(event.actor.actor_id)
                 if event.change is Change.JOINED:
                     self._came_up.add(event.actor.actor_id)
+                # A new registration, not a new process, is the recovery: an actor serves once it has registered.
                 if event.change is Change.JOINED and died is not None:
                     del self._died_at[event.actor.actor_id]
                     seconds = round(time.monotonic() - died, 2)
@@ -209,9 +227,11 @@ class LocalLauncher:
 
     def _environment(self) -> Mapping[str, str]:
         return {
+            # die_with_parent compares it: a launcher that died before the child asked for the death signal is noticed.
             PARENT_PID: str(os.getpid()),
             RUN_DIRECTORY: str(self._paths.root.resolve()),
             DIGEST: self._digest,
+            # Else the last lines of a killed process stay in its buffer, and the log lacks the cause.
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -223,10 +243,12 @@ class LocalLauncher:
         death = asyncio.create_task(child.wait())
         listening = asyncio.create_task(answers(self.hub_address))
         try:
+            # A hub that dies at its start ends the run at once, instead of after the whole of launch.start_seconds.
             done, _ = await asyncio.wait({death, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             death.cancel()
             listening.cancel()
+        # First: when both are done, the hub did listen, and _keep_running restarts it.
         if listening in done:
             return
         if death in done:

@@ -40,6 +40,7 @@ def plan_processes(
     """
     common = ("--run", str(run_directory), "--hub", hub_address)
     prepares = config.pretrain is not None or any(teacher.is_made_here for teacher in config.teachers)
+    # First, since actors that load a model wait for it; they import their libraries meanwhile.
     specs = [_prepare(run_directory)] if prepares else []
     specs += [
         _actor("environment-0", "environment", common),
@@ -84,6 +85,7 @@ def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, r
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(config.learner.ranks),
+        # The names that torchrun sets, so that RankInfo reads ranks of a cluster in the same way.
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(rank_port),
     }

@@ -13,6 +13,7 @@ async def answers(address: str) -> None:
     host, port = address.rsplit(":", 1)
     while True:
         try:
+            # A bare TCP connection: a gRPC channel would back off between its tries and notice a new server late.
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except OSError:
             await asyncio.sleep(POLL_SECONDS)
@@ -25,6 +26,7 @@ def is_taken(address: str) -> bool:
     """Whether somebody listens at ``address``. Other faults of it are reported by who listens there."""
     host, _, port = address.rpartition(":")
     try:
+        # create_server sets SO_REUSEADDR on POSIX, so that only a listener counts, not a connection in TIME_WAIT.
         socket.create_server((host.strip("[]"), int(port))).close()
     except OSError as error:
         return error.errno == errno.EADDRINUSE
@@ -37,5 +39,6 @@ def with_free_port(address: str) -> str:
     if port != "0":
         return address
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Another process may take the port between this close and the hub's bind; start_hub then says that it is taken.
         probe.bind((host, 0))
         return f"{host}:{probe.getsockname()[1]}"

@@ -46,9 +46,11 @@ def _make(
     base: str = "",
     of: str = "",
 ) -> None:
+    # Here, not above: main() must set OpenMP's idle policy before anything imports torch.
     from rlserve.pretrain.sft import sft
     from rlserve.pretrain.train import pretrain
 
+    # A checkpoint appears by rename, so one that exists is complete.
     if paths.start_model.exists() or not (pretraining or base):
         return
     title = f" {of}" if of else ""
@@ -59,6 +61,7 @@ def _make(
 
         return write
 
+    # With SFT behind it the pretrained model is kept under its own name: a restart after a kill continues from there.
     target = paths.pretrained_model if tuning else paths.start_model
     if pretraining:
         events.write("phase", name=f"pretrain{title}")
@@ -75,10 +78,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     paths = RunPaths(parser.parse_args().run)
+    # Before the slow imports, during which a killed launcher would go unnoticed.
     die_with_parent()
     sleep_when_idle()
     logs.set_up("prepare")
     try:
+        # Before it is read: the run may have been resumed with other keys since this process was planned.
         check_digest(paths.config)
         prepare(load_run([paths.config]), paths)
     except CONFIGURATION_FAULTS as error:

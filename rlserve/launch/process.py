@@ -36,6 +36,7 @@ class Child:
         a parent-death signal must be requested after exec.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        # Appended over restarts and resumes; the end of the file now is where this life's lines begin.
         with open(log, "ab", buffering=0) as file:
             start = file.seek(0, os.SEEK_END)
             process = await _spawn(spec, file, {**os.environ, **environment, **spec.environment})
@@ -68,6 +69,7 @@ class Child:
                 await asyncio.wait_for(self._process.wait(), grace_seconds)
             except TimeoutError:
                 obeyed = False
+        # Also after an exit in time: its children, such as vLLM's engine core, are in the group and may still run.
         self.kill()
         try:
             await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
@@ -95,10 +97,12 @@ class Child:
 async def _spawn(spec: ProcessSpec, log: BinaryIO, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *spec.command,
+        # A child that inherits the terminal could take the user's keys.
         stdin=asyncio.subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         env=environment,
+        # The process leads a group of its own, which kill() addresses by its pid.
         start_new_session=True,
     )
 

@@ -46,6 +46,7 @@ class StartFailures:
 
     def is_hopeless(self, said: str, *, came_up: bool) -> bool:
         """Whether another start of an actor that died with these last words, and never registered, is useless."""
+        # Without last words two deaths cannot be compared: a kill from outside leaves none.
         self._times = self._times + 1 if said and said == self._said else 1
         self._said = said
         return bool(said) and not came_up and self._times >= HOPELESS_STARTS

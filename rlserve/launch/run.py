@@ -95,13 +95,16 @@ def run(
     before anything starts, RunFailed with the last words of the process that ended the run.
     """
     display = display or Silent()
+    # The lock comes first, and whatever may refuse comes before the first change: a refused start loses nothing.
     with claimed(paths, resume=resume, overwrite=overwrite):
+        # Between the caller's reading and the lock another launcher may have resumed this run with other keys.
         config = reread() if reread is not None else config
         if resume and is_finished(config, paths):
             display.say(_finished_text(config, paths))
             return 0
         if preflight:
             look_for_faults(config, paths, display.warn)
+        # After preflight: an earlier run is deleted only for one that can start.
         if overwrite:
             clear(paths)
         if restore_store:
@@ -111,6 +114,7 @@ def run(
             display.say(f"the store is the copy of step {step}; what was there is {replaced}")
         if resume:
             relabel_samples(paths)
+        # After clear(), which would delete it; before any actor starts, for actors read it and compare the digest.
         digest = write_config(config, paths)
         launcher = launcher_type(config.launch.type)(config, paths, digest=digest)
         return asyncio.run(OneLife(config, paths, launcher, display, resume=resume, keeps=keeps).run())
@@ -157,6 +161,7 @@ class OneLife:
         self._events.write("run_started", resume=self._resume)
         self._events.write("phase", name="start")
         loop = asyncio.get_running_loop()
+        # loop.add_signal_handler, not signal.signal: the callback runs in the loop, between two steps of its tasks.
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         how = FAILED
@@ -164,6 +169,8 @@ class OneLife:
             await self._live()
             how = ENDED if self._times_asked else FINISHED
         except RlserveError as error:
+            # note(), not write(): on a full disk the error that ended the run must reach the user, not one from logging
+            # it.
             self._events.note("run_failed", message=str(error))
             raise
         finally:
@@ -191,6 +198,7 @@ class OneLife:
         async with self._display.following(self._paths, step=_newest_step(self._paths) if self._resume else 0):
             if self._keeps:
                 self._display.say(f"run directory {self._paths.root}; logs in {self._paths.logs}")
+            # A report needs seconds of processor time: it is made beside the run, and never waited for.
             reporting = asyncio.create_task(self._report_now_and_then())
             try:
                 await self._launch()
@@ -198,6 +206,7 @@ class OneLife:
                 if self._times_asked:
                     seconds = self._config.launch.stop_seconds
                     self._display.say(f"stopping (each actor has {seconds:g} s; once more to kill them at once)")
+                # Before the hub's address goes: until every actor has ended, `rlserve status` should find the hub.
                 await self._launcher.close()
                 self._paths.hub_address.unlink(missing_ok=True)
                 reporting.cancel()
@@ -205,12 +214,14 @@ class OneLife:
 
     async def _launch(self) -> None:
         address = await self._launcher.start_hub()
+        # Before the actors start: from here on `rlserve status` and `rollout` can ask, also about a start that hangs.
         self._paths.hub_address.write_text(address, encoding="ascii")
         specs = plan_processes(
             self._config,
             self._paths.root,
             hub_address=address,
             resume=self._resume,
+            # The ranks bind it only once they have imported torch: until then another process may take it.
             rank_port=int(with_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
         )
         await self._launcher.run(specs)
@@ -224,6 +235,7 @@ class OneLife:
             if step < written + every:
                 continue
             written = step
+            # A process of its own: matplotlib would hold the event loop, which must see exits and signals.
             process = await asyncio.create_subprocess_exec(
                 "nice", sys.executable, "-m", "rlserve.cli.main", "report", str(self._paths.root),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -239,6 +251,7 @@ class OneLife:
         if how == FINISHED:
             seconds = seconds_of_lives(read_json_lines(self._paths.events))
             write_json(self._paths.summary, merge_lives(self._earlier, read_json(self._paths.summary), seconds))
+        # Whoever interrupts twice wants the terminal back: no report.
         if not self._keeps or self._times_asked > 1:
             return
         from rlserve.observability.report import write_report
@@ -270,6 +283,7 @@ def _last_logged_step(metrics: Path) -> int:
     """The step of the last whole line of the metrics; 0 before the first."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError), open(metrics, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        # The piece behind the last line feed is empty, or a line that the learner is writing.
         *_, last, _torn = file.read().split(b"\n")
         return int(json.loads(last)["step"])
     return 0

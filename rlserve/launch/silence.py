@@ -46,10 +46,13 @@ class Silences:
             silent = {HUB} & living.keys()
             watched = silent
         else:
+            # By process id as well: the registration of a process that died may outlast it by the heartbeat timeout.
             present = {HUB} | {name for name, pid in living.items() if registered.get(name) == pid}
             self._registered |= {name: living[name] for name in present & living.keys()}
+            # Only one that registered before: an actor that still imports its libraries is no silent one.
             silent = {name for name, pid in living.items() if name not in present and self._registered.get(name) == pid}
             watched = set(self._since) | set(living)
+        # A process that ended, or that another took the place of, starts with no time of silence.
         for name in watched - silent:
             self._since.pop(name, None)
         again = [f"{name}: sends heartbeats again" for name in sorted(watched - silent) if name in self._reported]
@@ -77,6 +80,7 @@ async def watch(
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             registered: Mapping[str, int] | None = None
+            # No answer is the finding itself: ``registered`` stays None, and the hub counts as silent.
             with contextlib.suppress(RlserveError):
                 registered = {actor.actor_id: actor.pid for actor in await hub.list_actors()}
             for text in silences.look(living(), registered, time.monotonic()):
@@ -85,6 +89,7 @@ async def watch(
 
 def _state(pid: int) -> str:
     try:
+        # "stopped" (a debugger, Ctrl-Z), "disk-sleep" and "running" call for different measures.
         return str(psutil.Process(pid).status())
     except psutil.Error:
         return "gone"

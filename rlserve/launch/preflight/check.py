@@ -34,6 +34,7 @@ START = "start"
 
 def check(config: RunConfig, paths: RunPaths, *, stage_seconds: float = STAGE_SECONDS) -> list[Finding]:
     """All faults and warnings; nothing is started or written."""
+    # The machine first: its checks run no plug-in, so that their findings do not depend on the probe.
     return [*check_machine(config, paths), *probe(config, stage_seconds=stage_seconds)]
 
 
@@ -55,7 +56,10 @@ def probe(config: RunConfig, *, stage_seconds: float = STAGE_SECONDS) -> Iterato
         told.update(attempt.findings)
         if attempt.is_done:
             return
+        # A probe stops at the stage that hung or crashed; the next one runs every other stage, also those before it,
+        # because later stages need the tasks that earlier ones took.
         skip.append(attempt.stage)
+        # It ended before its first stage, during its imports: another probe would end the same way.
         if attempt.stage == START:
             return
 
@@ -73,22 +77,28 @@ class _Attempt:
 
     def run(self) -> None:
         """Start the probe, read its findings to the end, and kill what is left of it."""
+        # A file, not a pipe: nothing reads standard error while the probe runs, and a plug-in that fills a pipe's
+        # buffer would block.
         with tempfile.NamedTemporaryFile(prefix="rlserve-preflight-") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rlserve.launch.preflight.probe"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                # The probe leads a process group, so that killpg below also reaches what plug-ins have started.
                 start_new_session=True,
+                # tokenizers warns in the log, and turns its threads off, when a plug-in forks after they have run.
                 env={**os.environ, PARENT_PID: str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"},
             )
             try:
                 assert process.stdin and process.stdout
                 order = {"config": self.config.model_dump(mode="json", exclude_none=True), "skip": list(self.skip)}
+                # A probe that died during its imports does not read; its exit status and log then give the reason.
                 with suppress(BrokenPipeError):
                     process.stdin.write(json.dumps(order).encode())
                     process.stdin.close()
                 ended = self._listen(process.stdout)
+                # A probe that was too slow has its finding already, and the kill below is the reason of its exit.
                 if ended and not self.is_done:
                     self.findings.append(self._crash(process.wait(), log.name))
             finally:
@@ -98,8 +108,10 @@ class _Attempt:
 
     def _listen(self, stream: IO[bytes]) -> bool:
         """Read until the end of the stream (True), or until a stage takes too long (False)."""
+        # A blocking read would wait for a whole line of a probe that hangs in the middle of one.
         os.set_blocking(stream.fileno(), False)
         buffer = b""
+        # The first message comes only after the imports.
         deadline = time.monotonic() + max(self.stage_seconds, START_SECONDS)
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)

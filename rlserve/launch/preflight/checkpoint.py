@@ -25,11 +25,14 @@ def directory_of(path: str) -> Path | None:
     """
     given = Path(path).expanduser()
     if not given.exists():
+        # A hub name has at most one slash (owner/name); with more it can only be a path.
         is_path = given.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1
         return given if is_path else None
     checkpoints = RunPaths(given).checkpoints
     steps = {int(m[1]): p for p in checkpoints.glob("step-*") if (m := _STEP.fullmatch(p.name))}
+    # By number, not by name: step-100 comes after step-20.
     newest_first = [steps[step] for step in sorted(steps, reverse=True)]
+    # A learner may be writing the newest checkpoint right now, or was killed while it did.
     whole = (path for path in newest_first if (path / "config.json").exists() and not list(_weight_problems(path)))
     return next(whole, newest_first[0] if newest_first else given)
 
@@ -46,6 +49,7 @@ def check_files(path: Path, key: str) -> Iterator[Finding]:
     if isinstance(config, str):
         yield Finding(f"{key}: {config}")
         return
+    # Both: a quantised checkpoint may also lack files, and the user should see all faults at once.
     yield from _check_config(config, str(path), key)
     yield from (Finding(f"{key}: {problem}") for problem in _weight_problems(path))
 
@@ -63,6 +67,7 @@ def read_config(path: Path) -> Mapping[str, Any] | str:
 
 
 def _what_it_is(path: Path) -> str:
+    # These tell apart the directories that users give most often in place of a checkpoint.
     if (path / "adapter_config.json").exists():
         base = _base_of(path / "adapter_config.json")
         return (
@@ -99,16 +104,19 @@ def _check_config(config: Mapping[str, Any], path: str, key: str) -> Iterator[Fi
 
 def positions_of(config: Mapping[str, Any]) -> int | None:
     """The longest context of the model, in tokens; None when its configuration has no such key."""
+    # Configurations of multimodal models keep those of their language model in text_config.
     inner = config.get("text_config")
     values = {**(inner if isinstance(inner, Mapping) else {}), **config}
     said = (values.get(name) for name in POSITIONS)
     positions = next((int(value) for value in said if isinstance(value, int)), None)
+    # transformers 5 writes rope_parameters, earlier versions rope_scaling; "type" is the old name of "rope_type".
     scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if positions is None or not isinstance(scaling, Mapping):
         return positions
     kind, factor = str(scaling.get("rope_type", scaling.get("type", ""))), scaling.get("factor")
     if kind in EXTENDING and isinstance(factor, int | float):
         base = scaling.get("original_max_position_embeddings") or positions
+        # The larger one: many checkpoints with scaled positions have a max_position_embeddings that is scaled already.
         return max(positions, int(base * factor))
     return positions
 
@@ -116,6 +124,7 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 def _weight_problems(path: Path) -> Iterator[str]:
     indexes = sorted(path.glob("*.index.json"))
     files = {file.name: file for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern)}
+    # By name too: trainers leave other .bin files, such as training_args.bin, beside the weights.
     weights = {n: f for n, f in files.items() if n.startswith(("model", "pytorch_model", "consolidated"))}
     for index in indexes:
         try:
@@ -123,6 +132,7 @@ def _weight_problems(path: Path) -> Iterator[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             yield f"{str(index)!r} is no index of weights; copy the checkpoint again"
             continue
+        # An interrupted download leaves an index that names more files than there are.
         if lacking := sorted(listed - set(files)):
             yield f"{str(path)!r} lacks {lacking[0]} ({len(lacking)} of {len(listed)} files of weights); copy it again"
     if not (weights or indexes):
@@ -143,6 +153,8 @@ def _file_problem(file: Path) -> str:
             if file.suffix != ".safetensors":
                 return "" if size else "is empty; copy the checkpoint again"
             opened.seek(0)
+            # The safetensors format: 8 bytes with the length of the header, the header as JSON, then the tensors'
+            # bytes. The shortest header is {}.
             length = int.from_bytes(opened.read(8), "little")
             if not 2 <= length <= size - 8:
                 return "is broken: no safetensors file begins so; copy the checkpoint again"
@@ -150,5 +162,6 @@ def _file_problem(file: Path) -> str:
         ends = [int(t["data_offsets"][1]) for name, t in header.items() if name != "__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         return f"is broken ({type(error).__name__} in its header); copy the checkpoint again"
+    # data_offsets count from the end of the header.
     expected = 8 + length + max(ends, default=0)
     return "" if size == expected else f"is cut: it has {size} bytes of {expected}; copy the checkpoint again"

@@ -27,6 +27,7 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     """All checks of this module."""
+    # The cheapest first; the last one may import a package, for a launcher or a store that is a plug-in.
     yield from check_directory(paths.root)
     yield from check_ports(config)
     yield from check_cores(config)
@@ -62,6 +63,8 @@ def check_engines(config: RunConfig) -> Iterator[Finding]:
 
 def check_directory(root: Path) -> Iterator[Finding]:
     """Whether the run directory can be made and written."""
+    # The launcher makes missing directories, so that the nearest existing one decides. A dangling link does not
+    # "exist", but mkdir fails on it.
     there = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
     if not there.is_dir():
         yield Finding(f"directory: {str(there)!r} is no directory; give another with --set directory=DIRECTORY")
@@ -74,6 +77,8 @@ def check_directory(root: Path) -> Iterator[Finding]:
 def check_ports(config: RunConfig) -> Iterator[Finding]:
     """Whether each configured address can be bound, and by one actor only."""
     try:
+        # The same rules as a server's: without TLS files a bind outside of loopback is refused unless insecure is
+        # allowed.
         tls = TlsFiles.from_environment()
     except ConfigError as error:
         yield Finding(str(error))
@@ -92,6 +97,8 @@ def check_ports(config: RunConfig) -> Iterator[Finding]:
             continue
         if int(port) == 0:
             continue
+        # Each actor binds its own port; a bind probe alone would miss this, as the port is free until the first actor
+        # takes it.
         if servers > 1 or times[address] > 1:
             yield Finding(f"{key}: {address!r} is for more than one actor; take port 0, which is a free one each")
         elif problem := _bind_problem(host.strip("[]"), int(port)):
@@ -114,6 +121,8 @@ def _bind_problem(host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(found[0], socket.SOCK_STREAM) as probe:
+            # Connections of an earlier run in TIME_WAIT do not keep a server from binding, nor should they fail this
+            # probe.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found[4])
     except OSError as error:
@@ -123,6 +132,7 @@ def _bind_problem(host: str, port: int) -> str:
 
 def check_cores(config: RunConfig) -> Iterator[Finding]:
     """Whether the configured processor cores exist."""
+    # Not os.cpu_count(): a container or taskset may allow fewer cores than the machine has.
     there = os.sched_getaffinity(0)
     for kind, cores in config.launch.cores.items():
         if absent := sorted(set(cores) - there):
@@ -133,8 +143,10 @@ def check_cores(config: RunConfig) -> Iterator[Finding]:
 def count_gpus() -> int:
     """Number of NVIDIA GPUs that processes may use, without loading a library."""
     try:
+        # Not torch.cuda: importing torch takes seconds.
         count = len(list(DRIVER.iterdir()))
     except OSError:
+        # A container may have the device files without the driver's directory in /proc.
         count = len(list(Path("/dev").glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or not count:
@@ -152,6 +164,7 @@ def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
         if parallel > gpus:
             yield Finding(f"rollout.tensor_parallel: is {parallel}, but this machine shows {gpus} GPUs")
     else:
+        # On a CPU each rank and each part of a tensor-parallel engine is a process that keeps a core busy.
         processes = ranks + config.rollout.workers * parallel
         cores = len(os.sched_getaffinity(0))
         if (ranks > 1 or parallel > 1) and processes > cores:
@@ -160,6 +173,7 @@ def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
                 "and there is no GPU; it works, and is slow"
             )
     if config.learner.attention == FLASH:
+        # find_spec, not import: flash_attn imports torch.
         if importlib.util.find_spec("flash_attn") is None:
             yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; take 'sdpa'")
         elif not gpus:

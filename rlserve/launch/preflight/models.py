@@ -65,6 +65,7 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
         except RlserveError as error:
             yield Finding(str(error))
             return
+    # Stop here: on a broken checkpoint the checks below would only report what follows from these faults.
     elif faults := list(check_files(directory, asked.key)):
         yield from faults
         return
@@ -73,6 +74,7 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
         yield Finding(f"{asked.key}: {config}")
         return
     yield from _check_length(asked, config)
+    # Before the first import of transformers, which looks for torch once.
     hide_torch()
     if problem := _architecture_problem(config):
         yield Finding(f"{asked.key}: {asked.path!r} {problem}")
@@ -99,11 +101,14 @@ def _from_hub(asked: Asked) -> Path:
         "download the model where there is a network"
     )
     try:
+        # It returns a path, None, or a sentinel object for a file that the hub is known to lack.
         if isinstance(cached := try_to_load_from_cache(asked.path, "config.json"), str):
             return Path(cached).parent
         if not _hub_answers():  # its client would retry for minutes
             raise unreachable
         return Path(hf_hub_download(asked.path, "config.json", etag_timeout=HUB_SECONDS)).parent
+    # The order of these clauses matters: GatedRepoError is a RepositoryNotFoundError, and LocalEntryNotFoundError an
+    # EntryNotFoundError.
     except errors.GatedRepoError:
         raise RlserveError(f"{here}, and its hub page is gated: accept its terms and log in (hf auth login)") from None
     except errors.RepositoryNotFoundError:
@@ -131,6 +136,7 @@ def _hub_answers() -> bool:
         return False
     try:
         urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
+    # A server that answers with an error is reachable. HTTPError is an OSError, so this clause comes first.
     except urllib.error.HTTPError:
         return True
     except OSError:
@@ -141,11 +147,13 @@ def _hub_answers() -> bool:
 def hide_torch() -> None:
     """Make transformers believe that torch is not installed: its import takes seconds. No-op once either is loaded."""
     if "torch" not in sys.modules and "transformers" not in sys.modules:
+        # importlib.util.find_spec returns None for such an entry, and transformers' is_torch_available asks find_spec.
         sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def _architecture_problem(config: Mapping[str, Any]) -> str:
     auto = "transformers.models.auto"
+    # Tables of names: no module of a model is imported.
     known = importlib.import_module(f"{auto}.configuration_auto").CONFIG_MAPPING_NAMES
     written_by = importlib.import_module(f"{auto}.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     kind = str(config.get("model_type"))
@@ -162,6 +170,7 @@ def _architecture_problem(config: Mapping[str, Any]) -> str:
 
 def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Finding]:
     try:
+        # The run's own loader, so that what passes here loads there.
         tokenizer: Any = load_tokenizer(_loadable(asked.path))
     except Exception as error:
         said = " ".join(str(error).split())[:200]
@@ -172,6 +181,8 @@ def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Findin
         return
     inner = config.get("text_config")
     rows = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
+    # Embeddings are often padded beyond the tokenizer's size, which is harmless; an id beyond the embeddings is an
+    # index error in the first batch.
     largest = max(tokenizer.get_vocab().values(), default=0)
     if isinstance(rows, int) and largest >= rows:
         yield Finding(
@@ -190,6 +201,7 @@ def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Findi
     if not taken:
         return
     made = config.pretrain.tokenizer.type if config.pretrain else ""
+    # With a tokenizer of single characters, characters are the tokens.
     if made and made != "characters":  # its tokenizer is not trained yet
         return
     count = _characters
@@ -203,6 +215,7 @@ def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Findi
 def _check_prompts(config: RunConfig, count: Callable[[Task], int], part: Taken) -> Iterator[Finding]:
     section = config.environments[part.index]
     where = f"environments.{part.index}"
+    # Workers drop a prompt that does not fit beside max_new_tokens; nothing is cut.
     room = config.model.max_length - (section.sampling.max_new_tokens or config.rollout.max_new_tokens)
     lengths, refusals = [], []
     for task in part.tasks:
@@ -214,6 +227,8 @@ def _check_prompts(config: RunConfig, count: Callable[[Task], int], part: Taken)
             )
     tried = f"{len(part.tasks)} prompts tried of {section.name!r}, split {part.split!r}"
     if refusals:
+        # Workers drop tasks that they refuse, and the run goes on with the others: a fault only where every task tried
+        # is refused.
         every = len(refusals) == len(part.tasks)
         yield Finding(f"{where}: {len(refusals)} of {tried} cannot be written in tokens: {refusals[0]}", is_fault=every)
     long = [length for length in lengths if length > room]

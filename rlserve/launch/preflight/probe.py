@@ -26,7 +26,9 @@ PROMPTS = "prompts"
 
 def main() -> int:
     """Run all stages; returns the exit code."""
+    # First: a plug-in that hangs during its import must not outlive a killed launcher.
     die_with_parent()
+    # Line-buffered: the parent must know a stage before it hangs or crashes.
     out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what plug-ins print goes to the log, not between the JSON lines
     order = json.load(sys.stdin)
@@ -37,12 +39,15 @@ def main() -> int:
         if name in skip:
             return
         print(json.dumps({"stage": name}), file=out)
+        # The checks are generators: nothing of a stage runs before its name is out.
         for finding in _guarded(name, look):
             if finding.is_fault:
                 faulty.add(name)
             print(json.dumps({"finding": finding.to_json()}), file=out)
 
     taken: list[Taken] = []
+    # The order is that of needs: prompts and verifiers are tried on the tasks that environments gave, prompts in the
+    # tokens of a model that was found sound.
     stage("algorithm", _look_at_algorithm(config))
     stage("verifier.options", look_at_options(config.verifier.options))
     for index in range(len(config.environments)):

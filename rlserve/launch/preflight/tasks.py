@@ -50,8 +50,10 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
             f"{key}: {section.name!r} lacks name, version, verifier, splits or task(); see environments/README"
         )
         return
+    # As the environment server does: tasks carry the name in the mixture.
     environment.name = section.name
     try:
+        # A property of a plug-in: it may read files, and raise.
         splits = dict(environment.splits)
     except Exception as error:
         yield Finding(f"{where}: {section.name!r} raised in `splits`: {describe_exception(error)}")
@@ -70,6 +72,7 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
 
 def _wanted(config: RunConfig, section: EnvironmentConfig) -> Iterator[tuple[str, str]]:
     """(key, split) of each split that the run draws from."""
+    # Training never draws from an environment of weight 0.
     if section.weight > 0:
         yield from (("levels" if section.levels else "split", s) for s in section.levels or (section.split,))
     if config.evaluate.problems and section.share_in_evaluation > 0 and not config.evaluate.from_training:
@@ -79,6 +82,7 @@ def _wanted(config: RunConfig, section: EnvironmentConfig) -> Iterator[tuple[str
 def _take(environment: Environment, size: int, found: Taken) -> str:
     """Fill ``found``; returns a message about a fault, or an empty text."""
     started = time.monotonic()
+    # Spread over the split: files are often sorted, so that the first rows are all of one kind.
     step = max(size // TASKS_TRIED, 1)
     for position in range(min(size, TASKS_TRIED) if size else TASKS_TRIED):
         index = position * step
@@ -137,6 +141,7 @@ def look_at_corpora(config: RunConfig) -> Iterator[Finding]:
     """Faults of the corpora of pretraining and fine-tuning."""
     seen: set[str] = set()
     for key, corpus in corpora(config):
+        # Stages and teachers often share a corpus, and reading a large file takes seconds.
         identity = json.dumps([corpus.environment, corpus.options, corpus.path], sort_keys=True, default=str)
         if identity in seen:
             continue
@@ -148,5 +153,7 @@ def look_at_corpora(config: RunConfig) -> Iterator[Finding]:
         environment, problem = _made(corpus.environment, corpus.options, f"{key}.environment", f"{key}.options")
         if problem:
             yield Finding(problem)
+        # EnvironmentCorpus refuses it too, but only in the process that prepares, beside actors that wait for the
+        # model.
         elif not hasattr(environment, "demonstration"):
             yield Finding(f"{key}.environment: {corpus.environment!r} cannot demonstrate; take another, or a path")

@@ -48,6 +48,7 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
     where = f"verifier.options.{name}"
     try:
         verifier = plugins.make(VERIFIER_GROUP, name, config.verifier.options.get(name, {}), where=where)
+        # As a judge process does before its first job; sandboxes are chosen here, libraries imported.
         if hasattr(verifier, "prepare"):
             verifier.prepare()
     except (PluginFailed, UnknownName) as error:
@@ -59,6 +60,8 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
     except Exception as error:
         yield Finding(f"{where}: {name!r} cannot be made ready: {describe_exception(error)}")
         return
+    # Two completions, for some verifiers refuse an empty one, and some any that their tasks do not expect: only one
+    # that has no verdict on either is broken.
     empty, other = asyncio.run(_failures(verifier, ("", answer), task))
     if empty and other:
         yield Finding(f"verifier {name!r} judges nothing of {key} (task {task.task_id!r}): {other}")
@@ -70,6 +73,7 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
 async def _failures(verifier: Any, completions: Sequence[str], task: Task) -> list[str]:
     """For each completion why it has no verdict, or an empty text."""
     try:
+        # In one loop with close(): connections of an async verifier belong to the loop in which it opened them.
         return list(await asyncio.gather(*(_failure(verifier, completion, task) for completion in completions)))
     finally:
         if inspect.iscoroutinefunction(getattr(verifier, "close", None)):
@@ -84,6 +88,7 @@ async def _failure(verifier: Any, completion: str, task: Task) -> str:
             verdict = await verdict
         if not isinstance(verdict, Verdict):
             return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
+        # A verdict must also pass the pipe of a judge process, which refuses e.g. a reward that is not finite.
         encode_verdict(verdict)
     except RlserveError as error:
         return str(error)
