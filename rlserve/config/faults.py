@@ -17,6 +17,7 @@ def explain(section: type[BaseModel], error: ValidationError) -> list[str]:
     """A line for each fault; one that only follows from a fault inside of it is left out."""
     faults = error.errors()
     locs = [tuple(fault["loc"]) for fault in faults]
+    # A wrong value inside a union or a table makes pydantic report the outer table as well.
     roots = [
         fault
         for fault, loc in zip(faults, locs, strict=True)
@@ -33,12 +34,14 @@ def _explain(section: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{where}: is missing; give it a value"
     if fault["type"] == "value_error":
+        # A validator of this package raised it: its message already has the form "key: what it was; what to do".
         return _with_place(str(fault["ctx"]["error"]), path)
     return f"{where}: is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _meant(section: type[BaseModel], loc: Sequence[str | int], where: str) -> str:
     name = str(loc[-1])
+    # The same name in another table is the likelier meaning: `lr` at the top is [learner] lr, no slip of the fingers.
     elsewhere = [place for place in places_of(section, name) if place != where]
     if 0 < len(elsewhere) <= MAX_PLACES:
         return f"; did you mean {' or '.join(elsewhere)}?"
@@ -53,5 +56,6 @@ def _with_place(message: str, path: Sequence[str]) -> str:
     first = message.split(":", 1)[0].split(".", 1)[0]
     if not path or first == path[0]:
         return message
+    # Some messages begin with their own table's name, which ends the path already: it must not stand twice.
     known = path[: path.index(first)] if first in path else path
     return ".".join(known) + "." + message

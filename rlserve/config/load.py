@@ -40,6 +40,7 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_with_base(path))
+    # Between files and --set, so that one command can remove a table and put another in its place.
     for key in unset:
         merged = without(section, merged, key)
     for text in overrides:
@@ -52,6 +53,7 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
     here = _found(Path(path)).resolve()
     if here in seen:
         raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
+    # Only a file may have a base: it is relative to that file, and an override has no place on disk.
     values = read_toml(path)
     base = values.pop("base", None)
     if base is None:
@@ -80,6 +82,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def _found(path: Path) -> Path:
     """``path``, or the shipped configuration of that name when no such file is here."""
+    # `configs/NAME.toml` works from a checkout and from an installed wheel alike; a file of that name here wins.
     shipped = SHIPPED.parent / path if path.parts[:1] == (SHIPPED.name,) else path
     return shipped if not path.exists() and shipped.exists() else path
 
@@ -94,6 +97,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set: {text!r} is not KEY=VALUE, e.g. learner.lr=1e-5")
     try:
+        # A shell strips quotes: without the fallback to a string, --set name=mine would need two layers of them.
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw
@@ -107,6 +111,7 @@ def without(section: type[Section], values: Mapping[str, Any], key: str) -> dict
     """``values`` less the one at a dotted ``key``, set or not. Raises ConfigError for a key that does not exist."""
     first, _, rest = key.partition(".")
     known = keys_at(section, ())
+    # Only the first part is checked against the schema: below it, tables of plug-ins have keys that no schema knows.
     if first not in values and first not in known:
         near = nearest(first, known)
         raise ConfigError(f"--unset: {first!r} is no key" + (f"; did you mean {near!r}?" if near else ""))
@@ -138,6 +143,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         present = result.get(key)
         if isinstance(present, Mapping) and isinstance(value, Mapping):
+            # Keys of one algorithm would be unknown keys of another.
             another = "type" in value and "type" in present and value["type"] != present["type"]
             result[key] = dict(value) if another else merge(present, value)
         elif isinstance(present, list) and isinstance(value, Mapping):
@@ -163,16 +169,20 @@ def validate(section: type[S], values: Mapping[str, Any]) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
+        # All faults at once: a user should not have to start ten times to find ten slips.
         faults = explain(section, error)
+        # from None: pydantic's own text names internal tags of unions.
         raise ConfigError("\n".join(faults), field=faults[0].split(":", 1)[0]) from None
 
 
 def to_toml(section: Section) -> str:
     """A section as TOML that loads back to an equal one; unset optional values are left out."""
+    # TOML has no null: an optional value that is left out loads back as None.
     return "\n".join(_table(section.model_dump(mode="json", exclude_none=True), ())) + "\n"
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    # Plain values first: a key behind a [table] header would belong to that table.
     lines = [f"{_key(k)} = {_value(v)}" for k, v in values.items() if not _is_table(v)]
     for key, value in values.items():
         name = ".".join(_key(part) for part in (*path, key))
@@ -186,6 +196,7 @@ def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, Mapping) or (
+        # An empty list has no [[header]] to stand under; it is written as a value.
         isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
     )
 
@@ -202,6 +213,8 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, str):
         return _string(value)
+    # repr gives the shortest text that reads back to the same float, and inf and nan as TOML spells them; JSON has
+    # Infinity.
     return repr(value) if isinstance(value, float) else json.dumps(value)
 
 

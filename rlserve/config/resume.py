@@ -26,6 +26,7 @@ def refuse_changes(before: RunConfig, after: RunConfig) -> None:
 
 
 def _changes(before: RunConfig, after: RunConfig) -> Iterator[str]:
+    # Dumped, so that a default and the same value written out count as equal.
     old, new = before.model_dump(), after.model_dump()
     for key, why in FIXED.items():
         was, now = _at(old, key), _at(new, key)

@@ -28,6 +28,7 @@ from rlserve.config.waits import wait_problems
 class RunConfig(Section):
     """Everything that a run needs; saved in its directory as ``config.toml``."""
 
+    # It names a directory, and is an argument of commands: no slash, no leading dot or dash.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Directory of the run under ``directory``."""
     directory: str = "runs"
@@ -61,6 +62,7 @@ class RunConfig(Section):
     @property
     def max_outstanding_groups(self) -> int:
         """Groups leased or queued at once, beside those in training if ``leases_ahead``."""
+        # Even a synchronous run needs one batch of leases to train on.
         return self.learner.groups_per_step * max(self._batches_ahead, 1)
 
     @property
@@ -77,18 +79,21 @@ class RunConfig(Section):
     @property
     def max_lag_steps(self) -> int:
         """Optimizer steps by which a token may be older than the newest weights at the workers."""
+        # Offline, the workers keep the weights of the start: a token is at most as old as the run.
         return self.learner.max_lag * self.sync.every_steps if self.sync.every_steps else self.steps
 
     @property
     def distillation(self) -> DistillConfig | None:
         """Settings of distillation, alone or in a mixture; None without."""
         algorithm = self.algorithm
+        # A mixture's teachers must pass the same checks as those of `distill` alone.
         if isinstance(algorithm, MixedConfig):
             return algorithm.distill
         return algorithm if isinstance(algorithm, DistillConfig) else None
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> "RunConfig":
+        # Both would leave open which of the two models is trained.
         if bool(self.model.path) == bool(self.pretrain):
             raise ValueError(
                 f"model.path: is {self.model.path!r} and [pretrain] is "
@@ -106,15 +111,19 @@ class RunConfig(Section):
                     f"environments.{index}.sampling.max_new_tokens: is {asked}, but the context (model.max_length) is "
                     f"{self.model.max_length}; leave room for a prompt"
                 )
+        # A sequence is never cut over two forward passes.
         if self.model.max_length > self.learner.tokens_per_micro_batch:
             raise ValueError(
                 f"learner.tokens_per_micro_batch: is {self.learner.tokens_per_micro_batch}, less than one "
                 f"sequence of model.max_length = {self.model.max_length}; raise the former"
             )
+        # Checks between tables belong here: a section knows only its own fields.
         for problem in self.algorithm.problems(
             group_size=self.rollout.group_size, max_new_tokens=self.rollout.max_new_tokens
         ):
             raise ValueError(problem)
+        # Under top_p the sampler renormalises over the tokens that it keeps: the importance ratio would compare two
+        # different distributions, and be off even with equal weights.
         if self.rollout.top_p != 1.0:
             raise ValueError(
                 f"rollout.top_p: is {self.rollout.top_p}; behaviour log-probabilities are over the whole "
@@ -156,6 +165,7 @@ def teacher_problems(config: RunConfig) -> Iterator[str]:
         if unknown := sorted(set(teacher.environments) - environments):
             known = ", ".join(sorted(environments))
             yield f"teachers.environments: of {teacher.name!r} names {unknown[0]!r}; known are {known}"
+        # The teacher would refuse the longest samples, and only those: a bias of length.
         if teacher.max_length < config.model.max_length:
             yield (
                 f"teachers.max_length: of {teacher.name!r} is {teacher.max_length}, less than model.max_length = "
@@ -166,6 +176,7 @@ def teacher_problems(config: RunConfig) -> Iterator[str]:
     distill = config.distillation
     if distill is None:
         return
+    # The reference's scores are for the divergence; nothing is distilled from them.
     teachers = [teacher for teacher in config.teachers if teacher.name != config.reference.teacher]
     if not teachers:
         kind = config.algorithm.type
@@ -176,6 +187,7 @@ def teacher_problems(config: RunConfig) -> Iterator[str]:
                 f"algorithm.k: is {distill.k}, but teacher {teacher.name!r} gives at most teachers.max_k = "
                 f"{teacher.max_k}; lower the one or raise the other"
             )
+        # vLLM's prompt_logprobs are of the logits as they are, whatever temperature the request names.
         sampled_at = {e.sampling.temperature or config.rollout.temperature for e in config.environments}
         asked = distill.temperature if distill.estimator == "top_k" else max(sampled_at, key=lambda t: abs(t - 1))
         if teacher.engine == "vllm" and asked != 1.0:

@@ -13,6 +13,7 @@ def walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str],
     node, path = schema, []
     for part in loc:
         node = _resolve(node, definitions)
+        # pydantic puts the tag of a discriminated union into an error's location, where a user's path has no such part.
         if "oneOf" in node:
             node = _tagged(node, str(part), definitions)
             continue
@@ -41,12 +42,14 @@ def _keys(schema: Any, definitions: Mapping[str, Any]) -> Iterator[str]:
 
 def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
     """The section of a union whose ``type`` is ``tag``; empty for a plug-in's."""
+    # JSON Schema marks the value of a one-valued Literal as const.
     options = [_resolve(option, definitions) for option in node["oneOf"]]
     return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
 
 
 def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
     for option in node.get("anyOf", []):
+        # Optional tables: anyOf a section and null.
         if "$ref" in option or "oneOf" in option:
             node = option
     while "$ref" in node:

@@ -24,6 +24,7 @@ def wait_problems(
         *((f"teachers.score_seconds of {t.name!r}", t.score_seconds, 0.0) for t in teachers),
     ]
     for key, seconds, margin in within:
+        # Equal is too short, too: both timers would end at once, and which one reports would be chance.
         if lease <= seconds + margin:
             more = f" and the {margin:g} s that a worker waits beyond it" if margin else ""
             yield (

@@ -19,6 +19,7 @@ class DistillConfig(AlgorithmSection):
     beta: float = Field(1.0, ge=0, le=1)
     """Of the divergence under ``top_k``: 0 is forward KL(teacher, student), 1 reverse, between them the
     generalised Jensen-Shannon divergence with teacher's share beta in the mixture."""
+    # Without it the loss goes to 0 as beta nears 0 or 1, while at 0 and 1 themselves it is a KL: a jump.
     normalize: bool = True
     """Divide the Jensen-Shannon divergence by beta (1 - beta), so that it goes over into the KLs at both ends."""
     k: int = Field(16, ge=1)
@@ -36,6 +37,8 @@ class DistillConfig(AlgorithmSection):
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> "DistillConfig":
+        # Samples of the student give an unbiased estimate of KL(student, teacher) alone; a forward KL needs the
+        # teacher's samples.
         if self.estimator == "sampled" and self.beta != 1.0:
             raise ValueError(
                 f"algorithm.beta: is {self.beta} with estimator = 'sampled', which estimates the reverse divergence "
@@ -49,6 +52,7 @@ class DistillConfig(AlgorithmSection):
         return self
 
 
+# The policy-gradient family alone: Mixed.prepare carries an advantage for each trajectory, and no pairs.
 RewardConfig = Annotated[PolicyGradientSections, Discriminator("type")]
 
 

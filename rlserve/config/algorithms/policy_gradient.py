@@ -24,11 +24,14 @@ class KlConfig(Section):
 
     @model_validator(mode="after")
     def _estimator_fits_its_place(self) -> "KlConfig":
+        # The derivative of E[log p - log r] with samples fixed is E[grad log p] = 0.
         if self.place == "loss" and self.estimator == "k1":
             raise ValueError(
                 "algorithm.kl.estimator: is 'k1' with place = 'loss', whose expected gradient is 0; "
                 "take 'k2' or 'k3_unbiased', or place = 'reward'"
             )
+        # With d in the reward the policy gradient is that of the reverse KL; with d^2 / 2 or k3 it is that of another
+        # function.
         if self.place == "reward" and self.estimator != "k1":
             raise ValueError(
                 f"algorithm.kl.estimator: is {self.estimator!r} with place = 'reward', which is no gradient of a "
@@ -92,12 +95,14 @@ class PolicyGradientConfig(AlgorithmSection):
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> "PolicyGradientConfig":
+        # These subtract from rewards; max_rl divides by their mean, which must not pass through 0.
         shaped = self.overlong_buffer > 0 or self.length_penalty > 0
         if self.advantage == "max_rl" and shaped:
             raise ValueError(
                 "algorithm.advantage: is 'max_rl', which needs rewards >= 0, with a length penalty that makes them "
                 "negative; set overlong_buffer and length_penalty to 0"
             )
+        # Against a baseline of earlier batches a group that is all right or all wrong still has an advantage.
         if self.advantage == "running_baseline" and self.zero_variance == "drop":
             raise ValueError(
                 "algorithm.zero_variance: is 'drop' with advantage = 'running_baseline', where groups of equal "
@@ -111,6 +116,8 @@ class PolicyGradientConfig(AlgorithmSection):
         if self.mode_limits and not self.overlong_buffer:
             raise ValueError("algorithm.mode_limits: has no effect without algorithm.overlong_buffer; set that too")
         for mode, limit in self.mode_limits.items():
+            # The ramp is [limit - buffer, limit]: with a smaller limit every completion, even an empty one, would be
+            # penalised.
             if limit <= self.overlong_buffer:
                 raise ValueError(
                     f"algorithm.mode_limits.{mode}: is {limit}, not above overlong_buffer = {self.overlong_buffer}; "
@@ -131,6 +138,7 @@ class AveragingConfig(PolicyGradientConfig):
 
     @model_validator(mode="after")
     def _constant_needs_a_length(self) -> "AveragingConfig":
+        # Both ways: a length without its averaging would be ignored without a word.
         if (self.averaging == "constant") != (self.constant_length > 0):
             raise ValueError(
                 f"algorithm.constant_length: is {self.constant_length} with averaging = "
@@ -145,6 +153,8 @@ class GrpoConfig(AveragingConfig):
     type: Literal["grpo"] = "grpo"
     clip_low: float = Field(0.2, gt=0, lt=1)
     """Ratio is clipped below at 1 - clip_low."""
+    # DAPO's clip-higher (arXiv:2503.14476): with the upper bound at 0.2 an unlikely token can hardly grow, and entropy
+    # falls.
     clip_high: float = Field(0.28, gt=0)
     """Ratio is clipped above at 1 + clip_high (clip-higher, DAPO)."""
     dual_clip: float = Field(0.0, ge=0)
@@ -152,6 +162,7 @@ class GrpoConfig(AveragingConfig):
 
     @model_validator(mode="after")
     def _dual_clip_is_above_the_clip(self) -> "GrpoConfig":
+        # At a smaller value it would stop tokens that are nearly on policy as well.
         if self.dual_clip and self.dual_clip <= 1 + self.clip_high:
             raise ValueError(
                 f"algorithm.dual_clip: is {self.dual_clip}, not above 1 + clip_high = {1 + self.clip_high}; "
@@ -172,6 +183,8 @@ class GspoConfig(PolicyGradientConfig):
     """GSPO: one ratio a sequence (the geometric mean of its tokens'), clipped; mean over sequences."""
 
     type: Literal["gspo"] = "gspo"
+    # The GSPO paper's values (arXiv:2507.18071, section 5.1): a mean over a sequence moves far less than one token's
+    # ratio.
     clip_low: float = Field(3e-4, gt=0, lt=1)
     """Sequence ratio is clipped below at 1 - clip_low; far smaller than a token's."""
     clip_high: float = Field(4e-4, gt=0)

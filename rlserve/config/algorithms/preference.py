@@ -26,6 +26,7 @@ class PairsConfig(Section):
 
     @model_validator(mode="after")
     def _one_best_and_one_worst(self) -> "PairsConfig":
+        # Only one pair is the widest; a second would be another selection.
         if self.selection == "best_worst" and self.pairs_per_group > 1:
             raise ValueError(
                 f"algorithm.pairs.pairs_per_group: is {self.pairs_per_group} with selection = 'best_worst', which "
@@ -43,6 +44,7 @@ class PairedConfig(AlgorithmSection):
 
     def problems(self, *, group_size: int, max_new_tokens: int) -> Iterator[str]:
         """See ``AlgorithmSection.problems``."""
+        # Given pairs bring both completions with the task, whatever the group's size.
         if self.pairs.selection != "given" and group_size < 2:
             yield f"rollout.group_size: is {group_size}, but a pair takes 2 completions of one task; give at least 2"
 
@@ -69,6 +71,7 @@ class DpoConfig(PairedConfig):
                 f"algorithm.label_smoothing: is {self.label_smoothing} with loss = {self.loss!r}, which has none; "
                 "take 'sigmoid', or 0"
             )
+        # IPO regresses the log-ratio on 1 / (2 beta), a constant that a sum over more tokens overshoots.
         if self.loss == "ipo" and not self.length_normalized:
             raise ValueError(
                 "algorithm.length_normalized: is false with loss = 'ipo', whose square then grows with length; "

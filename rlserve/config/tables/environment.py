@@ -54,13 +54,16 @@ class EnvironmentConfig(Section):
     @classmethod
     def _begin_at_the_first_level(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("levels"):
+            # to_toml writes both keys, so that equal ones must load back.
             if values.get("split", values["levels"][0]) != values["levels"][0]:
                 raise ValueError(f"split: is {values['split']!r}, and levels are given; leave one of the two out")
+            # Whatever reads `split` without knowing of levels sees where training begins.
             return {**values, "split": values["levels"][0]}
         return values
 
     @model_validator(mode="after")
     def _held_out(self) -> "EnvironmentConfig":
+        # Training on what is measured would make every held-out number worthless.
         for split in self.levels or (self.split,):
             if split in HELD_OUT_SPLITS:
                 held_out = ", ".join(sorted(HELD_OUT_SPLITS))

@@ -25,6 +25,7 @@ class EpisodesConfig(Section):
 
     @model_validator(mode="after")
     def _a_turn_fits_an_episode(self) -> "EpisodesConfig":
+        # The outer limit would always end first, and its message blame the episode for a slow turn.
         if self.turn_seconds > self.episode_seconds:
             raise ValueError(
                 f"episodes.turn_seconds: is {self.turn_seconds:g}, more than episodes.episode_seconds = "

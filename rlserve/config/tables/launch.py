@@ -34,6 +34,7 @@ class LaunchConfig(Section):
         if self.stop_seconds > 600:
             raise ValueError(f"launch.stop_seconds: is {self.stop_seconds}; at most 600")
         for kind, cores in self.cores.items():
+            # Only actors take --cores; the process that prepares is not an actor.
             if kind not in ("hub", "environment", "verifier", "teacher", "learner", "rollout"):
                 raise ValueError(f"launch.cores: names {kind!r}, not a kind of actor; see `rlserve serve --help`")
             if not cores or min(cores) < 0:

@@ -24,11 +24,13 @@ class ArchitectureConfig(Section):
 
     @model_validator(mode="after")
     def _heads_share_keys_evenly(self) -> "ArchitectureConfig":
+        # Grouped-query attention gives each key-value head the same number of query heads.
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"architecture.num_kv_heads: is {self.num_kv_heads}; num_heads = {self.num_heads} must be a "
                 "multiple of it"
             )
+        # RoPE rotates pairs of dimensions.
         if self.head_dim % 2:
             raise ValueError(f"architecture.head_dim: is {self.head_dim}; rotary positions need an even one")
         return self
@@ -94,6 +96,7 @@ class StageConfig(Section):
 
     @model_validator(mode="after")
     def _accuracy_needs_an_environment(self) -> "StageConfig":
+        # A row of a file names no verifier.
         if self.stop_accuracy and not self.corpus.environment:
             raise ValueError(
                 f"stage.stop_accuracy: is {self.stop_accuracy}, but only the tasks of a corpus.environment can "

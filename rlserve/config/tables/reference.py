@@ -15,6 +15,7 @@ class ReferenceConfig(Section):
 
     @model_validator(mode="after")
     def _a_served_one_is_frozen(self) -> "ReferenceConfig":
+        # A teacher serves a fixed checkpoint; it has no way to receive the learner's weights.
         if self.teacher and self.refresh_every_syncs:
             raise ValueError(
                 f"reference.refresh_every_syncs: is {self.refresh_every_syncs}, but the served reference "

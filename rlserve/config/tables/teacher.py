@@ -63,11 +63,13 @@ class TeacherConfig(Section):
                 f"teachers.tokens_per_batch: is {self.tokens_per_batch} for {self.name!r}, less than one sequence of "
                 f"max_length = {self.max_length}; raise the former"
             )
+        # [teachers.sft] may stand beside either: it goes on from the model that the other gives.
         if self.model and self.pretrain:
             raise ValueError(
                 f"teachers.model: is {self.model!r} for {self.name!r}, which has [teachers.pretrain] too; give one of "
                 "the two"
             )
+        # A server without a model could only fail, and be started again until the launcher gives up.
         if self.servers and not (self.model or self.pretrain):
             raise ValueError(
                 f"teachers.model: is empty for {self.name!r}, of which {self.servers} servers are to be started; name "
