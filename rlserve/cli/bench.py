@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{name}: {({**BENCHES, **LONG})[name]}", file=sys.stderr, flush=True)
         # Libraries log to standard output, which is reserved for the numbers.
         with contextlib.redirect_stdout(sys.stderr):
+            # Imported one by one: most benches load vLLM or torch, and `--help` should not.
             results[name] = importlib.import_module(f"rlserve.bench.{name}").measure(**_options(name, arguments))
         if not arguments.json:
             print_numbers(results[name])
@@ -82,6 +83,7 @@ def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _verifier_options(arguments: argparse.Namespace) -> dict[str, Any]:
     unknown = set(arguments.only) - {"rates", "differential"}
+    # Under `all` the names in --only may be those of another bench.
     if unknown and arguments.what != "all":
         raise InvalidRequest(f"--only: {sorted(unknown)} is not a part of verifier; use rates or differential")
     for option in ("pairs", "workers"):

@@ -57,6 +57,7 @@ def read_cases(kind: str, path: Path) -> Iterator[Case]:
 
 def _case(kind: str, row: Mapping[str, Any]) -> Case:
     case_id = row.get("id")
+    # bool is an int in Python; `true` as an id is a mistake.
     if isinstance(case_id, bool) or not isinstance(case_id, str | int):
         raise InvalidRequest(f"id: is {_shown(row, 'id')}; give a text or a number")
     completion, payload = _judged(kind, row)
@@ -77,9 +78,12 @@ def _judged(kind: str, row: Mapping[str, Any]) -> tuple[str, Any]:
     if "payload" in row:
         return _text(row, "completion"), row["payload"]
     if kind == "math" and ("gold" in row or "answer" in row):
+        # bare: the text is the answer itself, so that the verifier looks for no announcement of one.
         return _text(row, "answer"), {"answer": _gold(row), "bare": True}
     if kind == "code" and "tests" in row:
         payload = {"kind": row.get("kind"), "entry_point": row.get("prompt_entry_point") or "", "tests": row["tests"]}
+        # The short form has a program without text around it: a fence inside a string of it must not be taken for a
+        # block.
         return _text(row, "completion"), payload | {"extract": False}
     short = {"math": ", or gold and answer", "code": ", or completion, kind and tests"}.get(kind, "")
     raise InvalidRequest(
@@ -108,6 +112,8 @@ def _accepted(row: Mapping[str, Any]) -> frozenset[str] | None:
     if expected is None:
         return None
     if isinstance(expected, bool):
+        # A wrong program may also crash or run out of time; "no_verdict" is missing on purpose, since it judges
+        # nothing.
         return frozenset(["pass"] if expected else ["fail", "timeout", "error"])
     if not isinstance(expected, str):
         raise InvalidRequest(f"expected: is {_shown(row, 'expected')}; give true, false or an outcome")
@@ -117,4 +123,5 @@ def _accepted(row: Mapping[str, Any]) -> frozenset[str] | None:
 
 
 def _shown(row: Mapping[str, Any], field: str) -> str:
+    # ascii(): the file is untrusted, and control characters would move the terminal's cursor.
     return ascii(row[field])[:60] if field in row else "missing"

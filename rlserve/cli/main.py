@@ -52,12 +52,14 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rlserve {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
+        # Importing every command would load gRPC and pydantic for a --help.
         declare(subparsers, command, whole=command.name == chosen)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; expected errors go to standard error without a traceback."""
+    # Before any command's module: OpenMP reads the variables once, when torch is imported.
     sleep_when_idle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((a for a in given if not a.startswith("-")), None)
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         status = _run(parsed)
+        # Inside the try: output that is still buffered meets a closed pipe only now, else at the interpreter's end.
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (`| head`) closed the pipe. Discard buffered output, which the interpreter would flush at its end.
@@ -86,6 +89,7 @@ def _run(parsed: argparse.Namespace) -> int:
         print(f"rlserve {parsed.command}: {printable(error, max_length=MAX_ERROR, keep=LINES)}", file=sys.stderr)
         return 1
     except OSError as error:
+        # Any other OSError is a fault of the program, and needs its traceback.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"{error.filename!r} is on a disk that is" if error.filename else "a disk is"

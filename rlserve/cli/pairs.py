@@ -41,6 +41,7 @@ class PairRules:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Before the samples are read: a large file takes seconds.
     if arguments.out.exists():
         raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new name")
     if arguments.pairs_per_prompt < 1:
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.examples:
         rows = list(examples(samples, right_only=arguments.right_only))
     elif arguments.weak:
+        # A list, not a stream: an empty result is refused before the output file exists.
         rows = list(strong_against_weak(samples, read_samples(arguments.weak), rules))
     else:
         rows = list(graded_pairs(samples, rules))
@@ -112,12 +114,14 @@ def examples(samples: Iterable[Sample], *, right_only: bool) -> Iterator[Sample]
 
 
 def _drawn(prompt: str, found: Sequence[tuple[Sample, Sample]], rules: PairRules) -> Iterator[Sample]:
+    # A generator for each prompt: more samples of one prompt do not change the pairs of the others.
     chosen = random.Random(f"{rules.seed}/{prompt}").sample(found, min(rules.per_prompt, len(found)))
     for a, b in chosen:
         yield {"prompt": prompt, "chosen": a["completion"], "rejected": b["completion"]}
 
 
 def _differ(a: Sample, b: Sample) -> bool:
+    # A pair of equal texts has no gradient, and an empty completion no token to train on.
     return bool(a["completion"] and b["completion"] and a["completion"] != b["completion"])
 
 

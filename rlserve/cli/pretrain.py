@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_table(arguments, "pretrain", PretrainConfig)
+    # After load_table: a faulty table is reported before the seconds of importing torch.
     from rlserve.pretrain.train import pretrain
 
     path = pretrain(config, arguments.out, arguments.seed, arguments.max_length, print_progress)

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_table(arguments, "sft", SftConfig)
+    # After load_table: a faulty table is reported before the seconds of importing torch.
     from rlserve.pretrain.sft import sft
 
     path = sft(config, arguments.model, arguments.out, arguments.seed, print_progress)

@@ -29,6 +29,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, table: str) -> None:
 
 def load_table(arguments: argparse.Namespace, table: str, section: type[S]) -> S:
     """The validated table. Raises ConfigError if the file does not have it, InvalidRequest if the output exists."""
+    # save_checkpoint refuses it as well, but only after the training.
     if arguments.out.exists():
         raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new directory")
     values = read_toml(arguments.config)
@@ -36,6 +37,7 @@ def load_table(arguments: argparse.Namespace, table: str, section: type[S]) -> S
         values = merge(values, parse_override(text))
     if table not in values:
         raise ConfigError(f"config: {arguments.config!r} has no [{table}] table; see configs/quickstart.toml")
+    # This table alone: a run's configuration may have others that do not concern the stage.
     return validate(section, values[table])
 
 

@@ -103,9 +103,12 @@ def list_verifiers() -> int:
     for name in plugins.names(plugins.VERIFIER_GROUP):
         try:
             kind = plugins.load(plugins.VERIFIER_GROUP, name)
+        # One broken plug-in must not hide the others.
         except PluginFailed as error:
             print(f"{name:16} BROKEN: {str(error).removeprefix(f'{plugins.VERIFIER_GROUP}: ')}")
             continue
+        # Asked of the class: making a verifier may need options. A rubric's range is a property there, and follows its
+        # parts.
         ends = getattr(kind, "reward_range", (0.0, 1.0))
         span = f"{ends[0]:g} to {ends[1]:g}" if isinstance(ends, tuple) else "as its parts"
         summary = getattr(kind, "description", "") or (kind.__doc__ or "").strip().partition("\n")[0]

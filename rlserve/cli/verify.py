@@ -92,12 +92,14 @@ def verify_file(
     Raises InvalidRequest (with the line number) for a malformed file, before any case is verified; UnknownName for a
     verifier that is not registered.
     """
+    # All lines first: a malformed one is reported before the first verdict costs time.
     cases = list(read_cases(kind, cases_path))
     verdicts = asyncio.run(_judge(kind, cases, config or VerifierConfig(), progress or (lambda done, total: None)))
     lines = [verdict_line(case, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
     if out_path is None:
         _print_table(lines)
     else:
+        # By rename, so that whatever reads the file never sees half of it.
         temporary = out_path.with_name(out_path.name + ".partial")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         temporary.replace(out_path)
@@ -128,6 +130,7 @@ async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress:
 
     verifiers = {name: config.options.get(name, {}) for name in checked_names([kind])}
     async with VerifierPool(verifiers, config) as pool:
+        # Two per process keep each one busy; more would only fill the pool's queue, which refuses beyond max_queue.
         slots = asyncio.Semaphore(2 * config.workers)
         done = 0
 
@@ -143,6 +146,7 @@ async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress:
 
 
 def _print_table(lines: Sequence[Mapping[str, Any]]) -> None:
+    # ascii(): an id comes from the file and must not move the terminal's cursor.
     ids = [ascii(line["id"])[1:-1][:MAX_ID_CHARACTERS] for line in lines]
     width = max(map(len, [*ids, "id"]))
     print(f"{'id':<{width}}  {'outcome':<10}  {'reward':>6}  reason")
@@ -171,5 +175,6 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _show(done: int, total: int) -> None:
+    # A carriage return redraws a line of a terminal; in a log each one would be a line of its own.
     if sys.stderr.isatty() and (done % 50 == 0 or done == total):
         print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 if no task is suspect or ``--out`` left them out, else 1."""
     if arguments.n < 1 or not 0 < arguments.threshold <= 1:
         raise InvalidRequest("n, threshold: give n of at least 1, and a threshold above 0 and at most 1")
+    # Both files whole: a share of n-grams needs all those of the evaluation first.
     tasks = list(_texts(arguments.tasks, arguments.field))
     measured = [text for _, text in _texts(arguments.evaluation, arguments.field)]
     known = all_ngrams(measured, arguments.n)
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         _write(arguments.tasks, arguments.out, {item.line for item in found})
         print(f"wrote the other {len(tasks) - len(found)} tasks to {arguments.out}")
         return 0
+    # A script can stop on it, as with grep or diff.
     return int(bool(found))
 
 
@@ -67,6 +69,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _write(source: Path, target: Path, left_out: set[int]) -> None:
     kept = [line for number, line in _lines(source) if number not in left_out]
+    # Source and target may be the same file: it is read above, and replaced by rename.
     partial = target.with_name(target.name + ".partial")
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     partial.replace(target)

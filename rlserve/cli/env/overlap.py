@@ -25,6 +25,8 @@ def ngrams(text: str, n: int) -> list[int]:
         return []
     if len(words) < n:
         return [hash(tuple(words))]
+    # Hashes, not tuples: a data set has millions of n-grams. They are compared within this process only, as hash() of a
+    # string is salted per process.
     return [hash(tuple(words[start : start + n])) for start in range(len(words) - n + 1)]
 
 
@@ -51,5 +53,6 @@ class Found:
 
 def contaminated(texts: Iterable[tuple[int, str]], known: Collection[int], *, n: int, threshold: float) -> list[Found]:
     """The texts, with their line numbers, whose overlap reaches ``threshold``; the worst first."""
+    # threshold > 0 keeps texts without words, whose overlap is 0, from matching everything.
     found = [Found(line, share, text) for line, text in texts if (share := overlap(text, known, n)) >= threshold > 0]
     return sorted(found, key=lambda item: (-item.share, item.line))

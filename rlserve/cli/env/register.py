@@ -69,6 +69,7 @@ def read_spec(path: Path) -> EnvironmentSpec:
         content = tomllib.loads(read_text(path))
     except ValueError as error:
         raise InvalidRequest(f"source: {str(path)!r} is not a TOML file ({error})") from error
+    # A misspelt key would otherwise leave its default, such as a held-out split that is trained on.
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:
         raise InvalidRequest(f"{path.name}: {unknown[0]}: is unknown (known: {', '.join(FIELDS)})")
@@ -95,6 +96,7 @@ async def _register(arguments: argparse.Namespace, hub: str) -> int:
         if arguments.keep:
             return await _keep(client, specs)
         for spec in specs:
+            # again: an operator's registration ends an earlier `unregister`, which keeps the name out until then.
             await client.register_environment(spec, again=True)
             print(printable(f"{spec.name} {spec.version} at {spec.address} is registered until it is unregistered"))
     return 0
@@ -120,6 +122,7 @@ async def _specs(arguments: argparse.Namespace) -> list[EnvironmentSpec]:
 async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
     """Stay registered while the server answers. Exit code 0 on Ctrl-C, 1 if the server is gone."""
     actor = Actor(
+        # The suffix lets two terminals keep the same environment.
         actor_id=f"environment/{quote(specs[0].name, safe='')}/{uuid.uuid4().hex[:8]}",
         kind=ActorKind.ENVIRONMENT,
         address=specs[0].address,
@@ -128,6 +131,7 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
     )
     with stop_signals() as stopped:
         async with (
+            # Leaving this block unregisters, on a signal as on a dead server.
             client.registered(actor, environments=specs, again=True),
             EnvironmentClient(specs[0].address) as server,
         ):
@@ -140,6 +144,7 @@ async def _keep(client: HubClient, specs: Sequence[EnvironmentSpec]) -> int:
                     await asyncio.wait_for(stopped.wait(), WATCH_SECONDS)
                     return 0
                 except TimeoutError:
+                    # In a row: one late answer of a busy server is no death.
                     misses = 0 if await _answers(server) else misses + 1
     print(f"{actor.address} does not answer any more: unregistered", file=sys.stderr)
     return 1
@@ -151,6 +156,7 @@ async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
     if not spec.command:
         raise InvalidRequest(f"command: the spec of {spec.name!r} has none; give one, or start the server by hand")
     try:
+        # No shell: the command is a list, and its process is the server itself, which SIGTERM then reaches.
         server = await asyncio.create_subprocess_exec(*spec.command)
     except OSError as error:
         raise InvalidRequest(f"command: {spec.command[0]!r} cannot be started: {error}") from error
@@ -158,6 +164,7 @@ async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
         deadline = time.monotonic() + START_SECONDS
         async with EnvironmentClient(spec.address) as client:
             while not await _answers(client):
+                # A server that ended needs no wait of a minute.
                 if server.returncode is not None or time.monotonic() > deadline:
                     how = "ended" if server.returncode is not None else f"did not answer within {START_SECONDS:g} s"
                     raise InvalidRequest(f"command: {' '.join(spec.command)!r} {how}; does it serve {spec.address}?")
@@ -167,6 +174,7 @@ async def _started(spec: EnvironmentSpec) -> AsyncIterator[None]:
         if server.returncode is None:
             server.terminate()
             with contextlib.suppress(TimeoutError):
+                # It may be in the middle of an episode, and flush its own files.
                 await asyncio.wait_for(server.wait(), STOP_SECONDS)
         if server.returncode is None:
             print(f"{spec.command[0]} did not end within {STOP_SECONDS:g} s; killing it", file=sys.stderr)

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         environment = plugins.make(plugins.ENVIRONMENT_GROUP, arguments.name, options, where="--option")
         tasks = _taken(environment, arguments)
     for task in tasks:
+        # json.dumps escapes control characters; the plain form comes from a stranger's server and needs printable().
         print(json.dumps(_plain(task)) if arguments.json else printable(_shown(task), max_length=MAX_SHOWN, keep=LINES))
     return 0
 
@@ -52,6 +53,7 @@ def _taken(environment: plugins.Environment, arguments: argparse.Namespace) -> l
     last = arguments.first + arguments.n
     try:
         return [environment.task(arguments.split, index, arguments.seed) for index in range(arguments.first, last)]
+    # Its message is for the user already; only exceptions of the plug-in are wrapped.
     except RlserveError:
         raise
     except Exception as error:
@@ -92,6 +94,7 @@ def _plain(task: Task) -> dict[str, Any]:
         "task_id": task.task_id,
         "prompt": prompt,
         "verifier": task.verifier,
+        # A payload is bytes of the environment's own, and need not be UTF-8.
         "payload": task.payload.decode("utf-8", "backslashreplace"),
         "labels": dict(task.labels),
         "given": [{"text": g.text, "chosen": g.chosen, "weight": g.supervised_weight} for g in task.given],

@@ -37,12 +37,14 @@ def write_package(
     """
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"name: is {name!r}; give lower-case letters, digits and underscores, a letter first")
+    # Of two packages with one name in a group none is loaded: the plug-in's owner would be ambiguous.
     if name in plugins.names(group):
         raise InvalidRequest(f"name: {name!r} is already registered here; give another name")
     if directory.exists():
         raise InvalidRequest(f"directory: {str(directory)!r} exists already; give another with --directory")
     words = {
         "name": name,
+        # Distribution names have dashes by custom (PEP 503 treats both alike); modules need underscores.
         "dashed": name.replace("_", "-"),
         "module": f"rlserve_{name}",
         "class_name": "".join(part.title() for part in name.split("_")) + kind,
@@ -58,4 +60,5 @@ def write_package(
 
 def fill(text: str, words: Mapping[str, str]) -> str:
     """Replace ``{word}`` for each key of ``words``; other braces are kept."""
+    # Not str.format: the templates are Python source, full of braces of its own.
     return re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[0]), text)

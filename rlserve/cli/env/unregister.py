@@ -23,4 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _unregister(hub: str, name: str) -> None:
     async with HubClient(hub) as client:
+        # keep_out: the server still lives and would offer itself again with its next heartbeat.
         await client.unregister_environment(name, keep_out=True)

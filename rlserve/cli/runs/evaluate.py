@@ -28,15 +28,18 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.model)
     model = model_of(given)
     base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
+    # A measurement leaves nothing behind, and never touches the run that it measures.
     with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
         config = _evaluation_config(base, model, arguments, directory)
         status = run_once(config)
+        # Inside the with block: the events are read before the directory goes.
         if status == 0:
             _print(measurement(config), as_json=arguments.json)
         return status
 
 
 def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
+    # The model exists: with [pretrain] beside model.path the configuration would be refused.
     values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft"})
     asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
     change = {
@@ -44,6 +47,7 @@ def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namesp
         "directory": directory,
         "steps": 0,
         "model": {"path": model},
+        # What the command line leaves open keeps the run's own value.
         "evaluate": {key: value for key, value in asked.items() if value is not None},
     }
     return validate(RunConfig, merge(values, change))

@@ -36,6 +36,7 @@ class Console:
                 yield
             finally:
                 task.cancel()
+                # follow() shows the last lines in its finally; without this wait they would be lost.
                 await asyncio.gather(task, return_exceptions=True)
         self._progress = None
 
@@ -67,6 +68,7 @@ async def follow(paths: RunPaths, progress: Progress, *, leave_out: Collection[s
 
 def _show_new(progress: Progress, events: "_Tail", metrics: "_Tail", leave_out: Collection[str]) -> None:
     for event in events.new():
+        # eval prints the accuracy as its result; on the console it would stand there twice.
         if event.get("event") in leave_out:
             continue
         # A malformed line of another process must not end the console.
@@ -76,6 +78,7 @@ def _show_new(progress: Progress, events: "_Tail", metrics: "_Tail", leave_out: 
         with contextlib.suppress(KeyError, TypeError, ValueError):
             progress.state.step = int(line["step"])
             progress.state.metrics.update(
+                # Names of metrics have a slash; step and time do not.
                 {k: float(v) for k, v in line.items() if isinstance(v, int | float) and "/" in k}
             )
         progress.refresh()
@@ -129,6 +132,7 @@ class _Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # From the end: a resumed run's earlier lines were shown in its earlier life.
         self._offset = path.stat().st_size if path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
@@ -139,6 +143,7 @@ class _Tail:
             self._offset = min(self._offset, size)  # a resumed run cuts the lines of steps that it repeats
             file.seek(self._offset)
             data = file.read()
+        # A line that its writer has not finished waits for the next look.
         end = data.rfind(b"\n") + 1
         self._offset += end
         for line in data[:end].splitlines():

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Before the run: minutes of sampling should not end at a name that is taken.
     if arguments.out.exists():
         raise InvalidRequest(f"--out: {str(arguments.out)!r} exists already; give a new name")
     if not arguments.out.resolve().parent.is_dir():
@@ -54,6 +55,7 @@ def _copy(samples: Path, out: Path) -> int:
 
 
 def _config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
+    # Sampling needs none of these, and teachers would be started for nothing.
     values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft", "teachers", "algorithm", "reference"})
     change = {
         "name": "generate",
@@ -65,6 +67,7 @@ def _config(config: RunConfig, model: str, arguments: argparse.Namespace, direct
             "samples": arguments.samples,
             "temperature": arguments.temperature,
             "from_training": not arguments.held_out,
+            # All samples. The measurement splits the problems over environments and may round each share up.
             "keep": arguments.problems + len(config.environments),
         },
     }

@@ -23,6 +23,7 @@ def run_once(config: RunConfig) -> int:
     if not config.evaluate.problems:
         raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give --problems")
     paths = RunPaths(Path(config.directory) / config.name)
+    # Progress to standard error: standard output is for the result, which scripts read.
     return launch(config, paths, keeps=False, display=Console(config.name, sys.stderr, leave_out=("accuracy",)))
 
 
@@ -46,6 +47,7 @@ def config_of(given: Path, asked: str | None) -> Path:
             raise InvalidRequest(f"--config: no file {asked!r}; give the configuration of a run")
         return Path(asked)
     here = given.resolve()
+    # A checkpoint is RUN/checkpoints/step-N, so that the run is two levels up.
     places = [here, *(here.parents[1:2] if _STEP.fullmatch(here.name) else [])]
     for place in places:
         if RunPaths(place).config.exists():
@@ -60,6 +62,7 @@ def model_of(given: Path) -> str:
     """Absolute path of the checkpoint. Raises InvalidRequest if there is none."""
     if not given.is_dir():
         raise InvalidRequest(f"model: there is no directory {str(given)!r}; give a run or a checkpoint")
+    # The rule that preflight applies, so that both look at the same checkpoint of a run.
     from rlserve.launch.preflight.checkpoint import directory_of
 
     return str((directory_of(str(given)) or given).resolve())

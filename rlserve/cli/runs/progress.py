@@ -40,6 +40,7 @@ class ProgressState:
         self.phase, self.message = phase, ""
         if phase == "training":
             self.total_steps = total_steps
+            # Kept over measurements in between: the pace is that of all training of this process.
             self.first_step = self.step if self.first_step is None else self.first_step
 
     def eta_seconds(self, now: float) -> float | None:
@@ -92,6 +93,7 @@ class Progress:
         self._last_step = 0
         self._warned: set[str] = set()
         self._live = (
+            # rich moves the cursor to redraw, which only a terminal can do.
             Live(console=self._console, refresh_per_second=4, transient=False) if self._console.is_terminal else None
         )
 
@@ -106,6 +108,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print permanent lines."""
+        # All off: square brackets and :names: in a message are text, not rich's markup. A hard wrap would break
+        # paths that users copy.
         self._console.print(
             printable(text, max_length=MAX_TEXT, keep=LINES), highlight=False, markup=False, emoji=False, soft_wrap=True
         )
@@ -130,9 +134,11 @@ class Progress:
             self._last_step = self.state.step
             self._live.update(self._panel(shown, now))
             return
+        # One line per change: a log file should not grow by three lines per second.
         key = f"{self.state.phase} {self.state.step} {self.state.message}"
         if key != self._last_line:
             self._last_line = key
+            # Not by rich, which wraps lines at 80 columns where there is no terminal.
             print(printable(self._line(shown, now)), file=self._console.file, flush=True)
 
     def _line(self, shown: list[tuple[str, str]], now: float) -> str:

@@ -12,10 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Here: it imports matplotlib, for which --help and a wrong argument should not wait.
     from rlserve.observability.report import write_report
 
     for given in arguments.runs:
         paths = run_directory(Path(given))
+        # Runs by hand, or of a launcher that was killed early, may have metrics and no config.toml.
         write_report(load_run([paths.config]) if paths.config.exists() else None, paths)
         print(f"report {paths.report}")
     return 0

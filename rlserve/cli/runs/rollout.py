@@ -54,6 +54,7 @@ async def _run(arguments: argparse.Namespace) -> None:
                 await client.pause()
             elif arguments.action == "resume":
                 await client.resume()
+            # After the action, so that the line shows its effect.
             status = await client.status()
         print(
             f"{status.worker_id}: {'paused' if status.paused else 'working'}, version {status.policy_version}, "
@@ -71,6 +72,7 @@ def _chosen(workers: Sequence[Actor], wanted: str | None) -> list[Actor]:
 
 
 async def _sample(worker: Actor, arguments: argparse.Namespace) -> None:
+    # Here: the other actions need no tokenizer, and transformers takes seconds to import.
     from rlserve.actors.start_model import model_at
     from rlserve.tokens.model_tokens import ModelTokens
     from rlserve.tokens.prompts import encode_prompt
@@ -97,6 +99,7 @@ async def _sample(worker: Actor, arguments: argparse.Namespace) -> None:
             deadline_seconds=arguments.seconds,
         )
     for trajectory in trajectories:
+        # token_ids holds the prompt too.
         ids = trajectory.token_ids[trajectory.sampled_mask].tolist()
         versions = sorted({span.version for span in trajectory.policy_spans})
         print(f"--- version {', '.join(map(str, versions))}, {len(ids)} tokens, {trajectory.finish_reason}")

@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config, paths = _resolve(arguments)
     if arguments.dry_run:
+        # Before the checks: the plan also helps to understand their findings.
         _print_plan(config, paths)
         if not arguments.no_preflight:
             sys.stdout.flush()  # the plan comes before the warnings, which go to standard error
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         restore_store=arguments.restore_store,
         preflight=not arguments.no_preflight,
         display=Console(config.name, sys.stdout),
+        # A new run's configuration comes from files that no launcher writes.
         reread=(lambda: _resolve(arguments)[0]) if arguments.resume else None,
     )
 
@@ -82,6 +84,7 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     if not paths.config.exists():
         raise InvalidRequest(f"--resume: {str(paths.root)!r} is not a run (it has no {paths.config.name})")
     config = load_run([paths.config], arguments.overrides, arguments.unset)
+    # Here and not in the learner: a refused resume has changed nothing, not even config.toml.
     refuse_changes(load_run([paths.config]), config)
     if facts := stored_facts(backend_of(config.store), paths):
         list(changes(facts, RunFacts.of(config)))  # for the changes that it raises for; the learner warns of others

@@ -38,12 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The actor's exit code; 78 if the configuration cannot work, so that no launcher restarts it."""
+    # Here: --help of this command should not load gRPC.
     from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, die_with_parent
 
+    # First: a launcher that dies during the seconds of imports below must not leave this process behind.
     die_with_parent()
     actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
     logs.set_up(actor_id)
     try:
+        # Before any import of torch: OpenMP sizes its pool of threads by the cores that it may use.
         if arguments.cores:
             _stay_on(arguments.cores)
         config, paths = _configuration(arguments)
@@ -63,6 +66,7 @@ def _stay_on(cores: str) -> None:
 
 def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     files = arguments.config or [RunPaths(arguments.run or Path()).config]
+    # Files given by hand are this actor's own choice: no launcher vouches for them.
     if not arguments.config:
         check_digest(Path(files[0]))
     config = load_run(files, arguments.overrides)
@@ -77,6 +81,7 @@ def _import_actor(kind: str, config: RunConfig) -> None:
 
         # Before gRPC starts its threads, which a fork would not copy.
         engine_class(config.rollout.engine).prepare_process()
+    # Imports make objects that stay: collecting meanwhile took a quarter of the time.
     with collector_paused():
         importlib.import_module(f"rlserve.actors.{kind}.main")
 
@@ -88,6 +93,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
             from rlserve.actors.hub.main import run_hub
 
             address = arguments.address or config.hub.address
+            # `print` gives the address on standard output, for scripts that start a hub on port 0.
             return asyncio.run(run_hub(address, config.hub.heartbeat_timeout_seconds, print))
         case "environment":
             from rlserve.actors.environment.main import run_environment
@@ -107,6 +113,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
 
             verifier = config.verifier
             if arguments.address:
+                # model_copy, since sections are frozen.
                 verifier = verifier.model_copy(update={"address": arguments.address})
             return asyncio.run(run_verifier(verifier, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name))
         case "teacher":
@@ -146,6 +153,7 @@ def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunP
     teacher = known[name]
     if arguments.address:
         teacher = teacher.model_copy(update={"address": arguments.address})
+    # After the imports above, so that preparing the model and importing the libraries overlap.
     model = wait_for_teacher_model(teacher, config, paths)
     if not model:
         raise InvalidRequest(f"teachers.model: is empty for {name!r}; name a checkpoint to serve")

@@ -61,12 +61,14 @@ async def _ask(address: str) -> Answer:
 async def _run_state(client: HubClient) -> RunState | None:
     try:
         return await client.get_run_state()
+    # The hub is up before the learner's first report.
     except NotReady:
         return None
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:
     if as_json:
+        # default=str: enums and other values that JSON lacks.
         print(json.dumps({"running": True} | _plain(asdict(answer)), default=str))
         return
     if answer.state is None:
@@ -113,12 +115,14 @@ def _print_finished(paths: RunPaths, *, as_json: bool) -> None:
     if groups := summary.get("groups"):
         dropped = "".join(f", dropped/{reason} {count}" for reason, count in groups.get("dropped", {}).items())
         print("groups: " + ", ".join(f"{k} {v}" for k, v in groups.items() if k != "dropped") + dropped)
+    # A killed or stopped run has its queue and its last checkpoint.
     if how != "finished":
         print(f"resume with: rlserve run --resume {paths.root}")
 
 
 def _end_of(paths: RunPaths) -> tuple[str, str]:
     """How the last life ended ("finished", "stopped", "failed", "killed"), and the message of a failure."""
+    # A life without an end event was killed: the launcher writes one in every other case.
     how, message = "killed", ""
     for event in read_json_lines(paths.events):
         match event.get("event"):
