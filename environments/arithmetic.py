@@ -111,6 +111,7 @@ class ArithmeticEnvironment:
         return next(problem for problem in drawn if split_of(problem) == wanted)
 
     def _draw(self, key: str, level: int) -> str:
+        # The first byte chooses the number of digits, the others are the digits: neither depends on the other.
         first, *rest = _digest(key)
         num_digits = level or self._min_digits + first % (self._max_digits - self._min_digits + 1)
         return "+".join(str(digit) for digit in islice(_digits(bytes(rest)), num_digits)) + "="
@@ -118,6 +119,7 @@ class ArithmeticEnvironment:
 
 def split_of(problem: str) -> str:
     """The split of a problem, by a hash of its text and independent of the seed."""
+    # Not Python's hash(), which is salted per process.
     bucket = int.from_bytes(_digest(f"split/{problem}")[:8]) % 1000
     return next(split for split, buckets in HELD_OUT_PER_MILLE.items() if bucket in buckets)
 
@@ -156,4 +158,5 @@ def _digits(data: bytes) -> Iterator[int]:
 
 
 def _common_digit(data: bytes) -> int:
+    # Inverse transform: a uniform number in [0, total), looked up in the cumulative weights.
     return bisect(COMMONNESS, int.from_bytes(data) / 2 ** (8 * len(data)) * COMMONNESS[-1])

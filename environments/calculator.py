@@ -64,6 +64,7 @@ class CalculatorEnvironment:
         turn_end: str = "<eos>",
     ) -> None:
         """``turns`` include the answer; ``turn_end`` is the text of the end token in demonstrations."""
+        # So that no right call exceeds the 12 digits of CALL.
         if not 2 <= min_terms <= max_terms <= 16 or not 1 <= max_number < 10**6:
             raise InvalidRequest(
                 f"calculator.min_terms, max_terms, max_number: are {min_terms}, {max_terms} and {max_number}; "
@@ -97,6 +98,7 @@ class CalculatorEnvironment:
             task_id=f"{split}/{seed}/{index}",
             prompt=problem,
             verifier=self.verifier,
+            # The answer is what the calculator itself gives at the last call, so that both agree by construction.
             payload=json.dumps({"answer": calls(problem)[-1][1], "marker": MARKER}).encode(),
             seed=seed,
             multi_turn=True,
@@ -114,8 +116,10 @@ class CalculatorEnvironment:
         key = f"demonstration/{seed}/{split}/{index}"
         steps = calls(problem)
         answer = MARKER + steps[-1][1]
+        # Half of them answer without the tool: reinforcement learning must find the better half.
         if draw(f"{key}/coin", 2):
             return problem, answer
+        # A demonstration is one prompt and one completion: each shows a single turn behind a beginning that is made up.
         made = draw(f"{key}/made", len(steps) + 1)
         text = problem + "".join(f"{call}{self._turn_end}{result};" for call, result in steps[:made])
         return text, steps[made][0] if made < len(steps) else answer
@@ -162,6 +166,7 @@ def calculated(text: str) -> str:
 
 def calls(problem: str) -> list[tuple[str, str]]:
     """The calls that solve a problem, with their results: ``("c1+2=", "3"), ("c3-3=", "0")`` for ``"1+2-3?"``."""
+    # A term keeps its sign: the sign is the operator of its call.
     first, *rest = re.findall(r"[-+]?[0-9]+", problem)
     running, steps = first, []
     for term in rest:

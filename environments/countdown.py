@@ -93,6 +93,7 @@ class CountdownEnvironment:
         rng = Random(f"{seed}/{split}/{index}")
         while True:
             numbers = [rng.randint(1, self._max_number) for _ in range(self._numbers)]
+            # First, since the hash costs less than an expression.
             if split_of(numbers) != split:
                 continue
             value, expression = _combine(rng, numbers)
@@ -109,6 +110,8 @@ class CountdownEnvironment:
 
 def split_of(numbers: list[int]) -> str:
     """The split of a set of numbers: 90% train, 5% each of the others."""
+    # Sorted, and without the target: the same numbers in another order, or with another target, are nearly the same
+    # problem.
     key = " ".join(map(str, sorted(numbers)))
     bucket = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % SPLIT_BUCKETS
     return {0: "validation", 1: "test"}.get(bucket, "train")
@@ -127,4 +130,5 @@ def _combine(rng: Random, numbers: list[int]) -> tuple[Fraction, str]:
         value = {"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else a / b
         parts.append((value, f"({left}{sign}{right})"))
     value, expression = parts[0]
+    # The outermost brackets are superfluous.
     return value, expression[1:-1]

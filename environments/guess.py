@@ -35,6 +35,7 @@ class GuessEnvironment:
 
     name = "guess"
     version = "1"
+    # The episode's own verdict counts: only the game knows the number.
     verifier = ""
     multi_turn = True
 
@@ -85,6 +86,7 @@ class GuessEnvironment:
         key = f"demonstration/{seed}/{split}/{index}"
         hidden, low, high = draw(f"{key}/hidden", self._max_number + 1), 0, self._max_number
         text, guess = self._prompt, self._guess(f"{key}/0", low, high)
+        # A beginning of any length, so that every turn of a game is demonstrated.
         for turn in range(1, draw(f"{key}/turns", self._turns) + 1):
             if guess == hidden:
                 break
@@ -124,6 +126,7 @@ class GuessEpisode:
         return Turn(
             messages=() if found else (Message(role="user", content=reply),),
             done=found or self._taken >= self._turns,
+            # In every answer: the worker may end the episode at its own limits, and the last verdict then counts.
             verdict=self._verdict(found),
         )
 

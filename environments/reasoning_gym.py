@@ -42,6 +42,7 @@ class ReasoningGymEnvironment:
         self._options = dict(options or {})
         self._prompt_format = prompt_format
         self._suffix = suffix
+        # Per instance, not on the method: a cache on the class would keep every instance alive.
         self._data_set = lru_cache(maxsize=8)(self._make)
         self._data_set(0)  # raises for faulty options now and not at the first task
         self.version = _library_version()
@@ -66,6 +67,8 @@ class ReasoningGymEnvironment:
                 {
                     "task": self._task,
                     "options": self._options,
+                    # Entries hold tuples, sets and integer keys, which plain JSON would change before the scorer sees
+                    # them.
                     "entry": encode_plain(dict(entry)),
                     "tags": self._prompt_format == "chat",
                 }
@@ -80,6 +83,7 @@ class ReasoningGymEnvironment:
         Raises InvalidRequest if the data set has no answer.
         """
         entry = self._entry(split, index, seed)
+        # Some data sets accept any answer with a property, and give None.
         if not isinstance(entry["answer"], str):
             raise InvalidRequest(f"reasoning_gym: {self._task!r} has no answer to imitate")
         tagged = f"<answer>{entry['answer']}</answer>" if self._prompt_format == "chat" else entry["answer"]
@@ -109,6 +113,7 @@ class ReasoningGymEnvironment:
             return reasoning_gym.create_dataset(self._task, seed=seed, **self._options)
         except ValueError as error:
             raise InvalidRequest(f"reasoning_gym.task: {self._task!r} cannot be made: {error}") from error
+        # The library checks its configurations by assert statements.
         except (TypeError, AssertionError) as error:
             raise InvalidRequest(f"reasoning_gym.options: {self._task!r} does not take them: {error}") from error
 

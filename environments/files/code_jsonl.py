@@ -64,6 +64,7 @@ class CodeEnvironment:
         self._rows = rows
         self._prompt_format = prompt_format_option(self.name, prompt_format)
         self._instruction = instruction
+        # Put over the row's own: the option of a run goes before the file.
         self._limits = {} if cpu_seconds is None else {"cpu_seconds": cpu_seconds}
 
     @property
@@ -143,6 +144,7 @@ def _row(row: Mapping[str, Any]) -> CodeRow:
     return code_row(
         task_id=str(row.get("task_id") or prompt[:MAX_ID_CHARACTERS]),
         prompt=prompt,
+        # Columns that are null count as missing: files written from tables have a null in every empty cell.
         payload={name: row[name] for name in PAYLOAD if row.get(name) is not None},
         solution=optional_text(row, "solution"),
     )

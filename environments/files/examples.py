@@ -32,6 +32,7 @@ class ExamplesEnvironment:
 
     def __init__(self, *, path: str, weight: float = 1.0) -> None:
         """``weight`` of a token under the supervised objective; 0: only for distillation."""
+        # Also refuses NaN, for which every comparison is false.
         if not 0 <= weight < float("inf"):
             raise InvalidRequest(f"weight: is {weight}; give a number from 0")
         self._weight = weight

@@ -37,6 +37,7 @@ class Gsm8kEnvironment(MathProblemEnvironment):
 
 def _problem(row: Mapping[str, Any]) -> MathProblem:
     number = row.get("answer")
+    # Files converted by a table program have the number as a number.
     solution = str(answer_field(row)) if isinstance(number, int | float) else text_field(row, "answer")
     if (alone := NUMBER.fullmatch(solution)) is not None:
         solution = f"#### {alone[1]}"  # so that a demonstration ends as in the full file

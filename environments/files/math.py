@@ -38,7 +38,9 @@ def _problem(row: Mapping[str, Any]) -> MathProblem:
     question = text_field(row, next((name for name in ("problem", "question") if name in row), "problem"))
     solution = optional_text(row, "solution")
     golds = _golds(row, solution)
+    # Now, when the file is read: a gold answer that the verifier cannot read would waste every rollout on it.
     checked_payload(MathEnvironment.verifier, {"answer": list(golds)})
+    # MATH's own files call the subject "type".
     labels = {"level": row.get("level"), "subject": row.get("subject", row.get("type"))}
     return MathProblem(
         question=question.strip(),

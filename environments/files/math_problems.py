@@ -77,6 +77,7 @@ class MathProblemEnvironment:
     def demonstration(self, split: str, index: int, seed: int) -> tuple[str, str]:
         """Return the question and its worked solution, as text; without a solution, the gold answer in a box."""
         problem, _ = row_at(self._problems, self.name, split, index)
+        # A box is the form in which the built-in instructions ask for the answer.
         return _as_text(problem), problem.solution or f"\\boxed{{{problem.golds[0]}}}"
 
     def _prompt(self, problem: MathProblem) -> str | tuple[Message, ...]:

@@ -33,6 +33,7 @@ class PrimeEnvironment:
             raise InvalidRequest(f"prime.held_out: is {held_out}; give a share from 0 to below 1")
         self.version = version("verifiers")
         self._sources = {"train": (taskset, dict(options or {}))}
+        # Loads the taskset now: a wrong id or option ends the server's start, not the first task.
         count = len(tasks_of(*self._sources["train"]))
         if test_taskset:
             self._sources["test"] = (test_taskset, dict(test_options or {}))

@@ -33,6 +33,7 @@ def _load(taskset: str, options: str) -> tuple[Any, ...]:
         kind = taskset_class(taskset)
         config = (concrete_type(kind, TasksetConfig) or TasksetConfig)(**{**given, "id": taskset})
         tasks = tuple(itertools.islice(kind(config), limit))
+    # What a wrong id, a module without a taskset, or options that its pydantic configuration refuses raise.
     except (ModuleNotFoundError, AttributeError, TypeError, ValueError) as error:
         raise InvalidRequest(f"taskset: {taskset!r} cannot be loaded: {error}") from error
     if not tasks:

@@ -35,10 +35,13 @@ class PrimeVerifier:
         task = _task(payload)
         trace = _trace(task, completion)
         try:
+            # score() is a coroutine; a judge process verifies one completion at a time and has no loop of its own.
             asyncio.run(task.score(trace))
+        # Rewards are code of the taskset's author and may raise anything: that is no verdict, never a reward of 0.
         except Exception as error:
             raise Unavailable(f"{type(task).__name__}: its rewards failed: {type(error).__name__}: {error}") from error
         rewards = {name: reward for name, reward in trace.rewards.items() if reward is not None}
+        # A reward that needs the library's container stays None.
         if not rewards or not math.isfinite(trace.reward):
             raise Unavailable(f"{type(task).__name__}: gave no finite reward (rewards: {sorted(trace.rewards)})")
         parts = {name: float(reward.score) for name, reward in rewards.items()}
@@ -59,6 +62,7 @@ def _task(payload: bytes) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest("payload: is not one of this adapter's; send taskset, options and idx") from error
     tasks = tasks_of(taskset, options)
+    # type(), not isinstance: True is an int. Negative indices would count from the end.
     if type(place) is not int or not 0 <= place < len(tasks):
         raise InvalidRequest(f"payload.idx: is {str(place)[:40]!a}; {taskset!r} has {len(tasks)} tasks")
     return tasks[place]
@@ -68,10 +72,12 @@ def _trace(task: Any, completion: str) -> Any:
     """The library's record of a single turn."""
     from verifiers import v1 as vf
 
+    # A completion may hold lone surrogates, which pydantic refuses in a message.
     text = completion.encode("utf-8", "replace").decode()
     prompt = task.data.prompt
     messages = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else list(prompt or [])
     if task.data.system_prompt:
+        # As in the environment's prompt: judges of the taskset must see what the policy saw.
         messages.insert(0, vf.SystemMessage(content=task.data.system_prompt))
     parents = [None, *range(len(messages))]
     nodes = [vf.MessageNode(parent=parent, message=m) for parent, m in zip(parents, messages, strict=False)]
