@@ -33,6 +33,7 @@ def accuracy_check(
     if not config.stop_accuracy:
         return None
     tasks = _tasks(corpus, config.check_problems, seed)
+    # Encoded once: each check asks the same problems, so that its numbers differ by the model alone.
     prompts = [tokenizer.encode(str(task.prompt)) for task in tasks]
     room = max_length - max(map(len, prompts))
     verifier = plugins.load(plugins.VERIFIER_GROUP, tasks[0].verifier)()
@@ -40,6 +41,7 @@ def accuracy_check(
     generator = torch.Generator().manual_seed(seed)
 
     def check() -> float:
+        # A checkpoint given to SFT may have dropout, which would lower what is measured.
         model.eval()
         completions = sample(model, prompts, max_new_tokens=room, eos_id=tokenizer.eos_token_id, generator=generator)
         model.train()

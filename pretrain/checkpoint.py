@@ -21,12 +21,14 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     InvalidRequest if ``out`` exists.
     """
     require_free(out)
+    # Engines and transformers read end tokens here; without it a completion would not end at <eos>.
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
     )
+    # Beside `out`, so that the rename stays within one file system and is atomic.
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed here
     try:
@@ -48,7 +50,9 @@ def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         with _no_progress_bar():
+            # float32: AdamW's steps at these learning rates vanish in the 8 bits of precision of bfloat16.
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
+    # transformers raises OSError for missing files and hub names, ValueError for architectures that it does not know.
     except (OSError, ValueError) as error:
         raise ConfigError(f"start: {str(path)!r} is not a loadable checkpoint: {error}") from error
     if tokenizer.eos_token_id is None:

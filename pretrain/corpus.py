@@ -46,6 +46,7 @@ class EnvironmentCorpus:
                 "demonstration(split, index, seed), or use another corpus"
             )
         self.environment = environment
+        # Train alone: demonstrations of held-out tasks would spoil the measurement after training.
         self.size = int(environment.splits["train"])
         self._order = Order(self.size, seed)
         self._seed = seed
@@ -133,6 +134,7 @@ class Order:
 
     def _shuffle(self, epoch: int) -> list[int]:
         positions = list(range(self._size))
+        # A seed for each epoch, so that the order of epoch 7 needs none of the six before it.
         random.Random(f"{self._seed}/{epoch}").shuffle(positions)
         return positions
 
@@ -149,6 +151,7 @@ def open_corpus(config: CorpusConfig, *, seed: int) -> Corpus:
 
 def tokenizer_texts(corpus: Corpus) -> list[str]:
     """Texts for training a tokenizer: all of a finite corpus, the first ones of an endless one."""
+    # Each part whole: a rare one would otherwise give the tokenizer few or none of its characters.
     if isinstance(corpus, MixedCorpus):
         return [text for part in corpus.parts for text in tokenizer_texts(part)]
     count = corpus.size or TOKENIZER_TEXTS
@@ -174,6 +177,7 @@ def _row(path: str, number: int, line: str) -> Mapping[str, str]:
         row = json_object(line)
     except InvalidRequest as error:
         raise ConfigError(f"corpus.path: {path!r}, line {number}: {error}") from None
+    # In this order, and only these columns: whatever else the row holds stays out of memory.
     for names in (("text",), ("prompt", "completion")):
         if all(isinstance(row.get(name), str) for name in names):
             return {name: row[name] for name in names}

@@ -39,7 +39,9 @@ def pretraining_batches(
     # One token more than a row, as the last input's target; the next row does not repeat it.
     width = max_length + 1
     while True:
+        # [B, T + 1]
         rows = torch.tensor(list(islice(tokens, batch_size * width))).view(batch_size, width)
+        # contiguous: slices of one tensor would keep strides of T + 1, which view() in models refuses.
         yield Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
 
 
@@ -61,7 +63,9 @@ def encode_pair(
     right.
     """
     prompt_ids = tokenizer.encode(prompt)
+    # No <bos> in the middle: the prompt has one.
     completion_ids = [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+    # Leaves room for one token of the prompt, from which the first token of the completion is predicted.
     completion_ids = completion_ids[: max_length - 1]
     return prompt_ids[-(max_length - len(completion_ids)) :], completion_ids
 

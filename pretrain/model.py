@@ -23,6 +23,7 @@ def new_model(
     """Return a float32 model with random weights; the same seed gives the same weights."""
     config_class, model_class = FAMILIES[config.family]
     model_config = config_class(
+        # len(), not vocab_size, which leaves out tokens that were added.
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
         intermediate_size=config.ffn_size,

@@ -48,8 +48,10 @@ def sample(
             kept = torch.tensor(alive).nonzero().squeeze(1)
             rows = [row for row, lives in zip(rows, alive, strict=True) if lives]
             tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
+            # Ended rows leave the cache too: the batch shrinks, and the last, longest completions cost little.
             cache.batch_select_indices(kept)
         input_ids = tokens.unsqueeze(1)
+        # Attention also covers the cache: the mask grows with it.
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return completions
@@ -59,6 +61,7 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
     """One token per row, ``[B, V] -> [B]``."""
     if temperature == 0:
         return logits.argmax(dim=-1)
+    # float32: in bfloat16 the probabilities of a large vocabulary do not add up to 1.
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 

@@ -19,6 +19,7 @@ def sft(config: SftConfig, start: Path, out: Path, seed: int, report: Report) ->
     require_free(out)  # before the training and not only when it saves
     stage = config.stage
     model, tokenizer = load_checkpoint(start)
+    # The model's own limit: a checkpoint from elsewhere may have a shorter context than the run's.
     max_length = model.config.max_position_embeddings
     corpus = open_corpus(stage.corpus, seed=seed)
     batches = pair_batches(corpus, tokenizer, batch_size=stage.batch_size, max_length=max_length)

@@ -49,6 +49,8 @@ def run_stage(
 
     ``check()`` measures accuracy. ``report`` is called every ``config.check_every`` steps and at the end.
     """
+    # fused: one kernel for all parameters, since the overhead of an operation per tensor is large beside models of
+    # this size.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
@@ -67,6 +69,8 @@ def run_stage(
             if check is not None and (step == last or (due and step >= config.check_from and last == config.steps)):
                 accuracy = check()
                 if step < last and accuracy >= config.stop_accuracy:
+                    # The cool-down is run in full from here; `last == config.steps` above keeps later checks from
+                    # moving its end.
                     last = min(last, step + config.cooldown_steps)
             if due or step == last:
                 known = {} if accuracy is None else {"accuracy": accuracy}
@@ -90,6 +94,7 @@ def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     # Logits only where there is a target: with a large vocabulary they take most of the memory.
     chosen = batch.targets != IGNORE
     logits = model.get_output_embeddings()(hidden[chosen])  # [targets, V]
+    # float32: a log-softmax in bfloat16 has about three digits.
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets[chosen])
 
 

@@ -21,6 +21,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length
     """A tokenizer of at most ``config.vocab_size`` tokens. Raises ConfigError if that is too few."""
     build = _characters if config.type == "characters" else _byte_pairs
     backend = build(config, texts)
+    # <bos> in front of every text: position 0 is never predicted, so that the first real token can be.
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, backend.token_to_id(BOS))]
     )
@@ -31,12 +32,14 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], *, max_length
         eos_token=EOS,
         pad_token=PAD,
         unk_token=UNKNOWN,
+        # Clean-up would drop blanks before punctuation, and the text would not be restored.
         clean_up_tokenization_spaces=False,
         model_max_length=max_length,
     )
 
 
 def _characters(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    # Sorted: the order of a set of strings changes from process to process, and with it the ids.
     alphabet = sorted(set(config.alphabet) or set().union(*texts))
     tokens = [*SPECIAL_TOKENS, *alphabet]
     if len(tokens) > config.vocab_size:
@@ -64,6 +67,7 @@ def _byte_pairs(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
+        # All 256 bytes, so that no text is unknown, whatever the corpus lacks.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

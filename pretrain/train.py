@@ -22,6 +22,7 @@ def pretrain(config: PretrainConfig, out: Path, seed: int, max_length: int, repo
     stage = config.stage
     corpus = open_corpus(stage.corpus, seed=seed)
     tokenizer = train_tokenizer(config.tokenizer, tokenizer_texts(corpus), max_length=max_length)
+    # After the tokenizer, whose size is that of the embeddings.
     model = new_model(config.architecture, tokenizer, max_length=max_length, seed=seed)
     batches = pretraining_batches(corpus, tokenizer, batch_size=stage.batch_size, max_length=max_length)
     check = accuracy_check(model, tokenizer, corpus, stage, max_length=max_length, seed=seed)
