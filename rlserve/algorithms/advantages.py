@@ -18,6 +18,7 @@ def group_mean(rewards: Tensor, scored: Tensor) -> Tensor:
     count = scored.sum()
     if count < 2:
         return torch.zeros_like(rewards)
+    # [G]; masked before the sum and after the difference: an unscored trajectory has reward 0, which is no measurement.
     return _only(scored, rewards - _only(scored, rewards).sum() / count)
 
 
@@ -50,6 +51,7 @@ def batch_std(rewards: Tensor, scored: Tensor, deviation: Tensor, *, epsilon: fl
 
     The deviation is of the rewards themselves, not of the centred ones (arXiv:2508.08221).
     """
+    # [G] / []
     return group_mean(rewards, scored) / (deviation + epsilon)
 
 
@@ -60,6 +62,7 @@ def max_rl(rewards: Tensor, scored: Tensor) -> Tensor:
     """
     centred = group_mean(rewards, scored)
     mean = _only(scored, rewards).sum() / scored.sum().clamp(min=1)
+    # No success at all: there is nothing to weigh, and 0 / 0 would be NaN.
     return centred / mean if mean > 0 else torch.zeros_like(centred)
 
 
@@ -79,4 +82,5 @@ def is_zero_variance(rewards: Sequence[float]) -> bool:
 
 
 def _only(scored: Tensor, values: Tensor) -> Tensor:
+    # where, not a product: an unscored entry that is NaN stays out.
     return torch.where(scored, values, torch.zeros_like(values))

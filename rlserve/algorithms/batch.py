@@ -36,6 +36,7 @@ def per_token_fields(record: Any) -> Mapping[str, PerToken]:
 
 
 def _mark(hint: Any) -> PerToken | None:
+    # An optional field is a union, and the mark stands on one of its members.
     found = (part for part in (hint, *get_args(hint)) for part in getattr(part, "__metadata__", ()))
     return next((mark for mark in found if isinstance(mark, PerToken)), None)
 
@@ -105,6 +106,7 @@ class TokenBatch:
         moved: dict[str, Any] = {
             f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
+        # None and floats stay as they are.
         return replace(self, **moved)
 
 

@@ -19,6 +19,8 @@ class Cispo(PolicyGradient[CispoConfig]):
 
     def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
         """The log-probability weighted by advantage and cut ratio, and how often the ratio is cut."""
+        # [B, T]; detached: the ratio weighs the gradient of log l and has none of its own, which is what keeps cut
+        # tokens in the update.
         ratio = log_ratio.detach().exp()
         cut = (ratio > self.config.max_ratio).to(ratio.dtype)
         token_loss = -ratio.clamp(max=self.config.max_ratio) * advantages * logprobs

@@ -63,6 +63,7 @@ class Distill:
         """``[G]`` trajectories to distil on. A policy gradient needs the behaviour policy: own samples only."""
         if outcome.taught is None:
             return torch.zeros_like(outcome.scored)
+        # A given completion has no behaviour log-probabilities, so its importance ratio is unknown.
         if self.config.estimator == "sampled" and outcome.given is not None:
             return outcome.taught & ~outcome.given
         return outcome.taught
@@ -74,11 +75,14 @@ class Distill:
                 "teacher_logprobs: missing; distillation needs a teacher's scores in every micro-batch"
             )
         config, mask = self.config, batch.teacher_mask
+        # [B, T], over the whole optimizer batch. At least 1: in a mixture a batch may have no token that a teacher
+        # scored.
         weights = mask / max(denominator.teacher_tokens, 1.0)
         token_loss, measured = self.token_loss(outputs, batch)
         total = config.coefficient * masked_sum(token_loss, weights)
         if config.cross_entropy:
             total = total - config.cross_entropy * masked_sum(outputs.logprobs, weights)
+        # [B, T]; log q - log p on the student's samples is the k1 estimate of the reverse KL. metrics.mean detaches it.
         gap = outputs.logprobs - batch.teacher_logprobs
         return LossOutput(
             total,
@@ -102,10 +106,13 @@ def sampled_token_loss(logprobs: Tensor, batch: TokenBatch, config: DistillConfi
     assert batch.teacher_logprobs is not None and batch.teacher_mask is not None
     mask = batch.teacher_mask
     own = logprobs.detach() if config.difference == "policy" else batch.behavior_logprobs  # a constant either way
+    # [B, T]; outside of the mask either side may be 0 or -infinity, and a span's sum must not take it in.
     advantages = over_spans(torch.where(mask != 0, batch.teacher_logprobs - own, torch.zeros_like(own)), batch)
     log_ratio = over_spans(ratios.log_ratio(logprobs.detach(), batch.behavior_logprobs, mask), batch)
+    # Again after the sum: the tokens of a span were each cut, their sum was not.
     ratio = log_ratio.clamp(max=ratios.MAX_LOG_RATIO).exp()
     weight = ratio.clamp(max=config.max_ratio)
+    # Else the gradient of a token outside of the mask would be 0 times its weight, which is NaN where that is infinite.
     trained = torch.where(mask != 0, logprobs, torch.zeros_like(logprobs))
     measured = {
         "distill_advantage_mean": metrics.mean(advantages, mask),
@@ -128,6 +135,7 @@ def top_k_loss(outputs: PolicyOutputs, batch: TokenBatch, config: DistillConfig)
         divergence, q, p = divergences.span_divergence(outputs, batch, beta=config.beta, normalize=config.normalize)
     measured = {
         "teacher_divergence": metrics.mean(divergence, mask),
+        # [B, T, J] without the last bucket, the tail.
         "teacher_top_mass": metrics.mean(p[..., :-1].exp().sum(-1), mask),
         "student_top_mass": metrics.mean(q[..., :-1].exp().sum(-1), mask),
     }

@@ -36,6 +36,7 @@ MOST = math.log1p(-1e-7)
 
 def log_tail(logprobs: Tensor) -> Tensor:
     """log(1 - sum exp) of the support, ``[..., K] -> [...]``."""
+    # log1p(-exp(x)) loses all digits near x = 0, where the support holds nearly everything; expm1 keeps them.
     return torch.log(-torch.expm1(logprobs.logsumexp(-1).clamp(max=MOST)))
 
 
@@ -56,6 +57,7 @@ def buckets(student: Tensor, teacher: Tensor, teacher_tail: Tensor) -> tuple[Ten
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(first || second), summed over the last dimension."""
+    # A bucket with ABSENT on both sides adds exp(-1e4) * 0 = 0.
     return (first.exp() * (first - second)).sum(-1)
 
 
@@ -79,6 +81,7 @@ def over_spans(values: Tensor, batch: TokenBatch) -> Tensor:
     """``[B, T] -> [B, T]``: the sum over each token's span; the values themselves without spans."""
     if batch.span_ids is None:
         return values
+    # Spans are summed as sequences are: both are numbers from 0, and -1 for what has none.
     return spread(sequence_sum(values, batch.span_ids, int(batch.span_ids.max()) + 1), batch.span_ids)
 
 
@@ -101,19 +104,25 @@ def span_divergence(
     q = torch.where(shared, beginning + outputs.top_logprobs, ABSENT)
     p = torch.where(shared, teacher, ABSENT)
     has_tail = torch.isfinite(tail)
+    # -infinity in the teacher's tail: its top k is the whole vocabulary, and nothing is left over.
     student_tail = torch.where(has_tail, beginning[..., 0] + _log_rest(outputs, shared, share), ABSENT)
     q = torch.cat([q, student_tail[..., None]], -1)
     p = torch.cat([p, torch.where(has_tail, tail, ABSENT)[..., None]], -1)
+    # [B, T]; q and p are [B, T, J].
     same = generalized_jsd(q, p, beta, normalize=normalize)
     rest = _rank_distance(outputs, torch.where(listed & ~shared, teacher, ABSENT), beginning, is_whole=~has_tail)
+    # share * same, not same alone: with M of W tokens shared each term has the weight of its part of the vocabulary.
     return share * same + (1 - share) * rest, q, p
 
 
 def _log_rest(outputs: PolicyOutputs, shared: Tensor, share: Tensor) -> Tensor:
     """``[B, T]`` log of the student's mass on shared tokens outside the teacher's top."""
     assert outputs.top_logprobs is not None
+    # [B, T] log of the student's mass on the shared tokens that the teacher listed.
     seen = torch.where(shared, outputs.top_logprobs, ABSENT).logsumexp(-1)
     if outputs.log_unshared is not None and outputs.unshared_logprobs is not None and outputs.unshared_logprobs.numel():
+        # At share 1 the distance of unshared tokens has weight 0: the student's mass on them then stays in the tail, or
+        # it would count nowhere.
         unshared = torch.where(share < 1, outputs.log_unshared, ABSENT)
         seen = torch.logaddexp(seen, unshared)
     return torch.log(-torch.expm1(seen.clamp(max=MOST)))
@@ -124,11 +133,13 @@ def _rank_distance(outputs: PolicyOutputs, teacher: Tensor, beginning: Tensor, i
 
     Where the teacher's side ``is_whole``, the student's mass beyond its R largest stands against zeros.
     """
+    # Sorted, since tokens of the two vocabularies have no correspondence: only their ranks can be compared (ULD).
     theirs = teacher.exp().sort(dim=-1, descending=True).values
     ours = outputs.unshared_logprobs
     if ours is None or outputs.log_unshared is None or not ours.numel():
         return theirs.sum(-1)
     ours = (beginning + ours).exp()
+    # [B, T]; rounding may leave a little less than the sum of the listed ones.
     beyond = ((beginning[..., 0] + outputs.log_unshared).exp() - ours.sum(-1)).clamp(min=0)
     width = max(ours.shape[-1], theirs.shape[-1])
     listed = (pad(ours, (0, width - ours.shape[-1])) - pad(theirs, (0, width - theirs.shape[-1]))).abs().sum(-1)

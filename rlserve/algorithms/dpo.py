@@ -33,6 +33,7 @@ class Dpo(PairAlgorithm[DpoConfig]):
 
     def pair_loss(self, sums: PairSums) -> PairLoss:
         """The loss of each pair's log-ratios, which times beta are the implicit rewards."""
+        # [Q] each
         c, j = sums.chosen - sums.reference_chosen, sums.rejected - sums.reference_rejected
         if self.config.length_normalized:
             c, j = c / sums.chosen_tokens, j / sums.rejected_tokens
@@ -45,6 +46,7 @@ def log_ratio_loss(c: Tensor, j: Tensor, config: DpoConfig) -> Tensor:
     match config.loss:
         case "sigmoid":
             smooth = config.label_smoothing
+            # logsigmoid, not log(sigmoid): it stays finite where the sigmoid underflows.
             return -(1 - smooth) * logsigmoid(beta * delta) - smooth * logsigmoid(-beta * delta)
         case "hinge":
             return torch.relu(1 - beta * delta)

@@ -26,5 +26,7 @@ class Gspo(PolicyGradient[GspoConfig]):
 def sequence_log_ratio(log_ratio: Tensor, batch: TokenBatch) -> Tensor:
     """``[B, T] -> [B, T]``: the mean over each sequence's trainable tokens, on each of its tokens."""
     size = num_sequences(batch)
+    # [N]; at least 1, for a sequence whose tokens are all masked.
     tokens = sequence_sum(batch.loss_mask, batch.sequence_ids, size).clamp(min=1)
+    # The mean in logarithms is the geometric mean of the ratios; its gradient reaches every token of the sequence.
     return spread(sequence_sum(log_ratio, batch.sequence_ids, size) / tokens, batch.sequence_ids)

@@ -45,6 +45,8 @@ class Kto:
                 group=group,
                 trajectory_index=index,
                 preferred=float(outcomes[group].rewards[index]) >= self.config.correct_reward,
+                # The mean over completions, decided here: the loss of a micro-batch does not know the number of the
+                # whole batch.
                 weight=1 / len(kept),
             )
             for group, index in kept
@@ -54,13 +56,19 @@ class Kto:
         """This micro-batch's share of the loss; z comes from the whole batch's ``denominator.reference_gap``."""
         if batch.preferred is None or batch.weights is None or batch.reference_logprobs is None:
             raise InvalidRequest("reference_logprobs: KTO needs them with preferred and weights; score the batch")
+        # A KL is never negative, its estimate on a few samples may be. A float, so that no gradient flows through the
+        # baseline, as in the paper.
         z = max(0.0, denominator.reference_gap / max(denominator.sequences, 1.0))
         size, mask, ids = num_sequences(batch), batch.loss_mask, batch.sequence_ids
+        # [B, T]
         ratio = torch.where(mask != 0, outputs.logprobs - batch.reference_logprobs, torch.zeros_like(mask))
         tokens = sequence_sum(mask, ids, size)
         here = (tokens > 0).to(mask.dtype)
+        # [N]; the value is the same on all tokens of a sequence, so that its mean over them gives it back. Trainable
+        # tokens alone, since padding and prompts may carry the fill.
         weight = sequence_sum(mask * batch.weights, ids, size) / tokens.clamp(min=1)
         good = sequence_sum(mask * batch.preferred, ids, size) / tokens.clamp(min=1)
+        # [N]; a sum, not a mean: the log-ratio of the whole completion.
         a = sequence_sum(ratio, ids, size)
         losses = sequence_loss(a, good, z, self.config)
         # the second term is 0: it gives a micro-batch without sequences a gradient of zeros
@@ -80,4 +88,5 @@ def sequence_loss(a: Tensor, good: Tensor, baseline: float, config: KtoConfig) -
     z = baseline if config.loss == "kto" else 0.0
     desirable = config.desirable_weight * (1 - torch.sigmoid(config.beta * (a - z)))
     undesirable = config.undesirable_weight * (1 - torch.sigmoid(config.beta * (z - a)))
+    # 0.5: `good` is a mean of equal float32 values, which rounding may leave a little off 1.
     return torch.where(good > 0.5, desirable, undesirable)

@@ -38,6 +38,7 @@ def policy_outputs(
     )
     # Rolled left, so that each position holds the token that it predicts; the last of a row predicts nothing and is
     # zeroed by _about_own_token.
+    # [B, T, V] -> pieces [C, V]
     flat = torch.split(logits.flatten(0, 1), chunk_tokens)
     targets = torch.split(batch.token_ids.roll(-1, dims=1).flatten(), chunk_tokens)
     tops = torch.split(_top_ids(batch, settings.wanted), chunk_tokens)
@@ -79,6 +80,7 @@ def _top_ids(batch: TokenBatch, wanted: frozenset[str]) -> Tensor:
 
 def _about_own_token(values: Tensor, seen: Tensor) -> Tensor:
     """``[B*T, ...] -> [B, T, ...]``: moved from the predicting to the predicted token, 0 where not ``seen``."""
+    # roll carries the last position of a row to its first, whose token nothing predicts; `seen` is false there.
     moved = values.view(*seen.shape, *values.shape[1:]).roll(1, dims=1)
     return torch.where(seen.view(*seen.shape, *(1,) * (moved.dim() - 2)), moved, torch.zeros_like(moved))
 
@@ -100,6 +102,7 @@ def _chunk(
 ) -> _Scores:
     if not recompute:
         return _score(logits, ids, top_ids, temperature, settings)
+    # use_reentrant=False is the form that torch recommends; the other one supports no torch.autograd.grad.
     result: _Scores = checkpoint(_score, logits, ids, top_ids, temperature, settings, use_reentrant=False)
     return result
 
@@ -115,18 +118,22 @@ def _score(logits: Tensor, ids: Tensor, top_ids: Tensor, temperature: Tensor | N
     logprobs = log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     entropy = log_partition = torch.zeros_like(logprobs)
     if "log_partition" in wanted:
+        # [C]; before the temperature, since it is the size of the model's own logits that should not drift.
         log_partition = exact.logsumexp(-1)
     if "entropy" in wanted:
+        # As a metric it needs no graph, which would keep another [C, V] in memory.
         with torch.set_grad_enabled("entropy_gradient" in wanted and torch.is_grad_enabled()):
             entropy = -(log_softmax.exp() * log_softmax).sum(-1)
     none, nothing = logprobs.new_zeros(len(ids), 0), torch.full_like(logprobs, -torch.inf)
     if top_ids.shape[-1] == 0:
         return logprobs, entropy, log_partition, none, none, nothing
     if settings.top_temperature is not None:
+        # Computed again only where the teacher's temperature is not the sampling one.
         log_softmax = (exact / settings.top_temperature).log_softmax(-1)
     top = log_softmax.gather(-1, top_ids)
     if settings.unshared is None or not settings.unshared.any():
         return logprobs, entropy, log_partition, top, none, nothing
+    # [C, unshared]
     others = log_softmax[:, settings.unshared]
     most = others.topk(min(top_ids.shape[-1], others.shape[-1]), dim=-1).values
     return logprobs, entropy, log_partition, top, most, others.logsumexp(-1)

@@ -29,6 +29,7 @@ AVERAGINGS = (
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """Sum of ``values`` weighted by ``mask``; values where it is 0 may even be NaN."""
+    # where, not a product: NaN * 0 is NaN. In the backward pass, too, masked entries get a gradient of 0.
     return torch.where(mask != 0, values * mask, torch.zeros_like(values)).sum()
 
 
@@ -39,6 +40,7 @@ def num_sequences(batch: TokenBatch) -> int:
 
 def sequence_sum(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Tensor:
     """``[B, T] -> [N]``: sum over the tokens of each sequence; padding (id -1) is left out."""
+    # [N + 1]
     sums = values.new_zeros(num_sequences + 1)
     # index -1 falls into the extra bin at the end
     ids = torch.where(sequence_ids < 0, num_sequences, sequence_ids)
@@ -91,6 +93,7 @@ def token_weights(batch: TokenBatch, denominator: Denominator, averaging: str, c
     if averaging == "constant":
         return mask / (sequences * constant_length)
     if averaging == "sequence_mean_token_mean":
+        # The denominator is made on the CPU, before the batch goes to its device.
         lengths = denominator.tokens_per_sequence.to(mask.device).clamp(min=1.0)
         return mask / spread(lengths, batch.sequence_ids).clamp(min=1.0) / sequences
     if averaging == "prompt_mean":
@@ -108,6 +111,7 @@ def _prompt_mean(batch: TokenBatch, denominator: Denominator) -> Tensor:
 
 def _part(batch: TokenBatch, num_sequences: int, num_groups: int) -> Denominator:
     mask = batch.loss_mask.float()
+    # [N] bool; by presence, not by trainable tokens: a sequence that is all masked still counts in the mean.
     present = sequence_sum((batch.sequence_ids >= 0).float(), batch.sequence_ids, num_sequences) > 0
     groups = batch.group_ids
     preferred = mask * batch.preferred if batch.preferred is not None else mask.new_zeros(())
@@ -144,4 +148,5 @@ def _sum(mask: Tensor | None) -> float:
 def _reference_gap(batch: TokenBatch) -> float:
     if batch.reference_logprobs is None:
         return 0.0
+    # The behaviour's log-probabilities, not the policy's: they are known before the first forward pass.
     return float(masked_sum(batch.behavior_logprobs - batch.reference_logprobs, batch.loss_mask))

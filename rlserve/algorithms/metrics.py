@@ -47,6 +47,7 @@ def standard_deviation(values: Tensor, mask: Tensor) -> Metric:
 
 def off_policy(outputs: PolicyOutputs, batch: TokenBatch) -> dict[str, Metric]:
     """How far the policy in training is from the one that sampled, and the tokens' lag and entropy."""
+    # [B, T]; a given completion has no behaviour log-probabilities: its 0 would look like a ratio of exp(l).
     mask = batch.loss_mask if batch.was_given is None else batch.loss_mask * ~batch.was_given
     logs = log_ratio(outputs.logprobs.detach(), batch.behavior_logprobs, mask)
     ratio = logs.exp()
@@ -55,6 +56,7 @@ def off_policy(outputs: PolicyOutputs, batch: TokenBatch) -> dict[str, Metric]:
         "ratio_max": maximum(ratio, mask),
         "ratio_min": minimum(ratio, mask),
         "ess": effective_sample_size(ratio, mask),
+        # Over products of a sequence's ratios: it falls long before the tokens' does.
         "ess_sequence": effective_sample_size(*_sequence_ratio(batch, logs, mask)),
         "mismatch_kl": mean(k3(logs), mask),
         "lag_mean": mean(batch.lag.to(mask.dtype), mask),
@@ -81,12 +83,14 @@ def _sequence_ratio(batch: TokenBatch, logs: Tensor, mask: Tensor) -> tuple[Tens
     """Product of the ratios of each sequence's tokens, and 1 for sequences of this micro-batch; ``[N]`` each."""
     size = num_sequences(batch)
     here = sequence_sum(mask, batch.sequence_ids, size) > 0
+    # Cut after the sum too: each token is cut at 20, a sum of hundreds would overflow.
     total = sequence_sum(logs, batch.sequence_ids, size).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return total.exp(), here.to(logs.dtype)
 
 
 def merge(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
     """The metrics of all parts together."""
+    # Every part has the same names, fillers included, so the first one's stand for all.
     merged: dict[str, Metric] = dict(parts[0])
     for part in parts[1:]:
         merged = {name: _merge(merged[name], part[name]) for name in merged}
@@ -109,6 +113,7 @@ def to_vectors(metrics: Mapping[str, Metric]) -> tuple[Tensor, Tensor]:
             extremes.append(metric.value.reshape(1) * (1 if metric.merge == "max" else -1))
         else:
             sums += [metric.value.reshape(-1)] + ([] if metric.weight is None else [metric.weight.reshape(1)])
+    # float64: sums over a long batch exceed the 2^24 up to which float32 counts exactly.
     return torch.cat([s.double().cpu() for s in sums]), torch.cat([e.double().cpu() for e in extremes])
 
 
@@ -153,8 +158,10 @@ def _merge(left: Metric, right: Metric) -> Metric:
 def _result(metric: Metric) -> float | None:
     if metric.weight is None:
         number = float(metric.value)
+        # An extreme of an empty mask.
         return number if abs(number) != float("inf") else None
     count = float(metric.weight)
+    # No token of that kind in the whole batch: no number is better than a 0 in a plot.
     if count == 0:
         return None
     if metric.merge == "mean":

@@ -40,9 +40,12 @@ class Mixed:
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
         """The reward's assignments, then one for each trajectory that only other parts train."""
+        # Groups that the reward would drop stay in the batch for the other parts, but must not enter its baselines.
         kept = [i for i, outcome in enumerate(outcomes) if self._reward and not self._reward.why_drop(outcome)]
         rewarded = self._reward.prepare([outcomes[i] for i in kept]) if self._reward else []
         assignments = [
+            # The part numbered the groups of its own list; here they get the numbers of the whole batch. has_gradient
+            # is left at True: another part may train a sequence of advantage 0.
             Assignment(group=kept[a.group], trajectory_index=a.trajectory_index, advantage=a.advantage, weight=a.weight)
             for a in rewarded
         ]
@@ -56,6 +59,7 @@ class Mixed:
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
         """This micro-batch's share of the weighted sum."""
+        # 0, with a graph: under ZeRO every rank must run a backward pass, also on a filler.
         total = 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
         measured = metrics.off_policy(outputs, batch)
         # sequences that only other parts train do not count in the reward's means
@@ -71,6 +75,7 @@ class Mixed:
             measured |= {
                 f"{kind}_{name.removeprefix(f'{kind}_')}": metric
                 for name, metric in out.metrics.items()
+                # Both parts report the same off-policy metrics; once is enough.
                 if name not in measured
             }
             measured[f"{kind}_loss"] = metrics.total(out.loss)
@@ -102,4 +107,5 @@ def supervised_loss(outputs: PolicyOutputs, batch: TokenBatch, denominator: Deno
     """Share of the weighted mean cross-entropy over the supervised objective's tokens."""
     if batch.supervised_mask is None:
         return 0.0 * masked_sum(outputs.logprobs, batch.loss_mask)
+    # No importance ratio: the tokens are imitated, whatever sampled them.
     return -masked_sum(outputs.logprobs, batch.supervised_mask) / max(denominator.supervised_tokens, 1.0)

@@ -29,6 +29,8 @@ class Orpo(PairAlgorithm[OrpoConfig]):
     def pair_loss(self, sums: PairSums) -> PairLoss:
         """The odds-ratio term of each pair."""
         coefficient = self.config.coefficient
+        # [Q] means: an odds ratio of sums would be one of probabilities near 0, where odds and probability are the
+        # same.
         chosen, rejected = sums.chosen / sums.chosen_tokens, sums.rejected / sums.rejected_tokens
         odds = log_odds_ratio(chosen, rejected)
         measured = {"log_odds": metrics.mean(odds, (sums.weight > 0).to(odds.dtype))}

@@ -41,6 +41,7 @@ def select(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
     candidates = admissible(outcome, config)
     if config.selection == "best_worst":
         return best_worst(outcome, candidates)
+    # From the group's id: why_drop and prepare must see the same pairs, also after a resume.
     generator = np.random.default_rng(outcome.seed)
     order = generator.permutation(len(candidates))[: config.pairs_per_group]
     return [candidates[i] for i in sorted(order)]  # sorted: which pairs is random, their order is not
@@ -70,6 +71,7 @@ def admissible(outcome: GroupOutcome, config: PairsConfig) -> list[Pair]:
         (i, j)
         for i in scored
         for j in scored
+        # A completion that was cut has no end to imitate; as the rejected one it teaches not to ramble.
         if rewards[i] - rewards[j] > config.margin and (config.truncated_chosen or not truncated[i])
     ]
     if config.selection == "random":
@@ -109,6 +111,7 @@ def prepare(outcomes: Sequence[GroupOutcome], config: PairedConfig) -> list[Assi
     for group, pairs in enumerate(chosen):
         for pair in pairs:
             weight = 1 / total if config.averaging == "pair_mean" else 1 / (prompts * len(pairs))
+            # Two assignments per pair: numbers run over the whole batch, and tell pairs of one micro-batch apart.
             number = len(assignments) // 2
             assignments += [
                 Assignment(group=group, trajectory_index=index, pair=number, preferred=side == 0, weight=weight)
@@ -194,6 +197,7 @@ def pair_sums(logprobs: Tensor, batch: TokenBatch, *, needs_reference: bool) -> 
     if needs_reference and batch.reference_logprobs is None:
         raise InvalidRequest("reference_logprobs: missing, but the loss compares with a reference; score the batch")
     pairs, mask = batch.pair_ids, batch.loss_mask
+    # 0 for a micro-batch of fillers, whose ids are all -1.
     size = int(pairs.max()) + 1
     reference = batch.reference_logprobs if batch.reference_logprobs is not None else torch.zeros_like(mask)
 
@@ -201,6 +205,7 @@ def pair_sums(logprobs: Tensor, batch: TokenBatch, *, needs_reference: bool) -> 
         inside = (mask * side) != 0
         return sequence_sum(torch.where(inside, values, torch.zeros_like(values)), pairs, size)
 
+    # [B, T] each, 1 on the tokens of that side
     chosen, rejected = batch.preferred, 1 - batch.preferred
     ones = torch.ones_like(mask)
     tokens = total(ones, chosen)
@@ -211,6 +216,7 @@ def pair_sums(logprobs: Tensor, batch: TokenBatch, *, needs_reference: bool) -> 
         reference_rejected=total(reference, rejected),
         chosen_tokens=tokens.clamp(min=1),
         rejected_tokens=total(ones, rejected).clamp(min=1),
+        # [Q]; the same on all tokens of a pair: the mean over the chosen side gives it back.
         weight=total(batch.weights.to(mask.dtype), chosen) / tokens.clamp(min=1),
     )
 
@@ -222,6 +228,7 @@ def _chosen_nll(logprobs: Tensor, batch: TokenBatch, denominator: Denominator) -
 
 
 def _measure(sums: PairSums, made: PairLoss) -> dict[str, Metric]:
+    # [Q]; pair numbers are those of the whole batch, so that most entries belong to other micro-batches.
     here = (sums.weight > 0).to(sums.weight.dtype)
     margin = (made.chosen_reward - made.rejected_reward).detach()
     return {

@@ -76,12 +76,15 @@ class PolicyGradient(Generic[C]):
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
         """One assignment for each trajectory that is trained on. Moves the running baseline, after it was used."""
+        # With the baseline of earlier batches: one that contains this batch depends on the rewards that it is taken
+        # from. The first batch has no other.
         assignments = rewards.prepare(outcomes, self.config, baseline=self.baseline)
         if self.config.advantage == "running_baseline" and assignments:
             mean = rewards.mean_reward(outcomes, self.config)
             self.baseline = advantages.next_baseline(self.baseline, mean, self.config.baseline_decay)
         # Other terms train a sequence whatever its advantage is.
         silent = self.proportional and not _has_other_terms(self.config)
+        # The model is then not run on them; they still count in every denominator.
         return [replace(a, has_gradient=a.advantage != 0) for a in assignments] if silent else assignments
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:
@@ -91,14 +94,17 @@ class PolicyGradient(Generic[C]):
         behaviour to proximal (arXiv:2110.00641).
         """
         config, mask = self.config, batch.loss_mask
+        # None as well when a batch serves one step: the ratio to the behaviour policy is then the whole correction.
         proximal = None if self.ratio_to_behavior else batch.proximal_logprobs
         behavior_ratio = ratios.log_ratio(outputs.logprobs, batch.behavior_logprobs, mask)
         ratio = behavior_ratio if proximal is None else ratios.log_ratio(outputs.logprobs, proximal, mask)
         rewarded, kl, measured_kl = _reference_terms(outputs, batch, config, behavior_ratio)
+        # [B, T]; prompts and padding cannot reach the gradient, whatever a token_loss does with them.
         trained = torch.where(mask != 0, outputs.logprobs, torch.zeros_like(outputs.logprobs))
         token_loss, measured = self.token_loss(trained, ratio, rewarded, batch)
         weight, measured_weight = _correction(outputs, batch, config, proximal)
         shares = _averaging_weights(batch, denominator, config)
+        # The correction weighs the policy's term alone: the divergence has a correction of its own (k3_unbiased).
         policy = masked_sum(token_loss * weight + kl, shares)
         return LossOutput(
             policy + _token_mean_terms(outputs, token_weights(batch, denominator, "token_mean"), config),
@@ -165,6 +171,7 @@ def _reference_terms(
         return batch.advantages, zeros, {}
     if batch.reference_logprobs is None:
         raise InvalidRequest("reference_logprobs: missing, but algorithm.kl.coefficient is above 0; score the batch")
+    # [B, T]
     d = regularizers.reference_log_ratio(outputs.logprobs, batch.reference_logprobs, batch.loss_mask)
     measured = {
         "reference_kl_k1": metrics.mean(d, batch.loss_mask),

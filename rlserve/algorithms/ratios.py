@@ -41,6 +41,7 @@ def clipped_surrogate(
     """
     ratio = log_ratios.exp()
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
+    # Bounds the loss of an unlikely token with A < 0, whose ratio the clip leaves unbounded above.
     if dual:
         ratio = ratio.clamp(max=dual)
     # the minimum is the pessimistic one: a bound stops a gain, never a loss
@@ -82,6 +83,7 @@ def importance_weight(log_rho: Tensor, batch: TokenBatch, config: PolicyGradient
         return torch.ones_like(log_rho)
     logs = log_rho.detach()  # a constant: it weighs the gradient, and has none
     if config.importance.startswith("sequence"):
+        # The product of the ratios, as a sum of logarithms; a product of hundreds of them would leave float32's range.
         logs = spread(sequence_sum(logs, batch.sequence_ids, num_sequences(batch)), batch.sequence_ids)
     rho = logs.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if config.importance.endswith("truncate"):
@@ -97,7 +99,9 @@ def keep_near(policy_logprobs: Tensor, batch: TokenBatch, threshold: float) -> T
     exceeds ``threshold``.
     """
     size, mask = num_sequences(batch), batch.loss_mask
+    # [B, T]; the k1 estimate of KL(behaviour || policy) on the behaviour's samples
     gap = torch.where(mask != 0, batch.behavior_logprobs - policy_logprobs.detach(), torch.zeros_like(mask))
     tokens = sequence_sum(mask, batch.sequence_ids, size).clamp(min=1)
     mean_gap = spread(sequence_sum(gap, batch.sequence_ids, size) / tokens, batch.sequence_ids)
+    # Positive ones are kept: negative samples that are far off policy are the ones that destabilise (DeepSeek-V3.2).
     return ((batch.advantages >= 0) | (mean_gap <= threshold)).to(mask.dtype)

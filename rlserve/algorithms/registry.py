@@ -19,6 +19,7 @@ def create(config: Any) -> Algorithm:
     Raises UnknownName, which lists the registered ones, or PluginFailed when construction fails.
     """
     algorithm = plugins.load(ALGORITHM_GROUP, config.type)(config)
+    # A runtime check of a Protocol compares names of attributes alone; it still finds a class of another kind.
     if not isinstance(algorithm, Algorithm):
         raise PluginFailed(
             f"{ALGORITHM_GROUP}: {config.type!r} has no needs, why_drop, prepare and loss; "

@@ -14,6 +14,7 @@ MAX_KL_LOG_RATIO = 10.0
 
 def reference_log_ratio(policy_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
     """d = l - r, 0 under the mask."""
+    # [B, T]
     difference = torch.where(mask != 0, policy_logprobs - reference_logprobs, torch.zeros_like(policy_logprobs))
     return difference.clamp(-MAX_KL_LOG_RATIO, MAX_KL_LOG_RATIO)
 

@@ -21,5 +21,6 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
 
     def token_loss(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, batch: TokenBatch) -> TokenLoss:
         """The log-probability weighted by advantage and correction, and the correction's mean."""
+        # [B, T], a constant
         weight = ratios.importance_weight(log_ratio, batch, self.config)
         return -weight * advantages * logprobs, {"correction_mean": metrics.mean(weight, batch.loss_mask)}

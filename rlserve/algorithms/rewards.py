@@ -29,6 +29,7 @@ def why_drop(outcome: GroupOutcome, config: PolicyGradientConfig) -> str | None:
     known = [rewards[index] for index in compared]
     if config.advantage == "max_rl" and min(known) < 0:
         return "negative_reward"
+    # On rewards as verified: penalties for length alone would teach brevity on tasks that are hopeless.
     if config.zero_variance == "drop" and advantages.is_zero_variance(known):
         return "zero_variance"
     if config.truncated != "mask":
@@ -48,6 +49,7 @@ def prepare(
     # Batch statistics first: every trajectory's advantage may depend on them.
     shaped = [shaped_rewards(outcome, config) for outcome in outcomes]
     scored = _all_scored(shaped, outcomes)
+    # Over all scored rewards at once, [n] -> [].
     deviation = advantages.batch_deviation(scored)
     level = baseline if baseline is not None else mean_reward(outcomes, config)
     values = [
@@ -74,6 +76,7 @@ def shaped_rewards(outcome: GroupOutcome, config: PolicyGradientConfig) -> Tenso
     if config.length_penalty:
         rewards = length_penalty(rewards, outcome.scored, outcome.lengths, config.length_penalty)
     if config.overlong_buffer:
+        # A task in a mode without thinking should not be allowed the length of one with it.
         limit = config.mode_limits.get(outcome.mode, outcome.length_limit)
         penalty = overlong_penalty(outcome.lengths, limit, config.overlong_buffer)
         rewards = rewards + config.overlong_penalty * penalty
@@ -85,7 +88,9 @@ def overlong_penalty(lengths: Tensor, limit: int, buffer: int) -> Tensor:
 
     0 up to ``limit - buffer`` tokens, then linear to -1 at ``limit``, -1 beyond. ``buffer`` >= 1.
     """
+    # [G]
     excess = lengths.double() - (limit - buffer)
+    # Linear instead of a step: a completion just over the limit is nearly as good as one just under it.
     return -(excess / buffer).clamp(0.0, 1.0)
 
 
@@ -122,6 +127,7 @@ def _advantage(
 
 
 def _all_scored(rewards: Sequence[Tensor], outcomes: Sequence[GroupOutcome]) -> Tensor:
+    # [G] each, of different lengths
     kept = [values[outcome.scored] for values, outcome in zip(rewards, outcomes, strict=True)]
     return torch.cat(kept) if kept else torch.zeros(0, dtype=torch.float64)
 
