@@ -74,7 +74,9 @@ def collate(groups: Sequence[RolloutGroup], algorithm: Algorithm, layout: BatchL
         for number, assignment in enumerate(assignments)
     ]
     table = SequenceTable(sequences, layout.pad_id)
+    # A pair stays whole when either side has a gradient: its loss needs both.
     run = [unit for unit in units_of(assignments) if any(assignments[i].has_gradient for i in unit)]
+    # Lengths here are true ones; padding is decided in _lay_out.
     micro_batches = _lay_out(table, [len(sequence) for sequence in sequences], run, layout)
     counted = [i for i, assignment in enumerate(assignments) if not assignment.has_gradient]
     # Laid out only for the denominator: their tokens count, though the model is not run on them.
@@ -95,6 +97,7 @@ def minibatches(groups: Sequence[RolloutGroup], count: int) -> list[Sequence[Rol
     """Cut the groups, in order, into at most ``count`` parts whose sizes differ by at most one."""
     count = min(count, len(groups))
     bounds = [len(groups) * i // count for i in range(count + 1)]
+    # Whole groups, so that group statistics and pairs stay within one update.
     return [groups[start:stop] for start, stop in pairwise(bounds)]
 
 
@@ -103,6 +106,7 @@ def units_of(assignments: Sequence[Assignment]) -> list[packing.Unit]:
     units: dict[tuple[bool, int], packing.Unit] = {}
     for number, assignment in enumerate(assignments):
         paired = assignment.pair >= 0
+        # With `paired`, since numbers of pairs and of sequences overlap.
         key = (paired, assignment.pair if paired else number)
         units[key] = (*units.get(key, ()), number)
     return list(units.values())
@@ -120,6 +124,7 @@ def _lay_out(
 
     per_rank = [
         [build(bin_) for bin_ in fill(on_rank, widths, layout.tokens_per_micro_batch)]
+        # By true lengths: tokens are the work of a rank; widths only decide what fits a micro-batch.
         for on_rank in packing.over_ranks(units, lengths, layout.ranks)
     ]
     # Equally many on every rank, at least one: each forward pass under ZeRO-3 is a collective.
@@ -132,4 +137,6 @@ def _width(length: int, layout: BatchLayout) -> int:
     if layout.max_length is None:
         return length
     rounded = -(-length // ROUND_WIDTH_TO) * ROUND_WIDTH_TO
+    # Not beyond what the model's positions and the budget allow; a sequence itself always fits (checked by the
+    # configuration).
     return max(length, min(rounded, layout.max_length, layout.tokens_per_micro_batch))

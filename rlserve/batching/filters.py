@@ -21,14 +21,17 @@ def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") 
     and ``"zero_variance"``.
     """
     if not any(usable(trajectory) or is_example(trajectory) for trajectory in group.trajectories):
+        # Before the algorithm's own reasons: without sampled tokens those would blame the rewards.
         return "empty"
     if reference and not all(scores_of(t, reference) for t in group.trajectories if t.num_sampled):
         return "no_reference"
+    # 0: no reason for a drop depends on the length limit, only penalties do.
     return algorithm.why_drop(outcome(group, max_new_tokens=0, reference=reference))
 
 
 def usable(trajectory: Trajectory) -> bool:
     """Whether it has sampled tokens and was not aborted."""
+    # An aborted completion is cut anywhere: neither its reward nor its end is the policy's.
     return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT
 
 
@@ -46,6 +49,7 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
     lengths = [t.num_sampled for t in group.trajectories]
     reasons = [t.finish_reason for t in group.trajectories]
     usable = [n > 0 and reason is not FinishReason.ABORT for n, reason in zip(lengths, reasons, strict=True)]
+    # A verdict on an unusable completion must not enter the baseline of the others.
     verdicts = [t.verdict if kept else None for t, kept in zip(group.trajectories, usable, strict=True)]
     rewards = [v.reward if v is not None and v.has_reward else None for v in verdicts]
     # One tensor a type, then its rows: creating a tensor costs microseconds, and this runs for every received group.
@@ -64,6 +68,7 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
     lengths_row, roles, pair_numbers = torch.from_numpy(np.array(numbers, dtype=np.int64))
     scored, truncated, taught, given, supervised = torch.from_numpy(np.array(marks, dtype=np.bool_))
     return GroupOutcome(
+        # float64: advantages are differences of rewards, and equal rewards must stay equal after shaping.
         rewards=torch.from_numpy(np.array([0.0 if reward is None else reward for reward in rewards], dtype=np.float64)),
         scored=scored,
         lengths=lengths_row,

@@ -22,6 +22,7 @@ def over_ranks(units: Sequence[Unit], lengths: Sequence[int], ranks: int) -> lis
     """Units by rank, balanced by tokens: the longest unit first, each to the rank with the fewest tokens."""
     loads = [_Bin() for _ in range(ranks)]
     for unit in _longest_first(units, lengths):
+        # Greedy over falling lengths (LPT): the fullest rank has at most 4/3 of what the best split would give it.
         lightest = min(loads, key=lambda load: load.tokens)
         lightest.units.append(unit)
         lightest.tokens += _tokens(unit, lengths)
@@ -37,6 +38,7 @@ def best_fit(units: Sequence[Unit], lengths: Sequence[int], budget: int) -> list
     bins: list[_Bin] = []
     for unit in _longest_first(units, lengths):
         tokens = _fitting(unit, _tokens(unit, lengths), budget)
+        # Quadratic in the number of bins, which is small beside a forward pass.
         fitting = [b for b in bins if b.tokens + tokens <= budget]
         target = max(fitting, key=lambda b: b.tokens, default=None)  # the fullest that has room: best fit
         if target is None:
@@ -58,6 +60,7 @@ def by_length(units: Sequence[Unit], lengths: Sequence[int], budget: int) -> lis
     for unit in _longest_first(units, lengths, key=lambda u: max(lengths[i] for i in u)):
         widest = max(lengths[i] for i in unit)
         _fitting(unit, widest * len(unit), budget)
+        # Padded size: every row takes the width of the longest.
         if not bins or max(longest, widest) * (rows + len(unit)) > budget:
             bins.append([])
             rows = longest = 0
@@ -70,6 +73,7 @@ def _longest_first(
     units: Sequence[Unit], lengths: Sequence[int], key: Callable[[Unit], int] | None = None
 ) -> list[Unit]:
     size = key or (lambda unit: _tokens(unit, lengths))
+    # The unit itself breaks ties, so that the same groups give the same tensors.
     return sorted(units, key=lambda unit: (-size(unit), unit))
 
 

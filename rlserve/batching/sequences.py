@@ -69,6 +69,7 @@ class TrainingSequence:
         """``[T]`` weights under the policy's objective."""
         mask = self.token_weights(POLICY, 1.0)
         if self.max_token_lag is not None:
+            # The policy's objective alone: distillation and imitation do not depend on which weights sampled.
             mask[self.lag > self.max_token_lag] = 0
         return mask if self.assignment.trains_policy else np.zeros_like(mask)
 
@@ -89,10 +90,12 @@ class TrainingSequence:
         if self.teacher is None:
             return None
         lengths = self.teacher.span_lengths
+        # One tokenizer on both sides: each token is its own span.
         if not len(lengths):
             return np.where(self._scored_weights > 0, np.arange(len(self)), -1)
         ids = np.full(len(self), -1, dtype=np.int64)
         spans = np.repeat(np.arange(len(lengths)), lengths)
+        # Spans run over sampled tokens from the first; those behind the last span were not aligned and keep -1.
         ids[self.places[: len(spans)]] = spans
         return ids
 
@@ -103,6 +106,7 @@ class TrainingSequence:
             return None
         mask = self._scored_weights.copy()
         if len(self.teacher.span_lengths):
+            # Tokens without a span have no score of the teacher.
             mask[self.span_ids < 0] = 0
             if self.teacher.top_ids.shape[1]:
                 # The divergence of a span is computed at its last token, so only that token stays in the mask.

@@ -15,6 +15,7 @@ def summarize(groups: Sequence[RolloutGroup], version: int) -> dict[str, float]:
     """
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
+        # Means of nothing are NaN, which JSON does not have.
         return {"batch/groups": 0.0, "batch/samples": 0.0}
     return {
         "batch/groups": float(len(groups)),
@@ -28,6 +29,7 @@ def summarize(groups: Sequence[RolloutGroup], version: int) -> dict[str, float]:
 def is_right(trajectory: Trajectory) -> bool:
     """Whether the verdict counts as correct."""
     verdict = trajectory.verdict
+    # Either one: plug-in verifiers may scale their rewards, or leave the outcome to the reward.
     return verdict is not None and verdict.has_reward and (verdict.outcome is Outcome.PASS or verdict.reward >= 1)
 
 
@@ -38,6 +40,7 @@ def _rewards(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     if not scored:
         return numbers
     numbers |= _of_rewards("reward", [t for _, t in scored])
+    # Sorted, so that metrics keep their order from step to step.
     for name in sorted({environment for environment, _ in scored}):
         own = [t for environment, t in scored if environment == name]
         numbers |= _of_rewards(f"reward/{name}", own)

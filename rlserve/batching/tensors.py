@@ -74,6 +74,7 @@ COLUMNS: Mapping[str, Column] = {
     "teacher_mask": Column(dtype=np.float32, values=lambda s: s.teacher_mask, when=_is_taught),
     "teacher_logprobs": Column(dtype=np.float32, values=lambda s: s.of_teacher("logprobs"), when=_is_taught),
     "span_ids": Column(dtype=np.int64, fill=-1, values=lambda s: s.span_ids, when=_has_spans, numbers=True),
+    # Per token, although it is one number per teacher: packed sequences may have different teachers.
     "shared_fraction": Column(
         dtype=np.float32, fill=1, values=lambda s: s.teacher.shared_fraction if s.teacher else None, when=_has_spans
     ),
@@ -105,6 +106,8 @@ class SequenceTable:
         self._columns = {
             name: (column, [column.values(s) for s in sequences])
             for name, column in COLUMNS.items()
+            # Decided once for all micro-batches, fillers too: an algorithm's metrics follow from the fields, and ranks
+            # reduce them by position.
             if column.when is None or any(map(column.when, sequences))
         }
 
@@ -116,6 +119,7 @@ class SequenceTable:
         """
         lengths = [len(self._token_ids[number]) for number in numbers]
         width = max(width, *lengths)
+        # [B, T]
         positions = np.tile(np.arange(width), (len(numbers), 1))
         places = [(row, slice(0, length)) for row, length in enumerate(lengths)]
         return self._batch(numbers, places, positions)
@@ -123,6 +127,7 @@ class SequenceTable:
     def packed(self, numbers: Sequence[int]) -> TokenBatch:
         """All sequences in one row; positions restart with each of them."""
         lengths = [len(self._token_ids[number]) for number in numbers]
+        # [1, T]
         positions = np.concatenate([np.arange(length) for length in lengths])[None]
         ends = np.cumsum(lengths).tolist()
         places = [(0, slice(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
@@ -130,6 +135,7 @@ class SequenceTable:
 
     def filler(self) -> TokenBatch:
         """A micro-batch of two blank tokens, for a rank with fewer micro-batches than the others."""
+        # Two: a single token predicts nothing.
         return self._batch([], [], np.arange(2)[None])
 
     def _batch(self, numbers: Sequence[int], places: Sequence[tuple[int, slice]], positions: Array) -> TokenBatch:
@@ -142,7 +148,9 @@ class SequenceTable:
                 if column.numbers and isinstance(value, np.ndarray):
                     # spans of this sequence are numbered behind those of the sequences before it
                     value = np.where(value < 0, value, value + before)
+                # A sequence has at most as many spans as tokens, so that this offset keeps the numbers apart.
                 before += len(self._token_ids[number])
+                # [T, K]: teachers may return fewer than the widest K, and the rest stays fill.
                 if isinstance(value, np.ndarray) and value.ndim == 2:
                     laid[row, tokens, : value.shape[1]] = value
                 elif value is not None:
