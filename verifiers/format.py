@@ -77,6 +77,7 @@ def begun(prompt: str, completion: str, tags: Sequence[str]) -> str:
     first = re.search(rf"<(?:{names})>", turn)
     if first is not None:
         return turn[first.start() :]
+    # At the very end of the prompt only: tags further up belong to its instructions.
     tail = re.search(
         rf"(?:<(?P<tag>{names})>\s*\n\s*</(?P=tag)>\s*)*(?:<(?:{names})>\s*)?\Z", prompt[-TAIL_CHARACTERS:]
     )
@@ -91,6 +92,7 @@ def _right_tags(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
     for tag in tags:
         opened, closed = text.count(f"<{tag}>"), text.count(f"</{tag}>")
         start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
+        # Exactly once: of repeated tags, no rule could say which one holds the answer.
         if (opened, closed) != (1, 1):
             why = why or f"<{tag}> appears {opened} times and </{tag}> {closed} times"
         elif stop < start or start < end:
@@ -105,6 +107,7 @@ def _outside(text: str, tags: Sequence[str]) -> str:
     """Return the text outside of the tags, all of which are correct."""
     for tag in tags:
         start, stop = text.find(f"<{tag}>"), text.find(f"</{tag}>")
+        # 3: the characters < / > of the closing tag.
         text = text[:start] + text[stop + len(tag) + 3 :]
     return END_TOKEN.sub("", text).strip()
 

@@ -52,6 +52,7 @@ class JsonSchemaVerifier:
             value = _parse(completion, prompt)
         except ValueError as error:
             return self._verdict(0.0, 0.0, f"no JSON: {error}")
+        # iter_errors is lazy: the search ends at the first fault.
         fault = next(allows.iter_errors(value), None)
         if fault is None:
             return self._verdict(1.0, 1.0, "valid")
@@ -72,11 +73,13 @@ def _task_validator(payload: bytes) -> Any:
     schema = decode_object(payload, fields=("schema",)).get("schema")
     if not isinstance(schema, dict):
         raise InvalidRequest("payload.schema: is no object; send a JSON schema")
+    # As text, since lru_cache needs a hashable key; sorted, so that equal schemas share one.
     return _validator(json.dumps(schema, sort_keys=True))
 
 
 @lru_cache(maxsize=256)
 def _validator(schema_json: str) -> Any:
+    # Here: the library is imported with the first schema, not with every list of plug-ins.
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
     from referencing import Registry

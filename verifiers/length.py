@@ -72,6 +72,7 @@ class LengthVerifier:
             passed = reward > 0
         else:
             reward = overlong_penalty(length, numbers["most"], numbers["buffer"])
+            # A penalty is at most 0: no penalty is a pass.
             passed = reward == 0
         return Verdict(
             outcome=Outcome.PASS if passed else Outcome.FAIL,

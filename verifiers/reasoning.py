@@ -23,6 +23,7 @@ CLOSING = (
     r"|\u25c1/think\u25b7|<\|channel\|>final\b(?:<\|message\|>)?"
 )
 MARK = re.compile(rf"(?P<opening>{OPENING})|(?P<closing>{CLOSING})", re.IGNORECASE)
+# Chat templates of reasoning models end the prompt with the opening mark.
 OPENED_AT_END = re.compile(rf"(?:{OPENING})\s*\Z", re.IGNORECASE)
 TURN = re.compile(
     r"(?:<\|im_start\|>|<\|start_header_id\|>|<\|start\|>|<\|?|<\uff5c|\[\|)"
@@ -71,6 +72,7 @@ def split_reasoning(completion: str, prompt: str = "") -> Parts:
         split_reasoning("<think>2+2 is")                  # Parts(reasoning="2+2 is", answer="", closed=False)
     """
     inside = thinks_at_end(prompt)
+    # The usual case, without copying a text of perhaps megabytes.
     if not inside and MARK.search(completion) is None:
         return Parts("", completion, True)
     thoughts: list[str] = []
@@ -112,6 +114,7 @@ def tagged_answer(completion: str, prompt: str = "") -> str | None:
         content = text[start + len("<answer>") : end].partition("</answer>")[0].strip()
         if content:
             return content
+        # Empty tags are passed over: models quote "<answer></answer>" when they restate the instruction.
         end = start
     return None
 

@@ -85,6 +85,7 @@ class RubricVerifier:
             ends = [part.weight * end for end in getattr(part.verifier, "reward_range", (0.0, 1.0))]
             low, high = low + min(ends), high + max(ends)
         if any(part.gate for part in self._parts):
+            # A closed gate replaces the sum, which may lie on either side of it.
             low, high = min(low, self._gate_reward), max(high, self._gate_reward)
         return low, high
 
@@ -153,6 +154,7 @@ class RubricVerifier:
     def _together(self, parts: Sequence[Part], verdicts: Sequence[Verdict]) -> Verdict:
         found = {part.name: verdict for part, verdict in zip(parts, verdicts, strict=True)}
         missing = [name for name, verdict in found.items() if not verdict.has_reward]
+        # Never a sum over the rest: the reward would be on another scale than that of its group.
         if missing:
             return self._none(missing[0], found[missing[0]])
         return self._combined(parts, found)
@@ -168,6 +170,7 @@ class RubricVerifier:
         return json.dumps(payloads[part.name]).encode()
 
     def _combined(self, rubric: Sequence[Part], found: Mapping[str, Verdict]) -> Verdict:
+        # The reward, not the outcome: a part with partial credit may be gated at any level.
         closed = [p.name for p in rubric if p.gate and found[p.name].reward < p.least]
         total = sum(part.weight * found[part.name].reward for part in rubric)
         failed = [p.name for p in rubric if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
@@ -224,6 +227,7 @@ def _own_parts(parts_json: str) -> tuple[Part, ...]:
     parts = json.loads(parts_json)
     if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
         raise InvalidRequest(f"payload.parts: is not a list of 1 to {MAX_PARTS} parts")
+    # Options may name files and servers, and a task may come from a stranger's server.
     if any(isinstance(part, dict) and part.get("options") for part in parts):
         raise InvalidRequest("payload.parts: has options; set them in verifier.options.rubric")
     made = tuple(_part(part, f"payload.parts[{index}]") for index, part in enumerate(parts))
@@ -245,6 +249,7 @@ def _part(part: Any, where: str) -> Part:
         name=str(part.get("name", kind)),
         verifier=plugins.load(plugins.VERIFIER_GROUP, kind)(**part.get("options", {})),
         weight=weight,
+        # `is True`: a text such as "false" would be a true value.
         gate=part.get("gate", False) is True,
         least=least,
         payload=json.dumps(part["payload"]).encode() if "payload" in part else None,

@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from rlserve.verifiers.code.fences import Block, blocks_of
 from rlserve.verifiers.reasoning import MARK, answer_of
 
+# The closing tag is optional: it is often a stop sequence. [BEGIN] ... [DONE] is the form of MBPP's few-shot prompt,
+# [PYTHON] ... [/PYTHON] that of Code Llama's.
 TAGGED = re.compile(
     r"<((?i:answer|code|solution|python))>(?P<tag>.*?)(?:</(?i:\1)>|\Z)|\[(?:PYTHON|BEGIN)\](?P<bracket>.*?)(?:\[(?:/PYTHON|DONE)\]|\Z)",
     re.DOTALL,
@@ -59,6 +61,8 @@ def program_in(completion: str, wanted: Collection[str] = (), *, reads: bool = F
         if found is not None:
             return found
     blocks = blocks_of(text)
+    # No block qualifies, so the tests will most likely fail; a program that defines another name should still get its
+    # own error as the reason.
     for language in ("python", ""):
         bodies = [block.body for block in blocks if block.language == language]
         if bodies and not _bare(text, blocks, wanted):
@@ -79,6 +83,7 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
     if not prefix:
         return imports + program
     if entry_point and defines(program, (entry_point,)):
+        # A prefix that ends inside a function (HumanEval's) is a syntax error without the completion.
         alone = FUTURE.search(program) or not _is_program(prefix)
         return imports + program if alone else f"{imports}{prefix}\n\n{program}"
     return prefix + program
@@ -86,6 +91,7 @@ def with_prefix(program: str, prefix: str, entry_point: str) -> str:
 
 def defines(program: str, names: Collection[str]) -> bool:
     """Whether the program defines one of the names globally, or as a method of its class Solution."""
+    # Regular expressions, not ast: the text around may be no Python, and one syntax error would hide every name.
     return any(name in names for name in defined_names(program)) or any(
         re.search(rf"^class[ \t]+Solution\b(?:.*\n)+?[ \t]+(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", program, re.M)
         for name in names
@@ -109,8 +115,10 @@ def _answer_part(text: str, prompt: str) -> str:
     def hidden(mark: re.Match[str]) -> str:
         line = text[text.rfind("\n", 0, mark.start()) + 1 : mark.start()]
         rest = text[mark.end() :].partition("\n")[0]
+        # An odd number of quotes before the mark and one behind it: the mark is inside a literal.
         if any(line.count(quote) % 2 and quote in rest for quote in "'\""):
             quoted.append(mark[0])
+            # NUL does not occur in programs, so that the mark can be put back afterwards.
             return f"\0{len(quoted) - 1}\0"
         return mark[0]
 
@@ -128,15 +136,18 @@ def _nth(quoted: Sequence[str], match: re.Match[str]) -> str:
 def _tagged(text: str) -> Sequence[str]:
     """The content of the last answer tags; empty if there are none."""
     found = [match["tag"] or match["bracket"] or "" for match in TAGGED.finditer(text)]
+    # The last: models often revise an answer.
     return [found[-1]] if found and found[-1].strip() else []
 
 
 def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
     """The program, chosen by what it defines, reads or prints; None if no block qualifies."""
     blocks = blocks_of(text)
+    # The blocks are then examples of use, or output.
     if _bare(text, blocks, wanted):
         return None
     tests = [READS, PRINTS] if reads else [PRINTS]
+    # None: any language, for programs under a fence that names another one, such as "text".
     for language in ("python", "", None):
         group = [block for block in blocks if block.language == language or language is None]
         if wanted:
@@ -146,6 +157,7 @@ def _program(text: str, wanted: Collection[str], *, reads: bool) -> str | None:
         else:
             if language is None:
                 return None
+            # For programs on standard input no name is known: what reads wins over what only prints.
             found = next(filter(None, ([b for b in group if test.search(b.body)] for test in tests)), [])
         if found:
             return _with_helpers(found[-1], blocks, wanted)
@@ -163,6 +175,7 @@ def _own(block: Block, wanted: Collection[str]) -> str:
     body = block.body
     first = next((line for line in body.split("\n") if line.strip()), "")
     indent = len(first) - len(first.lstrip())
+    # A list item or a quotation indents whole blocks, which is an IndentationError.
     if indent:
         moved = re.sub(rf"(?m)^[ \t]{{1,{indent}}}", "", body)
         return moved if defines(moved, wanted) else body
@@ -177,6 +190,7 @@ def _with_helpers(block: Block, blocks: Sequence[Block], wanted: Collection[str]
         if earlier.language not in ("python", block.language) or defines(earlier.body, wanted):
             continue
         names = set(defined_names(earlier.body)) - set(defined_names(program))
+        # One that reads input is a program of its own, and would consume the tests' input.
         if names & set(re.findall(r"\w+", program)) and not READS.search(earlier.body):
             program = f"{earlier.body}\n{program}"
     return program
@@ -209,10 +223,12 @@ def _without_fences(text: str, wanted: Collection[str]) -> str:
             lines = before if any(part.strip() for part in before) else after
             break
     start = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    # Only whole lines that look like prose go: a line of code that is removed by mistake costs a right program.
     if wanted and start < len(lines) and PROSE.fullmatch(lines[start].strip()):
         start = next((number for number, line in enumerate(lines) if CODE.match(line)), start)
         lines = lines[start:]
     if wanted:
+        # Prose after the last indented line only: a capitalised line before it may be part of a docstring.
         last = max((n for n, line in enumerate(lines) if line[:1].isspace() and line.strip()), default=len(lines))
         end = next((n for n in range(last + 1, len(lines)) if PROSE.fullmatch(lines[n].strip())), len(lines))
         lines = lines[:end]
@@ -221,6 +237,7 @@ def _without_fences(text: str, wanted: Collection[str]) -> str:
 
 def _is_program(prefix: str) -> bool:
     try:
+        # Compiled, never run; dont_inherit keeps this module's own __future__ flags out.
         compile(prefix, "prefix", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return False

@@ -67,14 +67,18 @@ class _Opening:
 
 def _opening(line: str, list_indent: int) -> _Opening | None:
     match = FENCE.fullmatch(line)
+    # CommonMark: the info string of a fence of backticks has no backtick, or it is inline code.
     if match is None or (match["marks"][0] == "`" and "`" in match["info"]):
         glued = GLUED_OPENING.fullmatch(line)
         if glued is None:
             return None
+        # Only where it names Python: words before ``` are otherwise inline code.
         return _Opening(glued["marks"], 0, 0, "python")
     before = match["before"]
     quotes = before.count(">")
     indent = _width(before.rpartition(">")[2].removeprefix(" ") if quotes else before)
+    # CommonMark: four columns of indentation make a code block, not a fence; inside a list item they count from its
+    # content.
     if indent >= TAB and not quotes and indent > list_indent + TAB - 1 and not LIST_ITEM.match(line):
         return None  # an indented line of something else, for example of a program without fences
     return _Opening(match["marks"], indent, quotes, _language(match["info"]))
@@ -93,6 +97,7 @@ def _body(lines: Sequence[str], start: int, opening: _Opening) -> tuple[str, int
         line = _unquoted(lines[number], opening.quotes)
         match = FENCE.fullmatch(line)
         if match is not None and not match["before"].strip():
+            # A closing fence is of the same character and at least as long, so that ```` may enclose ```.
             same = match["marks"][0] == opening.marks[0] and len(match["marks"]) >= len(opening.marks)
             near = _width(match["before"]) <= opening.indent + TAB - 1
             if same and near and not match["info"].strip():
@@ -106,6 +111,7 @@ def _body(lines: Sequence[str], start: int, opening: _Opening) -> tuple[str, int
             body.append(code[: -len(opening.marks)])
             return _dedented(body, opening.indent), number, number + 1
         body.append(line)
+    # Unclosed: the completion was cut, or the fence is a stop sequence.
     return _dedented(body, opening.indent).removesuffix("\n"), len(lines) - 1, len(lines)
 
 
@@ -117,6 +123,7 @@ def _unquoted(line: str, quotes: int) -> str:
 
 def _dedented(lines: Sequence[str], indent: int) -> str:
     """Dedent by the indentation of the opening fence, if all lines have it."""
+    # At most by what every line has: a line further left belongs to the program as it is.
     indent = min([indent, *(_width(line[: len(line) - len(line.lstrip())]) for line in lines if line.strip())])
     return "".join(_less_indented(line, indent) + "\n" for line in lines)
 
@@ -124,6 +131,7 @@ def _dedented(lines: Sequence[str], indent: int) -> str:
 def _less_indented(line: str, indent: int) -> str:
     taken, position = 0, 0
     while taken < indent and position < len(line) and line[position] in " \t":
+        # A tab goes to the next multiple of four columns.
         taken += TAB - taken % TAB if line[position] == "\t" else 1
         position += 1
     return line[position:]

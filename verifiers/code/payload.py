@@ -67,6 +67,7 @@ class CodeTask:
         """Names of which a program for this task defines at least one."""
         if self.kind == "stdio":
             return ()
+        # Without an entry point the asserts tell which functions they call.
         return (self.root,) if self.entry_point else _called(self.asserts)
 
     @property
@@ -116,6 +117,7 @@ def _asserts(tests: Any) -> str:
         raise InvalidRequest(f"payload.tests: is {len(source)} characters; send at most {MAX_SOURCE_CHARACTERS}")
     try:
         empty = not ast.parse(source).body
+    # ast.parse raises RecursionError or MemoryError for deep nesting, ValueError for a NUL.
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidRequest(f"payload.tests: is not Python source ({error}); send assert statements") from error
     if empty:
@@ -148,6 +150,7 @@ def _call(item: Mapping[str, Any], index: int) -> CallTest:
         raise InvalidRequest(f"{where}: needs args (a list), output, and kwargs (an object) if there are any")
     for name, value in (("args", [args, kwargs]), ("output", item["output"])):
         try:
+            # As it will travel into the box, with the marks for tuples and sets.
             size = len(json.dumps(encode_plain(value)))
         except NotPlain as error:
             raise InvalidRequest(f"{where}.{name}: {error}") from error
@@ -161,6 +164,7 @@ def _stdio(item: Mapping[str, Any], index: int) -> StdioTest:
         if not isinstance(item.get(name), str) or len(item[name]) > MAX_INPUT_CHARACTERS:
             where = f"payload.tests[{index}].{name}"
             raise InvalidRequest(f"{where}: is not text of at most {MAX_INPUT_CHARACTERS} characters")
+    # Standard output is UTF-8: a task that expects a lone surrogate is one that no program can pass.
     if any("\ud800" <= character <= "\udfff" for character in item["output"]):
         raise InvalidRequest(f"payload.tests[{index}].output: has lone surrogates, which no program can print")
     return StdioTest(input=item["input"], output=item["output"])

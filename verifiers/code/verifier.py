@@ -31,6 +31,8 @@ class CodeVerifier:
     def __init__(
         self,
         *,
+        # The weakest tier, so that every machine with Landlock can run code; an operator who wants more asks for it
+        # here.
         min_tier: str = Tier.LANDLOCK.value,
         cpu_seconds: float = 4.0,
         wall_seconds: float = 10.0,
@@ -68,6 +70,7 @@ class CodeVerifier:
 
     def prepare(self) -> None:
         """Choose and prove a tier. Raises NotReady if none holds, so that no code is run here."""
+        # Proving a tier starts processes and attacks it: once per judge process.
         if self._sandbox is None:
             self._sandbox = Sandbox(minimum=self._minimum, python=self._python, cgroup=self._cgroup)
 
@@ -112,6 +115,7 @@ class CodeVerifier:
         full = found.outcome is Outcome.PASS
         return Verdict(
             outcome=found.outcome,
+            # A full pass is exactly 1, whatever rounding does to the share.
             reward=share if task.partial and not full else float(full),
             parts={"tests": share},
             reason=found.reason,

@@ -7,6 +7,7 @@ MAX_CHARACTERS = 500
 """Far above an expression over a few numbers; bounds the time for hostile ones."""
 MAX_DEPTH = 50
 """Nested brackets; below Python's recursion limit."""
+# At most 12 digits, and no letters or dots: no names, no powers, no huge numbers.
 TOKEN = re.compile(r"\s*(?:(\d{1,12})|([-+*/()]))")
 
 
@@ -80,6 +81,7 @@ class _Parser:
                 raise NoExpression("a bracket is not closed")
             return value
         if self._take("-") is not None:
+            # Counts as depth: a row of minus signs would recurse as brackets do.
             return -self._unit(depth + 1)
         if self.at_end or not self._tokens[self._place].isdigit():
             raise NoExpression("a number is missing")

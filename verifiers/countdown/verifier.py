@@ -58,6 +58,7 @@ def _expression(completion: str, prompt: str, tags: bool) -> str:
 
 
 def _why_wrong(text: str, numbers: list[int], target: int, use_all: bool) -> str:
+    # Checked, since a model that states another value than its expression has is wrong even if one of the two fits.
     left, equals, right = text.partition("=")
     if equals and right.strip() != str(target):
         return f"states the value {right.strip()[:20]!a}"

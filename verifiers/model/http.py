@@ -42,6 +42,7 @@ class Endpoint:
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self._concurrency = concurrency
+        # Stripped: editors end a file with a line feed, which no header may contain.
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client: httpx.AsyncClient | None = None
@@ -53,6 +54,7 @@ class Endpoint:
         pause, problem = FIRST_PAUSE_SECONDS, "no time left"
         while (left := start + self._timeout_seconds - time.monotonic()) > 0:
             try:
+                # One deadline over all tries; httpx's own timeouts start again with each read.
                 async with asyncio.timeout(left):
                     status, content = await self._send(path, body)
             except httpx.TransportError as error:
@@ -88,6 +90,7 @@ class Endpoint:
             self._client = httpx.AsyncClient(headers=self._headers, limits=limits, timeout=None, trust_env=False)
         content = bytearray()
         async with self._client.stream("POST", self._url + path, json=dict(body)) as response:
+            # Read in pieces, so that an endless answer stops at the limit, not when memory is full.
             async for chunk in response.aiter_bytes():
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:

@@ -89,10 +89,12 @@ class JudgeVerifier(RemoteModelVerifier):
         if not criteria:
             raise InvalidRequest("payload.criteria: is missing, and options.criteria is empty; give one of them")
         reference = texts(content, "answer")[0] if "answer" in content else ""
+        # Reasoning may fill all MAX_CHARACTERS, and the answer would be cut off.
         judged = completion if self._thoughts else answer_of(completion, prompt)
         body = {"model": self._model, "messages": self._messages(judged, prompt, criteria, reference)}
         answer = await endpoint.post("/chat/completions", body | self._sampling)
         score = self._score(answer)
+        # high > low: the constructor of the base refuses others.
         share = (score - self._low) / (self._high - self._low)
         return Verdict(
             outcome=Outcome.PASS if share >= self._pass_at else Outcome.FAIL,

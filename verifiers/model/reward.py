@@ -57,6 +57,7 @@ class RewardModelVerifier(RemoteModelVerifier):
         body = {"model": self._model} | self._input(prompt, completion)
         raw = _scalar(await self._server("a pooling").post(self._path, body))
         low, high = self.reward_range
+        # Cut: one absurd scalar would otherwise set the scale of a whole group's advantages.
         reward = min(high, max(low, self._scale * raw + self._shift))
         return Verdict(
             outcome=Outcome.PASS if reward >= self._pass_at else Outcome.FAIL,

@@ -43,6 +43,7 @@ def score(task: str, options: Mapping[str, Any], answer: str, entry: Mapping[str
 
     Raises InvalidRequest for an unknown task.
     """
+    # Before the check of the form: an unknown task is the payload's fault, not a wrong answer.
     data_set = _data_set(task, tuple(sorted((key, repr(value)) for key, value in options.items())), _Held(options))
     if task in FORMULA_TASKS and not is_formula(task, answer):
         return 0.0
@@ -81,6 +82,7 @@ class _Held:
 def _data_set(task: str, key: tuple[tuple[str, str], ...], held: _Held) -> Any:
     library = _library()
     try:
+        # Any seed: a scorer looks at the entry alone.
         return library.create_dataset(task, seed=0, **held.options)
     except (ValueError, TypeError, AssertionError) as error:
         raise InvalidRequest(f"payload.task: {task!r} with {dict(held.options)!r} cannot be made: {error}") from error

@@ -83,6 +83,7 @@ class RegexVerifier:
         answer = after_marker(completion if about_thoughts else answer_of(completion, prompt), self._marker)
         if answer is None:
             return _verdict("regex", False, f"found no {self._marker!a}")
+        # The end: that is where answers stand.
         answer = answer[-MAX_REGEX_CHARACTERS:]
         found = pattern.fullmatch(answer) if self._full else pattern.search(answer)
         shown = _shown(found.group()) if found else "no match"
@@ -99,6 +100,7 @@ def _pattern(payload: bytes) -> re.Pattern[str]:
     text = decode_pattern(payload)
     try:
         return re.compile(text)
+    # re raises RecursionError for deep groups and OverflowError for huge repeat counts.
     except (re.error, RecursionError, OverflowError) as error:
         raise InvalidRequest(f"payload.pattern: is no regular expression ({error}); correct the task") from error
 
