@@ -118,6 +118,7 @@ class Decision:
 def open_offer(offer: Offer, settings: InboxSettings, nonces: Nonces, why_drop: WhyDrop) -> Opened:
     """Decode an offer, check it against nonce and run, and ask ``why_drop`` about a training group."""
     try:
+        # First: one digest tells a stranger, before megabytes of its payload are decoded.
         check_nonce(nonces, offer.nonce, group_id=offer.group_id, worker_id=offer.worker_id)
         group = offer.group(settings.limits)
         check_group_id(group, offer.group_id)
@@ -147,6 +148,7 @@ def decide(opened: Opened, lease: Lease | None, facts: Facts) -> Decision:
     if group is None:
         assert opened.error is not None
         return _rejection(group_id, opened.error)
+    # Before the lease: an accepted group's lease is closed, and a copy of the group is no fault of its sender.
     if facts.already_received:
         return Decision(group_id=group_id, status=AckStatus.DUPLICATE)
     try:

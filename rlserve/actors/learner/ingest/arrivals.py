@@ -53,6 +53,7 @@ class Arrivals:
 
     def metrics(self) -> dict[str, float]:
         """Of what was added since the last call."""
+        # Swap inside, compute outside: ``add`` waits for this lock while it holds the inbox's.
         with self._lock:
             ended, self._now = self._now, _Interval()
             total_samples = self._total_samples

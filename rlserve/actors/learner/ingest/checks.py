@@ -146,6 +146,7 @@ def _check_training(group: RolloutGroup, lease: Lease, temperature: float) -> No
     sampled = [(i, t) for i, t in enumerate(group.trajectories) if t.finish_reason is not FinishReason.GIVEN]
     own = group.task.sampling.temperature
     wanted = next(t for t in (lease.temperature, own, lease.usual_sampling.temperature, temperature) if t is not None)
+    # A run may itself be colder than COLDEST; a task may not be colder than both.
     if sampled and own is not None and own < min(COLDEST, temperature):
         raise InvalidRequest(
             f"task.sampling.temperature: is {own:g}; training samples at {COLDEST:g} or more",

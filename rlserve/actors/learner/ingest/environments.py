@@ -70,6 +70,7 @@ class EnvironmentFollower:
             self._problem = ""
             self._unserved.update(specs, {name for actor in verifiers for name in actor.serves}, self._clock())
             change = self._catalogue.update(specs, self._clock())
+            # Every time: the mixture also changes when the curriculum raises a level.
             mixture = self._curriculum.applied(change.mixture)
             if change.joined or change.left or mixture != self._inbox.mixture:
                 self._inbox.mix(mixture)

@@ -36,6 +36,7 @@ class EvaluationRound:
         self._num_abandoned += len(missing)
         self._ended.update(missing)
         self._order = dict.fromkeys(lease.group_id for lease in leases)
+        # A round that is made again under the same name has the same ids, and its groups are wanted again.
         self._ended -= self._order.keys()
         self._received.clear()
         self._asked += len(self._order)

@@ -77,6 +77,7 @@ def _progress(message: pb.LeaseProgress, at: str) -> LeaseProgress:
         group_id=message.group_id,
         nonce=message.nonce,
         tokens=integer(message.tokens, at, "tokens"),
+        # Cut: beyond it steps renew no lease, so a worker that only counts up does not keep one without end.
         steps=min(message.steps, MAX_STEPS),
         stage=message.stage,
     )
@@ -84,6 +85,7 @@ def _progress(message: pb.LeaseProgress, at: str) -> LeaseProgress:
 
 def _check_lease(message: pb.HeldLease | pb.GroupPart | pb.LeaseReturn | pb.LeaseProgress, at: str) -> None:
     text(message.group_id, at, "group_id")
+    # Messages and logs repeat the id: a control character could forge a line of them.
     if not message.group_id.isprintable():
         fault(at, "group_id", f"is {message.group_id[:80]!a}; give the id of a lease")
     text(message.nonce, at, "nonce", max_length=64)

@@ -40,6 +40,7 @@ class GroupQueue:
         self, store: Store, settings: InboxSettings, monitor: Monitor, troubles: Troubles, *, version: int
     ) -> None:
         """Rolls the store back to ``version``. Raises StateCorrupt when a stored group cannot be decoded."""
+        # Before the queue is read: groups that steps after the checkpoint consumed are queued again.
         store.rollback(version)
         self._store = store
         self._settings = settings
@@ -51,6 +52,8 @@ class GroupQueue:
         self._newest_known = version
         """Newest version that workers may have sampled with."""
         self._publishing = False
+        # In order of arrival, which the dict keeps. Decoded now, so that a damaged payload ends the start and not a
+        # later step.
         self._queued = {q.group_id: _decoded(q.group_id, q.payload, settings.limits) for q in store.queued()}
         self._taken: set[str] = set()
 
@@ -61,11 +64,13 @@ class GroupQueue:
         Raises DeadlineExceeded with what came, why it was dropped and what the workers hold; PluginFailed when every
         verdict failed for one reason that waiting does not cure; NotReady once the inbox is closed.
         """
+        # A change, since leases may become free: with ``leases_ahead`` taken groups no longer count against the bound.
         with self._monitor.change():
             self._monitor.wait_for(lambda: self._num_fresh() >= n, deadline_seconds, missing=lambda: self._missing(n))
             self._troubles.batch_taken()
             groups = self._fresh()[:n]
             self._taken.update(group.group_id for group in groups)
+        # By length first: ids differ in a number at their end, and as text 10 would come before 9.
         return sorted(groups, key=lambda group: (len(group.group_id), group.group_id))
 
     def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
@@ -75,6 +80,7 @@ class GroupQueue:
         sampled by weights that are old already.
         """
         with self._monitor.change():
+            # The store first: if it raises, the queue in memory still agrees with it. So does ``drop``.
             self._store.consume(group_ids, step=step)
             self._forget(group_ids)
             # Workers may have these weights before the learner says that they are published.
@@ -93,6 +99,7 @@ class GroupQueue:
     def put_back(self, group_ids: Sequence[str]) -> None:
         """The groups were taken and not trained on; the next ``take`` gives them again, in their old order."""
         with self._monitor:
+            # No signal: groups that are put back free no lease, and the thread that takes them is this one.
             self._taken.difference_update(group_ids)
 
     def published(self, version: int) -> None:
@@ -104,6 +111,8 @@ class GroupQueue:
 
     def checkpointed(self, step: int) -> None:
         """A checkpoint of ``step`` is whole. A run may still resume at the one before it, not further back."""
+        # Without the lock: only the training thread uses ``_checkpointed``. The previous step, because a resume goes
+        # back to it when the newest checkpoint turns out to be broken.
         self._store.checkpoint(self._checkpointed)
         self._checkpointed = step
 
@@ -124,6 +133,7 @@ class GroupQueue:
 
     def num_ahead(self) -> int:
         """Groups that count against the bound of leases: queued or in training, those of future versions left out."""
+        # Taken groups stay in ``_queued`` until their commit, so they are in this sum.
         waiting = sum(queued.versions.newest <= self._newest_known for queued in self._queued.values())
         return waiting - (len(self._taken) if self._settings.leases_ahead else 0)
 
@@ -131,6 +141,7 @@ class GroupQueue:
         """Write what was decided on in one transaction, then queue what is to be trained on."""
         receipts = [kept for kept in (receipt(*pair) for pair in judged) if kept is not None]
         rejected = Counter(decision.reason for _, decision in judged if decision.counted)
+        # Duplicates and groups of an evaluation leave nothing to write: no commit for them.
         if receipts or rejected:
             self._store.receive_many(receipts, rejected=rejected)
         for opened, decision in judged:
@@ -165,6 +176,8 @@ class GroupQueue:
             if group_id not in self._taken and self.version - queued.versions.oldest > self._settings.max_lag
         ]
         if stale:
+            # Under the next step, not finally: a run that resumes further back queues them again, and there they may be
+            # fresh.
             self._store.drop(stale, "stale", step=self.version + 1)
             self._forget(stale)
             self._monitor.wake()  # the leases that this frees bring other groups

@@ -51,9 +51,11 @@ class Monitor:
         Raises DeadlineExceeded with what is ``missing`` and why, NotReady once closed, and what ``check`` raises.
         """
         deadline = time.monotonic() + deadline_seconds
+        # ``ready`` comes before ``_closed``: what is there already is handed out even from a closed inbox.
         while not ready():
             if self._closed:
                 raise NotReady(f"inbox: is closed ({self._closed})")
+            # Before every wait: the groups that came meanwhile may have shown that the run cannot go on.
             self._check()
             if (left := deadline - time.monotonic()) <= 0:
                 raise DeadlineExceeded(f"{missing()}; {self._delay()}")

@@ -56,6 +56,7 @@ class OfferQueue:
                 await asyncio.sleep(GATHER_SECONDS)
             batch = self._next_batch()
             try:
+                # In a thread: decoding and the commit would hold up the event loop, and with it every stream.
                 decisions = await asyncio.to_thread(self._inbox.offer_many, [delivery.offer for delivery in batch])
             except (LimitExceeded, StateCorrupt) as error:
                 # A full disk or a damaged store. Workers would send the same groups again without end: end the run.
@@ -63,6 +64,7 @@ class OfferQueue:
                 self._inbox.close(str(error))
                 _fail(batch, error)
                 continue
+            # A defect: it ends the streams of this batch, and the others are served further.
             except Exception as error:
                 logger.exception("%d groups got no decision", len(batch))
                 _fail(batch, error)

@@ -95,6 +95,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     ) -> AsyncIterator[pb.StreamResponse]:
         requests = aiter(request_iterator)
         hello = self._checked_hello(await _first(requests))
+        # Before ``_enter``, which lets leases out: the worker needs the welcome's limits to send a group.
         yield pb.StreamResponse(welcome=self._welcome())
         if self._finished:
             yield pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished))
@@ -109,6 +110,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 raise stream.error
         finally:
             reading.cancel()
+            # Only of a group that is not whole; the bytes of whole ones are given back with their decisions.
             stream.incoming.close()
             self._leave(stream)
 
@@ -120,6 +122,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 if request is None:
                     break
                 await self._take(request, stream)
+        # The worker gets it as the status of the stream, behind the acks that wait.
         except Exception as error:
             stream.end(error)
         finally:
@@ -189,6 +192,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     def _enter(self, stream: WorkerStream, hello: pb.Hello) -> None:
         """A newer stream of the same worker ends the older one."""
         worker_id = stream.worker_id
+        # A worker that dials again is often here before gRPC reports the end of its broken stream.
         if (older := self._streams.get(worker_id)) is not None:
             older.end()
         self._streams[worker_id] = stream
@@ -200,6 +204,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._events.write("worker_joined", worker=worker_id, capacity=hello.capacity)
 
     def _leave(self, stream: WorkerStream) -> None:
+        # Not when a newer stream took this one's place: the worker is still connected.
         if self._streams.get(stream.worker_id) is stream:
             del self._streams[stream.worker_id]
             self._inbox.leave(stream.worker_id)
@@ -226,6 +231,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 async with asyncio.timeout(HOUSEKEEPING_SECONDS):
                     await self._wake.wait()
                     await asyncio.sleep(GRANT_SECONDS)
+            # Before the next grant, not after it: a wake during the grant must bring another one.
             self._wake.clear()
             self._woken = False
 
@@ -235,6 +241,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
 
     def _wake_from(self, loop: asyncio.AbstractEventLoop) -> None:
         """From any thread. A wake that is pending is not repeated: each costs the event loop a turn."""
+        # No lock: two threads that both read False wake the loop twice, which costs only a turn.
         if not self._woken and not loop.is_closed():
             self._woken = True
             loop.call_soon_threadsafe(self._wake.set)

@@ -93,6 +93,7 @@ class Troubles:
     def received(self, group: RolloutGroup, reason: str, *, trains: bool = True) -> None:
         """A group was received, and dropped for ``reason`` unless that is empty."""
         self._all_groups += 1
+        # Of evaluations too: the one before training shows a broken verifier first.
         self._note_verdicts(group)
         if not trains:
             return
@@ -170,6 +171,7 @@ class Troubles:
         judged = any(t.verdict is not None and t.verdict.has_reward for t in group.trajectories)
         self._judged = self._judged or judged
         for failure in failures:
+            # The first line names the error; the traceback behind it goes into the event alone.
             who, _, trace = failure.message.partition("\n")
             text = plain(f"{_culprit(failure)}: {who}")
             if self._unjudged.add(text):
@@ -183,6 +185,7 @@ class Troubles:
 
     def _judge_the_run(self, failures: list[Failure]) -> None:
         hopeless = all(failure.kind in DEFECTS for failure in failures)
+        # The chain reads: at least a whole batch, and all groups so far are without a verdict.
         if self._judged or self.fatal or not hopeless or not self._batch <= self._unjudged_groups == self._all_groups:
             return
         if only := self._unjudged.only:
@@ -194,6 +197,7 @@ class Troubles:
 
 def plain(text: str) -> str:
     """Text from outside as one bounded line: control characters are escaped."""
+    # Cut before it is escaped: a text from outside may have megabytes.
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_CHARACTERS])
     return line if len(text) <= MAX_CHARACTERS else f"{line}..."
 

@@ -66,12 +66,15 @@ class Outbox:
             if self._acks:
                 acks, self._acks = self._acks, []
                 for _ in acks:
+                    # Now that gRPC asks for the frame, not when the ack was queued: a worker that reads no acks gets no
+                    # more room.
                     self._ahead.release()
                 return pb.StreamResponse(acks=pb.Acks(acks=acks))
             if self._frames:
                 return self._frames.popleft()
             if self._closed:
                 return None
+            # Nothing can be queued between the looks above and this line: there is no await in between.
             self._some.clear()
             await self._some.wait()
 
@@ -115,6 +118,7 @@ class Incoming:
         """
         if self._group is None:
             if len(data) == part.total_bytes:
+                # Its own share first: a stream that used it up waits without a hold on the bytes of all.
                 await self._own.take(part.total_bytes)
                 try:
                     await self._budgets.small.take(part.total_bytes)
@@ -122,6 +126,8 @@ class Incoming:
                     self._own.give(part.total_bytes)
                     raise
                 return data
+            # The whole group at its first part: taken part by part, streams could fill the budget with halves that all
+            # wait for more.
             await self._budgets.large.take(part.total_bytes)
             deadline = time.monotonic() + GROUP_SECONDS + part.total_bytes / GROUP_BYTES_A_SECOND
             self._group = _Group(part.group_id, part.nonce, part.total_bytes, bytearray(), deadline)
