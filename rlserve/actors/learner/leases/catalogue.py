@@ -53,6 +53,7 @@ class Catalogue:
         before = {i.environment for i in self._present}
         guests = self._guests(registered)
         staying = [i for i in self._configured if not self._is_gone(i.environment, registered, now)]
+        # Never empty: when all are gone, the leases of the configured ones wait for their servers.
         self._present = (*staying, *guests) if staying or guests else self._configured
         after = {i.environment for i in self._present}
         return Change(self._present, joined=tuple(sorted(after - before)), left=tuple(sorted(before - after)))
@@ -60,6 +61,7 @@ class Catalogue:
     def _guests(self, registered: Mapping[str, EnvironmentSpec]) -> list[MixtureEntry]:
         configured = {i.environment for i in self._configured}
         found = []
+        # Sorted: the pattern of a mixture depends on its order, which must not depend on who registered first.
         for name, spec in sorted(registered.items()):
             split = training_split(spec)
             if name not in configured and spec.weight > 0 and split is not None:
@@ -70,6 +72,7 @@ class Catalogue:
         if name in registered:
             self._seen.add(name)
             self._gone_since.pop(name, None)
+        # The grace begins only after a first registration: at the start a server may come up later than the learner.
         elif name in self._seen:
             return now - self._gone_since.setdefault(name, now) >= self._grace_seconds
         return False

@@ -48,6 +48,7 @@ class Curriculum:
                 return
             progress.recent.append(sum(map(is_right, judged)) / len(judged))
             config = progress.config
+            # A loop: a resumed run may have a smaller window than the one that filled ``recent``.
             while len(progress.recent) > config.window:
                 progress.recent.popleft()
             full = len(progress.recent) == config.window
@@ -82,5 +83,6 @@ class Curriculum:
         with self._lock:
             for name, progress in self._progress.items():
                 if name in saved:
+                    # A resumed run may have fewer levels than it was saved with.
                     progress.level = min(int(saved[name]["level"]), len(progress.config.levels) - 1)
                     progress.recent = deque(float(rate) for rate in saved[name]["recent"])

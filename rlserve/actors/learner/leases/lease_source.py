@@ -31,11 +31,13 @@ class LeaseSource:
         self._limit_seconds = settings.lease_seconds
         self._changed = False
         self._next, oldest, self._tasks, self._key = self._load(settings.seed, settings.mixture)
+        # Kept, because the cursor is written at every grant and the mixture rarely changes.
         self._encoded = self._tasks.encode()
         self.nonces = Nonces(self._key)
         """Of every lease of the run, those of evaluations too; they outlive this process."""
         numbers = ((number, self._group_id(number)) for number in range(oldest, self._next))
         self._open = {group_id: number for number, group_id in numbers if not store.knows(group_id)}
+        # Last: it may save the cursor, which needs the open leases.
         self.mix(settings.mixture)
 
     @property
@@ -58,6 +60,7 @@ class LeaseSource:
 
     def complete(self, group_id: str) -> None:
         """The store has a row for the group now."""
+        # No change to write: a later process asks the store about every number from the oldest open one on.
         self._open.pop(group_id, None)
 
     def mix(self, mixture: Sequence[MixtureEntry]) -> None:

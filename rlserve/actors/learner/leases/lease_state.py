@@ -179,8 +179,10 @@ class FreeWorkers:
                 failed = place
             else:
                 chosen = place
+        # A lease waits even for a busy worker rather than go back to the one that failed on it.
         if chosen is None and failed is not None and not self._has_another(avoid, able):
             chosen, failed = failed, None
+        # The chosen one stays out: the caller pushes it again once it holds the lease, at its new place.
         for place in [*skipped, *([failed] if failed else [])]:
             heapq.heappush(self._heap, place)
         return chosen[2] if chosen else None

@@ -103,13 +103,17 @@ class LeaseTable:
             for group_id, nonce in (held or {}).items()
             if group_id in self._entries and self._source.nonces.proves(nonce, group_id, worker_id)
         }
+        # Released without a failed try: the worker never got the grant, or restarted without it.
         for entry in [entry for group_id, entry in worker.held.items() if group_id not in proven]:
             self._release(entry)
         for group_id, nonce in proven.items():
             entry = self._entries[group_id]
             if not entry.holder:
+                # Granted by an earlier learner process, or taken back after the grace: the worker may keep it, its work
+                # is not lost.
                 self._hold(entry, worker_id, nonce)
             elif entry.holder == worker_id:
+                # The worker may hold it by an earlier grant, when the credit with the latest was lost with its stream.
                 entry.nonce = nonce
         return frozenset(worker.held)
 
@@ -137,6 +141,7 @@ class LeaseTable:
             able = current if entry.lease.purpose is Purpose.EVALUATE else ready
             worker_id = None if entry.not_before > self._clock() else free.pop(able, avoid=entry.avoid)
             if worker_id is None:
+                # Put back after the loop only: queued now, the same lease would come up again at once.
                 passed_over.append(entry)
                 continue
             self._hold(entry, worker_id, self._source.nonces.make(entry.lease.group_id, worker_id))
@@ -165,15 +170,18 @@ class LeaseTable:
         entry = self._held(report.group_id, worker_id, report.nonce)
         if entry is None:
             return False
+        # Also without progress: the message of an expiry names where the work stands.
         entry.stage = report.stage
         if report.tokens <= entry.tokens and report.steps <= entry.steps:
             return False
+        # Each by itself the highest so far: two numbers that rise and fall in turn must not renew a lease without end.
         entry.tokens, entry.steps = max(entry.tokens, report.tokens), max(entry.steps, report.steps)
         self._renew(entry)
         return True
 
     def prolong(self, seconds: float) -> None:
         """This process did not run for so long: extend every deadline by it."""
+        # Graces too: a worker whose stream broke during the pause had no chance to dial again.
         for worker in self._workers.values():
             if worker.left_at is not None:
                 worker.left_at += seconds
@@ -200,7 +208,10 @@ class LeaseTable:
         """Take back leases without progress for too long, and those of workers that did not come back."""
         now = self._clock()
         gone = [w for w in self._workers.values() if w.left_at is not None and now - w.left_at >= self._grace_seconds]
+        # A worker that left costs no try: the task is not to blame. The list, because ``_take_away`` removes from
+        # ``held``.
         releases = [self._take_away(entry) for worker in gone for entry in list(worker.held.values())]
+        # After the line above, which still looks the workers up by name.
         self._workers = {name: worker for name, worker in self._workers.items() if worker not in gone}
         for entry in [e for w in self._workers.values() for e in w.held.values() if e.deadline <= now]:
             entry.attempts += 1
@@ -235,6 +246,7 @@ class LeaseTable:
 
     def _hold(self, entry: Entry, worker_id: str, nonce: str) -> None:
         entry.holder, entry.nonce, entry.since = worker_id, nonce, self._clock()
+        # A new holder begins at 0, which would be no progress beside the last holder's count.
         entry.tokens, entry.steps, entry.stage = 0, 0, ""
         self._renew(entry)
         self._grants += 1
@@ -267,6 +279,7 @@ class LeaseTable:
 
     def _take_away(self, entry: Entry) -> Release:
         worker_id, abandoned = entry.holder, entry.attempts >= self._max_attempts
+        # Another worker may succeed where this one failed, so this one comes last when the lease is granted again.
         entry.avoid = worker_id
         self._workers[worker_id].returned_in_row += 1
         if abandoned:

@@ -114,9 +114,11 @@ class TaskSource:
             raise InvalidRequest(
                 f"counter: is {counter}, but the mixture last changed at {last.start}; give a later one"
             )
+        # Not by __init__, which would begin a segment at 0.
         changed = TaskSource.__new__(TaskSource)
         changed._seed = self._seed
         segment = _Segment(counter, _checked(mixture), last.taken_before(counter))
+        # A segment that begins at ``counter`` gave no task yet, so the new one replaces it.
         changed._segments = [s for s in self._segments if s.start < counter] + [segment]
         return changed
 
@@ -141,6 +143,7 @@ class TaskSource:
 
 def derived_seed(*parts: int | str) -> int:
     """A seed for each combination of ``parts``, in [0, 2**52)."""
+    # Not hash(): Python salts that of a string anew in each process.
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 12
 
@@ -188,6 +191,7 @@ def _pattern(parts: Sequence[int]) -> list[int]:
     order = []
     for _ in range(total):
         due = [d + p for d, p in zip(due, parts, strict=True)]
+        # max takes the first of equals, so the pattern is the same in every process.
         turn = max(range(len(parts)), key=lambda i: due[i])
         due[turn] -= total
         order.append(turn)

@@ -33,6 +33,8 @@ class Nonces:
     def proves(self, nonce: str, group_id: str, worker_id: str) -> bool:
         """Whether the lease was ever granted to the worker with this nonce."""
         salt, digest = nonce[: 2 * _SALT_BYTES], nonce[2 * _SALT_BYTES :]
+        # isascii first: compare_digest raises TypeError for other text. It takes equally long wherever the two differ,
+        # so that the time of an answer tells nothing about the digest.
         return digest.isascii() and hmac.compare_digest(digest, self._digest(salt, group_id, worker_id))
 
     def _digest(self, salt: str, group_id: str, worker_id: str) -> str:

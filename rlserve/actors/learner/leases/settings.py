@@ -58,6 +58,7 @@ class InboxSettings:
             limits=GroupLimits(
                 vocab_size=vocab_size,
                 max_tokens=config.model.max_length,
+                # The largest group of any kind: sampled, of an evaluation, or given by its task.
                 max_trajectories=max(config.rollout.group_size, config.evaluate.samples, MAX_GIVEN),
             ),
         )
