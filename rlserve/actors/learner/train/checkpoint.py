@@ -58,12 +58,15 @@ def save(
     future that a resume gave up, and go too.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    # A name that ``by_falling_step`` does not match: no reader opens it before it is whole.
     partial = directory / f".step-{step}.{os.getpid()}.partial"
     training = partial / TRAINING
     training.mkdir(parents=True)
+    # The collectives come in the order of ``contribute``: weights, optimizer, random states.
     write_model(partial, engine.weights(engine.dtype), engine.companions, engine.dtype)
     if reference is not None and not reference.is_start:
         (partial / REFERENCE).mkdir()
+        # No collective: every rank holds the whole reference, so rank 0 writes its own.
         kept = weights.gather(reference.module, engine.dtype, is_receiver=True)
         write_model(partial / REFERENCE, kept, engine.companions, engine.dtype)
     files = write_shards(training, "optimizer", engine.optimizer_state())
@@ -80,6 +83,7 @@ def save(
     }
     seal(partial, content)
     path = _put_in_place(partial, directory / f"step-{step}")
+    # Last: until the new one is in place a crash must find the older ones.
     _prune(directory, step, keep)
     return read_checkpoint(path, content)
 
@@ -97,9 +101,11 @@ def _put_in_place(partial: Path, final: Path) -> Path:
     """Rename; a checkpoint of the same step stays readable beside it until the new one is there."""
     replaced = final.with_name(f"{final.name}.replaced")
     if final.exists():
+        # A crash between the two renames leaves it, and a rename onto a full directory fails.
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
+    # Before the replaced one is deleted: only then is the rename on the disk.
     sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
@@ -112,5 +118,6 @@ def _prune(directory: Path, step: int, keep: int) -> None:
         # First out of sight, so that no reader finds half of it.
         doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.partial"))
         shutil.rmtree(doomed)
+    # Of processes that were killed while they wrote or deleted.
     for leftover in directory.glob(".*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)

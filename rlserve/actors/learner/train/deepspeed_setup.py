@@ -68,6 +68,8 @@ class RankInfo:
 def import_deepspeed(device: torch.device) -> ModuleType:
     """Import DeepSpeed, prepared for ``device``. Call it before transformers is imported, which imports DeepSpeed."""
     if device.type == "cpu":
+        # DeepSpeed 0.19 otherwise chooses by the extensions that are installed (torch_npu, for example), whatever torch
+        # uses.
         os.environ["DS_ACCELERATOR"] = "cpu"
     # A process killed while it builds an extension leaves a lock behind, and the next process waits on it without end:
     # so no two processes share a folder. torch creates the folder only when it builds something.
@@ -86,6 +88,7 @@ def import_libraries() -> None:
     """Import all that an engine needs, which takes seconds: call it before a wait for something else."""
     with collector_paused():
         import_deepspeed(RankInfo.from_environment(os.environ).device)
+        # The module behind AutoModelForCausalLM: ``import transformers`` alone is lazy and loads next to nothing.
         importlib.import_module("transformers.models.auto.modeling_auto")
 
 
@@ -99,6 +102,7 @@ def init_process_group(deepspeed: ModuleType, rank_info: RankInfo, *, timeout_se
     os.environ["LOCAL_RANK"] = str(rank_info.local_rank)  # deepspeed.initialize reads it
     backend = "nccl" if rank_info.device.type == "cuda" else "gloo"
     if rank_info.device.type == "cuda":
+        # nccl communicates from the current device, which is GPU 0 in every process until it is set.
         torch.cuda.set_device(rank_info.device)
     try:
         distributed.init_process_group(
@@ -114,6 +118,8 @@ def init_process_group(deepspeed: ModuleType, rank_info: RankInfo, *, timeout_se
             f"{rank_info.address}:{rank_info.port} within {rank_info.meeting_seconds:g} s; look into their logs "
             f"({error})"
         ) from error
+    # torch's group exists by now, so DeepSpeed takes it over. Without auto_mpi_discovery=False it may look for MPI
+    # where launcher variables are missing, and import mpi4py.
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

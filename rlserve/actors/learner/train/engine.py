@@ -83,6 +83,7 @@ class LearnerEngine:
         self.config = config
         self.companions = read_companions(model_path)
         """Configuration and tokenizer files for checkpoints, read now: the start model may be deleted later."""
+        # sched_getaffinity, because os.cpu_count also counts processors that a cpuset keeps from this process.
         torch.set_num_threads(torch_threads(config, os.environ, len(os.sched_getaffinity(0))))
         set_up_process()
         torch.manual_seed(seed)
@@ -217,8 +218,10 @@ class LearnerEngine:
 
     def close(self) -> None:
         """Destroy the process group, which all engines of this process share."""
+        # Not at the top: there it would come before ``import_deepspeed`` has prepared the process.
         from deepspeed import comm
 
+        # The heartbeat first: it writes to the store that rank 0's process group holds.
         self.links.close()
         self.deepspeed.destroy()
         comm.destroy_process_group()
@@ -226,6 +229,7 @@ class LearnerEngine:
     def _backward(
         self, batch: TokenBatch, loss: LossFunction, needs: Collection[str], *, is_last: bool
     ) -> tuple[Tensor, dict[str, Metric]]:
+        # Before the forward pass, as DeepSpeed's documentation of the method asks.
         self.deepspeed.set_gradient_accumulation_boundary(is_last)
         outputs = self._scorer(batch, needs=needs)
         share = loss(outputs, batch.to(self.rank_info.device))
@@ -233,6 +237,7 @@ class LearnerEngine:
         # must be skipped.
         nan_if_invalid = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)
         self.deepspeed.backward(share.loss * (nan_if_invalid * self.rank_info.world_size))
+        # Detached, so that no micro-batch keeps its graph until the end of the step.
         return share.loss.detach(), dict(share.metrics)
 
     def _update(self) -> tuple[float, bool]:
@@ -243,6 +248,8 @@ class LearnerEngine:
         return float(self.deepspeed.get_global_grad_norm()), not self.deepspeed.was_step_applied()
 
     def _update_unsharded(self) -> tuple[float, bool]:
+        # The last backward pass has reduced the gradients over the ranks, so all of them get the same norm and all skip
+        # or none.
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
         if norm - norm != 0:  # infinite or not a number; before the step, which would write it into the weights
             self.deepspeed.zero_grad()
@@ -256,6 +263,7 @@ class LearnerEngine:
         parts = [{**measured, "": metrics.total(loss)} for loss, measured in shares]
         merged = metrics.merge(parts)
         sums, extremes = metrics.to_vectors(merged)
+        # Two collectives for all metrics: sums and extremes cannot be reduced by one operation.
         merged = metrics.from_vectors(merged, self.links.sum(sums), self.links.maximum(extremes))
         return float(merged.pop("").value), merged
 
@@ -276,7 +284,7 @@ def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device:
 
 def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> TokenBatch:
     """``rows`` sequences of ``width`` tokens 0, trained on the last ``trained``; in one row if ``packed``."""
-    shape = (1, rows * width) if packed else (rows, width)
+    shape = (1, rows * width) if packed else (rows, width)  # [B, T]
     positions = torch.arange(width).repeat(rows).view(shape)
     zeros = torch.zeros(shape)
     return TokenBatch(
@@ -292,6 +300,7 @@ def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> Token
 
 def _squared_pull(outputs: PolicyOutputs, batch: TokenBatch, loss: LossFunction) -> Tensor:
     given = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    # [B, T, ...] each, cut from the model: the gradient by the outputs needs no backward pass through it.
     leaves = {name: t.detach().requires_grad_() for name, t in given.items() if isinstance(t, Tensor)}
     share = loss(replace(outputs, **leaves), batch).loss
     square = (0.0 * share.detach()).double()  # 0, or NaN when the loss is not finite

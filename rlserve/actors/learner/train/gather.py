@@ -16,6 +16,7 @@ def gather(model: nn.Module, dtype: torch.dtype, *, is_receiver: bool) -> Iterat
 
     A collective where parameters are partitioned: all ranks exhaust it, only the receiver gets tensors.
     """
+    # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
     converted = bool(getattr(model, "_weight_conversions", None))
     stream = _stream(model, dtype, is_receiver)
     return _in_checkpoint_names(model, stream) if converted else stream
@@ -26,6 +27,7 @@ def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> It
     from transformers.core_model_loading import revert_weight_conversion
 
     state = dict(stream)
+    # Empty on all ranks but the receiver.
     if state:
         yield from ((name, t.contiguous()) for name, t in revert_weight_conversion(model, state).items())
 
@@ -56,6 +58,7 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
         return nullcontext()
     import deepspeed
 
+    # modifier_rank=None: nobody changes the parameters, so nothing is broadcast at the end of the block.
     context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
     return context
 

@@ -12,6 +12,7 @@ from torch import Tensor
 SHARD_BYTES = 2 * 2**30
 """Size of a safetensors shard: bounds the memory that writing a checkpoint takes."""
 COMPANION_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+# They describe the weight files beside which they lie, which are not those that ``write_model`` writes.
 NOT_COMPANIONS = ("manifest.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -57,6 +58,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
     held = 0
     for name, tensor in tensors:
         size = tensor.numel() * tensor.element_size()
+        # Before the tensor is added, so that a shard exceeds the limit only when it holds a single tensor.
         if shard and held + size > SHARD_BYTES:
             yield shard
             shard, held = {}, 0

@@ -25,6 +25,7 @@ def collect(model: nn.Module, optimizer: Any, *, is_receiver: bool) -> Iterator[
         for kind in _kinds(parameter):
             whole = _read(optimizer, parameter, kind)
             if is_receiver:
+                # copy: at stage 0 on a CPU it is the optimizer's own tensor, which the next step overwrites.
                 yield f"{kind}/{name}", whole.detach().to("cpu", copy=True).contiguous()
 
 
@@ -99,7 +100,7 @@ def _write_partition(parameter: Any, kind: str, whole: Tensor) -> None:
     # ZeRO-3 flattens a parameter, pads it with zeros to a multiple of the ranks, and gives each rank one part.
     padded = whole.new_zeros((rank + 1) * size)
     padded[: full_numel(parameter)] = whole.flatten()[: (rank + 1) * size]
-    part = padded[rank * size :]
+    part = padded[rank * size :]  # [size]
     if kind == MASTER:
         safe_set_local_fp32_param(parameter, part)
     else:

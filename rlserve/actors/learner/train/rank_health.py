@@ -39,6 +39,7 @@ class RankHealth:
 
     def __init__(self, rank_info: RankInfo) -> None:
         self._rank_info = rank_info
+        # A connection of its own: the one of the process group waits minutes for an answer (``meeting_seconds``).
         self._store = TCPStore(
             rank_info.address,
             rank_info.port,
@@ -48,6 +49,7 @@ class RankHealth:
         )
         self._doing = "starting"
         self._stop = threading.Event()
+        # A daemon, so that a store that does not answer cannot keep the process alive.
         self._thread = threading.Thread(target=self._beat, name="rank-liveness", daemon=True)
         self._thread.start()
 
@@ -57,7 +59,10 @@ class RankHealth:
         before, self._doing = self._doing, doing  # the heartbeat thread reads it: one assignment, so no lock
         try:
             yield
+            # Only after success: after a failure the heartbeat still names the operation, for the messages of the other
+            # ranks.
             self._doing = before
+        # Some of these are RuntimeErrors as well; their message is complete.
         except RlserveError:
             raise
         except RuntimeError as error:
@@ -89,6 +94,7 @@ class RankHealth:
     def close(self) -> None:
         """Stop the heartbeat."""
         self._stop.set()
+        # The thread may be in one call to the store, which takes at most STORE_SECONDS.
         self._thread.join(2 * STORE_SECONDS)
 
     def _beat(self) -> None:

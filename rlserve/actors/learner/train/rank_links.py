@@ -61,6 +61,7 @@ class RankLinks:
 
     def receive(self, rank: int, like: Tensor, *, timeout_seconds: float | None = None) -> Tensor:
         """Receive the next tensor from ``rank`` into ``like``."""
+        # irecv, because torch's recv takes no timeout.
         work = distributed.irecv(like, rank, group=self._group)
         assert work is not None
         if timeout_seconds is None:

@@ -189,6 +189,7 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
             encoded = engine.links.receive(0, Header.empty(), timeout_seconds=idle_seconds)
         header = Header.decode(encoded)
         if header.number != number:
+            # Out of step, this rank would wait in collectives in which the others are not, until they time out.
             raise StateCorrupt(f"learner rank {engine.rank_info.rank}: got command {header.number}, not {number}")
         if header.command == Command.STOP:
             break
@@ -201,6 +202,7 @@ def _obey(rank: Rank, header: Header) -> None:
     engine = rank.engine
     if header.command in (Command.STEP, Command.OUTPUT_GRADIENT):
         values = iter(engine.links.receive_values(0))
+        # In the order in which ``Trainer._send`` sends them: the wire carries no names.
         denominator = take_record(Denominator, values)
         share = [take_record(TokenBatch, values) for _ in range(header.micro_batches)]
         if header.command == Command.STEP:

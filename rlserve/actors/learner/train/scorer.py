@@ -32,6 +32,7 @@ def load_model(path: str, config: LearnerConfig) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
+    # An actor's output is a log file, in which a bar is only noise.
     with _no_progress_bar():
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
@@ -99,6 +100,7 @@ class Scorer:
         names = inspect.signature(model.forward).parameters
         config: Any = model.config
         recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
+        # get_text_config: a multimodal configuration keeps the vocabulary in its text part.
         return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names, recomputes)
 
     def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
@@ -110,13 +112,13 @@ class Scorer:
         inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
         if is_packed(batch):
             inputs["position_ids"] = batch.position_ids.to(self.device)
-        predicted = trained_columns(batch)
+        predicted = trained_columns(batch)  # [K]
         narrow = self.chooses_columns and len(predicted) + 1 < batch.token_ids.shape[1]
         if narrow:
             # One column more than needed: policy_outputs moves each value to the token behind it, and drops the last.
             inputs["logits_to_keep"] = torch.cat([predicted - 1, torch.zeros(1, dtype=torch.int64)]).to(self.device)
         with self._attention(batch.token_ids.shape[1]):
-            logits: Tensor = self.forward(**inputs).logits
+            logits: Tensor = self.forward(**inputs).logits  # [B, K + 1, V] if narrow, else [B, T, V]
         scored = _only(batch, predicted) if narrow else batch
         outputs = policy_outputs(
             logits,
@@ -141,6 +143,7 @@ def is_packed(batch: TokenBatch) -> bool:
 def trained_columns(batch: TokenBatch) -> Tensor:
     """``[K]`` int64: columns where some row has a token to score (``PerToken.scored_unless``); never the first."""
     wanted = [
+        # [T - 1] bool: whether any row has the column's token scored
         (values[:, 1:] != mark.scored_unless).any(dim=0)
         for name, mark in per_token_fields(batch).items()
         if mark.scored_unless is not None and (values := getattr(batch, name)) is not None
@@ -158,7 +161,7 @@ def _spread(outputs: PolicyOutputs, columns: Tensor, width: int) -> PolicyOutput
     """``[B, K + 1, ...] -> [B, T, ...]``: undo ``_only``."""
 
     def spread(values: Tensor) -> Tensor:
-        whole = values.new_zeros(values.shape[0], width, *values.shape[2:])
+        whole = values.new_zeros(values.shape[0], width, *values.shape[2:])  # [B, T, ...]
         return whole.index_copy(1, columns, values[:, 1:])
 
     return replace(outputs, **_mapped(outputs, spread))

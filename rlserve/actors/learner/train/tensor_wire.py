@@ -29,7 +29,7 @@ ROW = 2 + MAX_DIMENSIONS
 def pack(values: Sequence[Tensor | float | None]) -> tuple[Tensor, Tensor]:
     """(``[n, ROW]`` int64 with mark, dimensions and shape of each value; ``[bytes]`` uint8 with their content)."""
     schema = torch.zeros(len(values), ROW, dtype=torch.int64)
-    parts = [torch.zeros(0, dtype=torch.uint8)]
+    parts = [torch.zeros(0, dtype=torch.uint8)]  # torch.cat refuses an empty list
     for row, value in zip(schema, values, strict=True):
         if value is None:
             row[0] = ABSENT
@@ -39,6 +39,7 @@ def pack(values: Sequence[Tensor | float | None]) -> tuple[Tensor, Tensor]:
         row[0] = DTYPES.index(tensor.dtype) if is_tensor else NUMBER  # a float comes back as a float, not as a tensor
         row[1] = tensor.ndim
         row[2 : 2 + tensor.ndim] = torch.tensor(tensor.shape, dtype=torch.int64)
+        # reshape(-1): torch refuses to view a 0-dimensional tensor as bytes.
         parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8))
     return schema, torch.cat(parts)
 

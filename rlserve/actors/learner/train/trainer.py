@@ -96,6 +96,7 @@ class Trainer:
         """Outputs under the present weights, by rank and micro-batch."""
         with self._command(Command.LOGPROBS, micro_batches=len(shares[0])):
             self._send(shares)
+            # Rank 0's own share first: the followers score theirs meanwhile.
             scored = [tuple(self._rank.score(shares[0]))]
             for rank in self._followers:
                 values = iter(self._engine.links.receive_values(rank))
@@ -136,6 +137,7 @@ class Trainer:
     def publish(self, version: int) -> None:
         """Publish the present weights as the version that workers fetch."""
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
+        # The publisher chooses a place with room for this size before it writes the first byte.
         size = weight_bytes(self._engine.module, dtype)
         self.publisher.publish(self.weights(dtype), version, size_bytes=size)
 
@@ -161,6 +163,7 @@ class Trainer:
 
     def close(self) -> None:
         """Remove published files, send STOP to the followers, close this rank's engine."""
+        # First, because it needs no other rank: a STOP that fails must not leave the files in shared memory.
         self.publisher.close()
         if not self._failed:  # after a failed command the followers ended by themselves
             with self._command(Command.STOP):
