@@ -84,6 +84,7 @@ def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
     total = sum(e.share_in_evaluation for e in chosen)
     leases: list[Lease] = []
     for environment in chosen:
+        # At least one, so that every chosen environment has an accuracy.
         count = max(1, round(config.evaluate.problems * environment.share_in_evaluation / total))
         leases += [
             Lease(
@@ -91,6 +92,7 @@ def evaluation_leases(config: RunConfig, name: str) -> list[Lease]:
                 environment=environment.name,
                 split=environment.split if config.evaluate.from_training else environment.eval_split,
                 index=index,
+                # Sample i is drawn with seed + i: tasks lie ``samples`` apart, so that no two samples share a seed.
                 seed=(config.seed * 1_000_003 + index * config.evaluate.samples) % 2**31,
                 num_samples=config.evaluate.samples,
                 purpose=Purpose.EVALUATE,
@@ -125,6 +127,7 @@ def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evalua
 def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep: int) -> None:
     """Append all samples of the first ``keep`` tasks of an evaluation, one per line."""
     with open(path, "a", encoding="utf-8") as file:
+        # By id, so that each evaluation keeps samples of the same tasks.
         for group in sorted(groups, key=lambda g: g.group_id)[:keep]:
             for trajectory in group.trajectories:
                 verdict = trajectory.verdict

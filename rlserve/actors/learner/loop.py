@@ -103,7 +103,9 @@ class TrainingLoop:
 
     def run(self) -> None:
         """Train to the end. Raises Stopped after a signal, DeadlineExceeded when groups stop coming."""
+        # Also after a resume: workers fetch from this process, whose publisher has no version yet.
         self._publish()
+        # A run of an evaluation alone: no training lease may go out before it.
         if not self._config.steps:
             self._inbox.stop_training()
         after = None
@@ -122,6 +124,7 @@ class TrainingLoop:
         self._reporter.phase("training", total_steps=self._config.steps)
         while not self._finished():
             self._one_step()
+        # Before the save and the evaluation, in which workers would sample groups that nobody trains on.
         self._inbox.stop_training()
         self._save()
         return self._evaluate("after") if self._config.evaluate.problems else None
@@ -142,6 +145,7 @@ class TrainingLoop:
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
+        # Preparing a batch may change what the algorithm remembers; a batch that is not trained on must leave no trace.
         memory = self._trainer.algorithm_state()
         try:
             batches = self._collated(groups)
@@ -182,6 +186,7 @@ class TrainingLoop:
     def _account(self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport) -> Sync:
         """Account for the groups; give the workers new weights if that is due."""
         reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
+        # Before the publication: a worker can fetch the version and send groups of it before ``_publish`` returns.
         self._inbox.queue.commit(self._state.step, trained, publishes=reason is not None)
         publishing = time.monotonic()
         if reason is not None:
@@ -201,6 +206,7 @@ class TrainingLoop:
         received = self._reporter.step(self._state.step, numbers)
         if received is not None and math.isfinite(received):
             self._state.note_reward(received)
+        # Owed before the save and made after it: a run that is killed during the evaluation makes it when it resumes.
         if self._is_due(self._config.evaluate.every_steps):
             self._state.owed = f"at-{self._state.step}"
         if self._is_due(self._config.checkpoint.every_steps):
@@ -209,10 +215,12 @@ class TrainingLoop:
             self._reporter.phase("training", total_steps=self._config.steps)
 
     def _is_due(self, every: int) -> bool:
+        # Not at the last step, which ``_train`` saves and evaluates anyway.
         return bool(every) and self._state.step % every == 0 and self._state.step < self._config.steps
 
     def _end_if_asked(self) -> None:
         if self._stop.is_set():
+            # Nothing is lost with step 0: a resume without a checkpoint begins there.
             if self._state.step:
                 self._save()
             raise Stopped
@@ -230,6 +238,7 @@ class TrainingLoop:
         return due
 
     def _publish(self) -> None:
+        # In this order: lag may count only from a version that workers can fetch.
         self._trainer.publish(self._state.step)
         self._inbox.queue.published(self._state.step)
         self._state.synced_step = self._state.step
@@ -241,14 +250,18 @@ class TrainingLoop:
     def _save(self) -> None:
         self._publish_if_behind()  # a resumed run begins by publishing: this one must do the same at this step
         self._state.curriculum = self._curriculum.to_json()
+        # Before the copy, which must carry the mark too: a store with a smaller one is refused as older than the
+        # checkpoint.
         self._state.store = self._store.mark()
         step = self._state.step
         self._trainer.save(
             step, self._state.to_json(), beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step)
         )
+        # After the save: it deletes payloads that only a resume from an older checkpoint needs.
         self._inbox.queue.checkpointed(self._state.step)
 
     def _count_lag(self, groups: Sequence[RolloutGroup]) -> None:
+        # The step is counted by now; its batch met the weights before it.
         version = self._state.step - 1
         for group in groups:
             for trajectory in group.trajectories:

@@ -45,6 +45,7 @@ def run_learner(
             rank_info=RankInfo.from_environment(os.environ),
         )
         if rank.engine.rank_info.rank > 0:
+            # Without ``stop``: the last checkpoint needs every rank, and rank 0 sends STOP after it.
             follow(rank, idle_seconds=FOLLOWER_IDLE_SECONDS)
             return 0
         trainer = Trainer(config, paths, rank)
@@ -60,6 +61,7 @@ def run_learner(
     except RlserveError as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 1
+    # A full disk is for the operator, in one line; any other OSError is a defect and keeps its traceback.
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -72,6 +74,8 @@ def _stop_on_signals() -> threading.Event:
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        # Only a flag: a handler runs in the middle of whatever the main thread does. The loop looks at it in its
+        # waits, saves a checkpoint and ends.
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -66,6 +66,8 @@ class Measuring:
     def measure(self, when: str, step: int) -> Evaluation:
         """Evaluate version ``step``, which is published. Raises DeadlineExceeded when no worker serves it."""
         self._reporter.phase(f"evaluate_{when}")
+        # Before the leases go out: the first worker to confirm would take as many as it has room for, while the others
+        # swap.
         self._wait_until_served(when, step)
         leases = evaluation_leases(self._config, when)
         self._inbox.evaluate(leases)
@@ -75,6 +77,7 @@ class Measuring:
             self._warn(f"evaluation {when}: is made of what came in time; {missing}")
         write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
         self._reporter.measured(when, step, evaluation)
+        # Last: after a crash before this line the evaluation is made again.
         self._store.remember(MEASURED, _mark(when, step))
         return evaluation
 

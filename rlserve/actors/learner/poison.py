@@ -71,12 +71,15 @@ class PoisonGuard:
         Raises LimitExceeded that names the culprits when the run cannot go on.
         """
         skipped = self._judge(step, groups)
+        # When all groups look at fault it is rather the policy. One of them shows that: weights that are not finite
+        # spare none.
         if len(skipped.culprits) == len(groups) and not self._policy_is_sound(groups[0], step):
             raise LimitExceeded(
                 f"step {step}: the policy itself gives log-probabilities that are not finite, for any group; start "
                 "from a sound model, or resume from an earlier checkpoint"
             )
         dropped = {group.group_id for group in skipped.dropped}
+        # step=None makes it final: a resumed run would take the same groups again and fail at the same step.
         self._queue.drop(sorted(dropped), NOT_FINITE, step=None)
         self._queue.put_back([group.group_id for group in groups if group.group_id not in dropped])
         self._say(step, skipped, report, "the step is made without")
@@ -120,6 +123,7 @@ class PoisonGuard:
         return [group.group_id for group in groups if group.group_id not in dropped]
 
     def _judge(self, step: int, groups: Sequence[RolloutGroup]) -> Skipped:
+        # Trying groups alone prepares them again, which may change what the algorithm remembers.
         memory = self._trainer.algorithm_state()
         culprits = [group for group in groups if self._is_poisonous(group, step)]
         self._trainer.restore_algorithm(memory)
@@ -136,6 +140,7 @@ class PoisonGuard:
     def _raises(self, group: RolloutGroup, step: int) -> bool:
         try:
             collate([group], self._trainer.algorithm, self._layout, step - 1)
+        # Swallowed: the caller reports the error that the whole batch raised.
         except Exception:
             return True
         return False

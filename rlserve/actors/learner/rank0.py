@@ -108,7 +108,10 @@ class Learner:
             self._train(reporter, policy, stop)
             thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
+            # Before anything below can hang.
             end_within(END_SECONDS, self._actor_id, loop=thread.loop)
+            # Waits end first, then the servers, then what they read: publisher and store. The trainer is last, because
+            # it talks to the other ranks and may raise.
             self._inbox.close()
             _stop_serving(thread, stack)
             self._publisher.close()
@@ -121,6 +124,7 @@ class Learner:
     def _check_teachers(self, thread: LoopThread) -> None:
         if self._hub is None or not self._config.teachers:
             return
+        # Teachers are waited for one after the other, each within a deadline of its own.
         seconds = wait_seconds(self._config) * len(self._config.teachers)
         unshared = thread.run(
             check_teachers(self._config, self._hub, tokens=self._tokens, vocab_size=self._trainer.vocabulary),
@@ -145,6 +149,7 @@ class Learner:
         )
         try:
             loop.run()
+        # However the loop ends, the hub must not show a run in training.
         except BaseException as error:
             reporter.finished(RunPhase.FAILED, str(error))
             raise
@@ -181,6 +186,7 @@ class Learner:
             served=policy.served,
         )
         policy.on_confirmed = streams.wake  # a worker that serves a newer version may be granted leases again
+        # Before the server enters the stack, which unwinds backwards: the streams end before the tasks that serve them.
         stack.push_async_callback(streams.close)
 
         def add(server: grpc.aio.Server) -> None:

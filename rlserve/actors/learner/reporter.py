@@ -130,6 +130,7 @@ class Reporter:
 
     def _worker_metrics(self) -> dict[str, float]:
         reports, num_reports = self._policy.reports(), self._policy.num_reports
+        # The service keeps only the last MAX_REPORTS, so there may be fewer than were counted.
         new = min(num_reports - self._num_reports, len(reports))
         stalls = [report.stall_seconds for report in reports[len(reports) - new :]]
         self._num_reports = num_reports

@@ -55,5 +55,6 @@ class HubReport:
 async def _send(hub: HubClient, state: RunState) -> None:
     try:
         await hub.report_run_state(state)
+    # Swallowed: the hub only shows the state, and the next report replaces a lost one.
     except (RlserveError, grpc.aio.AioRpcError) as error:
         logger.warning("the hub did not take the run state: %s", error)

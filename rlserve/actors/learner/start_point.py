@@ -34,6 +34,7 @@ def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoin
 
     Raises StateCorrupt when there are checkpoints and none is whole.
     """
+    # First, because it takes seconds in which the start model may still be in the making.
     import_libraries()
     start_model = wait_for_start_model(config, paths)
     checkpoint = latest(paths.checkpoints) if resume else None
@@ -52,9 +53,11 @@ def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warne
     """The run's store. Raises StateCorrupt or InvalidRequest when it does not belong to the start point."""
     backend = backend_of(config.store)
     if state.store is not None:
+        # Before ``open``, which would create an empty store in its place.
         check_is_there(backend, paths, step=state.step)
     store = backend.open(paths)
     try:
+        # Before ``bind``, which writes: a store that is refused stays as it is.
         check_mark(store.marked(), state.store, step=state.step, root=paths.root)
         for change in bind(store, RunFacts.of(config)):
             warn(change)

@@ -37,6 +37,7 @@ def step_metrics(
     return {
         **summarize(groups, version),
         **{name: sum(batch.summary[name] for batch in batches) for name in SEQUENCES},
+        # Without the loss, which is learner/loss below.
         **{f"algorithm/{name}": value for name, value in report.metrics.items() if name != "loss"},
         "sync/steps_since": float(sync.steps_since),
         "sync/by_divergence": float(sync.reason == "divergence"),

@@ -47,7 +47,8 @@ async def check_teachers(
         distill = config.distillation
         if distill is not None and distill.estimator == "top_k" and description.tokenizer_fingerprint != own:
             shared = shared_token_ids(await _ask(actor, "Vocabulary", pb.VocabularyRequest()), tokens.as_text())
-            unshared[teacher.name] = np.ones(vocab_size, dtype=np.bool_)
+            unshared[teacher.name] = np.ones(vocab_size, dtype=np.bool_)  # [V]
+            # ``shared`` has a token of the policy for each of the teacher's, -1 where the policy has none.
             unshared[teacher.name][shared[shared >= 0]] = False
     return _only_one(unshared)
 

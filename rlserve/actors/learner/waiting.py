@@ -104,6 +104,7 @@ class Waits:
                 self._look(state)
                 self._warn_once(state, warned, str(error))
                 if self._clock() - state.moved > self._limit:
+                    # 0: does not wait, and returns what has come.
                     groups = self._inbox.take_evaluation(0, deadline_seconds=0)
                     if groups:
                         return groups, str(error)
@@ -120,6 +121,7 @@ class Waits:
     @property
     def _limit(self) -> float:
         """Seconds without progress that end the run."""
+        # Once is enough: a fleet that dies later gets no second time to start.
         self._joined = self._joined or bool(self._inbox.workers())
         least = 0.0 if self._joined else self._start_seconds
         return max(self._config.max_wait_seconds, least)
