@@ -228,6 +228,7 @@ class Learner:
             actor_id=self._actor_id,
             kind=ActorKind.LEARNER,
             address=server.address,
+            # New in each process, by which the hub tells a restart from a repeated registration.
             incarnation=uuid.uuid4().hex,
             host=socket.gethostname(),
             pid=os.getpid(),
