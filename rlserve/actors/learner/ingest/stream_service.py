@@ -110,7 +110,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
                 raise stream.error
         finally:
             reading.cancel()
-            # Only of a group that is not whole; the bytes of whole ones are given back with their decisions.
+            # Only of a group that is not whole; the bytes of offered groups are given back with their decisions.
             stream.incoming.close()
             self._leave(stream)
 
