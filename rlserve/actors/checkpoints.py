@@ -109,6 +109,7 @@ def by_falling_step(directory: Path) -> list[tuple[Path, int]]:
         return []
     named = ((path, _NAME.fullmatch(path.name)) for path in directory.iterdir() if path.is_dir())
     steps = [(path, int(match[1])) for path, match in named if match]
+    # Of one step, "step-6" comes before "step-6.replaced", which a repeated save moved aside and removes at its end.
     return sorted(steps, key=lambda found: (-found[1], found[0].name))
 
 
@@ -117,6 +118,7 @@ def seal(directory: Path, content: Mapping[str, Any]) -> None:
     files = {str(p.relative_to(directory)): _entry(p) for p in sorted(directory.rglob("*")) if p.is_file()}
     whole = {"format": FORMAT, **content, "files": files}
     (directory / MANIFEST).write_text(json.dumps(whole, indent=1))
+    # Directories, too: fsync of a file does not put its name on the disk (fsync(2)).
     for path in sorted(directory.rglob("*")):
         sync(path)
     sync(directory)
@@ -130,6 +132,7 @@ def check(directory: Path) -> dict[str, Any]:
             raise StateCorrupt(f"{directory / MANIFEST}: is of format {content['format']}, this version reads {FORMAT}")
         for name, entry in content["files"].items():
             _check_file(directory / name, entry)
+    # TypeError and AttributeError: JSON of another shape, such as a list.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"{directory / MANIFEST}: cannot be read: {type(error).__name__}: {error}") from error
     return content
@@ -151,6 +154,7 @@ def _entry(path: Path) -> dict[str, Any]:
 def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise StateCorrupt(f"{path}: is missing")
+    # The size first: it finds a truncated file without a read of gigabytes.
     if (size := path.stat().st_size) != entry["bytes"]:
         raise StateCorrupt(f"{path}: has {size} bytes, not {entry['bytes']}")
     if _digest(path) != entry["sha256"]:

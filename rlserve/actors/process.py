@@ -95,8 +95,10 @@ async def run_actor(
         async with AsyncExitStack() as stack:
             try:
                 address = await stack.enter_async_context(serve)
+                # After the server: others dial an actor as soon as the hub lists it.
                 actor = _actor(kind, actor_id, address, serves, run_id)
                 replaced = await _join(stack, hub_address, actor, status, environments)
+                # From here a signal ends the actor by _until_the_end; before, _abort_start cancels the start.
                 started.set()
                 logger.info("%s %s serves at %s", kind, actor_id, address)
                 return await _until_the_end(
@@ -111,13 +113,17 @@ async def run_actor(
         try:
             return await living
         except asyncio.CancelledError:
+            # _abort_start cancelled it: a stop as requested, of an actor that served no call yet.
             if stopped.is_set() and not started.is_set():
                 return 0
             raise
         except RlserveError as error:
             logger.error("%s: %s: %s", actor_id, type(error).__name__, error)
+            # Once the actor serves, InvalidRequest and its like may come from a peer, which is no fault of the
+            # configuration.
             if isinstance(error, ConfigError if started.is_set() else CONFIGURATION_FAULTS):
                 return EXIT_CONFIG
+        # Of unknown cause, so that a restart may help: exit code 1, not EXIT_CONFIG.
         except Exception:
             logger.exception("%s: failed", actor_id)
         finally:
@@ -176,9 +182,11 @@ async def _until_the_end(
             return 0
         return EXIT_REPLACED if replaced.is_set() else 0
     finally:
+        # Before anything is awaited: the deadline is there to end a task that ignores its cancellation.
         ending()
         for task in tasks:
             task.cancel()
         for task in tasks:
+            # Awaited, so that ``work`` has cleaned up before the server stops.
             with contextlib.suppress(asyncio.CancelledError):
                 await task

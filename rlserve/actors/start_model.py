@@ -53,6 +53,7 @@ def model_at(path: str) -> str:
 
     Raises InvalidRequest for a directory that does not exist, and for a run without a checkpoint.
     """
+    # A hub name is "name" or "owner/name", without a leading dot or slash: anything else is a mistyped path.
     if not Path(path).exists() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise InvalidRequest(f"model: there is no directory {path!r}; give a checkpoint, a run, or a hub name")
     checkpoints = RunPaths(Path(path)).checkpoints

@@ -22,6 +22,7 @@ def stop_signals() -> Iterator[asyncio.Event]:
 
     def stop() -> None:
         stopped.set()
+        # Restored by the first signal, so that a second one ends a process whose stop hangs.
         restore()
 
     for number in STOP_SIGNALS:

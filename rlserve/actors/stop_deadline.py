@@ -25,6 +25,7 @@ def end_within(seconds: float, who: str, *, loop: asyncio.AbstractEventLoop | No
     ``loop``: the event loop whose tasks are logged, too. Cancel the returned timer if the process continues.
     """
     timer = threading.Timer(seconds, _end, (seconds, who, loop))
+    # A daemon: the interpreter joins other threads at its end, and an orderly stop would last until the deadline.
     timer.daemon = True
     timer.start()
     return timer
@@ -38,8 +39,10 @@ def _end(seconds: float, who: str, loop: asyncio.AbstractEventLoop | None) -> No
             seconds,
             "\n".join([*_tasks(loop), *_threads()]),
         )
+        # os._exit skips the atexit handler that would flush what is logged here.
         logging.shutdown()
     finally:
+        # Also when the report fails. sys.exit would end this thread alone.
         os._exit(EXIT_STUCK)
 
 
