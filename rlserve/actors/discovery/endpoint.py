@@ -55,6 +55,8 @@ class Endpoint:
         deadline_seconds: float,
     ) -> Response:
         """One call. Raises EndpointLost if the actor is unreachable or expires meanwhile, else the server's error."""
+        # Counted before the connect, so that a burst of calls spreads, and retire() leaves the channel open for this
+        # one.
         self.in_flight += 1
         self.last_used = time.monotonic()
         try:
@@ -66,6 +68,7 @@ class Endpoint:
             return response
         finally:
             self.in_flight -= 1
+            # retire() leaves the channel to the last running call.
             if self._retired and not self.in_flight:
                 await self._channel.close()
 
@@ -92,6 +95,7 @@ class Endpoint:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(CONNECT_SECONDS, deadline_seconds)):
                 while (state := self._channel.get_state(try_to_connect=True)) is not State.READY:
+                    # Not waited out: gRPC would dial again after a pause, and another endpoint may answer now.
                     if state in (State.TRANSIENT_FAILURE, State.SHUTDOWN):
                         problem = "cannot be reached"
                         break
@@ -109,6 +113,7 @@ class Endpoint:
                 return working.result()
             raise EndpointLost(f"{self.actor.actor_id}: its heartbeat timed out during the call")
         finally:
+            # Also when this call is cancelled: asyncio.wait leaves its tasks running.
             for task in (working, lost):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

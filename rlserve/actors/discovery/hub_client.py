@@ -67,6 +67,7 @@ class HubClient:
 
     async def close(self) -> None:
         """Close the channel; a later call opens a new one."""
+        # Taken out before the await: a call meanwhile opens a new channel instead of using this one.
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -125,11 +126,14 @@ class HubClient:
         while True:
             problem = "it stopped"
             try:
+                # Closed when the reader leaves: otherwise the call would last until garbage collection, and the hub
+                # would queue its events.
                 async with contextlib.aclosing(self._stream(kind, view)) as events:
                     async for event in events:
                         yield event
             except RlserveError as error:
                 problem = str(error)
+            # Once per loss: the failed attempts that follow find the view disconnected.
             if view.connected:
                 logger.warning("hub at %s: connection lost (%s); redialling until it is back", self.address, problem)
             view.disconnected()
@@ -210,6 +214,7 @@ class HubClient:
         reading: asyncio.Task[Any] | None = None
         try:
             while True:
+                # Kept over the timeouts below: grpc.aio cancels the whole call when a read is cancelled (grpcio 1.85).
                 reading = reading or asyncio.create_task(stream.read())
                 await asyncio.wait({reading}, timeout=_remaining(view.deadline))
                 for event in view.overdue():
@@ -221,6 +226,7 @@ class HubClient:
                 reading = None
                 if message is grpc.aio.EOF:
                     return
+                # ``rpc.channel.call`` does this for unary answers; a stream must do it itself.
                 check_bounds(message)
                 for event in _events_of(message, view):
                     yield event

@@ -111,6 +111,8 @@ class EndpointPool:
                             raise
                         logger.info("%s: %s; calling another endpoint", endpoint.actor.actor_id, error)
         except TimeoutError as error:
+            # DeadlineExceeded is a TimeoutError: with time left it is an endpoint's own, and more specific than the
+            # story.
             if isinstance(error, DeadlineExceeded) and trial.remaining(None) > 0:
                 raise
             raise DeadlineExceeded(trial.story(self.endpoints)) from None
@@ -124,7 +126,9 @@ class EndpointPool:
             now = time.monotonic()
             ready = [e for e in able if e.aside_until <= now]
             if ready:
+                # last_used breaks ties, so that idle endpoints take turns.
                 return min(ready, key=lambda e: (e.in_flight, e.last_used))
+            # Until the first of them counts again. Without any, only an actor that joins can end the wait.
             pause = min((e.aside_until - now for e in able), default=None)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), pause)
@@ -133,17 +137,22 @@ class EndpointPool:
         async for event in self._hub.watch(self._kind):
             await self._apply(event)
             self._changed.set()
+            # A new event instead of clear(): a caller that read this one, and begins to wait for it later, still finds
+            # it set.
             self._changed = asyncio.Event()
 
     async def _apply(self, event: ActorEvent) -> None:
         actor = event.actor
         if event.change is Change.JOINED:
+            # By incarnation, not by id: the end of an old process must not take away its successor's endpoint.
             self._endpoints[actor.incarnation] = Endpoint(actor, tls=self._tls, options=self._options)
         elif (endpoint := self._endpoints.pop(actor.incarnation, None)) is not None:
+            # An actor that left by itself finishes its calls; one that expired will answer none.
             await endpoint.retire(lost=event.change is Change.EXPIRED)
 
 
 def _worth_another(error: RlserveError, attempt_seconds: float | None) -> bool:
+    # Without a limit of its own, an attempt may take all the time of the call: another one would have none.
     if isinstance(error, DeadlineExceeded):
         return attempt_seconds is not None
     return type(error) is RlserveError or isinstance(error, RETRIABLE)

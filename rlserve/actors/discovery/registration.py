@@ -87,8 +87,10 @@ async def _register_first(
             while True:
                 try:
                     return Registration(*await _register(hub, actor, specs, again=again))
+                # The hub refuses this actor: asking again gets the same answer.
                 except InvalidRequest:
                     raise
+                # Also NotReady: the place of a learner that died is free once its registration has expired.
                 except RlserveError as error:
                     problem = error
                 await asyncio.sleep(RETRY_SECONDS)
@@ -116,6 +118,7 @@ async def _send_heartbeats(
     registration: Registration,
 ) -> None:
     while True:
+        # A third: one heartbeat may be lost, and the next one late, before the registration expires.
         await asyncio.sleep(registration.heartbeat_timeout_seconds / 3)
         try:
             await _renew(hub, actor, specs, status, registration)
@@ -140,6 +143,7 @@ async def _renew(
         await hub.heartbeat(registration.registration_id, _read_status(status))
         registration.renewals += 1
     except UnknownName:
+        # Not ``again``: what an operator keeps out stays out.
         registration.registration_id, registration.heartbeat_timeout_seconds = await _register(hub, actor, specs)
         registration.times_registered += 1
         logger.warning("%s: the hub had forgotten this actor; registered again", actor.actor_id)

@@ -43,6 +43,7 @@ class RegistryView:
         """The stream ended: the next one must list each known actor again."""
         self._connected = False
         self._unconfirmed = set(self._known)
+        # The grace period begins with the next synced(): until then the hub itself may be down.
         self._deadline = None
 
     def synced(self) -> None:
@@ -56,12 +57,15 @@ class RegistryView:
         known = self._known.get(actor.actor_id)
         self._confirm(actor.actor_id)
         if event.change is not Change.JOINED:
+            # Only of an actor that this view reported: its reader never gets an end without a beginning.
             return [event] if self._known.pop(actor.actor_id, None) else []
         self._known[actor.actor_id] = actor
         if known is None:
             return [event]
+        # Not the whole actor: status and times change at each heartbeat.
         if (known.incarnation, known.address, known.serves) == (actor.incarnation, actor.address, actor.serves):
             return []
+        # A pair, so that the reader closes what it holds of the old process before it opens the new one.
         return [ActorEvent(Change.LEFT, known), event]
 
     def overdue(self) -> list[ActorEvent]:
