@@ -76,6 +76,7 @@ class EnvironmentRegistry:
         LimitExceeded when there are too many, InvalidRequest for an address that is not the actor's and, if
         standalone, for a name that a live server offers in another version or a version older than the present one.
         """
+        # First: offers of dead servers must neither hold the name nor count to the limit.
         self.remove_expired()
         key = (spec.name, registration_id)
         if registration_id == STANDALONE:
@@ -84,6 +85,7 @@ class EnvironmentRegistry:
             self._check_address(spec, registration_id)
         if key not in self._offers and len(self._offers) >= MAX_OFFERS:
             raise LimitExceeded(f"environments: {MAX_OFFERS} are registered, which is the limit")
+        # All checks are above: a refused request changes nothing.
         if again:
             self._kept_out.discard(spec.name)
         self._count += 1
@@ -141,6 +143,7 @@ class EnvironmentRegistry:
 
     def remove_expired(self) -> None:
         """Remove the offers of dead actors, which may activate older ones. Call it a few times per timeout."""
+        # The id of a standalone spec is empty: no heartbeat keeps it, and no silence removes it.
         gone = [key for key in self._offers if key[1] and not self._registry.is_live(key[1])]
         for key in gone:
             del self._offers[key]
@@ -168,12 +171,16 @@ class EnvironmentRegistry:
         elif standalone is not None and (
             present is None or self._registry.actor_of(present).address != standalone.spec.address
         ):
+            # Also for a new address: the registry reports that the old placeholder left, and workers close their
+            # channel.
             self._placeholders[name] = self._registry.add_permanent(self._placeholder(standalone.spec))
 
     def _set_served(self, name: str, registration_id: str, serves: bool) -> None:
+        # It may have left since the last remove_expired().
         if not self._registry.is_live(registration_id):
             return
         present = self._registry.actor_of(registration_id).serves
+        # In order: set_serves compares tuples, and equal ones make no event.
         wanted = dict.fromkeys((*present, name)) if serves else [other for other in present if other != name]
         self._registry.set_serves(registration_id, tuple(wanted))
 
@@ -192,6 +199,7 @@ class EnvironmentRegistry:
         if not self._registry.is_live(registration_id):
             raise UnknownName(f"lease_id: {registration_id[:64]!r} has ended or never was; register the actor again")
         actor = self._registry.actor_of(registration_id)
+        # Workers dial the actor's address: another one in the spec would only mislead those who list it.
         if spec.address != actor.address:
             raise InvalidRequest(
                 f"spec.address: is {spec.address!r}, but the registered actor, {actor.actor_id!r}, is at "
@@ -216,6 +224,7 @@ class EnvironmentRegistry:
                     "first (`rlserve env unregister`)",
                     reason="held",
                 )
+        # A replacement adds none to the count.
         if STANDALONE in present:
             return
         hosts = Counter(offer.host for (_, owner), offer in self._offers.items() if owner == STANDALONE)
@@ -229,4 +238,5 @@ class EnvironmentRegistry:
 
 def _version_key(version: str) -> tuple[tuple[int, str], ...]:
     """Sort key of versions: numbers as numbers, ``1.10`` after ``1.9``; other parts as text."""
+    # Pairs, since Python does not compare numbers with text.
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.+-]", version))

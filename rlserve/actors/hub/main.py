@@ -33,6 +33,7 @@ async def run_hub(address: str, heartbeat_timeout_seconds: float, ready: Callabl
             ready(server.address)
             await stopped.wait()
             logger.info("hub stops")
+            # Before the server stops, since a call that does not end can hang that.
             end_within(STOP_SECONDS, "hub", loop=asyncio.get_running_loop())
     return 0
 
@@ -60,6 +61,7 @@ async def hub_server(address: str, heartbeat_timeout_seconds: float) -> AsyncIte
 
 async def _tick(registry: Registry, service: HubService) -> None:
     while True:
+        # Before refresh, which removes the environments of the actors that expire here.
         for actor in registry.tick():
             logger.warning("%s %s: no heartbeat; it died or is cut off", actor.kind, actor.actor_id)
         service.refresh()

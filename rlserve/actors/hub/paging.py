@@ -18,6 +18,7 @@ def page(messages: Mapping[str, M], after: str) -> tuple[list[M], str]:
     """
     found: list[M] = []
     size, last = 0, ""
+    # By key, not by position: an entry that comes or goes between two pages shifts no other.
     for key in sorted(key for key in messages if key > after):
         size += messages[key].ByteSize()
         if found and size > PAGE_BYTES:

@@ -107,6 +107,7 @@ class Registry:
         entry = self._find(registration_id)
         if tuple(serves) == entry.actor.serves:
             return
+        # There is no event for changed names: to watchers the actor leaves and joins.
         self._notify(Change.LEFT, entry.actor)
         entry.actor = replace(entry.actor, serves=tuple(serves))
         self._notify(Change.JOINED, entry.actor)
@@ -138,6 +139,7 @@ class Registry:
             logger.warning("hub was suspended for %.1f s; registrations are extended by as much", pause)
             for entry in self._entries.values():
                 entry.deadline += pause
+        # Collected first: _drop changes the dictionary.
         ended = [entry for entry in self._entries.values() if entry.deadline <= now]
         return [self._drop(entry, Change.EXPIRED) for entry in ended]
 
@@ -150,6 +152,7 @@ class Registry:
         return registration_id in self._entries
 
     def _insert(self, entry: _Entry, present: _Entry | None) -> None:
+        # The same process under a new registration is no change to a watcher.
         if present is not None and _visible(present.actor) == _visible(entry.actor):
             del self._entries[present.registration_id]
             self._permanent.discard(present.registration_id)
@@ -166,6 +169,7 @@ class Registry:
         if actor.kind is not ActorKind.LEARNER:
             return
         for entry in self._entries.values():
+            # Its own incarnation may register again, after the hub lost its registration.
             if entry.actor.kind is ActorKind.LEARNER and entry.actor.incarnation != actor.incarnation:
                 raise NotReady(
                     f"actor.kind: {entry.actor.actor_id!r} at {entry.actor.address} is the learner of this hub, and "
@@ -182,6 +186,7 @@ class Registry:
                 "stop this one, or give it an id of its own",
                 reason="replaced",
             )
+        # Ids that are used once must not fill the memory. Those of live actors keep their past.
         if len(self._incarnations) > 2 * MAX_ACTORS:
             live = self._id_of_actor.keys() | {actor.actor_id}
             self._incarnations = {key: value for key, value in self._incarnations.items() if key in live}
@@ -201,6 +206,7 @@ class Registry:
 
     def _notify(self, change: Change, actor: Actor) -> None:
         logger.info("%s %s %s at %s", actor.kind, actor.actor_id, change, actor.address)
+        # A copy: a listener may end its own subscription.
         for listener in tuple(self._listeners):
             listener(ActorEvent(change, actor))
 

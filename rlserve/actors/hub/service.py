@@ -51,6 +51,7 @@ class HubService(pb_grpc.HubServiceServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
         registration_id = text(request.lease_id, "", "lease_id")
+        # First: it raises UnknownName for a registration that is over, and nothing is restored.
         self._registry.renew(registration_id, codec.status_from_proto(request.status))
         self._environments.restore(registration_id)
         return pb.HeartbeatResponse(lease_seconds=self._registry.heartbeat_timeout_seconds)
@@ -66,9 +67,11 @@ class HubService(pb_grpc.HubServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         kind = codec.kind_filter_from_proto(request.kind)
+        # Before the list is read: a change during its delivery waits in the queue and follows.
         with self._watchers.subscribe(kind) as watch:
             for actor in self._registry.actors(kind):
                 yield codec.event_to_proto(ActorEvent(Change.JOINED, actor))
+            # From here on a client may count known actors that were not listed as missing.
             yield pb.WatchResponse(change=pb.WatchResponse.CHANGE_SYNCED)
             async for event in watch.events():
                 yield codec.event_to_proto(event)

@@ -39,6 +39,7 @@ class Watchers:
         """A new queue; end it with :meth:`remove`."""
         queue: _Queue = asyncio.Queue()
         self._queues[queue] = kind
+        # A call that arrives during the stop must end, too.
         if self._closed:
             self._end(queue)
         return queue
@@ -59,10 +60,12 @@ class Watchers:
             if queue.qsize() >= MAX_PENDING:
                 self._overrun.add(queue)
                 self._end(queue)
+            # Nothing may follow the end mark: the reader watches again and gets the whole list.
             elif queue not in self._overrun:
                 queue.put_nowait(event)
 
     def _end(self, queue: _Queue) -> None:
+        # Unread changes are of no use: after a gap the reader lists the registry again, and at a stop it leaves.
         while not queue.empty():
             queue.get_nowait()
         queue.put_nowait(None)
