@@ -50,6 +50,7 @@ class Blame:
         place = self._own(traceback.extract_tb(error.__traceback__))
         self._log(error, place)
         try:
+            # One line: it stands inside of a message over gRPC.
             text = " ".join(str(error).split())
         except Exception:  # a plug-in's exception may raise in __str__
             text = "(its __str__ raises)"
@@ -62,10 +63,12 @@ class Blame:
         return self._own(frames) or (f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "its end")
 
     def _own(self, frames: Sequence[traceback.FrameSummary]) -> str:
+        # With the separator, so that "/plugins/math2" is no part of "/plugins/math".
         own = [frame for frame in frames if os.path.abspath(frame.filename).startswith(self._home + os.sep)]
         return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
     def _log(self, error: BaseException, place: str) -> None:
+        # Without the text, which may differ at every call.
         cause = type(error).__name__, place
         if cause not in self._logged and len(self._logged) < MAX_CAUSES:
             self._logged.add(cause)

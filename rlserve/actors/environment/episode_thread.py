@@ -30,6 +30,7 @@ class EpisodeThread:
     def __init__(self, name: str, *, on_end: Callable[[], None]) -> None:
         self._name = name
         self._loop = asyncio.get_running_loop()
+        # SimpleQueue has no limit, so that put() never blocks the event loop.
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -44,6 +45,8 @@ class EpisodeThread:
         """The result of ``work()``. Raises its RlserveError; every other exception becomes PluginFailed."""
         call = _Call(work, self._loop.create_future())
         self._calls.put(call)
+        # The error is a value: asyncio logs an exception set on a future that is never awaited, such as that of
+        # ``last``.
         result, error = await call.outcome
         if error is not None:
             raise error

@@ -66,6 +66,7 @@ class EpisodeServer:
                 if response.done:
                     return
         finally:
+            # Queued behind a call that still runs: close() never runs beside step(), and a stuck call keeps its place.
             thread.end(lambda: [episode.close() for episode in opened if hasattr(episode, "close")])
 
     def _opened(self, request: pb.EpisodeRequest) -> tuple[EpisodicEnvironment, Task]:
@@ -79,6 +80,7 @@ class EpisodeServer:
         return environment, codec.task_from_proto(request.open.task, "open.task")
 
     def _take_thread(self, what: str) -> EpisodeThread:
+        # No await between the check and the count: two calls cannot take the last place.
         if self._num_running >= self._config.max_episodes:
             raise LimitExceeded(
                 f"episodes.max_episodes: {self._num_running} are open, the limit of this server; try another"
@@ -90,7 +92,9 @@ class EpisodeServer:
         self._num_running -= 1
 
     def _open(self, environment: EpisodicEnvironment, sent: Task, blame: Blame) -> Episode:
+        # In the episode's thread, as all that the plug-in does: making a task may take long or hang.
         own = self._give_task(environment, sent.split, sent.index, sent.seed)
+        # Through the codec, as the client's copy went: what the wire rounds or drops must make no difference.
         _check_same(sent, codec.task_from_proto(codec.task_to_proto(own)), blame.what)
         if not own.multi_turn:
             raise NotReady(f"task: {own.task_id!r} of {blame.what} is single-turn and takes no turns")

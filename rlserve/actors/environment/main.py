@@ -74,6 +74,7 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
         sampling=Sampling(**config.sampling.model_dump()),
     )
     try:
+        # A round trip, with a stand-in for the address: the hub would refuse the spec only once the server is up.
         codec.environment_from_proto(codec.environment_to_proto(replace(spec, address="host:1")))
     except (TypeError, ValueError) as error:
         raise PluginFailed(f"environment {config.name!r}: its attributes make no valid spec: {error}") from error

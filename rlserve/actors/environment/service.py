@@ -70,6 +70,7 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     async def Episode(
         self, request_iterator: AsyncIterator[pb.EpisodeRequest], context: Context
     ) -> AsyncIterator[pb.EpisodeResponse]:
+        # A caller that leaves must end the plug-in's episode now, not at some garbage collection.
         async with contextlib.aclosing(self.episodes.serve(request_iterator)) as responses:
             async for response in responses:
                 yield response

@@ -83,6 +83,7 @@ class TaskMaker:
                     f"{blame.what}: its task {split}/{index} has {size} bytes; at most {MAX_TASK_BYTES} can be sent"
                 )
             total += size
+            # 1 MiB below the limit of a message, for the fields around the tasks.
             if total > MESSAGE_BYTES - 2**20:
                 raise LimitExceeded(f"count: {len(messages) + 1} tasks have {total} bytes together; request fewer")
             messages.append(message)
@@ -97,9 +98,11 @@ class TaskMaker:
 
     def _leave(self, name: str, thread: EpisodeThread) -> None:
         """Abandon a hanging thread; if its call ever returns, it ends."""
+        # Several callers may wait for one thread: the first to give up abandons it for all.
         if self._threads.get(name) is thread:
             del self._threads[name]
             self._stuck[name] += 1
+            # Queued behind the hanging call, so that _returned runs if that ever comes back.
             thread.end()
 
     def _returned(self, name: str) -> None:

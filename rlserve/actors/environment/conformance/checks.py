@@ -19,12 +19,12 @@ REFUSALS = (InvalidRequest, UnknownName, LimitExceeded)
 ODD_TEXTS = {
     "an empty answer": "",
     "blanks": " \n\t ",
-    "100 KB of one letter": "a" * 100_000,
-    "100 KB of digits": "7" * 100_000,
-    "100 KB of brackets": "(" * 50_000 + ")" * 50_000,
+    "100 KB of one letter": "a" * 100_000,  # regular expressions of quadratic time
+    "100 KB of digits": "7" * 100_000,  # int() refuses more than 4300 digits since Python 3.11
+    "100 KB of brackets": "(" * 50_000 + ")" * 50_000,  # recursive parsers
     "astral characters, right to left, combining": "\U0001f600\u05d0\u05d1 e\u0301\u202e",
-    "a lone surrogate": "\ud800",
-    "a NUL": "a\x00b",
+    "a lone surrogate": "\ud800",  # sampled bytes need not be UTF-8
+    "a NUL": "a\x00b",  # ends a string in C libraries
 }
 
 Check = Callable[[Site], Awaitable[str]]
@@ -133,9 +133,11 @@ async def bad_requests_are_refused(site: Site) -> str:
             return fault
     if fault := await _not_refused(site.client, "no-such-environment", "an unknown environment", split="train"):
         return fault
+    # An endless split may accept any index: only a crash or a wrong status is a fault.
     fault = await _not_refused(site.client, name, "index 2**64-1", split=_split(site), first_index=2**64 - 1)
     if fault and "is not refused" not in fault:
         return fault
+    # The server must still answer after all of that.
     await _sample(site, seed=0)
     return ""
 
@@ -154,6 +156,7 @@ async def payload_obeys_its_schema(site: Site) -> str:
     """Payloads match ``payload_schema_json``."""
     if not site.spec.payload_schema_json:
         raise Skip("the spec has no payload_schema_json")
+    # Here, since only installations with the extra ``verifier`` have it.
     from jsonschema import ValidationError, validate
 
     schema = json.loads(site.spec.payload_schema_json)
@@ -215,6 +218,7 @@ async def gold_scores_full_marks(site: Site) -> str:
 async def payload_is_not_in_the_prompt(site: Site) -> str:
     """The prompt does not contain the whole payload."""
     for task in await _sample(site, seed=0):
+        # A short payload, such as one digit, may stand in a prompt by chance.
         if len(task.payload) > 8 and task.payload.decode("utf-8", "replace") in repr(task.prompt):
             return f"task {task.index} shows its payload to the policy"
     return ""

@@ -46,6 +46,7 @@ async def plugin_site(config: EnvironmentConfig, verifier_options: Mapping[str, 
         spec = describe(environments[config.name], config)
 
         async def serve() -> EnvironmentClient:
+            # New instances: a restart must find nothing that the first ones keep in memory.
             fresh = load_environments([config])
             service = EnvironmentService(fresh, {config.name: spec})
             add = functools.partial(pb_grpc.add_EnvironmentServiceServicer_to_server, service)
@@ -90,6 +91,7 @@ async def _local_verifier(
     """A pool that runs the verifier, if it is installed here."""
     if verifier not in plugins.names(plugins.VERIFIER_GROUP):
         return None, (0.0, 1.0)
+    # Two workers, so that two verdicts on one answer may come from two processes.
     pool = await stack.enter_async_context(VerifierPool({verifier: options}, VerifierConfig(workers=2, spares=0)))
 
     async def verify(name: str, completion: str, payload: bytes) -> Verdict:
