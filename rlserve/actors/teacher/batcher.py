@@ -44,6 +44,7 @@ class ScoreCache:
     def put(self, query: Query, scores: Scores) -> None:
         """Store scores, and drop those used least recently when the size is exceeded."""
         digest = query.digest
+        # One batch may hold equal queries: the second must not be counted. What exceeds the cache would only empty it.
         if digest in self._entries or scores.num_bytes > self._max_bytes:
             return
         self._entries[digest] = scores
@@ -104,6 +105,7 @@ class Batcher:
             raise LimitExceeded(
                 f"teacher queue: {self.num_queued} sequences wait already; ask another server or try again"
             )
+        # Before it is queued: inside of a batch its error would fail the other queries.
         self._engine.check(query)
         waiting = _Waiting(query)
         self._queue.append(waiting)
@@ -117,9 +119,11 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             while not self._queue:
+                # No await between the look at the queue and this line, so that no query is missed.
                 self._filled.clear()
                 await self._filled.wait()
             batch = next_batch(self._queue, self._tokens_per_batch)
+            # ``in`` goes by identity (eq=False): numpy refuses to compare the arrays of two queries as one truth value.
             self._queue = [waiting for waiting in self._queue if waiting not in batch]
             self._in_engine = len(batch)
             try:
@@ -131,11 +135,13 @@ class Batcher:
         try:
             answers = await self._engine.score([waiting.query for waiting in batch])
         except asyncio.CancelledError:
+            # The batcher stops: their callers would wait without end.
             for waiting in batch:
                 waiting.answer.cancel()
             raise
         except Exception as error:  # passed on to every waiting caller; the next batch may succeed
             for waiting in batch:
+                # Done already: its caller was cancelled meanwhile.
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
             return

@@ -34,6 +34,7 @@ class ForwardEngine:
             model_path, dtype=getattr(torch, dtype), trust_remote_code=False
         )
         self._model = model.eval().requires_grad_(False).to(self._device)
+        # One thread: batches run one by one, and the event loop stays free for heartbeats.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="teacher-forward")
 
     @property
@@ -58,16 +59,21 @@ class ForwardEngine:
         # Padded on the right: under the causal mask no real token sees padding.
         padded = np.stack([np.pad(query.token_ids, (0, width - len(query.token_ids))) for query in queries])
         with short_attention(width, self._device):
+            # [B, T, V]. Nothing is generated, so a key-value cache would only take memory.
             logits = self._model(input_ids=torch.from_numpy(padded).to(self._device), use_cache=False).logits
         return [scores_of(logits[row], query, self._num_tokens) for row, query in enumerate(queries)]
 
 
 def scores_of(logits: Tensor, query: Query, num_tokens: int | None = None) -> Scores:
     """The scores of one sequence from its logits ``[T, V]``; softmax in float32, the top among ``num_tokens``."""
+    # [S, V]: logits at position i predict token i + 1.
     predicting = logits[query.first - 1 : query.first + query.count - 1].float() / query.temperature
     log_softmax = predicting.log_softmax(-1)
+    # [S]
     scored = torch.from_numpy(query.token_ids[query.first : query.first + query.count]).to(logits.device)
+    # Not normalised again: what the padding of the embedding holds belongs to the tail.
     known = log_softmax[:, :num_tokens]
+    # [S, K]
     top = known.topk(min(query.k, known.shape[-1]), dim=-1)
     # Summed over the rest: where the top k holds nearly all mass, 1 - sum(top) would be rounding error alone.
     rest = log_softmax.scatter(-1, top.indices, -torch.inf).logsumexp(-1) if query.k else log_softmax.new_zeros(0)

@@ -40,6 +40,7 @@ class Query:
     @property
     def digest(self) -> bytes:
         """Equal exactly for equal queries to one teacher."""
+        # repr of a float is exact: two temperatures never share a key.
         described = f"{self.first}/{self.count}/{self.k}/{self.temperature!r}/"
         return hashlib.blake2b(described.encode() + self.token_ids.tobytes(), digest_size=16).digest()
 
@@ -103,6 +104,7 @@ def blaming_checkpoint(config: TeacherConfig, path: str) -> Iterator[None]:
     """A checkpoint that a library cannot read is a fault of the configuration."""
     try:
         yield
+    # transformers raises OSError for missing files, and ValueError for a model type that it does not know.
     except (OSError, ValueError) as error:
         problem = str(error).partition("\n")[0]
         raise ConfigError(f"teachers.model: {path!r} of {config.name!r} cannot be loaded: {problem}") from error

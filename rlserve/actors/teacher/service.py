@@ -83,6 +83,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
                     working.discard(task)
                     yield task.result()
         finally:
+            # The caller left or a request failed: the others must leave the batcher's queue, too.
             for task in (*working, *([reading] if reading else [])):
                 task.cancel()
             await asyncio.gather(*working, *([reading] if reading else []), return_exceptions=True)
@@ -105,6 +106,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
     def _check_choice(self, request: pb.ScoreRequest) -> None:
         if request.k > self._identity.max_k:
             fault("", "k", f"is {request.k}, but this teacher gives at most {self._identity.max_k}; ask for fewer")
+        # Logits are divided by it.
         finite(request.temperature, "", "temperature", low=1e-3, high=1e3)
 
     def _check_length(self, length: int) -> None:
@@ -119,6 +121,7 @@ class TeacherService(pb_grpc.TeacherServiceServicer):
                 f"{self._identity.tokenizer_fingerprint!r}; send completion_text, or take a teacher with this tokenizer"
             )
         self._check_length(len(request.token_ids))
+        # An id beyond the embedding is an error inside of the model, which fails the whole batch.
         ids = token_ids(request.token_ids, "", "token_ids", vocab_size=self._identity.vocabulary_size)
         if request.first < 1:
             fault("", "first", "is 0, but nothing predicts the first token; give at least 1")

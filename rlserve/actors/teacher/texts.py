@@ -48,6 +48,7 @@ class TextEncoder:
 
     def encode(self, text: TextQuery) -> EncodedText:
         """The query in tokens. Raises InvalidRequest for a text without tokens, or one the tokenizer cannot encode."""
+        # encode_prompt takes a task, and reads its prompt and tools alone.
         task = Task(
             environment="",
             split="",
@@ -58,11 +59,13 @@ class TextEncoder:
             verifier="",
             payload=b"",
         )
+        # No limit here: the service bounds prompt and completion together.
         prompt = encode_prompt(self._tokens.tokenizer, task, max_tokens=2**31).token_ids
         completion, ends = self.text.write(text.completion)
         end = next(iter(self._tokens.ends_of(task)), None)
         if text.ended and end is not None:
             completion.append(end)
+            # It has no bytes: it ends where the text before it ends.
             ends.append(ends[-1] if ends else 0)
         if not completion:
             raise InvalidRequest("completion_text: is empty, and completion_ended is false; give text")

@@ -35,6 +35,9 @@ class VllmScoringEngine:
         """
         try:
             async with asyncio.timeout(options.start_seconds):
+                # In a list that is emptied: a pool thread keeps its last result alive, and vLLM's engine must be
+                # collected before the interpreter shuts down. No prefix cache: vLLM 0.32 does not read it for a request
+                # with prompt_logprobs (SamplingParams.skip_reading_prefix_cache). vLLM refuses more than max_logprobs.
                 llm = (
                     await asyncio.to_thread(
                         lambda: [launch(options, max_logprobs=max(max_k, 1), enable_prefix_caching=False)]
@@ -59,6 +62,7 @@ class VllmScoringEngine:
 
     async def score(self, queries: Sequence[Query]) -> list[Scores]:
         """See ``ScoringEngine``."""
+        # All at once: vLLM makes its own batches.
         return list(await asyncio.gather(*(self._score(query) for query in queries)))
 
     async def close(self) -> None:
@@ -90,13 +94,17 @@ def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int, num_tokens:
 
     An entry beyond ``num_tokens`` is padding of the embedding and is dropped; all tops are then cut to the shortest.
     """
+    # [S]
     own = np.array([row[token].logprob for row, token in zip(rows, token_ids, strict=True)], dtype=np.float32)
     known = [{t: e for t, e in row.items() if e.rank <= k and (num_tokens is None or t < num_tokens)} for row in rows]
     top = [sorted((e.rank, token, e.logprob) for token, e in row.items())[:k] for row in known]
+    # Arrays need one K. The rows differ where padding was dropped.
     top = [row[: min(map(len, top))] for row in top]
     ids = np.array([[token for _, token, _ in row] for row in top], dtype=np.int64).reshape(len(own), -1)
     logprobs = np.array([[value for *_, value in row] for row in top], dtype=np.float32).reshape(len(own), -1)
+    # A mass of 1 has no tail: log(0) is the -infinity that Scores promises.
     with np.errstate(divide="ignore"):
+        # In float64: 1 - mass cancels most digits of float32.
         mass = np.exp(logprobs.astype(np.float64)).sum(-1)
         tail = np.log(np.clip(1.0 - mass, 0.0, None)).astype(np.float32) if k else np.zeros(0, dtype=np.float32)
     return Scores(logprobs=own, top_ids=ids, top_logprobs=logprobs, log_tail=tail)
