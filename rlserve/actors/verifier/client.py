@@ -131,6 +131,7 @@ def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -
 
     async def verify(request: pb.VerifyRequest, **options: Any) -> pb.VerifyResult:
         stream: Any = stub.Verify(request, **options)
+        # So that the first message counts: the request was accepted.
         judged = -1
         try:
             response: pb.VerifyResponse
@@ -141,6 +142,7 @@ def until_result(stub: pb_grpc.VerifierServiceStub, moved: Callable[[], None]) -
                     judged = response.progress.judged
                     moved()
         finally:
+            # Also when this side gave up: the server then frees its processes.
             stream.cancel()
         raise Unavailable("the verifier's stream ended without a result")
 

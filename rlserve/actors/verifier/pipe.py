@@ -61,6 +61,7 @@ class FrameBuffer:
         self._buffer += data
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
+            # Before its body is collected: a faulty process must not fill the memory of the service.
             if length > self._max_bytes:
                 raise Garbage(f"a frame of {length} bytes; at most {self._max_bytes}")
             end = LENGTH.size + length
@@ -74,6 +75,7 @@ class FrameBuffer:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         message = json.loads(body)
+    # RecursionError: brackets nested deeper than the decoder goes.
     except (ValueError, RecursionError) as error:
         raise Garbage("a frame that is not JSON") from error
     if not isinstance(message, dict):
@@ -149,6 +151,7 @@ def _text(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
+    # bool is a subclass of int.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
         raise ValueError("integer")
     return value

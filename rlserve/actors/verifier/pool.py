@@ -177,6 +177,7 @@ class VerifierPool:
             )
             for chunk in chunks
         ]
+        # Not gather, which leaves the others running when one fails: a failed chunk must end them and their processes.
         async with asyncio.TaskGroup() as group:
             for work in works:
                 group.create_task(self._finish(work))
@@ -218,6 +219,7 @@ class VerifierPool:
 
     def _num_chunks(self, verifier: str, num_completions: int) -> int:
         """All processes for slow verifiers; one for work that ends before a second process would be awake."""
+        # A verifier without a mean counts as slow, so that its first request uses all processes.
         expected = self._mean_seconds.get(verifier, 1.0) * num_completions
         shares = 1 if expected < SHORT_JOB_SECONDS else self._limits.workers
         return max(shares, -(-num_completions // MAX_JOB_COMPLETIONS))
@@ -233,6 +235,7 @@ class VerifierPool:
             try:
                 async with self._processes.checkout() as worker:
                     await self._run(work, worker)
+            # From the checkout alone: no process could be started.
             except Unavailable as error:
                 while work.pending:
                     work.resolve(self._none(work, FailureKind.UNAVAILABLE, str(error)))
@@ -246,6 +249,7 @@ class VerifierPool:
                 work.resolve(within(reply.verdict, work.verifier.reward_range, work.verifier.name))
         except ProcessStuck as stuck:
             self.counts["timeouts"] += 1
+            # Awaited: at the end of its block, checkout offers a process that is still alive to the next caller.
             await worker.kill()
             self._after_timeout(work, stuck)
         except ProcessLost as lost:

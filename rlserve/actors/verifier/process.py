@@ -113,6 +113,7 @@ class Pipes(asyncio.SubprocessProtocol):
             self.last_words = (self.last_words + data)[-LAST_WORDS_BYTES:]
             return
         try:
+            # After a fault it is unknown where the next frame begins.
             if not self.fault:
                 self.frames.extend(self._buffer.feed(data))
         except Garbage as error:
@@ -120,6 +121,7 @@ class Pipes(asyncio.SubprocessProtocol):
         self.changed.set()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        # Without stdout no verdict can follow, even if the process lives on.
         if fd == 1:
             self.closed = True
             self.changed.set()
@@ -173,7 +175,10 @@ class JudgeProcess:
         Raises Unavailable (with the last line of its stderr) or DeadlineExceeded.
         """
         worker: Self | None = None
+        # A process that exits before ``worker`` is assigned never belonged to the caller: start raises instead.
         pipes = Pipes(lambda: on_exit(worker) if worker is not None else None)
+        # -P keeps the working directory, whose files could shadow modules, off sys.path. The session of its own has a
+        # process group, by which ``kill`` also ends the programs that a verifier started.
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: pipes,
             sys.executable, "-P", "-m", cls.MODULE, str(os.getpid()),
@@ -185,6 +190,7 @@ class JudgeProcess:
             hello = {"verifiers": verifiers, "memory_bytes": memory_bytes, "prepare": sorted(prepare)}
             await worker._greet(hello, start_seconds)
             worker._unprepared = set(worker.specs) - set(prepare)
+        # Also when cancelled: no caller owns the process yet.
         except BaseException:
             await worker.kill()
             raise
@@ -230,6 +236,7 @@ class JudgeProcess:
         if message.get("prepared") != verifier:
             raise ProcessLost("a verdict before it was prepared")
         self._unprepared.discard(verifier)
+        # What it imported to prepare is no growth by completions, for which a process is replaced.
         self.start_bytes = self.resident_bytes()
 
     async def kill(self) -> None:
@@ -294,9 +301,10 @@ def _environment() -> dict[str, str]:
     Secrets of the service, such as API keys, are not passed on.
     """
     return {
-        "PATH": os.defpath,
+        "PATH": os.defpath,  # not the service's
+        # An empty entry would stand for the working directory.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONHASHSEED": "0",
-        "LC_ALL": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",  # sets of strings have one order in all processes
+        "LC_ALL": "C.UTF-8",  # text files open as UTF-8 whatever the locale of the host
+        "OMP_NUM_THREADS": "1",  # the pool fills the processors by processes
     }

@@ -79,6 +79,7 @@ class ProcessSet:
 
         Raises Unavailable or DeadlineExceeded if it does not start, PluginFailed if no verifier can be loaded.
         """
+        # One alone: its specs show whether any verifier can be loaded, before more processes start.
         first = await self._start_worker()
         self.specs = first.specs
         broken = [f"{spec.name}: {spec.error}" for spec in first.specs.values() if spec.error]
@@ -93,6 +94,7 @@ class ProcessSet:
 
     async def stop(self) -> None:
         """Kill every process and wait until all are reaped."""
+        # Before the kills: _left would replace each process that exits.
         self._closing = True
         for task in list(self._tasks):
             task.cancel()
@@ -112,6 +114,7 @@ class ProcessSet:
             finally:
                 if self._is_worn(worker):
                     self._counts["recycled"] += 1
+                    # In the background, so that the caller gets its verdicts now. _left replaces it when it exits.
                     self._spawn(worker.kill())
                 elif worker.alive:
                     self._offer(worker)
@@ -123,6 +126,7 @@ class ProcessSet:
                 worker = self._ready.popleft()
                 if worker.alive:
                     return worker
+                # Not alive may mean that it sent garbage: kill ends it and closes its pipes.
                 self._spawn(worker.kill())
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
@@ -167,6 +171,7 @@ class ProcessSet:
             try:
                 self._enter(await self._start_worker())
                 return
+            # OSError: the fork failed, for lack of memory or of process ids.
             except (RlserveError, OSError) as error:
                 self._failed_starts += 1
                 self._problem = str(error)
@@ -186,5 +191,6 @@ class ProcessSet:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
+        # The event loop keeps only weak references to tasks.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -65,6 +65,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             self._pool.verify_all(request.verifier, completions, request.payload, request.prompt)
         )
         try:
+            # asyncio.wait leaves the task running at the timeout, where wait_for would cancel it.
             while not (await asyncio.wait({judging}, timeout=PROGRESS_SECONDS))[0]:
                 yield pb.VerifyResponse(progress=pb.VerifyProgress(judged=self._pool.num_judged))
             verdicts = [codec.verdict_to_proto(verdict) for verdict in judging.result()]
@@ -83,6 +84,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         if len(request.completions) > MAX_COMPLETIONS:
             count = len(request.completions)
             raise InvalidRequest(f"completions: are {count}; send at most {MAX_COMPLETIONS}", reason="too_many")
+        # Not LimitExceeded, which asks for another attempt: this request would never fit.
         if len(request.completions) > self._max_queue:
             count = len(request.completions)
             raise InvalidRequest(

@@ -62,6 +62,7 @@ def spec_of(name: str, verifier: object) -> VerifierSpec:
         limits_itself=bool(getattr(verifier, "limits_itself", False)),
         timeout_is_failure=bool(getattr(verifier, "timeout_is_failure", False)),
         isolation=str(getattr(verifier, "isolation", "")),
+        # At least 1: 0 stands for a plain ``verify``.
         concurrency=max(1, int(getattr(verifier, "concurrency", CONCURRENCY))) if waits(verifier) else 0,
     )
 
@@ -78,6 +79,7 @@ def encode_spec(spec: VerifierSpec) -> dict[str, Any]:
         "version": spec.version[:64],
         "description": spec.description[:500],
         "reward_range": list(spec.reward_range),
+        # JSON has no infinity.
         "limit_seconds": spec.limit_seconds if math.isfinite(spec.limit_seconds) else None,
         "memory_bytes": spec.memory_bytes if math.isfinite(spec.memory_bytes) else None,
         "limits_itself": spec.limits_itself,
@@ -100,6 +102,7 @@ def decode_spec(message: Mapping[str, Any]) -> VerifierSpec:
             reward_range=(float(low), float(high)),
             limit_seconds=math.inf if limit is None else float(limit),
             memory_bytes=math.inf if memory is None else float(memory),
+            # ``is True``: the process is not trusted, and bool() takes any text for true.
             limits_itself=message["limits_itself"] is True,
             timeout_is_failure=message["timeout_is_failure"] is True,
             isolation=str(message["isolation"]),

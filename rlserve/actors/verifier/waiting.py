@@ -48,12 +48,14 @@ class AsyncJudgeProcess(JudgeProcess):
             return await answer
         finally:
             del self._asked[number]
+            # The caller left: without this the process would work on until the limit.
             if answer.cancelled() and self.alive:
                 self._send({"number": number, "cancel": True})
 
     async def kill(self) -> None:
         """Kill the process; pending calls raise ProcessLost."""
         await super().kill()
+        # ``start`` kills a process that fails before ``begin``.
         if hasattr(self, "_pumping"):
             await self._pumping
 
@@ -67,6 +69,7 @@ class AsyncJudgeProcess(JudgeProcess):
                     fault = str(error)
                     break
                 self.completions += 1
+                # Absent: its caller left before the cancellation reached the process.
                 if (answer := self._asked.get(reply.index)) is not None and not answer.done():
                     answer.set_result(reply)
             if fault or pipes.fault or pipes.closed:
@@ -120,6 +123,7 @@ class AsyncVerifier:
                     return await process.ask(job)
             except TimeoutError:
                 logger.error("verifier %s: its process is stuck; starting another", self._spec.name)
+                # All its calls end with it, since a blocked event loop holds all of them.
                 await process.kill()
                 raise ProcessLost("the judge process was stuck: does verify block its event loop?") from None
 
@@ -129,9 +133,11 @@ class AsyncVerifier:
             await self._process.kill()
 
     async def _running(self) -> AsyncJudgeProcess:
+        # Callers that arrive together must share one process, not start one each.
         async with self._starting:
             if self._process is not None and self._process.alive:
                 return self._process
+            # It exited, or sent garbage and runs on: kill reaps it and closes its pipes.
             if self._process is not None:
                 await self._process.kill()
             self._counts["started"] += 1
@@ -140,6 +146,7 @@ class AsyncVerifier:
                 memory_bytes=self._limits.memory_bytes,
                 prepare=[self._spec.name],
                 start_seconds=self._limits.start_seconds,
+                # Not replaced on exit: the next call starts another.
                 on_exit=lambda _: None,
             )
             if error := process.specs[self._spec.name].error:
@@ -155,6 +162,7 @@ async def verify_async(verifier: AsyncVerifier, job: tuple[str, bytes, str], *, 
     for _ in range(attempts):
         try:
             return await verifier.verify(*job)
+        # No process could be started: another attempt at once would most likely fail the same way.
         except (Unavailable, DeadlineExceeded) as error:
             return str(error)
         except ProcessLost as lost:

@@ -40,6 +40,7 @@ async def _serve(verifier: plugins.Verifier, jobs: BinaryIO, replies: BinaryIO) 
     running: dict[int, asyncio.Task[None]] = {}
     buffer = FrameBuffer(max_bytes=MAX_JOB_BYTES)
     loop = asyncio.get_running_loop()
+    # From the descriptor, past the buffer of ``jobs``. That is empty: the service sends no job before it has the specs.
     while data := await loop.run_in_executor(None, os.read, jobs.fileno(), READ_BYTES):
         for job in buffer.feed(data):
             number = job["number"]
@@ -53,6 +54,7 @@ async def _serve(verifier: plugins.Verifier, jobs: BinaryIO, replies: BinaryIO) 
         task.cancel()
     await asyncio.gather(*running.values(), return_exceptions=True)
     if hasattr(verifier, "close"):
+        # The process ends now: an error here changes nothing.
         with contextlib.suppress(Exception):
             await verifier.close()
 
@@ -63,8 +65,10 @@ async def _judge(verifier: Any, job: Mapping[str, Any], replies: BinaryIO) -> No
         async with asyncio.timeout(limit) as timer:
             said = {"verdict": encode_verdict(await verifier.verify(job["completion"], _payload(job), job["prompt"]))}
     except TimeoutError as error:
+        # A TimeoutError of the plug-in, such as that of its HTTP client, is not the limit.
         over = DeadlineExceeded(f"not verified within {limit:g} s")
         said = no_verdict(over if timer.expired() else error, verifier)
+    # Not a cancellation: the service asked for it, and expects no verdict.
     except Exception as error:
         said = no_verdict(error, verifier)
     write(replies, {"index": job["number"], "seconds": time.perf_counter() - start, **said})

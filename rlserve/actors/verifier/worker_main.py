@@ -32,11 +32,13 @@ NUM_PROCESSORS = len(os.sched_getaffinity(0))
 def main() -> int:
     """Serve until the pipe closes; returns the exit code."""
     die_with_parent(int(sys.argv[1]))
+    # Before any plug-in is imported, since that may print.
     jobs, replies = take_pipes()
     hello = read(jobs)
     if hello is None:
         return 0
     verifiers, specs = load(hello["verifiers"], prepare=hello["prepare"])
+    # After the import of the plug-ins, whose size is the base of the memory limit.
     limits = _Limits(hello["memory_bytes"])
     write(replies, {"specs": [encode_spec(found) for found in specs]})
     unprepared = {name: verifier for name, verifier in verifiers.items() if name not in hello["prepare"]}
@@ -59,10 +61,13 @@ def die_with_parent(parent: int) -> None:
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Move the pipes away from stdin and stdout, so that a plug-in's ``print`` cannot corrupt the messages."""
+    # Unbuffered: a verdict must leave before the next completion, which may end this process.
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
+    # A plug-in that reads stdin finds its end, and takes no job away.
     os.dup2(nothing, 0)
     os.close(nothing)
+    # What a plug-in prints goes to stderr, whose last line the service shows.
     os.dup2(2, 1)
     return jobs, replies
 
@@ -80,6 +85,7 @@ def read(jobs: BinaryIO) -> dict[str, Any] | None:
 
 def write(replies: BinaryIO, message: Mapping[str, Any]) -> None:
     """Send a message to the service."""
+    # An unbuffered write may be partial.
     frame = memoryview(encode(message))
     while frame:
         frame = frame[replies.write(frame) :]
@@ -100,6 +106,7 @@ def load(
             if name in prepare and waits(verifiers[name]) == waiting:  # async verifiers run in a process of their own
                 _prepare(verifiers[name])
             specs.append(spec_of(name, verifiers[name]))
+        # One broken plug-in must not take the others with it.
         except Exception as error:
             verifiers[name] = _Unready(error)
             specs.append(VerifierSpec(name=name, error=f"{type(error).__name__}: {error}"))
@@ -113,6 +120,8 @@ def _prepare(verifier: plugins.Verifier) -> None:
 
 def _prepared(verifier: plugins.Verifier, limits: "_Limits") -> plugins.Verifier:
     """The prepared verifier, or a stand-in that raises the error for each completion."""
+    # Preparing may import large libraries. Their size joins the base of the limit, and their time counts against no
+    # completion.
     limits.lift()
     try:
         _prepare(verifier)
@@ -140,6 +149,7 @@ class _Limits:
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
+        # No core files: a verifier that exceeds its memory may crash with most of it in use.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.begin()
 
@@ -174,6 +184,7 @@ class _Limits:
 def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: BinaryIO, limits: _Limits) -> None:
     payload = job["payload"].encode("latin-1")
     for index, completion in enumerate(job["completions"]):
+        # Again for each completion: RLIMIT_CPU counts from the start of the process.
         limits.set_cpu(job["limit_seconds"])
         start = time.perf_counter()
         said = judge(verifier, completion, payload, job["prompt"])
@@ -184,6 +195,7 @@ def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: s
     """The verdict as plain data; an exception of the verifier becomes NO_VERDICT with the line that raised it."""
     try:
         return {"verdict": encode_verdict(verifier.verify(completion, payload, prompt))}
+    # Not SystemExit: that ends the process, which the service counts as a crash.
     except Exception as error:
         return no_verdict(error, verifier)
 
