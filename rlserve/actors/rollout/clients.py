@@ -67,6 +67,7 @@ class TaskClient:
             task = codec.task_from_proto(response.tasks[0], "task", vocab_size=self._vocab_size)
         except InvalidRequest as error:
             raise _refused(lease, str(error)) from None
+        # The learner would reject the group of another task than its lease's; here the reason can name the environment.
         if (task.environment, task.split) != (lease.environment, lease.split):
             raise _refused(lease, f"task.environment: is {task.environment!r}, split {task.split!r}")
         if task.index != lease.index:
@@ -102,6 +103,7 @@ class VerifierPoolClient:
         try:
             result = await self._ask(task.verifier, request)
             return verdicts_of(result, num_completions=len(completions), verifier=task.verifier)
+        # Every server would refuse it: a retry makes no sense.
         except InvalidRequest as error:
             failure = self._failure(task, FailureKind.INVALID, error, retriable=False)
         except RlserveError as error:

@@ -83,6 +83,7 @@ class RolloutProcess:
     async def serve(self, address: str) -> AsyncIterator[str]:
         """Start engine, pools and server; stop them when the block ends."""
         async with AsyncExitStack() as stack:
+            # First, so that it closes last: the pools follow the hub until they end.
             stack.push_async_callback(self._hub.close)
             self._started = await self._start(stack)
             service = RolloutService(
@@ -185,6 +186,7 @@ class RolloutProcess:
         }
 
     async def _stream(self) -> None:
+        # Before the first lease: samples of the start checkpoint would be stale in a run that is under way.
         await self._parts.follower.caught_up()
         logger.info("caught up with version %d; asking for work", self._parts.engine.version)
         reason = await self._parts.session.run(self._connect)
@@ -203,6 +205,7 @@ class RolloutProcess:
 
     async def _connect(self) -> grpc.aio.Channel:
         """A channel to the learner; waits for one to join the hub."""
+        # Both limits: the learner joins after its own start, which waits for the start model.
         learner = await self._hub.wait_for(
             ActorKind.LEARNER, deadline_seconds=self._config.launch.start_seconds + self._config.launch.prepare_seconds
         )

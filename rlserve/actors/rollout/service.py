@@ -113,6 +113,7 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
                 f"sampling.max_new_tokens: {tokens} with a prompt of {len(prompt)} tokens exceeds the context "
                 f"of {self._model.max_length}; shorten one of them"
             )
+        # Not ``or``: 0 is greedy sampling.
         temperature = self._rollout.temperature if asked.temperature is None else asked.temperature
         return prompt, SamplingChoice(
             temperature=temperature,

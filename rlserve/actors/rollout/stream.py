@@ -122,10 +122,12 @@ class StreamSession:
 
         Raises EngineDied when this process cannot generate any more, ConfigError when the learner refuses the worker.
         """
+        # Over all streams: the work on leases goes on while no learner can be reached.
         watching = asyncio.create_task(self._watch())
         pause = RETRY_SECONDS
         try:
             while True:
+                # A new one each time: a restarted learner may have another address.
                 channel = await connect()
                 try:
                     reason = await self._stream(channel)
@@ -213,6 +215,7 @@ class StreamSession:
                     logger.warning("ignoring a goodbye from a learner of another run; looking for this run's")
                     return None
                 case "welcome":
+                    # A learner of another run may have the address now; only this run's goodbye ends the worker.
                     is_ours = response.welcome.run_id == self._hello.run_id
                     logger.info("joined run %s at version %d", self._hello.run_id, response.welcome.policy_version)
                     if not self._welcome.done():
@@ -303,6 +306,7 @@ class StreamSession:
                 self._outbox.put_nowait(pb.StreamRequest(progress=pb.Progress(leases=moved)))
 
     def _acknowledged(self, ack: pb.Ack) -> None:
+        # Also when rejected: the same group would be rejected again.
         self._finished.pop(ack.group_id, None)
         status = pb.Ack.Status.Name(ack.status).removeprefix("STATUS_").lower()
         self.acks[status] += 1

@@ -64,6 +64,7 @@ class TeacherRequests:
     def of(cls, config: RunConfig) -> "TeacherRequests":
         """The teachers of a run."""
         named = {teacher.name: teacher for teacher in config.teachers}
+        # Taken out: it is asked about every group, and is no choice of the draw.
         reference = named.pop(config.reference.teacher, None)
         return cls(tuple(named.values()), config.distillation, reference)
 
@@ -196,6 +197,7 @@ class TeacherClient:
         )
 
     def _by_ids(self, asked: TeacherRequest, task: Task, request_id: str, trajectory: Trajectory) -> pb.ScoreRequest:
+        # argmax of a mask is its first True.
         first = int(np.argmax(trajectory.sampled_mask))
         return pb.ScoreRequest(
             request_id=request_id,
@@ -237,6 +239,7 @@ class TeacherClient:
 
     def _by_token(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The scores of the sampled tokens. The teacher also scored the environment turns between them."""
+        # [T - first]: the scored range begins at the first sampled token.
         mask = trajectory.sampled_mask[int(np.argmax(trajectory.sampled_mask)) :]
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(mask))
         return replace(
@@ -250,11 +253,13 @@ class TeacherClient:
     def _by_span(self, response: pb.ScoreResponse, trajectory: Trajectory) -> TeacherScores:
         """The teacher's scores summed over each span, on the span's first token."""
         scores = codec.scores_from_proto(response.scores, "scores", num_scored=len(response.end_offsets))
+        # S offsets in bytes, one per sampled token.
         _, ends = self._text.read(trajectory.token_ids[trajectory.sampled_mask].tolist())
         spans = align(ends, list(response.end_offsets))
         if not spans:
             raise InvalidRequest("teacher: its tokens and the policy's share no end; check both tokenizers")
         summed = span_scores(spans, scores.logprobs.tolist(), len(ends))
+        # [G], policy tokens in each span.
         lengths = np.array([span.student_stop - span.student_start for span in spans], dtype=np.int64)
         tops = tops_of_spans(spans, scores, self._shared_ids.get(scores.teacher), len(ends))
         return replace(scores, logprobs=summed.logprobs, span_lengths=lengths, **tops)
@@ -272,6 +277,7 @@ def tops_of_spans(
 ) -> dict[str, Any]:
     """Fields of TeacherScores: each span's top at its last token, times the probability of the span's beginning."""
     k = scores.top_ids.shape[1]
+    # [S, K], filled at the last token of each span.
     ids = np.zeros((num_tokens, k), dtype=np.int64)
     logprobs = np.zeros((num_tokens, k), dtype=np.float32)
     tail = np.zeros(num_tokens if k else 0, dtype=np.float32)
@@ -280,6 +286,7 @@ def tops_of_spans(
             here, there = span.student_stop - 1, span.teacher_stop - 1
             beginning = scores.logprobs[span.teacher_start : there].sum()
             ids[here] = shared[scores.top_ids[there]]
+            # The codec refuses smaller values.
             logprobs[here] = np.maximum(beginning + scores.top_logprobs[there], MIN_LOGPROB)
             tail[here] = beginning + scores.log_tail[there]
     share = 1.0 if shared is None else float((shared >= 0).mean())

@@ -50,6 +50,7 @@ class WeightFollower:
     async def _follow(self, policy: PolicyVersion) -> bool:
         """Serve an announced version and confirm it; False when the subscription must be opened again."""
         try:
+            # By digest, too: a resumed learner may publish a number again with other weights.
             if self._served is None or (policy.version, policy.digest) != (self._served.version, self._served.digest):
                 self._served = await self._update(policy)
             # Also when nothing changed: a restarted learner waits for confirmations of the version it announces.
@@ -73,6 +74,7 @@ class WeightFollower:
         held = self._engine.version if self.num_updates else None
         try:
             report = await self._stage_and_swap(policy, held)
+        # A damaged shared file shows here, where the engine digests it. The last carrier checks every digest itself.
         except WeightsMismatch as error:
             logger.warning("version %d was refused (%s); asking for a full copy", policy.version, error)
             report = await self._stage_and_swap(policy, None, last_resort=True)

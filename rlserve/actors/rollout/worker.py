@@ -127,7 +127,9 @@ class GroupWorker:
         task = await self._get_task(lease)
         # The environment's usual sampling applies where the task sets nothing.
         task = replace(task, sampling=task.sampling.or_else(lease.usual_sampling))
+        # An evaluation samples all the same: completions that were given measure nothing.
         if task.given and lease.purpose is Purpose.TRAIN:
+            # Room for one token: _check_room measures the longest completion itself.
             trajectories = await self._given(lease, task, await self._prompt(task, max_new_tokens=1))
         else:
             sampling = self._sampling(lease, task)
@@ -201,6 +203,7 @@ class GroupWorker:
             characters=sum(len(given.text) for given in task.given),
         )
         self._check_room(task, prompt, completions)
+        # Decoded like sampled ones: verifiers must not see an end token that the data set spelled out.
         texts = [self._tokens.text(ids) for ids in completions]
         self._stages.enter(lease.group_id, f"verifier {task.verifier!r}")
         verdicts = await self._verify(task, prompt.text, texts) if task.verifier else [None] * len(texts)

@@ -45,6 +45,7 @@ def continuation(
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    # No BOS: the text continues a sequence.
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 

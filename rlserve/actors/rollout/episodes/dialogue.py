@@ -113,6 +113,7 @@ class Dialogue:
             ids = continuation(self._tokens.tokenizer, self.task, self.turn_pairs, last_token=last)
         except TaskRefused as error:  # the policy's own template refuses: the environment is not to blame
             raise PolicyFailed(error) from error
+        # Room for at least one sampled token must remain.
         if len(transcript) + len(ids) >= self._request.max_length:
             return FinishReason.LENGTH
         transcript.add_environment(ids)
@@ -133,6 +134,7 @@ class Dialogue:
                 seed=turn_seed(request.seed, turn),
                 request_id=f"{request.request_id}/turn-{turn}",
             )
+            # What a cancellation cut is no turn of the policy: the lease goes back instead.
             if sample.finish_reason is FinishReason.ABORT:
                 raise Unavailable(f"engine: turn {turn} of {request.request_id} was cancelled")
         except Exception as error:
@@ -145,4 +147,5 @@ def turn_seed(seed: int, turn: int) -> int:
     """Seed of one turn: the sample's seed for the first turn, then one derived from it, so that no noise is shared."""
     if turn == 0:
         return seed
+    # 56 bits fit any signed 64-bit seed.
     return int.from_bytes(blake2b(f"{seed}/{turn}".encode(), digest_size=7).digest())

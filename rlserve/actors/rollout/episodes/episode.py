@@ -89,6 +89,7 @@ class EpisodeWorker:
             )
             for index in range(lease.num_samples)
         ]
+        # When sampling fails for one, the lease goes back: the other episodes would be lost work.
         episodes = await gather_or_cancel([self._play(request) for request in requests])
         played = time.time()
         verdicts = await self._verdicts(task, prompt.text, episodes)
@@ -116,6 +117,7 @@ class EpisodeWorker:
             await self._run_episode(dialogue)
         except PolicyFailed as error:
             raise error.cause from error
+        # This episode alone: the group goes on with "no verdict" for it.
         except RlserveError as error:
             return _Played(dialogue, _failure(request.task.environment, error))
         finally:

@@ -124,6 +124,7 @@ async def _opened(channel: grpc.aio.Channel, dialogue: Dialogue, turn_seconds: f
     stream = _Stream(pb_grpc.EnvironmentServiceStub(channel), dialogue, turn_seconds)
     try:
         yield stream
+        # After the environment's last answer the server ends the stream by itself.
         if dialogue.finish_reason is not FinishReason.ENVIRONMENT:
             await stream.close(f"the policy's budget is used up ({dialogue.finish_reason})")
     finally:

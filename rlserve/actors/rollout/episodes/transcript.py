@@ -35,6 +35,7 @@ class Transcript:
     @property
     def context(self) -> list[int]:
         """All tokens so far, for the next generation."""
+        # A copy: later turns are appended to the original while an engine may hold this.
         return list(self._ids)
 
     @property
@@ -50,6 +51,7 @@ class Transcript:
     @property
     def behavior_logprobs(self) -> npt.NDArray[np.float32]:
         """``[S]``."""
+        # The empty array: concatenate refuses an empty list.
         return np.concatenate([np.zeros(0, dtype=np.float32), *self._logprobs])
 
     @property
@@ -94,6 +96,7 @@ class Transcript:
             self._segments.append(Segment(kind=kind, length=len(ids), turn=turn))
 
     def _add_span(self, span: PolicySpan) -> None:
+        # A turn may go on under the version that ended the one before; the record wants maximal runs.
         if self._spans and self._spans[-1].version == span.version:
             span = PolicySpan(span.version, self._spans.pop().length + span.length)
         self._spans.append(span)
