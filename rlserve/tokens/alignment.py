@@ -52,6 +52,7 @@ def align(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> list[Span
     spans: list[Span] = []
     s = t = start_s = start_t = 0
     while s < len(student_ends) and t < len(teacher_ends):
+        # Whichever side is behind advances; at a shared end both do, and a span closes.
         student_end, teacher_end = student_ends[s], teacher_ends[t]
         s += student_end <= teacher_end
         t += teacher_end <= student_end

@@ -59,6 +59,7 @@ def turn_end(tokenizer: Tokenizer) -> int | None:
         return None
     turns = [Message(role="user", content="?"), Message(role="assistant", content=MARK)]
     try:
+        # A template may write a blank or a line break before its end token.
         after = render(tokenizer, turns, next_turn=False).rpartition(MARK)[2].lstrip()
     except TaskRefused:
         return None

@@ -43,6 +43,7 @@ def _named(model_path: str) -> list[int]:
     for name in ("generation_config.json", "config.json"):
         settings = _read(model_path, name)
         if settings is not None:
+            # Multimodal checkpoints keep the language model's settings in ``text_config``.
             text_settings = settings.get("text_config")
             nested = text_settings.get("eos_token_id") if isinstance(text_settings, Mapping) else None
             return _ids(settings.get("eos_token_id", nested), name)
@@ -61,6 +62,7 @@ def _read(model_path: str, name: str) -> Mapping[str, Any] | None:
     """A JSON file of the checkpoint; None when the file is missing."""
     from transformers.utils.hub import cached_file
 
+    # Without these flags it raises for a missing file, and generation_config.json is optional.
     path = cached_file(
         model_path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )

@@ -36,6 +36,7 @@ class ModelTokens:
         """The tokens of the model at ``model_path``, a directory or hub name. Raises ConfigError."""
         end_ids, turn = end_token_ids(tokenizer, model_path), turn_end(tokenizer)
         unwritten = frozenset(t for t in (*end_ids, turn, tokenizer.pad_token_id) if t is not None)
+        # The largest id, not the number of entries: a vocabulary may have gaps.
         return cls(tokenizer, end_ids, turn, unwritten, max(tokenizer.get_vocab().values()) + 1)
 
     @classmethod
@@ -86,6 +87,7 @@ def given_tokens(
     if start and ids[: len(start)] == start:
         ids = ids[len(start) :]
     end = list(ends[:1])
+    # Of several ends in a row the first is kept: sampling would have stopped at it.
     while ids and ids[-1] in {*ends, *unwritten}:
         last = ids.pop()
         end = [last] if last in ends else end

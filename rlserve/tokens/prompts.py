@@ -69,6 +69,7 @@ def _prompt(tokenizer: Tokenizer, task: Task) -> Prompt:
         return Prompt(ids, decode_text(tokenizer, ids))
     if has_template(tokenizer):
         text = render(tokenizer, messages, task.tools)
+        # A template writes BOS itself where its model wants one.
         return Prompt(list(tokenizer.encode(text, add_special_tokens=False)), text)
     text = plain_chat(messages)
     return Prompt(encode_text(tokenizer, text), text)

@@ -64,6 +64,7 @@ def token_bytes_of(tokenizer: Any, *, silent: Collection[int] = ()) -> TokenByte
     for piece, number in vocabulary.items():
         if number in nothing:
             continue
+        # Added tokens are matched before the model runs, and stored as plain text in every style.
         if number in as_written:
             pieces[number] = piece.encode()
         elif style == "decoded":
@@ -131,12 +132,14 @@ def ends_in_text(pieces: Sequence[bytes], text: str) -> list[int]:
             f"token_ids: stand for {joined[:80]!r}, not {wanted[:80]!r}; give the text of these tokens"
         )
     added = len(joined) - len(wanted)
+    # max: a token that is the added space alone ends at 0, not at -1.
     return [max(0, end - added) for end in accumulate(map(len, pieces))]
 
 
 def ends_by_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[int]:
     """Offset in ``text``, in bytes, after each token, from the character offsets of a fast tokenizer."""
     bytes_before = [0, *accumulate(len(character.encode()) for character in text)]
+    # max: offsets never decrease, also at a token without characters, whose offsets are (0, 0).
     return list(accumulate((bytes_before[stop] for _, stop in offsets), max))
 
 
@@ -147,6 +150,7 @@ def ends_by_decoding(decode: Callable[[list[int]], str], ids: Sequence[int]) -> 
     such as a space that it removes, belongs to the later token.
     """
     whole = decode(list(ids))
+    # One decoding per prefix: quadratic, so callers take it only where the pieces are not exact.
     shared = (_agreement(decode(list(ids[: place + 1])), whole) for place in range(len(ids)))
     return whole, list(accumulate((len(whole[:characters].encode()) for characters in shared), max))
 

@@ -32,6 +32,7 @@ class TokenText:
         self.end_id = tokenizer.eos_token_id if end_id is None else end_id
         """Token that ends a text."""
 
+    # On first use: it visits the whole vocabulary, for the sake of teachers with another tokenizer alone.
     @cached_property
     def token_bytes(self) -> TokenBytes:
         """The bytes of each token."""

@@ -25,6 +25,7 @@ class Tokenizer(Protocol):
 
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a checkpoint directory or hub name. Runs no remote code."""
+    # Here: its import takes seconds, which importers of this module need not pay.
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -51,13 +52,16 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def added_in_front(tokenizer: Tokenizer) -> list[int]:
     """Tokens that the tokenizer adds in front of every text: usually none, or BOS."""
+    # By a probe, since no attribute of the Tokenizer protocol says what a post-processor adds.
     probe = list(tokenizer.encode("a", add_special_tokens=False))
     whole = list(tokenizer.encode("a"))
     places = (place for place in range(len(whole)) if whole[place : place + len(probe)] == probe)
+    # 0 where "a" is encoded differently at the start of a sequence: then nothing counts as added.
     return whole[: next(places, 0)]
 
 
 def decode_text(tokenizer: Tokenizer, ids: Sequence[int], *, unwritten: Collection[int] = ()) -> str:
     """The text of ``ids``, including special tokens except the ``unwritten`` ones."""
     written = [token for token in ids if token not in unwritten]
+    # clean_up_tokenization_spaces would remove blanks before punctuation, which the policy did sample.
     return str(tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))
