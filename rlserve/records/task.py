@@ -47,6 +47,7 @@ class Sampling:
     def or_else(self, usual: "Sampling") -> "Sampling":
         """This, with the values of ``usual`` where a value is not set."""
         return Sampling(
+            # Not ``or``: temperature 0 is greedy sampling, and a value like any other.
             temperature=usual.temperature if self.temperature is None else self.temperature,
             top_p=usual.top_p if self.top_p is None else self.top_p,
             max_new_tokens=usual.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens,

@@ -63,6 +63,7 @@ class PolicySpan:
     length: int
 
 
+# eq=False here and below: a generated comparison would ask numpy for the truth of an array, which raises.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TeacherScores:
     """A teacher's log-probabilities; entry i predicts the i-th scored (sampled) token."""
