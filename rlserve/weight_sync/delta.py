@@ -37,6 +37,7 @@ def encode(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec], *, max_share: 
 
     0.8: decoding and checking a delta costs the worker about as much time as a fifth of the bytes.
     """
+    # The bound of the loop below, estimated from a sample: a delta that cannot pay is not begun.
     if _changed_share(old, new, tensors) * COST_OF_A_CHANGE > max(2.0, max_share):
         return None
     limit = int(max_share * new.size)
@@ -60,6 +61,7 @@ def apply(old: Bytes, delta: bytes, tensors: Sequence[TensorSpec]) -> Bytes:
     The caller checks the digests afterwards: a well-formed delta against another base gives wrong bytes.
     """
     raw = _decompress(delta, tensors)
+    # A copy: ``old`` stays as it is for another attempt, and may be a read-only mapping.
     new = old.copy()
     offset = 0
     for spec, place in slices(tensors):
@@ -83,7 +85,9 @@ def _changed_share(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec]) -> flo
 def _encode_tensor(old: Bytes, new: Bytes, width: int) -> bytes:
     words = np.dtype(f"<u{width}")
     changed = np.flatnonzero(old.view(words) != new.view(words))
+    # From -1, so that every gap is at least 1, and a 0 shows damage.
     gaps = np.diff(changed, prepend=-1).astype("<u4")
+    # [width, changed]: all first bytes, then all second ones. Those with the exponent repeat.
     values = new.view(words)[changed].view(np.uint8).reshape(-1, width).T
     return COUNT.pack(changed.size) + gaps.tobytes() + np.ascontiguousarray(values).tobytes()
 
@@ -95,10 +99,12 @@ def _apply_tensor(new: Bytes, raw: memoryview, offset: int, spec: TensorSpec) ->
     count = int(COUNT.unpack_from(raw, offset)[0])
     offset += COUNT.size
     end = offset + count * (4 + width)
+    # Before the views below are made: the count came over the wire.
     if count > spec.num_bytes // width or end > len(raw):
         raise WeightsMismatch(f"delta: {count} changes in {spec.name!r} do not fit; a full copy is needed")
     gaps = np.frombuffer(raw, dtype="<u4", count=count, offset=offset)
     planes = np.frombuffer(raw, dtype=np.uint8, count=count * width, offset=offset + 4 * count)
+    # int64: u32 sums of damaged gaps would wrap around into the tensor.
     positions = np.cumsum(gaps, dtype=np.int64) - 1
     if count and (positions[-1] >= spec.num_bytes // width or gaps.min() == 0):
         raise WeightsMismatch(f"delta: a position lies outside {spec.name!r}; a full copy is needed")
@@ -109,12 +115,14 @@ def _apply_tensor(new: Bytes, raw: memoryview, offset: int, spec: TensorSpec) ->
 
 def _decompress(delta: bytes, tensors: Sequence[TensorSpec]) -> memoryview:
     """The raw content. The size in the header is bounded before anything is allocated: it came over the wire."""
+    # 8 bytes per element: a gap and the widest value.
     bound = sum(COUNT.size + spec.num_bytes // ELEMENT_BYTES[spec.dtype] * 8 for spec in tensors)
     try:
         magic, size = HEADER.unpack_from(delta)
         if magic != MAGIC or size > bound:
             raise WeightsMismatch("delta: unknown format; a full copy is needed")
         body = memoryview(delta)[HEADER.size :]
+        # -1: the frame does not name its size.
         if zstandard.frame_content_size(body) not in (size, -1):
             raise WeightsMismatch("delta: the size of its frame differs from its header; a full copy is needed")
         raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=size)

@@ -30,6 +30,7 @@ def manifest_digest(tensors: Sequence[TensorSpec]) -> str:
     """Hex digest of the manifest: names, dtypes, shapes and digests of the tensors, in order."""
     whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for spec in tensors:
+        # NUL and newline stand in none of the fields, so that no two manifests give one text.
         whole.update(f"{spec.name}\0{spec.dtype}\0{spec.shape}\0{spec.digest}\n".encode())
     return whole.hexdigest()
 
@@ -38,6 +39,7 @@ def spec_of(name: str, tensor: Any) -> tuple[TensorSpec, Bytes]:
     """The manifest entry of a contiguous CPU tensor, and its bytes (a view, not a copy)."""
     import torch
 
+    # As bytes, since numpy has no bfloat16.
     content: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     spec = TensorSpec(
         name=name,
@@ -60,6 +62,7 @@ def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
 def check(policy: PolicyVersion, flat: Content) -> None:
     """Raises WeightsMismatch with the first tensor that differs, unless ``flat`` holds exactly this version."""
     content = _view(flat)
+    # First the list itself: the tensors are compared with what it names.
     if manifest_digest(policy.tensors) != policy.digest:
         raise WeightsMismatch(f"version {policy.version}: the manifest does not match its own digest")
     if len(content) != policy.total_bytes:

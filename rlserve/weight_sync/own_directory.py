@@ -49,6 +49,7 @@ class OwnDirectory:
         """None when a cleaner removed the directory between its creation and its lock."""
         os.mkdir(path, 0o700)
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        # OSError: a cleaner created the lock file or removed the directory in between.
         with contextlib.suppress(OSError):
             lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
             # The lock file is unlinked, or the directory gone, when a cleaner held the lock before this process did.
@@ -90,8 +91,10 @@ def remove_leftovers(parent: Path) -> None:
 def _remove_if_dead(path: Path) -> bool:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        # A directory that another user made under this prefix is left alone.
         if os.fstat(directory).st_uid != os.geteuid():
             return False
+        # O_CREAT: a process that was killed between its mkdir and its lock left no lock file.
         lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=directory)
         try:
             if not _take(lock):
@@ -107,6 +110,7 @@ def _remove_if_dead(path: Path) -> bool:
 
 def _take(lock: int) -> bool:
     try:
+        # The kernel releases it when its owner dies, whatever killed it.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -75,6 +75,7 @@ class Publisher:
         self._files = WeightFiles(directory, fallback=fallback, warn=warn)
         self._run_id = run_id
         self._keep = keep
+        # The training thread publishes while service threads look versions up.
         self._lock = threading.Lock()
         self._encoding = threading.Lock()
         self._versions: dict[int, Published] = {}
@@ -94,17 +95,20 @@ class Publisher:
         ``size_bytes`` is their total, where it is known in advance. Raises LimitExceeded when no place has room.
         """
         specs: list[TensorSpec] = []
+        # Without the lock: the older versions are served meanwhile.
         path, file = self._files.write(version, _contents(tensors, specs), size_bytes=size_bytes)
         previous = self.latest()
         policy = PolicyVersion(
             version=version,
             tensors=tuple(specs),
             digest=manifest_digest(specs),
+            # A number may be published again (``_add`` replaces it), and no version is its own parent.
             parent_version=previous.policy.version if previous and previous.policy.version < version else None,
             published_unix_seconds=time.time(),
             run_id=self._run_id,
             is_final=is_final,
         )
+        # Before it is announced, since workers fetch it at once.
         self._add(Published(policy, path, mapped(file), file))
         for listener in list(self._listeners):
             listener(policy)
@@ -134,6 +138,7 @@ class Publisher:
             if base not in self._versions or version not in self._versions:
                 return None
             old, new = self._versions[base], self._versions[version]
+            # ``in``, not ``get``: None is a result.
             if (base, version) in self._deltas:
                 return self._deltas[base, version]
         # One encoding at a time, looked up again inside: workers ask for the same delta at the same moment. The main
@@ -142,6 +147,7 @@ class Publisher:
             with self._lock:
                 if (base, version) in self._deltas:
                     return self._deltas[base, version]
+            # Without the main lock: the mappings stay valid even if the versions are dropped meanwhile.
             encoded = _difference(old, new)
             with self._lock:
                 self._deltas[base, version] = encoded
@@ -160,6 +166,7 @@ class Publisher:
                 self._files.remove(same.path)
             self._versions[published.policy.version] = published
             for old in sorted(self._versions)[: -self._keep]:
+                # A worker that opened the file keeps it: removing takes away its name alone.
                 self._files.remove(self._versions.pop(old).path)
             self._deltas = {key: d for key, d in self._deltas.items() if set(key) <= set(self._versions)}
 

@@ -69,6 +69,7 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         """Confirmations since the start."""
         self.on_confirmed: Callable[[], object] = lambda: None
         """Called in the service's event loop when a worker serves another version."""
+        # The training thread reads the reports that the event loop adds.
         self._lock = threading.Lock()
         self.num_mismatches = 0
         """Confirmations with a digest other than the published one."""
@@ -124,10 +125,12 @@ class PolicyService(pb_grpc.PolicyStreamServiceServicer):
         with self._lock:
             self._reports.append(report)
             self.num_reports += 1
+            # Out and in again, so that the first entry is the one confirmed longest ago.
             self._served.pop(request.worker_id, None)
             self._served[request.worker_id] = request.version
             if len(self._served) > MAX_WORKERS:
                 del self._served[next(iter(self._served))]
+        # Without the lock, so that a callback may read ``served``.
         self.on_confirmed()
         return pb.ConfirmResponse()
 

@@ -104,6 +104,7 @@ class Subscriber:
                     yield codec.policy_from_proto(response.policy)
             except (grpc.aio.AioRpcError, RlserveError) as error:
                 logger.warning("policy stream broke (%s); opening it again", _short(error))
+            # The next attempt asks the hub again: a restarted learner may have another address.
             await self._forget_channel()
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -155,6 +156,7 @@ class Subscriber:
         """One attempt with these carriers: the header, and how to read the chunks that follow."""
         stub = await self._stub()
         request = pb.FetchRequest(worker_id=self._worker_id, version=policy.version)
+        # Every receiver writes its fields: one request serves whichever carrier the learner takes.
         for name in names:
             self._receivers[name].ask(request, held)
         with rpc_errors(f"learner (weights of version {policy.version})"):
@@ -195,6 +197,7 @@ class Subscriber:
     async def _forget_channel(self) -> None:
         channel, self._channel = self._channel, None
         if channel is not None:
+            # The channel is given up: an error of its end changes nothing.
             with contextlib.suppress(grpc.RpcError):
                 await channel.close()
 

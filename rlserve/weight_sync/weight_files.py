@@ -24,6 +24,7 @@ COPIES = 3
 """Versions on the disk at once: two that are kept, and one that is being written."""
 COPY_BYTES = 2**24
 """Read at once while a file is moved; any value of some megabytes will do."""
+# EDQUOT: the user's quota. EFBIG: the limit on the size of a file, of the process or of the file system.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -32,6 +33,7 @@ def free_bytes(directory: Path) -> int:
     if not os.access(directory, os.W_OK | os.X_OK):
         return 0
     found = os.statvfs(directory)
+    # f_bavail, not f_bfree: the rest is reserved for root.
     return found.f_bavail * found.f_frsize
 
 
@@ -159,8 +161,10 @@ class _File:
 
     def append(self, part: memoryview) -> None:
         rest = part
+        # A write may be partial: Linux transfers at most 2 GiB per call.
         while len(rest):
             rest = rest[os.pwrite(self._descriptor, rest, self.size + len(part) - len(rest)) :]
+        # Whole parts alone: when the disk fills up within one, copy_to moves those before it, and it is written again.
         self.size += len(part)
 
     def copy_to(self, other: "_File") -> None:

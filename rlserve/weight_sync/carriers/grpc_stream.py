@@ -60,11 +60,14 @@ class DeltaReceiver:
         self._staging = staging
 
     def ask(self, request: pb.FetchRequest, held: int | None) -> None:
+        # What the engine serves may have come as the learner's own file: then no bytes to add a delta to are staged
+        # here.
         if held is not None and self._staging.held(held) is not None:
             request.held_version = held
 
     async def take(self, policy: PolicyVersion, header: pb.FetchHeader, next_chunk: NextChunk) -> Path:
         content = await _receive(policy, header, next_chunk)
+        # In a thread: decoding and digesting a large version would hold up the streams of this worker.
         return await asyncio.to_thread(self._stage, policy, header.base_version, content)
 
     def _stage(self, policy: PolicyVersion, base_version: int, content: bytearray) -> Path:
