@@ -62,7 +62,7 @@ async def teacher_server(
     path = model_at(model)
     async with AsyncExitStack() as stack:
         with blaming_checkpoint(config, path):
-            # In a thread, as every slow step of the start: the event loop must see a signal to stop.
+            # In a thread: the event loop must see a signal to stop meanwhile.
             tokens = await asyncio.to_thread(ModelTokens.load, path)
         engine = await start_scoring(config, path, num_tokens=tokens.size)
         # Before the batcher enters the stack: its running batch needs the engine, so it must end first.
