@@ -21,6 +21,7 @@ class FinishedGroup:
     def frames(self, welcome: pb.Welcome) -> Iterator[pb.StreamRequest]:
         """The group in parts, or a returned lease when the group is larger than the learner accepts."""
         size = len(self.data)
+        # By the welcome of this stream: a restarted learner may have another limit.
         if size > welcome.max_group_bytes:
             reason = (
                 f"LimitExceeded: the group has {size} bytes, more than learner.max_group_bytes = "

@@ -38,6 +38,7 @@ class Stages:
     @contextmanager
     def working_on(self, group_id: str) -> Iterator[None]:
         """Attribute ``moved`` calls of the block to this lease; forget the lease when the block ends."""
+        # The same stage again: its number of steps grows, and that is progress.
         token = _STEP.set(lambda: self.enter(group_id, self.stage(group_id)))
         try:
             yield

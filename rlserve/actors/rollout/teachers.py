@@ -161,6 +161,7 @@ class TeacherClient:
         if same:
             return int(trajectory.token_ids.max()) < teacher.vocabulary_size
         ids = trajectory.token_ids[trajectory.sampled_mask].tolist()
+        # Bytes that are no UTF-8 may leave an empty text, which without an end has no token to score.
         return ids[-1] in self._tokens.ends_of(task) or bool(self._text.text(ids))
 
     async def _describe(self, teacher: TeacherConfig) -> pb.DescribeTeacherResponse:

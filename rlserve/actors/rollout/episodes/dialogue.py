@@ -93,6 +93,7 @@ class Dialogue:
 
         Raises PolicyFailed when the chat template refuses it.
         """
+        # Only here: until the answer is there, another stream must get the same turn.
         self._sampling = None
         self.turn_pairs.append(TurnPair(text, finish_reason, turn))
         self.finish_reason = self._why_over(turn)
