@@ -130,8 +130,10 @@ class EndpointPool:
                 return min(ready, key=lambda e: (e.in_flight, e.last_used))
             # Until the first of them counts again. Without any, only an actor that joins can end the wait.
             pause = min((e.aside_until - now for e in able), default=None)
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that meets the end of the wait.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await changed.wait()
 
     async def _follow(self) -> None:
         async for event in self._hub.watch(self._kind):

@@ -72,13 +72,13 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         prompt, sampling = self._checked(request)
         self._num_requests += 1
-        samples = await self._engine.generate(
-            prompt,
-            n=request.n,
-            sampling=sampling,
-            seed=request.seed,
-            request_id=f"generate-{self._num_requests}",
-        )
+        request_id = f"generate-{self._num_requests}"
+        try:
+            samples = await self._engine.generate(
+                prompt, n=request.n, sampling=sampling, seed=request.seed, request_id=request_id
+            )
+        finally:
+            self._engine.forget(request_id)
         return pb.GenerateResponse(
             trajectories=[
                 codec.trajectory_to_proto(

@@ -65,7 +65,7 @@ class EpisodeWorker:
         limits: EpisodesConfig,
         max_length: int,
     ) -> None:
-        """``carry`` plays a dialogue to its end or raises, as ``EpisodeClient`` does."""
+        """``run_episode`` plays a dialogue to its end or raises, as ``EpisodeClient`` does."""
         self._engine = engine
         self._tokens = tokens
         self._run_episode = run_episode
