@@ -113,7 +113,7 @@ def test_a_row_with_a_completion_demonstrates_and_one_without_says_what_is_missi
             r"line 2: prompt: is None; .*the row has 'question': rename that column to 'prompt'",
         ),
         ('{"messages": [], "answer": "2"}', r"line 2: prompt: .*the row has 'messages': rename"),
-        ('{"prompt": "\\ud800", "answer": "2"}', r"line 2: prompt: holds '\\ud800', half of a surrogate pair"),
+        ('{"prompt": "\\ud800", "answer": "2"}', r"line 2: prompt: has '\\ud800', half of a surrogate pair"),
         ("prompt,answer", r"line 2: is not JSON: .*is it a CSV file"),
         ("{'prompt': 'x'}", r"line 2: is not JSON: .*Python dictionary"),
         ('[{"prompt": "x"}]', r"line 2: is a JSON list; give an object on each line, without brackets"),
