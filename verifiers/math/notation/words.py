@@ -50,10 +50,9 @@ VALUE_WORDS = (
 SCALES_IN_PROSE = tuple(
     word if word in ("half", "halves", "squared", "cubed", "factorial") else f"{word}s?"
     for word in SCALES
-    if word not in vocabulary("quadrillion gross eleventh twelfth fifteenth sixteenth twentieth millionth")
+    if word != "gross"
 )
-"""The scales for which a sentence is searched, with their plurals. The others stand behind a number too rarely, and
-"gross" is more often an adjective."""
+"""The scales for which a sentence is searched, with their plurals; "gross" is more often an adjective."""
 CHANGING = re.compile(
     r"\b(?:not|no|never|neither|nor|at least|at most|more than|less than|fewer than|greater than|larger than"
     r"|smaller than|above|below|over|under|up to|between|negative|minus|plus|times|divided|multiplied|twice|thrice"
