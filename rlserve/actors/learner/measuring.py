@@ -94,7 +94,7 @@ class Measuring:
             if ready and (not behind or waited > LAGGARD_SECONDS):
                 self._name_laggards(when, version, ready, behind)
                 return
-            if waited > self._config.launch.start_seconds:
+            if not ready and waited > self._config.launch.start_seconds:
                 raise DeadlineExceeded(
                     f"evaluation {when}: no rollout worker serves version {version} after {waited:.0f} s "
                     f"(launch.start_seconds): {_described(behind) or 'no worker joined'}; see their logs"

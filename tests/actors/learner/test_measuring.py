@@ -71,7 +71,7 @@ class Workers:
         return {name: 7 if self.now >= at else 6 for name, at in self.confirms.items()}
 
 
-def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, config: RunConfig = CONFIG) -> list[str]:
     """The warnings of a wait for version 7."""
     monkeypatch.setattr(measuring, "POLL_SECONDS", 0.0)
     inbox = make_inbox(directory / "groups.sqlite")
@@ -79,7 +79,7 @@ def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> 
         inbox.join(name, capacity=1)
     absent: Any = SimpleNamespace()
     made = Measuring(
-        CONFIG,
+        config,
         absent,
         inbox=inbox,
         store=absent,
@@ -107,6 +107,13 @@ def test_one_that_never_confirms_is_named_and_left_out(
     (warning,) = wait(tmp_path, Workers(("a", "mute"), confirms), monkeypatch)
     held = "serves 6" if "mute" in confirms else "has confirmed none"
     assert f"mute ({held}) did not confirm version 7 in 20 s" in warning
+    assert "made without, by a." in warning
+
+
+def test_a_short_start_ends_no_wait_for_laggards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = CONFIG.launch.model_copy(update={"start_seconds": 5})
+    workers = Workers(("a", "mute"), {"a": 1})
+    (warning,) = wait(tmp_path, workers, monkeypatch, CONFIG.model_copy(update={"launch": launch}))
     assert "made without, by a." in warning
 
 
