@@ -1,6 +1,7 @@
 """A bound on the bytes that several streams hold together: a first-come, first-served semaphore of bytes."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -35,7 +36,9 @@ class ByteBudget:
             if turn.done() and not turn.cancelled():
                 self.give(count)
             else:
-                self._queue.remove((count, turn))
+                # A ``give`` since the cancellation has taken the turn out of the queue already.
+                with contextlib.suppress(ValueError):
+                    self._queue.remove((count, turn))
                 self._serve()
             raise
 

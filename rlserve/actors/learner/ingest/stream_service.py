@@ -162,7 +162,12 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         payload = await stream.incoming.take(part, data)
         if payload is None:
             return
-        await stream.outbox.expect_ack()
+        try:
+            await stream.outbox.expect_ack()
+        except asyncio.CancelledError:
+            # The stream ends: nothing will decide on the group, and its bytes are of a budget that all streams share.
+            stream.incoming.done(len(payload), parts=parts)
+            raise
         offer = Offer(group_id=part.group_id, nonce=part.nonce, worker_id=stream.worker_id, payload=payload)
         size = len(payload)
         self._offers.put(
@@ -251,7 +256,9 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         ready, current = set(self._streams), None
         if self._served is not None:
             newest, served = self._inbox.queue.version, self._served()
-            ready = {worker for worker in ready if served.get(worker, -1) >= newest - self._inbox.settings.max_lag}
+            oldest = newest - self._inbox.settings.max_lag
+            # A worker that has confirmed nothing since this learner started is not known to serve any weights.
+            ready = {worker for worker in ready if worker in served and served[worker] >= oldest}
             current = {worker for worker in ready if served[worker] == newest}
         for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():
             credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])

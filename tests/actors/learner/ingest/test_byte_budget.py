@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,18 @@ async def test_who_gives_up_waiting_takes_nothing_and_lets_others_pass() -> None
     large.cancel()
     await small
     assert budget.held == 7
+
+
+async def test_bytes_given_back_after_a_cancellation_pass_the_turn_over() -> None:
+    budget = ByteBudget(10)
+    await budget.take(10)
+    waiting = asyncio.create_task(budget.take(5))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    budget.give(10)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert budget.held == 0
 
 
 async def test_a_turn_that_comes_with_the_cancellation_is_given_back() -> None:

@@ -183,6 +183,18 @@ async def test_a_worker_with_weights_that_are_too_old_waits_for_newer_ones(tmp_p
         assert len(await waiting) == 3
 
 
+async def test_a_worker_that_confirmed_nothing_yet_waits_and_ends_no_run(tmp_path: Path) -> None:
+    served: dict[str, int] = {}
+    async with learner(tmp_path, version=1, max_lag=2, served=lambda: served) as setting:
+        worker = await setting.worker(capacity=1)
+        waiting = asyncio.create_task(worker.leased(1))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        served["w"] = 1
+        setting.service.wake()
+        assert len(await waiting) == 1
+
+
 async def test_credits_are_bounded_by_capacity_and_renewed_by_acknowledged_groups(tmp_path: Path) -> None:
     async with learner(tmp_path) as setting:
         worker = await setting.worker(capacity=3)
