@@ -117,25 +117,3 @@ class SftConfig(Section):
     """Supervised fine-tuning on prompt and completion pairs; loss on completions alone."""
 
     stage: StageConfig
-
-
-class PretrainJob(Section):
-    """Configuration of ``rlserve pretrain``."""
-
-    out: str = Field(min_length=1)
-    """Checkpoint directory to make."""
-    seed: int = Field(0, ge=0)
-    max_length: int = Field(2048, ge=8)
-    """Context in tokens."""
-    pretrain: PretrainConfig
-
-
-class SftJob(Section):
-    """Configuration of ``rlserve sft``."""
-
-    start: str = Field(min_length=1)
-    """Hugging Face checkpoint directory or hub name to start from."""
-    out: str = Field(min_length=1)
-    """Checkpoint directory to make."""
-    seed: int = Field(0, ge=0)
-    sft: SftConfig
