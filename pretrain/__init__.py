@@ -11,6 +11,9 @@
 * ``accuracy``    accuracy of these samples, to stop early
 * ``checkpoint``  saves a checkpoint atomically
 
-To add a stage: a module like ``sft`` on top of ``stage``, its section in ``rlserve/config/tables/pretrain.py``, and its
-call in ``rlserve/launch/prepare.py``.
+To add a stage: a module like ``sft`` on top of ``stage`` and its section in ``rlserve/config/tables/pretrain.py``.
+Then its field in ``RunConfig`` and in ``TeacherConfig`` (``is_made_here``), its key in ``config/resume.FIXED``, its
+checkpoint in ``RunPaths``, its place in ``launch/prepare._make``, ``launch/plan`` and
+``launch/preflight/tasks.corpora``, its table in the ``exclude`` of ``cli/runs/evaluate`` and ``cli/runs/generate``, and
+its subcommand.
 """

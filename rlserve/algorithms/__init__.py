@@ -24,6 +24,7 @@
 A teacher with another tokenizer is aligned in ``rlserve.tokens``.
 
 To add one: a file with the formula and a ``token_loss`` (or ``pair_loss``, or a whole ``base.Algorithm``), its section
-under ``config/algorithms/``, an entry point in pyproject.toml, a row in docs/algorithms.md. As a plug-in: the file and
-the entry point of your own package, nothing here changes.
+under ``config/algorithms/``, an entry point in pyproject.toml, a row in docs/algorithms.md and a case in
+``CONFIGS`` of ``tests/algorithms/test_documented.py``; the section of class ``X`` is called ``XConfig``. As a plug-in:
+the file and the entry point of your own package, nothing here changes.
 """

@@ -15,5 +15,6 @@
 * ``stages``    arguments that ``pretrain`` and ``sft`` share
 * ``cases``     the file format of ``verify``
 
-To add a command: a module here and its line in ``main.COMMANDS``.
+To add a command: a module here or in ``runs`` and its line in ``main.COMMANDS``. A page must show ``rlserve NAME``
+and a test must run it; torch and vLLM are imported inside ``run``.
 """

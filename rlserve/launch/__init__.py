@@ -15,5 +15,7 @@
 * ``preflight``       faults that are found before anything starts
 * ``weight_plan``     where published weights will lie
 
-To add a launcher: a module with the class, its name in ``registry.LAUNCHERS``. See docs/extending.md.
+To add a launcher: a module with the class, its name in ``registry.LAUNCHERS``, or from a package of your own
+an entry point of ``rlserve.launchers``; ``tests/contract/test_launchers.py`` takes all of the list. See
+docs/extending.md.
 """

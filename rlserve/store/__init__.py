@@ -6,6 +6,7 @@
 * ``sqlite``          the default: one SQLite file
 * ``sqlite_backend``  that file in a run directory
 
-To add one: a module with a ``Store`` and a ``StoreBackend``, a line in ``registry.BACKENDS``, and an entry in the lists
-of ``tests/contract/test_store_contract.py`` and ``test_store_backends.py``. See docs/extending.md.
+To add one: a module with a ``Store`` and a ``StoreBackend``, a line in ``registry.BACKENDS`` (the test
+``test_store_backends.py`` takes all of them), an entry in ``IMPLEMENTATIONS`` of
+``tests/contract/test_store_contract.py`` and a ``StoreMachine`` in ``test_store_stateful.py``. See docs/extending.md.
 """

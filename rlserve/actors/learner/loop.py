@@ -124,7 +124,7 @@ class TrainingLoop:
         self._reporter.phase("training", total_steps=self._config.steps)
         while not self._finished():
             self._one_step()
-        # Before the save and the evaluation, in which workers would sample groups that nobody trains on.
+        # Before the save and the evaluation, in which workers would sample groups that no step trains on.
         self._inbox.stop_training()
         self._save()
         return self._evaluate("after") if self._config.evaluate.problems else None

@@ -3,7 +3,7 @@
 Decoding raises InvalidRequest whose ``field`` is the dotted path (``trajectories[2].behavior_logprobs[7]``)
 and whose ``reason`` is one of ``REASONS``; it raises nothing else, whatever the message.
 
-* ``bounds``      the largest size of each field, one table; servers and clients apply it to every message
+* ``bounds``      the largest size of each field, one table; of every message but RolloutGroup, which ``group`` checks
 * ``check``       checks of single fields, and the closed list of reasons
 * ``limits``      GroupLimits: bounds that depend on the run, such as the vocabulary
 * ``actor``       actors, registry changes, environments, run state

@@ -7,8 +7,9 @@
 The worker names what it can use, the learner takes the first carrier of its list that can serve this worker, and a
 worker that refuses what came asks again without that carrier and those before it.
 
-To add one: a file here with a ``Carrier``, and its name in ``CARRIERS``. Entry in the list of
-``tests/contract/test_weight_carriers.py``, which holds every carrier to the same promises. See docs/extending.md.
+To add one: a file here with a ``Carrier``, its name in ``CARRIERS``, cheapest first and before the last, to which all
+fall back, and a ``Case`` in ``CASES`` of ``tests/contract/test_weight_carriers.py``, which holds every carrier to the
+same promises. See docs/extending.md.
 """
 
 from collections.abc import Mapping, Sequence

@@ -143,7 +143,7 @@ class TaskSource:
 
 def derived_seed(*parts: int | str) -> int:
     """A seed for each combination of ``parts``, in [0, 2**52)."""
-    # Not hash(): Python salts that of a string anew in each process.
+    # Not hash(): Python salts that of a string differently in each process.
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 12
 

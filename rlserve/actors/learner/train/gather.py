@@ -58,7 +58,7 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
         return nullcontext()
     import deepspeed
 
-    # modifier_rank=None: nobody changes the parameters, so nothing is broadcast at the end of the block.
+    # modifier_rank=None: no rank changes the parameters, so nothing is broadcast at the end of the block.
     context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
     return context
 
