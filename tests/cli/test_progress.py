@@ -28,7 +28,7 @@ def test_a_warning_is_said_once_with_its_traceback() -> None:
 def test_a_death_that_repeats_is_told_once_and_one_for_good_not_as_a_restart() -> None:
     death = {"event": "actor_died", "actor": "rollout-0", "how": "exit code 1", "said": "ValueError: x", "log": "l"}
     text = shown({**death, "restarts": True}, {**death, "restarts": True}, {**death, "restarts": False})
-    assert text.count("ValueError: x") == 1 and text.count("goes on while rollout-0 restarts; log: l") == 1
+    assert text.count("ValueError: x") == 1 and text.count("the run continues while rollout-0 restarts; log: l") == 1
 
 
 def test_what_would_steer_the_terminal_is_shown_as_text() -> None:

@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_in_words_and_costs_nothing(tmp_path: Path, capsys: 
         filler = fill(disk)
         assert main(["run", "--resume", str(paths.root), "--no-preflight"]) == 1
         said = capsys.readouterr().err
-        assert "is on a disk that is full; make room and give the same command again" in said
+        assert "is on a disk that is full; make room and run the same command again" in said
         assert "Traceback" not in said and paths.config.read_bytes() == before
         assert full_disk(paths.root) == f"The disk of {paths.root} is full (0 bytes left): make room first"
         filler.unlink()
