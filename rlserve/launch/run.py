@@ -205,7 +205,9 @@ class OneLife:
             finally:
                 if self._times_asked:
                     seconds = self._config.launch.stop_seconds
-                    self._display.say(f"stopping: each actor has {seconds:g} s; press Ctrl-C again to kill them at once")
+                    self._display.say(
+                        f"stopping: each actor has {seconds:g} s; press Ctrl-C again to kill them at once"
+                    )
                 # Before the hub's address goes: until every actor has ended, `rlserve status` should find the hub.
                 await self._launcher.close()
                 self._paths.hub_address.unlink(missing_ok=True)

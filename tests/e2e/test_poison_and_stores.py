@@ -112,6 +112,7 @@ def test_a_measurement_that_a_kill_cut_off_is_made_after_the_resume(
     check_counts_add_up(run.summary()["groups"])
 
 
+@pytest.mark.whole
 def test_a_run_that_no_answer_solves_says_so_within_a_batch_and_ends(
     new_run: Callable[[str], Any], small_run_arguments: Arguments, tmp_path: Path
 ) -> None:

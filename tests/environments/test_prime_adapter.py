@@ -21,7 +21,7 @@ VENV = ROOT / "build" / "prime-venv"
 SUPPORT = ROOT / "tests" / "support" / "plugins"
 HUB = ROOT / "tests" / "support" / "processes" / "hub_process.py"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(600)]  # it installs a library by pip: a minute
 
 
 @pytest.fixture(scope="module")
