@@ -3,7 +3,7 @@
 * ``rollout``    tokens per second against plain vLLM
 * ``sync``       pause of generation during a weight swap, against vLLM's own calls
 * ``learner``    seconds per optimizer step against a plain PyTorch loop
-* ``verdicts``   verdicts per second of the sandbox and the math verifier
+* ``verifier``   verdicts per second of the sandbox and the math verifier, and the latter against math-verify
 * ``soak``       thousands of hostile and honest programs in a row
 * ``ingest``     groups per second that one learner accepts
 * ``transport``  publishing and fetching weights
@@ -13,6 +13,7 @@
 * ``learn``      all methods on the same task and budget
 * ``peer``       against TRL's GRPOTrainer
 
+* ``verdicts``    pairs of answers, and the two math verifiers on them, for ``verifier``
 * ``footprint``   descriptors and memory of process trees
 * ``tiny_model``  a small random model on disk
 

@@ -14,7 +14,7 @@ import psutil
 
 from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.bench.footprint import footprint
-from rlserve.bench.verdicts.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
+from rlserve.bench.verifier import FUNCTION, FUNCTION_PROGRAM, PROGRAM, STDIO
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.records import Outcome, Verdict
 from rlserve.sandbox.walls.tiers import UID_BASES

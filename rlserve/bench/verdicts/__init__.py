@@ -1,6 +1,5 @@
-"""``rlserve bench verifier``: programs and answers judged per second, and the math verifier against math-verify.
+"""The differential part of ``rlserve bench verifier``: the math verifier against math-verify.
 
-* ``verifier``        the sandbox beside bare processes, and the comparison of the two math verifiers
 * ``differential``    both math verifiers on the same pairs
 * ``answer_sources``  the pairs of answers
 * ``notations``       other notations of an answer, and near misses
