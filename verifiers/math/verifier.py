@@ -1,5 +1,7 @@
 """The math verifier: extract the answer, refuse harmful input, compare with the gold answer, give the reason."""
 
+from functools import lru_cache
+
 from rlserve.errors import InvalidRequest
 from rlserve.records import Outcome, Verdict
 from rlserve.verifiers.math.compare.equivalence import Equivalence
@@ -45,7 +47,9 @@ class MathVerifier:
     def __init__(self, *, percent: str = "strict") -> None:
         if percent not in ("strict", "lenient"):
             raise InvalidRequest(f"percent: is {percent!r}; use strict or lenient")
-        self._equivalence = Equivalence(Policy(percent=percent))
+        equivalence = Equivalence(Policy(percent=percent))
+        # The trajectories of a group share gold answers, and often an answer; TimeUp is not kept.
+        self._compare = lru_cache(maxsize=1024)(equivalence.compare)
 
     def prepare(self) -> None:
         """Import math-verify and run each form of formula once: this takes a second and must not count as judging."""
@@ -77,14 +81,15 @@ class MathVerifier:
         return _verdict(decision.equal, f"{where}{decision.rule})")
 
     def _decide(self, golds: list[str], answer: str) -> Comparison:
-        decision = self._equivalence.compare(golds[0], answer)
+        decision = self._compare(golds[0], answer)
         for gold in golds[1:]:
             if decision.equal:
                 break
-            decision = self._equivalence.compare(gold, answer)
+            decision = self._compare(gold, answer)
         return decision
 
 
+@lru_cache(maxsize=256)  # the trajectories of a group share their gold answers
 def _gold_text(gold: str) -> str:
     """Return the gold answer, which the payload may give as a whole solution (``... #### 18``)."""
     found = find_answer(trim(gold), bare=True)

@@ -5,6 +5,7 @@ the result, and equal results are equal answers. Each step is linear in the leng
 """
 
 import re
+from functools import lru_cache
 
 from rlserve.verifiers.math.notation.characters import to_tex
 
@@ -110,6 +111,8 @@ UNITS_TOO = vocabulary("min sec")
 """Names of functions that are units behind a numeral: minutes and seconds."""
 
 
+# The trajectories of a group share their gold answer, and often an answer: half of what comes came a moment ago.
+@lru_cache(maxsize=1024)
 def normalize(text: str) -> str:
     """Return ``text`` in one spelling: ``\\dfrac12`` becomes ``\\frac 12``, ``\\left[`` becomes ``[``, ``**`` ``^``.
 
