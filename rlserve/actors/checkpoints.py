@@ -22,7 +22,7 @@ from rlserve.errors import StateCorrupt
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 1  # raised when a reader of the older layout would misread the newer one
 TRAINING = "training"
 STORE_FILE = "groups.sqlite"
 REFERENCE = "reference"

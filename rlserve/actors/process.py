@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 PARENT_PID = "RLSERVE_PARENT_PID"
 """Environment variable with the launcher's pid."""
 
-EXIT_FAILED = 1
+EXIT_FAILED = 1  # what Python exits with after an exception
 EXIT_REPLACED = 3
 """A newer process has this actor's id."""
 EXIT_CONFIG = 78
@@ -43,7 +43,7 @@ EXIT_CONFIG = 78
 CONFIGURATION_FAULTS = (InvalidRequest, UnknownName, PluginFailed)
 """Errors that count as a faulty configuration if an actor's start raises them."""
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:

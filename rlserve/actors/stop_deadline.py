@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 60.0
 """Far above an orderly stop, which drains calls and saves state within seconds."""
-EXIT_STUCK = 4
+EXIT_STUCK = 4  # any value that nothing else here exits with
 
 
 def end_within(seconds: float, who: str, *, loop: asyncio.AbstractEventLoop | None = None) -> threading.Timer:

@@ -13,7 +13,7 @@ from rlserve.errors import RlserveError
 from rlserve.idle_threads import sleep_when_idle
 from rlserve.observability.printable import LINES, printable
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 MAX_ERROR = 100_000
 """Characters of an error that are shown; it may contain the end of a log."""
 PIPE_CLOSED = 141

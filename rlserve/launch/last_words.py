@@ -6,7 +6,7 @@ from pathlib import Path
 
 TAIL_BYTES = 65536
 """Read from the end of the log: more than any traceback."""
-MAX_LINES = 6
+MAX_LINES = 6  # an error's last lines; the whole log is named beside them
 MAX_CHARACTERS = 1200
 """Of the message, in a terminal beside other lines; the log has the rest."""
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d \S+ [A-Z]+ \S+: ")

@@ -7,7 +7,7 @@ from rlserve.config.run import RunConfig
 from rlserve.weight_sync.host import SHARED_MEMORY
 from rlserve.weight_sync.weight_files import COPIES, free_bytes
 
-GIB = 2**30
+GIB = 2**30  # bytes
 
 
 def weight_plan(config: RunConfig, paths: RunPaths, *, shared: Path = SHARED_MEMORY) -> str:

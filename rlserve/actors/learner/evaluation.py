@@ -14,7 +14,7 @@ from rlserve.records.lease import Lease
 
 logger = logging.getLogger(__name__)
 
-GREEDY = 0.0
+GREEDY = 0.0  # the temperature that vLLM takes for argmax
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

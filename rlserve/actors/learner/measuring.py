@@ -20,7 +20,7 @@ from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner
 from rlserve.store.base import Store
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.02  # far below the seconds of a swap, and no load
 LAGGARD_SECONDS = 20.0
 """Many times what a swap of weights takes: a worker that needs longer is stuck."""
 MEASURED = "measured"

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """To serve and register: the hub may be starting, too."""
-GOODBYE_SECONDS = 10.0
+GOODBYE_SECONDS = 10.0  # a goodbye is one small frame a worker; any value of this size will do
 STOP_SECONDS = 15.0
 """For workers to read their goodbye, then for the servers to stop; a peer that hangs delays the end no longer."""
 END_SECONDS = 120.0

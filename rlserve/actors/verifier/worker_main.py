@@ -24,7 +24,7 @@ from rlserve.actors.verifier.spec import VerifierSpec, encode_spec, spec_of, wai
 from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
 from rlserve.records import FailureKind, Verdict
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PAGE_BYTES = resource.getpagesize()
 NUM_PROCESSORS = len(os.sched_getaffinity(0))
 

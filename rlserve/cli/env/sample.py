@@ -14,8 +14,8 @@ from rlserve.nearest import known_names
 from rlserve.observability.printable import LINES, printable
 from rlserve.records import Task
 
-MAX_SHOWN = 1_000_000
-SHOWN_PAYLOAD_BYTES = 400
+MAX_SHOWN = 1_000_000  # more is a slip of the finger
+SHOWN_PAYLOAD_BYTES = 400  # a few lines of a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

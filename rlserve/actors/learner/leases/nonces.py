@@ -8,8 +8,8 @@ import hmac
 import secrets
 from hashlib import blake2b
 
-KEY_BYTES = 32
-_SALT_BYTES = 8
+KEY_BYTES = 32  # of the digest that it keys: a longer key adds nothing
+_SALT_BYTES = 8  # two grants of one lease must differ; 2**64 values do
 _DIGEST_BYTES = 16
 """128 bits cannot be guessed; the salt need only differ between grants of one lease."""
 
