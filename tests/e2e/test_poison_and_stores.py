@@ -140,6 +140,7 @@ def test_a_worker_that_freezes_before_a_measurement_is_named_and_left_out(
     changes = sets(
         rollout__workers=2, evaluate__problems=40, evaluate__every_steps=2, steps=4, learner__lease_seconds=20
     )
+    changes += sets(rollout__task_seconds=10, rollout__verify_seconds=10)  # within a lease
     run.start(config, *rest, *SHORT, *changes, *sets(launch__stop_seconds=5))
     run.wait_until("both workers", lambda: len(run.events("worker_joined")) == 2, 400)
     run.wait_until("a step of the first two", lambda: run.last_step() >= 1, 400)

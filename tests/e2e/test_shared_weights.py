@@ -32,7 +32,9 @@ def test_a_run_goes_on_when_its_shared_weights_are_removed(
 ) -> None:
     run = new_run("removed")
     run.start(*small_run_arguments(run), "--set", "steps=6")
-    run.wait_until("a learner", lambda: (run.root / "logs" / "learner.log").exists(), 60)
+    log = run.root / "logs" / "learner.log"
+    # Its first line, not the file: the launcher opens that before the process exists.
+    run.wait_until("a learner", lambda: log.exists() and log.stat().st_size > 0, 120)
     learner, removed, over = run.pid_of("learner"), [0], threading.Event()
 
     def remove() -> None:
