@@ -101,7 +101,7 @@ async def asking(
             process = await stack.enter_async_context(child("teacher_actor.py", *arguments))
             servers.append(process)
         for named in serving:
-            await client.wait_for(ActorKind.TEACHER, serves=named.split("/")[0], deadline_seconds=60)
+            await client.wait_for(ActorKind.TEACHER, serves=named.split("/")[0], deadline_seconds=180)
         yield TeacherClient(pool, ModelTokens.of(tokenizer()), asked), servers
 
 
