@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -134,3 +135,13 @@ def test_a_folder_is_seen_at_a_glance() -> None:
     folders = Counter(str(Path(line).parent) for line in listed.stdout.split() if "/v1/" not in line)
     crowded = {name: count for name, count in folders.items() if count > MAX_FILES and name not in MANY_FILES}
     assert not crowded, f"folders of more than {MAX_FILES} files: group them by what they are for: {crowded}"
+
+
+def test_every_step_of_the_documented_walks_exists() -> None:
+    """docs/counts.py resolves each function that docs/architecture.md names, and looks for circles of imports."""
+    script = ROOT.parent / "docs" / "counts.py"
+    printed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout.count("walk of ") == 2
+    for count in ("import circles of files", "knots inside actors/"):
+        assert f"{count:26}0" in printed.stdout
