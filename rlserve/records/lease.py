@@ -6,6 +6,8 @@ from rlserve.records.task import Purpose, Sampling
 
 REPORT_SECONDS = 2.0
 """A worker reports the progress of its leases this often: far below a lease's limit, and little traffic."""
+MAX_REASON_CHARACTERS = 500
+"""Of the reason of a returned lease: room for a message and its place, not for a traceback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

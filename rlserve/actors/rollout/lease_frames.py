@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rlserve.records.lease import MAX_REASON_CHARACTERS
 from rlserve.rpc.codec.check import wire_text
 from rlserve.v1 import rollout_stream_service_pb2 as pb
-
-MAX_REASON_CHARACTERS = 500
-"""Of the reason of a returned lease: room for a message and its place, not for a traceback."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import re
 
 from rlserve.errors import TASK_FAULTS, InvalidRequest
-from rlserve.records.lease import LeaseProgress
+from rlserve.records.lease import MAX_REASON_CHARACTERS, LeaseProgress
 from rlserve.rpc.codec.check import count, fault, integer, text
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
@@ -14,8 +14,6 @@ PART_BYTES = 2**20
 small."""
 MAX_FRAME_BYTES = 4 * PART_BYTES
 """A hello or a report of a worker that holds ``MAX_CAPACITY`` leases is smaller than this, and so is any part."""
-MAX_REASON_CHARACTERS = 500
-"""Any value will do: a bound on what goes into logs."""
 MAX_STEPS = 100_000
 """Stages of work that renew a lease; any value beyond what an episode takes will do."""
 
