@@ -25,6 +25,7 @@ LONG = {
     "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes per seed)",
     "load": "the quick start beside two busy processes, relative to its time alone (5 minutes per seed)",
     "peer": "pipeline GRPO against TRL's GRPOTrainer: wall-clock seconds to accuracy 0.9 (a minute per seed)",
+    "gpu": "learner, engine, swaps and a whole run on one GPU, with random weights; without a GPU it rehearses",
 }
 """Whole training runs; not part of ``all``."""
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = "; ".join(f"{name}: {what}" for name, what in {**BENCHES, **LONG}.items())
     parser.add_argument("what", choices=(*BENCHES, *LONG, "all"), help=listed)
     parser.add_argument("--seeds", type=int, default=3, help=f"for {', '.join(LONG)}: repetitions (default 3)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for gpu: time for all its stages (default 8)")
     parser.add_argument("--out", help="for the same: directory of the runs; default: runs/bench-NAME")
     parser.add_argument(
         "--only",
@@ -75,6 +77,10 @@ def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         return _verifier_options(arguments)
     if name not in LONG:
         return {}
+    if name == "gpu":
+        if arguments.minutes <= 0:
+            raise InvalidRequest(f"--minutes: is {arguments.minutes:g}; give more than 0")
+        return {"minutes": arguments.minutes, "only": arguments.only, "out": arguments.out or "runs/bench-gpu"}
     if arguments.seeds < 1:
         raise InvalidRequest(f"--seeds: is {arguments.seeds}; give at least 1")
     out = arguments.out or f"runs/bench-{name}"

@@ -1,0 +1,60 @@
+"""The GPU bench rehearsed at tiny sizes on the CPU: the same stages, processes and files as on a GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from rlserve.bench.gpu import bench
+from rlserve.bench.gpu.learner import flops
+from rlserve.bench.gpu.rows import read_rows, write_rows
+from rlserve.bench.gpu.sizes import SHAPES
+from rlserve.errors import InvalidRequest
+
+
+def test_every_stage_runs_to_its_end(tmp_path: Path) -> None:
+    ends = bench.measure(out=str(tmp_path / "out"), minutes=8, only=["learner"])
+    assert ends == {"learner": ends["learner"]}
+    rows = read_rows(tmp_path / "out", "learner")
+    assert not [row for row in rows if "failed" in row]
+    assert all(row["step_ms"] > 0 for row in rows)
+
+
+@pytest.mark.whole
+def test_engine_swaps_and_the_whole_run_are_rehearsed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    bench.measure(out=str(out), minutes=20, only=["engine", "whole_run"])
+    engine = {row["what"]: row for row in read_rows(out, "engine")}
+    assert engine["tokens per second"]["ratio"] > 0
+    assert engine["swap 2"]["stall_ms"] > 0
+    stamps = engine["stamps under swaps"]
+    assert (stamps["wrong"], stamps["clear"] > 0, stamps["versions"] > 1) == (0, True, True)
+    assert stamps["max_error_nats"] < 1e-3
+    run = {row["what"]: row for row in read_rows(out, "whole_run")}
+    assert (run["run"]["exit"], run["run"]["weight_mismatches"]) == (0, 0)
+    assert run["learner/step_seconds"]["median"] > 0
+
+
+def test_a_stage_that_is_cut_off_keeps_its_rows_and_one_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "STAGES", (bench.Stage("absent", 1.0), bench.Stage("learner", 1.0)))
+    ends = bench.measure(out=str(tmp_path / "out"), minutes=0.02)  # 1.2 s: before torch is imported
+    assert "ModuleNotFoundError" in ends["absent"] or "cut off" in ends["absent"]
+    assert "cut off" in ends["learner"] or "not run" in ends["learner"]
+    write_rows(tmp_path, "learner", [{"what": "a", "ms": 1}])
+    with open(tmp_path / "learner.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"what": "b", "m')
+    assert read_rows(tmp_path, "learner") == [{"what": "a", "ms": 1}]
+
+
+def test_an_unknown_stage_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="learner, engine, whole_run"):
+        bench.measure(out=str(tmp_path), only=["learn"])
+
+
+def test_operations_are_six_a_parameter_and_those_of_attention() -> None:
+    shape = SHAPES["0.6b"]
+    # 28 layers of 1024 x (2 x 2048 + 2 x 1024 + 3 x 3072), and the head.
+    parameters = 28 * 1024 * (4096 + 2048 + 9216) + 151_936 * 1024
+    assert flops(shape, 0) == 6 * parameters
+    assert flops(shape, 1000) - flops(shape, 0) == 6 * 28 * 2048 * 1000
