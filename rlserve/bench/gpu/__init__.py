@@ -12,6 +12,7 @@ does not stop the next. Without a GPU the same stages run at tiny sizes, which r
 * ``learner``    stage: milliseconds, MFU and memory of a learner step, option by option
 * ``engine``     stage: start, tokens per second against plain vLLM, swaps under load
 * ``stamps``     part of it: whether each token carries the version that sampled it
+* ``engine_large``  the same stage with the large model
 * ``whole_run``  stage: a GRPO run with learner and engine on one GPU
 
 To add a stage: a module with ``measure(sizes, out) -> Iterator[Row]`` and its line in ``bench.STAGES``.

@@ -34,7 +34,7 @@ WARM_SECONDS = 2.0
 
 def measure(sizes: Sizes, out: Path) -> Iterator[Row]:
     """Rows of the start, both rates, and each swap."""
-    path = checkpoint(out, sizes.large, sizes.dtype)
+    path = checkpoint(out, sizes.small, sizes.dtype)
     VllmEngine.prepare_process()
     loop = asyncio.new_event_loop()
     try:
@@ -63,7 +63,7 @@ async def _measure(sizes: Sizes, out: Path, path: str) -> AsyncIterator[Row]:
     publisher = Publisher(SHARED_MEMORY, run_id="bench", fallback=out)
     try:
         seconds = time.monotonic() - started
-        yield {"what": "start", "model": sizes.large, "seconds": seconds, "swaps_by": engine.method}
+        yield {"what": "start", "model": sizes.small, "seconds": seconds, "swaps_by": engine.method}
         yield await _rates(engine, sizes)
         weights = _weights(Path(path))
         async for row in _swaps(engine, publisher, weights, sizes):
@@ -76,7 +76,7 @@ async def _measure(sizes: Sizes, out: Path, path: str) -> AsyncIterator[Row]:
 
 
 async def _rates(engine: VllmEngine, sizes: Sizes) -> Row:
-    words = SHAPES[sizes.large].vocabulary - 2
+    words = SHAPES[sizes.small].vocabulary - 2
     count = sizes.sequences // SAMPLES
     prompts = [[2 + (17 * p + i) % words for i in range(PROMPT_TOKENS)] for p in range(count)]
     sides: dict[Generate, list[float]] = {_ours: [], _plain: []}

@@ -32,9 +32,9 @@ class Sizes:
     """Sizes of all stages."""
 
     small: str
-    """Shape of the whole run and of the first learner cases."""
+    """Shape of the whole run, of the first engine and of the first learner cases."""
     large: str
-    """Shape of the other learner cases and of the engine."""
+    """Shape of the other learner cases and of the last engine."""
     dtype: str
     row_tokens: int
     """Tokens of one micro-batch."""
