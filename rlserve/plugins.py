@@ -6,11 +6,12 @@ those of any other package. A plug-in in another language implements the gRPC se
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from rlserve import references
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
 from rlserve.nearest import known_names, nearest
 from rlserve.records import Task, Turn, Verdict
@@ -20,6 +21,8 @@ VERIFIER_GROUP = "rlserve.verifiers"
 ALGORITHM_GROUP = "rlserve.algorithms"
 LAUNCHER_GROUP = "rlserve.launchers"
 STORE_GROUP = "rlserve.stores"
+INSTANCE = "/"
+"""Between a plug-in's name and that of one of its instances: ``"function/rows"`` has other options than another."""
 HELD_OUT_SPLITS = frozenset({"validation", "test"})
 """Splits of every environment that are never trained on; an environment may hold out more (``held_out``)."""
 
@@ -94,19 +97,34 @@ class Verifier(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupVerifier(Verifier, Protocol):
+    """A verifier that judges all completions of a task in one call; its limits are those of all of them together."""
+
+    def verify_group(self, completions: Sequence[str], payload: bytes, prompt: str) -> Sequence[Verdict]:
+        """One verdict each, in order."""
+        ...
+
+
 def names(group: str) -> list[str]:
     """The registered names of a group, sorted."""
     return sorted({point.name for point in entry_points(group=group)})
 
 
 def load(group: str, name: str, *, built_in: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The plug-in class registered as ``name``, or the one that ``built_in`` has under it.
+    """The plug-in class registered as ``name``, the one that ``built_in`` has under it, or the object in a user's file.
+
+    ``name`` may be a reference such as ``"my_env.py:Env"``; of ``"function/rows"`` the part before the slash counts:
+    the rest tells several instances of one plug-in apart.
 
     Raises UnknownName, listing the known names; PluginFailed when its import fails, or when several packages register
     different classes under the name, of which the first on the import path would win by chance.
     """
     if name in built_in:
         return built_in[name]
+    if references.is_reference(name):
+        return references.load(name)
+    name = name.partition(INSTANCE)[0]
     # By value: one package that is found twice on the path (an editable install) registers the same class twice.
     points = {point.value: point for point in entry_points(group=group, name=name)}
     if len(points) > 1:
@@ -122,6 +140,11 @@ def load(group: str, name: str, *, built_in: Mapping[str, Any] = MappingProxyTyp
 
 def _package(point: EntryPoint) -> str:
     return repr(point.dist.name) if point.dist else "a package without a name"
+
+
+def is_known(group: str, name: str) -> bool:
+    """Whether ``load`` finds something under ``name``, without importing it; a reference counts as known."""
+    return references.is_reference(name) or bool(entry_points(group=group, name=name.partition(INSTANCE)[0]))
 
 
 def payload_check(verifier: str) -> Callable[[bytes], None] | None:

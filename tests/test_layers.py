@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "rlserve"
 Layers = tuple[tuple[str, ...], ...]
 LAYERS: Layers = (
     ("v1", "errors", "nearest", "cpu_kernels", "gather", "idle_threads", "importing", "processor_time", "text_files"),
-    ("records", "config", "plugins"),
+    ("records", "config", "plugins", "references"),
     ("tokens", "algorithms", "sandbox"),
     ("batching", "store", "observability"),
     ("rpc",),
@@ -43,7 +43,7 @@ INSIDE: dict[str, Layers] = {
 """The same inside a folder: its own folders and modules, lowest first; those left out lie above all that are named."""
 MAX_FILES = 16  # more than one sees at a glance; algorithms/ is a list of algorithms, one a file
 MANY_FILES = {"rlserve/algorithms"}
-PLUGIN_MAY_IMPORT = {"errors", "records", "plugins", "sandbox", "text_files"}
+PLUGIN_MAY_IMPORT = {"errors", "nearest", "records", "plugins", "references", "sandbox", "text_files"}
 ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers"}  # an environment knows the verifier of its tasks
 PLUGINS = ("environments", "verifiers")
 # What a host of one role does not install; only these rooms may import it at the top of a module.

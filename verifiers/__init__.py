@@ -8,6 +8,7 @@
 * ``length``         ``length``: penalty for long completions
 * ``json_schema``    ``json_schema``: JSON that matches a schema
 * ``reasoning_gym``  ``reasoning_gym``: the scorers of that library
+* ``function``       ``function``: functions in the user's files
 * ``rubric``         ``rubric``: several verifiers as one
 * ``model``          ``judge`` and ``reward_model``: verifiers that call a model over HTTP
 

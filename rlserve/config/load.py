@@ -18,6 +18,7 @@ from rlserve.config.run import RunConfig
 from rlserve.config.schema import keys_at
 from rlserve.errors import ConfigError, InvalidRequest
 from rlserve.nearest import nearest
+from rlserve.references import anchored
 from rlserve.text_files import read_text
 
 S = TypeVar("S", bound=Section)
@@ -44,7 +45,8 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
     for key in unset:
         merged = without(section, merged, key)
     for text in overrides:
-        merged = merge(merged, parse_override(text))
+        # What is typed is meant from where it is typed; what stands in a file, from that file.
+        merged = merge(merged, anchored(parse_override(text), Path.cwd()))
     return validate(section, merged)
 
 
@@ -54,7 +56,7 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
     if here in seen:
         raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
     # Only a file may have a base: it is relative to that file, and an override has no place on disk.
-    values = read_toml(path)
+    values: dict[str, Any] = anchored(read_toml(path), here.parent)
     base = values.pop("base", None)
     if base is None:
         return values

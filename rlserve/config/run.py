@@ -1,6 +1,7 @@
 """The configuration of one run: one field a table, and the checks between tables."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -8,7 +9,7 @@ from rlserve.config.algorithms import DEFAULT, SECTIONS, AlgorithmConfig
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.base import Section
 from rlserve.config.tables.checkpoint import CheckpointConfig
-from rlserve.config.tables.environment import EnvironmentConfig
+from rlserve.config.tables.environment import EnvironmentConfig, Rewards
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.config.tables.evaluate import EvaluateConfig
 from rlserve.config.tables.hub import HubConfig
@@ -45,6 +46,11 @@ class RunConfig(Section):
     pretrain: PretrainConfig | None = None
     sft: SftConfig | None = None
     environments: tuple[EnvironmentConfig, ...] = Field(min_length=1)
+    """The mixture. ``environment = "NAME"`` is short for a single one of that name, or of a class in a file of yours
+    (``"my_env.py:Env"``)."""
+    reward: Rewards = ()
+    """Functions of yours that reward the tasks of all environments without ``reward`` of their own, e.g.
+    ``"my_reward.py:digits"``; several may have weights."""
     hub: HubConfig = HubConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     verifier: VerifierConfig = VerifierConfig()
@@ -54,10 +60,25 @@ class RunConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
     algorithm: AlgorithmConfig = SECTIONS[DEFAULT]()
+    """``algorithm = "NAME"`` is short for a table with that ``type`` alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     store: StoreConfig = StoreConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @property
+    def rewarded_environments(self) -> tuple[EnvironmentConfig, ...]:
+        """The environments, each with the functions that reward its tasks."""
+        if not self.reward:
+            return self.environments
+        return tuple(e if e.reward else e.model_copy(update={"reward": self.reward}) for e in self.environments)
+
+    @property
+    def verifier_options(self) -> dict[str, dict[str, Any]]:
+        """``verifier.options``, and those of the verifiers that call the functions of ``reward``."""
+        rewarded = (e for e in self.rewarded_environments if e.reward)
+        functions = {e.verifier: {"functions": [f.model_dump() for f in e.reward]} for e in rewarded}
+        return {**self.verifier.options, **functions}
 
     @property
     def max_outstanding_groups(self) -> int:
@@ -90,6 +111,22 @@ class RunConfig(Section):
         if isinstance(algorithm, MixedConfig):
             return algorithm.distill
         return algorithm if isinstance(algorithm, DistillConfig) else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values: Any) -> Any:
+        """Short forms in full, so that the rest of the program and ``config.toml`` have one form alone."""
+        if not isinstance(values, dict):
+            return values
+        full = dict(values)
+        if isinstance(full.get("algorithm"), str):
+            full["algorithm"] = {"type": full["algorithm"]}
+        if isinstance(full.get("environment"), str):
+            name = full.pop("environment")
+            if "environments" in full:
+                raise ValueError(f"environment: is {name!r}, and [[environments]] are given; leave one of the two out")
+            full["environments"] = [{"name": name}]
+        return full
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> "RunConfig":

@@ -3,6 +3,7 @@
 * ``main``            the process: loads plug-ins, registers their specs at the hub
 * ``service``         EnvironmentService: translates messages, fills in default sampling
 * ``tasks``           makes tasks, each environment in its own thread, with a deadline
+* ``rewarded``        tasks for functions of the user's in place of a verifier
 * ``episodes``        runs episodes: order of turns, time limits, number of open ones
 * ``episode_thread``  a thread for calls into a plug-in
 * ``blame``           turns an exception of a plug-in into PluginFailed with its file and line

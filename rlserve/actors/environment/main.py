@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from rlserve import plugins
+from rlserve.actors.environment.rewarded import rewarded
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.process import run_actor
 from rlserve.config.tables.environment import EnvironmentConfig
@@ -92,4 +93,4 @@ def _load(index: int, config: EnvironmentConfig) -> Environment:
         raise PluginFailed(f"environments.{index}: {config.name!r} lacks name, version, verifier, splits or task()")
     loaded: Environment = environment
     loaded.name = config.name  # tasks carry the name that the mixture gives their environment
-    return loaded
+    return rewarded(loaded, config.verifier) if config.verifier else loaded

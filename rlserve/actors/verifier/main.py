@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rlserve import plugins
 from rlserve.actors.process import run_actor
@@ -34,10 +35,11 @@ async def run_verifier(
 ) -> int:
     """Serve the verifiers ``names`` (empty: all registered ones) until a signal; returns the exit code.
 
+    Without names, also the instances that have options (``"function/rows"``).
     Named verifiers are prepared at the start; without names, each is prepared when it is first used.
     Registers at the hub unless ``hub_address`` is empty.
     """
-    wanted = checked_names(names)
+    wanted = checked_names(names) if names else [*checked_names(()), *instances(config.options)]
     running: list[RunningVerifier] = []
 
     @asynccontextmanager
@@ -81,6 +83,11 @@ def checked_names(names: Sequence[str]) -> list[str]:
         if name not in registered:
             raise UnknownName(f"verifier: {name!r} is not registered (known: {', '.join(registered) or 'none'})")
     return list(names) or registered
+
+
+def instances(options: Mapping[str, Any]) -> list[str]:
+    """Names of instances among those of verifiers with options, such as ``"function/rows"``."""
+    return [name for name in options if plugins.INSTANCE in name]
 
 
 def _status(running: Sequence[RunningVerifier]) -> Mapping[str, str]:

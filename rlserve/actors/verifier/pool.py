@@ -67,9 +67,18 @@ class _Work:
             payload=self.payload,
             prompt=self.prompt,
             completions=[self.completions[pending.index] for pending in self.pending],
-            limit=TimeLimit(self.limit_seconds, computing=self.verifier.timeout_is_failure),
+            limit=TimeLimit(self.limit_seconds * self._a_call, computing=self.verifier.timeout_is_failure),
             memory_bytes=self.memory_bytes,
         )
+
+    @property
+    def _a_call(self) -> int:
+        """Pending completions that share a call, and their limits."""
+        return len(self.pending) if self.verifier.judges_groups else 1
+
+    def take_call(self) -> list[_Pending]:
+        """Remove and return the pending completions of the call that failed."""
+        return [self.pending.popleft() for _ in range(self._a_call)]
 
     def resolve(self, verdict: Verdict) -> None:
         """Store the verdict of the first pending completion."""
@@ -159,12 +168,13 @@ class VerifierPool:
         as NO_VERDICT with its Failure. Cancelling the call kills the processes that work on it.
         """
         spec = self._find(verifier)
-        if spec.concurrency:
-            verdicts_ = (self._verify_async(spec, completion, payload, prompt) for completion in completions)
-            return list(await asyncio.gather(*verdicts_))
+        if spec.concurrency and completions:
+            calls = [completions] if spec.judges_groups else [[completion] for completion in completions]
+            verdicts_ = await asyncio.gather(*(self._verify_async(spec, call, payload, prompt) for call in calls))
+            return [verdict for found in verdicts_ for verdict in found]
         self._processes.in_use.add(spec.name)
         limit = effective_limit_seconds(spec, self._limits.limit_seconds)
-        chunks = _divide(len(completions), self._num_chunks(verifier, len(completions)))
+        chunks = _divide(len(completions), self._num_chunks(spec, len(completions)))
         works = [
             _Work(
                 verifier=spec,
@@ -186,7 +196,9 @@ class VerifierPool:
         self._update_mean(verifier, verdicts.values())
         return [verdicts[index] for index in range(len(completions))]
 
-    async def _verify_async(self, spec: VerifierSpec, completion: str, payload: bytes, prompt: str) -> Verdict:
+    async def _verify_async(
+        self, spec: VerifierSpec, completions: Sequence[str], payload: bytes, prompt: str
+    ) -> list[Verdict]:
         """Verify with an ``async def verify``, in its own process."""
         verifier = self._async_verifiers.get(spec.name)
         if verifier is None:
@@ -197,17 +209,18 @@ class VerifierPool:
                 self.counts,
                 limit_seconds=effective_limit_seconds(spec, self._limits.limit_seconds),
             )
-        reply = await verify_async(verifier, (completion, payload, prompt), attempts=self._limits.attempts)
-        self._num_judged += 1
-        self.counts["verdicts"] += 1
-        if isinstance(reply, str):
-            self.counts["lost"] += 1
+        replies = await verify_async(verifier, completions, payload, prompt, attempts=self._limits.attempts)
+        self._num_judged += len(completions)
+        self.counts["verdicts"] += len(completions)
+        if isinstance(replies, str):
+            self.counts["lost"] += len(completions)
             failure = Failure(
-                source=f"verifier:{spec.name}", kind=FailureKind.UNAVAILABLE, message=reply, retriable=True
+                source=f"verifier:{spec.name}", kind=FailureKind.UNAVAILABLE, message=replies, retriable=True
             )
-            return Verdict.none(failure)
-        self._note(spec.name, reply)
-        return within(reply.verdict, spec.reward_range, spec.name)
+            return [Verdict.none(failure)] * len(completions)
+        for reply in replies:
+            self._note(spec.name, reply)
+        return [within(reply.verdict, spec.reward_range, spec.name) for reply in replies]
 
     def _find(self, name: str) -> VerifierSpec:
         if name not in self.specs:
@@ -217,10 +230,12 @@ class VerifierPool:
             raise PluginFailed(f"verifier: {name!r} could not be loaded: {self.specs[name].error}")
         return self.specs[name]
 
-    def _num_chunks(self, verifier: str, num_completions: int) -> int:
+    def _num_chunks(self, spec: VerifierSpec, num_completions: int) -> int:
         """All processes for slow verifiers; one for work that ends before a second process would be awake."""
+        if spec.judges_groups:
+            return 1
         # A verifier without a mean counts as slow, so that its first request uses all processes.
-        expected = self._mean_seconds.get(verifier, 1.0) * num_completions
+        expected = self._mean_seconds.get(spec.name, 1.0) * num_completions
         shares = 1 if expected < SHORT_JOB_SECONDS else self._limits.workers
         return max(shares, -(-num_completions // MAX_JOB_COMPLETIONS))
 
@@ -265,8 +280,8 @@ class VerifierPool:
     def _after_timeout(self, work: _Work, stuck: ProcessStuck) -> None:
         limit = work.limit_seconds
         if work.verifier.timeout_is_failure and stuck.computing:
-            work.resolve(
-                Verdict(
+            for failed in work.take_call():
+                work.verdicts[failed.index] = Verdict(
                     outcome=Outcome.FAIL,
                     reward=max(0.0, work.verifier.reward_range[0]),
                     parts={"timeout": 1.0},
@@ -275,10 +290,10 @@ class VerifierPool:
                     seconds=stuck.wall_seconds,
                     total=1,
                 )
-            )
             return
         spent = f"{stuck.used_seconds:.2g} s of CPU time in {stuck.wall_seconds:.2g} s"
-        self._retry(work, FailureKind.TIMEOUT, f"not verified within {limit:g} s ({spent})")
+        each = " a completion (verifier.limit_seconds)" if work.verifier.judges_groups else ""
+        self._retry(work, FailureKind.TIMEOUT, f"not verified within {limit:g} s{each} ({spent})")
 
     def _note(self, verifier: str, reply: Reply) -> None:
         """Log the first traceback of each distinct error; ``counts`` has how many there were."""
@@ -291,14 +306,16 @@ class VerifierPool:
             logger.error("verifier %s failed: %s\n%s", verifier, reply.verdict.reason, reply.traceback)
 
     def _retry(self, work: _Work, kind: FailureKind, message: str) -> None:
-        """Retry the first pending completion, unless it has no attempts left."""
-        self._num_judged += 1
-        first = work.pending[0]
-        if first.tries + 1 < self._limits.attempts:
-            self.counts["retries"] += 1
-            work.pending[0] = _Pending(first.index, first.tries + 1)
-        else:
-            work.resolve(self._none(work, kind, message))
+        """Retry the completions of the call that failed, unless they have no attempts left."""
+        again: list[_Pending] = []
+        for failed in work.take_call():
+            self._num_judged += 1
+            if failed.tries + 1 < self._limits.attempts:
+                self.counts["retries"] += 1
+                again.append(_Pending(failed.index, failed.tries + 1))
+            else:
+                work.verdicts[failed.index] = self._none(work, kind, message)
+        work.pending.extendleft(reversed(again))
 
     def _none(self, work: _Work, kind: FailureKind, message: str) -> Verdict:
         source = f"verifier:{work.verifier.name}"

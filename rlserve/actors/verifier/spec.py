@@ -36,8 +36,10 @@ class VerifierSpec:
     process was computing. False: the verifier is to blame, no verdict."""
     isolation: str = ""
     """Isolation tier of untrusted code; empty when none runs."""
+    judges_groups: bool = False
+    """True if it has ``verify_group``, which judges all completions of a task in one call."""
     concurrency: int = 0
-    """Completions that an ``async def verify`` handles at once; 0 for a plain ``def verify``."""
+    """Calls that an ``async def verify`` runs at once; 0 for a plain ``def verify``."""
     error: str = ""
     """Why the verifier cannot be used; empty when it can."""
 
@@ -62,6 +64,7 @@ def spec_of(name: str, verifier: object) -> VerifierSpec:
         limits_itself=bool(getattr(verifier, "limits_itself", False)),
         timeout_is_failure=bool(getattr(verifier, "timeout_is_failure", False)),
         isolation=str(getattr(verifier, "isolation", "")),
+        judges_groups=hasattr(verifier, "verify_group"),
         # At least 1: 0 stands for a plain ``verify``.
         concurrency=max(1, int(getattr(verifier, "concurrency", CONCURRENCY))) if waits(verifier) else 0,
     )
@@ -85,6 +88,7 @@ def encode_spec(spec: VerifierSpec) -> dict[str, Any]:
         "limits_itself": spec.limits_itself,
         "timeout_is_failure": spec.timeout_is_failure,
         "isolation": spec.isolation[:64],
+        "judges_groups": spec.judges_groups,
         "concurrency": spec.concurrency,
         "error": spec.error[:500],
     }
@@ -106,6 +110,7 @@ def decode_spec(message: Mapping[str, Any]) -> VerifierSpec:
             limits_itself=message["limits_itself"] is True,
             timeout_is_failure=message["timeout_is_failure"] is True,
             isolation=str(message["isolation"]),
+            judges_groups=message["judges_groups"] is True,
             concurrency=int(message["concurrency"]),
             error=str(message["error"]),
         )

@@ -1,7 +1,7 @@
 """Async verifiers, such as an LLM judge behind HTTP: many completions at once in one process.
 
-``verify``  waits for: one of ``concurrency`` places, the process, its verdict. unblocked by: the process, its death, or
-            twice the limit plus STUCK_SECONDS (then the process is killed). The limit begins with the place.
+``verify``  waits for: one of ``concurrency`` places, the process, its verdicts. unblocked by: the process, its death,
+            or twice the limit plus STUCK_SECONDS (then the process is killed). The limit begins with the place.
 ``_pump``   waits for: replies. Ends with the process and fails every pending call.
 """
 
@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlserve.actors.verifier.pipe import Garbage, Reply, decode_reply
@@ -36,21 +36,27 @@ class AsyncJudgeProcess(JudgeProcess):
         self._asked: dict[int, asyncio.Future[Reply]] = {}
         self._pumping = asyncio.create_task(self._pump())
 
-    async def ask(self, job: Mapping[str, Any]) -> Reply:
-        """The verdict of one completion. Raises ProcessLost if the process ends first."""
+    async def ask(self, job: Mapping[str, Any]) -> list[Reply]:
+        """The verdicts on a job's completions. Raises ProcessLost if the process ends first."""
         if not self.alive:
             raise ProcessLost(self._obituary())
-        number, loop = next(self._numbers), asyncio.get_running_loop()
-        answer: asyncio.Future[Reply] = loop.create_future()
-        self._asked[number] = answer
-        self._send({"number": number, **job})
+        loop = asyncio.get_running_loop()
+        numbers = [next(self._numbers) for _ in job["completions"]]
+        answers = [loop.create_future() for _ in numbers]
+        self._asked.update(zip(numbers, answers, strict=True))
+        self._send({"number": numbers[0], **job})
         try:
-            return await answer
+            # Each is set by the pump, with a verdict or with ProcessLost.
+            return list(await asyncio.gather(*answers))
         finally:
-            del self._asked[number]
+            for number in numbers:
+                del self._asked[number]
             # The caller left: without this the process would work on until the limit.
-            if answer.cancelled() and self.alive:
-                self._send({"number": number, "cancel": True})
+            if any(answer.cancelled() for answer in answers) and self.alive:
+                self._send({"number": numbers[0], "cancel": True})
+            for answer in answers:
+                if answer.done() and not answer.cancelled():
+                    answer.exception()  # marks it as seen: gather raised the first one alone
 
     async def kill(self) -> None:
         """Kill the process; pending calls raise ProcessLost."""
@@ -108,18 +114,19 @@ class AsyncVerifier:
         """Process id, if the process runs."""
         return [self._process.pid] if self._process is not None and self._process.alive else []
 
-    async def verify(self, completion: str, payload: bytes, prompt: str) -> Reply:
-        """Verify one completion. Raises ProcessLost, Unavailable or DeadlineExceeded."""
+    async def verify(self, completions: Sequence[str], payload: bytes, prompt: str) -> list[Reply]:
+        """Verify completions of one task in one call. Raises ProcessLost, Unavailable or DeadlineExceeded."""
+        limit = self._limit_seconds * len(completions)
         job = {
-            "completion": completion,
+            "completions": list(completions),
             "payload": payload.decode("latin-1"),
             "prompt": prompt,
-            "limit_seconds": self._limit_seconds,
+            "limit_seconds": limit,
         }
         async with self._places:
             process = await self._running()
             try:
-                async with asyncio.timeout(STUCK_FACTOR * self._limit_seconds + STUCK_SECONDS):
+                async with asyncio.timeout(STUCK_FACTOR * limit + STUCK_SECONDS):
                     return await process.ask(job)
             except TimeoutError:
                 logger.error("verifier %s: its process is stuck; starting another", self._spec.name)
@@ -156,12 +163,14 @@ class AsyncVerifier:
             return process
 
 
-async def verify_async(verifier: AsyncVerifier, job: tuple[str, bytes, str], *, attempts: int) -> Reply | str:
-    """The reply, or an error message after ``attempts`` lost processes."""
+async def verify_async(
+    verifier: AsyncVerifier, completions: Sequence[str], payload: bytes, prompt: str, *, attempts: int
+) -> list[Reply] | str:
+    """The replies, or an error message after ``attempts`` lost processes."""
     problem = ""
     for _ in range(attempts):
         try:
-            return await verifier.verify(*job)
+            return await verifier.verify(completions, payload, prompt)
         # No process could be started: another attempt at once would most likely fail the same way.
         except (Unavailable, DeadlineExceeded) as error:
             return str(error)

@@ -9,14 +9,23 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from rlserve import plugins
-from rlserve.actors.verifier.pipe import MAX_JOB_BYTES, FrameBuffer, encode_verdict
+from rlserve.actors.verifier.pipe import MAX_JOB_BYTES, FrameBuffer
 from rlserve.actors.verifier.spec import encode_spec
-from rlserve.actors.verifier.worker_main import die_with_parent, load, no_verdict, read, take_pipes, write
+from rlserve.actors.verifier.worker_main import (
+    die_with_parent,
+    encode_group,
+    load,
+    no_verdict,
+    read,
+    take_pipes,
+    write,
+)
 from rlserve.errors import DeadlineExceeded
+from rlserve.records import Verdict
 
 READ_BYTES = 2**18
 """Any value will do: larger than the 64 KiB that a pipe holds by default."""
@@ -60,18 +69,29 @@ async def _serve(verifier: plugins.Verifier, jobs: BinaryIO, replies: BinaryIO) 
 
 
 async def _judge(verifier: Any, job: Mapping[str, Any], replies: BinaryIO) -> None:
-    start, limit = time.perf_counter(), job["limit_seconds"]
+    """Judge a job's completions and write a reply for each, numbered on from that of the job."""
+    start, limit, count = time.perf_counter(), job["limit_seconds"], len(job["completions"])
     try:
         async with asyncio.timeout(limit) as timer:
-            said = {"verdict": encode_verdict(await verifier.verify(job["completion"], _payload(job), job["prompt"]))}
+            said = encode_group(await _verdicts(verifier, job), count)
     except TimeoutError as error:
         # A TimeoutError of the plug-in, such as that of its HTTP client, is not the limit.
         over = DeadlineExceeded(f"not verified within {limit:g} s")
-        said = no_verdict(over if timer.expired() else error, verifier)
+        said = [no_verdict(over if timer.expired() else error, verifier)] * count
     # Not a cancellation: the service asked for it, and expects no verdict.
     except Exception as error:
-        said = no_verdict(error, verifier)
-    write(replies, {"index": job["number"], "seconds": time.perf_counter() - start, **said})
+        said = [no_verdict(error, verifier)] * count
+    seconds = (time.perf_counter() - start) / count
+    for index, verdict in enumerate(said):
+        write(replies, {"index": job["number"] + index, "seconds": seconds, **verdict})
+
+
+async def _verdicts(verifier: Any, job: Mapping[str, Any]) -> Sequence[Verdict]:
+    completions, payload, prompt = job["completions"], _payload(job), job["prompt"]
+    if isinstance(verifier, plugins.GroupVerifier):
+        verdicts: Sequence[Verdict] = await verifier.verify_group(completions, payload, prompt)  # type: ignore[misc]
+        return verdicts
+    return [await verifier.verify(completion, payload, prompt) for completion in completions]
 
 
 def _payload(job: Mapping[str, Any]) -> bytes:

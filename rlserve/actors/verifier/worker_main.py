@@ -15,13 +15,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from rlserve import plugins
 from rlserve.actors.verifier.pipe import LENGTH, MAX_TRACEBACK_CHARACTERS, Garbage, encode, encode_verdict
 from rlserve.actors.verifier.spec import VerifierSpec, encode_spec, spec_of, waits
-from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, RlserveError, Unavailable
+from rlserve.errors import DeadlineExceeded, InvalidRequest, NotReady, PluginFailed, RlserveError, Unavailable
 from rlserve.records import FailureKind, Verdict
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -183,6 +183,15 @@ class _Limits:
 
 def _judge_all(verifier: plugins.Verifier, job: Mapping[str, Any], replies: BinaryIO, limits: _Limits) -> None:
     payload = job["payload"].encode("latin-1")
+    if isinstance(verifier, plugins.GroupVerifier):
+        limits.set_cpu(job["limit_seconds"])
+        start = time.perf_counter()
+        replies_ = judge_group(verifier, job["completions"], payload, job["prompt"])
+        # Shared out, so that the seconds of a group's verdicts add up to what it took.
+        seconds = (time.perf_counter() - start) / max(len(replies_), 1)
+        for index, said in enumerate(replies_):
+            write(replies, {"index": index, "seconds": seconds, **said})
+        return
     for index, completion in enumerate(job["completions"]):
         # Again for each completion: RLIMIT_CPU counts from the start of the process.
         limits.set_cpu(job["limit_seconds"])
@@ -200,6 +209,23 @@ def judge(verifier: plugins.Verifier, completion: str, payload: bytes, prompt: s
         return no_verdict(error, verifier)
 
 
+def judge_group(
+    verifier: plugins.GroupVerifier, completions: Sequence[str], payload: bytes, prompt: str
+) -> list[dict[str, Any]]:
+    """The verdicts of one call as plain data; an exception becomes NO_VERDICT for each completion."""
+    try:
+        return encode_group(verifier.verify_group(completions, payload, prompt), len(completions))
+    except Exception as error:
+        return [no_verdict(error, verifier)] * len(completions)
+
+
+def encode_group(verdicts: Sequence[Verdict], count: int) -> list[dict[str, Any]]:
+    """The verdicts as plain data. Raises ValueError if there is not one for each completion."""
+    if len(verdicts) != count:
+        raise ValueError(f"verify_group returned {len(verdicts)} verdicts for {count} completions; return one for each")
+    return [{"verdict": encode_verdict(verdict)} for verdict in verdicts]
+
+
 def no_verdict(error: Exception, verifier: plugins.Verifier) -> dict[str, Any]:
     """NO_VERDICT for an exception; an unexpected one includes its location and traceback."""
     match error:
@@ -209,6 +235,10 @@ def no_verdict(error: Exception, verifier: plugins.Verifier) -> dict[str, Any]:
             return _none(FailureKind.RESOURCE, "the verifier needs more memory than its limit")
         case Unavailable() | DeadlineExceeded() | NotReady():
             return _none(FailureKind.UNAVAILABLE, str(error), retriable=True)
+        case PluginFailed():
+            # It blames code that the verifier called; its notes have the traceback into that.
+            trace = "".join(getattr(error, "__notes__", ()))
+            return _none(FailureKind.INTERNAL, str(error)) | {"traceback": trace[-MAX_TRACEBACK_CHARACTERS:]}
         case RlserveError():
             return _none(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
     story = ""

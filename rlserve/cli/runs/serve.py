@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
@@ -100,7 +101,7 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
 
             return asyncio.run(
                 run_environment(
-                    config.environments,
+                    config.rewarded_environments,
                     actor_id=actor_id,
                     hub_address=arguments.hub,
                     address=arguments.address or "127.0.0.1:0",
@@ -111,10 +112,11 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
         case "verifier":
             from rlserve.actors.verifier.main import run_verifier
 
-            verifier = config.verifier
+            change: dict[str, Any] = {"options": config.verifier_options}
             if arguments.address:
-                # model_copy, since sections are frozen.
-                verifier = verifier.model_copy(update={"address": arguments.address})
+                change["address"] = arguments.address
+            # model_copy, since sections are frozen.
+            verifier = config.verifier.model_copy(update=change)
             return asyncio.run(run_verifier(verifier, actor_id=actor_id, hub_address=arguments.hub, run_id=config.name))
         case "teacher":
             return _serve_teacher(arguments, config, paths, actor_id)

@@ -2,7 +2,7 @@
 
 * ``model``        ``[model]``: the policy that is trained
 * ``pretrain``     ``[pretrain]`` and ``[sft]``: how the start checkpoint is made
-* ``environment``  ``[[environments]]``: the mixture of tasks
+* ``environment``  ``[[environments]]``: the mixture of tasks, and ``reward``
 * ``episodes``     ``[episodes]``: limits of multi-turn episodes
 * ``hub``          ``[hub]``: the registry of actors
 * ``verifier``     ``[verifier]``: verifier servers and their judge processes

@@ -1,13 +1,43 @@
-"""``[[environments]]``: one environment of the mixture."""
+"""``[[environments]]``: one environment of the mixture; ``reward``: functions that reward its tasks."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from rlserve import references
 from rlserve.config.base import Section
-from rlserve.plugins import HELD_OUT_SPLITS
+from rlserve.plugins import HELD_OUT_SPLITS, INSTANCE
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RewardConfig(Section):
+    """A function of the user's that rewards completions, called as TRL calls its own."""
+
+    function: str
+    """``"FILE.py:NAME"``, relative to the configuration file, or ``"module:NAME"``. It is called with ``prompts``,
+    ``completions`` and the columns of the task, each a list, and returns a number a completion; ``async`` ones run many
+    calls at once."""
+    weight: float = Field(1.0, allow_inf_nan=False)
+    """Factor of its reward in the sum of all functions."""
+
+    @field_validator("function")
+    @classmethod
+    def _refers(cls, value: str) -> str:
+        if not references.is_reference(value):
+            raise ValueError(f"function: is {value!r}; give FILE.py:NAME, e.g. my_reward.py:digits")
+        return value
+
+
+def _listed(value: Any) -> Any:
+    """One function, or several, each a reference or a table."""
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [{"function": one} if isinstance(one, str) else one for one in several]
+
+
+Rewards = Annotated[tuple[RewardConfig, ...], BeforeValidator(_listed)]
+"""Of a key ``reward``: ``"my.py:f"``, a list of such, or tables with weights."""
 
 
 class TaskSamplingConfig(Section):
@@ -25,7 +55,11 @@ class EnvironmentConfig(Section):
     name: str = Field(min_length=1)
     """Name in the mixture."""
     plugin: str = ""
-    """Registered plug-in; empty: ``name``. One plug-in can appear several times under different names."""
+    """Registered plug-in, or a class in a file of yours (``"my_env.py:Env"``); empty: ``name``. One plug-in can appear
+    several times under different names."""
+    reward: Rewards = ()
+    """Functions of yours that reward its tasks in place of their verifier, e.g. ``"my_reward.py:digits"``; none: those
+    of the run's ``reward``."""
     weight: float = Field(1.0, ge=0)
     """Share in the mixture, relative to the others."""
     eval_weight: float | None = Field(None, ge=0)
@@ -49,6 +83,19 @@ class EnvironmentConfig(Section):
     def share_in_evaluation(self) -> float:
         """Weight in the held-out measurement."""
         return self.weight if self.eval_weight is None else self.eval_weight
+
+    @property
+    def verifier(self) -> str:
+        """The verifier that calls the functions of ``reward``; empty without any."""
+        return f"function{INSTANCE}{self.name}" if self.reward else ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_class(cls, values: Any) -> Any:
+        # The name goes into metrics and messages, where a path would be a nuisance.
+        if isinstance(values, dict) and isinstance(name := values.get("name"), str) and references.is_reference(name):
+            return {**values, "plugin": values.get("plugin") or name, "name": references.name_in(name)}
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -78,12 +78,15 @@ def _look_at_algorithm(config: RunConfig) -> Iterator[Finding]:
     if kind in BUILT_IN:
         return
     known = plugins.names(plugins.ALGORITHM_GROUP)
-    if kind not in known:
+    if not plugins.is_known(plugins.ALGORITHM_GROUP, kind):
         yield Finding(f"algorithm.type: {kind!r} is not registered{known_names(kind, known)}")
         return
     from rlserve.algorithms.registry import create  # loads torch
 
-    create(config.algorithm)
+    try:
+        create(config.algorithm)
+    except RlserveError as error:
+        yield Finding(f"algorithm.type: {str(error).removeprefix(plugins.ALGORITHM_GROUP + ': ')}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve import plugins
+from rlserve.actors.environment.rewarded import rewarded
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.config.tables.pretrain import CorpusConfig
@@ -38,7 +39,7 @@ class Taken:
 
 def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> Iterator[Finding]:
     """Faults of ``environments.<index>``; its tasks are added to ``taken``."""
-    section = config.environments[index]
+    section = config.rewarded_environments[index]
     where = f"environments.{index}"
     key = f"{where}.{'plugin' if section.plugin else 'name'}"
     environment, problem = _made(section.plugin or section.name, section.options, key, f"{where}.options")
@@ -52,6 +53,8 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
         return
     # As the environment server does: tasks carry the name in the mixture.
     environment.name = section.name
+    if section.verifier:
+        environment = rewarded(environment, section.verifier)
     try:
         # A property of a plug-in: it may read files, and raise.
         splits = dict(environment.splits)

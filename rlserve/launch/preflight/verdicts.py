@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rlserve import plugins
+from rlserve import plugins, references
 from rlserve.actors.verifier.pipe import encode_verdict
 from rlserve.config.run import RunConfig
 from rlserve.errors import PluginFailed, RlserveError, UnknownName
@@ -33,26 +34,29 @@ def wanted(taken: Iterable[Taken]) -> dict[str, tuple[str, Task, str]]:
 
 def look_at_options(options: Mapping[str, Any]) -> Iterator[Finding]:
     """Options for verifiers that are not installed."""
-    known = plugins.names(VERIFIER_GROUP)
     for name in options:
-        if name not in known:
-            yield Finding(f"verifier.options.{name}: no verifier of that name is installed{known_names(name, known)}")
+        if not plugins.is_known(VERIFIER_GROUP, name):
+            hint = known_names(name, plugins.names(VERIFIER_GROUP))
+            yield Finding(f"verifier.options.{name}: no verifier of that name is installed{hint}")
 
 
 def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer: str) -> Iterator[Finding]:
     """Faults of the verifier ``name``, which ``task`` of the environment at ``key`` uses."""
-    known = plugins.names(VERIFIER_GROUP)
-    if name not in known:
-        yield Finding(f"{key}: its tasks name the verifier {name!r}, which is not installed{known_names(name, known)}")
+    if not plugins.is_known(VERIFIER_GROUP, name):
+        hint = known_names(name, plugins.names(VERIFIER_GROUP))
+        yield Finding(f"{key}: its tasks name the verifier {name!r}, which is not installed{hint}")
         return
-    where = f"verifier.options.{name}"
+    # Functions have no table of options in the configuration: the key that gives them is called reward.
+    calls_functions = name in {section.verifier for section in config.rewarded_environments}
+    where = f"{key}.reward" if calls_functions else f"verifier.options.{name}"
     try:
-        verifier = plugins.make(VERIFIER_GROUP, name, config.verifier.options.get(name, {}), where=where)
+        verifier = plugins.make(VERIFIER_GROUP, name, config.verifier_options.get(name, {}), where=where)
         # As a judge process does before its first job; sandboxes are chosen here, libraries imported.
         if hasattr(verifier, "prepare"):
             verifier.prepare()
     except (PluginFailed, UnknownName) as error:
-        yield Finding(str(error) if str(error).startswith(where) else f"verifier {name!r}: {error}")
+        named = str(error).startswith(where)
+        yield Finding(str(error) if named else f"{where if calls_functions else f'verifier {name!r}'}: {error}")
         return
     except RlserveError as error:
         yield Finding(str(error) if str(error).startswith(where) else f"{where}: {error}")
@@ -60,9 +64,12 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
     except Exception as error:
         yield Finding(f"{where}: {name!r} cannot be made ready: {describe_exception(error)}")
         return
+    if calls_functions:
+        yield from _look_at_functions(config, verifier, answer, task, where)
+        return
     # Two completions, for some verifiers refuse an empty one, and some any that their tasks do not expect: only one
     # that has no verdict on either is broken.
-    empty, other = asyncio.run(_failures(verifier, ("", answer), task))
+    empty, other = asyncio.run(_failures(verifier, [[""], [answer]], task))
     if empty and other:
         yield Finding(f"verifier {name!r} judges nothing of {key} (task {task.task_id!r}): {other}")
     elif empty or other:
@@ -70,31 +77,64 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
         yield warning(f"verifier {name!r} gives no verdict on {what} (task {task.task_id!r}): {empty or other}")
 
 
-async def _failures(verifier: Any, completions: Sequence[str], task: Task) -> list[str]:
-    """For each completion why it has no verdict, or an empty text."""
+def _look_at_functions(config: RunConfig, verifier: Any, answer: str, task: Task, where: str) -> Iterator[Finding]:
+    limit_seconds = config.verifier.limit_seconds
+    sections = (section for section in config.rewarded_environments if section.name == task.environment)
+    functions = ", ".join(references.name_in(f.function) for section in sections for f in section.reward)
+    found: list[str] = []
+    # Two each: a function that returns one reward whatever it gets would pass with one.
+    asking = threading.Thread(
+        target=lambda: found.extend(asyncio.run(_failures(verifier, [[answer] * 2, [""] * 2], task))), daemon=True
+    )
+    asking.start()
+    asking.join(limit_seconds)
+    if asking.is_alive():
+        yield Finding(
+            f"{where}: {functions} took longer than {limit_seconds:g} s for two completions of {len(answer)} "
+            "characters; raise verifier.limit_seconds to what a completion needs, or write it as `async def` if it "
+            "waits for a server"
+        )
+        return
+    other, empty = found
+    if other:
+        yield Finding(f"{where}: {other}\n(task {task.task_id!r}, answer {answer[:60]!r})")
+    elif empty:
+        yield warning(f"{where}: {empty}\n(on an empty answer; such a sample has no reward and teaches nothing)")
+
+
+async def _failures(verifier: Any, calls: Sequence[Sequence[str]], task: Task) -> list[str]:
+    """For each call why it has no verdict, or an empty text."""
     try:
         # In one loop with close(): connections of an async verifier belong to the loop in which it opened them.
-        return list(await asyncio.gather(*(_failure(verifier, completion, task) for completion in completions)))
+        return list(await asyncio.gather(*(_failure(verifier, completions, task) for completions in calls)))
     finally:
         if inspect.iscoroutinefunction(getattr(verifier, "close", None)):
             with suppress(Exception):
                 await verifier.close()
 
 
-async def _failure(verifier: Any, completion: str, task: Task) -> str:
+async def _failure(verifier: Any, completions: Sequence[str], task: Task) -> str:
+    groups = isinstance(verifier, plugins.GroupVerifier)
     try:
-        verdict = verifier.verify(completion, task.payload, _prompt(task))
-        if inspect.isawaitable(verdict):  # an async verifier, which waits for a server
-            verdict = await verdict
-        if not isinstance(verdict, Verdict):
-            return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
-        # A verdict must also pass the pipe of a judge process, which refuses e.g. a reward that is not finite.
-        encode_verdict(verdict)
+        if groups:
+            verdicts = verifier.verify_group(completions, task.payload, _prompt(task))
+        else:
+            verdicts = verifier.verify(completions[0], task.payload, _prompt(task))
+        if inspect.isawaitable(verdicts):  # an async verifier, which waits for a server
+            verdicts = await verdicts
+        for verdict in verdicts if groups else [verdicts]:
+            if not isinstance(verdict, Verdict):
+                return f"verify() returned a {type(verdict).__name__} ({verdict!r:.60}); return a Verdict"
+            # A verdict must also pass the pipe of a judge process, which refuses e.g. a reward that is not finite.
+            encode_verdict(verdict)
+            if verdict.failure:
+                return verdict.failure.message
     except RlserveError as error:
-        return str(error)
+        # Notes of an error are the traceback into a function of the user's.
+        return "\n".join([str(error), *getattr(error, "__notes__", ())]).rstrip()
     except Exception as error:
         return describe_exception(error)
-    return verdict.failure.message if verdict.failure else ""
+    return ""
 
 
 def _prompt(task: Task) -> str:

@@ -89,7 +89,7 @@ async def _local_verifier(
     stack: AsyncExitStack, verifier: str, options: Mapping[str, Any]
 ) -> tuple[Verify | None, tuple[float, float]]:
     """A pool that runs the verifier, if it is installed here."""
-    if verifier not in plugins.names(plugins.VERIFIER_GROUP):
+    if not plugins.is_known(plugins.VERIFIER_GROUP, verifier):
         return None, (0.0, 1.0)
     # Two workers, so that two verdicts on one answer may come from two processes.
     pool = await stack.enter_async_context(VerifierPool({verifier: options}, VerifierConfig(workers=2, spares=0)))

@@ -1,0 +1,60 @@
+"""An environment whose tasks are rewarded by functions of the user's, in place of the verifier that it names."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlserve.errors import PluginFailed
+from rlserve.plugins import Environment
+from rlserve.records import Task
+
+
+def rewarded(environment: Environment, verifier: str) -> Environment:
+    """``environment`` with tasks for ``verifier``, whose payload are the task's columns.
+
+    The columns are what the environment's optional method ``columns(split, index, seed)`` returns, else the fields of
+    the payload that it makes.
+    """
+    # Whoever shows an environment or blames it for an error looks at its class.
+    like = {"__doc__": type(environment).__doc__, "__module__": type(environment).__module__}
+    made: Environment = type(type(environment).__name__, (_Rewarded,), like)(environment, verifier)
+    return made
+
+
+class _Rewarded:
+    """All else is that of the environment inside."""
+
+    def __init__(self, environment: Environment, verifier: str) -> None:
+        self._environment = environment
+        self.verifier = verifier
+
+    def __getattr__(self, name: str) -> Any:
+        # Not ``self._environment``: before __init__ that would look itself up without end.
+        return getattr(self.__dict__["_environment"], name)
+
+    def task(self, split: str, index: int, seed: int) -> Task:
+        """The environment's task, for the functions."""
+        task: object = self._environment.task(split, index, seed)
+        # Given completions need no reward, and whoever asked for a task refuses anything else.
+        if not isinstance(task, Task) or task.given:
+            return task  # type: ignore[return-value]
+        columns = getattr(self._environment, "columns", None)
+        payload = task.payload if columns is None else _encoded(columns(split, index, seed))
+        return replace(task, verifier=self.verifier, payload=payload)
+
+
+def _encoded(columns: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(columns).encode()
+    except (TypeError, ValueError) as error:
+        bad = next((name for name, value in columns.items() if not _is_plain(value)), "")
+        raise PluginFailed(f"columns: {bad!r} cannot be written as JSON ({error}); give plain values") from error
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
