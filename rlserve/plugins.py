@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from rlserve import references
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
 from rlserve.nearest import known_names, nearest
-from rlserve.records import Task, Turn, Verdict
+from rlserve.records import Task, ToolCall, Turn, Verdict
 
 ENVIRONMENT_GROUP = "rlserve.environments"
 VERIFIER_GROUP = "rlserve.verifiers"
@@ -64,6 +64,18 @@ class Episode(Protocol):
 
     def step(self, text: str) -> Turn:
         """Answer the policy's next text, which is untrusted and may be cut anywhere. It may raise any exception."""
+        ...
+
+
+@runtime_checkable
+class ToolEpisode(Episode, Protocol):
+    """An episode that takes tool calls as data. Its tasks offer the tools (``Task.tools``)."""
+
+    def call(self, text: str, calls: tuple[ToolCall, ...]) -> Turn:
+        """Answer a turn that calls tools; ``step`` answers every other one, malformed calls included.
+
+        ``text`` contains the calls. Names and arguments are untrusted: any tool, any JSON object.
+        """
         ...
 
 

@@ -5,7 +5,7 @@
 * ``policy``      the manifest of one version of the weights
 * ``task``        a task: prompt, sampling, payload
 * ``trajectory``  a sample, a trajectory, and the group of trajectories of one task
-* ``turn``        an environment's answer to one turn
+* ``turn``        a turn of an episode: the policy's tool calls, the environment's answer
 * ``verdict``     a verifier's judgement, or why there is none
 
 Nothing here imports torch, grpc or vLLM, so every actor and every plug-in can import it. To add a field: the proto
@@ -28,7 +28,7 @@ from rlserve.records.trajectory import (
     TeacherScores,
     Trajectory,
 )
-from rlserve.records.turn import Turn
+from rlserve.records.turn import ToolCall, Turn
 from rlserve.records.verdict import Failure, FailureKind, Outcome, Verdict
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "TeacherScores",
     "TensorSpec",
     "Tool",
+    "ToolCall",
     "Trajectory",
     "Turn",
     "Verdict",

@@ -28,7 +28,7 @@ from rlserve.v1 import trajectory_pb2 as rlserve_dot_v1_dot_trajectory__pb2
 from rlserve.v1 import verdict_pb2 as rlserve_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rlserve/v1/environment_service.proto\x12\nrlserve.v1\x1a\x1crlserve/v1/hub_service.proto\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\x1a\x18rlserve/v1/verdict.proto\"\x1d\n\x1b\x44\x65scribeEnvironmentsRequest\"Q\n\x1c\x44\x65scribeEnvironmentsResponse\x12\x31\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1b.rlserve.v1.EnvironmentSpec\"g\n\x0fGetTasksRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"3\n\x10GetTasksResponse\x12\x1f\n\x05tasks\x18\x01 \x03(\x0b\x32\x10.rlserve.v1.Task\"\x97\x01\n\x0e\x45pisodeRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.rlserve.v1.EpisodeOpenH\x00\x12&\n\x04turn\x18\x02 \x01(\x0b\x32\x16.rlserve.v1.PolicyTurnH\x00\x12+\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x19.rlserve.v1.EpisodeCancelH\x00\x42\x07\n\x05\x65vent\"A\n\x0b\x45pisodeOpen\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.rlserve.v1.Task\x12\x12\n\nepisode_id\x18\x02 \x01(\t\"K\n\nPolicyTurn\x12\x0c\n\x04text\x18\x01 \x01(\t\x12/\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x18.rlserve.v1.FinishReason\"\x1f\n\rEpisodeCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"l\n\x0f\x45pisodeResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Message\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12$\n\x07verdict\x18\x03 \x01(\x0b\x32\x13.rlserve.v1.Verdict2\x82\x02\n\x12\x45nvironmentService\x12]\n\x08\x44\x65scribe\x12\'.rlserve.v1.DescribeEnvironmentsRequest\x1a(.rlserve.v1.DescribeEnvironmentsResponse\x12\x45\n\x08GetTasks\x12\x1b.rlserve.v1.GetTasksRequest\x1a\x1c.rlserve.v1.GetTasksResponse\x12\x46\n\x07\x45pisode\x12\x1a.rlserve.v1.EpisodeRequest\x1a\x1b.rlserve.v1.EpisodeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rlserve/v1/environment_service.proto\x12\nrlserve.v1\x1a\x1crlserve/v1/hub_service.proto\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\x1a\x18rlserve/v1/verdict.proto\"\x1d\n\x1b\x44\x65scribeEnvironmentsRequest\"Q\n\x1c\x44\x65scribeEnvironmentsResponse\x12\x31\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1b.rlserve.v1.EnvironmentSpec\"g\n\x0fGetTasksRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"3\n\x10GetTasksResponse\x12\x1f\n\x05tasks\x18\x01 \x03(\x0b\x32\x10.rlserve.v1.Task\"\x97\x01\n\x0e\x45pisodeRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.rlserve.v1.EpisodeOpenH\x00\x12&\n\x04turn\x18\x02 \x01(\x0b\x32\x16.rlserve.v1.PolicyTurnH\x00\x12+\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x19.rlserve.v1.EpisodeCancelH\x00\x42\x07\n\x05\x65vent\"A\n\x0b\x45pisodeOpen\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.rlserve.v1.Task\x12\x12\n\nepisode_id\x18\x02 \x01(\t\"u\n\nPolicyTurn\x12\x0c\n\x04text\x18\x01 \x01(\t\x12/\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x18.rlserve.v1.FinishReason\x12(\n\ntool_calls\x18\x03 \x03(\x0b\x32\x14.rlserve.v1.ToolCall\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x1f\n\rEpisodeCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"l\n\x0f\x45pisodeResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.rlserve.v1.Message\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12$\n\x07verdict\x18\x03 \x01(\x0b\x32\x13.rlserve.v1.Verdict2\x82\x02\n\x12\x45nvironmentService\x12]\n\x08\x44\x65scribe\x12\'.rlserve.v1.DescribeEnvironmentsRequest\x1a(.rlserve.v1.DescribeEnvironmentsResponse\x12\x45\n\x08GetTasks\x12\x1b.rlserve.v1.GetTasksRequest\x1a\x1c.rlserve.v1.GetTasksResponse\x12\x46\n\x07\x45pisode\x12\x1a.rlserve.v1.EpisodeRequest\x1a\x1b.rlserve.v1.EpisodeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,11 +48,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EPISODEOPEN']._serialized_start=586
   _globals['_EPISODEOPEN']._serialized_end=651
   _globals['_POLICYTURN']._serialized_start=653
-  _globals['_POLICYTURN']._serialized_end=728
-  _globals['_EPISODECANCEL']._serialized_start=730
-  _globals['_EPISODECANCEL']._serialized_end=761
-  _globals['_EPISODERESPONSE']._serialized_start=763
-  _globals['_EPISODERESPONSE']._serialized_end=871
-  _globals['_ENVIRONMENTSERVICE']._serialized_start=874
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=1132
+  _globals['_POLICYTURN']._serialized_end=770
+  _globals['_TOOLCALL']._serialized_start=772
+  _globals['_TOOLCALL']._serialized_end=832
+  _globals['_EPISODECANCEL']._serialized_start=834
+  _globals['_EPISODECANCEL']._serialized_end=865
+  _globals['_EPISODERESPONSE']._serialized_start=867
+  _globals['_EPISODERESPONSE']._serialized_end=975
+  _globals['_ENVIRONMENTSERVICE']._serialized_start=978
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=1236
 # @@protoc_insertion_point(module_scope)

@@ -16,7 +16,7 @@ from rlserve.actors.environment.blame import Blame
 from rlserve.actors.environment.episode_thread import EpisodeThread
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, NotReady
-from rlserve.plugins import Environment, Episode, EpisodicEnvironment
+from rlserve.plugins import Environment, Episode, EpisodicEnvironment, ToolEpisode
 from rlserve.records import Task, Turn
 from rlserve.rpc import codec
 from rlserve.v1 import environment_service_pb2 as pb
@@ -60,8 +60,8 @@ class EpisodeServer:
         opened: list[Episode] = []  # filled by the thread, perhaps after this call stopped waiting for it
         try:
             await self._answer(thread, lambda: opened.append(self._open(environment, task, blame)), deadline, blame)
-            while (text := _text(await self._next(requests, deadline, what))) is not None:
-                response = await self._answer(thread, _step(opened[0], text, blame), deadline, blame)
+            while (turn := _turn(await self._next(requests, deadline, what))) is not None:
+                response = await self._answer(thread, _step(opened[0], turn, blame), deadline, blame)
                 yield response
                 if response.done:
                     return
@@ -135,8 +135,8 @@ class EpisodeServer:
         return DeadlineExceeded(f"{what}: the episode took longer than episodes.episode_seconds = {limit:g}")
 
 
-def _text(request: pb.EpisodeRequest | None) -> str | None:
-    """The policy's text; None if the client ends the episode."""
+def _turn(request: pb.EpisodeRequest | None) -> pb.PolicyTurn | None:
+    """The policy's turn; None if the client ends the episode."""
     if request is None or request.HasField("cancel"):
         return None
     if not request.HasField("turn"):
@@ -144,11 +144,15 @@ def _text(request: pb.EpisodeRequest | None) -> str | None:
         raise InvalidRequest(f"event: is {kind} in an open episode; send turn or cancel")
     if len(request.turn.text) > MAX_TEXT_CHARACTERS:
         raise LimitExceeded(f"turn.text: has {len(request.turn.text)} characters; at most {MAX_TEXT_CHARACTERS}")
-    return request.turn.text
+    return request.turn
 
 
-def _step(episode: Episode, text: str, blame: Blame) -> Callable[[], pb.EpisodeResponse]:
-    return lambda: blame.run(lambda: _checked(episode.step(text)))
+def _step(episode: Episode, turn: pb.PolicyTurn, blame: Blame) -> Callable[[], pb.EpisodeResponse]:
+    calls = tuple([codec.tool_call_from_proto(c, f"turn.tool_calls[{i}]") for i, c in enumerate(turn.tool_calls)])
+    # Calls are in the text as well: an episode that parses its own notation needs no more.
+    if calls and isinstance(episode, ToolEpisode):
+        return lambda: blame.run(lambda: _checked(episode.call(turn.text, calls)))
+    return lambda: blame.run(lambda: _checked(episode.step(turn.text)))
 
 
 def _checked(turn: object) -> pb.EpisodeResponse:

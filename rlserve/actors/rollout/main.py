@@ -30,6 +30,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.base import EngineOptions, RolloutEngine
 from rlserve.engines.factory import engine_class
+from rlserve.engines.tool_calls import ToolCallReader
 from rlserve.errors import EngineDied, NotReady
 from rlserve.observability.events import EventLog
 from rlserve.records import ActorKind
@@ -120,6 +121,8 @@ class RolloutProcess:
         stack.push_async_callback(self._subscriber.close)
         tokens = ModelTokens.load(model_path)
         engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
+        tool_calls = ToolCallReader(config.model.tool_parser, tokens.tokenizer)
+        await tool_calls.check()
         verify = VerifierPoolClient(verifiers, deadline_seconds=config.rollout.verify_seconds)
         worker = GroupWorker(
             engine=engine,
@@ -134,6 +137,7 @@ class RolloutProcess:
             episodes=EpisodeWorker(
                 engine=engine,
                 tokens=tokens,
+                tool_calls=tool_calls,
                 run_episode=EpisodeClient(environments, config.episodes),
                 verify=verify,
                 limits=config.episodes,

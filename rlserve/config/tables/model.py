@@ -17,3 +17,6 @@ class ModelConfig(Section):
     makes it by [pretrain] and [sft]."""
     max_length: int = Field(2048, ge=8)
     """Context in tokens, prompt and completion together."""
+    tool_parser: str = Field("auto", min_length=1)
+    """How the model writes tool calls: a parser of vLLM's (``hermes``, ``llama3_json``, ``mistral``, ``qwen3_coder``,
+    ...); ``auto`` finds it by the chat template, ``none`` leaves calls to environments as text."""

@@ -5,13 +5,15 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.engines.factory import ENGINES, check_engine
+from rlserve.engines.tool_calls import check_parser
 from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.registry import launcher_type
@@ -51,12 +53,14 @@ def check_types(config: RunConfig) -> Iterator[Finding]:
 
 
 def check_engines(config: RunConfig) -> Iterator[Finding]:
-    """Whether each inference engine that is named exists; nothing of it is imported."""
+    """Whether each inference engine and parser that is named exists; nothing of it is imported."""
     asked = [("rollout.engine", ENGINES, config.rollout.engine)]
     asked += [(f"teachers.{i}.engine", SCORING_ENGINES, t.engine) for i, t in enumerate(config.teachers)]
-    for key, engines, name in asked:
+    checks: list[Callable[[], None]] = [partial(check_engine, engines, name, key=key) for key, engines, name in asked]
+    checks.append(partial(check_parser, config.model.tool_parser))
+    for check in checks:
         try:
-            check_engine(engines, name, key=key)
+            check()
         except ConfigError as error:
             yield Finding(str(error))
 

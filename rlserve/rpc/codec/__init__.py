@@ -12,7 +12,7 @@ and whose ``reason`` is one of ``REASONS``; it raises nothing else, whatever the
 * ``group``       RolloutGroup, also as bytes for the store
 * ``scores``      TeacherScores
 * ``policy``      PolicyVersion
-* ``turn``        an environment's turn
+* ``turn``        turns of an episode: the policy's tool calls, the environment's answer
 * ``verdict``     Verdict, Failure
 
 To add a field: the proto file, the record, both functions here (``x_to_proto``, ``x_from_proto``), its bound in
@@ -51,7 +51,7 @@ from rlserve.rpc.codec.task import (
     tool_to_proto,
 )
 from rlserve.rpc.codec.trajectory import FINISH_REASON, trajectory_from_proto, trajectory_to_proto
-from rlserve.rpc.codec.turn import turn_from_proto, turn_to_proto
+from rlserve.rpc.codec.turn import tool_call_from_proto, tool_call_to_proto, turn_from_proto, turn_to_proto
 from rlserve.rpc.codec.verdict import failure_from_proto, failure_to_proto, verdict_from_proto, verdict_to_proto
 
 __all__ = [
@@ -88,6 +88,8 @@ __all__ = [
     "status_to_proto",
     "task_from_proto",
     "task_to_proto",
+    "tool_call_from_proto",
+    "tool_call_to_proto",
     "tool_from_proto",
     "tool_to_proto",
     "trajectory_from_proto",

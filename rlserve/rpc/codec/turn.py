@@ -1,12 +1,26 @@
-"""Turn on the wire: one answer of an environment in an episode."""
+"""Turns of an episode on the wire: the policy's tool calls, the environment's answer."""
 
-from rlserve.records import Turn
-from rlserve.rpc.codec.check import count, join
-from rlserve.rpc.codec.task import message_from_proto, message_to_proto
+from rlserve.records import ToolCall, Turn
+from rlserve.rpc.codec.check import count, join, text, wire_text
+from rlserve.rpc.codec.task import json_text, message_from_proto, message_to_proto
 from rlserve.rpc.codec.verdict import verdict_from_proto, verdict_to_proto
 from rlserve.v1 import environment_service_pb2 as pb
 
 MAX_MESSAGES = 256  # as in bounds.BOUNDS
+
+
+def tool_call_to_proto(call: ToolCall) -> pb.ToolCall:
+    """Encode a call of a tool."""
+    return pb.ToolCall(id=call.id, name=call.name, arguments_json=wire_text(call.arguments_json))
+
+
+def tool_call_from_proto(message: pb.ToolCall, at: str = "") -> ToolCall:
+    """Decode a call of a tool, checking every field. Raises InvalidRequest."""
+    return ToolCall(
+        id=text(message.id, at, "id"),
+        name=text(message.name, at, "name"),
+        arguments_json=json_text(message.arguments_json, at, "arguments_json"),
+    )
 
 
 def turn_to_proto(turn: Turn) -> pb.EpisodeResponse:

@@ -5,23 +5,33 @@ place of the policy's last turn, and the text after the mark is what follows tha
 earlier turns (as templates that drop old reasoning do).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from rlserve.errors import TaskRefused
-from rlserve.records import FinishReason, Message, Task, Turn
+from rlserve.records import FinishReason, Message, Task, ToolCall, Turn
 from rlserve.tokens.chat import chat_messages, has_template, plain_chat, render
 from rlserve.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTurn:
+    """What the policy wrote in one turn."""
+
+    text: str
+    finish_reason: FinishReason
+    """Why the policy stopped: LENGTH when a limit cut it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls in ``text``; none when they are malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnPair:
     """One turn of the policy and the environment's answer to it."""
 
-    text: str
-    finish_reason: FinishReason
-    """Why the policy stopped: LENGTH when a limit cut it."""
+    said: PolicyTurn
     turn: Turn
 
 
@@ -50,10 +60,18 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _after_last_turn(tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[TurnPair]) -> str:
+    try:
+        return _after(tokenizer, task, turn_pairs, calls=True)
+    except TaskRefused:  # a template that knows no tool calls
+        return _after(tokenizer, task, turn_pairs, calls=False)
+
+
+def _after(tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[TurnPair], *, calls: bool) -> str:
+    """The text after the policy's last turn; with ``calls``, earlier turns that call tools are rendered as calls."""
     *earlier, last = turn_pairs
     conversation = list(chat_messages(task))
     for turn_pair in earlier:
-        conversation += [Message(role="assistant", content=turn_pair.text), *turn_pair.turn.messages]
+        conversation += [_said(turn_pair.said, calls=calls), *turn_pair.turn.messages]
     mark = _mark([*conversation, *last.turn.messages])
     conversation += [Message(role="assistant", content=mark), *last.turn.messages]
     _, found, after = render(tokenizer, conversation, task.tools).rpartition(mark)
@@ -64,6 +82,14 @@ def _after_last_turn(tokenizer: Tokenizer, task: Task, turn_pairs: Sequence[Turn
             reason="template_failed",
         )
     return after
+
+
+def _said(said: PolicyTurn, *, calls: bool) -> Message:
+    if not (calls and said.tool_calls):
+        return Message(role="assistant", content=said.text)
+    # Templates that count turns, as Mistral's do, take no tool message after a turn without calls.
+    written = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in said.tool_calls]
+    return Message(role="assistant", content="", tool_calls=tuple(map(json.dumps, written)))
 
 
 def _mark(messages: Sequence[Message]) -> str:

@@ -5,9 +5,9 @@ A dialogue outlives the streams to environment servers. When a server dies, anot
 
 Example::
 
-    dialogue = Dialogue(request, engine=engine, tokens=tokens, limits=EpisodesConfig())
-    while (spoken := await dialogue.next_text()) is not None:   # (text, why the policy stopped)
-        dialogue.receive(*spoken, await answer(*spoken))        # the environment's Turn
+    dialogue = Dialogue(request, engine=engine, tokens=tokens, tool_calls=reader, limits=EpisodesConfig())
+    while (said := await dialogue.next_turn()) is not None:     # PolicyTurn: text, why it stopped, tool calls
+        dialogue.receive(said, await answer(said))              # the environment's Turn
     trajectory = dialogue.transcript.trajectory(dialogue.finish_reason, ...)
     dialogue.close()
 """
@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from rlserve.actors.rollout.episodes.chat_turns import TurnPair, continuation
+from rlserve.actors.rollout.episodes.chat_turns import PolicyTurn, TurnPair, continuation
 from rlserve.actors.rollout.episodes.transcript import Transcript
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.engines.base import Generator, SamplingChoice
+from rlserve.engines.tool_calls import ToolCallReader
 from rlserve.errors import TaskRefused, Unavailable
 from rlserve.records import FinishReason, Task, Turn, Verdict
 from rlserve.tokens.model_tokens import ModelTokens
@@ -52,7 +53,13 @@ class Dialogue:
     """One episode of one sample. ``close`` it in the end."""
 
     def __init__(
-        self, request: EpisodeRequest, *, engine: Generator, tokens: ModelTokens, limits: EpisodesConfig
+        self,
+        request: EpisodeRequest,
+        *,
+        engine: Generator,
+        tokens: ModelTokens,
+        tool_calls: ToolCallReader,
+        limits: EpisodesConfig,
     ) -> None:
         self.task = request.task
         self.episode_id = request.request_id
@@ -63,21 +70,22 @@ class Dialogue:
         self._request = request
         self._engine = engine
         self._tokens = tokens
+        self._tool_calls = tool_calls
         self._limits = limits
-        self._sampling: asyncio.Task[tuple[str, FinishReason]] | None = None
+        self._sampling: asyncio.Task[PolicyTurn] | None = None
 
     @property
     def texts(self) -> list[str]:
         """The policy's texts, turn by turn."""
-        return [turn_pair.text for turn_pair in self.turn_pairs]
+        return [turn_pair.said.text for turn_pair in self.turn_pairs]
 
     @property
     def verdict(self) -> Verdict | None:
         """The verdict of the environment's last answer; None when it gave none."""
         return self.turn_pairs[-1].turn.verdict if self.turn_pairs else None
 
-    async def next_text(self) -> tuple[str, FinishReason] | None:
-        """The policy's next text, or None when the episode is over; the same until ``receive`` is called.
+    async def next_turn(self) -> PolicyTurn | None:
+        """The policy's next turn, or None when the episode is over; the same until ``receive`` is called.
 
         Raises PolicyFailed.
         """
@@ -88,14 +96,14 @@ class Dialogue:
         # Shielded: the stream that waits here may break, but the turn is sampled once and kept for the next stream.
         return await asyncio.shield(self._sampling)
 
-    def receive(self, text: str, finish_reason: FinishReason, turn: Turn) -> None:
-        """Take the environment's answer to the text of ``next_text``.
+    def receive(self, said: PolicyTurn, turn: Turn) -> None:
+        """Take the environment's answer to the turn of ``next_turn``.
 
         Raises PolicyFailed when the chat template refuses it.
         """
         # Only here: until the answer is there, another stream must get the same turn.
         self._sampling = None
-        self.turn_pairs.append(TurnPair(text, finish_reason, turn))
+        self.turn_pairs.append(TurnPair(said, turn))
         self.finish_reason = self._why_over(turn)
 
     def close(self) -> None:
@@ -124,7 +132,7 @@ class Dialogue:
     def _tokens_left(self) -> int:
         return self._request.sampling.max_new_tokens - self.transcript.num_sampled
 
-    async def _sample(self) -> tuple[str, FinishReason]:
+    async def _sample(self) -> PolicyTurn:
         request, turn = self._request, self.transcript.num_samples
         room = min(self._tokens_left, request.max_length - len(self.transcript))
         try:
@@ -141,7 +149,9 @@ class Dialogue:
         except Exception as error:
             raise PolicyFailed(error) from error
         self.transcript.add_sample(sample)
-        return self._tokens.text(sample.token_ids.tolist()), sample.finish_reason
+        text = self._tokens.text(sample.token_ids.tolist())
+        calls = await self._tool_calls.read(text, self.task.tools, turn=turn)
+        return PolicyTurn(text, sample.finish_reason, calls)
 
 
 def turn_seed(seed: int, turn: int) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rlserve.actors.rollout.episodes.dialogue import Dialogue, EpisodeRequest, PolicyFailed
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.engines.base import Generator, SamplingChoice
+from rlserve.engines.tool_calls import ToolCallReader
 from rlserve.errors import DeadlineExceeded, InvalidRequest, PluginFailed, RlserveError
 from rlserve.gather import gather_or_cancel
 from rlserve.records import (
@@ -50,8 +51,9 @@ class EpisodeWorker:
 
     Example::
 
-        episodes = EpisodeWorker(engine=engine, tokens=tokens, run_episode=EpisodeClient(pool, config), verify=verify,
-                                 limits=config, max_length=2048)
+        episodes = EpisodeWorker(engine=engine, tokens=tokens, tool_calls=ToolCallReader("auto", tokens.tokenizer),
+                                 run_episode=EpisodeClient(pool, config), verify=verify, limits=config,
+                                 max_length=2048)
         trajectories = await episodes.trajectories(lease, task, prompt, sampling)
     """
 
@@ -60,6 +62,7 @@ class EpisodeWorker:
         *,
         engine: Generator,
         tokens: ModelTokens,
+        tool_calls: ToolCallReader,
         run_episode: RunEpisode,
         verify: Verify,
         limits: EpisodesConfig,
@@ -68,6 +71,7 @@ class EpisodeWorker:
         """``run_episode`` plays a dialogue to its end or raises, as ``EpisodeClient`` does."""
         self._engine = engine
         self._tokens = tokens
+        self._tool_calls = tool_calls
         self._run_episode = run_episode
         self._verify = verify
         self._limits = limits
@@ -112,7 +116,9 @@ class EpisodeWorker:
         )
 
     async def _play(self, request: EpisodeRequest) -> _Played:
-        dialogue = Dialogue(request, engine=self._engine, tokens=self._tokens, limits=self._limits)
+        dialogue = Dialogue(
+            request, engine=self._engine, tokens=self._tokens, tool_calls=self._tool_calls, limits=self._limits
+        )
         try:
             await self._run_episode(dialogue)
         except PolicyFailed as error:

@@ -1,6 +1,6 @@
 """Plays a dialogue over a stream to an environment server, and over another stream when that one breaks.
 
-``_talk``  waits for: the policy's next text, then the environment's answer to it.
+``_talk``  waits for: the policy's next turn, then the environment's answer to it.
            unblocked by: the engine, the answer, the turn's deadline, the server's disappearance from the hub, the
            episode's deadline.
 """
@@ -15,7 +15,7 @@ import grpc.aio
 
 from rlserve.actors.discovery.endpoint import EndpointLost
 from rlserve.actors.discovery.pool import EndpointPool
-from rlserve.actors.rollout.episodes.chat_turns import TurnPair
+from rlserve.actors.rollout.episodes.chat_turns import PolicyTurn, TurnPair
 from rlserve.actors.rollout.episodes.dialogue import Dialogue
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.config.waits import TURN_MARGIN_SECONDS
@@ -80,9 +80,13 @@ class _Stream:
         task = codec.task_to_proto(dialogue.task)
         self._outbox.put_nowait(pb.EpisodeRequest(open=pb.EpisodeOpen(task=task, episode_id=dialogue.episode_id)))
 
-    async def answer(self, text: str, finish_reason: FinishReason) -> Turn:
-        """The environment's answer to one text."""
-        turn = pb.PolicyTurn(text=wire_text(text), finish_reason=codec.FINISH_REASON.encode(finish_reason))
+    async def answer(self, said: PolicyTurn) -> Turn:
+        """The environment's answer to one turn of the policy."""
+        turn = pb.PolicyTurn(
+            text=wire_text(said.text),
+            finish_reason=codec.FINISH_REASON.encode(said.finish_reason),
+            tool_calls=[codec.tool_call_to_proto(call) for call in said.tool_calls],
+        )
         self._outbox.put_nowait(pb.EpisodeRequest(turn=turn))
         seconds = self._turn_seconds + TURN_MARGIN_SECONDS
         try:
@@ -134,17 +138,15 @@ async def _opened(channel: grpc.aio.Channel, dialogue: Dialogue, turn_seconds: f
 async def _talk(stream: _Stream, dialogue: Dialogue) -> None:
     # A second server starts the episode again: send it the texts that the first one answered, without sampling.
     for turn_pair in dialogue.turn_pairs:
-        _check_repeated(
-            dialogue.task.environment, turn_pair, await stream.answer(turn_pair.text, turn_pair.finish_reason)
-        )
-    while (spoken := await dialogue.next_text()) is not None:
-        dialogue.receive(*spoken, await stream.answer(*spoken))
+        _check_repeated(dialogue.task.environment, turn_pair, await stream.answer(turn_pair.said))
+    while (said := await dialogue.next_turn()) is not None:
+        dialogue.receive(said, await stream.answer(said))
 
 
 def _check_repeated(name: str, before: TurnPair, now: Turn) -> None:
     """Raise PluginFailed unless both servers answered alike. Verdicts are not compared: they hold their duration."""
     if (now.messages, now.done) != (before.turn.messages, before.turn.done):
         raise PluginFailed(
-            f"environment {name!r}: answered {before.text!a} differently than before; its answers must follow from "
-            "the task and the texts alone"
+            f"environment {name!r}: answered {before.said.text!a} differently than before; its answers must follow "
+            "from the task and the texts alone"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from odd_episodes import OddEnvironment
 
-from rlserve.actors.rollout.episodes.chat_turns import TurnPair, continuation
+from rlserve.actors.rollout.episodes.chat_turns import PolicyTurn, TurnPair, continuation
 from rlserve.config.tables.pretrain import TokenizerConfig
 from rlserve.errors import InvalidRequest
 from rlserve.pretrain.tokenizer import train_tokenizer
@@ -38,7 +38,7 @@ def chat_tokenizer(template: str) -> Any:
 
 
 def turn_pair(text: str, *answers: Message, finish: FinishReason = FinishReason.STOP) -> TurnPair:
-    return TurnPair(text, finish, Turn(messages=answers))
+    return TurnPair(PolicyTurn(text, finish), Turn(messages=answers))
 
 
 def user(content: str) -> Message:
@@ -49,7 +49,7 @@ def conversation(tokenizer: Any, task: Task, turn_pairs: list[TurnPair], *, cut:
     """The text of all tokens: the policy writes its turns, and ends them itself unless it is cut."""
     ids = list(encode_prompt(tokenizer, task, max_tokens=500).token_ids)
     for number, said in enumerate(turn_pairs):
-        sampled = tokenizer.encode(said.text + ("" if cut else "<|im_end|>"), add_special_tokens=False)
+        sampled = tokenizer.encode(said.said.text + ("" if cut else "<|im_end|>"), add_special_tokens=False)
         ids += sampled
         ids += continuation(tokenizer, task, turn_pairs[: number + 1], last_token=sampled[-1])
     return str(tokenizer.decode(ids))

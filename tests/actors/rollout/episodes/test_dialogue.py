@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_episodes import OddEnvironment
 
+from rlserve.actors.rollout.episodes.chat_turns import PolicyTurn
 from rlserve.actors.rollout.episodes.dialogue import Dialogue, EpisodeRequest, turn_seed
 from rlserve.config.tables.episodes import EpisodesConfig
+from rlserve.engines.tool_calls import ToolCallReader
 from rlserve.records import FinishReason, Message, SegmentKind, Turn
 from rlserve.tokens.model_tokens import ModelTokens
 from tests.support.models import characters
 from tests.support.models.scripted_engine import Call, ScriptedEngine
 
+NO_CALLS = ToolCallReader("none", None)
 TASK = OddEnvironment().task("train", 0, 0)
 WORDS = st.text(characters.ALPHABET, max_size=6)
 
@@ -60,12 +63,14 @@ async def played(play: Play) -> tuple[Dialogue, ScriptedEngine]:
         max_length=play.max_length,
     )
     limits = EpisodesConfig(max_turns=play.max_turns, max_turn_tokens=play.max_turn_tokens)
-    dialogue = Dialogue(request, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=limits)
+    dialogue = Dialogue(
+        request, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), tool_calls=NO_CALLS, limits=limits
+    )
     answers = iter(play.environment)
-    while (spoken := await dialogue.next_text()) is not None:
+    while (said := await dialogue.next_turn()) is not None:
         text = next(answers, None)
         messages = (Message(role="user", content=text or ""),)
-        dialogue.receive(*spoken, Turn(messages=messages, done=text is None))
+        dialogue.receive(said, Turn(messages=messages, done=text is None))
     return dialogue, engine
 
 
@@ -120,11 +125,17 @@ async def test_a_turn_is_sampled_once_however_often_it_is_asked_for() -> None:
     request = EpisodeRequest(
         task=TASK, prompt=[1, 5], sampling=characters.sampling(9), seed=1, request_id="group/0", max_length=64
     )
-    dialogue = Dialogue(request, engine=engine, tokens=ModelTokens.of(characters.tokenizer()), limits=EpisodesConfig())
-    broken = asyncio.create_task(dialogue.next_text())
+    dialogue = Dialogue(
+        request,
+        engine=engine,
+        tokens=ModelTokens.of(characters.tokenizer()),
+        tool_calls=NO_CALLS,
+        limits=EpisodesConfig(),
+    )
+    broken = asyncio.create_task(dialogue.next_turn())
     await asyncio.sleep(0.01)
     broken.cancel()
-    assert await dialogue.next_text() == await dialogue.next_text() == ("5", FinishReason.STOP)
+    assert await dialogue.next_turn() == await dialogue.next_turn() == PolicyTurn("5", FinishReason.STOP)
     assert len(engine.calls) == 1
     assert dialogue.transcript.num_samples == 1
 

@@ -17,6 +17,7 @@ from rlserve.algorithms.batch import PolicyOutputs
 from rlserve.batching.collate import BatchLayout, collate
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.episodes import EpisodesConfig
+from rlserve.engines.tool_calls import ToolCallReader
 from rlserve.environments.calculator import CalculatorEnvironment
 from rlserve.environments.guess import GuessEnvironment
 from rlserve.errors import EngineDied
@@ -68,6 +69,7 @@ class Player:
         self._worker = EpisodeWorker(
             engine=engine,
             tokens=ModelTokens.of(characters.tokenizer()),
+            tool_calls=ToolCallReader("none", None),
             run_episode=EpisodeClient(site.pool, config),
             verify=self._judge,
             limits=config,
