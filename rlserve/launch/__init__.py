@@ -2,6 +2,7 @@
 
 * ``run``             ``run(config, paths)``: a whole run, from the claim of its directory to its report
 * ``plan``            a configuration as a list of processes; pure
+* ``gpus``            which GPUs each process gets; pure
 * ``base``            what a launcher promises
 * ``registry``        from ``[launch] type`` to a launcher
 * ``local``           the launcher of processes on this machine

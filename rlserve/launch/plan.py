@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlserve.config.run import RunConfig
+from rlserve.launch.gpus import rank_name, share_out
 
 HUB = "hub"
 LEARNER = "learner"
@@ -33,11 +34,14 @@ def plan_processes(
     hub_address: str,
     resume: bool = False,
     rank_port: int = 0,
+    gpus: Sequence[str] = (),
 ) -> list[ProcessSpec]:
     """All processes of a run but the hub, in the order of their start.
 
-    ``rank_port``: where learner ranks meet; used only with ``learner.ranks`` > 1.
+    ``rank_port``: where learner ranks meet; used only with ``learner.ranks`` > 1. ``gpus``: those of this machine, as
+    ``CUDA_VISIBLE_DEVICES`` names them. Raises ConfigError when they are too few.
     """
+    shares = share_out(config, gpus)
     common = ("--run", str(run_directory), "--hub", hub_address)
     prepares = config.pretrain is not None or any(teacher.is_made_here for teacher in config.teachers)
     # First, since actors that load a model wait for it; they import their libraries meanwhile.
@@ -53,7 +57,7 @@ def plan_processes(
     ]
     specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
     specs += [_actor(f"rollout-{i}", "rollout", common) for i in range(config.rollout.workers)]
-    return [_on_cores(spec, config.launch.cores) for spec in specs]
+    return [_on_gpus(_on_cores(spec, config.launch.cores), shares) for spec in specs]
 
 
 def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
@@ -73,13 +77,22 @@ def _on_cores(spec: ProcessSpec, cores: Mapping[str, Sequence[int]]) -> ProcessS
     return replace(spec, command=(*spec.command, "--cores", listed))
 
 
+def _on_gpus(spec: ProcessSpec, shares: Mapping[str, Sequence[str]]) -> ProcessSpec:
+    if spec.name not in shares:
+        return spec
+    # A process sees its own GPUs alone, numbered from 0.
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(shares[spec.name])}
+    local = {"LOCAL_RANK": "0"} if spec.kind == LEARNER else {}
+    return replace(spec, environment={**spec.environment, **own, **local})
+
+
 def _actor(name: str, kind: str, options: tuple[str, ...]) -> ProcessSpec:
     command = (sys.executable, "-m", "rlserve.cli.main", "serve", kind, "--id", name, *options)
     return ProcessSpec(name=name, kind=kind, command=command)
 
 
 def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, rank_port: int) -> ProcessSpec:
-    name = LEARNER if rank == 0 else f"{LEARNER}-rank-{rank}"
+    name = rank_name(rank)
     base = _actor(name, LEARNER, (*common, *(("--resume",) if resume else ())))
     environment = {
         "RANK": str(rank),

@@ -24,6 +24,7 @@ from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
 from rlserve.launch.base import Launcher
 from rlserve.launch.directory import claimed, clear, is_finished, relabel_samples, write_config
+from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.plan import plan_processes
 from rlserve.launch.ports import with_free_port
 from rlserve.launch.preflight.check import check, refuse_faults
@@ -225,6 +226,7 @@ class OneLife:
             resume=self._resume,
             # The ranks bind it only once they have imported torch: until then another process may take it.
             rank_port=int(with_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
+            gpus=visible_gpus(),
         )
         await self._launcher.run(specs)
 

@@ -46,11 +46,19 @@ def test_what_crashes_is_named_and_the_rest_is_looked_at() -> None:
 
 def test_more_than_the_machine_has() -> None:
     asked = config('{ name = "asks" }', more=("rollout.tensor_parallel=4", "learner.ranks=4"))
-    without = list(check_gpus(asked, 0))
+    without = list(check_gpus(asked, ()))
     assert without == [] or not without[0].is_fault
-    two = list(check_gpus(asked, 2))
-    assert [f.message.split(":")[0] for f in two] == ["learner.ranks", "rollout.tensor_parallel"]
-    assert not list(check_gpus(asked, 4))
+    (few,) = check_gpus(asked, ("0", "1", "2", "3"))
+    assert few.is_fault and "need 8 GPUs, this machine shows 4, and 0 are left for rollout" in few.message
+    assert not list(check_gpus(asked, tuple("01234567")))
+    (idle,) = check_gpus(asked, tuple("0123456789"))
+    assert not idle.is_fault and "2 of 10 GPUs are not used" in idle.message
+
+
+def test_an_engine_beside_the_learner_leaves_it_memory() -> None:
+    (greedy,) = check_gpus(config('{ name = "asks" }'), ("0",))
+    assert greedy.is_fault and "rollout.gpu_memory_fraction: is 0.85" in greedy.message and "learner" in greedy.message
+    assert not list(check_gpus(config('{ name = "asks" }', more=("rollout.gpu_memory_fraction=0.4",)), ("0",)))
 
 
 def test_an_engine_that_is_misspelt_is_named_before_anything_starts() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from rlserve.bench.gpu.rows import read_rows
 from rlserve.bench.gpu.table import stage_lines
 from rlserve.errors import InvalidRequest
+from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.last_words import last_words
-from rlserve.launch.preflight.machine import count_gpus
 
 KILL_SECONDS = 3.0
 """Between SIGTERM and SIGKILL of a stage: its files are written already."""
@@ -40,7 +40,7 @@ def measure(*, out: str, minutes: float = 8.0, only: Sequence[str] = ()) -> dict
     directory = Path(out)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    if not count_gpus():
+    if not visible_gpus():
         print("no NVIDIA GPU is seen: tiny sizes on the CPU, which rehearse the plan and measure nothing", flush=True)
     deadline = time.monotonic() + 60 * minutes
     ends: dict[str, str] = {}

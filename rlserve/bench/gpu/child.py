@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlserve.bench.gpu.rows import write_rows
 from rlserve.bench.gpu.sizes import GPU, REHEARSAL
-from rlserve.launch.preflight.machine import count_gpus
+from rlserve.launch.gpus import visible_gpus
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # Imported one by one: each stage loads other libraries.
     stage = importlib.import_module(f"rlserve.bench.gpu.{arguments.stage}")
-    sizes = GPU if count_gpus() else REHEARSAL
+    sizes = GPU if visible_gpus() else REHEARSAL
     write_rows(arguments.out, arguments.stage, stage.measure(sizes, arguments.out))
 
 

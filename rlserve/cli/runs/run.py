@@ -10,6 +10,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.resume import refuse_changes
 from rlserve.config.run import RunConfig
 from rlserve.errors import InvalidRequest
+from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.plan import plan_hub, plan_processes
 from rlserve.launch.run import look_for_faults
 from rlserve.launch.run import run as launch
@@ -102,6 +103,8 @@ def _print_plan(config: RunConfig, paths: RunPaths) -> None:
     print(to_toml(config))
     print("# processes")
     address = "HUB_ADDRESS"
-    for spec in (plan_hub(paths.root, address), *plan_processes(config, paths.root, hub_address=address)):
-        print(f"# {spec.name}: {' '.join(spec.command[1:])}")
+    planned = plan_processes(config, paths.root, hub_address=address, gpus=visible_gpus())
+    for spec in (plan_hub(paths.root, address), *planned):
+        on = spec.environment.get("CUDA_VISIBLE_DEVICES")
+        print(f"# {spec.name}{f' (GPU {on})' if on else ''}: {' '.join(spec.command[1:])}")
     print(f"# {weight_plan(config, paths)}")

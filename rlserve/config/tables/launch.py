@@ -1,10 +1,12 @@
 """``[launch]``: how the launcher starts, restarts and stops the processes of a run."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from rlserve.config.base import Section
+
+GpuShare = PositiveInt | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, max_length=1024)]
 
 
 class LaunchConfig(Section):
@@ -28,6 +30,10 @@ class LaunchConfig(Section):
     """Optimizer steps between two writes of ``report.html`` during the run; 0: only at its end."""
     cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Processor cores by kind of actor, e.g. ``{ learner = [0], rollout = [1] }``; others run anywhere."""
+    gpus: dict[Literal["learner", "rollout", "teacher"], GpuShare] = Field(default_factory=dict)
+    """GPUs by role, as numbers or as a count, e.g. ``{ learner = [0, 1], rollout = 2 }``. Empty: each learner rank,
+    each part of a tensor-parallel rollout worker and each teacher server gets one of its own, in this order; a single
+    GPU is shared by all."""
 
     @model_validator(mode="after")
     def _grace_is_short(self) -> "LaunchConfig":

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rlserve.config.run import RunConfig
 from rlserve.engines.factory import ENGINES, check_engine
 from rlserve.engines.tool_calls import check_parser
 from rlserve.errors import ConfigError, RlserveError
+from rlserve.launch.gpus import share_out, shared_with, visible_gpus
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
@@ -23,8 +24,8 @@ from rlserve.store.registry import backend_of
 FLASH = "flash_attention_2"
 ROOM_BYTES = 256 * 2**20
 """Below this a warning: one checkpoint of the quick start's model with its optimizer takes a fifth of it."""
-DRIVER = Path("/proc/driver/nvidia/gpus")
-"""One entry a card, readable without loading the driver's library."""
+SHARED_FRACTION = 0.6
+"""More of a GPU's memory than this leaves too little for another process that loads a model."""
 
 
 def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
@@ -33,7 +34,7 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     yield from check_directory(paths.root)
     yield from check_ports(config)
     yield from check_cores(config)
-    yield from check_gpus(config, count_gpus())
+    yield from check_gpus(config, visible_gpus())
     yield from check_engines(config)
     yield from check_types(config)
 
@@ -144,41 +145,46 @@ def check_cores(config: RunConfig) -> Iterator[Finding]:
             yield Finding(f"launch.cores.{kind}: names {absent}, but this process may run on {listed}")
 
 
-def count_gpus() -> int:
-    """Number of NVIDIA GPUs that processes may use, without loading a library."""
-    try:
-        # Not torch.cuda: importing torch takes seconds.
-        count = len(list(DRIVER.iterdir()))
-    except OSError:
-        # A container may have the device files without the driver's directory in /proc.
-        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or not count:
-        return count
-    # A part of a GPU (MIG) is a device of its own, so that more may be listed than there are cards.
-    return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-
-
-def check_gpus(config: RunConfig, gpus: int) -> Iterator[Finding]:
-    """Whether there are as many devices as ranks and tensor parallelism need, and the attention that needs them."""
-    ranks, parallel = config.learner.ranks, config.rollout.tensor_parallel
+def check_gpus(config: RunConfig, gpus: Sequence[str]) -> Iterator[Finding]:
+    """Whether the GPUs suffice for all processes, those that share one fit, and the attention finds one."""
     if gpus:
-        if ranks > gpus:
-            yield Finding(f"learner.ranks: is {ranks}, but this machine shows {gpus} GPUs; a rank needs one each")
-        if parallel > gpus:
-            yield Finding(f"rollout.tensor_parallel: is {parallel}, but this machine shows {gpus} GPUs")
+        try:
+            shares = share_out(config, gpus)
+        except ConfigError as error:
+            yield Finding(str(error))
+        else:
+            yield from _check_sharing(config, shares)
+            if unused := len(gpus) - len({gpu for own in shares.values() for gpu in own}):
+                yield warning(
+                    f"launch.gpus: {unused} of {len(gpus)} GPUs are not used; raise learner.ranks or rollout.workers"
+                )
     else:
-        # On a CPU each rank and each part of a tensor-parallel engine is a process that keeps a core busy.
-        processes = ranks + config.rollout.workers * parallel
-        cores = len(os.sched_getaffinity(0))
-        if (ranks > 1 or parallel > 1) and processes > cores:
-            yield warning(
-                f"learner.ranks, rollout.tensor_parallel: {processes} processes that compute share {cores} cores, "
-                "and there is no GPU; it works, and is slow"
-            )
+        yield from _check_processors(config)
     if config.learner.attention == FLASH:
         # find_spec, not import: flash_attn imports torch.
         if importlib.util.find_spec("flash_attn") is None:
             yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; take 'sdpa'")
         elif not gpus:
             yield warning("learner.attention: is 'flash_attention_2', but no NVIDIA GPU is seen here; take 'sdpa'")
+
+
+def _check_sharing(config: RunConfig, shares: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+    fraction = config.rollout.gpu_memory_fraction
+    # With a KV cache of fixed size too: vLLM asks for that much free memory before it starts.
+    if config.rollout.workers and fraction > SHARED_FRACTION and (others := shared_with(shares, "rollout-0")):
+        yield Finding(
+            f"rollout.gpu_memory_fraction: is {fraction:g}, but rollout-0 shares its GPU with {', '.join(others)}; set "
+            "0.4 or less, or give each role a GPU of its own"
+        )
+
+
+def _check_processors(config: RunConfig) -> Iterator[Finding]:
+    ranks, parallel = config.learner.ranks, config.rollout.tensor_parallel
+    # On a CPU each rank and each part of a tensor-parallel engine is a process that keeps a core busy.
+    processes = ranks + config.rollout.workers * parallel
+    cores = len(os.sched_getaffinity(0))
+    if (ranks > 1 or parallel > 1) and processes > cores:
+        yield warning(
+            f"learner.ranks, rollout.tensor_parallel: {processes} processes that compute share {cores} cores, "
+            "and there is no GPU; it works, and is slow"
+        )
