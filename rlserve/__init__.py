@@ -4,7 +4,8 @@ From the bottom up (``tests/test_layers.py`` checks the direction of imports):
 
 * ``records``        frozen dataclasses, one per message
 * ``errors``, ``nearest``  the errors raised on purpose, and hints to the nearest known name
-* ``text_files``, ``gather``, ``importing``, ``idle_threads``, ``processor_time``, ``cpu_kernels``  small helpers
+* ``text_files``, ``gather``, ``importing``, ``idle_threads``, ``processor_time``, ``cpu_kernels``,
+  ``hugging_face``  small helpers
 * ``references``     objects in the user's files, such as ``"my_reward.py:digits"``
 * ``plugins``        the protocols of environments and verifiers, and how all plug-ins are loaded
 * ``config``         the run configuration: one strict section per table

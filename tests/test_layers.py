@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rlserve"
 Layers = tuple[tuple[str, ...], ...]
 LAYERS: Layers = (
-    ("v1", "errors", "nearest", "cpu_kernels", "gather", "idle_threads", "importing", "processor_time", "text_files"),
+    (
+        "v1",
+        "errors",
+        "nearest",
+        "cpu_kernels",
+        "gather",
+        "hugging_face",
+        "idle_threads",
+        "importing",
+        "processor_time",
+        "text_files",
+    ),
     ("records", "config", "plugins", "references"),
     ("tokens", "algorithms", "sandbox"),
     ("batching", "store", "observability"),
@@ -44,7 +55,7 @@ INSIDE: dict[str, Layers] = {
 MAX_FILES = 16  # more than one sees at a glance; algorithms/ is a list of algorithms, one a file
 MANY_FILES = {"rlserve/algorithms"}
 PLUGIN_MAY_IMPORT = {"errors", "nearest", "records", "plugins", "references", "sandbox", "text_files"}
-ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers"}  # an environment knows the verifier of its tasks
+ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers", "hugging_face"}  # an environment knows its tasks' verifier
 PLUGINS = ("environments", "verifiers")
 # What a host of one role does not install; only these rooms may import it at the top of a module.
 LIGHT = ("records", "config", "errors", "text_files", "plugins", "rpc", "store", "verifiers", "environments", "cli")

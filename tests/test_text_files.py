@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.environments.files.jsonl import JsonlEnvironment
+from rlserve.environments.files.dataset import DatasetEnvironment
 from rlserve.errors import InvalidRequest
 from rlserve.text_files import lines_of, read_text
 
@@ -30,7 +30,7 @@ ROWS = '{"prompt": "caf\u00e9", "answer": "1"}\n{"prompt": "b", "answer": "2"}\n
 def test_every_spelling_of_a_text_file_is_read(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(data)
-    environment = JsonlEnvironment(path=str(path))
+    environment = DatasetEnvironment(path=str(path), verifier="exact")
     assert [environment.task("train", index, 0).prompt for index in range(2)] == ["caf\u00e9", "b"]
     assert environment.splits == {"train": 2}
 
@@ -60,7 +60,7 @@ def test_what_is_no_text_is_refused_by_what_it_is(tmp_path: Path, data: bytes, w
     path = tmp_path / "a.jsonl"
     path.write_bytes(data)
     with pytest.raises(InvalidRequest, match=r"^path: '.*a\.jsonl'") as caught:
-        JsonlEnvironment(path=str(path))
+        DatasetEnvironment(path=str(path), verifier="exact")
     assert word in str(caught.value)
 
 

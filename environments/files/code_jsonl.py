@@ -5,14 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.files.rows import (
-    checked_payload,
-    optional_text,
-    prompt_format_option,
-    read_files,
-    row_at,
-    text_field,
-)
+from rlserve.environments.files.fields import optional_text, text_field
+from rlserve.environments.files.rows import checked_payload, prompt_format_option, read_files, row_at
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task
 

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rlserve.environments.files.fields import answer_field, text_field
 from rlserve.environments.files.math_problems import MathProblem, MathProblemEnvironment
-from rlserve.environments.files.rows import answer_field, checked_payload, text_field
+from rlserve.environments.files.rows import checked_payload
 from rlserve.errors import InvalidRequest
 
 INSTRUCTION = "Reason step by step, then write the final answer as \\boxed{number}."

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rlserve.environments.files.fields import answer_field, optional_text, text_field
 from rlserve.environments.files.math_problems import MathProblem, MathProblemEnvironment
-from rlserve.environments.files.rows import answer_field, checked_payload, optional_text, text_field
+from rlserve.environments.files.rows import checked_payload
 from rlserve.errors import InvalidRequest
 from rlserve.verifiers.math.extract.boxes import last_box
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlserve.environments.files.code_jsonl import INSTRUCTION, CodeEnvironment, CodeRow, code_row
-from rlserve.environments.files.rows import optional_text, read_files, text_field, texts_field
+from rlserve.environments.files.fields import optional_text, text_field, texts_field
+from rlserve.environments.files.rows import read_files
 from rlserve.errors import InvalidRequest
 
 # The function that an assert calls, also inside of set(...), math.isclose(...) or brackets.

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.environments.files.rows import prompt_field, read_rows, row_at, task_of, text_field
+from rlserve.environments.files.conversation import prompt_field
+from rlserve.environments.files.fields import text_field
+from rlserve.environments.files.rows import read_rows, row_at, task_of
 from rlserve.errors import InvalidRequest
 from rlserve.records import GivenCompletion, Message, Task
 

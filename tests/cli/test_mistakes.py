@@ -150,10 +150,10 @@ PLUG_INS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         '{ name = "asks", options = { characterss = 2 } }',
         ("environments.0.options.characterss: is not an option of 'asks'; did you mean 'characters'?",),
     ),
-    ("missing option", '{ name = "jsonl" }', ("environments.0.options.path: is missing",)),
+    ("missing option", '{ name = "dataset" }', ("environments.0.options.path: is missing",)),
     (
         "missing file",
-        '{ name = "jsonl", options = { path = "/nope.jsonl" } }',
+        '{ name = "dataset", options = { path = "/nope.jsonl" } }',
         ("environments.0.options.path: '/nope.jsonl' cannot be read",),
     ),
     ("split", '{ name = "asks", split = "tain" }', ("environments.0.split: ", "did you mean 'train'?")),
@@ -315,13 +315,13 @@ def test_one_broken_plug_in_takes_no_other_out_of_a_list(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "jsonl"], "--option.path: is missing"),
-        (["check", "jsonl"], "--option.path: is missing"),
-        (["sample", "jsonl", "--option", "pth=x"], "did you mean 'path'?"),
+        (["sample", "dataset"], "--option.path: is missing"),
+        (["check", "dataset"], "--option.path: is missing"),
+        (["sample", "dataset", "--option", "pth=x"], "did you mean 'path'?"),
         (["check", "arithmetic", "--option", "foo=1"], "--option.foo: is not an option of 'arithmetic'"),
         (["sample", "arithmetik"], "did you mean 'arithmetic'?"),
         (["sample", "arithmetic", "--split", "tain"], "did you mean 'train'?"),
-        (["sample", "jsonl", "--option", "path=/nope"], "'/nope' cannot be read"),
+        (["sample", "dataset", "--option", "path=/nope"], "'/nope' cannot be read"),
     ],
 )
 def test_an_environment_asked_for_in_the_wrong_way(

@@ -76,7 +76,7 @@ def test_a_judge_that_thinks_for_two_seconds_starves_no_run(
         "rollout.group_size": SAMPLES,
         "learner.groups_per_step": GROUPS,
         "environments.0.name": "judged",
-        "environments.0.plugin": "jsonl",
+        "environments.0.plugin": "dataset",
         "environments.0.options.path": tasks,
         "environments.0.options.verifier": "judge",
         "verifier.options.judge.url": judge.url,

@@ -120,7 +120,8 @@ def test_a_run_that_no_answer_solves_says_so_within_a_batch_and_ends(
     rows = [json.dumps({"prompt": f"{a}+{b}+1=", "answer": "impossible"}) for a in range(8) for b in range(8)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     over = tmp_path / "over.toml"
-    over.write_text(f'[[environments]]\nname = "jsonl"\noptions = {{ path = "{tmp_path / "rows.jsonl"}" }}\n')
+    options = f'{{ path = "{tmp_path / "rows.jsonl"}", verifier = "exact" }}'
+    over.write_text(f'[[environments]]\nname = "dataset"\noptions = {options}\n')
     config, *rest = small_run_arguments(run)
     run.start(config, str(over), *rest, *SHORT, *sets(learner__max_wait_seconds=15))
     assert run.wait(400) == 1

@@ -37,7 +37,7 @@ steps = 2
 path = "{model}"
 max_length = 128
 [[environments]]
-name = "jsonl"
+name = "dataset"
 options = {{ path = "{root}/train.jsonl", test_path = "{root}/test.jsonl", verifier = "math" }}
 [rollout]
 group_size = 4

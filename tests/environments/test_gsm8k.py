@@ -79,7 +79,7 @@ def test_there_is_a_test_split_only_with_a_test_file(environment: Gsm8kEnvironme
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "How many?"}, "answer: is None; give text"),
+        ({"question": "How many?"}, "answer: is missing (there are: question)"),
         ({"question": "How many?", "answer": "It is 4."}, "answer: ends in 'It is 4.'; it must end in '#### <number>'"),
         ({"question": "", "answer": "#### 4"}, "question: is ''; give text"),
     ],

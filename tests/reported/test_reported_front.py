@@ -36,7 +36,7 @@ def change_of(case: Mapping[str, Any], tmp_path: Path) -> tuple[list[str], tuple
         (path / "adapter_config.json").write_text("{}")
         return [*start, "--set", f"model.path={path}"], ("LoRA adapter", "merge it first")
     if "path to no file" in given["set"]:
-        environment = '{ name = "jsonl", options = { path = "/no/file.jsonl" } }'
+        environment = '{ name = "dataset", options = { path = "/no/file.jsonl" } }'
         return ["--set", f"environments=[{environment}]"], ("environments.0.options.path", "/no/file.jsonl")
     if "positions" in given["how"]:
         path = write_model(tmp_path / "model", max_position_embeddings=64)

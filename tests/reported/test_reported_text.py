@@ -31,7 +31,7 @@ REFUSES_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{{ m.content }}{% endfor %}"
 )
-ENVIRONMENT = '[[environments]]\nname = "jsonl"\noptions = {{ path = "{path}", verifier = "length" }}\n'
+ENVIRONMENT = '[[environments]]\nname = "dataset"\noptions = {{ path = "{path}", verifier = "length" }}\n'
 
 
 def task(prompt: str) -> Task:

@@ -2,14 +2,13 @@
 
 import importlib
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlserve import hugging_face
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import START
 from rlserve.errors import RlserveError
@@ -22,8 +21,6 @@ from rlserve.records import Task
 from rlserve.tokens.prompts import encode_prompt
 from rlserve.tokens.tokenizer import load_tokenizer
 
-HUB_SECONDS = 4.0
-"""Limit for one answer of the hub; without a network the check must not hold up a start."""
 UNLIMITED = 2**40
 """Tokens: prompts are measured here, not refused."""
 
@@ -104,9 +101,9 @@ def _from_hub(asked: Asked) -> Path:
         # It returns a path, None, or a sentinel object for a file that the hub is known to lack.
         if isinstance(cached := try_to_load_from_cache(asked.path, "config.json"), str):
             return Path(cached).parent
-        if not _hub_answers():  # its client would retry for minutes
+        if not hugging_face.answers():  # its client would retry for minutes
             raise unreachable
-        return Path(hf_hub_download(asked.path, "config.json", etag_timeout=HUB_SECONDS)).parent
+        return Path(hf_hub_download(asked.path, "config.json", etag_timeout=hugging_face.SECONDS)).parent
     # The order of these clauses matters: GatedRepoError is a RepositoryNotFoundError, and LocalEntryNotFoundError an
     # EntryNotFoundError.
     except errors.GatedRepoError:
@@ -127,21 +124,6 @@ def _from_hub(asked: Asked) -> Path:
         raise
     except Exception as error:
         raise RlserveError(f"{here}, and as a hub name it cannot be looked up ({type(error).__name__})") from None
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
-    # A server that answers with an error is reachable. HTTPError is an OSError, so this clause comes first.
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def hide_torch() -> None:

@@ -20,7 +20,14 @@ from rlserve.records import Task
 
 TASKS_TRIED = 64
 """Tasks tried of a split, spread evenly over a finite one: enough to meet a fault that every tenth task has."""
-NOTHING_TO_MEASURE = "; give it one (options.test_path of files), or set evaluate.problems = 0 to measure nothing"
+NOTHING_TO_MEASURE = (
+    "; give it one (options.test_path, of data sets also test_split or test_fraction), or set evaluate.problems = 0 to "
+    "measure nothing"
+)
+UNJUDGED = (
+    "gives tasks that nothing judges; name the column of the right answer (options.answer_key of data sets), a "
+    'verifier, or a function of yours (reward = "FILE.py:NAME")'
+)
 SECONDS_TRIED = 2.0
 """Tasks of a slow environment are tried for this long only: a user waits for the start."""
 
@@ -95,6 +102,8 @@ def _take(environment: Environment, size: int, found: Taken) -> str:
             return f"gives no task {index} of split {found.split!r}: {describe_exception(error)}"
         if not isinstance(task, Task):
             return f"gives a {type(task).__name__} as task {index} of split {found.split!r}; give a Task"
+        if not (task.verifier or task.multi_turn or task.given):
+            return UNJUDGED
         found.tasks.append(task)
         if time.monotonic() - started > SECONDS_TRIED:
             break
