@@ -26,7 +26,7 @@ from rlserve.v1 import task_pb2 as rlserve_dot_v1_dot_task__pb2
 from rlserve.v1 import trajectory_pb2 as rlserve_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rlserve/v1/rollout_stream_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\xbf\x01\n\rStreamRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.rlserve.v1.HelloH\x00\x12&\n\x05group\x18\x02 \x01(\x0b\x32\x15.rlserve.v1.GroupPartH\x00\x12/\n\x0clease_return\x18\x03 \x01(\x0b\x32\x17.rlserve.v1.LeaseReturnH\x00\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x14.rlserve.v1.ProgressH\x00\x42\x07\n\x05\x66rame\"\x95\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12#\n\x04held\x18\x05 \x03(\x0b\x32\x15.rlserve.v1.HeldLease\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\",\n\tHeldLease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\"O\n\tGroupPart\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"L\n\x0bLeaseReturn\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\x0c\n\x04\x64rop\x18\x04 \x01(\t\"5\n\x08Progress\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.rlserve.v1.LeaseProgress\"^\n\rLeaseProgress\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\r\x12\r\n\x05stage\x18\x05 \x01(\t\"\xb1\x01\n\x0eStreamResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.rlserve.v1.WelcomeH\x00\x12$\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x12.rlserve.v1.CreditH\x00\x12 \n\x04\x61\x63ks\x18\x03 \x01(\x0b\x32\x10.rlserve.v1.AcksH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.rlserve.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"o\n\x07Welcome\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x0f\n\x07max_lag\x18\x03 \x01(\r\x12\x17\n\x0fmax_group_bytes\x18\x04 \x01(\x04\x12\x12\n\npart_bytes\x18\x05 \x01(\x04\"+\n\x06\x43redit\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.rlserve.v1.Lease\"\xc3\x02\n\x05Lease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose\x12\x15\n\rlimit_seconds\x18\x08 \x01(\x01\x12\x18\n\x0btemperature\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12,\n\x0eusual_sampling\x18\x0b \x01(\x0b\x32\x14.rlserve.v1.Sampling\x12\r\n\x05nonce\x18\x0c \x01(\tB\x0e\n\x0c_temperatureB\x11\n\x0f_max_new_tokens\"%\n\x04\x41\x63ks\x12\x1d\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0f.rlserve.v1.Ack\"\xd4\x01\n\x03\x41\x63k\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.rlserve.v1.Ack.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x10\n\x0cSTATUS_STALE\x10\x03\x12\x13\n\x0fSTATUS_REJECTED\x10\x04\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2[\n\x14RolloutStreamService\x12\x43\n\x06Stream\x12\x19.rlserve.v1.StreamRequest\x1a\x1a.rlserve.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rlserve/v1/rollout_stream_service.proto\x12\nrlserve.v1\x1a\x15rlserve/v1/task.proto\x1a\x1brlserve/v1/trajectory.proto\"\xeb\x01\n\rStreamRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.rlserve.v1.HelloH\x00\x12&\n\x05group\x18\x02 \x01(\x0b\x32\x15.rlserve.v1.GroupPartH\x00\x12/\n\x0clease_return\x18\x03 \x01(\x0b\x32\x17.rlserve.v1.LeaseReturnH\x00\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x14.rlserve.v1.ProgressH\x00\x12*\n\x0bmore_groups\x18\x05 \x03(\x0b\x32\x15.rlserve.v1.GroupPartB\x07\n\x05\x66rame\"\x95\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12#\n\x04held\x18\x05 \x03(\x0b\x32\x15.rlserve.v1.HeldLease\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\",\n\tHeldLease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\"O\n\tGroupPart\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"L\n\x0bLeaseReturn\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\x0c\n\x04\x64rop\x18\x04 \x01(\t\"5\n\x08Progress\x12)\n\x06leases\x18\x01 \x03(\x0b\x32\x19.rlserve.v1.LeaseProgress\"^\n\rLeaseProgress\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\r\x12\r\n\x05stage\x18\x05 \x01(\t\"\xb1\x01\n\x0eStreamResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.rlserve.v1.WelcomeH\x00\x12$\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x12.rlserve.v1.CreditH\x00\x12 \n\x04\x61\x63ks\x18\x03 \x01(\x0b\x32\x10.rlserve.v1.AcksH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.rlserve.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"o\n\x07Welcome\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x04\x12\x0f\n\x07max_lag\x18\x03 \x01(\r\x12\x17\n\x0fmax_group_bytes\x18\x04 \x01(\x04\x12\x12\n\npart_bytes\x18\x05 \x01(\x04\"+\n\x06\x43redit\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.rlserve.v1.Lease\"\xc3\x02\n\x05Lease\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12$\n\x07purpose\x18\x07 \x01(\x0e\x32\x13.rlserve.v1.Purpose\x12\x15\n\rlimit_seconds\x18\x08 \x01(\x01\x12\x18\n\x0btemperature\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_new_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12,\n\x0eusual_sampling\x18\x0b \x01(\x0b\x32\x14.rlserve.v1.Sampling\x12\r\n\x05nonce\x18\x0c \x01(\tB\x0e\n\x0c_temperatureB\x11\n\x0f_max_new_tokens\"H\n\x04\x41\x63ks\x12\x1d\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0f.rlserve.v1.Ack\x12!\n\x06leases\x18\x02 \x03(\x0b\x32\x11.rlserve.v1.Lease\"\xd4\x01\n\x03\x41\x63k\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.rlserve.v1.Ack.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"r\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n\x10STATUS_DUPLICATE\x10\x02\x12\x10\n\x0cSTATUS_STALE\x10\x03\x12\x13\n\x0fSTATUS_REJECTED\x10\x04\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2[\n\x14RolloutStreamService\x12\x43\n\x06Stream\x12\x19.rlserve.v1.StreamRequest\x1a\x1a.rlserve.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rlserve.v1.rollout_stream_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREAMREQUEST']._serialized_start=108
-  _globals['_STREAMREQUEST']._serialized_end=299
-  _globals['_HELLO']._serialized_start=302
-  _globals['_HELLO']._serialized_end=451
-  _globals['_HELDLEASE']._serialized_start=453
-  _globals['_HELDLEASE']._serialized_end=497
-  _globals['_GROUPPART']._serialized_start=499
-  _globals['_GROUPPART']._serialized_end=578
-  _globals['_LEASERETURN']._serialized_start=580
-  _globals['_LEASERETURN']._serialized_end=656
-  _globals['_PROGRESS']._serialized_start=658
-  _globals['_PROGRESS']._serialized_end=711
-  _globals['_LEASEPROGRESS']._serialized_start=713
-  _globals['_LEASEPROGRESS']._serialized_end=807
-  _globals['_STREAMRESPONSE']._serialized_start=810
-  _globals['_STREAMRESPONSE']._serialized_end=987
-  _globals['_WELCOME']._serialized_start=989
-  _globals['_WELCOME']._serialized_end=1100
-  _globals['_CREDIT']._serialized_start=1102
-  _globals['_CREDIT']._serialized_end=1145
-  _globals['_LEASE']._serialized_start=1148
-  _globals['_LEASE']._serialized_end=1471
-  _globals['_ACKS']._serialized_start=1473
-  _globals['_ACKS']._serialized_end=1510
-  _globals['_ACK']._serialized_start=1513
-  _globals['_ACK']._serialized_end=1725
-  _globals['_ACK_STATUS']._serialized_start=1611
-  _globals['_ACK_STATUS']._serialized_end=1725
-  _globals['_GOODBYE']._serialized_start=1727
-  _globals['_GOODBYE']._serialized_end=1752
-  _globals['_ROLLOUTSTREAMSERVICE']._serialized_start=1754
-  _globals['_ROLLOUTSTREAMSERVICE']._serialized_end=1845
+  _globals['_STREAMREQUEST']._serialized_end=343
+  _globals['_HELLO']._serialized_start=346
+  _globals['_HELLO']._serialized_end=495
+  _globals['_HELDLEASE']._serialized_start=497
+  _globals['_HELDLEASE']._serialized_end=541
+  _globals['_GROUPPART']._serialized_start=543
+  _globals['_GROUPPART']._serialized_end=622
+  _globals['_LEASERETURN']._serialized_start=624
+  _globals['_LEASERETURN']._serialized_end=700
+  _globals['_PROGRESS']._serialized_start=702
+  _globals['_PROGRESS']._serialized_end=755
+  _globals['_LEASEPROGRESS']._serialized_start=757
+  _globals['_LEASEPROGRESS']._serialized_end=851
+  _globals['_STREAMRESPONSE']._serialized_start=854
+  _globals['_STREAMRESPONSE']._serialized_end=1031
+  _globals['_WELCOME']._serialized_start=1033
+  _globals['_WELCOME']._serialized_end=1144
+  _globals['_CREDIT']._serialized_start=1146
+  _globals['_CREDIT']._serialized_end=1189
+  _globals['_LEASE']._serialized_start=1192
+  _globals['_LEASE']._serialized_end=1515
+  _globals['_ACKS']._serialized_start=1517
+  _globals['_ACKS']._serialized_end=1589
+  _globals['_ACK']._serialized_start=1592
+  _globals['_ACK']._serialized_end=1804
+  _globals['_ACK_STATUS']._serialized_start=1690
+  _globals['_ACK_STATUS']._serialized_end=1804
+  _globals['_GOODBYE']._serialized_start=1806
+  _globals['_GOODBYE']._serialized_end=1831
+  _globals['_ROLLOUTSTREAMSERVICE']._serialized_start=1833
+  _globals['_ROLLOUTSTREAMSERVICE']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

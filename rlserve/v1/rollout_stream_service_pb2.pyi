@@ -29,6 +29,7 @@ class StreamRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     LEASE_RETURN_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    MORE_GROUPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First frame of a stream, and only there."""
@@ -43,6 +44,12 @@ class StreamRequest(_message.Message):
     def progress(self) -> Global___Progress:
         """Every few seconds, while leases move."""
 
+    @_builtins.property
+    def more_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupPart]:
+        """With `group` alone: groups that were finished at the same time, at most 63 of them. All data of a frame fits
+        Welcome.part_bytes.
+        """
+
     def __init__(
         self,
         *,
@@ -50,10 +57,11 @@ class StreamRequest(_message.Message):
         group: Global___GroupPart | None = ...,
         lease_return: Global___LeaseReturn | None = ...,
         progress: Global___Progress | None = ...,
+        more_groups: _abc.Iterable[Global___GroupPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "group", b"group", "hello", b"hello", "lease_return", b"lease_return", "more_groups", b"more_groups", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "group", "lease_return", "progress"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
@@ -402,16 +410,22 @@ class Acks(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACKS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]: ...
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+        """New leases, when some are granted at the same time."""
+
     def __init__(
         self,
         *,
         acks: _abc.Iterable[Global___Ack] | None = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "leases", b"leases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

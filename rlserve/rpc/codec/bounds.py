@@ -192,13 +192,14 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
         "worker_id": identity, "run_id": identity, "tokenizer_fingerprint": name, "capacity": small,
         "held": listed(8192), "held_group_ids": listed(8192, name), "incarnation": identity,
     },
+    "StreamRequest": {"more_groups": listed(256)},
     "HeldLease": {"group_id": name, "nonce": identity},
     "GroupPart": {"group_id": name, "nonce": identity, "total_bytes": natural, "data": data(2**26)},
     "Progress": {"leases": listed(8192)},
     "LeaseProgress": {
         "group_id": name, "nonce": identity, "tokens": natural, "steps": small, "stage": text(MAX_NAME),
     },
-    "Acks": {"acks": listed(8192)},
+    "Acks": {"acks": listed(8192), "leases": listed(8192)},
     "LeaseReturn": {"group_id": name, "reason": text(MAX_REASON), "nonce": identity, "drop": name},
     "Welcome": {
         "run_id": identity, "policy_version": natural, "max_lag": small, "max_message_bytes": natural,
