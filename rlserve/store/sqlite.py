@@ -242,15 +242,15 @@ class SqliteStore:
 
     def _leave_queue(self, group_ids: Sequence[str], *, state: str, reason: str, step: int | None) -> None:
         with self._transaction():
-            for group_id in group_ids:
-                moved = self._db.execute(
-                    "UPDATE groups SET state = ?, reason = ?, step = ? WHERE group_id = ? AND state = 'queued'",
-                    (state, reason, step, group_id),
-                )
-                if moved.rowcount == 0:
-                    self._check_repeated(group_id, (state, reason, step))
+            moved = self._db.executemany(
+                "UPDATE groups SET state = ?, reason = ?, step = ? WHERE group_id = ? AND state = 'queued'",
+                [(state, reason, step, group_id) for group_id in group_ids],
+            )
+            if moved.rowcount != len(group_ids):
+                for group_id in group_ids:
+                    self._check_left(group_id, (state, reason, step))
 
-    def _check_repeated(self, group_id: str, wanted: tuple[str, str, int | None]) -> None:
+    def _check_left(self, group_id: str, wanted: tuple[str, str, int | None]) -> None:
         row = self._db.execute("SELECT state, reason, step FROM groups WHERE group_id = ?", (group_id,)).fetchone()
         if row is None:
             raise StateCorrupt(f"store: group {group_id!r} was never received, so it cannot be {wanted[0]}")
