@@ -18,6 +18,7 @@ from functools import partial
 import grpc.aio
 import torch
 
+from rlserve.actors import collector
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.registration import Registration
 from rlserve.actors.learner.ingest.arrivals import Arrivals
@@ -89,6 +90,7 @@ class Learner:
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
         """Serve and train to the end. Raises the error that ended it early."""
+        collector.spare()
         thread = LoopThread("learner-rpc")
         stack = AsyncExitStack()
         try:
