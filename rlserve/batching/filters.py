@@ -1,9 +1,11 @@
 """Why a group is dropped instead of trained on, and what an algorithm sees of a group."""
 
+import functools
 import hashlib
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlserve.algorithms.base import Algorithm
 from rlserve.algorithms.batch import GroupOutcome
@@ -32,7 +34,7 @@ def why_drop(group: RolloutGroup, algorithm: Algorithm, *, reference: str = "") 
 def usable(trajectory: Trajectory) -> bool:
     """Whether it has sampled tokens and was not aborted."""
     # An aborted completion is cut anywhere: neither its reward nor its end is the policy's.
-    return trajectory.num_sampled > 0 and trajectory.finish_reason is not FinishReason.ABORT
+    return trajectory.finish_reason is not FinishReason.ABORT and trajectory.num_sampled > 0
 
 
 def is_example(trajectory: Trajectory) -> bool:
@@ -46,40 +48,50 @@ def outcome(group: RolloutGroup, *, max_new_tokens: int, reference: str = "") ->
 
     Scores of the teacher ``reference`` are not distilled.
     """
-    lengths = [t.num_sampled for t in group.trajectories]
-    reasons = [t.finish_reason for t in group.trajectories]
-    usable = [n > 0 and reason is not FinishReason.ABORT for n, reason in zip(lengths, reasons, strict=True)]
-    # A verdict on an unusable completion must not enter the baseline of the others.
-    verdicts = [t.verdict if kept else None for t, kept in zip(group.trajectories, usable, strict=True)]
-    rewards = [v.reward if v is not None and v.has_reward else None for v in verdicts]
-    # One tensor a type, then its rows: creating a tensor costs microseconds, and this runs for every received group.
-    numbers = (
-        lengths,
-        [_ROLE[t.preference_role] for t in group.trajectories],
-        [t.pair_index for t in group.trajectories],
-    )
-    marks = (
-        [reward is not None for reward in rewards],
-        [reason is FinishReason.LENGTH for reason in reasons],
-        [kept and taught_by(t, reference) is not None for t, kept in zip(group.trajectories, usable, strict=True)],
-        [reason is FinishReason.GIVEN for reason in reasons],
-        [is_example(t) for t in group.trajectories],
-    )
-    lengths_row, roles, pair_numbers = torch.from_numpy(np.array(numbers, dtype=np.int64))
-    scored, truncated, taught, given, supervised = torch.from_numpy(np.array(marks, dtype=np.bool_))
+    rows = [_row(trajectory, reference) for trajectory in group.trajectories]
+    rewards, scored, lengths, truncated, roles, pair_numbers, taught, given, supervised = zip(*rows, strict=True)
     return GroupOutcome(
         # float64: advantages are differences of rewards, and equal rewards must stay equal after shaping.
-        rewards=torch.from_numpy(np.array([0.0 if reward is None else reward for reward in rewards], dtype=np.float64)),
-        scored=scored,
-        lengths=lengths_row,
-        truncated=truncated,
+        rewards=_column(rewards, "float64"),
+        scored=_column(scored, "bool"),
+        lengths=_column(lengths, "int64"),
+        truncated=_column(truncated, "bool"),
         length_limit=group.task.sampling.max_new_tokens or max_new_tokens,
         mode=group.task.labels.get("mode", ""),
-        roles=roles,
-        pair_numbers=pair_numbers,
-        taught=taught,
-        given=given,
-        supervised=supervised,
+        roles=_column(roles, "int64"),
+        pair_numbers=_column(pair_numbers, "int64"),
+        taught=_column(taught, "bool"),
+        given=_column(given, "bool"),
+        supervised=_column(supervised, "bool"),
         # a stable digest, since hash() of a string differs between processes; 7 bytes fit into an int64
         seed=int.from_bytes(hashlib.blake2b(group.group_id.encode(), digest_size=7).digest(), "big"),
     )
+
+
+def _row(trajectory: Trajectory, reference: str) -> tuple[float, bool, int, bool, int, int, bool, bool, bool]:
+    """What one trajectory adds to each tensor of the outcome."""
+    reason, verdict, kept = trajectory.finish_reason, trajectory.verdict, usable(trajectory)
+    # A verdict on an unusable completion must not enter the baseline of the others.
+    scored = kept and verdict is not None and verdict.has_reward
+    return (
+        verdict.reward if scored and verdict is not None else 0.0,
+        scored,
+        trajectory.num_sampled,
+        reason is FinishReason.LENGTH,
+        _ROLE[trajectory.preference_role],
+        trajectory.pair_index,
+        kept and taught_by(trajectory, reference) is not None,
+        reason is FinishReason.GIVEN,
+        is_example(trajectory),
+    )
+
+
+def _column(values: tuple[float, ...], dtype: str) -> Tensor:
+    """``[G]``; it may be shared between groups, so nothing may write to it."""
+    # Of most groups most columns are 0 everywhere, and to create a tensor costs microseconds for every received group.
+    return torch.from_numpy(np.array(values, dtype=dtype)) if any(values) else _zeros(len(values), dtype)
+
+
+@functools.lru_cache(maxsize=1024)  # a group size and its types; any size will do that holds those of a mixture
+def _zeros(count: int, dtype: str) -> Tensor:
+    return torch.from_numpy(np.zeros(count, dtype=dtype))

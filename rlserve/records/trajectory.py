@@ -215,7 +215,7 @@ class Trajectory:
     @property
     def num_sampled(self) -> int:
         """S, the number of sampled tokens."""
-        return sum([s.length for s in self.segments if s.kind is SegmentKind.SAMPLED])
+        return len(self.behavior_logprobs)
 
     @property
     def sampled_mask(self) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ MAX_SCHEMA_CHARACTERS = 65536
 MAX_GIVEN = 64  # as above
 MAX_STOPS = 64  # as above
 
+_NOTHING_SET = Sampling()
 PURPOSE = EnumCodec(trajectory_pb.Purpose, "PURPOSE", Purpose)
 
 
@@ -60,7 +61,7 @@ def task_from_proto(message: pb.Task, at: str = "", *, vocab_size: int | None = 
         sampling=sampling_from_proto(message.sampling, join(at, "sampling"), vocab_size=vocab_size),
         multi_turn=message.multi_turn,
         tools=tuple([tool_from_proto(tool, join(at, f"tools[{i}]")) for i, tool in enumerate(message.tools)]),
-        labels=dict(message.labels),
+        labels=dict(message.labels) if message.labels else {},
         given=tuple([_given(given, join(at, f"given[{i}]")) for i, given in enumerate(message.given)]),
     )
 
@@ -78,6 +79,9 @@ def sampling_to_proto(sampling: Sampling) -> pb.Sampling:
 
 def sampling_from_proto(message: pb.Sampling, at: str = "", *, vocab_size: int | None = None) -> Sampling:
     """Decode sampling parameters, checking every field; unset becomes None. Raises InvalidRequest."""
+    # Most tasks leave every value to the run, and a learner decodes thousands of tasks a second.
+    if not message.ByteSize():
+        return _NOTHING_SET
     # 0 is refused, not taken for "off": an unset field already is, and a sampler with top_p 0 has nothing to choose
     # from.
     if message.HasField("top_p") and not 0 < message.top_p <= 1:

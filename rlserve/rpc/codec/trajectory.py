@@ -3,7 +3,8 @@
 Arrays are checked with numpy, run lengths by their sums: a token costs no Python work.
 """
 
-from collections.abc import Sequence
+import functools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,15 @@ SEGMENT_KIND = EnumCodec(pb.SegmentKind, "SEGMENT_KIND", SegmentKind)
 FINISH_REASON = EnumCodec(pb.FinishReason, "FINISH_REASON", FinishReason)
 PREFERENCE_ROLE = EnumCodec(pb.PreferenceRole, "PREFERENCE_ROLE", PreferenceRole, unspecified=PreferenceRole.NONE)
 MAX_SCORES = 32  # as in bounds.BOUNDS, which leaves groups to this module
-
-_Run = pb.Segment | pb.PolicySpan
+_NUMBERS = {
+    "temperature": math.inf,
+    "top_p": 1.0,
+    "started_unix_seconds": math.inf,
+    "finished_unix_seconds": math.inf,
+    "generation_seconds": math.inf,
+    "verification_seconds": math.inf,
+}
+"""Fields of a trajectory from 0 up to the bound."""
 
 
 def trajectory_to_proto(trajectory: Trajectory) -> pb.Trajectory:
@@ -79,9 +87,21 @@ def trajectory_from_proto(message: pb.Trajectory, at: str = "", *, limits: Group
     """Decode a trajectory, checking every field. Raises InvalidRequest."""
     limits = limits or GroupLimits()
     tokens = _tokens(message, at, limits)
-    segments = _segments(message, at, num_tokens=len(tokens))
-    # From the segments, whose sum was just checked: all arrays over sampled tokens are held to this number.
-    num_sampled = sum([s.length for s in segments if s.kind is SegmentKind.SAMPLED])
+    segments, num_sampled = _segments(message, at, num_tokens=len(tokens))
+    temperature, top_p = message.temperature, message.top_p
+    started, finished = message.started_unix_seconds, message.finished_unix_seconds
+    generation, verification = message.generation_seconds, message.verification_seconds
+    # One look at all of them: a learner decodes thousands of trajectories a second. NaN fails every comparison.
+    if not (
+        0 <= temperature < math.inf
+        and 0 <= top_p <= 1
+        and 0 <= started < math.inf
+        and 0 <= finished < math.inf
+        and 0 <= generation < math.inf
+        and 0 <= verification < math.inf
+    ):
+        for field, high in _NUMBERS.items():
+            finite(getattr(message, field), at, field, low=0, high=high)
     return Trajectory(
         sample_index=message.sample_index,
         token_ids=tokens,
@@ -90,18 +110,18 @@ def trajectory_from_proto(message: pb.Trajectory, at: str = "", *, limits: Group
         policy_spans=_spans(message, at, num_sampled=num_sampled),
         finish_reason=FINISH_REASON.decode(message.finish_reason, at, "finish_reason"),
         verdict=verdict_from_proto(message.verdict, join(at, "verdict")) if message.HasField("verdict") else None,
-        teacher_scores=_scores(message, at, num_sampled, limits.vocab_size),
-        objective_weights=_weights(message, at, num_tokens=len(tokens)),
+        teacher_scores=_scores(message, at, num_sampled, limits.vocab_size) if message.teacher_scores else (),
+        objective_weights=_weights(message, at, num_tokens=len(tokens)) if message.objective_weights else (),
         completion=message.completion,
-        temperature=finite(message.temperature, at, "temperature", low=0),
-        top_p=finite(message.top_p, at, "top_p", low=0, high=1) or 1.0,  # 0 is "unset" here: the field is not optional
+        temperature=temperature,
+        top_p=top_p or 1.0,  # 0 is "unset" here: the field is not optional
         seed=message.seed,
-        started_unix_seconds=finite(message.started_unix_seconds, at, "started_unix_seconds", low=0),
-        finished_unix_seconds=finite(message.finished_unix_seconds, at, "finished_unix_seconds", low=0),
+        started_unix_seconds=started,
+        finished_unix_seconds=finished,
         preference_role=PREFERENCE_ROLE.decode(message.preference_role, at, "preference_role"),
         pair_index=message.pair_index,
-        generation_seconds=finite(message.generation_seconds, at, "generation_seconds", low=0),
-        verification_seconds=finite(message.verification_seconds, at, "verification_seconds", low=0),
+        generation_seconds=generation,
+        verification_seconds=verification,
     )
 
 
@@ -114,49 +134,60 @@ def _tokens(message: pb.Trajectory, at: str, limits: GroupLimits) -> npt.NDArray
     return tokens
 
 
-def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[Segment, ...]:
-    runs = list(message.segments)
-    lengths = _checked_lengths(runs, at, "segments", total=num_tokens, what="tokens")
-    segments = []
-    for i, (run, length) in enumerate(zip(runs, lengths, strict=True)):
+def _segments(message: pb.Trajectory, at: str, *, num_tokens: int) -> tuple[tuple[Segment, ...], int]:
+    """The segments, which cover all tokens, and the number of sampled tokens: arrays over those are held to it."""
+    runs = message.segments
+    # First, so that a message of millions of empty runs costs one comparison.
+    if len(runs) > num_tokens:
+        fault(at, "segments", f"has {len(runs)} runs for {num_tokens} tokens; omit empty runs", "wrong_length")
+    segments, covered, num_sampled = [], 0, 0
+    for i, run in enumerate(runs):
+        length = run.length
+        if not length:
+            fault(at, f"segments[{i}].length", "is 0; omit empty runs", "wrong_length")
         kind = SEGMENT_KIND.find(run.kind) or SEGMENT_KIND.decode(run.kind, at, f"segments[{i}].kind")
-        segments.append(Segment(kind=kind, length=length, turn=run.turn))
-    return tuple(segments)
+        segments.append(_segment(kind, length, run.turn))
+        covered += length
+        if kind is SegmentKind.SAMPLED:
+            num_sampled += length
+    if covered != num_tokens:
+        fault(at, "segments", f"cover {covered} tokens; there are {num_tokens} tokens", "wrong_length")
+    return tuple(segments), num_sampled
+
+
+@functools.lru_cache(maxsize=4096)  # prompts and completions have few lengths; any size will do that holds them
+def _segment(kind: SegmentKind, length: int, turn: int) -> Segment:
+    return Segment(kind=kind, length=length, turn=turn)
 
 
 def _spans(message: pb.Trajectory, at: str, *, num_sampled: int) -> tuple[PolicySpan, ...]:
-    runs = list(message.policy_spans)
-    lengths = _checked_lengths(runs, at, "policy_spans", total=num_sampled, what="sampled tokens")
-    spans, previous = [], 0
-    for i, (run, length) in enumerate(zip(runs, lengths, strict=True)):
-        version = run.version
+    runs = message.policy_spans
+    if len(runs) > num_sampled:  # first, as for segments
+        fault(
+            at,
+            "policy_spans",
+            f"has {len(runs)} runs for {num_sampled} sampled tokens; omit empty runs",
+            "wrong_length",
+        )
+    spans, covered, previous = [], 0, 0
+    for i, run in enumerate(runs):
+        version, length = run.version, run.length
+        if not length:
+            fault(at, f"policy_spans[{i}].length", "is 0; omit empty runs", "wrong_length")
         if version < previous:
             problem = f"is {version} after {previous}; give versions in ascending order"
             fault(at, f"policy_spans[{i}].version", problem, "bad_version")
         if version > MAX_INT64:
             fault(at, f"policy_spans[{i}].version", f"is {version}; give an optimizer step", "bad_version")
         spans.append(PolicySpan(version, length))
+        covered += length
         previous = version
+    if covered != num_sampled:
+        fault(at, "policy_spans", f"cover {covered} tokens; there are {num_sampled} sampled tokens", "wrong_length")
     return tuple(spans)
 
 
-def _checked_lengths(runs: Sequence[_Run], at: str, field: str, *, total: int, what: str) -> list[int]:
-    """The lengths of runs, which must cover ``total`` exactly."""
-    # First, so that a message of millions of empty runs costs one comparison.
-    if len(runs) > total:
-        fault(at, field, f"has {len(runs)} runs for {total} {what}; omit empty runs", "wrong_length")
-    lengths = [run.length for run in runs]
-    if 0 in lengths:
-        fault(at, f"{field}[{lengths.index(0)}].length", "is 0; omit empty runs", "wrong_length")
-    covered = sum(lengths)
-    if covered != total:
-        fault(at, field, f"cover {covered} tokens; there are {total} {what}", "wrong_length")
-    return lengths
-
-
 def _scores(message: pb.Trajectory, at: str, num_sampled: int, vocab_size: int | None) -> tuple[TeacherScores, ...]:
-    if not message.teacher_scores:
-        return ()
     count(message.teacher_scores, at, "teacher_scores", high=MAX_SCORES)
     return tuple(
         scores_from_proto(
