@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from rlserve.actors import collector
 from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.ingest.stream_service import SERVICE_NAME, RolloutStreamService
 from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
+from rlserve.actors.rollout.lease_frames import FinishedGroup, together
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
@@ -82,6 +84,7 @@ class _Measured:
 
 def measure(*, workers: Sequence[int] = WORKERS, seconds: float = SECONDS) -> dict[str, object]:
     """Groups per wall second and per second of one core, and latencies of acknowledgements."""
+    collector.spare()
     bare = _bare_rate(seconds / 2)
     numbers: dict[str, object] = {"group_bytes": len(codec.group_to_bytes(_answer(_lease(0), "w")))}
     for count in workers:
@@ -217,16 +220,21 @@ async def _client(
         call = pb_grpc.RolloutStreamServiceStub(channel).Stream()
         hello = pb.Hello(worker_id=worker_id, run_id=RUN, tokenizer_fingerprint=TOKENIZER, capacity=min(capacity, 256))
         await call.write(pb.StreamRequest(hello=hello))
+        welcome = pb.Welcome()
         async for response in call:
             if response.HasField("welcome"):
+                welcome = response.welcome
                 joined.release()
-            for lease in response.credit.leases:
-                data = codec.group_to_bytes(_answer(codec.lease_from_proto(lease), worker_id))
-                part = pb.GroupPart(group_id=lease.group_id, nonce=lease.nonce, total_bytes=len(data), data=data)
-                sent[lease.group_id] = time.perf_counter()
-                await call.write(pb.StreamRequest(group=part))
             for ack in response.acks.acks:
                 latencies.append(time.perf_counter() - sent.pop(ack.group_id))
+            finished = []
+            for lease in (*response.acks.leases, *response.credit.leases):
+                data = codec.group_to_bytes(_answer(codec.lease_from_proto(lease), worker_id))
+                finished.append(FinishedGroup(lease.group_id, lease.nonce, data))
+                sent[lease.group_id] = time.perf_counter()
+            parts = [frame for group in finished for frame in group.frames(welcome)]
+            for frame in together(parts, part_bytes=welcome.part_bytes):
+                await call.write(frame)
 
 
 def _lease(index: int) -> Lease:

@@ -9,6 +9,9 @@ REPORT_SECONDS = 2.0
 MAX_REASON_CHARACTERS = 500
 """Of the reason of a returned lease: room for a message and its place, not for a traceback."""
 
+MAX_MORE_GROUPS = 63
+"""Finished groups beside the first in one frame of the rollout stream: its cost is spread over enough by then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:

@@ -1,9 +1,9 @@
 """Frames that a worker sends about one lease: a finished group in parts, or the lease returned with a reason."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rlserve.records.lease import MAX_REASON_CHARACTERS
+from rlserve.records.lease import MAX_MORE_GROUPS, MAX_REASON_CHARACTERS
 from rlserve.rpc.codec.check import wire_text
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
@@ -31,6 +31,28 @@ class FinishedGroup:
             data = self.data[start : start + welcome.part_bytes]
             part = pb.GroupPart(group_id=self.group_id, nonce=self.nonce, total_bytes=size, data=data)
             yield pb.StreamRequest(group=part)
+
+
+def together(frames: Iterable[pb.StreamRequest], *, part_bytes: int) -> Iterator[pb.StreamRequest]:
+    """The same frames in their order, with neighbours that bring groups put into one, up to the learner's limits."""
+    last: pb.StreamRequest | None = None
+    size = 0
+    for frame in frames:
+        # With ids and lengths, a little more than the data that the limit is about.
+        added = frame.group.ByteSize() if frame.HasField("group") else 0
+        if last is not None and added and size + added <= part_bytes and len(last.more_groups) < MAX_MORE_GROUPS:
+            last.more_groups.append(frame.group)
+            size += added
+            continue
+        if last is not None:
+            yield last
+            last = None
+        if added:
+            last, size = frame, added
+        else:
+            yield frame
+    if last is not None:
+        yield last
 
 
 def lease_return(group_id: str, nonce: str, reason: str, drop: str = "") -> pb.StreamRequest:

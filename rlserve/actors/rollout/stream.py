@@ -20,13 +20,13 @@ Example::
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
 
-from rlserve.actors.rollout.lease_frames import FinishedGroup, described, lease_return
+from rlserve.actors.rollout.lease_frames import FinishedGroup, described, lease_return, together
 from rlserve.actors.rollout.stages import WorkProgress
 from rlserve.actors.rollout.stillness import Stillness
 from rlserve.errors import ConfigError, EngineDied, InvalidRequest, RlserveError, TaskRefused
@@ -189,7 +189,17 @@ class StreamSession:
         yield pb.StreamRequest(hello=hello)
         welcome = await self._welcome  # it has the learner's limits on parts and groups
         while True:
-            item = await outbox.get()
+            items = [await outbox.get()]
+            # What is there by now goes along, without a wait for more.
+            while not outbox.empty():
+                items.append(outbox.get_nowait())
+            for frame in together(self._frames(items, welcome), part_bytes=welcome.part_bytes):
+                yield frame
+
+    def _frames(
+        self, items: Sequence[pb.StreamRequest | FinishedGroup], welcome: pb.Welcome
+    ) -> Iterator[pb.StreamRequest]:
+        for item in items:
             if isinstance(item, pb.StreamRequest):
                 yield item
                 continue
@@ -209,6 +219,8 @@ class StreamSession:
                 case "acks":
                     for ack in response.acks.acks:
                         self._acknowledged(ack)
+                    for lease in response.acks.leases:
+                        self._start(codec.lease_from_proto(lease))
                 case "goodbye" if is_ours:
                     return response.goodbye.reason or "finished"
                 case "goodbye":

@@ -1,4 +1,4 @@
-"""A bound on the bytes that several streams hold together: a first-come, first-served semaphore of bytes."""
+"""A bound on bytes, or groups, that are held together: a first-come, first-served semaphore with amounts."""
 
 import asyncio
 import contextlib

@@ -3,7 +3,7 @@
 import re
 
 from rlserve.errors import TASK_FAULTS, InvalidRequest
-from rlserve.records.lease import MAX_REASON_CHARACTERS, LeaseProgress
+from rlserve.records.lease import MAX_MORE_GROUPS, MAX_REASON_CHARACTERS, LeaseProgress
 from rlserve.rpc.codec.check import count, fault, integer, text
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 
@@ -42,14 +42,36 @@ def check_hello(hello: pb.Hello, *, run_id: str, tokenizer_fingerprint: str) -> 
         _check_lease(held, f"hello.held[{i}]")
 
 
-def check_part(part: pb.GroupPart, data: bytes, *, max_group_bytes: int) -> None:
-    """Raise InvalidRequest unless a part, which holds ``data``, is within the limits of a group."""
-    _check_lease(part, "group")
+def read_parts(request: pb.StreamRequest, *, max_group_bytes: int) -> list[tuple[pb.GroupPart, bytes]]:
+    """The parts of groups in a frame, each with its data. Raises InvalidRequest when a limit is broken."""
+    count(request.more_groups, "", "more_groups", high=MAX_MORE_GROUPS)
+    parts = [(request.group, request.group.data)]  # each look at the field copies its bytes
+    _check_part(*parts[0], "group", max_group_bytes)
+    if request.more_groups:
+        total = len(parts[0][1])
+        for i, part in enumerate(request.more_groups):
+            data = part.data
+            _check_part(part, data, f"more_groups[{i}]", max_group_bytes)
+            total += len(data)
+            parts.append((part, data))
+        # A stream that waits for room holds its frame: no more of it than with one group.
+        if total > PART_BYTES:
+            fault("", "more_groups", f"bring the frame's data to {total} bytes; give up to {PART_BYTES} in a frame")
+    return parts
+
+
+def check_no_groups(request: pb.StreamRequest) -> None:
+    """Raise InvalidRequest when a frame of another kind brings groups."""
+    count(request.more_groups, "", "more_groups", high=0)
+
+
+def _check_part(part: pb.GroupPart, data: bytes, at: str, max_group_bytes: int) -> None:
+    _check_lease(part, at)
     if not 0 < part.total_bytes <= max_group_bytes:
         problem = f"is {part.total_bytes}; a group has 1 to learner.max_group_bytes = {max_group_bytes} bytes"
-        fault("group", "total_bytes", problem)
+        fault(at, "total_bytes", problem)
     if not 0 < len(data) <= min(PART_BYTES, part.total_bytes):
-        fault("group", "data", f"has {len(data)} bytes of {part.total_bytes}; give 1 to {PART_BYTES} in a part")
+        fault(at, "data", f"has {len(data)} bytes of {part.total_bytes}; give 1 to {PART_BYTES} in a part")
 
 
 def check_return(back: pb.LeaseReturn) -> None:

@@ -5,7 +5,8 @@ acknowledges each once its decision is durable. ``Stream``, the generator that g
 unblocked by: a lease, an ack, goodbye. A slow worker delays only itself: it is granted at most its capacity, and is
 not read further while its acks wait. The bytes of all undecided groups are bounded over all streams.
 
-One housekeeping task for all streams grants leases when some may have become free, and expires leases.
+Leases are granted behind each batch of decisions, so that acks and new leases share a frame. One housekeeping task for
+all streams grants those that become free otherwise, and expires leases.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import grpc.aio
@@ -74,7 +75,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         self._finished = ""
         loop = asyncio.get_running_loop()
         inbox.on_grantable(lambda: self._wake_from(loop))
-        self._offers = OfferQueue(inbox)
+        self._offers = OfferQueue(inbox, decided=self._grant_or_end)
         self._tasks = [asyncio.create_task(self._offers.run()), asyncio.create_task(self._keep_house())]
 
     async def finish(self, reason: str) -> None:
@@ -141,9 +142,13 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
 
     async def _take(self, request: pb.StreamRequest, stream: WorkerStream) -> None:
         worker_id = stream.worker_id
-        match request.WhichOneof("frame"):
-            case "group":
-                await self._take_part(request.group, stream)
+        kind = request.WhichOneof("frame")
+        if kind == "group":
+            for part, data in frames.read_parts(request, max_group_bytes=self._max_group_bytes):
+                await self._take_part(part, data, stream)
+            return
+        frames.check_no_groups(request)
+        match kind:
             case "progress":
                 self._inbox.progress(worker_id, frames.read_progress(request.progress))
             case "lease_return":
@@ -155,9 +160,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             case _:
                 raise frames.second_hello()
 
-    async def _take_part(self, part: pb.GroupPart, stream: WorkerStream) -> None:
-        data = part.data  # each look at the field copies its bytes
-        frames.check_part(part, data, max_group_bytes=self._max_group_bytes)
+    async def _take_part(self, part: pb.GroupPart, data: bytes, stream: WorkerStream) -> None:
         parts = len(data) < part.total_bytes
         payload = await stream.incoming.take(part, data)
         if payload is None:
@@ -219,16 +222,14 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         looked = time.monotonic() - HOUSEKEEPING_SECONDS
         while True:
             since = time.monotonic() - looked
-            try:
+            with self._ending_the_run():
                 if since >= HOUSEKEEPING_SECONDS:
                     looked += since
                     paused = since - HOUSEKEEPING_SECONDS
                     self._inbox.expire(paused_seconds=paused if paused > LATE_SECONDS else 0.0)
-                self._grant()
-            except Exception as error:  # without this task no lease is granted any more: end the run with the reason
-                logger.exception("housekeeping of the leases failed")
-                self._inbox.close(f"{type(error).__name__}: {error}")
-                raise
+                # Else the end of the batch grants, so that leases and acks of a worker share a frame.
+                if not self._offers.busy:
+                    self._grant()
             # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that meets the end of the wait
             # (https://github.com/python/cpython/issues/86296), and ``close`` would wait without end. asyncio.wait_for
             # will do once 3.12 is the oldest Python supported.
@@ -239,6 +240,16 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             # Before the next grant, not after it: a wake during the grant must bring another one.
             self._wake.clear()
             self._woken = False
+
+    @contextlib.contextmanager
+    def _ending_the_run(self) -> Iterator[None]:
+        """End the run when the block fails: no lease would be granted any more."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("the leases cannot be looked after")
+            self._inbox.close(f"{type(error).__name__}: {error}")
+            raise
 
     def wake(self) -> None:
         """Grant soon what may be granted; call it in the service's event loop."""
@@ -251,6 +262,10 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._woken = True
             loop.call_soon_threadsafe(self._wake.set)
 
+    def _grant_or_end(self) -> None:
+        with self._ending_the_run():
+            self._grant()
+
     def _grant(self) -> None:
         """Grant leases, none to a worker whose weights are so old that its samples would be stale."""
         ready, current = set(self._streams), None
@@ -261,8 +276,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             ready = {worker for worker in ready if worker in served and served[worker] >= oldest}
             current = {worker for worker in ready if served[worker] == newest}
         for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():
-            credit = pb.Credit(leases=[codec.lease_to_proto(lease) for lease in leases])
-            self._streams[worker_id].outbox.send(pb.StreamResponse(credit=credit))
+            self._streams[worker_id].outbox.lease([codec.lease_to_proto(lease) for lease in leases])
 
 
 async def _first(requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamRequest | None:

@@ -7,6 +7,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlserve.actors.learner.ingest.admission import AckStatus, Decision
@@ -32,22 +33,28 @@ STATUS = {
 
 
 class Outbox:
-    """Frames for one worker; all acks that wait go in one frame."""
+    """Frames for one worker; all acks and leases that wait go in one frame."""
 
     def __init__(self) -> None:
         self._acks: list[pb.Ack] = []
+        self._leases: list[pb.Lease] = []
         self._frames: deque[pb.StreamResponse] = deque()
         self._some = asyncio.Event()
         self._closed = False
-        self._ahead = asyncio.Semaphore(GROUPS_AHEAD)
+        self._ahead = ByteBudget(GROUPS_AHEAD)
 
     async def expect_ack(self) -> None:
         """Wait until one more group may be undecided."""
-        await self._ahead.acquire()
+        await self._ahead.take(1)
 
     def ack(self, ack: pb.Ack) -> None:
         """Send an ack; ``expect_ack`` was called for it."""
         self._acks.append(ack)
+        self._some.set()
+
+    def lease(self, leases: Sequence[pb.Lease]) -> None:
+        """Send leases."""
+        self._leases.extend(leases)
         self._some.set()
 
     def send(self, frame: pb.StreamResponse) -> None:
@@ -63,13 +70,15 @@ class Outbox:
     async def next(self) -> pb.StreamResponse | None:
         """The next frame; None at the end."""
         while True:
-            if self._acks:
+            if self._acks or self._leases:
                 acks, self._acks = self._acks, []
-                for _ in acks:
-                    # Now that gRPC asks for the frame, not when the ack was queued: a worker that reads no acks gets no
-                    # more room.
-                    self._ahead.release()
-                return pb.StreamResponse(acks=pb.Acks(acks=acks))
+                leases, self._leases = self._leases, []
+                # Now that gRPC asks for the frame, not when the ack was queued: a worker that reads no acks gets no
+                # more room.
+                self._ahead.give(len(acks))
+                if acks:
+                    return pb.StreamResponse(acks=pb.Acks(acks=acks, leases=leases))
+                return pb.StreamResponse(credit=pb.Credit(leases=leases))
             if self._frames:
                 return self._frames.popleft()
             if self._closed:

@@ -53,7 +53,7 @@ class Worker:
         response = await asyncio.wait_for(self._call.read(), SECONDS)
         if response is grpc.aio.EOF:
             raise grpc.aio.AioRpcError(await self._call.code(), None, None, await self._call.details())  # type: ignore[arg-type]
-        for lease in response.credit.leases:
+        for lease in (*response.credit.leases, *response.acks.leases):
             self.leases[lease.group_id] = codec.lease_from_proto(lease)
         self.acks |= {ack.group_id: ack for ack in response.acks.acks}
         return response
@@ -278,6 +278,33 @@ async def test_a_group_in_parts_is_put_together(tmp_path: Path) -> None:
         assert setting.service._budgets.large.held == setting.service._budgets.small.held == 0
 
 
+async def test_groups_in_one_frame_are_taken_one_by_one(tmp_path: Path) -> None:
+    async with learner(tmp_path, max_outstanding=8) as setting:
+        worker = await setting.worker(capacity=8)
+        leases = (await worker.leased(4))[:4]
+        parts = [whole(lease) for lease in (*leases, leases[0])]
+        await worker.write(group=parts[0], more_groups=parts[1:])
+        await worker.until(lambda: len(worker.acks) == 4)
+        await worker.until(lambda: worker.acks[leases[0].group_id].status == pb.Ack.STATUS_DUPLICATE)
+        assert all(worker.acks[lease.group_id].status == pb.Ack.STATUS_ACCEPTED for lease in leases[1:])
+        assert setting.inbox.queue.counts().queued == 4
+        assert setting.service._budgets.large.held == setting.service._budgets.small.held == 0
+
+
+async def test_acks_and_the_leases_that_follow_them_share_a_frame(tmp_path: Path) -> None:
+    async with learner(tmp_path) as setting:
+        worker = await setting.worker(capacity=3)
+        first, *more = [whole(lease) for lease in await worker.leased(3)]
+        await worker.write(group=first, more_groups=more)
+        frame = await worker.next()
+        assert len(frame.acks.acks) == len(frame.acks.leases) == 3
+
+
+def whole(lease: Lease) -> pb.GroupPart:
+    data = codec.group_to_bytes(answer(lease))
+    return pb.GroupPart(group_id=lease.group_id, nonce=lease.nonce, total_bytes=len(data), data=data)
+
+
 def part(**changes: Any) -> pb.GroupPart:
     return pb.GroupPart(**{"group_id": "run/train/0", "nonce": "n", "total_bytes": 10, "data": b"12345", **changes})
 
@@ -295,6 +322,10 @@ def part(**changes: Any) -> pb.GroupPart:
         ([{"group": part(group_id="g" * 300)}], "group.group_id: has 300 characters"),
         ([{"group": part(group_id="g\x1b[2J")}], "group.group_id: is 'g\\x1b[2J'"),
         ([{"group": part(nonce="n" * 65)}], "group.nonce: has 65 characters"),
+        ([{"group": part(data=b"1" * 10), "more_groups": [part(data=b"")]}], "more_groups[0].data: has 0 bytes"),
+        ([{"group": part(), "more_groups": [part(group_id="run/train/1")]}], "a part of another group"),
+        ([{"group": part(), "more_groups": [part()] * 64}], "more_groups: has 64 entries; give from 0 to 63"),
+        ([{"progress": pb.Progress(), "more_groups": [part()]}], "more_groups: has 1 entries"),
         ([{"lease_return": pb.LeaseReturn(group_id="g", nonce="n", reason="r" * 501)}], "lease_return.reason"),
         ([{"lease_return": pb.LeaseReturn(group_id="", nonce="n")}], "lease_return.group_id"),
         ([{"progress": pb.Progress(leases=[pb.LeaseProgress(group_id="g", nonce="n", stage="\x1b")])}], "stage"),
@@ -318,6 +349,14 @@ async def test_a_frame_that_breaks_a_bound_ends_its_stream_and_no_other(
         [other, *_] = await honest.leased(1)
         assert (await honest.send(answer(other, worker_id="honest"))).status == pb.Ack.STATUS_ACCEPTED
         assert setting.service._budgets.large.held == setting.service._budgets.small.held == 0
+
+
+async def test_a_frame_of_more_data_than_a_part_may_have_ends_its_stream(tmp_path: Path) -> None:
+    async with learner(tmp_path, max_group_bytes=PART_BYTES) as setting:
+        worker = await setting.worker()
+        half = part(total_bytes=PART_BYTES, data=b"1" * (PART_BYTES // 2))
+        await worker.write(group=half, more_groups=[half, part(total_bytes=1, data=b"1")])
+        assert f"bring the frame's data to {PART_BYTES + 1} bytes" in str((await worker.refused()).details())
 
 
 async def test_an_oversized_frame_ends_the_senders_stream_and_no_other(tmp_path: Path) -> None:
@@ -365,8 +404,7 @@ async def test_a_worker_that_reads_no_acks_is_read_no_further(tmp_path: Path) ->
     async with learner(tmp_path) as setting:
         worker = await setting.worker()
         [lease, *_] = await worker.leased(1)
-        data = codec.group_to_bytes(answer(lease))
-        sending = pb.GroupPart(group_id=lease.group_id, nonce=lease.nonce, total_bytes=len(data), data=data)
+        sending = whole(lease)
         stream = setting.service._streams["w"]
         stream.outbox.next = asyncio.Event().wait  # type: ignore[method-assign, assignment]  # its socket takes nothing
         await worker.write(group=sending)  # ends the call to next() that waits already
