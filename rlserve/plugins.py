@@ -21,6 +21,7 @@ VERIFIER_GROUP = "rlserve.verifiers"
 ALGORITHM_GROUP = "rlserve.algorithms"
 LAUNCHER_GROUP = "rlserve.launchers"
 STORE_GROUP = "rlserve.stores"
+TRACKER_GROUP = "rlserve.trackers"
 INSTANCE = "/"
 """Between a plug-in's name and that of one of its instances: ``"function/rows"`` has other options than another."""
 HELD_OUT_SPLITS = frozenset({"validation", "test"})

@@ -26,7 +26,7 @@ LAYERS: Layers = (
     ("records", "config", "plugins", "references"),
     ("tokens", "algorithms", "sandbox"),
     ("batching", "store", "observability"),
-    ("rpc",),
+    ("rpc", "trackers"),
     ("weight_sync",),
     ("engines", "pretrain"),
     ("actors",),

@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "summary.json"
 
     @property
+    def trackers(self) -> Path:
+        """By which names trackers know the run."""
+        return self.root / "trackers.json"
+
+    @property
     def report(self) -> Path:
         """Plots and samples as one HTML page."""
         return self.root / "report.html"

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from rlserve.config.algorithms import DEFAULT, SECTIONS, AlgorithmConfig
 from rlserve.config.algorithms.distillation import DistillConfig, MixedConfig
 from rlserve.config.base import Section
-from rlserve.config.tables.checkpoint import CheckpointConfig
 from rlserve.config.tables.environment import EnvironmentConfig, Rewards
 from rlserve.config.tables.episodes import EpisodesConfig
 from rlserve.config.tables.evaluate import EvaluateConfig
@@ -16,6 +15,7 @@ from rlserve.config.tables.hub import HubConfig
 from rlserve.config.tables.launch import LaunchConfig
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.config.tables.model import ModelConfig
+from rlserve.config.tables.output import CheckpointConfig, TrackerConfig
 from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
 from rlserve.config.tables.reference import ReferenceConfig
 from rlserve.config.tables.rollout import RolloutConfig
@@ -63,6 +63,7 @@ class RunConfig(Section):
     """``algorithm = "NAME"`` is short for a table with that ``type`` alone."""
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    trackers: tuple[TrackerConfig, ...] = ()
     store: StoreConfig = StoreConfig()
     launch: LaunchConfig = LaunchConfig()
 

@@ -85,9 +85,9 @@ def test_one_fault_is_one_line(say: Say) -> None:
 
 def test_every_fault_is_told_at_once(say: Say) -> None:
     faults = ("algorithm.type=grp0", "environments.0.name=arithmetik", "hub.address=nowhere")
-    _, said = say("run", QUICK, *options(*faults))
-    assert len(said.splitlines()) == 3
-    assert all(key in said for key in ("algorithm.type", "environments.0.name", "hub.address"))
+    _, said = say("run", QUICK, *options(*faults, "trackers=[{ type = 'wand' }]"))
+    assert len(said.splitlines()) == 4
+    assert all(key in said for key in ("algorithm.type", "environments.0.name", "hub.address", "trackers.0.type"))
 
 
 FILES: tuple[tuple[str, str], ...] = (

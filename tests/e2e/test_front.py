@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tracked import READERS
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +111,10 @@ def test_a_run_that_goes_on_adds_to_what_it_did(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]]
 ) -> None:
     run = new_run("twice")
-    run.start(*small_run_arguments(run), "--set", "steps=2")
+    trackers = ", ".join(f'{{ type = "{kind}" }}' for kind in ("mlflow", "tensorboard", "trackio", "wandb"))
+    trackers = trackers.replace('"wandb"', '"wandb", options = { mode = "offline" }')
+    trackers = trackers.replace('"trackio"', f'"trackio", options = {{ directory = "{run.root.parent / "trackio"}" }}')
+    run.start(*small_run_arguments(run), "--set", "steps=2", "--set", f"trackers=[{trackers}]")
     assert run.wait(280) == 0, run.tail()
     first = run.summary()
     assert f"model   {run.root / 'checkpoints' / 'step-2'}" in run.output.read_text()
@@ -121,3 +126,19 @@ def test_a_run_that_goes_on_adds_to_what_it_did(
     assert second["weight_updates"] >= first["weight_updates"] >= 1
     assert second["wall_seconds"]["total"] > first["wall_seconds"]["total"]
     assert "step 2/3" in run.output.read_text()
+    _tracked(run)
+
+
+def _tracked(run: Any) -> None:
+    """Each tracker has one run with the steps of both lives."""
+    place = run.root.parent / "trackio"
+    places = {
+        "mlflow": run.root.parent / "mlruns",
+        "tensorboard": run.root / "tensorboard",
+        "trackio": place,
+        "wandb": run.root,
+    }
+    for kind, reader in READERS.items():
+        kept = reader(places[kind], "twice")
+        assert kept.runs == 1 and [step for step, _ in kept.curves["learner/lr"]] == [1, 2, 3], kind
+        assert kept.config["algorithm.type"] == "grpo" and float(kept.result["steps"]) == 3, kind

@@ -1,10 +1,8 @@
 """Held-out accuracy and reward: the leases of an evaluation, and the score of their groups."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlserve.batching.summary import is_right
@@ -124,25 +122,25 @@ def score(groups: Sequence[RolloutGroup], *, asked: int | None = None) -> Evalua
     )
 
 
-def write_samples(path: Path, when: str, groups: Sequence[RolloutGroup], *, keep: int) -> None:
-    """Append all samples of the first ``keep`` tasks of an evaluation, one per line."""
-    with open(path, "a", encoding="utf-8") as file:
+def sample_rows(when: str, groups: Sequence[RolloutGroup], *, keep: int) -> list[dict[str, Any]]:
+    """All samples of the first ``keep`` tasks of an evaluation."""
+    return [
+        {
+            "when": when,
+            "environment": group.task.environment,
+            "task_id": group.task.task_id,
+            "prompt": prompt_text(group.task),
+            "completion": trajectory.completion,
+            "reward": verdict.reward if verdict and verdict.has_reward else None,
+            "right": is_right(trajectory),
+            "truncated": trajectory.finish_reason is FinishReason.LENGTH,
+            "reason": verdict.reason if verdict else "",
+        }
         # By id, so that each evaluation keeps samples of the same tasks.
-        for group in sorted(groups, key=lambda g: g.group_id)[:keep]:
-            for trajectory in group.trajectories:
-                verdict = trajectory.verdict
-                line = {
-                    "when": when,
-                    "environment": group.task.environment,
-                    "task_id": group.task.task_id,
-                    "prompt": prompt_text(group.task),
-                    "completion": trajectory.completion,
-                    "reward": verdict.reward if verdict and verdict.has_reward else None,
-                    "right": is_right(trajectory),
-                    "truncated": trajectory.finish_reason is FinishReason.LENGTH,
-                    "reason": verdict.reason if verdict else "",
-                }
-                file.write(json.dumps(line) + "\n")
+        for group in sorted(groups, key=lambda g: g.group_id)[:keep]
+        for trajectory in group.trajectories
+        for verdict in [trajectory.verdict]
+    ]
 
 
 def prompt_text(task: Task) -> str:

@@ -31,7 +31,6 @@ from rlserve.actors.learner.train.schedule import learning_rate, why_sync
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
 from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
-from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
@@ -55,7 +54,6 @@ class TrainingLoop:
         self,
         *,
         config: RunConfig,
-        paths: RunPaths,
         trainer: Trainer,
         inbox: Inbox,
         store: Store,
@@ -81,7 +79,6 @@ class TrainingLoop:
         )
         self._measuring = Measuring(
             config,
-            paths,
             inbox=inbox,
             store=store,
             reporter=reporter,

@@ -10,11 +10,10 @@ remembers the last one made, so that none is made twice.
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, score, write_samples
+from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, sample_rows, score
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.waiting import Waits
-from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.warner import Warner
@@ -36,7 +35,6 @@ class Measuring:
     def __init__(
         self,
         config: RunConfig,
-        paths: RunPaths,
         *,
         inbox: Inbox,
         store: Store,
@@ -49,7 +47,6 @@ class Measuring:
     ) -> None:
         """``served`` gives the version that each worker confirmed last; ``check`` is called in waits, may raise."""
         self._config = config
-        self._paths = paths
         self._inbox = inbox
         self._store = store
         self._reporter = reporter
@@ -75,8 +72,7 @@ class Measuring:
         evaluation = score(groups, asked=len(leases))
         if missing:
             self._warn(f"evaluation {when}: is made of what came in time; {missing}")
-        write_samples(self._paths.samples, when, groups, keep=self._config.evaluate.keep)
-        self._reporter.measured(when, step, evaluation)
+        self._reporter.measured(when, step, evaluation, sample_rows(when, groups, keep=self._config.evaluate.keep))
         # Last: after a crash before this line the evaluation is made again.
         self._store.remember(MEASURED, _mark(when, step))
         return evaluation

@@ -138,7 +138,6 @@ class Learner:
     def _train(self, reporter: Reporter, policy: PolicyService, stop: threading.Event) -> None:
         loop = TrainingLoop(
             config=self._config,
-            paths=self._paths,
             trainer=self._trainer,
             inbox=self._inbox,
             store=self._store,

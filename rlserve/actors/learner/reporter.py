@@ -1,9 +1,10 @@
 """The run's record for people and tools: phases and measurements in ``events.jsonl``, numbers in ``metrics.jsonl``,
-``summary.json`` at the end, and the present state at the hub."""
+``summary.json`` at the end, the present state at the hub, and all of it to trackers."""
 
+import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlserve.actors.learner.evaluation import Evaluation
@@ -20,6 +21,7 @@ from rlserve.observability.summary import write_json
 from rlserve.observability.warner import Warner
 from rlserve.records import RunPhase
 from rlserve.store.base import GroupCounts
+from rlserve.trackers.feed import CLOSE_SECONDS, STOP_SECONDS, Feed
 from rlserve.weight_sync.service import PolicyService
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Reporter:
         self._warn = warn
         self._events = EventLog(paths.events)
         self._metrics = MetricsFile(paths.metrics, step=step, warn=warn)
+        self._trackers = Feed(config, paths, step=step, warn=warn)
         self._phase = RunPhase.STARTING
         self._phase_started = time.monotonic()
         self._training_seconds = 0.0
@@ -78,6 +81,7 @@ class Reporter:
             **self._curriculum.metrics(),
         }
         self._metrics.write(step, self._latest)
+        self._trackers.scalars(step, self._latest)
         self._report_state()
         return self._latest.get("received/reward_mean")
 
@@ -87,12 +91,16 @@ class Reporter:
             self._events.write("ends_early", step=self._step, steps=self._config.steps, reason=reason)
         logger.info("training ends at step %d: %s", self._step, reason)
 
-    def measured(self, when: str, step: int, evaluation: Evaluation) -> None:
-        """Record a held-out evaluation."""
+    def measured(self, when: str, step: int, evaluation: Evaluation, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Record a held-out evaluation and some of its samples."""
+        with open(self._paths.samples, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in samples)
+        self._trackers.table(step, "samples", samples)
         self._events.write(
             "accuracy", **{"when": when, "step": step, "value": evaluation.accuracy, **evaluation.to_json()}
         )
         self._metrics.write(step, evaluation.metrics())
+        self._trackers.scalars(step, evaluation.metrics())
         if evaluation.unjudged:
             self._warn(
                 f"evaluation {when}: {evaluation.unjudged} of {evaluation.samples} samples have no verdict and count "
@@ -121,12 +129,14 @@ class Reporter:
             events=read_json_lines(self._paths.events),
         )
         write_json(self._paths.summary, summary)
+        self._trackers.result(summary)
 
     def finished(self, phase: RunPhase, message: str = "") -> None:
         """The run ends."""
         self._phase = phase
         self._report_state(message)
         self._metrics.close()
+        self._trackers.close(CLOSE_SECONDS if phase is RunPhase.FINISHED else STOP_SECONDS)
 
     def _worker_metrics(self) -> dict[str, float]:
         reports, num_reports = self._policy.reports(), self._policy.num_reports

@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
-    # The model exists: with [pretrain] beside model.path the configuration would be refused.
-    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft"})
+    # The model exists: with [pretrain] beside model.path the configuration would be refused. Trackers show runs alone.
+    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft", "trackers"})
     asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
     change = {
         "name": "eval",

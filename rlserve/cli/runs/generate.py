@@ -56,7 +56,8 @@ def _copy(samples: Path, out: Path) -> int:
 
 def _config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
     # Sampling needs none of these, and teachers would be started for nothing.
-    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft", "teachers", "algorithm", "reference"})
+    left_out = {"pretrain", "sft", "teachers", "algorithm", "reference", "trackers"}
+    values = config.model_dump(exclude_none=True, exclude=left_out)
     change = {
         "name": "generate",
         "directory": directory,

@@ -12,7 +12,7 @@
 * ``learner``      ``[learner]``: optimizer, batches, staleness, streams
 * ``sync``         ``[sync]``: when workers get new weights
 * ``evaluate``     ``[evaluate]``: the measurement on held-out tasks
-* ``checkpoint``   ``[checkpoint]``: what is kept on disk
+* ``output``       ``[checkpoint]`` and ``[[trackers]]``: what a run leaves on disk and elsewhere
 * ``store``        ``[store]``: where groups are kept until they are trained on
 * ``launch``       ``[launch]``: how processes are started, restarted and stopped
 

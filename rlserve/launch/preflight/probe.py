@@ -8,10 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from rlserve import plugins
 from rlserve.actors.process import die_with_parent
 from rlserve.config.algorithms import BUILT_IN
+from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
 from rlserve.launch.preflight.finding import Finding
@@ -20,6 +22,7 @@ from rlserve.launch.preflight.tasks import Taken, look_at_corpora, look_at_envir
 from rlserve.launch.preflight.verdicts import look_at_options, look_at_verifier, wanted
 from rlserve.nearest import known_names
 from rlserve.plugins import describe_exception
+from rlserve.trackers.registry import tracker_problems
 
 PROMPTS = "prompts"
 
@@ -49,6 +52,8 @@ def main() -> int:
     # The order is that of needs: prompts and verifiers are tried on the tasks that environments gave, prompts in the
     # tokens of a model that was found sound.
     stage("algorithm", _look_at_algorithm(config))
+    for index in range(len(config.trackers)):
+        stage(f"trackers.{index}", _look_at_tracker(config, index))
     stage("verifier.options", look_at_options(config.verifier.options))
     for index in range(len(config.environments)):
         stage(f"environments.{index}", look_at_environment(config, index, taken))
@@ -71,6 +76,11 @@ def _guarded(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding(f"{name}: {error}")
     except Exception as error:
         yield Finding(f"{name}: {describe_exception(error)}")
+
+
+def _look_at_tracker(config: RunConfig, index: int) -> Iterator[Finding]:
+    root = RunPaths(Path(config.directory) / config.name).root
+    yield from (Finding(problem) for problem in tracker_problems(config, index, root))
 
 
 def _look_at_algorithm(config: RunConfig) -> Iterator[Finding]:

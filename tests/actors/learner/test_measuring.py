@@ -80,7 +80,6 @@ def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, con
     absent: Any = SimpleNamespace()
     made = Measuring(
         config,
-        absent,
         inbox=inbox,
         store=absent,
         reporter=absent,
@@ -129,7 +128,7 @@ def test_what_was_measured_last_outlives_the_process(tmp_path: Path) -> None:
     def made(store: SqliteStore) -> bool:
         absent: Any = SimpleNamespace()
         parts = dict.fromkeys(("inbox", "reporter", "waits", "served", "warn", "check"), absent)
-        return Measuring(CONFIG, absent, store=store, **parts).was_made("at-5", 5)
+        return Measuring(CONFIG, store=store, **parts).was_made("at-5", 5)
 
     store = SqliteStore(tmp_path / "groups.sqlite")
     assert not made(store)

@@ -1,0 +1,25 @@
+"""``[checkpoint]`` and ``[[trackers]]``: what a run leaves on disk and elsewhere."""
+
+from typing import Any
+
+from pydantic import Field
+
+from rlserve.config.base import Section
+
+
+class CheckpointConfig(Section):
+    """Checkpoints on disk."""
+
+    every_steps: int = Field(50, ge=0)
+    """Steps between checkpoints; 0 keeps only the last."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept."""
+
+
+class TrackerConfig(Section):
+    """A tracker of experiments, to which curves, configuration, samples and results go."""
+
+    type: str
+    """``tensorboard``, ``wandb``, ``mlflow``, ``trackio``, or a tracker of an installed package."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the tracker, e.g. ``{ project = "mine", mode = "offline" }``; docs/trackers.md lists them."""
