@@ -1,6 +1,7 @@
 """The payload of a math task: JSON with the gold answer, checked before a completion is judged."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rlserve.verifiers.payloads import decode_object, flag, texts
 
@@ -18,6 +19,7 @@ class MathPayload:
     """True when the completion is the answer itself and not a text around it."""
 
 
+@lru_cache(maxsize=16)  # the trajectories of a group share it, and come one after the other
 def decode_payload(payload: bytes) -> MathPayload:
     """Read ``{"answer": "42"}`` or ``{"answer": ["1/2", "0.5"], "bare": true}``; raises InvalidRequest."""
     content = decode_object(payload, fields=("answer", "bare"))

@@ -133,9 +133,12 @@ def value_in_sentence(content: str) -> str:
 def _only_value(plain: str, content: str) -> str:
     r"""Return the one value of a box with words (``\text{Tom sold } 72 \text{ clips}``); else its whole content."""
     plain = " ".join(plain.split())
-    found = list(islice(runs(plain), 2))
+    # Words first: most boxes hold none, and to look for values takes as long as everything else here.
     words = re.findall(r"(?<![A-Za-z\\])[A-Za-z]+", plain)
-    if len(found) != 1 or len(words) < 2 or CHANGING.search(plain) or not any(word[1:].islower() for word in words):
+    if len(words) < 2 or CHANGING.search(plain) or not any(word[1:].islower() for word in words):
+        return content
+    found = list(islice(runs(plain), 2))
+    if len(found) != 1:
         return content
     # Words before the value make a sentence of it; words behind it alone may be a unit, unless they are "x of y" or
     # two and more in lower case.
