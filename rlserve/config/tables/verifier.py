@@ -25,8 +25,9 @@ class VerifierConfig(Section):
     """Processes kept ready beyond ``workers``, so that a killed one costs no wait."""
     start_seconds: float = Field(60.0, gt=0)
     """A judge process must have started within this."""
-    recycle_completions: int = Field(5000, ge=1)
-    """A judge process is replaced after this many completions."""
+    recycle_completions: int = Field(50_000, ge=1)
+    """A judge process is replaced after this many completions. By then they took far longer than its start, which may
+    import sympy: after 5,000 short answers both took the same time."""
     recycle_growth_bytes: int = Field(128 * 2**20, ge=2**20)
     """A judge process that has grown by more than this is replaced."""
     max_queue: int = Field(4096, ge=1)
