@@ -24,6 +24,7 @@ from rlserve.config.tables.sync import SyncConfig
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.config.tables.verifier import VerifierConfig
 from rlserve.config.waits import wait_problems
+from rlserve.nearest import known_names
 
 
 class RunConfig(Section):
@@ -174,6 +175,8 @@ class RunConfig(Section):
             )
         if sum(e.weight for e in self.environments) <= 0:
             raise ValueError("environments: all weights are 0; give at least one a positive weight")
+        for problem in set_problems(self):
+            raise ValueError(problem)
         if self.evaluate.problems and not any(e.share_in_evaluation for e in self.environments):
             raise ValueError(
                 f"evaluate.problems: is {self.evaluate.problems}, but no environment has an eval_weight above 0; set "
@@ -191,6 +194,25 @@ class RunConfig(Section):
         ):
             raise ValueError(problem)
         return self
+
+
+def set_problems(config: RunConfig) -> Iterator[str]:
+    """Contradictions between evaluations and environments, as messages "field: what it was; what to do"."""
+    by_name = {environment.name: environment for environment in config.environments}
+    for index, part in enumerate(config.evaluate.sets):
+        where = f"evaluate.sets.{index}"
+        environment = by_name.get(part.environment)
+        if environment is None:
+            known = known_names(part.environment, by_name)
+            yield f"{where}.environment: {part.environment!r} is none of this run{known}"
+        elif part.split in (environment.levels or (environment.split,)):
+            yield f"{where}.split: is {part.split!r}, which training draws from; give a split of its own"
+        if part.name in by_name:
+            yield f"{where}.name: {part.name!r} is an environment, which is measured under that name; give another"
+    _, _, name = config.evaluate.keep_best.partition("/")
+    names = [*by_name, *(part.name for part in config.evaluate.sets)]
+    if name and name not in names:
+        yield f"evaluate.keep_best: {name!r} is no set and no environment{known_names(name, names)}"
 
 
 def teacher_problems(config: RunConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@
 * ``report``     report.html: curves, samples, events on one page
 
 To add a metric: one line in ``metrics.METRICS``, or in ``PREFIXES`` for a family of names, and the code that writes it:
-``learner/step_metrics`` for a step, ``batching/summary`` for a batch, ``learner/evaluation`` for an evaluation.
+``learner/step_metrics`` for a step, ``batching/summary`` for a batch, ``learner/measure/evaluation`` for an evaluation.
 ``tests/e2e/test_promised_metrics.py`` needs a run that writes it. An algorithm's own metrics need only a row in
 ``docs/algorithms.md``. To add a plot: a ``Panel`` in ``plots.PANELS``.
 """

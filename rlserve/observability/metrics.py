@@ -81,7 +81,13 @@ PREFIXES = {
     "reward/": "rewards of the batch as verified: mean, std and accuracy, over all and by environment",
     "received/": "the same numbers over all groups received since the last step, dropped ones included",
     "groups/dropped/": "groups dropped for one reason, in all",
-    "evaluate/accuracy/": "the same share over the problems of one environment",
+    "evaluate/accuracy/": "the same share over the problems of one environment or set",
+    "evaluate/reward_mean/": "the same mean over the problems of one environment or set",
+    "evaluate/avg@": "mean over problems of the share of their samples judged right; a name behind it: of one set",
+    "evaluate/pass@": "probability that one of k samples is right, unbiased; a name behind it: of one set",
+    "evaluate/maj@": "probability that the most frequent answer of k samples is right; a name behind it: of one set",
+    "evaluate/low/": "lower end of the 95% interval of the measure named behind it",
+    "evaluate/high/": "upper end of the 95% interval of the measure named behind it",
     "curriculum/": "levels of environments that have any, from 0, and the pass rate over the last groups of the level",
 }
 

@@ -30,6 +30,22 @@ def outcome_lines(summary: Mapping[str, Any]) -> list[str]:
         if _was_measured(summary, "before") or before is not None or after is not None:
             what = "held-out accuracy" if name == "accuracy" else "held-out mean reward"
             lines.append(f"{what} {_number(before)} -> {_number(after)}")
+    if best := summary.get("best"):
+        where = (
+            f": {best['checkpoint']}" if best.get("checkpoint") else " (the start model)" if not best["step"] else ""
+        )
+        lines.append(f"best {best['measure']} {best['value']:.3f} at step {best['step']}{where}")
+    return lines
+
+
+def measure_lines(found: Mapping[str, Any]) -> list[str]:
+    """The measures of an evaluation with their 95% intervals, a line each; those of a set behind its name."""
+    parts = [("", found.get("measures") or {}), *sorted((found.get("by_set") or {}).items())]
+    lines = []
+    for name, measures in parts if len(parts) > 2 else parts[:1]:
+        for measure, value in measures.items():
+            label = f"{name} {measure}".strip()
+            lines.append(f"  {label:32} {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
     return lines
 
 

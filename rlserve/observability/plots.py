@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,13 +62,18 @@ PANELS = (
 
 
 DROPPED = "groups/dropped/"
+COUNTED = re.compile(r"evaluate/(pass|maj|avg)@\d+")
 
 
 def panels_of(rows: Rows) -> list[Panel]:
-    """The panels for which the rows have data; the last one draws dropped groups by reason."""
+    """The panels for which the rows have data; the last ones draw pass@k and its like, and dropped groups by reason."""
     reasons = sorted({name for row in rows for name in row if name.startswith(DROPPED)})
     dropped = Panel("Dropped groups by reason", "groups", tuple((n, n.removeprefix(DROPPED)) for n in reasons))
-    return [p for p in (*PANELS, dropped) if any(_has(rows, metric) for metric, _ in p.lines)]
+    counted = sorted({name for row in rows for name in row if COUNTED.fullmatch(name)})
+    measured = Panel(
+        "Held-out samples taken together", "share", tuple((n, n.removeprefix("evaluate/")) for n in counted)
+    )
+    return [p for p in (*PANELS, measured, dropped) if any(_has(rows, metric) for metric, _ in p.lines)]
 
 
 def draw_panel(panel: Panel, rows: Rows) -> Any:

@@ -43,6 +43,7 @@ def write_report(config: RunConfig | None, paths: RunPaths) -> None:
         f"<p>{html.escape(config.algorithm.type)}, seed {config.seed}</p>" if config else "",
         _failure(events),
         _facts(summary, rows),
+        _measures(summary),
         "<h2>Curves</h2>",
         _curves(rows, summary),
         *_samples(list(read_json_lines(paths.samples))),
@@ -107,6 +108,31 @@ def _curves(rows: plots.Rows, summary: Mapping[str, Any]) -> str:
     except ImportError:
         return "<p>No curves: matplotlib is not installed (pip install 'rlserve[report]').</p>"
     return '<div class="curves">' + "".join(f"<div>{plots.to_svg(figure)}</div>" for figure in figures) + "</div>"
+
+
+def _measures(summary: Mapping[str, Any]) -> str:
+    """What the held-out tasks measured before and after, with 95% intervals."""
+    evaluations = {w: e for w, e in (summary.get("evaluations") or {}).items() if e and e.get("measures")}
+    if not evaluations:
+        return ""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for when, found in evaluations.items():
+        for part, measures in (("all", found["measures"]), *(found.get("by_set") or {}).items()):
+            for name, m in measures.items():
+                cells.setdefault((part, name), {})[when] = f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
+    rows = "".join(
+        f"<tr><td>{html.escape(part)}</td><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{values.get(when, '-')}</td>" for when in evaluations)
+        + "</tr>"
+        for (part, name), values in cells.items()
+    )
+    head = "".join(f"<th>{when} training</th>" for when in evaluations)
+    best = summary.get("best") or {}
+    note = f"<p>best {html.escape(best['measure'])} {best['value']:.3f} at step {best['step']}</p>" if best else ""
+    return (
+        f'<h2>Held-out measures, with 95% intervals</h2>{note}<div class="table"><table>'
+        f"<tr><th>tasks</th><th>measure</th>{head}</tr>{rows}</table></div>"
+    )
 
 
 def _samples(samples: list[Mapping[str, Any]]) -> Iterable[str]:

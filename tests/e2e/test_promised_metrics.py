@@ -27,7 +27,10 @@ def curriculum(new_module_run: Callable[[str], Any], small_run_arguments: Callab
         "learner.ess_warn=1.0",
         "evaluate.problems=20",
         "evaluate.every_steps=2",
+        "evaluate.samples=2",
+        "evaluate.keep_best=pass@2",
         "checkpoint.every_steps=0",
+        "checkpoint.keep=1",
         "steps=5",
     ]
     run.start(*small_run_arguments(run), *(word for change in changes for word in ("--set", change)))
@@ -41,6 +44,19 @@ def test_a_curriculum_moves_on_and_is_measured(curriculum: Any) -> None:
     assert any("curriculum/arithmetic/pass_rate" in row for row in curriculum.metrics())
     assert [row["step"] for row in curriculum.measurements()] == [0, 2, 4, 5]
     assert curriculum.summary()["accuracy_after"] == curriculum.measurements()[-1]["evaluate/accuracy"]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(curriculum: Any) -> None:
+    values = {row["step"]: row["evaluate/pass@2"] for row in curriculum.measurements()}
+    best = max(values, key=lambda step: (values[step], -step))
+    found = curriculum.summary()["best"]
+    assert (found["measure"], found["step"], found["value"]) == ("pass@2", best, values[best])
+    kept = {path.name for path in (curriculum.root / "checkpoints").glob("step-*")}
+    assert kept == {f"step-{step}" for step in {best, 5} - {0}}
+    if best:
+        assert (curriculum.root / "checkpoints" / "best").resolve().name == f"step-{best}"
+    assert f"best pass@2 {values[best]:.3f} at step {best}" in curriculum.output.read_text()
+    assert "<td>pass@2</td>" in (curriculum.root / "report.html").read_text()
 
 
 def test_an_effective_sample_size_below_the_bound_is_warned_of_once_a_cause(curriculum: Any) -> None:

@@ -9,14 +9,13 @@
 * ``step_metrics``   the metrics of a step, a pure function
 * ``start_point``    start model or checkpoint, and the store that belongs to it
 * ``store_copy``     replaces a run's store by the copy in its newest checkpoint
-* ``evaluation``     a held-out evaluation: its leases, its score, its samples
-* ``measuring``      when an evaluation is made, and by which workers
 * ``teacher_check``  checks before the first step that every teacher can answer what the run asks
 * ``reporter``       what a run records: events, metrics, summary, its state at the hub
 * ``run_state``      sends the state of the run to the hub
 * ``run_summary``    the summary of a finished run
 * ``ingest/``        finished groups: from a worker's stream to the queue of training
 * ``leases/``        which worker works on which task: tasks, leases, proofs
+* ``measure/``       held-out evaluations, and the best checkpoint by them
 * ``train/``         batches to new weights, over one rank or many
 
 To add a number to the record: a provider called by ``reporter``, and its line in ``observability.metrics``.

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 
 from rlserve.actors.checkpoints import STORE_FILE
-from rlserve.actors.learner.evaluation import Evaluation
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.loop_state import LoopState
-from rlserve.actors.learner.measuring import Measuring
+from rlserve.actors.learner.measure.best import BestCheckpoint
+from rlserve.actors.learner.measure.evaluation import Evaluation
+from rlserve.actors.learner.measure.measuring import Measuring
 from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
@@ -60,6 +61,7 @@ class TrainingLoop:
         reporter: Reporter,
         served: Callable[[], Mapping[str, int]],
         state: LoopState,
+        best: BestCheckpoint,
         curriculum: Curriculum,
         warn: Warner,
         stop: Event,
@@ -71,6 +73,8 @@ class TrainingLoop:
         self._store = store
         self._reporter = reporter
         self._state = state
+        self._best = best
+        self._saved_step: int | None = None
         self._curriculum = curriculum
         self._warn = warn
         self._stop = stop
@@ -83,6 +87,7 @@ class TrainingLoop:
             store=store,
             reporter=reporter,
             waits=self._waits,
+            best=best,
             served=served,
             warn=warn,
             check=self._end_if_asked,
@@ -106,14 +111,18 @@ class TrainingLoop:
         if not self._config.steps:
             self._inbox.stop_training()
         after = None
-        if self._config.evaluate.problems and self._state.before is None:
+        if self._config.evaluate.is_on and self._state.before is None:
             after = self._evaluate("before")
             self._state.before = after.to_json()
         self._evaluate_what_is_owed()
         if self._config.steps:
             after = self._train()
         self._reporter.summarize(
-            step=self._state.step, before=self._state.before, after=after, lag_tokens=self._state.lag_tokens
+            step=self._state.step,
+            before=self._state.before,
+            after=after,
+            best=self._best.to_json(),
+            lag_tokens=self._state.lag_tokens,
         )
 
     def _train(self) -> Evaluation | None:
@@ -124,7 +133,7 @@ class TrainingLoop:
         # Before the save and the evaluation, in which workers would sample groups that no step trains on.
         self._inbox.stop_training()
         self._save()
-        return self._evaluate("after") if self._config.evaluate.problems else None
+        return self._evaluate("after") if self._config.evaluate.is_on else None
 
     def _finished(self) -> bool:
         if self._state.has_reached(self._config.stop_reward):
@@ -134,6 +143,9 @@ class TrainingLoop:
             return True
         if self._config.stop_groups is not None and self._inbox.queue.counts().received >= self._config.stop_groups:
             self._reporter.ends_early(f"as many groups came in as stop_groups = {self._config.stop_groups} wants")
+            return True
+        if reason := self._best.why_stop(self._config.evaluate.patience):
+            self._reporter.ends_early(reason)
             return True
         return self._state.step >= self._config.steps
 
@@ -252,8 +264,13 @@ class TrainingLoop:
         self._state.store = self._store.mark()
         step = self._state.step
         self._trainer.save(
-            step, self._state.to_json(), beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step)
+            step,
+            self._state.to_json(),
+            beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step),
+            best=self._best.step,
         )
+        self._saved_step = step
+        self._best.link()
         # After the save: it deletes payloads that only a resume from an older checkpoint needs.
         self._inbox.queue.checkpointed(self._state.step)
 
@@ -278,7 +295,7 @@ class TrainingLoop:
     def _evaluate_what_is_owed(self) -> bool:
         """Make the evaluation that is due at this step, unless an earlier process did; returns whether it did."""
         when = self._state.owed
-        owed = bool(when and self._config.evaluate.problems) and not self._measuring.was_made(when, self._state.step)
+        owed = bool(when and self._config.evaluate.is_on) and not self._measuring.was_made(when, self._state.step)
         if owed:
             self._evaluate(when)
         self._state.owed = ""
@@ -286,4 +303,9 @@ class TrainingLoop:
 
     def _evaluate(self, when: str) -> Evaluation:
         self._publish_if_behind()
-        return self._measuring.measure(when, self._state.step)
+        evaluation = self._measuring.measure(when, self._state.step)
+        # The start model needs no checkpoint; it stays where it is.
+        if self._best.step == self._state.step and 0 < self._state.step != self._saved_step:
+            self._save()
+        self._best.link()
+        return evaluation

@@ -31,6 +31,7 @@ from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.actors.learner.loop import TrainingLoop
+from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.start_point import StartPoint, open_store
@@ -144,6 +145,9 @@ class Learner:
             reporter=reporter,
             served=policy.served,
             state=self._start.state,
+            best=BestCheckpoint(
+                self._config.evaluate, self._store, self._paths.checkpoints, step=self._start.state.step
+            ),
             curriculum=self._curriculum,
             warn=self._warn,
             stop=stop,

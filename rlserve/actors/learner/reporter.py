@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlserve.actors.learner.evaluation import Evaluation
 from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.leases.curriculum import Curriculum
+from rlserve.actors.learner.measure.evaluation import Evaluation
 from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.run_summary import run_summary
 from rlserve.config.paths import RunPaths
@@ -110,7 +110,13 @@ class Reporter:
             self._warn(f"evaluation {when} was sampled by versions {evaluation.versions}")
 
     def summarize(
-        self, *, step: int, before: Mapping[str, Any] | None, after: Evaluation | None, lag_tokens: Mapping[int, int]
+        self,
+        *,
+        step: int,
+        before: Mapping[str, Any] | None,
+        after: Evaluation | None,
+        best: Mapping[str, Any] | None,
+        lag_tokens: Mapping[int, int],
     ) -> None:
         """Write ``summary.json``."""
         self._close_phase()
@@ -119,6 +125,7 @@ class Reporter:
             step=step,
             before=before,
             after=after,
+            best=best,
             counts=self._inbox.queue.counts(),
             rejections=self._inbox.queue.rejections(),
             lag_tokens=lag_tokens,

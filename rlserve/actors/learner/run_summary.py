@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlserve.actors.learner.evaluation import Evaluation
+from rlserve.actors.learner.measure.evaluation import Evaluation
 from rlserve.config.run import RunConfig
 from rlserve.observability.metrics import percentile
 from rlserve.store.base import GroupCounts
@@ -15,6 +15,7 @@ def run_summary(
     step: int,
     before: Mapping[str, Any] | None,
     after: Evaluation | None,
+    best: Mapping[str, Any] | None,
     counts: GroupCounts,
     rejections: Mapping[str, int],
     lag_tokens: Mapping[int, int],
@@ -37,6 +38,7 @@ def run_summary(
         "reward_before": before["reward_mean"] if before else None,
         "reward_after": after.reward_mean if after else None,
         "evaluations": {"before": before, "after": after.to_json() if after else None},
+        "best": best,
         "steps": step,
         "weight_updates": len(stalls),
         "weight_mismatches": weight_mismatches,

@@ -10,7 +10,7 @@ from typing import Any
 from rlserve.cli.runs.measure import config_of, measurement, model_of, run_once
 from rlserve.config.load import load_run, merge, validate
 from rlserve.config.run import RunConfig
-from rlserve.observability.outcome import measured_text
+from rlserve.observability.outcome import measure_lines, measured_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,5 @@ def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps({name: value for name, value in found.items() if name != "text"}))
         return
     print(f"held-out accuracy {measured_text(found)}")
-    parts = found.get("by_environment") or {}
-    for name, value in parts.items() if len(parts) > 1 else ():
-        print(f"  {name:24} {'no verdict' if value is None else f'{value:.3f}'}")
+    for line in measure_lines(found):
+        print(line)

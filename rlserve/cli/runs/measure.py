@@ -20,7 +20,7 @@ def run_once(config: RunConfig) -> int:
 
     Raises InvalidRequest, before anything starts, if nothing would be measured.
     """
-    if not config.evaluate.problems:
+    if not config.evaluate.is_on:
         raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give --problems")
     paths = RunPaths(Path(config.directory) / config.name)
     # Progress to standard error: standard output is for the result, which scripts read.

@@ -11,7 +11,7 @@
 * ``rollout``      ``[rollout]``: workers, engines, sampling
 * ``learner``      ``[learner]``: optimizer, batches, staleness, streams
 * ``sync``         ``[sync]``: when workers get new weights
-* ``evaluate``     ``[evaluate]``: the measurement on held-out tasks
+* ``evaluate``     ``[evaluate]``: measurements on held-out tasks, the best checkpoint
 * ``output``       ``[checkpoint]`` and ``[[trackers]]``: what a run leaves on disk and elsewhere
 * ``store``        ``[store]``: where groups are kept until they are trained on
 * ``launch``       ``[launch]``: how processes are started, restarted and stopped

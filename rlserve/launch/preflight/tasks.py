@@ -68,11 +68,11 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
     except Exception as error:
         yield Finding(f"{where}: {section.name!r} raised in `splits`: {describe_exception(error)}")
         return
-    for split_key, split in _wanted(config, section):
+    for split_key, split in _wanted(config, section, where):
         if split not in splits:
             known = known_names(split, splits)
-            hint = NOTHING_TO_MEASURE if split_key == "eval_split" else ""
-            yield Finding(f"{where}.{split_key}: {section.name!r} has no split {split!r}{known}{hint}")
+            hint = NOTHING_TO_MEASURE if split_key.endswith("eval_split") else ""
+            yield Finding(f"{split_key}: {section.name!r} has no split {split!r}{known}{hint}")
             continue
         found = Taken(index, split)
         taken.append(found)
@@ -80,13 +80,17 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
             yield Finding(f"{where}: {section.name!r} {problem}")
 
 
-def _wanted(config: RunConfig, section: EnvironmentConfig) -> Iterator[tuple[str, str]]:
+def _wanted(config: RunConfig, section: EnvironmentConfig, where: str) -> Iterator[tuple[str, str]]:
     """(key, split) of each split that the run draws from."""
     # Training never draws from an environment of weight 0.
     if section.weight > 0:
-        yield from (("levels" if section.levels else "split", s) for s in section.levels or (section.split,))
+        key = f"{where}.{'levels' if section.levels else 'split'}"
+        yield from ((key, split) for split in section.levels or (section.split,))
     if config.evaluate.problems and section.share_in_evaluation > 0 and not config.evaluate.from_training:
-        yield "eval_split", section.eval_split
+        yield f"{where}.eval_split", section.eval_split
+    for index, part in enumerate(config.evaluate.sets):
+        if part.environment == section.name:
+            yield f"evaluate.sets.{index}.split", part.split or section.eval_split
 
 
 def _take(environment: Environment, size: int, found: Taken) -> str:

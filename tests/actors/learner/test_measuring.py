@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlserve.actors.learner import measuring
-from rlserve.actors.learner.evaluation import score
 from rlserve.actors.learner.loop_state import LoopState
-from rlserve.actors.learner.measuring import Measuring
+from rlserve.actors.learner.measure import measuring
+from rlserve.actors.learner.measure.evaluation import score
+from rlserve.actors.learner.measure.measuring import Measuring
 from rlserve.config.run import RunConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.events import read_json_lines
@@ -31,17 +31,15 @@ def test_accuracy_is_over_judged_samples_and_the_rest_is_told() -> None:
     evaluation = score([group((1.0, 0.5)), group((None, 0.0), index=1)])
     assert (evaluation.accuracy, evaluation.reward_mean) == (pytest.approx(1 / 3), 0.5)
     assert (evaluation.samples, evaluation.unjudged) == (4, 1)
-    assert evaluation.text == "0.333 (of 3 judged; 1 without a verdict), mean reward 0.5"
+    assert evaluation.text.startswith("0.333 [0.000, ")
+    assert "] (of 3 judged; 1 without a verdict), mean reward 0.5, avg@2 0." in evaluation.text
     assert evaluation.metrics()["evaluate/no_verdict"] == 1
 
 
 def test_a_measurement_without_a_verdict_is_no_verdict_and_not_zero() -> None:
     evaluation = score([group((None, None))], asked=3)
-    assert (evaluation.accuracy, evaluation.reward_mean, evaluation.by_environment) == (
-        None,
-        None,
-        {"arithmetic": None},
-    )
+    assert (evaluation.accuracy, evaluation.reward_mean) == (None, None)
+    assert (evaluation.value("accuracy/arithmetic"), evaluation.value("pass@2")) == (None, None)
     assert evaluation.text == "no verdict: none of 2 samples was judged; 2 of 3 problems never came"
     assert set(evaluation.metrics()) == {"evaluate/problems", "evaluate/samples", "evaluate/no_verdict"}
     assert json.loads(json.dumps(evaluation.to_json()))["accuracy"] is None
@@ -49,11 +47,12 @@ def test_a_measurement_without_a_verdict_is_no_verdict_and_not_zero() -> None:
 
 def test_a_wrong_measurement_is_zero() -> None:
     evaluation = score([group((0.0, 0.0))])
-    assert (evaluation.accuracy, evaluation.text) == (0.0, "0.000, mean reward 0")
+    assert evaluation.accuracy == 0.0
+    assert evaluation.text.startswith("0.000 [0.000, 0.000], mean reward 0, avg@2")
 
 
 def test_every_number_of_a_measurement_is_declared() -> None:
-    for name in score([group((1.0, None))]).metrics():
+    for name in score([group((1.0, None)), group((1.0, 0.0), index=1)], k=(2,)).metrics():
         info(name)
 
 
@@ -84,6 +83,7 @@ def wait(directory: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, con
         store=absent,
         reporter=absent,
         waits=absent,
+        best=absent,
         served=workers.served,
         warn=Warner(directory / "events.jsonl"),
         check=lambda: None,
@@ -127,7 +127,7 @@ def test_where_absent_confirms_the_run_ends_naming_all(tmp_path: Path, monkeypat
 def test_what_was_measured_last_outlives_the_process(tmp_path: Path) -> None:
     def made(store: SqliteStore) -> bool:
         absent: Any = SimpleNamespace()
-        parts = dict.fromkeys(("inbox", "reporter", "waits", "served", "warn", "check"), absent)
+        parts = dict.fromkeys(("inbox", "reporter", "waits", "best", "served", "warn", "check"), absent)
         return Measuring(CONFIG, store=store, **parts).was_made("at-5", 5)
 
     store = SqliteStore(tmp_path / "groups.sqlite")

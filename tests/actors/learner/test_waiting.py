@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlserve.actors.learner import waiting
-from rlserve.actors.learner.evaluation import evaluation_leases
 from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.measure.evaluation import evaluation_leases
 from rlserve.actors.learner.waiting import HOPELESS_BATCHES, Waits, reasons
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig

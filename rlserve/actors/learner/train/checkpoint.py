@@ -48,10 +48,13 @@ def save(
     state: Mapping[str, Any],
     *,
     keep: int = 2,
+    best: int | None = None,
     reference: Reference | None = None,
     beside: Callable[[Path], object] | None = None,
 ) -> Checkpoint:
-    """Write ``step-<step>`` and drop all but the newest ``keep``. Rank 0; the others ``contribute`` meanwhile.
+    """Write ``step-<step>`` and drop all but the newest ``keep`` and that of step ``best``.
+
+    Rank 0 calls it; the others ``contribute`` meanwhile.
 
     ``reference`` is kept when it is another model than the run's start. ``beside`` writes what else is to be kept
     into ``training/``, before the checkpoint is sealed. Checkpoints of later steps belong to a
@@ -84,7 +87,7 @@ def save(
     seal(partial, content)
     path = _put_in_place(partial, directory / f"step-{step}")
     # Last: until the new one is in place a crash must find the older ones.
-    _prune(directory, step, keep)
+    _prune(directory, step, keep, best)
     return read_checkpoint(path, content)
 
 
@@ -111,10 +114,10 @@ def _put_in_place(partial: Path, final: Path) -> Path:
     return final
 
 
-def _prune(directory: Path, step: int, keep: int) -> None:
+def _prune(directory: Path, step: int, keep: int, best: int | None) -> None:
     found = by_falling_step(directory)
     current = [path for path, number in found if number <= step]
-    for path in [p for p, number in found if number > step] + current[keep:]:
+    for path in [p for p, number in found if number > step] + [p for p in current[keep:] if p.name != f"step-{best}"]:
         # First out of sight, so that no reader finds half of it.
         doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.partial"))
         shutil.rmtree(doomed)

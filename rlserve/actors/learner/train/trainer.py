@@ -146,8 +146,14 @@ class Trainer:
         with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
             yield from gather(self._engine.module, dtype, is_receiver=True)
 
-    def save(self, step: int, state: Mapping[str, Any], beside: Callable[[Path], object] | None = None) -> Checkpoint:
-        """Write a checkpoint, to which ``beside`` adds files, and delete the oldest ones."""
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        beside: Callable[[Path], object] | None = None,
+        best: int | None = None,
+    ) -> Checkpoint:
+        """Write a checkpoint, to which ``beside`` adds files, and delete the oldest ones, but not that of ``best``."""
         with self._command(Command.SAVE):
             saved = checkpoint.save(
                 self._paths.checkpoints,
@@ -155,6 +161,7 @@ class Trainer:
                 self._engine,
                 {**state, ALGORITHM_STATE: dict(self.algorithm_state())},
                 keep=self._config.checkpoint.keep,
+                best=best,
                 reference=self._rank.reference,
                 beside=beside,
             )

@@ -166,6 +166,9 @@ def test_only_the_newest_are_kept_and_a_future_given_up_goes(engine, tmp_path):
     assert names(tmp_path) == ["step-10", "step-4", "step-9"]
     checkpoint.save(tmp_path, 8, engine, {}, keep=2)  # after a resume from 4
     assert names(tmp_path) == ["step-4", "step-8"]
+    for step in (9, 12):
+        checkpoint.save(tmp_path, step, engine, {}, keep=1, best=4)
+    assert names(tmp_path) == ["step-12", "step-4"]
 
 
 def test_saving_a_step_again_replaces_it(engine, tmp_path):

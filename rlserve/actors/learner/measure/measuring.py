@@ -10,8 +10,9 @@ remembers the last one made, so that none is made twice.
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from rlserve.actors.learner.evaluation import Evaluation, evaluation_leases, sample_rows, score
 from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.measure.best import BestCheckpoint
+from rlserve.actors.learner.measure.evaluation import Evaluation, evaluation_leases, parts_of, sample_rows, score
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.waiting import Waits
 from rlserve.config.run import RunConfig
@@ -40,6 +41,7 @@ class Measuring:
         store: Store,
         reporter: Reporter,
         waits: Waits,
+        best: BestCheckpoint,
         served: Callable[[], Mapping[str, int]],
         warn: Warner,
         check: Callable[[], None],
@@ -51,6 +53,7 @@ class Measuring:
         self._store = store
         self._reporter = reporter
         self._waits = waits
+        self._best = best
         self._served = served
         self._warn = warn
         self._check = check
@@ -69,10 +72,11 @@ class Measuring:
         leases = evaluation_leases(self._config, when)
         self._inbox.evaluate(leases)
         groups, missing = self._waits.measurement(len(leases))
-        evaluation = score(groups, asked=len(leases))
+        evaluation = score(groups, asked=len(leases), k=self._config.evaluate.sizes, parts=parts_of(self._config))
         if missing:
             self._warn(f"evaluation {when}: is made of what came in time; {missing}")
         self._reporter.measured(when, step, evaluation, sample_rows(when, groups, keep=self._config.evaluate.keep))
+        self._best.note(step, evaluation)
         # Last: after a crash before this line the evaluation is made again.
         self._store.remember(MEASURED, _mark(when, step))
         return evaluation
