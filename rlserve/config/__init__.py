@@ -9,6 +9,7 @@
 * ``faults``        pydantic's errors as messages that name key, value and fix
 * ``foreign_keys``  names of the same keys in other trainers, as hints
 * ``waits``         time limits that contain one another
+* ``live``          keys that may change while a run goes on
 * ``resume``        keys that may not change when a run is resumed
 * ``paths``         names of files in a run directory
 * ``digest``        digest of the ``config.toml`` that all processes of a run share

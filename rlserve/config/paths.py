@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "summary.json"
 
     @property
+    def live(self) -> Path:
+        """What ``rlserve set`` changed in the running run; in ``config.toml`` once the run is over."""
+        return self.root / "live.json"
+
+    @property
     def trackers(self) -> Path:
         """By which names trackers know the run."""
         return self.root / "trackers.json"

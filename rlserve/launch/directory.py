@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlserve.config.digest import digest_of
+from rlserve.config.live import applied, read_changes
 from rlserve.config.load import to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
@@ -124,6 +125,18 @@ def write_config(config: RunConfig, paths: RunPaths) -> str:
     text = to_toml(config).encode()
     _replace(paths.config, text)
     return digest_of(text)
+
+
+def keep_live(config: RunConfig, paths: RunPaths) -> RunConfig:
+    """Move what ``rlserve set`` changed into ``config.toml``; returns the configuration with it."""
+    changes = read_changes(paths.live)
+    if not changes:
+        return config
+    config = applied(config, changes)
+    write_config(config, paths)
+    # Last: after a crash between the two the same changes are made again.
+    paths.live.unlink()
+    return config
 
 
 def is_finished(config: RunConfig, paths: RunPaths) -> bool:

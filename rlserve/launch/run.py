@@ -21,9 +21,9 @@ from typing import Protocol
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
-from rlserve.errors import RlserveError
+from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.base import Launcher
-from rlserve.launch.directory import claimed, clear, is_finished, relabel_samples, write_config
+from rlserve.launch.directory import claimed, clear, is_finished, keep_live, relabel_samples, write_config
 from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.plan import plan_processes
 from rlserve.launch.ports import with_free_port
@@ -117,6 +117,7 @@ def run(
             relabel_samples(paths)
         # After clear(), which would delete it; before any actor starts, for actors read it and compare the digest.
         digest = write_config(config, paths)
+        paths.live.unlink(missing_ok=True)  # the caller's configuration has it
         launcher = launcher_type(config.launch.type)(config, paths, digest=digest)
         return asyncio.run(OneLife(config, paths, launcher, display, resume=resume, keeps=keeps).run())
 
@@ -178,6 +179,7 @@ class OneLife:
             # From here on a signal ends this process at once: the processes of the run are gone already.
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+            self._keep_settings()
             self._events.note("run_ended", how=how)
             self._leave_results(how)
         if how == ENDED:
@@ -249,6 +251,11 @@ class OneLife:
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+
+    def _keep_settings(self) -> None:
+        """What ``rlserve set`` changed becomes part of ``config.toml``, which no actor reads any more."""
+        with contextlib.suppress(ConfigError, OSError):
+            self._config = keep_live(self._config, self._paths)
 
     def _leave_results(self, how: str) -> None:
         """Complete the summary and write the report; neither may cost a good run its end."""

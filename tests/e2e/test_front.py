@@ -1,10 +1,12 @@
 """The command line over real runs: faults that end a run at once, stops that end in time, commands on what is left."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,22 +116,34 @@ def test_a_run_that_goes_on_adds_to_what_it_did(
     trackers = ", ".join(f'{{ type = "{kind}" }}' for kind in ("mlflow", "tensorboard", "trackio", "wandb"))
     trackers = trackers.replace('"wandb"', '"wandb", options = { mode = "offline" }')
     trackers = trackers.replace('"trackio"', f'"trackio", options = {{ directory = "{run.root.parent / "trackio"}" }}')
-    run.start(*small_run_arguments(run), "--set", "steps=2", "--set", f"trackers=[{trackers}]")
+    sets = ("steps=500", "learner.warmup_steps=0", "learner.schedule=cosine", f"trackers=[{trackers}]")
+    run.start(*small_run_arguments(run), *(word for change in sets for word in ("--set", change)))
+    run.wait_for_step(1)
+    # Ends it: two steps are made by then.
+    asked = rlserve("set", str(run.root), "learner.lr=3e-4", "steps=2", "learner.ess_warn=0.5")
+    assert asked.returncode == 0 and "learner.lr: " in asked.stdout and "-> 0.0003, from step" in asked.stdout
     assert run.wait(280) == 0, run.tail()
-    first = run.summary()
-    assert f"model   {run.root / 'checkpoints' / 'step-2'}" in run.output.read_text()
-    run.start("--resume", str(run.root), "--set", "steps=3")
+    first, config = run.summary(), tomllib.loads((run.root / "config.toml").read_text())
+    made = first["steps"]
+    assert (config["steps"], config["learner"]["lr"]) == (2, 3e-4) and not (run.root / "live.json").exists()
+    (changed,) = run.events("set")
+    assert changed["keys"] == ["learner.ess_warn", "learner.lr", "steps"] and changed["step"] <= made
+    assert f"model   {run.root / 'checkpoints' / f'step-{made}'}" in run.output.read_text()
+    run.start("--resume", str(run.root), "--set", f"steps={made + 1}")
     assert run.wait(280) == 0, run.tail()
     second = run.summary()
-    assert second["steps"] == 3
+    assert second["steps"] == made + 1
+    # The last step of a cosine over steps 0 to made + 2.
+    last = 1.5e-4 * (1 + math.cos(math.pi * (made + 1) / (made + 2)))
+    assert run.metrics()[-1]["learner/lr"] == pytest.approx(last)
     # The last swap of a life may not be confirmed any more when it ends.
     assert second["weight_updates"] >= first["weight_updates"] >= 1
     assert second["wall_seconds"]["total"] > first["wall_seconds"]["total"]
-    assert "step 2/3" in run.output.read_text()
-    _tracked(run)
+    assert f"step {made}/{made + 1}" in run.output.read_text()
+    _tracked(run, made + 1)
 
 
-def _tracked(run: Any) -> None:
+def _tracked(run: Any, steps: int) -> None:
     """Each tracker has one run with the steps of both lives."""
     place = run.root.parent / "trackio"
     places = {
@@ -140,5 +154,5 @@ def _tracked(run: Any) -> None:
     }
     for kind, reader in READERS.items():
         kept = reader(places[kind], "twice")
-        assert kept.runs == 1 and [step for step, _ in kept.curves["learner/lr"]] == [1, 2, 3], kind
-        assert kept.config["algorithm.type"] == "grpo" and float(kept.result["steps"]) == 3, kind
+        assert kept.runs == 1 and [step for step, _ in kept.curves["learner/lr"]] == list(range(1, steps + 1)), kind
+        assert kept.config["algorithm.type"] == "grpo" and float(kept.result["steps"]) == steps, kind

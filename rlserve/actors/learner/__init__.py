@@ -3,6 +3,7 @@
 * ``main``           a process of any rank
 * ``rank0``          wires the parts below, serves and trains
 * ``loop``           the story of a step: groups, batch, loss, step, publish, checkpoint
+* ``live_settings``  what ``rlserve set`` changes while the run goes on
 * ``loop_state``     what a checkpoint keeps of the loop
 * ``waiting``        the loop's waits, which end by progress or with the reason why nothing comes
 * ``poison``         drops the groups that make a loss not finite

@@ -20,6 +20,7 @@ from threading import Event
 from rlserve.actors.checkpoints import STORE_FILE
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.leases.curriculum import Curriculum
+from rlserve.actors.learner.live_settings import LiveSettings
 from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.measure.evaluation import Evaluation
@@ -28,11 +29,10 @@ from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
 from rlserve.actors.learner.train.engine import StepReport
-from rlserve.actors.learner.train.schedule import learning_rate, why_sync
+from rlserve.actors.learner.train.schedule import why_sync
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.actors.learner.waiting import Waits
 from rlserve.batching.collate import BatchLayout, OptimizerBatch, collate, minibatches
-from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner
 from rlserve.records import RolloutGroup
 from rlserve.store.base import Store
@@ -54,7 +54,7 @@ class TrainingLoop:
     def __init__(
         self,
         *,
-        config: RunConfig,
+        live: LiveSettings,
         trainer: Trainer,
         inbox: Inbox,
         store: Store,
@@ -67,6 +67,8 @@ class TrainingLoop:
         stop: Event,
     ) -> None:
         """``served`` gives the version that each worker confirmed last."""
+        config = live.config
+        self._live = live
         self._config = config
         self._trainer = trainer
         self._inbox = inbox
@@ -135,7 +137,14 @@ class TrainingLoop:
         self._save()
         return self._evaluate("after") if self._config.evaluate.is_on else None
 
+    def _take_settings(self) -> None:
+        """Take over what ``rlserve set`` changed."""
+        if changed := self._live.look():
+            self._config = self._live.config
+            self._reporter.settings_changed(self._config, self._state.step, changed)
+
     def _finished(self) -> bool:
+        self._take_settings()
         if self._state.has_reached(self._config.stop_reward):
             self._reporter.ends_early(
                 f"the mean reward of the last steps reached stop_reward = {self._config.stop_reward:g}"
@@ -154,6 +163,7 @@ class TrainingLoop:
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
+        self._take_settings()  # a batch may take minutes to come
         # Preparing a batch may change what the algorithm remembers; a batch that is not trained on must leave no trace.
         memory = self._trainer.algorithm_state()
         try:
@@ -162,7 +172,7 @@ class TrainingLoop:
             self._trainer.restore_algorithm(memory)
             self._poison.drop_unready(self._state.step + 1, groups, error)
             return
-        lr = learning_rate(self._config.learner, self._state.step)
+        lr = self._live.rate(self._state.step)
         report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         trained = [group.group_id for group in groups]
         if not report.updates:

@@ -30,6 +30,7 @@ from rlserve.actors.learner.ingest.stream_service import RolloutStreamService
 from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
+from rlserve.actors.learner.live_settings import LiveSettings
 from rlserve.actors.learner.loop import TrainingLoop
 from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.reporter import Reporter
@@ -138,7 +139,7 @@ class Learner:
 
     def _train(self, reporter: Reporter, policy: PolicyService, stop: threading.Event) -> None:
         loop = TrainingLoop(
-            config=self._config,
+            live=LiveSettings(self._config, self._paths.live, self._warn),
             trainer=self._trainer,
             inbox=self._inbox,
             store=self._store,

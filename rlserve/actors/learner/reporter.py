@@ -85,6 +85,14 @@ class Reporter:
         self._report_state()
         return self._latest.get("received/reward_mean")
 
+    def settings_changed(self, config: RunConfig, step: int, changed: Mapping[str, tuple[Any, Any]]) -> None:
+        """Keys of the configuration have new values, beginning with the step after ``step``."""
+        self._config = config
+        self._hub.total_steps = config.steps
+        self._events.write("set", step=step, keys=sorted(changed), changes={k: list(v) for k, v in changed.items()})
+        if "steps" in changed:
+            self._events.write("phase", name="training", total_steps=config.steps)
+
     def ends_early(self, reason: str) -> None:
         """Training ends before its last step, and this is why."""
         if self._step < self._config.steps:

@@ -27,6 +27,7 @@ class HubReport:
         self._hub = hub
         self._thread = thread
         self._environments = environments
+        self.total_steps = config.steps
 
     def send(
         self, phase: RunPhase, step: int, *, metrics: Mapping[str, float], counts: GroupCounts, message: str = ""
@@ -38,7 +39,7 @@ class HubReport:
             run_id=self._config.name,
             phase=phase,
             step=step,
-            total_steps=self._config.steps,
+            total_steps=self.total_steps,
             metrics=dict(metrics),
             groups={
                 "received": counts.received,

@@ -3,6 +3,7 @@
 * ``run``       a whole run on this machine
 * ``serve``     one actor
 * ``status``    state of a run and its live actors
+* ``set``       changes a setting of a run that goes on
 * ``rollout``   status, pause, resume and samples of rollout workers
 * ``report``    rebuilds report.html
 * ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint

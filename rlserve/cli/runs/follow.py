@@ -103,6 +103,9 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
             progress.say(f"{event['actor']}: serving again after {float(event['seconds']):.1f} s")
         case "actor_killed":
             progress.say(f"{event['actor']}: did not stop in {event['seconds']:g} s (launch.stop_seconds); killed")
+        case "set":
+            for key, (old, new) in event["changes"].items():
+                progress.say(f"{key}: {old} -> {new}, from step {int(event['step']) + 1} on (rlserve set)")
         case "ends_early":
             progress.say(f"training ends at step {event['step']} of {event['steps']}: {event['reason']}")
         case "accuracy":

@@ -1,10 +1,12 @@
 """``rlserve run CONFIG``: a whole run, from the start checkpoint to the report."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from rlserve.cli.runs.follow import Console, print_warning
+from rlserve.config.live import read_changes
 from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.config.resume import refuse_changes
@@ -84,7 +86,9 @@ def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     paths = RunPaths(given if given.is_dir() else _directory_of(given))
     if not paths.config.exists():
         raise InvalidRequest(f"--resume: {str(paths.root)!r} is not a run (it has no {paths.config.name})")
-    config = load_run([paths.config], arguments.overrides, arguments.unset)
+    # A launcher that was killed left what was set in the run beside the configuration.
+    live = [f"{key}={json.dumps(value)}" for key, value in read_changes(paths.live).items()]
+    config = load_run([paths.config], [*live, *arguments.overrides], arguments.unset)
     # Here and not in the learner: a refused resume has changed nothing, not even config.toml.
     refuse_changes(load_run([paths.config]), config)
     if facts := stored_facts(backend_of(config.store), paths):

@@ -1,11 +1,39 @@
 """``[learner]``: optimizer, batches, staleness, streams."""
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
 from rlserve.config.tables.model import Dtype
+from rlserve.nearest import known_names
+
+SCHEDULES: Mapping[str, tuple[str, ...]] = {
+    "constant": (),
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate", "num_cycles"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate", "num_cycles", "warmup_lr_rate"),
+    "polynomial": ("lr_end", "power"),
+    "inverse_sqrt": ("timescale",),
+    "warmup_stable_decay": (
+        "num_decay_steps",
+        "num_stable_steps",
+        "warmup_type",
+        "decay_type",
+        "min_lr_ratio",
+        "num_cycles",
+    ),
+}
+"""Names of schedules, as transformers has them, and the options of each."""
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+"""Options of which a schedule needs one."""
 
 
 class LearnerConfig(Section):
@@ -21,7 +49,13 @@ class LearnerConfig(Section):
     publish_dtype: Dtype | None = None
     """Precision of published weights; unset: ``rollout.dtype``."""
     lr: float = Field(1e-6, gt=0)
+    schedule: str = "constant"
+    """Of the learning rate, after warm-up: ``constant``, ``linear``, ``cosine`` or another name of ``SCHEDULES``, as
+    ``transformers.get_scheduler`` makes it over ``steps``."""
+    schedule_options: dict[str, float | str] = Field(default_factory=dict)
+    """Of the schedule, e.g. ``{ min_lr_rate = 0.1 }`` for ``cosine_with_min_lr``."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises to ``lr``."""
     betas: tuple[float, float] = (0.9, 0.95)
     adam_epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -62,3 +96,17 @@ class LearnerConfig(Section):
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     torch_threads: int = Field(0, ge=0)
     """CPU threads of torch; 0: from the number of cores."""
+
+    @model_validator(mode="after")
+    def _schedule_exists(self) -> "LearnerConfig":
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: is {self.schedule!r}{known_names(self.schedule, SCHEDULES)}")
+        options = SCHEDULES[self.schedule]
+        for option in self.schedule_options:
+            if option not in options:
+                known = known_names(option, options)
+                raise ValueError(f"schedule_options.{option}: is no option of {self.schedule!r}{known}")
+        needed = NEEDED.get(self.schedule, ())
+        if needed and not set(needed) & set(self.schedule_options):
+            raise ValueError(f"schedule_options: {self.schedule!r} needs {' or '.join(needed)}; give it")
+        return self

@@ -50,7 +50,7 @@ def _ways_to_win(right: int, wrong: Sequence[int], k: int, votes: int) -> float:
 
 
 def answer_of(completion: str) -> str:
-    r"""The answer by which wrong completions are told apart: the last ``\boxed{}``, what follows the last ``#``, or the
+    r"""The answer by which wrong completions differ: the last ``\boxed{}``, what follows the last ``#``, or the
     last line."""
     if boxed := _BOXED.findall(completion):
         return str(boxed[-1]).strip()

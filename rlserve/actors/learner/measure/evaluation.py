@@ -222,7 +222,7 @@ def measure(groups: Sequence[RolloutGroup], k: Sequence[int] = ()) -> Measures:
         most = int(sizes.max())
         found[f"avg@{most}"] = _ratio(right / sizes, np.ones_like(sizes))
     for size in k:
-        # A problem with fewer judged samples says nothing about k of them.
+        # Of a problem with fewer judged samples, no k can be drawn.
         enough = [samples for samples in judged if len(samples) >= size]
         if enough and size > 1:
             counts = [sum(map(is_right, samples)) for samples in enough]
