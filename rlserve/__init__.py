@@ -15,6 +15,7 @@ From the bottom up (``tests/test_layers.py`` checks the direction of imports):
 * ``store``          groups received, queued, consumed, dropped
 * ``sandbox``        runs untrusted Python
 * ``algorithms``, ``batching``  losses, and groups as tensors
+* ``models``         causal language models whose forward pass ends in scores
 * ``tokens``         chat templates, tokenizers, token texts
 * ``weight_sync``    weights from the learner to rollout workers
 * ``engines``        inference engines

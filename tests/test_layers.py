@@ -25,7 +25,7 @@ LAYERS: Layers = (
     ),
     ("records", "config", "plugins", "references"),
     ("tokens", "algorithms", "sandbox"),
-    ("batching", "store", "observability"),
+    ("batching", "store", "observability", "models"),
     ("rpc", "trackers"),
     ("weight_sync",),
     ("engines", "pretrain"),

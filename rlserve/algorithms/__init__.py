@@ -17,7 +17,10 @@
 * ``ratios``        importance ratios and the corrections made of them
 * ``regularizers``  divergence from a reference, entropy, log-partition
 * ``divergences``   between two distributions, over a vocabulary or over aligned spans
-* ``logprobs``      token log-probabilities and entropy from logits, in chunks
+* ``head``          how logits come of hidden states, and what is asked of a token
+* ``token_scores``  token log-probabilities, entropy and more by the fused head, without whole logits
+* ``head_gradient`` its gradient
+* ``logprobs``      from a micro-batch to that query, and from scores to the outputs of the policy
 * ``masked``        masked sums, averaging, and the denominators of the whole optimizer batch
 * ``metrics``       metrics that merge over micro-batches and ranks
 

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlserve.algorithms.head import Head
 from rlserve.algorithms.logprobs import policy_outputs
 from tests.support.models.token_batches import packed, padded, random_samples
 
@@ -30,32 +31,18 @@ def by_hand(logits, batch):
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     seed=st.integers(0, 999),
     heated=st.booleans(),
-    chunk=st.integers(1, 40),
+    work_bytes=st.sampled_from([1, 500, 2**20]),
     pack=st.booleans(),
 )
-def test_log_probabilities_and_entropy_oracle_one_token_at_a_time(lengths, seed, heated, chunk, pack):
+def test_log_probabilities_and_entropy_oracle_one_token_at_a_time(lengths, seed, heated, work_bytes, pack):
     batch = (packed if pack else padded)(random_samples(lengths, seed))
     if heated:  # each token at its own
         batch = replace(batch, temperatures=0.3 + 2 * torch.rand(batch.token_ids.shape, dtype=torch.float64))
     logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
-    out = policy_outputs(logits, batch, chunk_tokens=chunk)
+    out = policy_outputs(logits, batch, head=Head(work_bytes=work_bytes))
     logprobs, entropy = by_hand(logits, batch)
     torch.testing.assert_close(out.logprobs, logprobs)
     torch.testing.assert_close(out.entropy, entropy)
-
-
-def test_chunks_change_neither_values_nor_gradients():
-    batch = padded(random_samples([5, 3, 4], 1))
-    logits = torch.randn(*batch.token_ids.shape, VOCABULARY, dtype=torch.float64)
-    results = []
-    for chunk in (1, 4, 1000):
-        leaf = logits.clone().requires_grad_()
-        out = policy_outputs(leaf, batch, needs=("entropy_gradient",), chunk_tokens=chunk)
-        (out.logprobs.sum() + out.entropy.square().sum()).backward()
-        results.append((out.logprobs.detach(), leaf.grad))
-    for logprobs, gradient in results[1:]:
-        torch.testing.assert_close(logprobs, results[0][0])
-        torch.testing.assert_close(gradient, results[0][1])
 
 
 def test_the_first_token_of_a_packed_sequence_has_no_log_probability():

@@ -36,6 +36,7 @@ from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBat
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
 from rlserve.errors import LimitExceeded
+from rlserve.models.scored_model import ScoredModel
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,10 @@ class LearnerEngine:
         deepspeed = import_deepspeed(self.rank_info.device)
         init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self.module: nn.Module = load_model(model_path, config)
-        self.deepspeed = _initialize(deepspeed, self.module, config, self.rank_info.device)
+        scored = ScoredModel(self.module)
+        self.deepspeed = _initialize(deepspeed, scored, config, self.rank_info.device)
         bound_collectives(config.rank_timeout_seconds)  # after _initialize, where DeepSpeed makes its groups
-        self._scorer = Scorer.around(self.module, self.deepspeed, self.rank_info.device)
+        self._scorer = Scorer.around(scored, self.rank_info.device, forward=self.deepspeed)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
@@ -181,7 +183,7 @@ class LearnerEngine:
         """Set the policy tokens missing from the teacher's vocabulary, ``[V]`` bool; shorter is padded with False."""
         mask = torch.zeros(self._scorer.vocabulary, dtype=torch.bool)
         mask[: len(tokens)] = tokens
-        self._scorer = replace(self._scorer, unshared=mask.to(self.rank_info.device))
+        self._scorer = replace(self._scorer, unshared=mask)
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Copies of all weights in host memory, by Hugging Face name, tied ones once; yielded on rank 0 only.

@@ -29,7 +29,7 @@ class Reference:
         self.module = model
         self.is_start = True
         """False once ``copy_from`` replaced the weights that the run began with."""
-        self._scorer = Scorer.around(model, model, rank_info.device)
+        self._scorer = Scorer.around(model, rank_info.device)
 
     @torch.no_grad()
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:

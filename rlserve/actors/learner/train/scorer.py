@@ -1,26 +1,22 @@
 """Loads any Hugging Face causal LM without dropout, and scores the tokens of micro-batches that the loss reads.
 
-Shape letters: B rows, T tokens in a row, K columns scored, V vocabulary.
+Shape letters: B rows, T tokens in a row, N tokens scored, V vocabulary.
 """
 
-import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, per_token_fields
-from rlserve.algorithms.logprobs import policy_outputs
+from rlserve.algorithms.logprobs import outputs_of, query_of
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
-
-SOFTMAX_ELEMENTS = 2**27
-"""Size of the float32 log-softmax held at once, 512 MiB; a larger one is computed in chunks, again in the backward
-pass."""
+from rlserve.models.scored_model import ScoredModel, check_fused
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -78,57 +74,45 @@ class Scorer:
 
     Example, ``loss_mask`` 1 in columns 7 to 9 of 20::
 
-        scorer = Scorer.around(model, model, torch.device("cpu"))
+        scorer = Scorer.around(model, torch.device("cpu"))
         outputs = scorer(batch, needs=("entropy",))
         outputs.logprobs.shape             # [B, 20]; the head ran on columns 7 to 9, the others are 0
     """
 
     forward: Callable[..., Any]
-    """The model, or DeepSpeed's engine around it."""
+    """The scored model, or DeepSpeed's engine around it."""
     device: torch.device
     vocabulary: int
-    chooses_columns: bool
-    """The model's forward takes ``logits_to_keep``, so the head runs on the scored columns alone."""
     recomputes: bool = False
     """Layers are computed again in the backward pass (gradient checkpointing)."""
     unshared: Tensor | None = None
-    """``[V]`` bool: policy tokens missing from the teacher's vocabulary."""
+    """``[V]`` bool, in host memory: policy tokens missing from the teacher's vocabulary."""
 
     @classmethod
-    def around(cls, model: nn.Module, forward: Callable[..., Any], device: torch.device) -> "Scorer":
-        """The scorer of ``model``, called through ``forward``."""
-        names = inspect.signature(model.forward).parameters
-        config: Any = model.config
-        recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
+    def around(cls, model: nn.Module, device: torch.device, *, forward: Callable[..., Any] | None = None) -> "Scorer":
+        """The scorer of ``model``, or of the scored model that is called through ``forward``."""
+        scored = model if isinstance(model, ScoredModel) else ScoredModel(model)
+        check_fused(scored, forward or scored, device)
+        config: Any = scored.model.config
+        recomputes = bool(getattr(scored.model, "is_gradient_checkpointing", False))
         # get_text_config: a multimodal configuration keeps the vocabulary in its text part.
-        return cls(forward, device, config.get_text_config().vocab_size, "logits_to_keep" in names, recomputes)
+        return cls(forward or scored, device, config.get_text_config().vocab_size, recomputes)
 
     def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
-        """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 in columns where no row asks for a score.
+        """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 where no score is asked for.
 
         No attention mask is passed: rows are padded on the right, so no token attends to padding, and the positions of
         packed rows show the model where a sequence begins.
         """
+        # All decisions from host memory: a look at the device's would wait for all that is queued there.
+        places = scored_places(batch)  # [N]
+        query = query_of(batch, places, needs=needs, unshared=self.unshared)
         inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
         if is_packed(batch):
             inputs["position_ids"] = batch.position_ids.to(self.device)
-        predicted = trained_columns(batch)  # [K]
-        narrow = self.chooses_columns and len(predicted) + 1 < batch.token_ids.shape[1]
-        if narrow:
-            # One column more than needed: policy_outputs moves each value to the token behind it, and drops the last.
-            inputs["logits_to_keep"] = torch.cat([predicted - 1, torch.zeros(1, dtype=torch.int64)]).to(self.device)
         with self._attention(batch.token_ids.shape[1]):
-            logits: Tensor = self.forward(**inputs).logits  # [B, K + 1, V] if narrow, else [B, T, V]
-        scored = _only(batch, predicted) if narrow else batch
-        outputs = policy_outputs(
-            logits,
-            scored.to(self.device),
-            needs=needs,
-            # At least 512 tokens: with fewer, a huge vocabulary would pay more for calls than it saves in memory.
-            chunk_tokens=max(512, SOFTMAX_ELEMENTS // self.vocabulary),
-            unshared=self.unshared,
-        )
-        return _spread(outputs, predicted.to(self.device), batch.token_ids.shape[1]) if narrow else outputs
+            scores = self.forward(places=(places - 1).to(self.device), query=query.to(self.device), **inputs)
+        return outputs_of(scores, places.to(self.device), batch.token_ids.shape, needs=needs)
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
         # The recomputation in the backward pass would run outside of this context, with another kernel.
@@ -140,37 +124,19 @@ def is_packed(batch: TokenBatch) -> bool:
     return bool((batch.position_ids[:, 1:] == 0).any())
 
 
-def trained_columns(batch: TokenBatch) -> Tensor:
-    """``[K]`` int64: columns where some row has a token to score (``PerToken.scored_unless``); never the first."""
+def scored_places(batch: TokenBatch) -> Tensor:
+    """``[N]`` int64: tokens to score (``PerToken.scored_unless``), counted in the flattened batch.
+
+    Never the first of a sequence, which nothing predicts, nor padding.
+    """
     wanted = [
-        # [T - 1] bool: whether any row has the column's token scored
-        (values[:, 1:] != mark.scored_unless).any(dim=0)
+        # [B, T] bool
+        values != mark.scored_unless
         for name, mark in per_token_fields(batch).items()
         if mark.scored_unless is not None and (values := getattr(batch, name)) is not None
     ]
-    return torch.nonzero(torch.stack(wanted).any(dim=0)).flatten() + 1  # + 1: the first column was left out above
-
-
-def _only(batch: TokenBatch, columns: Tensor) -> TokenBatch:
-    """The batch cut to ``columns``, behind its first column, which nothing predicts."""
-    kept = torch.cat([torch.zeros(1, dtype=torch.int64), columns])
-    return replace(batch, **_mapped(batch, lambda values: values[:, kept]))
-
-
-def _spread(outputs: PolicyOutputs, columns: Tensor, width: int) -> PolicyOutputs:
-    """``[B, K + 1, ...] -> [B, T, ...]``: undo ``_only``."""
-
-    def spread(values: Tensor) -> Tensor:
-        whole = values.new_zeros(values.shape[0], width, *values.shape[2:])  # [B, T, ...]
-        return whole.index_copy(1, columns, values[:, 1:])
-
-    return replace(outputs, **_mapped(outputs, spread))
-
-
-def _mapped(record: TokenBatch | PolicyOutputs, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """The record's per-token fields, changed; without those that are None."""
-    found = ((name, getattr(record, name)) for name in per_token_fields(record))
-    return {name: change(values) for name, values in found if values is not None}
+    predicted = (batch.position_ids > 0) & (batch.sequence_ids >= 0)
+    return (torch.stack(wanted).any(dim=0) & predicted).flatten().nonzero()[:, 0]
 
 
 @torch.no_grad()

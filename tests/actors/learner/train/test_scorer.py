@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlserve.actors.learner.train.scorer import Scorer, check_packing, is_packed, load_model, trained_columns
+from rlserve.actors.learner.train.scorer import Scorer, check_packing, is_packed, load_model, scored_places
 from rlserve.algorithms.batch import TokenBatch
+from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError
+from rlserve.models.scored_model import ScoredModel
 from tests.support.models.learner_work import pick_rows, random_batch, save_policy
 
 NEEDS = ("entropy", "log_partition")
@@ -16,7 +18,7 @@ NEEDS = ("entropy", "log_partition")
 
 def scorer_of(path, **settings):
     model = load_model(str(path), LearnerConfig(dtype="float32", **settings))
-    return model, Scorer.around(model, model, torch.device("cpu"))
+    return model, Scorer.around(model, torch.device("cpu"))
 
 
 def packed(batch):
@@ -32,22 +34,25 @@ def start(tmp_path_factory):
 
 
 def test_scoring_only_what_is_trained_on_changes_neither_value_nor_gradient(start):
-    model, narrow = scorer_of(start)
-    assert narrow.chooses_columns
+    model, scorer = scorer_of(start)
     batch = random_batch(1, prompt=7)
     batch = replace(batch, loss_mask=batch.loss_mask * (batch.position_ids != 11))  # a hole in the middle
     results = []
-    for scorer in (narrow, replace(narrow, chooses_columns=False)):
-        outputs = scorer(batch, needs=NEEDS)
+    for whole in (False, True):
+        if whole:
+            hidden = model(input_ids=batch.token_ids).logits
+            outputs = policy_outputs(hidden, batch, needs=NEEDS)
+        else:
+            outputs = scorer(batch, needs=NEEDS)
         parts = [(getattr(outputs, name) * batch.loss_mask) for name in ("logprobs", *NEEDS)]
         model.zero_grad()
         (parts[0].sum() + parts[2].square().sum()).backward()
         results.append([*parts, *(p.grad.clone() for p in model.parameters())])
     for left, right in zip(*results, strict=True):
-        torch.testing.assert_close(left, right)
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=3e-6 * max(1.0, float(right.abs().max())))  # of float32
 
 
-def test_columns_of_every_mask_are_scored():
+def test_tokens_of_every_mask_are_scored():
     batch = random_batch(0)
     nothing = torch.zeros_like(batch.loss_mask)
     supervised = nothing.clone()
@@ -55,7 +60,7 @@ def test_columns_of_every_mask_are_scored():
     taught = nothing.clone()
     taught[:, 0] = 1  # nothing predicts the first
     batch = replace(batch, loss_mask=nothing, supervised_mask=supervised, teacher_mask=taught)
-    assert trained_columns(batch).tolist() == [2]
+    assert scored_places(batch).tolist() == [3 * batch.token_ids.shape[1] + 2]
 
 
 def test_a_batch_without_anything_to_train_on_gives_zeros_with_a_gradient(start):
@@ -100,3 +105,33 @@ def test_a_model_with_a_running_state_is_refused_for_packing(tmp_path):
     _, scorer = scorer_of(tmp_path, attention="eager")
     with pytest.raises(ConfigError, match=r"learner\.packing"):
         check_packing(scorer, tolerance=1e-3)
+
+
+SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+FAMILIES = {
+    "Gemma2": {"final_logit_softcapping": 3.0},
+    "Cohere": {"logit_scale": 0.25},
+    "Granite": {"logits_scaling": 4.0},
+    "Phi": {},  # its head has a bias
+    "FalconH1": {"lm_head_multiplier": 0.5, "mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_that_a_model_scales_or_caps_are_scored_as_it_makes_them(family):
+    import transformers
+
+    torch.manual_seed(0)
+    changes = FAMILIES[family]
+    config = getattr(transformers, f"{family}Config")(**SHAPE | HEADS | changes, initializer_range=0.5, pad_token_id=0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    scored = ScoredModel(model)
+    scorer = Scorer.around(scored, torch.device("cpu"))
+    assert scored.is_fused == (family != "FalconH1")  # it does more than this code knows, and logits are held whole
+    batch = random_batch(1, rows=3)
+    logits = model(input_ids=batch.token_ids).logits
+    expected = policy_outputs(logits, batch, needs=NEEDS)
+    got = scorer(batch, needs=NEEDS)
+    for name in ("logprobs", *NEEDS):
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name) * (batch.loss_mask != 0))
