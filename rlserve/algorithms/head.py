@@ -85,9 +85,13 @@ class Query:
 
     def to(self, device: torch.device) -> "Query":
         """The same query on another device."""
-        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         # non_blocking: spares the wait for the copies before it
-        return replace(self, **{k: t.to(device, non_blocking=True) for k, t in given.items() if isinstance(t, Tensor)})
+        given: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **given)
 
 
 def squeezed(raw: Tensor, scale: float, softcap: float | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlserve.algorithms.head import Head, Query
 from rlserve.algorithms.token_scores import Scores, token_scores
+from rlserve.models.attention import Sequences, takes_starts
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +86,19 @@ def check_fused(scored: ScoredModel, forward: Any, device: torch.device) -> None
         return
     vocabulary = len_of(scored.head.weight)
     ids = (torch.arange(PROBE, device=device) * 7 + 3)[None] % vocabulary  # any tokens will do, if they differ
-    ours, theirs = forward(places=torch.arange(PROBE, device=device), query=None, input_ids=ids, use_cache=False)
+    starts = Sequences.of(torch.arange(PROBE)[None]).arguments(device) if takes_starts(_attention(scored)) else {}
+    places = torch.arange(PROBE, device=device)
+    ours, theirs = forward(places=places, query=None, input_ids=ids, use_cache=False, **starts)
     limit = CLOSE.get(theirs.dtype, CLOSE[torch.float32])
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > limit * theirs.abs().max():
         scored.is_fused = False
         scored.head.weight = scored.head.bias = None
         scored.head.head = Head(compiled=scored.head.head.compiled)
         logger.warning("the model does more with its logits than rlserve knows: they are held whole, in more memory")
+
+
+def _attention(scored: ScoredModel) -> str:
+    return str(scored.model.config._attn_implementation)
 
 
 def len_of(weight: Tensor | None) -> int:

@@ -150,7 +150,7 @@ def test_sums_over_many_chunks_keep_what_bfloat16_would_lose():
     assert (ours - exact).norm() / exact.norm() < 2**-8  # of bfloat16's 8 digits
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_compiled_kernels_compute_the_same():
     kind = {"bias": False, "scale": 1.0, "softcap": None, "heated": True, "top": 0.0, "unshared": False}
     hidden, head, query = random_case(3, work_bytes=10**4, **kind)

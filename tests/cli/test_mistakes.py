@@ -280,7 +280,12 @@ def test_prompts_beyond_the_context(made_here: bool, model: Path, say: Say) -> N
 
 def test_an_attention_that_is_not_installed(say: Say) -> None:
     _, said = say("run", QUICK, *options("learner.attention=flash_attention_2"))
-    assert "learner.attention: is 'flash_attention_2'" in said and "'sdpa'" in said
+    assert "learner.attention: is 'flash_attention_2'" in said and "leave it empty" in said
+
+
+def test_kernels_that_are_not_installed(say: Say) -> None:
+    status, said = say("run", QUICK, *options("learner.kernels=liger"))
+    assert status == 1 and "learner.kernels: is 'liger'" in said and "rlserve[liger]" in said
 
 
 def test_cores_that_are_not_there(say: Say) -> None:

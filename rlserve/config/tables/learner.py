@@ -66,7 +66,7 @@ class LearnerConfig(Section):
     tokens_per_micro_batch: int = Field(8192, ge=8)
     """Padded tokens in one forward pass."""
     packing: bool = False
-    """Pack sequences into one row (needs an attention that honours position ids); else bucket by length."""
+    """Pack sequences into one row; else bucket by length. On a GPU it is the faster one."""
     max_lag: int = Field(4, ge=0)
     """No token older than this many versions is trained on."""
     batches_ahead: int | None = Field(None, ge=0)
@@ -93,7 +93,16 @@ class LearnerConfig(Section):
     ess_warn: float = Field(0.9, ge=0, le=1)
     """Warn when the effective sample size falls below this share."""
     gradient_checkpointing: bool = False
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    attention: str = ""
+    """How the model attends: ``"varlen"`` (packed rows without a mask), or a name that transformers knows, such as
+    ``"sdpa"``, ``"flex_attention"``, ``"flash_attention_2"``. Empty: ``"varlen"`` for packed rows in bfloat16 on a GPU,
+    else ``"sdpa"``."""
+    compile: bool = False
+    """Compile the decoder layers and the output head with ``torch.compile``: fewer passes over memory, a minute more at
+    the start. Not with ``zero_stage = 3``."""
+    kernels: Literal["", "liger"] = ""
+    """Library whose kernels replace the model's norms, rotary embedding and activation on a GPU; ``"liger"`` is
+    installed by ``rlserve[liger]``."""
     torch_threads: int = Field(0, ge=0)
     """CPU threads of torch; 0: from the number of cores."""
 
@@ -109,4 +118,13 @@ class LearnerConfig(Section):
         needed = NEEDED.get(self.schedule, ())
         if needed and not set(needed) & set(self.schedule_options):
             raise ValueError(f"schedule_options: {self.schedule!r} needs {' or '.join(needed)}; give it")
+        return self
+
+    @model_validator(mode="after")
+    def _compiles_whole_weights(self) -> "LearnerConfig":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "learner.compile: is true with zero_stage = 3, which gathers each weight while a layer runs; set "
+                "zero_stage to 2 or less, or compile = false"
+            )
         return self

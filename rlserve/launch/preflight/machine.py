@@ -12,6 +12,7 @@ from pathlib import Path
 from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.learner import LearnerConfig
 from rlserve.engines.factory import ENGINES, check_engine
 from rlserve.engines.tool_calls import check_parser
 from rlserve.errors import ConfigError, RlserveError
@@ -160,12 +161,7 @@ def check_gpus(config: RunConfig, gpus: Sequence[str]) -> Iterator[Finding]:
                 )
     else:
         yield from _check_processors(config)
-    if config.learner.attention == FLASH:
-        # find_spec, not import: flash_attn imports torch.
-        if importlib.util.find_spec("flash_attn") is None:
-            yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; take 'sdpa'")
-        elif not gpus:
-            yield warning("learner.attention: is 'flash_attention_2', but no NVIDIA GPU is seen here; take 'sdpa'")
+    yield from _check_kernels(config.learner, len(gpus))
 
 
 def _check_sharing(config: RunConfig, shares: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
@@ -187,4 +183,22 @@ def _check_processors(config: RunConfig) -> Iterator[Finding]:
         yield warning(
             f"learner.ranks, rollout.tensor_parallel: {processes} processes that compute share {cores} cores, "
             "and there is no GPU; it works, and is slow"
+        )
+
+
+def _check_kernels(learner: LearnerConfig, gpus: int) -> Iterator[Finding]:
+    """Attention and kernels that are not installed, or that this machine cannot run."""
+    # find_spec, not import: both import torch.
+    if learner.attention == FLASH and importlib.util.find_spec("flash_attn") is None:
+        yield Finding("learner.attention: is 'flash_attention_2', but flash_attn is not installed; leave it empty")
+    elif learner.attention == FLASH and not gpus:
+        yield warning("learner.attention: is 'flash_attention_2', but no NVIDIA GPU is seen here; leave it empty")
+    if gpus and learner.packing and learner.attention in ("sdpa", "eager"):
+        yield Finding(
+            f"learner.attention: {learner.attention!r} makes a mask of tokens by tokens for packed rows; leave it "
+            "empty, or set learner.packing = false"
+        )
+    if learner.kernels and importlib.util.find_spec("liger_kernel") is None:
+        yield Finding(
+            f"learner.kernels: is {learner.kernels!r}, but liger-kernel is not installed; pip install 'rlserve[liger]'"
         )

@@ -24,7 +24,7 @@ class Reference:
     """
 
     def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
-        model = load_model(model_path, config).to(rank_info.device)
+        model = load_model(model_path, config, rank_info.device).to(rank_info.device)
         model.requires_grad_(False)
         self.module = model
         self.is_start = True

@@ -16,29 +16,51 @@ from rlserve.algorithms.logprobs import outputs_of, query_of
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
+from rlserve.models import attention
+from rlserve.models.layers import apply_kernels, compile_layers
 from rlserve.models.scored_model import ScoredModel, check_fused
 
+CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(path: str, config: LearnerConfig) -> nn.Module:
-    """Load the causal LM at ``path`` (a directory or hub name) in ``learner.dtype``; no remote code is run.
+def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> nn.Module:
+    """Load the causal LM at ``path`` (a directory or hub name) in ``learner.dtype``, to run on ``device``.
 
-    Dropout is off everywhere, so that a step is a function of weights and batch alone.
+    No remote code is run. Dropout is off everywhere, so that a step is a function of weights and batch alone. Raises
+    ConfigError for an attention or kernels that cannot be had.
     """
     from transformers import AutoModelForCausalLM
 
+    chosen = attention.choose(config.attention, packing=config.packing, dtype=config.dtype, device=device)
+    attention.register()
+
     # An actor's output is a log file, in which a bar is only noise.
-    with _no_progress_bar():
+    with _no_progress_bar(), _blaming_attention(chosen):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[config.dtype], attn_implementation=config.attention, trust_remote_code=False
+            path, dtype=DTYPES[config.dtype], attn_implementation=chosen, trust_remote_code=False
         )
     model.eval()
     model.config.use_cache = False  # whole sequences at once need no key-value cache
     if config.gradient_checkpointing:
         _checkpoint_layers(model)
+    if config.kernels:
+        apply_kernels(model, config.kernels)
+    if config.compile:
+        compile_layers(model)
     loaded: nn.Module = model
     return loaded
+
+
+@contextmanager
+def _blaming_attention(name: str) -> Iterator[None]:
+    """transformers raises one of these for a name that it does not know, or whose library is missing."""
+    try:
+        yield
+    except (ImportError, KeyError, ValueError) as error:
+        if name not in str(error):
+            raise
+        raise ConfigError(f"learner.attention: {name!r} cannot be had: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
@@ -85,6 +107,8 @@ class Scorer:
     vocabulary: int
     recomputes: bool = False
     """Layers are computed again in the backward pass (gradient checkpointing)."""
+    tells_starts: bool = False
+    """The model's attention is told where sequences begin."""
     unshared: Tensor | None = None
     """``[V]`` bool, in host memory: policy tokens missing from the teacher's vocabulary."""
 
@@ -96,7 +120,13 @@ class Scorer:
         config: Any = scored.model.config
         recomputes = bool(getattr(scored.model, "is_gradient_checkpointing", False))
         # get_text_config: a multimodal configuration keeps the vocabulary in its text part.
-        return cls(forward or scored, device, config.get_text_config().vocab_size, recomputes)
+        return cls(
+            forward or scored,
+            device,
+            config.get_text_config().vocab_size,
+            recomputes=recomputes,
+            tells_starts=attention.takes_starts(config._attn_implementation),
+        )
 
     def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
         """Outputs ``[B, T]`` on the device, of a batch in host memory; 0 where no score is asked for.
@@ -110,6 +140,8 @@ class Scorer:
         inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
         if is_packed(batch):
             inputs["position_ids"] = batch.position_ids.to(self.device)
+        if self.tells_starts:
+            inputs |= attention.Sequences.of(batch.position_ids).arguments(self.device)
         with self._attention(batch.token_ids.shape[1]):
             scores = self.forward(places=(places - 1).to(self.device), query=query.to(self.device), **inputs)
         return outputs_of(scores, places.to(self.device), batch.token_ids.shape, needs=needs)
