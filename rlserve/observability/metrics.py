@@ -56,6 +56,11 @@ METRICS: Mapping[str, MetricInfo] = {
     "learner/step_seconds": MetricInfo("seconds", "forward, backward and update"),
     "learner/wait_seconds": MetricInfo("seconds", "waiting for a full batch"),
     "learner/publish_seconds": MetricInfo("seconds", "gathering and publishing weights"),
+    "learner/tokens_per_second_per_gpu": MetricInfo(
+        "tokens/s", "tokens that the model saw in learner/step_seconds, prompts included and padding not, a rank"
+    ),
+    "learner/mfu": MetricInfo("share", "of the FLOP/s that a known GPU could do, those that training takes"),
+    "learner/peak_gib": MetricInfo("GiB", "most memory that a rank held: tensors on a GPU, the process on a CPU"),
     "learner/updates": MetricInfo("updates", "optimizer updates made from the batch"),
     "sync/steps_since": MetricInfo("steps", "optimizer steps since workers were given new weights"),
     "sync/by_divergence": MetricInfo("", "1 when the divergence and not the period sent the weights"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rlserve.actors.learner.train.engine import StepReport
 from rlserve.batching.collate import OptimizerBatch
 from rlserve.batching.summary import summarize
+from rlserve.models.throughput import GIB
 from rlserve.records import RolloutGroup
 
 SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
@@ -50,4 +51,15 @@ def step_metrics(
         "learner/step_seconds": report.seconds,
         "learner/publish_seconds": sync.seconds,
         "learner/wait_seconds": wait_seconds,
+        **_speed(report),
     }
+
+
+def _speed(report: StepReport) -> dict[str, float]:
+    gpu_seconds = report.seconds * report.ranks
+    known = {
+        "learner/tokens_per_second_per_gpu": report.tokens / gpu_seconds,
+        "learner/peak_gib": report.peak_bytes / GIB,
+    }
+    # No card is known to be the peak: no number is better than one against a guess.
+    return known | ({"learner/mfu": report.flops / (gpu_seconds * report.peak_flops)} if report.peak_flops else {})

@@ -36,6 +36,7 @@ from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBat
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
 from rlserve.errors import LimitExceeded
+from rlserve.models import throughput
 from rlserve.models.scored_model import ScoredModel
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ LossFunction = Callable[[PolicyOutputs, TokenBatch], LossOutput]
 
 CPU_WARM_UP_TOKENS = 256
 """Enough for kernels and memory pools to be made; a full micro-batch can take minutes on a CPU."""
+TOKENS, FLOPS, PEAK_BYTES = " tokens", " flops", " peak bytes"
+"""Sums and maxima that travel with the metrics, under names that no algorithm uses."""
 ENTROPY = frozenset({"entropy"})
 
 
@@ -65,6 +68,15 @@ class StepReport:
     skipped_steps: int
     """Steps skipped since the engine started."""
     seconds: float
+    tokens: float = 0.0
+    """Tokens that the model saw, prompts included and padding not, over all ranks."""
+    flops: float = 0.0
+    """What training on them takes (``rlserve.models.throughput``)."""
+    peak_flops: float = 0.0
+    """FLOP/s that a rank's card could do; 0 where that is not known."""
+    ranks: int = 1
+    peak_bytes: float = 0.0
+    """Most memory that a rank held at once since its start."""
 
 
 class LearnerEngine:
@@ -91,11 +103,13 @@ class LearnerEngine:
         # Before load_model: transformers imports DeepSpeed, which reads the settings made here.
         deepspeed = import_deepspeed(self.rank_info.device)
         init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
-        self.module: nn.Module = load_model(model_path, config)
-        scored = ScoredModel(self.module)
-        self.deepspeed = _initialize(deepspeed, scored, config, self.rank_info.device)
+        device = self.rank_info.device
+        self.module: nn.Module = load_model(model_path, config, device)
+        scored = ScoredModel(self.module, compiled=config.compile)
+        self._flops = throughput.FlopCounter(self.module)
+        self.deepspeed = _initialize(deepspeed, scored, config, device)
         bound_collectives(config.rank_timeout_seconds)  # after _initialize, where DeepSpeed makes its groups
-        self._scorer = Scorer.around(scored, self.rank_info.device, forward=self.deepspeed)
+        self._scorer = Scorer.around(scored, device, forward=self.deepspeed)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
@@ -131,8 +145,9 @@ class LearnerEngine:
             for index, batch in enumerate(micro_batches)
         ]
         grad_norm, skipped = self._update()
-        total, merged = self._merge(shares)
+        total, merged = self._merge(shares, micro_batches)
         self._skipped_steps += skipped
+        seen, flops, held = (float(merged.pop(name).value) for name in (TOKENS, FLOPS, PEAK_BYTES))
         return StepReport(
             loss=total,
             metrics=metrics.results(merged),
@@ -141,6 +156,11 @@ class LearnerEngine:
             updates=int(not skipped),
             skipped_steps=self._skipped_steps,
             seconds=time.perf_counter() - started,
+            tokens=seen,
+            flops=flops,
+            peak_flops=throughput.peak_flops(self.rank_info.device, self.dtype),
+            ranks=self.rank_info.world_size,
+            peak_bytes=held,
         )
 
     def output_gradient_norm(
@@ -259,15 +279,29 @@ class LearnerEngine:
         self.deepspeed.step()
         return norm, False
 
-    def _merge(self, shares: Sequence[tuple[Tensor, dict[str, Metric]]]) -> tuple[float, dict[str, Metric]]:
+    def _merge(
+        self, shares: Sequence[tuple[Tensor, dict[str, Metric]]], micro_batches: Sequence[TokenBatch]
+    ) -> tuple[float, dict[str, Metric]]:
         """(loss, metrics) over all micro-batches of all ranks."""
         # The loss travels as one more metric, under a name that no algorithm uses: one collective instead of two.
-        parts = [{**measured, "": metrics.total(loss)} for loss, measured in shares]
+        parts = [
+            {**measured, "": metrics.total(loss), **self._work(batch)}
+            for (loss, measured), batch in zip(shares, micro_batches, strict=True)
+        ]
         merged = metrics.merge(parts)
         sums, extremes = metrics.to_vectors(merged)
         # Two collectives for all metrics: sums and extremes cannot be reduced by one operation.
         merged = metrics.from_vectors(merged, self.links.sum(sums), self.links.maximum(extremes))
         return float(merged.pop("").value), merged
+
+    def _work(self, batch: TokenBatch) -> dict[str, Metric]:
+        lengths = throughput.sequence_lengths(batch.position_ids, batch.sequence_ids)
+        counts = {TOKENS: float(lengths.sum()), FLOPS: self._flops(lengths)}
+        held = torch.tensor(float(throughput.peak_bytes(self.rank_info.device)))
+        return {
+            **{name: metrics.total(torch.tensor(value, dtype=torch.float64)) for name, value in counts.items()},
+            PEAK_BYTES: metrics.maximum(held, torch.ones(())),
+        }
 
 
 def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:

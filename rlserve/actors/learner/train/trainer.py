@@ -226,4 +226,7 @@ def combine(reports: Sequence[StepReport]) -> StepReport:
         skipped=any(report.skipped for report in reports),
         updates=sum(report.updates for report in reports),
         seconds=sum(report.seconds for report in reports),
+        tokens=sum(report.tokens for report in reports),
+        flops=sum(report.flops for report in reports),
+        peak_bytes=max(report.peak_bytes for report in reports),
     )
