@@ -65,7 +65,7 @@ def choose(attention: str, *, packing: bool, dtype: str, device: torch.device) -
 
 
 def takes_starts(attention: str) -> bool:
-    """Whether it is told where sequences begin, beside their positions."""
+    """Whether it gets the places where sequences begin, beside their positions."""
     return attention == VARLEN or attention.startswith("flash_attention")
 
 

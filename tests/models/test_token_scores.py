@@ -175,7 +175,7 @@ def work(tokens):
     token_scores(hidden, head, Query(ids=torch.zeros(tokens, dtype=torch.int64), entropy=True))[0].sum().backward()
 work(64)
 for tokens in (500, 2000):
-    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again
     before = status("VmRSS")
     work(tokens)
     print(status("VmHWM") - before)

@@ -108,7 +108,7 @@ class Scorer:
     recomputes: bool = False
     """Layers are computed again in the backward pass (gradient checkpointing)."""
     tells_starts: bool = False
-    """The model's attention is told where sequences begin."""
+    """The model's attention gets the places where sequences begin."""
     unshared: Tensor | None = None
     """``[V]`` bool, in host memory: policy tokens missing from the teacher's vocabulary."""
 
