@@ -66,7 +66,8 @@ class ScoredModel(nn.Module):
             return self._compared(places, inputs)
         # [B, T, H], or [B, T, V] where the head is not fused
         states = self.model.base_model(**inputs).last_hidden_state if self.is_fused else self.model(**inputs).logits
-        return self.head(states.flatten(0, 1)[places], query)
+        # index_select: the backward pass of an index with brackets sorts the places
+        return self.head(states.flatten(0, 1).index_select(0, places), query)
 
     def _compared(self, places: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         states: list[Tensor] = []
