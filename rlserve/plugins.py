@@ -199,6 +199,14 @@ def make(
         raise PluginFailed(f"{where}: {name!r} failed to start: {describe_exception(error)}") from error
 
 
+def parameters_of(group: str, name: str) -> Mapping[str, inspect.Parameter]:
+    """Parameters of the plug-in's constructor; none for one without a signature. Raises the errors of ``load``."""
+    try:
+        return inspect.signature(load(group, name)).parameters
+    except (TypeError, ValueError):  # written in C
+        return {}
+
+
 def option_problems(kind: Any, name: str, options: Mapping[str, Any], *, where: str) -> Iterator[str]:
     """Messages for options that the constructor does not take and for required ones that are missing."""
     # Read from the signature: the TypeError of a call names one option, and may come from the plug-in's own code.

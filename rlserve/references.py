@@ -85,6 +85,8 @@ def _run_file(file: Path) -> ModuleType:
         near = nearest(path.name, [other.name for other in path.parent.glob("*.py")])
         hint = f"; did you mean {near!r}?" if near else ""
         raise UnknownName(f"there is no file {str(path)!r}{hint}")
+    if (module := _in_package(path)) is not None:
+        return module
     # Not the bare stem: `code.py` or `random.py` of a user must not take the place of the standard library's.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -101,6 +103,21 @@ def _run_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _in_package(path: Path) -> ModuleType | None:
+    """The file as a module of the package around it, so that its relative imports work; None without a package."""
+    top, parts = path.parent, [path.stem]
+    while (top / "__init__.py").exists():
+        parts.insert(0, top.name)
+        top = top.parent
+    if len(parts) == 1:
+        return None
+    if str(top) not in sys.path:
+        sys.path.append(str(top))
+    module = importlib.import_module(".".join(parts))
+    # Another package of that name may come first on the path.
+    return module if Path(module.__file__ or "").absolute() == path else None
 
 
 def told(error: BaseException, *files: Path | None) -> str:

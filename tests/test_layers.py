@@ -26,11 +26,13 @@ LAYERS: Layers = (
     ("records", "config", "plugins", "references"),
     ("tokens", "algorithms", "sandbox"),
     ("batching", "store", "observability", "models"),
+    ("console",),
     ("rpc", "trackers"),
     ("weight_sync",),
     ("engines", "pretrain"),
     ("actors",),
     ("launch",),
+    ("library",),
     ("bench",),
     ("cli",),
 )  # lowest first

@@ -16,6 +16,11 @@ class RunPaths:
         return self.root / "config.toml"
 
     @property
+    def inputs(self) -> Path:
+        """Data and functions of a script, which the run was given as objects."""
+        return self.root / "inputs"
+
+    @property
     def logs(self) -> Path:
         """One log file an actor."""
         return self.root / "logs"

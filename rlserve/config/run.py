@@ -123,6 +123,8 @@ class RunConfig(Section):
         full = dict(values)
         if isinstance(full.get("algorithm"), str):
             full["algorithm"] = {"type": full["algorithm"]}
+        if isinstance(full.get("trackers"), list | tuple):
+            full["trackers"] = [{"type": one} if isinstance(one, str) else one for one in full["trackers"]]
         if isinstance(full.get("environment"), str):
             name = full.pop("environment")
             if "environments" in full:

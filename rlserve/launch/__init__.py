@@ -1,6 +1,7 @@
 """Processes of a run: planned, started, watched, restarted, stopped.
 
 * ``run``             ``run(config, paths)``: a whole run, from the claim of its directory to its report
+* ``interrupts``      runs and stops a run in a command, a thread, a notebook
 * ``plan``            a configuration as a list of processes; pure
 * ``gpus``            which GPUs each process gets; pure
 * ``base``            what a launcher promises

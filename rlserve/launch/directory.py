@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from rlserve.errors import InvalidRequest
 from rlserve.observability.events import read_json_lines
 from rlserve.observability.summary import read_json
 
+Inputs = Mapping[str, Callable[[Path], None]]
+"""Files that a run is given with its configuration, by name, and what writes each to a path. A name stands for one
+content, so that a file that is there already is right."""
 LOCK = "launcher.lock"
 FULL_BYTES = 2**20
 """A disk with less room than this is full: no checkpoint fits, and hardly a log."""
@@ -102,10 +105,31 @@ def _unwritable(root: Path, error: OSError) -> InvalidRequest:
     )
 
 
-def clear(paths: RunPaths) -> None:
-    """Delete an earlier run, except the lock, which this process holds."""
+@contextmanager
+def written(paths: RunPaths, inputs: Inputs) -> Iterator[None]:
+    """Write ``inputs`` below ``paths.inputs``; if the block fails, those that were not there before are removed."""
+    new = [paths.inputs / name for name in inputs if not (paths.inputs / name).exists()]
+    made = _make(paths.inputs) if inputs else []
+    try:
+        for path in new:
+            inputs[path.name](path)
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        _remove(made)
+        raise
+
+
+def clear(paths: RunPaths, *, keep: Collection[str] = ()) -> None:
+    """Delete an earlier run, except the lock, which this process holds, and the inputs named in ``keep``."""
     for path in paths.root.iterdir():
         if path.name == LOCK:
+            continue
+        if path == paths.inputs:
+            for old in path.iterdir():
+                if old.name not in keep:
+                    old.unlink()
             continue
         # A link goes, not what it leads to: checkpoints may be linked to another disk.
         if path.is_dir() and not path.is_symlink():

@@ -10,21 +10,31 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.base import Launcher
-from rlserve.launch.directory import claimed, clear, is_finished, keep_live, relabel_samples, write_config
+from rlserve.launch.directory import (
+    Inputs,
+    claimed,
+    clear,
+    is_finished,
+    keep_live,
+    relabel_samples,
+    write_config,
+    written,
+)
 from rlserve.launch.gpus import visible_gpus
+from rlserve.launch.interrupts import lived, stopping
 from rlserve.launch.plan import plan_processes
 from rlserve.launch.ports import with_free_port
 from rlserve.launch.preflight.check import check, refuse_faults
@@ -83,6 +93,7 @@ def run(
     keeps: bool = True,
     display: Display | None = None,
     reread: Callable[[], RunConfig] | None = None,
+    inputs: Inputs = MappingProxyType({}),
 ) -> int:
     """Run to the end, a failure or a signal; returns the exit code: 0, or 130 after a stop.
 
@@ -90,10 +101,11 @@ def run(
     ``restore_store`` puts the checkpoint's copy of the store back before a resume; without ``preflight`` models,
     plug-ins and ports are not checked. Without ``keeps`` the directory is temporary: no report is written, and no path
     in it is shown. ``reread`` returns the configuration again once the directory is claimed, for another launcher may
-    have changed it until then.
+    have changed it until then. ``inputs`` are files that the configuration names, below ``paths.inputs``.
 
-    Call it in the main thread: it handles SIGINT and SIGTERM. Raises RlserveError: InvalidRequest and ConfigError
-    before anything starts, RunFailed with the last words of the process that ended the run.
+    In the main thread it handles SIGINT and SIGTERM; in a notebook an interrupt stops the run, too. Raises
+    RlserveError: InvalidRequest and ConfigError before anything starts, RunFailed with the last words of the process
+    that ended the run.
     """
     display = display or Silent()
     # The lock comes first, and whatever may refuse comes before the first change: a refused start loses nothing.
@@ -103,11 +115,12 @@ def run(
         if resume and is_finished(config, paths):
             display.say(_finished_text(config, paths))
             return 0
-        if preflight:
-            look_for_faults(config, paths, display.warn)
-        # After preflight: an earlier run is deleted only for one that can start.
-        if overwrite:
-            clear(paths)
+        with written(paths, inputs):
+            if preflight:
+                look_for_faults(config, paths, display.warn)
+            # After preflight: an earlier run is deleted only for one that can start.
+            if overwrite:
+                clear(paths, keep=inputs)
         if restore_store:
             from rlserve.actors.learner.store_copy import restore_store as put_back
 
@@ -119,7 +132,7 @@ def run(
         digest = write_config(config, paths)
         paths.live.unlink(missing_ok=True)  # the caller's configuration has it
         launcher = launcher_type(config.launch.type)(config, paths, digest=digest)
-        return asyncio.run(OneLife(config, paths, launcher, display, resume=resume, keeps=keeps).run())
+        return lived(OneLife(config, paths, launcher, display, resume=resume, keeps=keeps))
 
 
 def look_for_faults(config: RunConfig, paths: RunPaths, warn: Callable[[str], object]) -> None:
@@ -162,13 +175,10 @@ class OneLife:
         started = time.monotonic()
         self._events.write("run_started", resume=self._resume)
         self._events.write("phase", name="start")
-        loop = asyncio.get_running_loop()
-        # loop.add_signal_handler, not signal.signal: the callback runs in the loop, between two steps of its tasks.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
         how = FAILED
         try:
-            await self._live()
+            with stopping(self.stop):
+                await self._live()
             how = ENDED if self._times_asked else FINISHED
         except RlserveError as error:
             # note(), not write(): on a full disk the error that ended the run must reach the user, not one from logging
@@ -176,9 +186,6 @@ class OneLife:
             self._events.note("run_failed", message=str(error))
             raise
         finally:
-            # From here on a signal ends this process at once: the processes of the run are gone already.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
             self._keep_settings()
             self._events.note("run_ended", how=how)
             self._leave_results(how)
@@ -189,8 +196,8 @@ class OneLife:
         self._say_outcome(time.monotonic() - started)
         return 0
 
-    def _stop(self) -> None:
-        """The first signal asks to stop, the second does not wait."""
+    def stop(self) -> None:
+        """The first call asks to stop, the second does not wait. Call it in the event loop of ``run``."""
         self._times_asked += 1
         if self._times_asked == 1:
             self._launcher.request_stop()

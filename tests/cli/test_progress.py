@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlserve.cli.runs.follow import _Tail, show_event
-from rlserve.cli.runs.progress import Progress, ProgressState
+from rlserve.console.follow import _Tail, show_event
+from rlserve.console.progress import Progress, ProgressState
 
 
 def shown(*events: dict[str, Any]) -> str:

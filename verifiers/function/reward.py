@@ -15,6 +15,8 @@ from rlserve.errors import InvalidRequest, PluginFailed
 from rlserve.nearest import nearest
 from rlserve.records.verdict import LARGEST_REWARD
 
+ROW = "columns"
+"""Field of a payload with columns of its own."""
 MAX_SHOWN_CHARACTERS = 60
 """Of a value in an error message. Any value of this size will do: a part of a line."""
 
@@ -40,7 +42,9 @@ class Group:
             raise InvalidRequest(f"payload: is not JSON ({error}); a function needs an object of columns") from error
         if not isinstance(columns, dict):
             raise InvalidRequest(f"payload: is a {type(columns).__name__}; a function needs an object of columns")
-        return cls(completions, columns, prompt)
+        # Data sets send their rows beside the right answer, which other verifiers need.
+        rows = columns.pop(ROW, {})
+        return cls(completions, {**columns, **rows} if isinstance(rows, dict) else {**columns, ROW: rows}, prompt)
 
     @cached_property
     def arguments(self) -> Mapping[str, list[Any]]:

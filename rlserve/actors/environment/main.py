@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from rlserve import plugins
-from rlserve.actors.environment.rewarded import rewarded
+from rlserve.actors.environment.rewarded import options_of, rewarded
 from rlserve.actors.environment.service import SERVICE_NAME, EnvironmentService
 from rlserve.actors.process import run_actor
 from rlserve.config.tables.environment import EnvironmentConfig
@@ -84,7 +84,9 @@ def describe(environment: Environment, config: EnvironmentConfig) -> Environment
 
 def _load(index: int, config: EnvironmentConfig) -> Environment:
     plugin = config.plugin or config.name
-    environment = plugins.make(plugins.ENVIRONMENT_GROUP, plugin, config.options, where=f"environments.{index}.options")
+    environment = plugins.make(
+        plugins.ENVIRONMENT_GROUP, plugin, options_of(config), where=f"environments.{index}.options"
+    )
     try:
         whole = isinstance(environment, Environment)  # reads its properties, which may raise
     except Exception as error:

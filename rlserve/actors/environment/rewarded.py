@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import PluginFailed
-from rlserve.plugins import Environment
+from rlserve.plugins import ENVIRONMENT_GROUP, Environment, parameters_of
 from rlserve.records import Task
+
+VERIFIER_OPTION = "verifier"
 
 
 def rewarded(environment: Environment, verifier: str) -> Environment:
@@ -20,6 +23,17 @@ def rewarded(environment: Environment, verifier: str) -> Environment:
     like = {"__doc__": type(environment).__doc__, "__module__": type(environment).__module__}
     made: Environment = type(type(environment).__name__, (_Rewarded,), like)(environment, verifier)
     return made
+
+
+def options_of(section: EnvironmentConfig) -> dict[str, Any]:
+    """The options of an environment; one that asks for its verifier's name and is rewarded by functions gets theirs.
+
+    Such as ``dataset``, which else refuses rows that the verifier could not judge.
+    """
+    asks = VERIFIER_OPTION not in section.options and section.verifier
+    if not asks or VERIFIER_OPTION not in parameters_of(ENVIRONMENT_GROUP, section.plugin or section.name):
+        return section.options
+    return {**section.options, VERIFIER_OPTION: section.verifier}
 
 
 class _Rewarded:

@@ -9,8 +9,6 @@
 * ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint
 * ``generate``  graded samples of a model
 
-* ``progress``, ``follow``  the console of a run: the display, and what updates it
-* ``measure``        a run of zero steps, for ``eval`` and ``generate``
 * ``hub_address``    finds the hub that a command talks to
 * ``run_directory``  checks a run directory given by the user
 

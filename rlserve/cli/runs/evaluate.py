@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlserve.cli.runs.measure import config_of, measurement, model_of, run_once
-from rlserve.config.load import load_run, merge, validate
-from rlserve.config.run import RunConfig
+from rlserve.config.load import load_run
+from rlserve.library.measure import config_of, evaluation_config, measurement, model_of, ran_once
 from rlserve.observability.outcome import measure_lines, measured_text
 
 
@@ -28,29 +26,11 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.model)
     model = model_of(given)
     base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
-    # A measurement leaves nothing behind, and never touches the run that it measures.
-    with tempfile.TemporaryDirectory(prefix="rlserve-eval-") as directory:
-        config = _evaluation_config(base, model, arguments, directory)
-        status = run_once(config)
-        # Inside the with block: the events are read before the directory goes.
+    asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
+    with ran_once(lambda directory: evaluation_config(base, model, directory, **asked)) as (config, status):
         if status == 0:
             _print(measurement(config), as_json=arguments.json)
         return status
-
-
-def _evaluation_config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
-    # The model exists: with [pretrain] beside model.path the configuration would be refused. Trackers show runs alone.
-    values = config.model_dump(exclude_none=True, exclude={"pretrain", "sft", "trackers"})
-    asked = {"problems": arguments.problems, "samples": arguments.samples, "temperature": arguments.temperature}
-    change = {
-        "name": "eval",
-        "directory": directory,
-        "steps": 0,
-        "model": {"path": model},
-        # What the command line leaves open keeps the run's own value.
-        "evaluate": {key: value for key, value in asked.items() if value is not None},
-    }
-    return validate(RunConfig, merge(values, change))
 
 
 def _print(found: Mapping[str, Any], *, as_json: bool) -> None:

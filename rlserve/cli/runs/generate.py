@@ -2,15 +2,11 @@
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
-from rlserve.cli.runs.measure import config_of, model_of, run_once
-from rlserve.config.load import load_run, merge, validate
-from rlserve.config.paths import RunPaths
-from rlserve.config.run import RunConfig
+from rlserve.config.load import load_run
 from rlserve.errors import InvalidRequest
-from rlserve.observability.events import read_json_lines
+from rlserve.library.measure import config_of, model_of, ran_once, samples_of, sampling_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,38 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.model)
     model = model_of(given)
     base = load_run([config_of(given, arguments.config)], arguments.overrides, arguments.unset)
-    with tempfile.TemporaryDirectory(prefix="rlserve-generate-") as directory:
-        config = _config(base, model, arguments, directory)
-        status = run_once(config)
-        if status == 0:
-            count = _copy(RunPaths(Path(config.directory) / config.name).samples, arguments.out)
-            print(f"{count} samples in {arguments.out}")
-        return status
-
-
-def _copy(samples: Path, out: Path) -> int:
-    """Write the samples without the measurement's name, which has no meaning here; returns their number."""
-    rows = [{k: v for k, v in row.items() if k != "when"} for row in read_json_lines(samples)]
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return len(rows)
-
-
-def _config(config: RunConfig, model: str, arguments: argparse.Namespace, directory: str) -> RunConfig:
-    # Sampling needs none of these, and teachers would be started for nothing.
-    left_out = {"pretrain", "sft", "teachers", "algorithm", "reference", "trackers"}
-    values = config.model_dump(exclude_none=True, exclude=left_out)
-    change = {
-        "name": "generate",
-        "directory": directory,
-        "steps": 0,
-        "model": {"path": model},
-        "evaluate": {
-            "problems": arguments.problems,
-            "samples": arguments.samples,
-            "temperature": arguments.temperature,
-            "from_training": not arguments.held_out,
-            # All samples. The measurement splits the problems over environments and may round each share up.
-            "keep": arguments.problems + len(config.environments),
-        },
+    asked = {
+        "problems": arguments.problems,
+        "samples": arguments.samples,
+        "temperature": arguments.temperature,
+        "held_out": arguments.held_out,
     }
-    return validate(RunConfig, merge(values, change))
+    with ran_once(lambda directory: sampling_config(base, model, directory, **asked)) as (config, status):
+        if status == 0:
+            rows = samples_of(config)
+            arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            print(f"{len(rows)} samples in {arguments.out}")
+        return status

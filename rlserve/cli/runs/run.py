@@ -5,20 +5,16 @@ import json
 import sys
 from pathlib import Path
 
-from rlserve.cli.runs.follow import Console, print_warning
-from rlserve.config.live import read_changes
 from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
-from rlserve.config.resume import refuse_changes
 from rlserve.config.run import RunConfig
+from rlserve.console.follow import print_warning
 from rlserve.errors import InvalidRequest
 from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.plan import plan_hub, plan_processes
 from rlserve.launch.run import look_for_faults
-from rlserve.launch.run import run as launch
 from rlserve.launch.weight_plan import weight_plan
-from rlserve.store.binding import RunFacts, changes, stored_facts
-from rlserve.store.registry import backend_of
+from rlserve.library.start import paths_of, resume, resumed, start
 
 SET_HELP = "override one key, e.g. --set learner.lr=1e-5 --set environments.0.weight=2"
 UNSET_HELP = "remove a key or a table from the files, e.g. --unset pretrain --unset stop_reward"
@@ -63,44 +59,30 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.restore_store and not arguments.resume:
         raise InvalidRequest("--restore-store: needs --resume; add it")
-    return launch(
-        config,
-        paths,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-        restore_store=arguments.restore_store,
-        preflight=not arguments.no_preflight,
-        display=Console(config.name, sys.stdout),
-        # A new run's configuration comes from files that no launcher writes.
-        reread=(lambda: _resolve(arguments)[0]) if arguments.resume else None,
+    preflight = not arguments.no_preflight
+    if not arguments.resume:
+        return start(config, overwrite=arguments.overwrite, preflight=preflight)
+    return resume(
+        paths.root, lambda: _resolve(arguments)[0], restore_store=arguments.restore_store, preflight=preflight
     )
 
 
 def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
     if not arguments.resume:
         config = load_run(arguments.config, arguments.overrides, arguments.unset)
-        return config, RunPaths(Path(config.directory) / config.name)
+        return config, paths_of(config)
     if len(arguments.config) != 1:
         raise InvalidRequest("--resume: give one run directory, e.g. rlserve run --resume runs/quickstart")
     given = Path(arguments.config[0])
     paths = RunPaths(given if given.is_dir() else _directory_of(given))
-    if not paths.config.exists():
-        raise InvalidRequest(f"--resume: {str(paths.root)!r} is not a run (it has no {paths.config.name})")
-    # A launcher that was killed left what was set in the run beside the configuration.
-    live = [f"{key}={json.dumps(value)}" for key, value in read_changes(paths.live).items()]
-    config = load_run([paths.config], [*live, *arguments.overrides], arguments.unset)
-    # Here and not in the learner: a refused resume has changed nothing, not even config.toml.
-    refuse_changes(load_run([paths.config]), config)
-    if facts := stored_facts(backend_of(config.store), paths):
-        list(changes(facts, RunFacts.of(config)))  # for the changes that it raises for; the learner warns of others
-    return config, paths
+    return resumed(paths, arguments.overrides, arguments.unset), paths
 
 
 def _directory_of(given: Path) -> Path:
     if given.suffix != ".toml":
         raise InvalidRequest(f"--resume: there is no directory {str(given)!r}; give that of a run")
     config = load_run([given])
-    return Path(config.directory) / config.name
+    return paths_of(config).root
 
 
 def _print_plan(config: RunConfig, paths: RunPaths) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve import plugins
-from rlserve.actors.environment.rewarded import rewarded
+from rlserve.actors.environment.rewarded import options_of, rewarded
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.config.tables.pretrain import CorpusConfig
@@ -49,7 +49,8 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
     section = config.rewarded_environments[index]
     where = f"environments.{index}"
     key = f"{where}.{'plugin' if section.plugin else 'name'}"
-    environment, problem = _made(section.plugin or section.name, section.options, key, f"{where}.options")
+    options = _options(section)
+    environment, problem = _made(section.plugin or section.name, options, key, f"{where}.options")
     if problem:
         yield Finding(problem)
         return
@@ -78,6 +79,13 @@ def look_at_environment(config: RunConfig, index: int, taken: list[Taken]) -> It
         taken.append(found)
         if problem := _take(environment, splits[split], found):
             yield Finding(f"{where}: {section.name!r} {problem}")
+
+
+def _options(section: EnvironmentConfig) -> Mapping[str, Any]:
+    try:
+        return options_of(section)
+    except (UnknownName, PluginFailed):
+        return section.options  # its making tells the same
 
 
 def _wanted(config: RunConfig, section: EnvironmentConfig, where: str) -> Iterator[tuple[str, str]]:

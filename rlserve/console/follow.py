@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlserve.cli.runs.progress import Progress, minutes
 from rlserve.config.paths import RunPaths
+from rlserve.console.progress import Progress, minutes
 from rlserve.observability.outcome import measured_text
 
 POLL_SECONDS = 0.3
