@@ -12,6 +12,7 @@
 * ``load``       the quick start beside busy processes
 * ``learn``      all methods on the same task and budget
 * ``peer``       against TRL's GRPOTrainer
+* ``journey``    from a reward function to the first step, against TRL's
 * ``gpu``        learner, engine, swaps and a whole run on one GPU
 
 * ``verdicts``    pairs of answers, and the two math verifiers on them, for ``verifier``

@@ -24,6 +24,7 @@ LONG = {
     "staleness": "accuracy and effective sample size by lag, with and without importance ratios (10 minutes per seed)",
     "pipeline": "pipeline GRPO against synchronous and colocated pools, long-tailed lengths (2 minutes per seed)",
     "load": "the quick start beside two busy processes, relative to its time alone (5 minutes per seed)",
+    "journey": "from a script with a reward function to its first step, against TRL's (a minute per seed)",
     "peer": "pipeline GRPO against TRL's GRPOTrainer: wall-clock seconds to accuracy 0.9 (a minute per seed)",
     "gpu": "learner, engine, swaps and a whole run on one GPU, with random weights; without a GPU it rehearses",
 }

@@ -16,6 +16,7 @@ from rlserve.library.measure import evaluation_config, measurement, ran_once, sa
 from rlserve.library.start import checked_against, resumed
 from rlserve.library.start import resume as start_again
 from rlserve.observability.events import read_json_lines
+from rlserve.observability.metrics import STEP_METRIC
 from rlserve.observability.outcome import outcome_lines
 from rlserve.observability.summary import read_json
 
@@ -52,7 +53,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The numbers of each step so far, e.g. ``{"step": 3, "received/reward_mean": 0.5, ...}``."""
-        return [dict(row) for row in read_json_lines(self.paths.metrics)]
+        return [dict(row) for row in read_json_lines(self.paths.metrics) if STEP_METRIC in row]
+
+    @property
+    def measurements(self) -> list[dict[str, Any]]:
+        """The numbers of each held-out measurement so far, e.g. ``{"step": 0, "evaluate/accuracy": 0.5, ...}``."""
+        return [dict(row) for row in read_json_lines(self.paths.metrics) if "evaluate/problems" in row]
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``rlserve run CONFIG``: a whole run, from the start checkpoint to the report."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
