@@ -13,7 +13,7 @@ class TensorSpec:
     dtype: str
     """``"float32"``, ``"bfloat16"`` or ``"float16"``."""
     digest: str
-    """Hex digest of the little-endian bytes."""
+    """Checksum of the little-endian bytes, see ``weight_sync.checksum``."""
     num_bytes: int
 
 

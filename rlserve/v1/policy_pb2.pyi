@@ -38,7 +38,7 @@ class PolicyVersion(_message.Message):
     parent_version: _builtins.int
     """Version that a delta starts from; absent when there is none."""
     digest: _builtins.str
-    """Digest of the whole: see rlserve.policy.manifest."""
+    """Digest of the whole: see rlserve.weight_sync.manifest."""
     total_bytes: _builtins.int
     published_unix_seconds: _builtins.float
     run_id: _builtins.str
@@ -87,7 +87,7 @@ class TensorSpec(_message.Message):
     dtype: _builtins.str
     """"float32", "bfloat16" or "float16"."""
     digest: _builtins.str
-    """Hex digest of the little-endian bytes."""
+    """Checksum of the little-endian bytes: see rlserve.weight_sync.checksum."""
     num_bytes: _builtins.int
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

@@ -1,6 +1,7 @@
 """Weights on their way from an optimizer step to the rollout engines.
 
 * ``manifest``       names, shapes, dtypes and digests of a version's tensors; checks bytes against them
+* ``checksum``       of a tensor, computed on its device
 * ``delta``          lossless difference between two versions
 * ``host``           identity of this machine, and its shared memory
 * ``own_directory``  a directory that one living process owns and the next one cleans up

@@ -1,7 +1,8 @@
 """Manifest of a weight version: names, shapes, dtypes and digests of its tensors.
 
 The bytes of a version are one flat buffer: all tensors, little-endian, in the manifest's order, no gaps.
-Digests are BLAKE3 (128 bits): 5 GB/s on one core, where SHA-256 reaches 1.1 and BLAKE2b 0.8.
+A tensor's digest is its ``checksum``, which a GPU computes where the tensor is. What leaves the host travels in chunks
+with a BLAKE3 digest each (128 bits): 5 GB/s on one core, where SHA-256 reaches 1.1 and BLAKE2b 0.8.
 """
 
 import hashlib
@@ -14,15 +15,16 @@ from blake3 import blake3
 
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion, TensorSpec
+from rlserve.weight_sync.checksum import checksum
 
 DIGEST_BYTES = 16
-"""128 bits: no two tensors of any run collide by chance."""
+"""128 bits: no two chunks or manifests of any run collide by chance."""
 Bytes = npt.NDArray[np.uint8]
 Content = Bytes | bytes | bytearray | memoryview
 
 
-def tensor_digest(content: Content) -> str:
-    """Hex digest of a tensor's little-endian bytes."""
+def chunk_digest(content: Content) -> str:
+    """Hex digest of bytes that leave the host."""
     return blake3(_view(content)).hexdigest(length=DIGEST_BYTES)
 
 
@@ -37,18 +39,28 @@ def manifest_digest(tensors: Sequence[TensorSpec]) -> str:
 
 def spec_of(name: str, tensor: Any) -> tuple[TensorSpec, Bytes]:
     """The manifest entry of a contiguous CPU tensor, and its bytes (a view, not a copy)."""
+    content = bytes_of(tensor)
+    return spec_with(name, tensor, checksum(content)), content
+
+
+def spec_with(name: str, tensor: Any, digest: str) -> TensorSpec:
+    """The manifest entry of a tensor whose digest is known."""
+    return TensorSpec(
+        name=name,
+        shape=tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        digest=digest,
+        num_bytes=tensor.numel() * tensor.element_size(),
+    )
+
+
+def bytes_of(tensor: Any) -> Bytes:
+    """The bytes of a contiguous CPU tensor (a view, not a copy)."""
     import torch
 
     # As bytes, since numpy has no bfloat16.
     content: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    spec = TensorSpec(
-        name=name,
-        shape=tuple(tensor.shape),
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        digest=tensor_digest(content),
-        num_bytes=content.size,
-    )
-    return spec, content
+    return content
 
 
 def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
@@ -61,7 +73,7 @@ def slices(tensors: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, slice]]:
 
 def check(policy: PolicyVersion, flat: Content) -> None:
     """Raises WeightsMismatch with the first tensor that differs, unless ``flat`` holds exactly this version."""
-    content = _view(flat)
+    content = np.frombuffer(_view(flat), dtype=np.uint8)
     # First the list itself: the tensors are compared with what it names.
     if manifest_digest(policy.tensors) != policy.digest:
         raise WeightsMismatch(f"version {policy.version}: the manifest does not match its own digest")
@@ -70,7 +82,7 @@ def check(policy: PolicyVersion, flat: Content) -> None:
             f"version {policy.version}: {len(content)} bytes where {policy.total_bytes} were published"
         )
     for spec, place in slices(policy.tensors):
-        if tensor_digest(content[place]) != spec.digest:
+        if checksum(content[place]) != spec.digest:
             raise WeightsMismatch(f"version {policy.version}: tensor {spec.name!r} differs from what was published")
 
 

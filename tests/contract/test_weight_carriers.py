@@ -20,7 +20,7 @@ from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import DELTA_STREAM, FULL_STREAM, SHARED_FILE, Carrier
-from rlserve.weight_sync.manifest import check, tensor_digest
+from rlserve.weight_sync.manifest import check, chunk_digest
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
 from rlserve.weight_sync.subscriber import Subscriber
@@ -35,7 +35,7 @@ def flip_chunk(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
     data = bytearray(response.chunk.data)
     data[-1] ^= 1
     return pb.FetchResponse(
-        chunk=pb.Chunk(index=response.chunk.index, data=bytes(data), digest=tensor_digest(bytes(data)))
+        chunk=pb.Chunk(index=response.chunk.index, data=bytes(data), digest=chunk_digest(bytes(data)))
     )
 
 

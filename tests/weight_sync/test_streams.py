@@ -87,14 +87,14 @@ class DamagedChunks(PolicyService):
     damage = 1
 
     async def Fetch(self, request, context):  # type: ignore[no-untyped-def]
-        from rlserve.weight_sync.manifest import tensor_digest
+        from rlserve.weight_sync.manifest import chunk_digest
 
         async for response in super().Fetch(request, context):
             if response.HasField("chunk") and DamagedChunks.damage:
                 DamagedChunks.damage -= 1
                 data = bytearray(response.chunk.data)
                 data[0] ^= 1
-                chunk = pb.Chunk(index=response.chunk.index, data=bytes(data), digest=tensor_digest(bytes(data)))
+                chunk = pb.Chunk(index=response.chunk.index, data=bytes(data), digest=chunk_digest(bytes(data)))
                 response = pb.FetchResponse(chunk=chunk)
             yield response
 

@@ -16,7 +16,8 @@ from rlserve.engines.vllm.in_place_swap import Change
 from rlserve.engines.vllm.layout import Layout, UnknownLayout, disassemble, layout_of
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion, TensorSpec
-from rlserve.weight_sync.manifest import check, manifest_digest, slices, spec_of
+from rlserve.weight_sync.checksum import checksums
+from rlserve.weight_sync.manifest import check, manifest_digest, slices, spec_with
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +37,10 @@ def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
 
 def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
     """Digest of the version that these tensors make in the order of ``specs``."""
-    return manifest_digest([spec_of(spec.name, tensors[spec.name].cpu().contiguous())[0] for spec in specs])
+    sums = checksums([tensors[spec.name] for spec in specs])
+    return manifest_digest(
+        [spec_with(spec.name, tensors[spec.name], found) for spec, found in zip(specs, sums, strict=True)]
+    )
 
 
 def policy_from_wire(wire: Mapping[str, Any]) -> PolicyVersion:

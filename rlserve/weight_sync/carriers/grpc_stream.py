@@ -15,7 +15,7 @@ from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync import delta
 from rlserve.weight_sync.carriers.base import Carrier, NextChunk, Offer
-from rlserve.weight_sync.manifest import check, tensor_digest
+from rlserve.weight_sync.manifest import check, chunk_digest
 from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
 
@@ -110,7 +110,7 @@ def _reader(content: bytes) -> Read:
 async def _chunks(read: Read, total: int, size: int) -> AsyncIterator[pb.Chunk]:
     for index, start in enumerate(range(0, total, size)):
         data = read(start, size)
-        yield pb.Chunk(index=index, data=data, digest=tensor_digest(data))
+        yield pb.Chunk(index=index, data=data, digest=chunk_digest(data))
         # Large fetches must not keep acks and announcements waiting.
         await asyncio.sleep(0)
 
@@ -123,7 +123,7 @@ async def _receive(policy: PolicyVersion, header: pb.FetchHeader, next_chunk: Ne
     content = bytearray()
     for index in range(header.num_chunks):
         chunk = await next_chunk()
-        if chunk.index != index or tensor_digest(chunk.data) != chunk.digest:
+        if chunk.index != index or chunk_digest(chunk.data) != chunk.digest:
             raise WeightsMismatch(f"version {policy.version}: chunk {index} is damaged or out of order")
         content += chunk.data
         # A header with more chunks than bytes must not grow the buffer past what it announced.

@@ -1,0 +1,54 @@
+"""The checksum against a plain sum of Python integers, and on both of its paths."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlserve.weight_sync.checksum import LANES, MASK, ROW_BYTES, checksum, checksums, on_device
+
+
+def odd(number: int) -> int:
+    """SplitMix64, made odd, in Python's own integers."""
+    mixed = (number + 1) * 0x9E3779B97F4A7C15 & MASK
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & MASK
+    return (mixed ^ mixed >> 31) | 1
+
+
+def by_definition(content: bytes) -> str:
+    padded = content + bytes(-len(content) % 8)
+    words = [int.from_bytes(padded[i : i + 8], "little") for i in range(0, len(padded), 8)]
+    total = sum(odd(LANES + i // LANES) * odd(i % LANES) * word for i, word in enumerate(words))
+    return f"{total & MASK:016x}"
+
+
+@pytest.mark.parametrize("size", [2, 6, 8, ROW_BYTES - 2, ROW_BYTES, ROW_BYTES + 2, 3 * ROW_BYTES + 10])
+def test_both_paths_compute_the_sum_of_the_definition_oracle(size: int) -> None:
+    content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    tensor = torch.from_numpy(content).view(torch.float16)
+    expected = by_definition(content.tobytes())
+    assert checksum(content) == expected
+    assert f"{int(on_device(tensor)) & MASK:016x}" == expected
+    assert checksums([tensor]) == [expected]
+
+
+def test_a_slice_that_begins_within_a_word_has_the_checksum_of_its_bytes() -> None:
+    whole = torch.randn(3 * LANES + 5).to(torch.bfloat16)
+    for part in (whole[1:], whole[3:7], whole.view(-1, 1)[::2]):
+        content = part.contiguous().reshape(-1).view(torch.uint8).numpy()
+        assert checksum(content) == by_definition(content.tobytes()) == f"{int(on_device(part)) & MASK:016x}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 5 * LANES - 1), st.integers(0, 5 * LANES - 1), st.integers(0, 63))
+def test_a_flipped_bit_and_two_words_in_each_others_place_are_found(seed: int, i: int, j: int, bit: int) -> None:
+    words = np.random.default_rng(seed).integers(0, 2**63, 5 * LANES, dtype=np.uint64)
+    right = checksum(words.view(np.uint8))
+    flipped = words.copy()
+    flipped[i] ^= np.uint64(1) << np.uint64(bit)
+    assert checksum(flipped.view(np.uint8)) != right
+    swapped = words.copy()
+    swapped[[i, j]] = words[[j, i]]
+    assert i == j or checksum(swapped.view(np.uint8)) != right
