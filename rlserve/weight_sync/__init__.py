@@ -5,8 +5,12 @@
 * ``delta``          lossless difference between two versions
 * ``host``           identity of this machine, and its shared memory
 * ``own_directory``  a directory that one living process owns and the next one cleans up
+* ``mapped_file``    a flat file, written and read in place
+* ``pinned``         pages that a GPU may copy from and to by itself
 * ``weight_files``   flat files of one process: in shared memory, or in the run directory when that is full
 * ``staging``        a worker's own copies of the versions that it received
+* ``publication``    learner: one version on its way into its file
+* ``background``     learner: publishes while the next step runs
 * ``publisher``      learner: keeps the last versions, and the differences between them
 * ``service``        learner: PolicyStreamService, which announces, sends and confirms versions
 * ``subscriber``     worker: follows announcements, fetches versions, confirms what it serves

@@ -64,6 +64,12 @@ class OwnDirectory:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self._directory)
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name. Raises FileExistsError, OSError where the file system has no links."""
+        # Not ``os.rename``, which would replace a file of the new name.
+        os.link(old, new, src_dir_fd=self._directory, dst_dir_fd=self._directory, follow_symlinks=False)
+        os.unlink(old, dir_fd=self._directory)
+
     def remove(self, name: str) -> None:
         """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):

@@ -1,52 +1,48 @@
 """Publishes weight versions: the bytes of each in one file, its predecessor kept as the base of a delta.
 
-``publish`` is called by the training thread; ``latest``, ``get`` and ``delta`` by service threads.
+``begin`` and ``publish`` are called by one thread at a time; ``latest``, ``get`` and ``delta`` by service threads.
 """
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from rlserve.errors import Unavailable, UnknownName
+from rlserve.errors import UnknownName
 from rlserve.records import PolicyVersion, TensorSpec
 from rlserve.weight_sync import delta
-from rlserve.weight_sync.manifest import Bytes, manifest_digest, spec_of
-from rlserve.weight_sync.weight_files import WeightFiles, mapped
+from rlserve.weight_sync.manifest import Bytes, manifest_digest
+from rlserve.weight_sync.mapped_file import MappedFile
+from rlserve.weight_sync.publication import Publication
+from rlserve.weight_sync.weight_files import WeightFiles
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Published:
-    """A published version and its bytes."""
+    """A published version and its bytes. Its file is written anew only when nobody holds this object any more."""
 
     policy: PolicyVersion
-    path: Path
-    """Flat file, removed when enough newer versions are published."""
-    flat: Bytes
-    """The same bytes, mapped: valid after the file is removed, not after it is truncated, see :meth:`check_whole`."""
-    file: IO[bytes]
+    file: MappedFile
 
-    def check_whole(self) -> None:
-        """Raises Unavailable when another process truncated the file: a read of the mapping would be a SIGBUS."""
-        if (size := os.fstat(self.file.fileno()).st_size) != self.policy.total_bytes:
-            raise Unavailable(
-                f"version {self.policy.version}: {self.path} was cut from {self.policy.total_bytes} to {size} bytes by "
-                "something else; the next version replaces it"
-            )
+    @property
+    def path(self) -> Path:
+        """Flat file, for other processes of this host."""
+        return self.file.path
 
-    def read(self, start: int, size: int) -> bytes:
-        """Bytes from ``start``; fewer than ``size`` at the end. Raises Unavailable when the file was truncated."""
-        size = min(size, self.policy.total_bytes - start)
-        data = os.pread(self.file.fileno(), size, start)
-        if len(data) != size:
-            self.check_whole()
-        return data
+    @property
+    def flat(self) -> Bytes:
+        """The same bytes, mapped. Call ``file.check_whole`` before a read."""
+        return self.file.flat
 
 
 class Publisher:
@@ -82,37 +78,36 @@ class Publisher:
         self._deltas: dict[tuple[int, int], bytes | None] = {}
         self._listeners: list[Callable[[PolicyVersion], object]] = []
 
-    def publish(
-        self,
-        tensors: Iterable[tuple[str, Any]],
-        version: int,
-        *,
-        is_final: bool = False,
-        size_bytes: int | None = None,
-    ) -> PolicyVersion:
-        """Write, digest and announce a version. Tensors are contiguous and on the CPU, tied ones given once.
+    def begin(
+        self, version: int, *, size_bytes: int, device: "torch.device | None" = None, is_final: bool = False
+    ) -> Publication:
+        """Begin to publish a version of this size, whose tensors are on ``device``; one at a time.
 
-        ``size_bytes`` is their total, where it is known in advance. Raises LimitExceeded when no place has room.
+        Raises LimitExceeded when no place has room.
         """
-        specs: list[TensorSpec] = []
         # Without the lock: the older versions are served meanwhile.
-        path, file = self._files.write(version, _contents(tensors, specs), size_bytes=size_bytes)
-        previous = self.latest()
-        policy = PolicyVersion(
-            version=version,
-            tensors=tuple(specs),
-            digest=manifest_digest(specs),
-            # A number may be published again (``_add`` replaces it), and no version is its own parent.
-            parent_version=previous.policy.version if previous and previous.policy.version < version else None,
-            published_unix_seconds=time.time(),
-            run_id=self._run_id,
-            is_final=is_final,
-        )
-        # Before it is announced, since workers fetch it at once.
-        self._add(Published(policy, path, mapped(file), file))
-        for listener in list(self._listeners):
-            listener(policy)
-        return policy
+        file = self._files.create(version, size_bytes)
+        return Publication(file, partial(self._announce, version, is_final), device)
+
+    def publish(self, tensors: Iterable[tuple[str, Any]], version: int, *, is_final: bool = False) -> PolicyVersion:
+        """Copy, digest and announce a version at once; tied tensors are given once. Raises LimitExceeded."""
+        given = list(tensors)
+        size = sum(tensor.numel() * tensor.element_size() for _, tensor in given)
+        publication = self.begin(version, size_bytes=size, is_final=is_final)
+        try:
+            for name, tensor in given:
+                publication.add(name, tensor, tensor.dtype)
+            publication.copied()
+            return publication.finish()
+        except BaseException:
+            publication.abandon()
+            raise
+
+    def prepare(self, size_bytes: int, *, pin: bool) -> None:
+        """Make the file of the next version ahead of it, where there is room for one more; ``pin``: for a GPU."""
+        file = self._files.prepare(size_bytes)
+        if file is not None and pin:
+            file.pin()
 
     def subscribe(self, listener: Callable[[PolicyVersion], object]) -> Callable[[], None]:
         """Call ``listener`` with each new version, in the publishing thread; returns a function that ends it."""
@@ -160,23 +155,36 @@ class Publisher:
             self._deltas.clear()
             self._files.close()
 
+    def _announce(
+        self, version: int, is_final: bool, tensors: tuple[TensorSpec, ...], file: MappedFile
+    ) -> PolicyVersion:
+        previous = self.latest()
+        policy = PolicyVersion(
+            version=version,
+            tensors=tensors,
+            digest=manifest_digest(tensors),
+            # A number may be published again (``_add`` replaces it), and no version is its own parent.
+            parent_version=previous.policy.version if previous and previous.policy.version < version else None,
+            published_unix_seconds=time.time(),
+            run_id=self._run_id,
+            is_final=is_final,
+        )
+        file.release()
+        # Before it is announced, since workers fetch it at once.
+        self._add(Published(policy, file))
+        for listener in list(self._listeners):
+            listener(policy)
+        return policy
+
     def _add(self, published: Published) -> None:
         with self._lock:
             if (same := self._versions.pop(published.policy.version, None)) is not None:
-                self._files.remove(same.path)
+                same.file.discard()
             self._versions[published.policy.version] = published
-            for old in sorted(self._versions)[: -self._keep]:
-                # A worker that opened the file keeps it: removing takes away its name alone.
-                self._files.remove(self._versions.pop(old).path)
+            for version in sorted(self._versions)[: -self._keep]:
+                old = self._versions.pop(version)
+                self._files.retire(old.file, weakref.ref(old))
             self._deltas = {key: d for key, d in self._deltas.items() if set(key) <= set(self._versions)}
-
-
-def _contents(tensors: Iterable[tuple[str, Any]], specs: list[TensorSpec]) -> Iterator[memoryview]:
-    """The bytes of each tensor; its manifest entry is appended to ``specs``."""
-    for name, tensor in tensors:
-        spec, content = spec_of(name, tensor)
-        specs.append(spec)
-        yield content.data
 
 
 def _difference(old: Published, new: Published) -> bytes | None:
@@ -185,6 +193,6 @@ def _difference(old: Published, new: Published) -> bytes | None:
     ]
     if not same:
         return None
-    old.check_whole()
-    new.check_whole()
+    old.file.check_whole()
+    new.file.check_whole()
     return delta.encode(old.flat, new.flat, new.policy.tensors)

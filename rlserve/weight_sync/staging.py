@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rlserve.records import PolicyVersion
 from rlserve.weight_sync.manifest import Bytes
-from rlserve.weight_sync.weight_files import WeightFiles, mapped
+from rlserve.weight_sync.mapped_file import MappedFile
+from rlserve.weight_sync.weight_files import WeightFiles
 
 KEEP = 2
 """Files at once: the one that the engine serves and may still be reading, and the one that it stages."""
@@ -17,7 +18,7 @@ class Staging:
         """``directory`` and ``fallback``: see :class:`WeightFiles`."""
         self._files = WeightFiles(directory, fallback=fallback)
         self._newest: tuple[int, Bytes] | None = None
-        self._paths: list[Path] = []
+        self._held: list[MappedFile] = []
 
     def held(self, version: int) -> Bytes | None:
         """The bytes of a version, if it is the one that was written last."""
@@ -25,16 +26,16 @@ class Staging:
 
     def write(self, policy: PolicyVersion, flat: Bytes) -> Path:
         """A file with these bytes; older ones are removed. Raises LimitExceeded when it fits nowhere."""
-        path, file = self._files.write(policy.version, [flat.data], size_bytes=policy.total_bytes)
-        self._newest = (policy.version, mapped(file))
-        self._paths.append(path)
-        for old in self._paths[:-KEEP]:
-            self._files.remove(old)
-        self._paths = self._paths[-KEEP:]
-        return path
+        file = self._files.write(policy.version, flat)
+        self._newest = (policy.version, file.flat)
+        self._held.append(file)
+        for old in self._held[:-KEEP]:
+            old.discard()
+        self._held = self._held[-KEEP:]
+        return file.path
 
     def close(self) -> None:
         """Remove all files."""
         self._files.close()
-        self._paths.clear()
+        self._held.clear()
         self._newest = None

@@ -1,29 +1,23 @@
 """Flat weight files of one process: in shared memory while it has room, else in the run directory.
 
-A version that does not fit is moved to the second place while it is written, and later ones are written there at once.
-A file that was not finished is removed.
+A version that does not fit goes to the second place, and later ones go there at once. A file that serves no version any
+more is kept for the next one, which is written over its pages: new ones would have to be cleared by the kernel first.
 """
 
 import errno
 import logging
-import mmap
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
-
-import numpy as np
 
 from rlserve.errors import LimitExceeded
-from rlserve.weight_sync.manifest import Bytes
+from rlserve.weight_sync.mapped_file import Bytes, MappedFile
 from rlserve.weight_sync.own_directory import OwnDirectory
 
 logger = logging.getLogger(__name__)
 
 COPIES = 3
 """Versions on the disk at once: two that are kept, and one that is being written."""
-COPY_BYTES = 2**24
-"""Read at once while a file is moved; any value of some megabytes will do."""
 # EDQUOT: the user's quota. EFBIG: the limit on the size of a file, of the process or of the file system.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -37,13 +31,17 @@ def free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def mapped(file: IO[bytes]) -> Bytes:
-    """The whole file as an array, mapped."""
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-
-
 class WeightFiles:
-    """Creates and removes flat files, each named by its version. For one thread at a time."""
+    """Creates and removes flat files, each named by its version. For one thread at a time.
+
+    For example::
+
+        files = WeightFiles(Path("/dev/shm"), fallback=run_directory)
+        file = files.create(7, size_bytes=2**30)      # all its room is taken
+        file.content[:] = ...
+        files.retire(file, weakref.ref(reader))       # create(10, 2**30) may return it
+        files.close()
+    """
 
     def __init__(
         self, directory: Path, *, fallback: Path | None = None, warn: Callable[[str], object] = logger.warning
@@ -56,42 +54,84 @@ class WeightFiles:
         self._warn = warn
         self._own: dict[Path, OwnDirectory] = {}
         self._count = 0
+        self._retired: tuple[MappedFile, Callable[[], object | None]] | None = None
 
-    def write(
-        self, version: int, parts: Iterable[memoryview], *, size_bytes: int | None = None
-    ) -> tuple[Path, IO[bytes]]:
-        """Write ``parts`` one after the other; returns the file's path, and the file opened for reading.
+    def create(self, version: int, size_bytes: int) -> MappedFile:
+        """A file of this size to write the version to. Raises LimitExceeded, with the bytes needed and free."""
+        return self._reused(version, size_bytes) or self._made(version, size_bytes)
 
-        ``size_bytes`` is the sum of the parts, where it is known in advance. Raises LimitExceeded, with the bytes that
-        are needed and free, when no place has room.
-        """
-        self._choose(size_bytes)
-        file = self._new(version)
-        try:
-            for part in parts:
-                file = self._append(file, part, version, size_bytes)
-        except BaseException:
-            file.discard()
-            raise
-        return file.path, file.opened()
+    def write(self, version: int, content: Bytes) -> MappedFile:
+        """A file with these bytes. Raises LimitExceeded."""
+        file = self.create(version, content.size)
+        file.content[:] = content
+        return file
 
-    def remove(self, path: Path) -> None:
-        """Remove a file that :meth:`write` made, if it still exists."""
-        path.unlink(missing_ok=True)
+    def prepare(self, size_bytes: int) -> MappedFile | None:
+        """Make a file for the next version ahead of it, unless one is kept or it would take the last room."""
+        if self._retired is not None or free_bytes(self._places[0]) < size_bytes:
+            return None
+        spare = self._made(None, size_bytes)
+        self._retired = spare, _nobody
+        return spare
+
+    def retire(self, file: MappedFile, reader: Callable[[], object | None]) -> None:
+        """The file serves no version any more; it may be written anew when ``reader``, a weak reference, is gone."""
+        if self._retired is not None:
+            self._retired[0].discard()
+        self._retired = file, reader
 
     def close(self) -> None:
         """Remove all files and directories."""
+        self._retired = None
         own, self._own = self._own, {}
         for directory in own.values():
             directory.close()
 
-    def _choose(self, size_bytes: int | None) -> None:
+    def _reused(self, version: int, size_bytes: int) -> MappedFile | None:
+        if self._retired is None:
+            return None
+        (file, reader), self._retired = self._retired, None
+        self._count += 1
+        if file.size == size_bytes and reader() is None and file.take_over(_name(version, self._count)):
+            return file
+        file.discard()
+        return None
+
+    def _made(self, version: int | None, size_bytes: int) -> MappedFile:
+        self._choose(size_bytes)
+        own = self._place()
+        while True:
+            self._count += 1
+            try:
+                return MappedFile(own, _name(version, self._count), size_bytes)
+            except FileExistsError:  # of another process: leave it alone, take the next name
+                continue
+            except FileNotFoundError:  # a cleaner of shared memory, e.g. logind's RemoveIPC at a logout
+                self._own.pop(own.path.parent).close()
+                self._warn(f"weights: {own.path} was removed by another process; weights go through a new one")
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._give_up_place(version, size_bytes, error)
+            own = self._place()
+
+    def _choose(self, size_bytes: int) -> None:
         """Leave the first place when it has no room for all copies. Decided once, before the first file."""
         if self._own or len(self._places) == 1:
             return
-        need, free = COPIES * (size_bytes or 0), free_bytes(self._places[0])
+        need, free = COPIES * size_bytes, free_bytes(self._places[0])
         if free == 0 or free < need:
             self._leave(f"{need} bytes for {COPIES} versions are needed and {free} are free")
+
+    def _give_up_place(self, version: int | None, need: int, error: OSError) -> None:
+        free = free_bytes(self._places[0])
+        if len(self._places) == 1:
+            raise LimitExceeded(
+                f"weights of version {version}: need {need} bytes, and {free} are free in {self._places[0]} (for "
+                f"{COPIES} versions at once: {COPIES * need}); make room there and continue from the last checkpoint "
+                "with --resume"
+            ) from error
+        self._leave(f"version {version} needs {need} bytes and {free} were free")
 
     def _leave(self, reason: str) -> None:
         left = self._places.pop(0)
@@ -109,76 +149,10 @@ class WeightFiles:
                 raise LimitExceeded(f"weights: no directory can be made in {place} ({error})") from error
         return self._own[place]
 
-    def _new(self, version: int) -> "_File":
-        own = self._place()
-        while True:
-            self._count += 1
-            try:
-                return _File(own, f"v{version}-{self._count}")
-            except FileExistsError:  # of another process: leave it alone, take the next name
-                continue
-            except FileNotFoundError:  # a cleaner of shared memory, e.g. logind's RemoveIPC at a logout
-                self._own.pop(own.path.parent).close()
-                self._warn(f"weights: {own.path} was removed by another process; weights go through a new one")
-                own = self._place()
 
-    def _append(self, file: "_File", part: memoryview, version: int, size_bytes: int | None) -> "_File":
-        try:
-            file.append(part)
-            return file
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            need = max(size_bytes or 0, file.size + len(part))
-            free = free_bytes(self._places[0])
-            if len(self._places) == 1:
-                raise LimitExceeded(
-                    f"weights of version {version}: need {need} bytes, and {free + file.size} are free in "
-                    f"{self._places[0]} (for {COPIES} versions at once: {COPIES * need}); make room there and "
-                    "continue from the last checkpoint with --resume"
-                ) from error
-            self._leave(f"version {version} needs {need} bytes and {free + file.size} were free")
-            moved = self._new(version)
-            try:
-                file.copy_to(moved)
-            except BaseException:
-                moved.discard()
-                raise
-            file.discard()
-            return self._append(moved, part, version, size_bytes)
+def _nobody() -> None:
+    """The reader of a file that never served a version."""
 
 
-class _File:
-    """A file that is written part by part."""
-
-    def __init__(self, own: OwnDirectory, name: str) -> None:
-        self._own = own
-        self._name = name
-        self._descriptor = own.create(name)
-        self.path = own.path / name
-        self.size = 0
-        """Bytes of the parts that are written in full."""
-
-    def append(self, part: memoryview) -> None:
-        rest = part
-        # A write may be partial: Linux transfers at most 2 GiB per call.
-        while len(rest):
-            rest = rest[os.pwrite(self._descriptor, rest, self.size + len(part) - len(rest)) :]
-        # Whole parts alone: when the disk fills up within one, copy_to moves those before it, and it is written again.
-        self.size += len(part)
-
-    def copy_to(self, other: "_File") -> None:
-        while other.size < self.size:
-            data = os.pread(self._descriptor, min(COPY_BYTES, self.size - other.size), other.size)
-            if not data:
-                raise OSError(errno.EIO, "was truncated while it was read", str(self.path))
-            other.append(memoryview(data))
-
-    def opened(self) -> IO[bytes]:
-        """The file to read from, valid also after its name is removed; it closes with its last reference."""
-        return os.fdopen(self._descriptor, "rb")
-
-    def discard(self) -> None:
-        """Close and remove it."""
-        os.close(self._descriptor)
-        self._own.remove(self._name)
+def _name(version: int | None, count: int) -> str:
+    return f"spare-{count}" if version is None else f"v{version}-{count}"

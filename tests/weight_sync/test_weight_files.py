@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rlserve.errors import LimitExceeded
+from rlserve.weight_sync.mapped_file import reading
 from rlserve.weight_sync.own_directory import PREFIX, OwnDirectory, remove_leftovers
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.weight_files import WeightFiles, free_bytes
@@ -20,6 +22,7 @@ from rlserve.weight_sync.weight_files import WeightFiles, free_bytes
 OWNER = """
 import sys, signal
 from pathlib import Path
+from rlserve.weight_sync.mapped_file import reading
 from rlserve.weight_sync.own_directory import OwnDirectory
 own = OwnDirectory.below(Path(sys.argv[1]))
 own.create("v0")
@@ -29,10 +32,11 @@ signal.pause()
 CLEANER = """
 import sys
 from pathlib import Path
+from rlserve.weight_sync.mapped_file import reading
 from rlserve.weight_sync.own_directory import remove_leftovers
 remove_leftovers(Path(sys.argv[1]))
 """
-MEGABYTE = memoryview(bytes(2**20))
+MEGABYTE = np.zeros(2**20, dtype=np.uint8)
 
 
 @pytest.fixture
@@ -118,9 +122,9 @@ def test_no_link_is_followed_and_nobody_else_may_enter(tmp_path: Path) -> None:
 
 def test_a_name_that_is_taken_is_left_alone_and_the_next_one_used(tmp_path: Path) -> None:
     files = WeightFiles(tmp_path)
-    first, _ = files.write(7, [MEGABYTE])
+    first = files.write(7, MEGABYTE).path
     (first.parent / "v8-2").write_text("not ours")
-    second, _ = files.write(8, [MEGABYTE])
+    second = files.write(8, MEGABYTE).path
     assert second.stat().st_size == 2**20 and (first.parent / "v8-2").read_text() == "not ours"
     files.close()
 
@@ -128,13 +132,14 @@ def test_a_name_that_is_taken_is_left_alone_and_the_next_one_used(tmp_path: Path
 def test_a_directory_that_a_cleaner_removed_is_made_anew_and_that_is_told(tmp_path: Path) -> None:
     told: list[str] = []
     files = WeightFiles(tmp_path, warn=told.append)
-    first, kept = files.write(7, [MEGABYTE])
+    kept = files.write(7, MEGABYTE)
+    first = kept.path
     shutil.rmtree(first.parent)
-    second, _ = files.write(8, [MEGABYTE])
+    second = files.write(8, MEGABYTE).path
     assert second.stat().st_size == 2**20 and second.parent != first.parent
-    assert len(kept.read()) == 2**20  # who has it open keeps it
+    assert len(kept.read(0, 2**21)) == 2**20  # who has it open keeps it
     assert told == [f"weights: {first.parent} was removed by another process; weights go through a new one"]
-    files.remove(first)
+    kept.discard()
     files.close()
     assert not second.parent.exists()
 
@@ -142,33 +147,76 @@ def test_a_directory_that_a_cleaner_removed_is_made_anew_and_that_is_told(tmp_pa
 def test_a_place_without_room_for_three_versions_is_not_taken(tmp_path: Path, small: Path) -> None:
     told: list[str] = []
     roomy = WeightFiles(small, fallback=tmp_path, warn=told.append)
-    path, _ = roomy.write(0, [MEGABYTE], size_bytes=2**20)
+    path = roomy.write(0, MEGABYTE).path
     assert path.is_relative_to(small) and not told
     roomy.close()
     tight = WeightFiles(small, fallback=tmp_path, warn=told.append)
-    path, _ = tight.write(0, [MEGABYTE, MEGABYTE], size_bytes=2**21)
+    path = tight.write(0, np.zeros(2**21, dtype=np.uint8)).path
     assert not path.is_relative_to(small)
     assert f"{3 * 2**21} bytes for 3 versions" in told[0] and str(tmp_path) in told[0]
     tight.close()
 
 
-def test_a_version_that_outgrows_its_place_moves_on_whole(tmp_path: Path, small: Path) -> None:
+def test_a_version_that_outgrows_its_place_goes_to_the_next_whole(tmp_path: Path, small: Path) -> None:
     told: list[str] = []
     files = WeightFiles(small, fallback=tmp_path, warn=told.append)
-    contents = [bytes([i]) * 2**20 for i in range(6)]
-    path, file = files.write(3, [memoryview(c) for c in contents])
-    assert path.read_bytes() == file.read() == b"".join(contents)
+    first = files.write(2, MEGABYTE)
+    content = np.random.default_rng(0).integers(0, 256, 6 * 2**20, dtype=np.uint8)
+    path = files.write(3, content).path
+    assert path.read_bytes() == content.tobytes()
     assert path.is_relative_to(tmp_path) and not path.is_relative_to(small)
-    assert not list(small.glob("*/v*")) and "version 3 needs" in told[0]
+    assert list(small.glob("*/v*")) == [first.path] and "version 3 needs 6291456 bytes" in told[0]
     files.close()
     assert not list(tmp_path.glob(f"{PREFIX}-*")) and not list(small.iterdir())
+
+
+def test_pages_serve_a_later_version_unless_somebody_reads_them(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path, run_id="r")
+
+    def publish(version: int) -> int:
+        publisher.publish([("a", torch.full((1000,), float(version)))], version)
+        return publisher.get(version).path.stat().st_ino
+
+    def content(version: int) -> bytes:
+        return torch.full((1000,), float(version)).numpy().tobytes()
+
+    first, second, third = publish(0), publish(1), publish(2)
+    old = publisher.get(1)
+    assert publish(3) == first and len({first, second, third}) == 3
+    assert publish(4) not in (first, second, third), "this process still holds version 1"
+    assert old.flat.tobytes() == content(1)
+    with reading(publisher.get(3).path) as flat:
+        publish(5)
+        publish(6)
+        assert publisher.get(6).path.stat().st_ino != first, "another process still reads version 3"
+        assert flat.tobytes() == content(3)
+    reader = publisher.get(6).path
+    publisher.get(5).path.write_bytes(b"cut")
+    for version in (7, 8, 9):
+        publish(version)
+        assert publisher.get(version).path.read_bytes() == content(version)
+    assert len(list(tmp_path.glob("*/*"))) <= 4 and reader.exists() is False  # two kept, one retired, the lock
+    publisher.close()
+
+
+def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    files = WeightFiles(tmp_path)
+    file = files.write(0, MEGABYTE)
+    assert file.take_over("v1-9")
+    with pytest.raises(BlockingIOError), reading(file.path):
+        pass
+    file.release()
+    with reading(file.path) as flat:
+        assert flat.size == 2**20
+        assert not file.take_over("v2-9")
+    files.close()
 
 
 def test_no_room_anywhere_says_what_is_needed_and_leaves_nothing_torn(small: Path) -> None:
     publisher = Publisher(small, run_id="r")
     publisher.publish([("a", torch.zeros(2**18))], 0)
     with pytest.raises(LimitExceeded, match=r"version 1: need 8388608 bytes, and \d+ are free .*--resume"):
-        publisher.publish([("a", torch.zeros(2**20)), ("b", torch.zeros(2**20))], 1, size_bytes=2**23)
+        publisher.publish([("a", torch.zeros(2**20)), ("b", torch.zeros(2**20))], 1)
     assert len(list(small.glob("*/v*"))) == 1
     assert free_bytes(small) >= 3 * 2**20 - 2**16
     publisher.publish([("a", torch.ones(2**18))], 1)
@@ -178,6 +226,6 @@ def test_no_room_anywhere_says_what_is_needed_and_leaves_nothing_torn(small: Pat
 
 def test_a_place_that_cannot_be_written_is_not_taken(tmp_path: Path) -> None:
     files = WeightFiles(tmp_path / "absent", fallback=tmp_path)
-    path, _ = files.write(0, [MEGABYTE], size_bytes=2**20)
+    path = files.write(0, MEGABYTE).path
     assert path.is_relative_to(tmp_path)
     files.close()

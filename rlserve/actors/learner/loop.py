@@ -4,7 +4,8 @@
 
 * ``waiting`` waits for a full batch of fresh groups. Unblocked by the rollout stream; its error names the workers that
   hold leases, and why the groups received were not trained on.
-* ``publish`` waits for no worker: they fetch when they can, and those too far behind are granted no leases.
+* ``publish`` waits for no worker: they fetch when they can, and those too far behind are granted no leases. The version
+  is written and announced while the next step runs; a third thread does that, and ``check`` raises its errors here.
 * ``measuring`` waits for the workers on the stream to confirm the present version, then for the groups.
 
 No step is made of a batch whose loss or gradient is not finite: ``poison`` drops the groups that cause it, and the
@@ -108,7 +109,7 @@ class TrainingLoop:
     def run(self) -> None:
         """Train to the end. Raises Stopped after a signal, DeadlineExceeded when groups stop coming."""
         # Also after a resume: workers fetch from this process, whose publisher has no version yet.
-        self._publish()
+        self._publish_and_wait()
         # A run of an evaluation alone: no training lease may go out before it.
         if not self._config.steps:
             self._inbox.stop_training()
@@ -119,6 +120,8 @@ class TrainingLoop:
         self._evaluate_what_is_owed()
         if self._config.steps:
             after = self._train()
+        # The last version may be on its way: the run has not succeeded before it is there.
+        self._trainer.publishing.wait()
         self._reporter.summarize(
             step=self._state.step,
             before=self._state.before,
@@ -160,6 +163,7 @@ class TrainingLoop:
 
     def _one_step(self) -> None:
         """Take a batch and train on it; no step is made when its loss or gradient is not finite."""
+        self._trainer.publishing.check()
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
@@ -205,12 +209,13 @@ class TrainingLoop:
     def _account(self, groups: Sequence[RolloutGroup], trained: Sequence[str], report: StepReport) -> Sync:
         """Account for the groups; give the workers new weights if that is due."""
         reason = self._why_sync(report.metrics.get("mismatch_kl", 0.0))
-        # Before the publication: a worker can fetch the version and send groups of it before ``_publish`` returns.
+        # Before the publication: a worker can fetch the version and send groups of it before ``published`` is called.
         self._inbox.queue.commit(self._state.step, trained, publishes=reason is not None)
         publishing = time.monotonic()
         if reason is not None:
             self._publish()
             self._state.syncs += 1
+        seconds = time.monotonic() - publishing + self._trainer.publishing.take_waited_seconds()
         refreshed = self._refresh_if_due(synced=reason is not None)
         self._count_lag(groups)
         self._watch_ess(report.metrics)
@@ -218,7 +223,8 @@ class TrainingLoop:
             reason=reason,
             steps_since=self._state.step - self._state.synced_step,
             reference_refreshed=refreshed,
-            seconds=time.monotonic() - publishing,
+            seconds=seconds,
+            times=self._trainer.publishing.times,
         )
 
     def _after_step(self, numbers: dict[str, float]) -> None:
@@ -238,6 +244,7 @@ class TrainingLoop:
         return bool(every) and self._state.step % every == 0 and self._state.step < self._config.steps
 
     def _end_if_asked(self) -> None:
+        self._trainer.publishing.check()
         if self._stop.is_set():
             # Nothing is lost with step 0: a resume without a checkpoint begins there.
             if self._state.step:
@@ -257,14 +264,19 @@ class TrainingLoop:
         return due
 
     def _publish(self) -> None:
-        # In this order: lag may count only from a version that workers can fetch.
-        self._trainer.publish(self._state.step)
-        self._inbox.queue.published(self._state.step)
-        self._state.synced_step = self._state.step
+        step = self._state.step
+        # Leases go out again, and lag counts from the version, only once workers can fetch it.
+        self._trainer.publish(step, lambda: self._inbox.queue.published(step))
+        self._state.synced_step = step
+
+    def _publish_and_wait(self) -> None:
+        self._publish()
+        self._trainer.publishing.wait()
 
     def _publish_if_behind(self) -> None:
         if self._state.synced_step < self._state.step:
-            self._publish()
+            # No commit announced it, so that leases of the older version would go out meanwhile.
+            self._publish_and_wait()
 
     def _save(self) -> None:
         self._publish_if_behind()  # a resumed run begins by publishing: this one must do the same at this step

@@ -118,7 +118,7 @@ class Learner:
             # it talks to the other ranks and may raise.
             self._inbox.close()
             _stop_serving(thread, stack)
-            self._publisher.close()
+            self._trainer.end_publishing()
             self._store.close()
             self._trainer.close()
 

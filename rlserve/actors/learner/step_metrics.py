@@ -8,6 +8,7 @@ from rlserve.batching.collate import OptimizerBatch
 from rlserve.batching.summary import summarize
 from rlserve.models.throughput import GIB
 from rlserve.records import RolloutGroup
+from rlserve.weight_sync.publication import PublishTimes
 
 SEQUENCES = ("batch/sequences", "batch/sequences_without_gradient")
 
@@ -22,6 +23,9 @@ class Sync:
     """Steps since the workers' weights; 0 when it did."""
     reference_refreshed: bool
     seconds: float
+    """In which training stood still for publishing."""
+    times: PublishTimes
+    """Of the last version that workers were told of."""
 
 
 def step_metrics(
@@ -50,6 +54,7 @@ def step_metrics(
         "learner/updates": float(report.updates),
         "learner/step_seconds": report.seconds,
         "learner/publish_seconds": sync.seconds,
+        **sync.times.metrics(),
         "learner/wait_seconds": wait_seconds,
         **_speed(report),
     }

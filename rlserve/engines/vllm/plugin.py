@@ -3,6 +3,7 @@
 Registered as entry point ``vllm.general_plugins``, so every process that vLLM starts runs ``register``.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,8 +25,17 @@ EXTENSION = "rlserve.engines.vllm.plugin.WeightCalls"
 """Class that vLLM mixes into its workers, so that ``collective_rpc`` finds its methods."""
 
 
+_RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
+_WITHOUT_WEIGHTS = ("RotaryEmbedding", "ParallelLMHead")
+"""Endings of the names of layers that a reload rightly finds no weights for: computed from the configuration, or tied
+to the embedding. A head that is not tied and gets none is an error of ``staged_weights``."""
+
+
 def register() -> None:
     """Register the weight-transfer engine, and prepare this process: AMX tiles on, end with the rollout worker."""
+    logger = logging.getLogger(_RELOAD_LOGGER)
+    if is_news not in logger.filters:
+        logger.addFilter(is_news)
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(
             BACKEND, "rlserve.engines.vllm.staged_weights", "StagedWeightEngine"
@@ -34,6 +44,12 @@ def register() -> None:
         # Linux grants the tile registers on request; without it bf16 attention dies of SIGILL.
         torch.cpu._init_amx()
     follow_owner()
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """False for the warnings that vLLM logs at every reload although nothing is wrong."""
+    message = record.getMessage()
+    return not any(message.endswith(f"{layer}: Failed to load weights") for layer in _WITHOUT_WEIGHTS)
 
 
 class Job(Generic[T]):
@@ -49,14 +65,14 @@ class Job(Generic[T]):
         self._outcome = JobOutcome.DONE
         self._error = ""
         self._seconds = 0.0
-        self._work = work
-        self._thread = threading.Thread(target=self._run, name=f"rlserve-weights-{version}", daemon=True)
+        # Handed over and not kept: it holds tensors of the size of the model.
+        self._thread = threading.Thread(target=self._run, args=(work,), name=f"rlserve-weights-{version}", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], T]) -> None:
         started = time.monotonic()
         try:
-            self.result = self._work()
+            self.result = work()
         except WeightsMismatch as error:
             self._outcome, self._error = JobOutcome.MISMATCH, str(error)
         except Exception as error:  # reported to the rollout worker, which decides

@@ -4,11 +4,10 @@ The flat file holds all tensors' little-endian bytes, in the manifest's order.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,22 +16,39 @@ from rlserve.engines.vllm.layout import Layout, UnknownLayout, disassemble, layo
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion, TensorSpec
 from rlserve.weight_sync.checksum import checksums
-from rlserve.weight_sync.manifest import check, manifest_digest, slices, spec_with
+from rlserve.weight_sync.manifest import Bytes, check, manifest_digest, slices, spec_with
+from rlserve.weight_sync.mapped_file import reading
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
-    """The tensors by name, after checking every digest. Raises WeightsMismatch unless file and manifest agree."""
-    try:
-        flat = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:  # the file was deleted or cannot be read here; a copy over the stream may still work
-        raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
-    check(policy, flat)
+@contextlib.contextmanager
+def checked(policy: PolicyVersion, path: Path, *, digests: bool = True) -> Iterator[Bytes]:
+    """The version's bytes, mapped from the file and valid inside the block.
+
+    Raises WeightsMismatch unless file and manifest agree; without ``digests``, the caller has to compare those.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            flat = stack.enter_context(reading(path))
+        except OSError as error:  # deleted, written anew, or unreadable here; a copy over the stream may still work
+            raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
+        check(policy, flat, digests=digests)
+        yield flat
+
+
+def tensors_in(policy: PolicyVersion, flat: Bytes) -> dict[str, Tensor]:
+    """The tensors by name, as views of the bytes."""
     return {
         spec.name: torch.from_numpy(flat[place]).view(DTYPES[spec.dtype]).reshape(spec.shape)
         for spec, place in slices(policy.tensors)
     }
+
+
+def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
+    """Copies of the tensors by name. Raises WeightsMismatch, see ``checked``."""
+    with checked(policy, path) as flat:
+        return tensors_in(policy, flat.copy())
 
 
 def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
@@ -41,6 +57,14 @@ def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> s
     return manifest_digest(
         [spec_with(spec.name, tensors[spec.name], found) for spec, found in zip(specs, sums, strict=True)]
     )
+
+
+def check_tensors(policy: PolicyVersion, tensors: Mapping[str, Tensor]) -> None:
+    """Raises WeightsMismatch with the first tensor that differs; computed on the tensors' device."""
+    found = checksums([tensors[spec.name] for spec in policy.tensors])
+    for spec, digest in zip(policy.tensors, found, strict=True):
+        if digest != spec.digest:
+            raise WeightsMismatch(f"version {policy.version}: tensor {spec.name!r} differs from what was published")
 
 
 def policy_from_wire(wire: Mapping[str, Any]) -> PolicyVersion:

@@ -50,7 +50,7 @@ class FullSender:
     async def offer(self, published: Published, request: pb.FetchRequest) -> Offer | None:
         header = pb.FetchHeader(version=published.policy.version, encoding=pb.ENCODING_FULL)
         size = request.chunk_bytes or self._chunk_bytes
-        return _in_chunks(header, published.read, published.policy.total_bytes, size)
+        return _in_chunks(header, published.file.read, published.policy.total_bytes, size)
 
 
 class DeltaReceiver:

@@ -15,7 +15,10 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.observability.metrics import info
 from rlserve.store.base import GroupCounts
+from rlserve.weight_sync.publication import PublishTimes
 from tests.support.groups import group
+
+TIMES = PublishTimes(copy_seconds=0.5, digest_seconds=1.5, seconds=2.0, num_bytes=100)
 
 
 def step() -> Mapping[str, float]:
@@ -34,7 +37,7 @@ def step() -> Mapping[str, float]:
         groups=groups,
         batches=[collate([part], registry.create(GrpoConfig()), layout, 3) for part in groups],
         report=report,
-        sync=Sync(reason="divergence", steps_since=0, reference_refreshed=False, seconds=0.25),
+        sync=Sync(reason="divergence", steps_since=0, reference_refreshed=False, seconds=0.25, times=TIMES),
         version=3,
         lr=1e-5,
         wait_seconds=1.5,
@@ -72,6 +75,9 @@ def test_a_step_sums_over_its_batches_and_keeps_the_loss_out_of_the_algorithms_n
     assert numbers["batch/sequences_without_gradient"] == 2
     assert numbers["algorithm/kl"] == 0.1 and "algorithm/loss" not in numbers
     assert (numbers["sync/by_divergence"], numbers["learner/publish_seconds"]) == (1, 0.25)
+    publish = {name: numbers[f"publish/{name}"] for name in ("seconds", "copy_seconds", "digest_seconds")}
+    assert publish == {"seconds": 2.0, "copy_seconds": 0.5, "digest_seconds": 1.5}
+    assert numbers["publish/bytes_per_second"] == 50
 
 
 def test_arrivals_are_of_one_interval_and_samples_of_the_whole_process() -> None:

@@ -29,6 +29,7 @@ from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
+from rlserve.engines.vllm.readback import read_checked
 from rlserve.errors import RlserveError
 from tests.support.models.families import Several, family_batch
 from tests.support.models.learner_work import random_batch, split
@@ -82,12 +83,23 @@ def train(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) ->
         if step + 1 == job.get("save_at"):
             trainer.save(step + 1, {"step": step + 1})
     scored = trainer.logprobs(optimizer_batch(99, ranks).micro_batches)
+    assert_published_whole(trainer)
     result = dict(trainer.weights(torch.float32))
     if job.get("algorithm") != "several":
         result["output_gradient_norm"] = torch.tensor([trainer.output_gradient_norm(optimizer_batch(98, ranks))])
     for part in range(4):
         result[f"logprobs/{part}"] = scored[part % ranks][part // ranks].logprobs
     return result, reports
+
+
+def assert_published_whole(trainer: Trainer) -> None:
+    """What workers would fetch is what the ranks hold, however it is partitioned over them."""
+    trainer.publish(1)
+    trainer.publishing.wait()
+    kept = trainer.publisher.get(1)
+    found = read_checked(kept.policy, kept.path)
+    held = dict(trainer.weights(torch.bfloat16))
+    assert found.keys() == held.keys() and all(torch.equal(found[name], held[name]) for name in held)
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ class GroupQueue:
         """Newest published policy version."""
         self._newest_known = version
         """Newest version that workers may have sampled with."""
-        self._publishing = False
+        self._due = version
+        """Version that is published or on its way to be."""
         # In order of arrival, which the dict keeps. Decoded now, so that a damaged payload ends the start and not a
         # later step.
         self._queued = {q.group_id: _decoded(q.group_id, q.payload, settings.limits) for q in store.queued()}
@@ -85,7 +86,8 @@ class GroupQueue:
             self._forget(group_ids)
             # Workers may have these weights before the learner says that they are published.
             self._newest_known = max(self._newest_known, step)
-            self._publishing = publishes
+            if publishes:
+                self._due = step
 
     def drop(self, group_ids: Sequence[str], reason: str, *, step: int | None) -> None:
         """The groups were taken for ``step`` and could not be trained on; making it again may take them again.
@@ -105,8 +107,8 @@ class GroupQueue:
     def published(self, version: int) -> None:
         """The newest version that workers can have; the lag of a group counts from it."""
         with self._monitor.change():
-            self._publishing = False
             self.version = version
+            self._due = max(self._due, version)
             self._newest_known = max(self._newest_known, version)
 
     def checkpointed(self, step: int) -> None:
@@ -129,7 +131,7 @@ class GroupQueue:
     @property
     def is_open(self) -> bool:
         """Whether leases may be granted; False between a step and the publication of its weights."""
-        return not self._publishing
+        return self.version == self._due
 
     def num_ahead(self) -> int:
         """Groups that count against the bound of leases: queued or in training, those of future versions left out."""
@@ -170,15 +172,16 @@ class GroupQueue:
         return self._store.knows(group_id)
 
     def _num_fresh(self) -> int:
+        # Not ``version``: the next step has the weights that are on their way to the workers.
         stale = [
             group_id
             for group_id, queued in self._queued.items()
-            if group_id not in self._taken and self.version - queued.versions.oldest > self._settings.max_lag
+            if group_id not in self._taken and self._due - queued.versions.oldest > self._settings.max_lag
         ]
         if stale:
             # Under the next step, not finally: a run that resumes further back queues them again, and there they may be
             # fresh.
-            self._store.drop(stale, "stale", step=self.version + 1)
+            self._store.drop(stale, "stale", step=self._due + 1)
             self._forget(stale)
             self._monitor.wake()  # the leases that this frees bring other groups
         return len(self._fresh())

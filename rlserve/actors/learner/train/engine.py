@@ -114,6 +114,8 @@ class LearnerEngine:
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         self._skipped_steps = 0
+        self.before_update: Callable[[], object] = lambda: None
+        """Called before each optimizer step changes the weights."""
         if config.packing:
             # Far above the rounding of either type, far below the error of attention across sequences.
             check_packing(self._scorer, tolerance=1e-3 if config.dtype == "float32" else 0.3)
@@ -264,6 +266,7 @@ class LearnerEngine:
 
     def _update(self) -> tuple[float, bool]:
         """(global gradient norm, skipped)."""
+        self.before_update()
         if effective_stage(self.config) == 0:
             return self._update_unsharded()
         self.deepspeed.step()

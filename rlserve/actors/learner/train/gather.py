@@ -1,6 +1,6 @@
 """Gathers the model's weights: whole tensors in host memory, by Hugging Face name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,15 +11,43 @@ GATHER_BYTES = 2**28
 """Bytes that ZeRO-3 gathers at once: a gather for each parameter costs several times more."""
 
 
-def gather(model: nn.Module, dtype: torch.dtype, *, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
+Take = Callable[[str, Tensor], Tensor]
+"""Makes of a parameter, which is whole for the duration of the call, what is handed out."""
+
+
+def gather(
+    model: nn.Module, dtype: torch.dtype, *, is_receiver: bool, take: Take | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Copies of all parameters and persistent buffers, contiguous, floating ones in ``dtype``; tied ones once.
 
-    A collective where parameters are partitioned: all ranks exhaust it, only the receiver gets tensors.
+    A collective where parameters are partitioned: all ranks exhaust it, only the receiver gets tensors. ``take`` makes
+    the copies in another way; it is not used where names are converted.
     """
+    if is_converted(model):
+        return _in_checkpoint_names(model, _stream(model, _copy_in(dtype), is_receiver))
+    return _stream(model, take or _copy_in(dtype), is_receiver)
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Whether transformers changed names or shapes when it loaded the files."""
     # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
-    converted = bool(getattr(model, "_weight_conversions", None))
-    stream = _stream(model, dtype, is_receiver)
-    return _in_checkpoint_names(model, stream) if converted else stream
+    return bool(getattr(model, "_weight_conversions", None))
+
+
+def is_partitioned(model: nn.Module) -> bool:
+    """Whether this rank holds parts of the parameters alone (ZeRO-3)."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def in_place(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors of which ``gather`` yields copies, where they are neither partitioned nor converted."""
+    kept = model.state_dict(keep_vars=True).keys()
+    return [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in kept)]
+
+
+def published_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """``dtype`` for a floating tensor; others keep theirs."""
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -32,24 +60,20 @@ def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> It
         yield from ((name, t.contiguous()) for name, t in revert_weight_conversion(model, state).items())
 
 
-def _stream(model: nn.Module, dtype: torch.dtype, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
+def _stream(model: nn.Module, take: Take, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
     for bucket in buckets(list(model.named_parameters()), GATHER_BYTES):
         with gathered([p for _, p in bucket]):
-            copies = [(name, _copy(p, dtype)) for name, p in bucket] if is_receiver else []
+            copies = [(name, take(name, p)) for name, p in bucket] if is_receiver else []
         yield from copies  # outside of the block: the whole parameters are freed before anybody writes the copies
     if is_receiver:
         # Buffers are never partitioned. Those outside of the state dict are computed from the configuration.
         kept = model.state_dict().keys()
-        yield from ((name, _copy(b, dtype)) for name, b in model.named_buffers() if name in kept)
+        yield from ((name, take(name, b)) for name, b in model.named_buffers() if name in kept)
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
     """Bytes of all tensors that ``gather`` yields, where no names are converted."""
-    kept = model.state_dict(keep_vars=True).keys()
-    buffers = [buffer for name, buffer in model.named_buffers() if name in kept]
-    return sum(
-        full_numel(t) * (dtype if t.is_floating_point() else t.dtype).itemsize for t in (*model.parameters(), *buffers)
-    )
+    return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for _, tensor in in_place(model))
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
@@ -83,7 +107,6 @@ def full_numel(parameter: Tensor) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+def _copy_in(dtype: torch.dtype) -> Take:
     # copy: the parameter may be in host memory already, and the next step overwrites it
-    return tensor.detach().to("cpu", wanted, copy=True).contiguous()
+    return lambda _, tensor: tensor.detach().to("cpu", published_dtype(tensor, dtype), copy=True).contiguous()

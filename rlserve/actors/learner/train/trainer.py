@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from torch import Tensor
 from rlserve.actors.checkpoints import Checkpoint
 from rlserve.actors.learner.train import checkpoint
 from rlserve.actors.learner.train.engine import StepReport
-from rlserve.actors.learner.train.gather import gather, weight_bytes
+from rlserve.actors.learner.train.gather import (
+    gather,
+    in_place,
+    is_converted,
+    is_partitioned,
+    published_dtype,
+    weight_bytes,
+)
 from rlserve.actors.learner.train.ranks import (
     ALGORITHM_STATE,
     PUBLISHED_DTYPES,
@@ -31,7 +39,9 @@ from rlserve.batching.collate import OptimizerBatch
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability.events import EventLog
+from rlserve.weight_sync.background import BackgroundPublisher
 from rlserve.weight_sync.host import SHARED_MEMORY
+from rlserve.weight_sync.publication import Publication
 from rlserve.weight_sync.publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -46,7 +56,7 @@ class Trainer:
     Example, two steps of a run::
 
         trainer = Trainer(config, paths, create_rank(config, ...))
-        trainer.publish(0)                                  # workers fetch version 0
+        trainer.publish(0)                                  # workers fetch version 0 as soon as it is written
         report = trainer.train([batch], passes=1, lr=1e-5)  # STEP to every rank, then its own share
         trainer.publish(1)                                  # GATHER: all ranks hand over their parts
         trainer.save(1, state)                              # SAVE: step-1/ appears whole
@@ -67,6 +77,8 @@ class Trainer:
         """Rows of the policy's embedding: token ids lie below."""
         self._events = EventLog(paths.events)
         self.publisher = Publisher(SHARED_MEMORY, fallback=paths.root, run_id=config.name, warn=self._warn)
+        self.publishing = BackgroundPublisher(self.publisher)
+        rank.engine.before_update = self.publishing.wait_until_copied
 
     def train(self, batches: Sequence[OptimizerBatch], *, passes: int, lr: float) -> StepReport:
         """One update a batch, ``passes`` times over; the report of all of them together.
@@ -134,12 +146,41 @@ class Trainer:
         with self._command(Command.REFRESH):
             self._rank.refresh_reference()
 
-    def publish(self, version: int) -> None:
-        """Publish the present weights as the version that workers fetch."""
+    def publish(self, version: int, published: Callable[[], object] = lambda: None) -> None:
+        """Begin to publish the present weights; ``published`` is called, in another thread, once they can be fetched.
+
+        Returns before that, where the weights can be read while the next step computes its gradients; its update then
+        waits for the copy. Raises what the publication before raised.
+        """
+        self.publishing.wait()
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
-        # The publisher chooses a place with room for this size before it writes the first byte.
-        size = weight_bytes(self._engine.module, dtype)
-        self.publisher.publish(self.weights(dtype), version, size_bytes=size)
+        module, device = self._engine.module, self._engine.rank_info.device
+        if is_converted(module):
+            copies = list(self.weights(dtype))
+            size = sum(tensor.numel() * tensor.element_size() for _, tensor in copies)
+            publication = self.publisher.begin(version, size_bytes=size)
+        else:
+            size = weight_bytes(module, dtype)
+            publication = self.publisher.begin(version, size_bytes=size, device=device)
+            copies = self._gathered_into(publication, dtype) if is_partitioned(module) else in_place(module)
+        self.publishing.start(publication, partial(_copy, copies, dtype), published)
+
+    def _gathered_into(self, publication: Publication, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
+        """Copy partitioned weights now, since all ranks must take part; nothing is left to copy."""
+
+        def take(name: str, tensor: Tensor) -> Tensor:
+            publication.add(name, tensor, published_dtype(tensor, dtype))
+            publication.settle()  # the next ones are gathered into the same memory
+            return tensor
+
+        try:
+            with self._command(Command.GATHER, dtype=PUBLISHED_DTYPES.index(dtype)):
+                for _ in gather(self._engine.module, dtype, is_receiver=True, take=take):
+                    pass
+        except BaseException:
+            publication.abandon()
+            raise
+        return []
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Copies of all weights in host memory, by Hugging Face name; must be exhausted."""
@@ -171,11 +212,16 @@ class Trainer:
     def close(self) -> None:
         """Remove published files, send STOP to the followers, close this rank's engine."""
         # First, because it needs no other rank: a STOP that fails must not leave the files in shared memory.
-        self.publisher.close()
+        self.end_publishing()
         if not self._failed:  # after a failed command the followers ended by themselves
             with self._command(Command.STOP):
                 pass
         self._engine.close()
+
+    def end_publishing(self) -> None:
+        """Let the version on its way end, and remove the published files."""
+        self.publishing.close()
+        self.publisher.close()
 
     def _with_proximal(self, batch: OptimizerBatch) -> OptimizerBatch:
         scored = self.logprobs(batch.micro_batches)
@@ -211,6 +257,11 @@ class Trainer:
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)
         self._events.write("warning", message=f"learner: {message}")
+
+
+def _copy(tensors: Sequence[tuple[str, Tensor]], dtype: torch.dtype, publication: Publication) -> None:
+    for name, tensor in tensors:
+        publication.add(name, tensor, published_dtype(tensor, dtype))
 
 
 def combine(reports: Sequence[StepReport]) -> StepReport:

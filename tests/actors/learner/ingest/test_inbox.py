@@ -241,6 +241,22 @@ def test_a_group_that_grows_stale_in_the_queue_is_dropped_at_batch_time_and_refi
     assert wakes and len(inbox.grant()["w"]) == 2 + 2  # dropped, and in training
 
 
+def test_lag_counts_from_the_weights_of_the_next_step_and_leases_wait_for_the_newest_that_is_due(inbox: Inbox) -> None:
+    """Version 2 is due while version 1 is still on its way."""
+    leases = lease_out(inbox)
+    deliver(inbox, leases[:2], spans=[(0, 4)])
+    inbox.queue.commit(1, [], publishes=True)
+    inbox.queue.commit(2, [], publishes=True)
+    inbox.queue.published(1)
+    assert inbox.grant() == {} and not inbox.queue.is_open
+    inbox.queue.commit(3, [], publishes=True)  # max_lag is 2: version 0 is out
+    deliver(inbox, leases[2:3], spans=[(1, 4)])
+    assert ids(inbox.queue.take(1, deadline_seconds=1)) == [leases[2].group_id]
+    assert inbox.queue.counts() == counts(3, queued=1, stale=2)
+    inbox.queue.published(3)
+    assert inbox.queue.is_open and inbox.queue.version == 3
+
+
 def test_what_teaches_nothing_is_dropped_on_arrival_and_frees_its_credit(inbox: Inbox) -> None:
     leases = lease_out(inbox)
     assert len(leases) == 8 and inbox.grant() == {}
