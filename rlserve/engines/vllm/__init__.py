@@ -16,6 +16,7 @@ In EngineCore:
 * ``plugin``          registers the weight-transfer engine and the calls that the worker makes
 * ``staged_weights``  the weight-transfer engine: stage beside generation, swap in the pause, then digest
 * ``in_place_swap``   swaps whole models by reference on CPU
+* ``direct_copy``     swaps whole models by copies within the device on accelerators
 * ``layout``          where each checkpoint tensor lives in a vLLM model
 * ``readback``        weights as published, read back from the model
 * ``cpu``             what vLLM does otherwise on CPU: the size of its KV cache, and the rows it multiplies at once

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlserve.engines.vllm.layout import Layout, UnknownLayout, assemble, layout_of
+from rlserve.engines.vllm.layout import Layout, UnknownLayout, assemble, check_names, layout_of
 
 Kernel = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 PROBE_ROWS = 4
@@ -59,7 +59,7 @@ class Exchange:
 
         Raises UnknownLayout when they are not exactly the tensors of the model.
         """
-        _check_names(self.layout, tensors)
+        check_names(self.layout, tensors)
         whole: dict[tuple[str, ...], Tensor] = {}
         changes: dict[int, Change] = {}
         for slot in self.layout.slots:
@@ -98,16 +98,6 @@ class Exchange:
                     raise UnknownLayout(f"{attribute} of {change.module} is not what vLLM loaded")
             if change.kernel is not None and not _same_product(change):
                 raise UnknownLayout(f"the kernel of {change.module} does not compute what vLLM's does")
-
-
-def _check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-    # Missing names are found by assemble(); here the surplus ones, of which only repeated tied tensors are allowed.
-    for name in tensors.keys() - layout.names:
-        source = layout.aliases.get(name)
-        if source is None:
-            raise UnknownLayout(f"the model has no place for {name!r}")
-        if source in tensors and not torch.equal(tensors[name], tensors[source]):
-            raise UnknownLayout(f"{name!r} is tied to {source!r}, but their values differ")
 
 
 def _check_module(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -67,6 +68,18 @@ def layout_of(model: nn.Module) -> Layout:
             aliases |= {name: source for name, source in zip(own, sources, strict=True) if name != source}
             found.append(Slot(module, attribute, sources, _full_shape(path, module, attribute, parameter)))
     return Layout(tuple(found), aliases)
+
+
+def check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UnknownLayout for a tensor that the model has no place for."""
+    # Missing names are found where parameters are made of them; here the surplus ones, of which only repeated tied
+    # tensors are allowed.
+    for name in tensors.keys() - layout.names:
+        source = layout.aliases.get(name)
+        if source is None:
+            raise UnknownLayout(f"the model has no place for {name!r}")
+        if source in tensors and not torch.equal(tensors[name], tensors[source]):
+            raise UnknownLayout(f"{name!r} is tied to {source!r}, but their values differ")
 
 
 def assemble(slot: Slot, tensors: Mapping[str, Tensor]) -> Tensor:

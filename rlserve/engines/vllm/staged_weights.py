@@ -4,8 +4,9 @@
 ``receive_weights`` vLLM calls it while generation is paused: makes the staged version the served one.
 ``begin_digest``    starts a thread, after generation resumed, that digests the weights as they are served.
 
-Two ways to update. *exchange* (eager CPU models of known layout): staging does all the work, and the swap moves
-references. *reload* (any model that vLLM runs): vLLM's layerwise reload from the staged tensors.
+Three ways to update. *exchange* (eager CPU models of known layout): staging does all the work, and the swap moves
+references. *copy* (accelerators, the same layouts): staging brings the weights to the device, and the swap copies them
+into the parameters. *reload* (any model that vLLM runs): vLLM's layerwise reload from the staged tensors.
 """
 
 import logging
@@ -22,10 +23,17 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from rlserve.engines.vllm.direct_copy import DirectCopy, beside_generation
 from rlserve.engines.vllm.in_place_swap import Change, Exchange
 from rlserve.engines.vllm.layout import UnknownLayout
 from rlserve.engines.vllm.plugin import Job
-from rlserve.engines.vllm.readback import digest_of, policy_from_wire, read_checked, served_tensors
+from rlserve.engines.vllm.readback import (
+    checked,
+    digest_of,
+    policy_from_wire,
+    served_tensors,
+    tensors_in,
+)
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
 
@@ -34,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """How to update: ``"auto"`` chooses exchange where a check proves it right, ``"reload"`` never does."""
+    """How to update: ``"auto"`` chooses exchange or copy where a check proves it right, ``"reload"`` neither."""
 
     method: str = "auto"
 
@@ -52,7 +60,7 @@ class Staged:
 
     policy: PolicyVersion
     tensors: dict[str, Tensor]
-    """For vLLM's own loader; empty when there are changes."""
+    """To be copied, or for vLLM's own loader; empty when there are changes."""
     changes: list[Change]
 
 
@@ -78,26 +86,37 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self.digesting: Job[str] | None = None
         self._parameters = {name for name, _ in self.model.named_parameters()}
         self._exchange: Exchange | None = None
+        self._direct: DirectCopy | None = None
         self._served: Staged | None = None
         self._replaced: list[object] = []
 
     @property
     def method(self) -> str:
-        """How weights are updated: ``"exchange"`` or ``"reload"``."""
-        return "reload" if self._exchange is None else "exchange"
+        """How weights are updated: ``"exchange"``, ``"copy"`` or ``"reload"``."""
+        return "exchange" if self._exchange is not None else "copy" if self._direct is not None else "reload"
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Choose how to update. Exchange is chosen only if it reproduces the start weights as vLLM loaded them."""
-        self._exchange = None
-        # On accelerators captured graphs hold weights by address; with several ranks each has only a shard of a tensor.
-        if init_info.method != "auto" or self.device.type != "cpu" or self.parallel_config.world_size > 1:
+        """Choose how to update: another way than reload only if it reproduces the start weights as vLLM loaded them."""
+        self._exchange = self._direct = None
+        # With several ranks each has only a shard of a tensor.
+        if init_info.method != "auto" or self.parallel_config.world_size > 1:
             return
         try:
-            exchange = Exchange(self.model)
-            exchange.check(self._checkpoint())
-            self._exchange = exchange
+            if self.device.type == "cpu":
+                exchange = Exchange(self.model)
+                exchange.check(self._checkpoint())
+                self._exchange = exchange
+            else:  # captured graphs hold weights by address
+                self._direct = self._checked_copy()
         except UnknownLayout as reason:
             logger.warning("weights will be updated by reload, which holds generation for longer: %s", reason)
+
+    def _checked_copy(self) -> DirectCopy:
+        if self.model_config.use_mla:
+            raise UnknownLayout("latent attention computes with tensors that vLLM makes of the weights when it loads")
+        direct = DirectCopy(self.model, self.device)
+        direct.check(self._checkpoint())
+        return direct
 
     def _checkpoint(self) -> dict[str, Tensor]:
         from vllm.model_executor.model_loader import get_model_loader
@@ -116,11 +135,15 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @torch.no_grad()
     def _stage(self, policy: PolicyVersion, path: Path) -> Staged:
         self._check_dtype(policy)
-        tensors = read_checked(policy, path)
-        if self._exchange is None:
-            return Staged(policy, tensors, [])
         try:
-            return Staged(policy, {}, self._exchange.prepare(tensors))
+            # Where a device gets the bytes it also digests them, in a hundredth of the time.
+            with checked(policy, path, digests=self._direct is None) as flat:
+                if self._exchange is not None:
+                    return Staged(policy, {}, self._exchange.prepare(tensors_in(policy, flat)))
+                if self._direct is not None:
+                    return Staged(policy, self._direct.stage(policy, flat), [])
+                # A copy: vLLM's loader reads it in the pause, when the file may hold another version.
+                return Staged(policy, tensors_in(policy, flat.copy()), [])
         except UnknownLayout as error:
             raise WeightsMismatch(f"weights of version {policy.version}: do not fit the model: {error}") from error
 
@@ -135,7 +158,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def start_weight_update(self) -> None:
         """Begin an update; generation is paused from before this call until after ``finish_weight_update``."""
-        if self._exchange is None:
+        if self.method == "reload":
             from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
             initialize_layerwise_reload(self.model)
@@ -146,10 +169,12 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if job is None or job.result is None or job.version != update_info.version:
             raise RuntimeError(f"version {update_info.version} is not staged")
         self._served = job.result
-        if self._exchange is None:
-            self._load(self._served.tensors)
-        else:
+        if self._exchange is not None:
             self._replaced = self._exchange.apply(self._served.changes)
+        elif self._direct is not None:
+            self._direct.apply(self._served.tensors)
+        else:
+            self._load(self._served.tensors)
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         model: Any = self.model
@@ -161,7 +186,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """Complete a reload."""
-        if self._exchange is None:
+        if self.method == "reload":
             from vllm.model_executor.model_loader import reload
 
             reload.finalize_layerwise_processing(self.model, self.model_config)
@@ -178,8 +203,9 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @torch.no_grad()
     def _digest(self, served: Staged) -> str:
         self._replaced = []  # freed here, in the thread: it takes as long as a step of a small model
-        tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
-        return digest_of(served.policy.tensors, tensors)
+        with beside_generation(self.device):
+            tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
+            return digest_of(served.policy.tensors, tensors)
 
     def shutdown(self) -> None:
         """Nothing to release: everything lives in this process."""
