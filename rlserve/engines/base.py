@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.records import PolicyVersion, Sample
+from rlserve.weight_sync.device_memory import DeviceMemory
 
 _DEFAULTS = RolloutConfig()
 """The defaults of ``[rollout]``, said there alone."""
@@ -192,9 +193,15 @@ class RolloutEngine(Generator, Protocol):
         """Drop the counts of ``request_id``: ``tokens_of`` is not called for it again."""
         ...
 
-    async def stage(self, policy: PolicyVersion, path: Path) -> None:
+    @property
+    def device(self) -> str:
+        """``device_name`` of the device whose memory ``stage`` takes weights from; empty when it reads files alone."""
+        ...
+
+    async def stage(self, policy: PolicyVersion, path: Path, memory: DeviceMemory | None = None) -> None:
         """Read, check and prepare a version from its flat file, while generation goes on.
 
+        ``memory`` holds the same bytes on ``device``; the engine locks the file while it reads there, until the swap.
         Returns once the file may be deleted. Raises WeightsMismatch when bytes, manifest and model do not fit
         together; the served weights then stay as they are, and ``swap`` refuses this version. Raises EngineDied,
         DeadlineExceeded.

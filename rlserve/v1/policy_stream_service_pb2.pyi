@@ -185,6 +185,7 @@ class FetchHeader(_message.Message):
     SHARED_PATH_FIELD_NUMBER: _builtins.int
     CARRIER_FIELD_NUMBER: _builtins.int
     LOCATOR_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     encoding: Global___Encoding.ValueType
     base_version: _builtins.int
@@ -193,9 +194,13 @@ class FetchHeader(_message.Message):
     shared_path: _builtins.str
     """File on this host that holds the bytes; then no chunks follow. Read only; valid until the next version."""
     carrier: _builtins.str
-    """Carrier that brings the bytes: "shared_file", "delta_stream", "full_stream" or another that the caller named."""
+    """Carrier that brings the bytes: "device_memory", "shared_file", "delta_stream", "full_stream" or another that the caller named."""
     locator: _builtins.str
     """Where another carrier's receiver finds the bytes, in that carrier's own notation."""
+    @_builtins.property
+    def device_memory(self) -> Global___DeviceMemory:
+        """The bytes in a device's memory, beside the file, which the caller locks while it reads them."""
+
     def __init__(
         self,
         *,
@@ -207,16 +212,46 @@ class FetchHeader(_message.Message):
         shared_path: _builtins.str = ...,
         carrier: _builtins.str = ...,
         locator: _builtins.str = ...,
+        device_memory: Global___DeviceMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "device_memory", b"device_memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "carrier", b"carrier", "encoding", b"encoding", "locator", b"locator", "num_chunks", b"num_chunks", "shared_path", b"shared_path", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "base_version", b"base_version", "carrier", b"carrier", "device_memory", b"device_memory", "encoding", b"encoding", "locator", b"locator", "num_chunks", b"num_chunks", "shared_path", b"shared_path", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
     _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__base_version) -> _WhichOneofReturnType__base_version | None: ...
 
 Global___FetchHeader: _TypeAlias = FetchHeader  # noqa: Y015
+
+@_typing.final
+class DeviceMemory(_message.Message):
+    """Memory that another process of this host may map."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """"cuda:" and the GPU's UUID, or "host:" and the machine's id: only there can the handle be opened."""
+    handle: _builtins.bytes
+    """64 bytes of the CUDA driver, or the path of a file in shared memory."""
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        handle: _builtins.bytes = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "handle", b"handle", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceMemory: _TypeAlias = DeviceMemory  # noqa: Y015
 
 @_typing.final
 class Chunk(_message.Message):

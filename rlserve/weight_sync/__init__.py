@@ -6,7 +6,8 @@
 * ``host``           identity of this machine, and its shared memory
 * ``own_directory``  a directory that one living process owns and the next one cleans up
 * ``mapped_file``    a flat file, written and read in place
-* ``pinned``         pages that a GPU may copy from and to by itself
+* ``device_memory``  memory of a GPU that two processes share, and of the host that it may copy by itself
+* ``version_memory`` learner: the newest version in such memory
 * ``weight_files``   flat files of one process: in shared memory, or in the run directory when that is full
 * ``staging``        a worker's own copies of the versions that it received
 * ``publication``    learner: one version on its way into its file

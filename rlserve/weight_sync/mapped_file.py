@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlserve.errors import Unavailable
-from rlserve.weight_sync import pinned
+from rlserve.weight_sync.device_memory import pin, unpin
 from rlserve.weight_sync.own_directory import OwnDirectory
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,8 +55,8 @@ class MappedFile:
 
     def pin(self) -> None:
         """Lock its pages for a GPU's copies, where the driver allows that; without, they are slower."""
-        if self._unpin is None and pinned.pin(self.content):
-            self._unpin = weakref.finalize(self, pinned.unpin, self.content)
+        if self._unpin is None and pin(self.content):
+            self._unpin = weakref.finalize(self, unpin, self.content)
             # At exit the driver frees everything, and may be gone already.
             self._unpin.atexit = False
 
@@ -77,20 +77,28 @@ class MappedFile:
 
     def take_over(self, name: str) -> bool:
         """Give it another name, to be written anew; False when somebody reads it, cut it or removed it."""
-        descriptor = self._file.fileno()
+        if not self.lock_alone():
+            return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            state = os.fstat(descriptor)
+            state = os.fstat(self._file.fileno())
             if state.st_size != self.size or not state.st_nlink:
                 return False
             self._own.rename(self._name, name)
-        except OSError:  # locked by a reader, or a file system without locks or links
+        except OSError:  # a file system without links
             return False
         self._name = name
         return True
 
+    def lock_alone(self) -> bool:
+        """Keep readers out until ``release``; False when there is one, or the file system has no locks."""
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
     def release(self) -> None:
-        """It is written: others may read it."""
+        """Let others read it."""
         with contextlib.suppress(OSError):  # a file system without locks, where it was never taken over
             fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
 

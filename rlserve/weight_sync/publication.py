@@ -60,9 +60,14 @@ class Publication:
         file: MappedFile,
         announce: Callable[[tuple[TensorSpec, ...], MappedFile], PolicyVersion],
         device: "torch.device | None" = None,
+        room: "Tensor | None" = None,
     ) -> None:
-        """``announce`` gets the tensors and the file; ``device``: where the tensors are, None for host memory."""
+        """``announce`` gets the tensors and the file; ``device``: where the tensors are, None for host memory.
+
+        ``room`` is memory of the device, ``[size]`` uint8, that gets the bytes too.
+        """
         self._file = file
+        self._room = room
         self._announce = announce
         self._device = device if device is not None and device.type == "cuda" else None
         self._specs: list[TensorSpec] = []
@@ -74,7 +79,8 @@ class Publication:
         if self._device is not None:
             import torch
 
-            file.pin()
+            with torch.cuda.device(self._device):
+                file.pin()
             # What this thread has given the GPU so far (the last update) comes before the copies.
             self._ready = torch.cuda.current_stream(self._device).record_event()
             self._stream = torch.cuda.Stream(self._device)
@@ -101,10 +107,12 @@ class Publication:
         import torch
 
         size = tensor.numel() * dtype.itemsize
-        place = self._file.content[self._written : self._written + size]
-        if place.size != size:
+        place = slice(self._written, self._written + size)
+        if place.stop > self._file.size:
             raise ValueError(f"weights: {name!r} does not fit into {self._file.size} bytes after {self._written}")
-        target = torch.from_numpy(place).view(dtype).view(tensor.shape)
+        # A part of its own, as a tensor may begin anywhere in the file.
+        whole = torch.from_numpy(self._file.content[place]) if self._room is None else self._room[place]
+        target = whole.view(dtype).view(tensor.shape)
         tensor = tensor.detach()
         if tensor.device.type == "cuda":
             # In the wanted form first: a copy that has to convert waits for itself.
@@ -132,6 +140,8 @@ class Publication:
         if self._written != self._file.size:
             raise ValueError(f"weights: {self._written} bytes were given where {self._file.size} were expected")
         started = time.monotonic()
+        if self._room is not None:
+            self._copy_to_file(self._room)
         policy = self._announce(self._digested(), self._file)
         self.times.seconds = time.monotonic() - self.times.started
         self.times.digest_seconds = time.monotonic() - started
@@ -140,6 +150,13 @@ class Publication:
     def abandon(self) -> None:
         """Remove the file."""
         self._file.discard()
+
+    def _copy_to_file(self, room: "Tensor") -> None:
+        import torch
+
+        with self.copying():
+            torch.from_numpy(self._file.content).copy_(room, non_blocking=True)
+            self.settle()
 
     def _digested(self) -> tuple[TensorSpec, ...]:
         if self._sums:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from rlserve.errors import UnknownName
 from rlserve.records import PolicyVersion, TensorSpec
 from rlserve.weight_sync import delta
+from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.manifest import Bytes, manifest_digest
 from rlserve.weight_sync.mapped_file import MappedFile
 from rlserve.weight_sync.publication import Publication
+from rlserve.weight_sync.version_memory import VersionMemory
 from rlserve.weight_sync.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Publisher:
         self._encoding = threading.Lock()
         self._versions: dict[int, Published] = {}
         self._deltas: dict[tuple[int, int], bytes | None] = {}
+        self._memory = VersionMemory()
         self._listeners: list[Callable[[PolicyVersion], object]] = []
 
     def begin(
@@ -87,21 +90,31 @@ class Publisher:
         """
         # Without the lock: the older versions are served meanwhile.
         file = self._files.create(version, size_bytes)
-        return Publication(file, partial(self._announce, version, is_final), device)
+        room = self._memory.room(size_bytes, device) if device is not None else None
+        return Publication(file, partial(self._announce, version, is_final, room is not None), device, room)
 
     def publish(self, tensors: Iterable[tuple[str, Any]], version: int, *, is_final: bool = False) -> PolicyVersion:
         """Copy, digest and announce a version at once; tied tensors are given once. Raises LimitExceeded."""
         given = list(tensors)
         size = sum(tensor.numel() * tensor.element_size() for _, tensor in given)
-        publication = self.begin(version, size_bytes=size, is_final=is_final)
+        device = given[0][1].device if given else None
+        publication = self.begin(version, size_bytes=size, device=device, is_final=is_final)
         try:
-            for name, tensor in given:
-                publication.add(name, tensor, tensor.dtype)
+            with publication.copying():
+                for name, tensor in given:
+                    publication.add(name, tensor, tensor.dtype)
             publication.copied()
             return publication.finish()
         except BaseException:
             publication.abandon()
             raise
+
+    def memory_of(self, published: Published, device: str) -> DeviceMemory | None:
+        """The version's bytes in the memory of this device, if they are there.
+
+        Asking makes the next versions go there, where it is the device on which the learner computes.
+        """
+        return self._memory.of(published.file, device)
 
     def prepare(self, size_bytes: int, *, pin: bool) -> None:
         """Make the file of the next version ahead of it, where there is room for one more; ``pin``: for a GPU."""
@@ -154,9 +167,10 @@ class Publisher:
             self._versions.clear()
             self._deltas.clear()
             self._files.close()
+        self._memory.close()
 
     def _announce(
-        self, version: int, is_final: bool, tensors: tuple[TensorSpec, ...], file: MappedFile
+        self, version: int, is_final: bool, in_memory: bool, tensors: tuple[TensorSpec, ...], file: MappedFile
     ) -> PolicyVersion:
         previous = self.latest()
         policy = PolicyVersion(
@@ -169,6 +183,8 @@ class Publisher:
             run_id=self._run_id,
             is_final=is_final,
         )
+        if in_memory:
+            self._memory.holds(file)
         file.release()
         # Before it is announced, since workers fetch it at once.
         self._add(Published(policy, file))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.manifest import Bytes
 from rlserve.weight_sync.mapped_file import MappedFile
 from rlserve.weight_sync.weight_files import WeightFiles
@@ -14,11 +15,22 @@ KEEP = 2
 class Staging:
     """Flat files of received versions. For one thread at a time."""
 
-    def __init__(self, directory: Path, *, fallback: Path | None = None) -> None:
-        """``directory`` and ``fallback``: see :class:`WeightFiles`."""
+    def __init__(self, directory: Path, *, fallback: Path | None = None, device: str = "") -> None:
+        """``directory`` and ``fallback``: see :class:`WeightFiles`. ``device``: where the engine takes memory from."""
+        self.device = device
+        """``device_name`` of the engine's device; empty when it takes files alone."""
+        self._noted: tuple[Path, DeviceMemory] | None = None
         self._files = WeightFiles(directory, fallback=fallback)
         self._newest: tuple[int, Bytes] | None = None
         self._held: list[MappedFile] = []
+
+    def note(self, path: Path, memory: DeviceMemory) -> None:
+        """The bytes of this file are also in a device's memory, until the next version comes."""
+        self._noted = path, memory
+
+    def memory_of(self, path: Path) -> DeviceMemory | None:
+        """The memory that holds the bytes of this file, if a carrier brought it."""
+        return self._noted[1] if self._noted is not None and self._noted[0] == path else None
 
     def held(self, version: int) -> Bytes | None:
         """The bytes of a version, if it is the one that was written last."""

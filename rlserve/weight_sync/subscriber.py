@@ -28,6 +28,7 @@ from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import CARRIERS, Carrier
 from rlserve.weight_sync.carriers.base import NextChunk
+from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.staging import Staging
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,14 @@ class Subscriber:
                 else:
                     self.counts.taken[header.carrier] += 1
                     return path
+
+    def take_memory_of(self, device: str) -> None:
+        """The engine takes weights from this device's memory, see ``device_name``; empty: from files alone."""
+        self._staging.device = device
+
+    def memory_of(self, path: Path) -> DeviceMemory | None:
+        """Memory that holds the bytes of a file that ``fetch`` returned, if a carrier brought it."""
+        return self._staging.memory_of(path)
 
     async def confirm(self, confirmation: Confirmation) -> None:
         """Report the served weights to the learner. Raises WeightsMismatch when it published other ones."""

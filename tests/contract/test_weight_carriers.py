@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
-from rlserve.weight_sync.carriers import DELTA_STREAM, FULL_STREAM, SHARED_FILE, Carrier
+from rlserve.weight_sync.carriers import DELTA_STREAM, DEVICE_MEMORY, FULL_STREAM, SHARED_FILE, Carrier
+from rlserve.weight_sync.device_memory import device_name
 from rlserve.weight_sync.manifest import check, chunk_digest
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
@@ -51,6 +53,17 @@ def flip_file(field: str, response: pb.FetchResponse, directory: Path) -> pb.Fet
     header.CopyFrom(response.header)
     setattr(header, field, str(damaged))
     return pb.FetchResponse(header=header)
+
+
+def flip_memory(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
+    """One bit of the memory that the header names is wrong, and of the file beside it."""
+    path = Path(os.fsdecode(response.header.device_memory.handle))
+    with open(path, "r+b") as memory:
+        content = bytearray(memory.read())
+        content[-1] ^= 1
+        memory.seek(0)
+        memory.write(content)
+    return flip_file("shared_path", response, directory)
 
 
 def lose_file(site: "Site") -> None:
@@ -86,6 +99,7 @@ class Case:
 
 
 CASES = {
+    "device_memory": Case(lambda spool: DEVICE_MEMORY, flip_memory, lose_file),
     "shared_file": Case(lambda spool: SHARED_FILE, functools.partial(flip_file, "shared_path"), lose_file),
     "delta_stream": Case(lambda spool: DELTA_STREAM, flip_chunk, lose_base),
     "full_stream": Case(lambda spool: FULL_STREAM, flip_chunk, keep),
@@ -160,6 +174,10 @@ async def running(case: Case, directory: Path) -> AsyncIterator[Site]:
     site.subscriber = Subscriber(
         connect, worker_id="w0", staging=directory / "staging", chunk_seconds=2, carriers=site.carriers
     )
+    if site.carrier is DEVICE_MEMORY:
+        # Memory of the host stands in for that of a GPU: the learner makes it at the first request.
+        site.subscriber.take_memory_of(device_name(torch.device("cpu")))
+        site.publisher._memory._wanted = device_name(torch.device("cpu"))
     try:
         async with serving(add, service_names=[SERVICE_NAME]) as server:
             site.address = server.address

@@ -4,6 +4,7 @@ vLLM is left out: the engine here reads and checks each file as vLLM's worker do
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,13 @@ import torch
 
 from rlserve.actors.rollout.weight_follower import WeightFollower
 from rlserve.engines.base import SwapReport
-from rlserve.engines.vllm.readback import digest_of, read_checked
+from rlserve.engines.vllm.readback import check_tensors, digest_of, read_checked, tensors_in
+from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.device_memory import DeviceMemory, Mappings
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
 from rlserve.weight_sync.subscriber import Subscriber
@@ -28,8 +31,14 @@ class ReadingEngine:
     def __init__(self) -> None:
         self.version = 0
         self.tensors: dict[str, torch.Tensor] = {}
+        self.mappings = Mappings(torch.device("cpu"))
 
-    async def stage(self, policy: PolicyVersion, path: Path) -> None:
+    async def stage(self, policy: PolicyVersion, path: Path, memory: DeviceMemory | None = None) -> None:
+        if memory is not None:
+            self.staged = tensors_in(policy, self.mappings.content(memory).numpy())
+            with contextlib.suppress(WeightsMismatch):
+                check_tensors(policy, self.staged)
+                return
         self.staged = read_checked(policy, path)
 
     async def swap(self, policy: PolicyVersion) -> SwapReport:

@@ -119,6 +119,7 @@ class RolloutProcess:
         engine = await kind.start(EngineOptions.from_config(config.rollout, config.model, model_path, config.seed))
         stack.push_async_callback(engine.close)
         stack.push_async_callback(self._subscriber.close)
+        self._subscriber.take_memory_of(engine.device)
         tokens = ModelTokens.load(model_path)
         engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
         tool_calls = ToolCallReader(config.model.tool_parser, tokens.tokenizer)

@@ -92,5 +92,7 @@ class WeightFollower:
         self, policy: PolicyVersion, held: int | None, *, last_resort: bool = False
     ) -> SwapReport:
         path = await self._subscriber.fetch(policy, held=held, last_resort=last_resort)
-        await self._engine.stage(policy, path)
+        memory = self._subscriber.memory_of(path)
+        # An engine that never asked for memory need not know of it.
+        await (self._engine.stage(policy, path, memory) if memory else self._engine.stage(policy, path))
         return await self._engine.swap(policy)

@@ -68,14 +68,23 @@ class DirectCopy:
         room = self._room_for(flat.size)
         with beside_generation(self.device):
             self._fill(room, torch.from_numpy(flat))
-            tensors = {
-                spec.name: room[place].view(getattr(torch, spec.dtype)).view(spec.shape)
-                for spec, place in slices(policy.tensors)
-            }
-            check_tensors(policy, tensors)
-            check_names(self.layout, tensors)
-            for _ in self._places(tensors):
-                pass
+            return self._checked(policy, room)
+
+    @torch.no_grad()
+    def stage_in_place(self, policy: PolicyVersion, content: Tensor) -> dict[str, Tensor]:
+        """As ``stage``, for bytes that are on the device: they are copied in the pause alone."""
+        with beside_generation(self.device):
+            return self._checked(policy, content)
+
+    def _checked(self, policy: PolicyVersion, content: Tensor) -> dict[str, Tensor]:
+        tensors = {
+            spec.name: content[place].view(getattr(torch, spec.dtype)).view(spec.shape)
+            for spec, place in slices(policy.tensors)
+        }
+        check_tensors(policy, tensors)
+        check_names(self.layout, tensors)
+        for _ in self._places(tensors):
+            pass
         return tensors
 
     @torch.no_grad()

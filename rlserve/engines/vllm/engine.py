@@ -27,6 +27,7 @@ from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotRead
 from rlserve.gather import gather_or_cancel
 from rlserve.processor_time import processor_time
 from rlserve.records import PolicyVersion, Sample
+from rlserve.weight_sync.device_memory import DeviceMemory
 
 
 class VllmEngine:
@@ -50,6 +51,8 @@ class VllmEngine:
         self._watching = asyncio.create_task(self._watch())
         self.method = ""
         """How weights are updated: ``"exchange"`` or ``"reload"``; ``staged_weights`` explains both."""
+        self.device = ""
+        """See ``RolloutEngine.device``."""
         self.died = link.died
 
     @classmethod
@@ -141,12 +144,12 @@ class VllmEngine:
             [self._generate_one(prompt, sampling, seed + i, f"{request_id}/{i}") for i in range(n)]
         )
 
-    async def stage(self, policy: PolicyVersion, path: Path) -> None:
+    async def stage(self, policy: PolicyVersion, path: Path, memory: DeviceMemory | None = None) -> None:
         """Read, check and prepare a version in vLLM's worker. Raises WeightsMismatch, EngineDied, DeadlineExceeded."""
         async with self._updating:
             self._staged = None
             # A manifest crosses as plain values: vLLM's serializer takes no dataclass of its callers.
-            state = await self._link.job(STAGE, asdict(policy), str(path))
+            state = await self._link.job(STAGE, asdict(policy), str(path), asdict(memory) if memory else None)
             self._staged = policy.version, state["seconds"]
 
     async def swap(self, policy: PolicyVersion) -> SwapReport:
@@ -186,7 +189,7 @@ class VllmEngine:
 
         request = WeightTransferInitRequest(init_info={"method": method})
         await self._link.call("choose how to update", self._link.llm.init_weight_transfer_engine(request))
-        self.method = await self._link.rpc("ask how to update", "update_method")
+        self.method, self.device = await self._link.rpc("ask how to update", "update_method")
 
     async def close(self) -> None:
         """End EngineCore; calls in progress raise EngineDied. Safe to call twice."""

@@ -16,6 +16,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from rlserve.engines.vllm.link import JobOutcome, JobState
 from rlserve.engines.vllm.parent_watch import follow_owner
 from rlserve.errors import WeightsMismatch
+from rlserve.weight_sync.device_memory import DeviceMemory
 
 T = TypeVar("T")
 
@@ -102,9 +103,9 @@ class WeightCalls:
 
     weight_transfer_engine: Any
 
-    def stage_weights(self, policy: dict[str, Any], path: str) -> None:
-        """Begin to stage a version from its flat file."""
-        self.weight_transfer_engine.stage(policy, Path(path))
+    def stage_weights(self, policy: dict[str, Any], path: str, memory: dict[str, Any] | None) -> None:
+        """Begin to stage a version from its flat file, or from a ``DeviceMemory`` with the same bytes."""
+        self.weight_transfer_engine.stage(policy, Path(path), None if memory is None else DeviceMemory(**memory))
 
     def staging_state(self) -> JobState:
         """State of the staging job."""
@@ -118,10 +119,9 @@ class WeightCalls:
         """State of the digesting job; ``result`` is the digest."""
         return _state_of(self.weight_transfer_engine.digesting)
 
-    def update_method(self) -> str:
-        """``"exchange"`` or ``"reload"``."""
-        method: str = self.weight_transfer_engine.method
-        return method
+    def update_method(self) -> tuple[str, str]:
+        """``"exchange"``, ``"copy"`` or ``"reload"``; and the device from whose memory ``stage`` takes weights."""
+        return self.weight_transfer_engine.method, self.weight_transfer_engine.memory_device
 
 
 def _state_of(job: Job[Any] | None) -> JobState:

@@ -11,7 +11,8 @@ into the parameters. *reload* (any model that vLLM runs): vLLM's layerwise reloa
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from rlserve.engines.vllm.readback import (
 )
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.device_memory import DeviceMemory, Mappings, device_name
+from rlserve.weight_sync.mapped_file import reading
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class Staged:
     tensors: dict[str, Tensor]
     """To be copied, or for vLLM's own loader; empty when there are changes."""
     changes: list[Change]
+    reading: ExitStack = field(default_factory=ExitStack)
+    """Kept open while ``tensors`` are memory of the learner, which writes the next version there afterwards."""
 
 
 class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -87,6 +92,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._parameters = {name for name, _ in self.model.named_parameters()}
         self._exchange: Exchange | None = None
         self._direct: DirectCopy | None = None
+        self._mappings = Mappings(self.device)
         self._served: Staged | None = None
         self._replaced: list[object] = []
 
@@ -125,16 +131,28 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         weights = loader.get_all_weights(self.model_config, self.model)
         return {name: tensor.to(self.model_config.dtype) for name, tensor in weights}
 
-    def stage(self, policy: Mapping[str, Any], path: Path) -> None:
+    @property
+    def memory_device(self) -> str:
+        """Device from whose memory ``stage`` takes weights, for ``Subscriber.take_memory_of``; empty for none."""
+        return device_name(self.device) if self._direct is not None else ""
+
+    def stage(self, policy: Mapping[str, Any], path: Path, memory: DeviceMemory | None = None) -> None:
         """Begin to stage. A version that was staged but not swapped in is dropped. Raises RuntimeError if busy."""
         if self.staging is not None and not self.staging.is_done:
             raise RuntimeError(f"version {self.staging.version} is still being staged")
+        if self.staging is not None and self.staging.result is not None:
+            self.staging.result.reading.close()
         manifest = policy_from_wire(policy)
-        self.staging = Job(manifest.version, lambda: self._stage(manifest, path))
+        self.staging = Job(manifest.version, lambda: self._stage(manifest, path, memory))
 
     @torch.no_grad()
-    def _stage(self, policy: PolicyVersion, path: Path) -> Staged:
+    def _stage(self, policy: PolicyVersion, path: Path, memory: DeviceMemory | None) -> Staged:
         self._check_dtype(policy)
+        if memory is not None and self._direct is not None:
+            try:
+                return self._staged_in_memory(policy, path, memory, self._direct)
+            except (WeightsMismatch, OSError) as error:
+                logger.warning("version %d is read from its file, which is slower: %s", policy.version, error)
         try:
             # Where a device gets the bytes it also digests them, in a hundredth of the time.
             with checked(policy, path, digests=self._direct is None) as flat:
@@ -146,6 +164,13 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 return Staged(policy, tensors_in(policy, flat.copy()), [])
         except UnknownLayout as error:
             raise WeightsMismatch(f"weights of version {policy.version}: do not fit the model: {error}") from error
+
+    def _staged_in_memory(self, policy: PolicyVersion, path: Path, memory: DeviceMemory, direct: DirectCopy) -> Staged:
+        with ExitStack() as stack:
+            # The learner asks for this lock before it writes to the memory again.
+            stack.enter_context(reading(path))
+            tensors = direct.stage_in_place(policy, self._mappings.content(memory))
+            return Staged(policy, tensors, [], stack.pop_all())
 
     def _check_dtype(self, policy: PolicyVersion) -> None:
         served = str(self.model_config.dtype).removeprefix("torch.")
@@ -198,6 +223,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         served, self._served = self._served, None
         if served is None:
             raise RuntimeError("no weights were served since the last digest")
+        # vLLM has waited for the device since the copies were begun.
+        served.reading.close()
         self.digesting = Job(served.policy.version, lambda: self._digest(served))
 
     @torch.no_grad()

@@ -176,6 +176,7 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
         "version": natural, "base_version": natural, "total_bytes": natural, "num_chunks": small,
         "shared_path": text(4096), "carrier": name, "locator": text(4096),
     },
+    "DeviceMemory": {"device": name, "handle": data(4096), "size_bytes": natural},
     "Chunk": {"index": small, "data": data(4 * 2**20), "digest": digest},
     "ConfirmRequest": {
         "worker_id": identity, "version": natural, "digest": digest, "stall_seconds": seconds,

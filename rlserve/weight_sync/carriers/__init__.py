@@ -1,6 +1,7 @@
 """Carriers: the ways in which the bytes of a version travel from the learner to a worker.
 
 * ``base``         what a carrier is: a sender at the learner, a receiver at the worker
+* ``device_memory``  the learner's copy on the GPU on which the engine computes
 * ``shared_file``  the learner's own file, opened by a worker on the same host
 * ``grpc_stream``  chunks over the RPC itself: a delta to the version that the worker holds, or a full copy
 
@@ -16,11 +17,12 @@ from collections.abc import Mapping, Sequence
 
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, Offer, Sender
+from rlserve.weight_sync.carriers.device_memory import DEVICE_MEMORY
 from rlserve.weight_sync.carriers.grpc_stream import DELTA_STREAM, FULL_STREAM
 from rlserve.weight_sync.carriers.shared_file import SHARED_FILE
 from rlserve.weight_sync.publisher import Published
 
-CARRIERS: Sequence[Carrier] = (SHARED_FILE, DELTA_STREAM, FULL_STREAM)
+CARRIERS: Sequence[Carrier] = (DEVICE_MEMORY, SHARED_FILE, DELTA_STREAM, FULL_STREAM)
 """Cheapest first. The last one serves every worker and checks every digest: it is what all others fall back to."""
 
 
@@ -34,4 +36,4 @@ async def first_offer(senders: Mapping[str, Sender], published: Published, reque
     raise LookupError(f"carriers: none of {', '.join(senders)} serves every caller; end the list with one that does")
 
 
-__all__ = ["CARRIERS", "DELTA_STREAM", "FULL_STREAM", "SHARED_FILE", "Carrier", "Offer", "first_offer"]
+__all__ = ["CARRIERS", "DELTA_STREAM", "DEVICE_MEMORY", "FULL_STREAM", "SHARED_FILE", "Carrier", "Offer", "first_offer"]

@@ -46,11 +46,11 @@ class SharedFileReceiver:
         request.host_id = host_id()
 
     async def take(self, policy: PolicyVersion, header: pb.FetchHeader, next_chunk: NextChunk) -> Path:
-        _check_opens(policy, header.shared_path)
+        check_opens(policy, header.shared_path)
         return Path(header.shared_path)
 
 
-def _check_opens(policy: PolicyVersion, path: str) -> None:
+def check_opens(policy: PolicyVersion, path: str) -> None:
     """Raises WeightsMismatch unless the file can be opened from here and has the version's size.
 
     Equal hosts do not mean one file system: containers share a kernel, and other users share a machine. The engine

@@ -18,6 +18,7 @@ from vllm.model_executor.model_loader.utils import initialize_model
 
 from rlserve.engines.vllm.staged_weights import InitInfo, StagedWeightEngine, UpdateInfo
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.publisher import Publisher
 from tests.support.models.tiny_policies import publish
 
 
@@ -73,6 +74,7 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
         oracle = dict(source.built(weights).named_parameters())
         same.append(all(torch.equal(p, oracle[name]) for name, p in model.named_parameters()))
         same[-1] &= not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    shared = by_memory(engine, model, source, start, directory)
     # What is digested is what is served, not what was staged.
     dict(model.named_parameters())["model.norm.weight"].data[0] += 1
     engine._served = SimpleNamespace(policy=policy, tensors=weights, changes=[])
@@ -83,6 +85,7 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
     flipped = staged(engine, whole, directory)
     fewer = publish(dict(list(weights.items())[1:]), 3, directory / "weights.bin")
     return {
+        "shared": shared,
         "flipped": flipped,
         "method": engine.method,
         "fused": [name for name, _ in model.named_parameters() if "qkv_proj" in name or "gate_up_proj" in name],
@@ -93,6 +96,30 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
         "damage": digested(engine) != policy.digest,
         "missing": staged(engine, fewer, directory),
     }
+
+
+def by_memory(engine: Any, model: Any, source: Model, start: dict[str, torch.Tensor], directory: Path) -> Any:
+    """A version that the learner has in memory is copied from there in the pause; until then it stays as it is."""
+    publisher = Publisher(directory, run_id="r")
+    publisher._memory._wanted = engine.memory_device
+    weights = {name: tensor + torch.randn_like(tensor) for name, tensor in start.items()}
+    policy = publisher.publish(weights.items(), 1)
+    memory = publisher.memory_of(publisher.get(1), engine.memory_device)
+    engine.stage(asdict(policy), publisher.get(1).path, memory)
+    while not engine.staging.is_done:
+        time.sleep(0.01)
+    publisher.publish(start.items(), 2)
+    found = {"kept": publisher.memory_of(publisher.get(2), engine.memory_device) is None}
+    engine.start_weight_update()
+    engine.receive_weights(UpdateInfo(version=1))
+    engine.finish_weight_update()
+    found["digest"] = digested(engine) == policy.digest
+    oracle = dict(source.built(weights).named_parameters())
+    found["same"] = all(torch.equal(p, oracle[name]) for name, p in model.named_parameters())
+    publisher.publish(start.items(), 3)
+    found["freed"] = publisher.memory_of(publisher.get(3), engine.memory_device) == memory
+    publisher.close()
+    return found
 
 
 def staged(engine: Any, policy: PolicyVersion, directory: Path) -> Any:
