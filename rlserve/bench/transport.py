@@ -12,6 +12,7 @@ import torch
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync import delta
 from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
@@ -70,7 +71,8 @@ async def _fetch(
         started = time.perf_counter()
         await subscriber.fetch(policy, held=version + step - 1)
         fetched.append(time.perf_counter() - started)
-        size = len(publisher.delta(version + step - 1, version + step) or b"")
+        before, after = publisher.get(version + step - 1), publisher.get(version + step)
+        size = sum(map(len, delta.encode(before.flat, after.flat, policy.tensors, max_share=2.0)))
     await subscriber.close()
     numbers = {f"{way}_publish_ms": 1000 * min(published), f"{way}_fetch_ms": 1000 * min(fetched)}
     return numbers | ({"delta_megabytes": size / 2**20} if way == "delta" else {})

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rlserve.v1 import policy_pb2 as rlserve_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&rlserve/v1/policy_stream_service.proto\x12\nrlserve.v1\x1a\x17rlserve/v1/policy.proto\"$\n\x0f\x41nnounceRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"=\n\x10\x41nnounceResponse\x12)\n\x06policy\x18\x01 \x01(\x0b\x32\x19.rlserve.v1.PolicyVersion\"\x82\x02\n\x0c\x46\x65tchRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x19\n\x0cheld_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\x11\n\tby_stream\x18\x06 \x01(\x08\x12\x38\n\x08\x63\x61rriers\x18\x07 \x03(\x0b\x32&.rlserve.v1.FetchRequest.CarriersEntry\x1a/\n\rCarriersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_held_version\"Z\n\rFetchResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.rlserve.v1.FetchHeader\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x11.rlserve.v1.Chunk\"\x83\x02\n\x0b\x46\x65tchHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12&\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x14.rlserve.v1.Encoding\x12\x19\n\x0c\x62\x61se_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x12\n\nnum_chunks\x18\x05 \x01(\r\x12\x13\n\x0bshared_path\x18\x06 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x07 \x01(\t\x12\x0f\n\x07locator\x18\x08 \x01(\t\x12/\n\rdevice_memory\x18\t \x01(\x0b\x32\x18.rlserve.v1.DeviceMemoryB\x0f\n\r_base_version\"B\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"4\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x8e\x01\n\x0e\x43onfirmRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x16\n\x0eupdate_seconds\x18\x05 \x01(\x01\x12\x19\n\x11running_sequences\x18\x06 \x01(\r\"\x11\n\x0f\x43onfirmResponse*K\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x11\n\rENCODING_FULL\x10\x01\x12\x12\n\x0e\x45NCODING_DELTA\x10\x02\x32\xe2\x01\n\x13PolicyStreamService\x12G\n\x08\x41nnounce\x12\x1b.rlserve.v1.AnnounceRequest\x1a\x1c.rlserve.v1.AnnounceResponse0\x01\x12>\n\x05\x46\x65tch\x12\x18.rlserve.v1.FetchRequest\x1a\x19.rlserve.v1.FetchResponse0\x01\x12\x42\n\x07\x43onfirm\x12\x1a.rlserve.v1.ConfirmRequest\x1a\x1b.rlserve.v1.ConfirmResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&rlserve/v1/policy_stream_service.proto\x12\nrlserve.v1\x1a\x17rlserve/v1/policy.proto\"$\n\x0f\x41nnounceRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"=\n\x10\x41nnounceResponse\x12)\n\x06policy\x18\x01 \x01(\x0b\x32\x19.rlserve.v1.PolicyVersion\"\x82\x02\n\x0c\x46\x65tchRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x19\n\x0cheld_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\x11\n\tby_stream\x18\x06 \x01(\x08\x12\x38\n\x08\x63\x61rriers\x18\x07 \x03(\x0b\x32&.rlserve.v1.FetchRequest.CarriersEntry\x1a/\n\rCarriersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_held_version\"Z\n\rFetchResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.rlserve.v1.FetchHeader\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x11.rlserve.v1.Chunk\"\x83\x02\n\x0b\x46\x65tchHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12&\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x14.rlserve.v1.Encoding\x12\x19\n\x0c\x62\x61se_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x12\n\nnum_chunks\x18\x05 \x01(\r\x12\x13\n\x0bshared_path\x18\x06 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x07 \x01(\t\x12\x0f\n\x07locator\x18\x08 \x01(\t\x12/\n\rdevice_memory\x18\t \x01(\x0b\x32\x18.rlserve.v1.DeviceMemoryB\x0f\n\r_base_version\"B\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"B\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04last\x18\x04 \x01(\x08\"\x8e\x01\n\x0e\x43onfirmRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x16\n\x0eupdate_seconds\x18\x05 \x01(\x01\x12\x19\n\x11running_sequences\x18\x06 \x01(\r\"\x11\n\x0f\x43onfirmResponse*K\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x11\n\rENCODING_FULL\x10\x01\x12\x12\n\x0e\x45NCODING_DELTA\x10\x02\x32\xe2\x01\n\x13PolicyStreamService\x12G\n\x08\x41nnounce\x12\x1b.rlserve.v1.AnnounceRequest\x1a\x1c.rlserve.v1.AnnounceResponse0\x01\x12>\n\x05\x46\x65tch\x12\x18.rlserve.v1.FetchRequest\x1a\x19.rlserve.v1.FetchResponse0\x01\x12\x42\n\x07\x43onfirm\x12\x1a.rlserve.v1.ConfirmRequest\x1a\x1b.rlserve.v1.ConfirmResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FETCHREQUEST_CARRIERSENTRY']._loaded_options = None
   _globals['_FETCHREQUEST_CARRIERSENTRY']._serialized_options = b'8\001'
-  _globals['_ENCODING']._serialized_start=1081
-  _globals['_ENCODING']._serialized_end=1156
+  _globals['_ENCODING']._serialized_start=1095
+  _globals['_ENCODING']._serialized_end=1170
   _globals['_ANNOUNCEREQUEST']._serialized_start=79
   _globals['_ANNOUNCEREQUEST']._serialized_end=115
   _globals['_ANNOUNCERESPONSE']._serialized_start=117
@@ -51,11 +51,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEMEMORY']._serialized_start=795
   _globals['_DEVICEMEMORY']._serialized_end=861
   _globals['_CHUNK']._serialized_start=863
-  _globals['_CHUNK']._serialized_end=915
-  _globals['_CONFIRMREQUEST']._serialized_start=918
-  _globals['_CONFIRMREQUEST']._serialized_end=1060
-  _globals['_CONFIRMRESPONSE']._serialized_start=1062
-  _globals['_CONFIRMRESPONSE']._serialized_end=1079
-  _globals['_POLICYSTREAMSERVICE']._serialized_start=1159
-  _globals['_POLICYSTREAMSERVICE']._serialized_end=1385
+  _globals['_CHUNK']._serialized_end=929
+  _globals['_CONFIRMREQUEST']._serialized_start=932
+  _globals['_CONFIRMREQUEST']._serialized_end=1074
+  _globals['_CONFIRMRESPONSE']._serialized_start=1076
+  _globals['_CONFIRMRESPONSE']._serialized_end=1093
+  _globals['_POLICYSTREAMSERVICE']._serialized_start=1173
+  _globals['_POLICYSTREAMSERVICE']._serialized_end=1399
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,7 @@ class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encoding.Val
     ENCODING_FULL: _Encoding.ValueType  # 1
     """Little-endian bytes of all tensors in manifest order."""
     ENCODING_DELTA: _Encoding.ValueType  # 2
-    """Lossless difference to base_version: see rlserve.policy.delta."""
+    """Lossless difference to base_version: see rlserve.weight_sync.delta."""
 
 class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper): ...
 
@@ -38,7 +38,7 @@ ENCODING_UNSPECIFIED: Encoding.ValueType  # 0
 ENCODING_FULL: Encoding.ValueType  # 1
 """Little-endian bytes of all tensors in manifest order."""
 ENCODING_DELTA: Encoding.ValueType  # 2
-"""Lossless difference to base_version: see rlserve.policy.delta."""
+"""Lossless difference to base_version: see rlserve.weight_sync.delta."""
 Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 @_typing.final
@@ -190,6 +190,7 @@ class FetchHeader(_message.Message):
     encoding: Global___Encoding.ValueType
     base_version: _builtins.int
     total_bytes: _builtins.int
+    """0 for a delta, which is made while it is sent: its last chunk says so."""
     num_chunks: _builtins.int
     shared_path: _builtins.str
     """File on this host that holds the bytes; then no chunks follow. Read only; valid until the next version."""
@@ -260,20 +261,24 @@ class Chunk(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     data: _builtins.bytes
     digest: _builtins.str
     """Hex digest of `data`."""
+    last: _builtins.bool
+    """No chunk follows. Set where the header cannot say how many there are."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         data: _builtins.bytes = ...,
         digest: _builtins.str = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest", "index", b"index", "last", b"last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

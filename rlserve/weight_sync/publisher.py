@@ -1,6 +1,6 @@
-"""Publishes weight versions: the bytes of each in one file, its predecessor kept as the base of a delta.
+"""Publishes weight versions: the bytes of each in one file, its predecessor kept as the base of a difference.
 
-``begin`` and ``publish`` are called by one thread at a time; ``latest``, ``get`` and ``delta`` by service threads.
+``begin`` and ``publish`` are called by one thread at a time; ``latest``, ``get`` and ``find`` by service threads.
 """
 
 import logging
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from rlserve.errors import UnknownName
 from rlserve.records import PolicyVersion, TensorSpec
-from rlserve.weight_sync import delta
 from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.manifest import Bytes, manifest_digest
 from rlserve.weight_sync.mapped_file import MappedFile
@@ -56,7 +55,6 @@ class Publisher:
         publisher.subscribe(announce)                             # called with each new version
         policy = publisher.publish(model_tensors, version=1)
         publisher.get(1).path                                     # the flat file
-        publisher.delta(0, 1)                                     # bytes, or None when a full copy is smaller
         publisher.close()
     """
 
@@ -75,9 +73,7 @@ class Publisher:
         self._keep = keep
         # The training thread publishes while service threads look versions up.
         self._lock = threading.Lock()
-        self._encoding = threading.Lock()
         self._versions: dict[int, Published] = {}
-        self._deltas: dict[tuple[int, int], bytes | None] = {}
         self._memory = VersionMemory()
         self._listeners: list[Callable[[PolicyVersion], object]] = []
 
@@ -140,32 +136,15 @@ class Publisher:
             kept = ", ".join(map(str, sorted(self._versions))) or "none yet"
         raise UnknownName(f"version: {version} is not held (held: {kept}); ask for the newest")
 
-    def delta(self, base: int, version: int) -> bytes | None:
-        """The difference between two kept versions; None when no delta is smaller than a full copy."""
+    def find(self, version: int) -> Published | None:
+        """A version that is still kept, or None."""
         with self._lock:
-            if base not in self._versions or version not in self._versions:
-                return None
-            old, new = self._versions[base], self._versions[version]
-            # ``in``, not ``get``: None is a result.
-            if (base, version) in self._deltas:
-                return self._deltas[base, version]
-        # One encoding at a time, looked up again inside: workers ask for the same delta at the same moment. The main
-        # lock is free meanwhile, so that announcements and other fetches go on.
-        with self._encoding:
-            with self._lock:
-                if (base, version) in self._deltas:
-                    return self._deltas[base, version]
-            # Without the main lock: the mappings stay valid even if the versions are dropped meanwhile.
-            encoded = _difference(old, new)
-            with self._lock:
-                self._deltas[base, version] = encoded
-        return encoded
+            return self._versions.get(version)
 
     def close(self) -> None:
         """Remove the files."""
         with self._lock:
             self._versions.clear()
-            self._deltas.clear()
             self._files.close()
         self._memory.close()
 
@@ -200,15 +179,3 @@ class Publisher:
             for version in sorted(self._versions)[: -self._keep]:
                 old = self._versions.pop(version)
                 self._files.retire(old.file, weakref.ref(old))
-            self._deltas = {key: d for key, d in self._deltas.items() if set(key) <= set(self._versions)}
-
-
-def _difference(old: Published, new: Published) -> bytes | None:
-    same = [(t.name, t.shape, t.dtype) for t in old.policy.tensors] == [
-        (t.name, t.shape, t.dtype) for t in new.policy.tensors
-    ]
-    if not same:
-        return None
-    old.file.check_whole()
-    new.file.check_whole()
-    return delta.encode(old.flat, new.flat, new.policy.tensors)

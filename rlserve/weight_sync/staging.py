@@ -36,9 +36,12 @@ class Staging:
         """The bytes of a version, if it is the one that was written last."""
         return self._newest[1] if self._newest is not None and self._newest[0] == version else None
 
-    def write(self, policy: PolicyVersion, flat: Bytes) -> Path:
-        """A file with these bytes; older ones are removed. Raises LimitExceeded when it fits nowhere."""
-        file = self._files.write(policy.version, flat)
+    def create(self, policy: PolicyVersion) -> MappedFile:
+        """A file for these bytes; to be handed to ``keep``, or discarded. Raises LimitExceeded when it fits nowhere."""
+        return self._files.create(policy.version, policy.total_bytes)
+
+    def keep(self, policy: PolicyVersion, file: MappedFile) -> Path:
+        """The file holds the version; older ones are removed."""
         self._newest = (policy.version, file.flat)
         self._held.append(file)
         for old in self._held[:-KEEP]:

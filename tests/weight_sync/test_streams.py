@@ -3,9 +3,11 @@
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -16,6 +18,7 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync import delta
 from rlserve.weight_sync.carriers import CARRIERS, DELTA_STREAM, FULL_STREAM
 from rlserve.weight_sync.own_directory import PREFIX
 from rlserve.weight_sync.publisher import Publisher
@@ -160,10 +163,61 @@ async def test_a_file_that_was_cut_costs_one_version_and_no_process(tmp_path: Pa
             with pytest.raises(Unavailable, match="was cut from 400000 to 100 bytes"):
                 await setting.subscriber(shared=shared).fetch(policy, held=None)
         second = setting.publisher.publish([("a", torch.ones(100_000))], 1)
-        with pytest.raises(Unavailable, match="was cut"):
-            setting.publisher.delta(0, 1)
         path = await setting.subscriber(shared=True).fetch(second, held=None)
         assert path.read_bytes() == flat_bytes([("a", torch.ones(100_000))])
+
+
+async def test_a_base_that_was_cut_gives_way_to_a_full_copy(tmp_path: Path) -> None:
+    async with served(tmp_path) as setting:
+        subscriber = setting.subscriber()
+        await subscriber.fetch(setting.publisher.publish(weights(1, changed=5), 0), held=None)
+        cut(setting.publisher.get(0).path)
+        path = await subscriber.fetch(setting.publisher.publish(weights(2, changed=5), 1), held=0)
+        assert path.read_bytes() == flat_bytes(weights(2, changed=5))
+        assert subscriber.counts.taken == {"full_stream": 2}
+
+
+async def test_a_delta_is_made_once_for_all_and_sent_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece takes 0.4 s here, the whole longer than the deadline of 2 s, and no piece is made twice."""
+    encode, made = delta.encode, list[int]()
+
+    def slowly(*given: Any, **more: Any) -> Iterator[bytes]:
+        for piece in encode(*given, **more):
+            time.sleep(0.4)
+            made.append(len(piece))
+            yield piece
+
+    monkeypatch.setattr(delta, "encode", slowly)
+    monkeypatch.setattr(delta, "PIECE_BYTES", 1)
+    first = [(f"t{i}", torch.zeros(4000)) for i in range(6)]
+    second = [(name, tensor + torch.eye(4000)[i]) for i, (name, tensor) in enumerate(first)]
+    async with served(tmp_path) as setting:
+        workers = [setting.subscriber() for _ in range(4)]
+        before = setting.publisher.publish(first, 0)
+        for worker in workers:
+            await worker.fetch(before, held=None)
+        after = setting.publisher.publish(second, 1)
+        started = time.monotonic()
+        paths = await asyncio.gather(*(worker.fetch(after, held=0) for worker in workers))
+        assert time.monotonic() - started > 2.4 and len(made) == 6
+        for path, worker in zip(paths, workers, strict=True):
+            assert path.read_bytes() == flat_bytes(second)
+            assert worker.counts.taken == {"full_stream": 1, "delta_stream": 1}
+
+
+async def test_a_delta_that_turns_out_too_large_ends_early_and_a_full_copy_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "is_worthwhile", lambda *given: True)
+    async with served(tmp_path) as setting:
+        subscriber = setting.subscriber()
+        first, second = ([("a", torch.randn(20_000))] for _ in range(2))
+        await subscriber.fetch(setting.publisher.publish(first, 0), held=None)
+        path = await subscriber.fetch(setting.publisher.publish(second, 1), held=0)
+        assert path.read_bytes() == flat_bytes(second)
+        assert subscriber.counts.taken == {"full_stream": 2} and subscriber.counts.refused == 1
 
 
 async def test_a_slow_subscriber_sees_the_newest_version(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Carriers: the ways in which the bytes of a version travel from the learner to a worker.
 
-* ``base``         what a carrier is: a sender at the learner, a receiver at the worker
+* ``base``           what a carrier is: a sender at the learner, a receiver at the worker
 * ``device_memory``  the learner's copy on the GPU on which the engine computes
-* ``shared_file``  the learner's own file, opened by a worker on the same host
-* ``grpc_stream``  chunks over the RPC itself: a delta to the version that the worker holds, or a full copy
+* ``shared_file``    the learner's own file, opened by a worker on the same host
+* ``chunks``         bytes over the RPC itself, each chunk with its digest
+* ``delta_stream``   in chunks, the difference to the version that the worker holds
+* ``full_stream``    in chunks, all bytes
 
 The worker names what it can use, the learner takes the first carrier of its list that can serve this worker, and a
 worker that refuses what came asks again without that carrier and those before it.
@@ -17,8 +19,9 @@ from collections.abc import Mapping, Sequence
 
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, Offer, Sender
+from rlserve.weight_sync.carriers.delta_stream import DELTA_STREAM
 from rlserve.weight_sync.carriers.device_memory import DEVICE_MEMORY
-from rlserve.weight_sync.carriers.grpc_stream import DELTA_STREAM, FULL_STREAM
+from rlserve.weight_sync.carriers.full_stream import FULL_STREAM
 from rlserve.weight_sync.carriers.shared_file import SHARED_FILE
 from rlserve.weight_sync.publisher import Published
 
