@@ -16,8 +16,8 @@ An example of one life::
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -49,6 +49,8 @@ class EngineOptions:
     enforce_eager: bool = _DEFAULTS.enforce_eager
     """Always so on CPU."""
     seed: int = 0
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments by the engine's own names (``rollout.options``)."""
     start_seconds: float = 600.0
     """Limit for the start. A large model on a cold disk takes minutes; the launcher's own limit ends first."""
     update_seconds: float = 300.0
@@ -69,6 +71,7 @@ class EngineOptions:
             gpu_memory_fraction=rollout.gpu_memory_fraction,
             enforce_eager=rollout.enforce_eager,
             seed=seed,
+            further=rollout.options,
             stall_seconds=rollout.stall_seconds,
         )
 

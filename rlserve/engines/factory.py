@@ -13,6 +13,17 @@ ENGINES: Mapping[str, str] = {
 }
 """``module:class`` of each rollout engine. Text, so that a host imports only the engine it runs."""
 
+OPTION_CHECKS: Mapping[str, str] = {
+    "vllm": "rlserve.engines.vllm.options:check_given",
+}
+"""What looks at the ``rollout.options`` of an engine, without importing it; those of others are looked at by itself."""
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError, which names the option, unless the engine takes these options."""
+    if options and name in OPTION_CHECKS:
+        imported(OPTION_CHECKS, name, key="rollout.engine")(options)
+
 
 def engine_class(name: str) -> type[RolloutEngine]:
     """The class of a rollout engine. Imports its module. Raises ConfigError for an unknown name."""

@@ -25,9 +25,15 @@ PROMPTS = [(1, 2, 3, 4), (1, 2, 3, 5)]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def serving(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
-    serving = await Serving.start(VllmEngine, tiny_model("qwen3", tied=True), tmp_path_factory.mktemp("policy"))
+    serving = await Serving.start(
+        VllmEngine, tiny_model("qwen3", tied=True), tmp_path_factory.mktemp("policy"), further={"max_logprobs": 5}
+    )
     yield serving
     await serving.engine.close()
+
+
+async def test_an_option_of_vllm_reaches_it(serving: Serving) -> None:
+    assert serving.engine.llm.model_config.max_logprobs == 5
 
 
 async def test_a_tied_qwen_is_updated_by_exchange(serving: Serving) -> None:

@@ -70,3 +70,22 @@ def test_an_engine_that_is_misspelt_is_named_before_anything_starts() -> None:
         "teachers.0.engine: 'transformrs' is unknown; did you mean 'transformers'? (known: transformers, vllm)",
     ]
     assert not list(check_engines(config('{ name = "asks" }')))
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("gpu_memory_utilization = 0.5", "is set by rollout.gpu_memory_fraction; set that key instead"),
+        ('logprobs_mode = "raw_logits"', "is fixed (log-probabilities are those of the distribution"),
+        ("enable_chunked_prefill = true", "is fixed (vLLM on a CPU needs its value)"),
+        ('schedulin_policy = "priority"', "vLLM has no such argument; did you mean 'scheduling_policy'?"),
+    ],
+)
+def test_an_option_of_the_engine_that_is_owned_here_or_unknown_is_named(option: str, told: str) -> None:
+    (found,) = check_engines(config('{ name = "asks" }', more=(f"rollout.options={{ {option} }}",)))
+    assert found.is_fault and f"rollout.options.{option.split()[0]}: {told}" in found.message
+
+
+def test_options_that_the_engine_takes_pass() -> None:
+    options = "{ scheduling_policy = 'priority', max_logprobs = 5 }"
+    assert not list(check_engines(config('{ name = "asks" }', more=(f"rollout.options={options}",))))

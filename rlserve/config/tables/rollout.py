@@ -1,5 +1,7 @@
 """``[rollout]``: rollout workers, their engines, and how they sample."""
 
+from typing import Any
+
 from pydantic import Field
 
 from rlserve.config.base import Section
@@ -14,6 +16,9 @@ class RolloutConfig(Section):
     """Workers that the launcher starts; more may join from elsewhere."""
     engine: str = "vllm"
     """Inference engine, by its name in ``rlserve.engines.factory``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the engine by its own names, for example ``{ max_num_batched_tokens = 8192 }``; what has a
+    key here or is fixed by the engine is refused."""
     group_size: int = Field(8, ge=1)
     """Completions sampled per task."""
     max_groups_in_flight: int = Field(32, ge=1)

@@ -1,14 +1,74 @@
 """Settings for vLLM: arguments of its engine, parameters of a request, and the environment read at its import."""
 
+import ast
+import importlib.util
 import os
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from rlserve.engines.base import EngineOptions, SamplingChoice
 from rlserve.engines.vllm.parent_watch import OWNER_VARIABLE
+from rlserve.errors import ConfigError
+from rlserve.nearest import nearest
 
 CPU_BATCH_TOKENS = 2048
 """Tokens of one step on CPU, unless one prompt is longer: each number of rows up to it costs a compiled kernel."""
+
+
+KEYS = {
+    "model": "model.path",
+    "dtype": "rollout.dtype",
+    "max_model_len": "model.max_length",
+    "max_num_seqs": "rollout.max_num_seqs",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "gpu_memory_utilization": "rollout.gpu_memory_fraction",
+    "kv_cache_memory_bytes": "rollout.kv_cache_bytes",
+    "enforce_eager": "rollout.enforce_eager",
+    "seed": "seed",
+}
+"""Arguments of vLLM that have a key of their own in the configuration."""
+FIXED = {
+    "enable_prefix_caching": "a prefix is salted by the weights that computed it",
+    "skip_tokenizer_init": "the worker sends token ids",
+    "tokenizer": "the worker sends token ids",
+    "generation_config": "sampling is that of the configuration and the task alone",
+    "logprobs_mode": "log-probabilities are those of the distribution that is sampled from",
+    "disable_log_stats": "the worker reports its own numbers",
+    "weight_transfer_config": "weights come from the learner",
+    "worker_extension_cls": "weights come from the learner",
+    "data_parallel_size": "each worker has one engine; start more workers instead",
+    "pipeline_parallel_size": "weights are staged and digested per tensor-parallel rank",
+}
+"""Arguments of vLLM that the worker's promises rest on, and which."""
+FIXED_ON_CPU = ("enable_chunked_prefill", "max_num_batched_tokens", "distributed_executor_backend")
+"""See ``engine_arguments``: an engine on a CPU ends, or is slow, with other values."""
+
+
+def check_given(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless these are arguments of the installed vLLM that nothing here rests on."""
+    known = _argument_names()
+    for name in given:
+        at = f"rollout.options.{name}"
+        if name in KEYS:
+            raise ConfigError(f"{at}: is set by {KEYS[name]}; set that key instead")
+        if name in FIXED or (name in FIXED_ON_CPU and known and runs_on_cpu()):
+            raise ConfigError(f"{at}: is fixed ({FIXED.get(name, 'vLLM on a CPU needs its value')}); leave it out")
+        if known and name not in known:
+            near = nearest(name, known)
+            raise ConfigError(f"{at}: vLLM has no such argument" + (f"; did you mean {near!r}?" if near else ""))
+
+
+def _argument_names() -> set[str]:
+    """Of ``AsyncEngineArgs``, read from its source, since importing vLLM takes seconds; empty without vLLM."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return set()
+    tree = ast.parse((Path(found.origin).parent / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
+    classes = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in ("EngineArgs", "AsyncEngineArgs"))
+    fields = (n.target for body in classes for n in body.body if isinstance(n, ast.AnnAssign))
+    return {target.id for target in fields if isinstance(target, ast.Name)}
 
 
 def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
@@ -30,6 +90,7 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **options.further,
     }
     if on_cpu:
         # After part of a seeded prompt vLLM samples one token and then rewinds the generator, which torch's CPU

@@ -13,7 +13,7 @@ from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
-from rlserve.engines.factory import ENGINES, check_engine
+from rlserve.engines.factory import ENGINES, check_engine, check_options
 from rlserve.engines.tool_calls import check_parser
 from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.gpus import share_out, shared_with, visible_gpus
@@ -55,10 +55,11 @@ def check_types(config: RunConfig) -> Iterator[Finding]:
 
 
 def check_engines(config: RunConfig) -> Iterator[Finding]:
-    """Whether each inference engine and parser that is named exists; nothing of it is imported."""
+    """Whether each inference engine, its options and the parser exist; nothing of the engine is imported."""
     asked = [("rollout.engine", ENGINES, config.rollout.engine)]
     asked += [(f"teachers.{i}.engine", SCORING_ENGINES, t.engine) for i, t in enumerate(config.teachers)]
     checks: list[Callable[[], None]] = [partial(check_engine, engines, name, key=key) for key, engines, name in asked]
+    checks.append(partial(check_options, config.rollout.engine, config.rollout.options))
     checks.append(partial(check_parser, config.model.tool_parser))
     for check in checks:
         try:
