@@ -16,7 +16,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from rlserve.engines.vllm.staged_weights import InitInfo, StagedWeightEngine, UpdateInfo
+from rlserve.engines.vllm.staged_weights import InitInfo, Staged, StagedWeightEngine, UpdateInfo
 from rlserve.records import PolicyVersion
 from rlserve.weight_sync.publisher import Publisher
 from tests.support.models.tiny_policies import publish
@@ -74,10 +74,11 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
         oracle = dict(source.built(weights).named_parameters())
         same.append(all(torch.equal(p, oracle[name]) for name, p in model.named_parameters()))
         same[-1] &= not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    shared = by_memory(engine, model, source, start, directory)
     # What is digested is what is served, not what was staged.
     dict(model.named_parameters())["model.norm.weight"].data[0] += 1
-    engine._served = SimpleNamespace(policy=policy, tensors=weights, changes=[])
+    engine._served = Staged(policy, weights, [])
+    damaged = digested(engine)
+    shared = by_memory(engine, model, source, start, directory)
     whole = publish(weights, 3, directory / "weights.bin")
     content = bytearray((directory / "weights.bin").read_bytes())
     content[-1] ^= 1
@@ -93,7 +94,7 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
         "digests": digests,
         "rooms": len(rooms),
         "addresses": addresses == {name: p.data_ptr() for name, p in model.named_parameters()},
-        "damage": digested(engine) != policy.digest,
+        "damage": damaged != policy.digest,
         "missing": staged(engine, fewer, directory),
     }
 
