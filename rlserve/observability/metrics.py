@@ -56,9 +56,9 @@ METRICS: Mapping[str, MetricInfo] = {
     "learner/step_seconds": MetricInfo("seconds", "forward, backward and update"),
     "learner/wait_seconds": MetricInfo("seconds", "waiting for a full batch"),
     "learner/publish_seconds": MetricInfo("seconds", "training stands still for the publication of weights"),
-    "publish/seconds": MetricInfo("seconds", "last version that workers were told of: from its step to the news"),
+    "publish/seconds": MetricInfo("seconds", "last version announced: from its step to the announcement"),
     "publish/copy_seconds": MetricInfo("seconds", "of these, until its copy was made"),
-    "publish/digest_seconds": MetricInfo("seconds", "of these, for digests and the news"),
+    "publish/digest_seconds": MetricInfo("seconds", "of these, for digests and the announcement"),
     "publish/bytes_per_second": MetricInfo("bytes/s", "its size over its seconds"),
     "learner/tokens_per_second_per_gpu": MetricInfo(
         "tokens/s", "tokens that the model saw in learner/step_seconds, prompts included and padding not, a rank"

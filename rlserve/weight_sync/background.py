@@ -3,7 +3,7 @@
 The training thread hands a version over and goes on. Two waits can hold it up:
 
 ``wait_until_copied``  waits for: the copies of the version that is on its way, which read the weights. unblocked by: a
-                       thread that copies and waits for nobody. Called before an optimizer changes the weights.
+                       thread that copies and waits for no other. Called before an optimizer changes the weights.
 ``wait``               waits for: the announcement of that version. Called before the next one is begun.
 """
 

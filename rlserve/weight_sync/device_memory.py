@@ -148,7 +148,7 @@ class _OnHost:
         try:
             if os.fstat(descriptor).st_size != memory.size:
                 raise ValueError(f"{path} has another size")
-            # Writable, since torch has no tensors that may not be written; nobody writes here.
+            # Writable, since torch has no tensors that may not be written; no code writes here.
             pages = mmap.mmap(descriptor, memory.size)
         finally:
             os.close(descriptor)

@@ -1,7 +1,7 @@
 """A flat file of fixed size, mapped into memory: written and read in place, by this process and by others.
 
 All its room is taken when it is made, so that no write can find the disk full. Its pages may serve a later version
-once nobody reads them: who reads a file by its name holds a shared flock on it meanwhile (``reading``), and
+once no process reads them: who reads a file by its name holds a shared flock on it meanwhile (``reading``), and
 ``take_over`` asks for the lock alone. The kernel drops the locks of a process that dies.
 """
 
@@ -76,7 +76,7 @@ class MappedFile:
         return data
 
     def take_over(self, name: str) -> bool:
-        """Give it another name, to be written anew; False when somebody reads it, cut it or removed it."""
+        """Give it another name, to be written again; False when somebody reads it, cut it or removed it."""
         if not self.lock_alone():
             return False
         try:
@@ -118,7 +118,7 @@ def reading(path: Path) -> Iterator[Bytes]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         size = os.fstat(descriptor).st_size
-        # Private and writable, since torch has no tensors that may not be written; nobody writes, so nothing is copied.
+        # Private and writable, since torch has no tensors that may not be written. None is, so nothing is copied.
         # An empty file cannot be mapped.
         pages = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE) if size else b""
         yield np.frombuffer(pages, dtype=np.uint8)

@@ -30,7 +30,7 @@ class PublishTimes:
     """From its start until the weights might change again."""
     digest_seconds: float = 0.0
     seconds: float = 0.0
-    """From its start until workers were told."""
+    """From its start until it was announced."""
     num_bytes: int = 0
 
     def metrics(self) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Publication:
         with publication.copying():
             publication.add("model.norm.weight", parameter, torch.bfloat16)      # and all others
         publication.copied()            # the parameters may change again
-        policy = publication.finish()   # workers are told
+        policy = publication.finish()   # announced
     """
 
     def __init__(

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Published:
-    """A published version and its bytes. Its file is written anew only when nobody holds this object any more."""
+    """A published version and its bytes. Its file is written again only when no caller holds this object any more."""
 
     policy: PolicyVersion
     file: MappedFile

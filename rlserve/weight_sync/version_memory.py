@@ -42,13 +42,13 @@ class VersionMemory:
             return self._shared.memory
 
     def room(self, size: int, device: "torch.device") -> "Tensor | None":
-        """Memory to write the next version to; None when nobody wants it, it is read now, or there is no room.
+        """Memory to write the next version to; None when no engine wants it, it is read now, or there is no room.
 
         ``holds`` must follow for that version; a version that is given up leaves the memory empty.
         """
         with self._lock:
             self._unlock()
-            if self._closed or self._wanted != device_name(device):
+            if self._closed or not self._wanted or self._wanted != device_name(device):
                 return None
             if self._holds is not None:
                 if not self._holds[0].lock_alone():
@@ -86,6 +86,6 @@ class VersionMemory:
         self._drop()
         try:
             self._shared = SharedMemory(device, size)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             self._closed = True
             logger.warning("weights go by files to engines on the learner's device: %s", error)

@@ -75,7 +75,7 @@ class WeightFiles:
         return spare
 
     def retire(self, file: MappedFile, reader: Callable[[], object | None]) -> None:
-        """The file serves no version any more; it may be written anew when ``reader``, a weak reference, is gone."""
+        """The file serves no version any more; it may be written again when ``reader``, a weak reference, is gone."""
         if self._retired is not None:
             self._retired[0].discard()
         self._retired = file, reader

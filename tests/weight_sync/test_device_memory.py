@@ -66,7 +66,7 @@ def test_memory_that_cannot_be_opened_here_is_refused(memory: DeviceMemory) -> N
 def test_the_memory_holds_the_newest_version_once_an_engine_asked_for_it(tmp_path: Path) -> None:
     publisher = Publisher(tmp_path, run_id="r")
     publisher.publish(tensors(1.0), 1)
-    assert publisher.memory_of(publisher.get(1), device_name(CPU)) is None, "nobody had asked"
+    assert publisher.memory_of(publisher.get(1), device_name(CPU)) is None, "no engine had asked"
     publisher.publish(tensors(2.0), 2)
     memory = publisher.memory_of(publisher.get(2), device_name(CPU))
     assert memory is not None

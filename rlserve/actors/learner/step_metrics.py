@@ -25,7 +25,7 @@ class Sync:
     seconds: float
     """In which training stood still for publishing."""
     times: PublishTimes
-    """Of the last version that workers were told of."""
+    """Of the last version that was announced."""
 
 
 def step_metrics(

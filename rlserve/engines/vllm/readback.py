@@ -31,7 +31,7 @@ def checked(policy: PolicyVersion, path: Path, *, digests: bool = True) -> Itera
     with contextlib.ExitStack() as stack:
         try:
             flat = stack.enter_context(reading(path))
-        except OSError as error:  # deleted, written anew, or unreadable here; a copy over the stream may still work
+        except OSError as error:  # deleted, written again, or unreadable here; a copy over the stream may still work
             raise WeightsMismatch(f"weights of version {policy.version}: {path} cannot be read ({error})") from error
         check(policy, flat, digests=digests)
         yield flat

@@ -151,7 +151,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if memory is not None and self._direct is not None:
             try:
                 return self._staged_in_memory(policy, path, memory, self._direct)
-            except (WeightsMismatch, OSError) as error:
+            except Exception as error:  # whatever it was, the file holds the same bytes
                 logger.warning("version %d is read from its file, which is slower: %s", policy.version, error)
         try:
             # Where a device gets the bytes it also digests them, in a hundredth of the time.

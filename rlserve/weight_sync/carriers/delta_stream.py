@@ -54,7 +54,7 @@ class Encoding:
             return None
 
     def _begin(self) -> bool:
-        # Not kept any longer than the encoding takes: the files of versions that are held are not written anew.
+        # Not kept any longer than the encoding takes: the files of versions that are held are not written again.
         versions, self._versions = self._versions, None
         assert versions is not None, "it is begun once"
         old, new = versions

@@ -1,4 +1,4 @@
-"""A version is published while the next step runs: which weights it holds, what waits for it, who hears of an error."""
+"""A version is published while the next step runs: which weights it holds, what waits for it, who gets an error."""
 
 import threading
 import time
@@ -109,7 +109,7 @@ def test_an_error_reaches_the_training_thread_with_its_cause(trainer: Trainer) -
 
     end = trainer.publisher.subscribe(fail)
     trainer.publish(1)
-    trainer.step(optimizer_batch(0, 1), lr=1e-2)  # an update waits for the copy, and never for ever
+    trainer.step(optimizer_batch(0, 1), lr=1e-2)  # an update waits for the copy, and always ends
     with pytest.raises(RuntimeError, match="cannot be told"):
         trainer.publishing.wait()
     with pytest.raises(RuntimeError, match="cannot be told"):

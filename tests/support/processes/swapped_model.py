@@ -48,7 +48,7 @@ class Model:
 
 
 def swap_twice(path: str, directory: Path) -> dict[str, Any]:
-    """What became of the parameters, and of the digests."""
+    """The parameters and the digests afterwards."""
     source = Model(path, directory)
     model = source.built()
     start = source.checkpoint(model)
