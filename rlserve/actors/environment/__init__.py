@@ -8,6 +8,7 @@
 * ``episode_thread``  a thread for calls into a plug-in
 * ``blame``           turns an exception of a plug-in into PluginFailed with its file and line
 * ``client``          asks one environment server, in any language
+* ``episode_call``    one episode from the client's side
 * ``conformance``     the checks behind ``rlserve env check``
 
 To add an environment, see the package ``rlserve.environments``. To add a check of all environments, add a function to

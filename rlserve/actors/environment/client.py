@@ -1,7 +1,10 @@
 """Client of one environment server."""
 
+from contextlib import AbstractAsyncContextManager
+
 import grpc.aio
 
+from rlserve.actors.environment.episode_call import EpisodeCall, open_episode
 from rlserve.records import EnvironmentSpec, Task
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, open_channel
@@ -40,6 +43,10 @@ class EnvironmentClient:
         return [
             codec.environment_from_proto(spec, f"environments[{i}]") for i, spec in enumerate(response.environments)
         ]
+
+    def episode(self, task: Task) -> AbstractAsyncContextManager[EpisodeCall]:
+        """An open episode of a multi-turn task, for the duration of the block."""
+        return open_episode(self._channel, task)
 
     async def get_tasks(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_environments import BROKEN_PROMISES, SumEnvironment
+from broken_environments import BROKEN_EPISODES, BROKEN_PROMISES, AskEnvironment, SumEnvironment
 
 from rlserve import plugins
 from rlserve.actors.environment.conformance import checks
@@ -23,7 +23,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> None:
     load = plugins.load
 
     def find(group: str, name: str, **options: Any) -> Any:
-        return SumEnvironment if name == "sums" else load(group, name, **options)
+        return {"sums": SumEnvironment, "asks": AskEnvironment}.get(name) or load(group, name, **options)
 
     monkeypatch.setattr(plugins, "load", find)
 
@@ -44,6 +44,7 @@ async def failed(name: str, options: Mapping[str, Any]) -> dict[str, str]:
         ("guess", {}),
         ("calculator", {}),
         ("sums", {}),
+        ("asks", {}),
     ],
 )
 async def test_good_environments_keep_every_promise(sums: None, name: str, options: Mapping[str, Any]) -> None:
@@ -65,6 +66,21 @@ async def test_a_broken_promise_is_found(sums: None, monkeypatch: pytest.MonkeyP
     assert promise in found, found
     assert found[promise]
     assert len(found) <= 2, found
+
+
+@pytest.mark.parametrize(("fault", "promise"), BROKEN_EPISODES.items())
+async def test_a_broken_promise_of_episodes_is_found(sums: None, fault: str, promise: str) -> None:
+    found = await failed("asks", {"fault": fault})
+    assert promise in found, found
+    assert len(found) <= 2, found
+
+
+async def test_episodes_are_checked_of_environments_with_several_turns_only() -> None:
+    for name, expected in (("guess", True), ("arithmetic", False)):
+        async with plugin_site(EnvironmentConfig(name=name), {}) as site:
+            findings = {finding.check: finding.state for finding in await run_suite(site)}
+        assert ("episodes_repeat" in findings) is expected
+        assert not expected or findings["episodes_repeat"] is State.OK
 
 
 async def test_a_strangers_server_is_checked_over_the_wire() -> None:

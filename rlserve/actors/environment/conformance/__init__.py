@@ -2,8 +2,9 @@
 
 * ``site``    the environment under test: its server, its spec, its verifier
 * ``checks``  one promise per function, listed in ``CHECKS``
+* ``episode_checks``  the same for promises of episodes
 * ``suite``   runs all checks and collects the findings
 
 To add a check: a function in ``checks`` whose docstring is the promise and which returns the fault, listed in
-``CHECKS``.
+``CHECKS`` or ``EPISODE_CHECKS``.
 """

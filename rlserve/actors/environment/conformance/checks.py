@@ -5,7 +5,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from rlserve.actors.environment.client import EnvironmentClient
-from rlserve.actors.environment.conformance.site import Site, verify_all
+from rlserve.actors.environment.conformance.episode_checks import SAID, play
+from rlserve.actors.environment.conformance.site import Site, Skip, verify_all
 from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, RlserveError, Unavailable, UnknownName
 from rlserve.plugins import HELD_OUT_SPLITS
 from rlserve.records import Outcome, Task
@@ -28,10 +29,6 @@ ODD_TEXTS = {
 }
 
 Check = Callable[[Site], Awaitable[str]]
-
-
-class Skip(Exception):
-    """The check does not apply; the text is the reason."""
 
 
 async def spec_is_whole(site: Site) -> str:
@@ -89,12 +86,12 @@ async def seeds_differ(site: Site) -> str:
     """Endless splits return other tasks for another seed, and do not repeat at once."""
     if site.spec.splits[_split(site)]:
         raise Skip("the split is finite")
-    one, other = await _sample(site, seed=1), await _sample(site, seed=2)
-    if one[0].multi_turn:
-        raise Skip("what differs may be hidden until an episode shows it")
-    if [t.prompt for t in one] == [t.prompt for t in other]:
+    one, other = [[await _seen(site, task) for task in await _sample(site, seed=seed)] for seed in (1, 2)]
+    distinct = len(set(one))
+    if site.spec.multi_turn and (one == other or distinct == 1):
+        raise Skip("what differs may be hidden: prompts and first answers are the same")
+    if one == other:
         return "seeds 1 and 2 return the same tasks"
-    distinct = len({repr(task.prompt) for task in one})
     return "" if distinct > 1 else f"{SAMPLE} tasks in a row are the same"
 
 
@@ -264,6 +261,12 @@ async def _not_refused(client: EnvironmentClient, name: str, what: str, **fields
     except RlserveError as error:
         return f"{what}: is refused as {type(error).__name__}; answer INVALID_ARGUMENT or NOT_FOUND"
     return f"{what}: is not refused"
+
+
+async def _seen(site: Site, task: Task) -> str:
+    """What a policy sees of a task: the prompt and, over several turns, the first answers."""
+    answers = (await play(site.client, task, SAID, most=4)).outline if task.multi_turn else ()
+    return repr((task.prompt, answers))
 
 
 async def _verified_task(site: Site) -> Task:

@@ -19,6 +19,11 @@ from rlserve.records import EnvironmentSpec, Verdict
 from rlserve.rpc.server import serving
 from rlserve.v1 import environment_service_pb2_grpc as pb_grpc
 
+
+class Skip(Exception):
+    """The check does not apply; the text is the reason."""
+
+
 Verify = Callable[[str, str, bytes], Awaitable[Verdict]]
 """(verifier, completion, payload) -> verdict."""
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rlserve.actors.environment.conformance.checks import CHECKS, Check, Skip
-from rlserve.actors.environment.conformance.site import Site
+from rlserve.actors.environment.conformance.checks import CHECKS, Check
+from rlserve.actors.environment.conformance.episode_checks import EPISODE_CHECKS
+from rlserve.actors.environment.conformance.site import Site, Skip
 
 
 class State(StrEnum):
@@ -29,10 +30,15 @@ class Finding:
 
 
 async def run_suite(
-    site: Site, *, checks: Sequence[Check] = CHECKS, report: Callable[[Finding], None] = lambda finding: None
+    site: Site, *, checks: Sequence[Check] | None = None, report: Callable[[Finding], None] = lambda finding: None
 ) -> list[Finding]:
-    """All findings; calls ``report`` with each one as soon as it is known."""
+    """All findings; calls ``report`` with each one as soon as it is known.
+
+    Without ``checks`` it runs all that apply to the environment: those of episodes only if it has several turns.
+    """
     findings = []
+    if checks is None:
+        checks = (*CHECKS, *EPISODE_CHECKS) if site.spec.multi_turn else CHECKS
     for check in checks:
         finding = await _run(check, site)
         report(finding)
