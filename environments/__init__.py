@@ -5,6 +5,7 @@
 * ``guess``          a guessing game, over several turns
 * ``countdown``      reach a target from given numbers
 * ``reasoning_gym``  the data sets of that library
+* ``adapters``       environments of other libraries: Gymnasium, TextArena, OpenEnv, tools of MCP servers
 * ``files``          tasks from the user's files: GSM8K, MATH, HumanEval, MBPP, any others
 
 * ``draws``          reproducible random draws
