@@ -1,8 +1,8 @@
 """A model's tokens: its tokenizer, the tokens that end a completion, and the text for verifiers and environments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from rlserve.records import Message, Task
 from rlserve.tokens.chat import turn_end
@@ -40,9 +40,9 @@ class ModelTokens:
         return cls(tokenizer, end_ids, turn, unwritten, max(tokenizer.get_vocab().values()) + 1)
 
     @classmethod
-    def load(cls, model_path: str) -> Self:
+    def load(cls, model_path: str, template_arguments: Mapping[str, Any] | None = None) -> Self:
         """The tokens of the model at ``model_path``, loading its tokenizer. Raises ConfigError."""
-        return cls.of(load_tokenizer(model_path), model_path)
+        return cls.of(load_tokenizer(model_path, template_arguments), model_path)
 
     def ends_of(self, task: Task) -> tuple[int, ...]:
         """Tokens that end a completion of ``task``, the usual one first."""

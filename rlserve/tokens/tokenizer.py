@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 
@@ -23,12 +24,18 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
 
 
-def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a checkpoint directory or hub name. Runs no remote code."""
+def load_tokenizer(path: str, template_arguments: Mapping[str, Any] | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint directory or hub name, whose chat template always gets ``template_arguments``.
+
+    Runs no remote code.
+    """
     # Here: its import takes seconds, which importers of this module need not pay.
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if template_arguments:
+        # Bound here, so that whatever renders with this tokenizer renders alike: prompts, turns, probes of its end.
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **template_arguments)
     loaded: Tokenizer = tokenizer
     return loaded
 

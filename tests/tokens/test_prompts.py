@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
+from rlserve.config.tables.model import ModelConfig
 from rlserve.errors import TASK_FAULTS, TaskRefused
 from rlserve.records import Message, Task, Tool
 from rlserve.tokens.chat import render, turn_end
+from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.tokens.prompts import encode_prompt
 from tests.support.models import characters
 
@@ -52,6 +54,21 @@ def refused(tokenizer: Any, asked: Task, max_tokens: int = 40) -> TaskRefused:
         encode_prompt(tokenizer, asked, max_tokens=max_tokens)
     assert caught.value.reason in TASK_FAULTS
     return caught.value
+
+
+def test_arguments_of_the_configuration_reach_the_chat_template(chat: Any, tmp_path: Path) -> None:
+    chat.chat_template = CHATML.replace("<think>\n", "{% if not (no_thoughts or false) %}<think>\n{% endif %}")
+    chat.save_pretrained(tmp_path / "thinks")
+    plain, silent = (ModelTokens.load(str(tmp_path / "thinks"), given) for given in (None, {"no_thoughts": True}))
+    heads = [encode_prompt(t.tokenizer, task((USER,)), max_tokens=100).text for t in (plain, silent)]
+    assert [head.rpartition("assistant\n")[2] for head in heads] == ["<think>\n", ""]
+    assert plain.turn_end == silent.turn_end == chat.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_what_a_task_sets_is_no_argument_of_a_configuration() -> None:
+    assert ModelConfig(chat_template_kwargs={"enable_thinking": False}).chat_template_kwargs
+    with pytest.raises(ValueError, match=r"chat_template_kwargs\.tools: is set for each task; leave it out"):
+        ModelConfig(chat_template_kwargs={"tools": []})
 
 
 @pytest.mark.parametrize("prompt", ["3+4=", "<bos>3+4=", (1, 7, 8), (USER,)])

@@ -85,7 +85,7 @@ class Learner:
         self._warn = Warner(paths.events)
         self._store = open_store(config, paths, start.state, self._warn)
         self._publisher = trainer.publisher
-        self._tokens = ModelTokens.load(start.model_path)
+        self._tokens = ModelTokens.load(start.model_path, config.model.chat_template_kwargs)
         self._inbox = self._open_inbox()
         self._follower: EnvironmentFollower | None = None
         self._hub: HubClient | None = None

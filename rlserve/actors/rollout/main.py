@@ -120,7 +120,7 @@ class RolloutProcess:
         stack.push_async_callback(engine.close)
         stack.push_async_callback(self._subscriber.close)
         self._subscriber.take_memory_of(engine.device)
-        tokens = ModelTokens.load(model_path)
+        tokens = ModelTokens.load(model_path, config.model.chat_template_kwargs)
         engine.read_with(tokens.tokenizer)  # before the first lease: tasks may end completions by a text
         tool_calls = ToolCallReader(config.model.tool_parser, tokens.tokenizer)
         await tool_calls.check()

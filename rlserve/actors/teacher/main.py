@@ -63,7 +63,7 @@ async def teacher_server(
     async with AsyncExitStack() as stack:
         with blaming_checkpoint(config, path):
             # In a thread: the event loop must see a signal to stop meanwhile.
-            tokens = await asyncio.to_thread(ModelTokens.load, path)
+            tokens = await asyncio.to_thread(ModelTokens.load, path, config.chat_template_kwargs)
         engine = await start_scoring(config, path, num_tokens=tokens.size)
         # Before the batcher enters the stack: its running batch needs the engine, so it must end first.
         stack.push_async_callback(engine.close)

@@ -79,7 +79,8 @@ async def _sample(worker: Actor, arguments: argparse.Namespace) -> None:
 
     paths = RunPaths(Path(arguments.run))
     config = load_run([paths.config])
-    tokens = ModelTokens.load(model_at(config.model.path) if config.model.path else str(paths.start_model))
+    model = model_at(config.model.path) if config.model.path else str(paths.start_model)
+    tokens = ModelTokens.load(model, config.model.chat_template_kwargs)
     prompt = arguments.prompt if arguments.text else (Message(role="user", content=arguments.prompt),)
     task = Task(environment="", split="", index=0, task_id="prompt", prompt=prompt, verifier="", payload=b"")
     room = config.model.max_length - (arguments.max_new_tokens or config.rollout.max_new_tokens)

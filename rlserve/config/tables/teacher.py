@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
+from rlserve.config.tables.model import TemplateArguments
 from rlserve.config.tables.pretrain import PretrainConfig, SftConfig
 
 START = "start"
@@ -36,6 +37,8 @@ class TeacherConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     max_length: int = Field(2048, ge=8)
     """Longest sequence it scores, in tokens."""
+    chat_template_kwargs: TemplateArguments = Field(default_factory=dict)
+    """Arguments of its chat template, for a teacher with a tokenizer of its own."""
     max_k: int = Field(64, ge=0)
     """Largest top k it returns."""
     tokens_per_batch: int = Field(8192, ge=8)

@@ -189,7 +189,7 @@ def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Findi
     count = _characters
     if not made:
         hide_torch()
-        count = partial(_tokens, load_tokenizer(_loadable(config.model.path)))
+        count = partial(_tokens, load_tokenizer(_loadable(config.model.path), config.model.chat_template_kwargs))
     for part in taken:
         yield from _check_prompts(config, count, part)
 
