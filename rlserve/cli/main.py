@@ -38,6 +38,7 @@ COMMANDS = (
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
     Command("verify", "rlserve.cli.verify", "verdicts of a verifier on a file of cases"),
     Command("verifier", "rlserve.cli.verifier", "verifiers: list those installed here, write a new one"),
+    Command("config", "rlserve.cli.config", "shipped configurations, every key with its meaning, a schema for editors"),
     Command("bench", "rlserve.cli.bench", "speed against plain vLLM and PyTorch, as ratios in one run"),
     Command("doctor", "rlserve.cli.doctor", "what this machine has and lacks, and the fix for each"),
 )
@@ -48,7 +49,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlserve",
         description="A reinforcement-learning-centric post-training service.",
-        epilog="Start with: rlserve doctor; rlserve run configs/quickstart.toml",
+        epilog="Start with: rlserve doctor; rlserve run quickstart",
     )
     parser.add_argument("--version", action="version", version=f"rlserve {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")

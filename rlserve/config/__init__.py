@@ -5,6 +5,9 @@
 * ``algorithms``    one section an algorithm, for the ``[algorithm]`` table
 * ``base``          what every section is: strict, frozen, documented
 * ``load``          TOML files and overrides to a configuration, and back
+* ``shipped``       the configurations that come with the package
+* ``reference``     every key as a page of Markdown
+* ``editor_schema`` every key as a JSON schema for editors
 * ``schema``        the keys of a section, for messages
 * ``faults``        pydantic's errors as messages that name key, value and fix
 * ``foreign_keys``  names of the same keys in other trainers, as hints

@@ -16,16 +16,13 @@ from rlserve.config.base import Section
 from rlserve.config.faults import explain
 from rlserve.config.run import RunConfig
 from rlserve.config.schema import keys_at
+from rlserve.config.shipped import found, shipped
 from rlserve.errors import ConfigError, InvalidRequest
 from rlserve.nearest import nearest
 from rlserve.references import anchored
 from rlserve.text_files import read_text
 
 S = TypeVar("S", bound=Section)
-
-
-SHIPPED = Path(__file__).parents[1] / "configs"
-"""Configurations that are installed with the package."""
 
 
 def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> RunConfig:
@@ -52,7 +49,7 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
 
 def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A TOML file over the file that its key ``base`` names, relative to its own directory."""
-    here = _found(Path(path)).resolve()
+    here = found(Path(path)).resolve()
     if here in seen:
         raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
     # Only a file may have a base: it is relative to that file, and an override has no place on disk.
@@ -67,30 +64,19 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file as a dictionary; a missing or broken one is a ConfigError that says where."""
-    found = _found(Path(path))
-    if not found.exists():
-        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are configs/NAME.toml ({_shipped()})")
-    if found.is_dir():
-        is_run = (found / "config.toml").exists()
+    file = found(Path(path))
+    if not file.exists():
+        raise ConfigError(f"config: no file {str(path)!r}; shipped ones are {', '.join(shipped()) or 'missing here'}")
+    if file.is_dir():
+        is_run = (file / "config.toml").exists()
         way = f"to continue that run: rlserve run --resume {path}" if is_run else "give a TOML file"
         raise ConfigError(f"config: {str(path)!r} cannot be read (it is a directory); {way}")
     try:
-        return tomllib.loads(read_text(found))
+        return tomllib.loads(read_text(file))
     except InvalidRequest as error:
         raise ConfigError(f"config: {error}; give a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config: {str(path)!r} is not TOML: {error}") from error
-
-
-def _found(path: Path) -> Path:
-    """``path``, or the shipped configuration of that name when no such file is here."""
-    # `configs/NAME.toml` works from a checkout and from an installed wheel alike; a file of that name here wins.
-    shipped = SHIPPED.parent / path if path.parts[:1] == (SHIPPED.name,) else path
-    return shipped if not path.exists() and shipped.exists() else path
-
-
-def _shipped() -> str:
-    return ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml"))) or "none are installed"
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Directory of the run under ``directory``."""
     directory: str = "runs"
+    """Where runs are kept."""
     seed: int = Field(0, ge=0)
+    """Seed of the tasks, the samples, the pretraining and the order of training."""
     steps: int = Field(100, ge=0)
     """Optimizer steps."""
     stop_reward: float | None = None

@@ -12,14 +12,14 @@ def walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str],
     definitions = schema.get("$defs", {})
     node, path = schema, []
     for part in loc:
-        node = _resolve(node, definitions)
+        node = resolve(node, definitions)
         # pydantic puts the tag of a discriminated union into an error's location, where a user's path has no such part.
         if "oneOf" in node:
             node = _tagged(node, str(part), definitions)
             continue
         path.append(str(part))
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    return path, list(_resolve(node, definitions).get("properties", {}))
+    return path, list(resolve(node, definitions).get("properties", {}))
 
 
 def keys_at(section: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
@@ -37,17 +37,18 @@ def places_of(section: type[BaseModel], name: str) -> list[str]:
 def _keys(schema: Any, definitions: Mapping[str, Any]) -> Iterator[str]:
     for key, node in schema.get("properties", {}).items():
         yield key
-        yield from (f"{key}.{inner}" for inner in _resolve(node, definitions).get("properties", {}))
+        yield from (f"{key}.{inner}" for inner in resolve(node, definitions).get("properties", {}))
 
 
 def _tagged(node: Any, tag: str, definitions: Mapping[str, Any]) -> Any:
     """The section of a union whose ``type`` is ``tag``; empty for a plug-in's."""
     # JSON Schema marks the value of a one-valued Literal as const.
-    options = [_resolve(option, definitions) for option in node["oneOf"]]
+    options = [resolve(option, definitions) for option in node["oneOf"]]
     return next((o for o in options if o.get("properties", {}).get("type", {}).get("const") == tag), {})
 
 
-def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
+def resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """The section that a node refers to, or the node itself."""
     for option in node.get("anyOf", []):
         # Optional tables: anyOf a section and null.
         if "$ref" in option or "oneOf" in option:

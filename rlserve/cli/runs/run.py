@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         nargs="+",
-        help="TOML files, later ones over earlier ones, or shipped ones (configs/quickstart.toml); with --resume the "
+        help="TOML files, later ones over earlier ones, or shipped ones by name (quickstart); with --resume the "
         "directory of the run",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=SET_HELP)

@@ -66,6 +66,7 @@ class PolicyGradientConfig(AlgorithmSection):
     length_penalty: float = Field(0.0, ge=0, lt=1)
     """Share of the group's mean reward taken off its longest completion, of shorter ones in proportion."""
     kl: KlConfig = KlConfig()
+    """Divergence from a reference model."""
     entropy_coefficient: float = Field(0.0, ge=0)
     """Weight of the mean token entropy as a bonus."""
     z_loss_coefficient: float = Field(0.0, ge=0)
@@ -198,6 +199,7 @@ class ReinforceConfig(AveragingConfig):
     advantage: Literal["group_std", "group_mean", "leave_one_out", "batch_std", "max_rl", "running_baseline"] = (
         "leave_one_out"
     )
+    """As for ``grpo``; here each sample's baseline is the mean of the others."""
 
 
 PolicyGradientSections: TypeAlias = GrpoConfig | CispoConfig | GspoConfig | ReinforceConfig

@@ -39,6 +39,7 @@ class PairedConfig(AlgorithmSection):
     """Settings that all losses on pairs share."""
 
     pairs: PairsConfig = PairsConfig()
+    """How pairs are chosen from a group."""
     averaging: Literal["pair_mean", "prompt_mean"] = "prompt_mean"
     """Mean over pairs, or over prompts of the mean over each one's pairs."""
 
@@ -54,6 +55,7 @@ class DpoConfig(PairedConfig):
 
     type: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "ipo", "hinge", "apo_zero", "apo_down"] = "sigmoid"
+    """Loss on the margin of a pair, the policy's log-ratio to the reference of the chosen less that of the rejected."""
     beta: float = Field(0.1, gt=0)
     """Weight of the divergence from the reference in the objective that the loss is derived from: higher
     keeps the policy nearer to the reference."""

@@ -22,5 +22,6 @@ class PluginAlgorithmConfig(AlgorithmSection):
     """An algorithm of an installed package, found by its entry point; it checks its own options."""
 
     type: str
+    """Its registered name, or a class in a file of yours (``"my_loss.py:Loss"``)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Read by the algorithm."""

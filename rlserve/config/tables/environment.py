@@ -44,7 +44,9 @@ class TaskSamplingConfig(Section):
     """Sampling of an environment's tasks, where a task sets none itself; unset values are those of ``[rollout]``."""
 
     temperature: float | None = Field(None, gt=0)
+    """Sampling temperature."""
     max_new_tokens: int | None = Field(None, ge=1)
+    """Length limit of a completion, or of all turns of an episode together."""
     stop: tuple[StopText, ...] = Field((), max_length=64)
     """Texts that end a completion, or a turn; their tokens are kept."""
 

@@ -16,6 +16,7 @@ class EvaluationSetConfig(Section):
     split: str = ""
     """Empty: the environment's ``eval_split``."""
     problems: int = Field(200, ge=1)
+    """Tasks of the split that are measured."""
     samples: int | None = Field(None, ge=1)
     """Completions per task; unset: ``evaluate.samples``."""
     temperature: float | None = Field(None, ge=0)

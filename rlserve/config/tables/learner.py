@@ -40,15 +40,20 @@ class LearnerConfig(Section):
     """The learner: optimizer, batches, staleness, streams."""
 
     address: str = "127.0.0.1:0"
+    """Address of rank 0; port 0 takes a free one."""
     ranks: int = Field(1, ge=1)
     """Processes (GPUs) that train."""
     rank_timeout_seconds: float = Field(600.0, gt=0)
     """Longest wait of one rank for another in a collective operation; then the run ends with the name of that rank."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage of DeepSpeed: what ranks share out, from nothing (0) over the optimizer's state (1) and the gradients
+    (2) to the weights (3)."""
     dtype: Dtype = "bfloat16"
+    """Precision in which the model computes; master weights and the optimizer's state are float32."""
     publish_dtype: Dtype | None = None
     """Precision of published weights; unset: ``rollout.dtype``."""
     lr: float = Field(1e-6, gt=0)
+    """Learning rate of AdamW, after the warm-up."""
     schedule: str = "constant"
     """Of the learning rate, after warm-up: ``constant``, ``linear``, ``cosine`` or another name of ``SCHEDULES``, as
     ``transformers.get_scheduler`` makes it over ``steps``."""
@@ -57,8 +62,11 @@ class LearnerConfig(Section):
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the learning rate rises to ``lr``."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's averages of the gradient and of its square."""
     adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of AdamW's second average: bounds the update where gradients are tiny."""
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Global gradient norm is clipped here."""
     groups_per_step: int = Field(32, ge=1)
@@ -93,6 +101,7 @@ class LearnerConfig(Section):
     ess_warn: float = Field(0.9, ge=0, le=1)
     """Warn when the effective sample size falls below this share."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     attention: str = ""
     """How the model attends: ``"varlen"`` (packed rows without a mask), or a name that transformers knows, such as
     ``"sdpa"``, ``"flex_attention"``, ``"flash_attention_2"``. Empty: ``"varlen"`` for packed rows in bfloat16 on a GPU,

@@ -11,16 +11,25 @@ class ArchitectureConfig(Section):
     """A small decoder from scratch."""
 
     family: Literal["qwen3", "llama"] = "qwen3"
+    """Architecture, of those in transformers."""
     hidden_size: int = Field(256, ge=8)
+    """Width of the residual stream."""
     num_layers: int = Field(2, ge=1)
+    """Decoder layers."""
     num_heads: int = Field(4, ge=1)
+    """Query heads of a layer."""
     num_kv_heads: int = Field(2, ge=1)
+    """Key and value heads of a layer; ``num_heads`` is a multiple of it."""
     head_dim: int = Field(64, ge=4)
+    """Width of a head."""
     ffn_size: int = Field(512, ge=8)
+    """Width of the feed-forward layers."""
     tie_embeddings: bool = True
+    """Use the input embedding as the output projection too."""
     initializer_range: float = Field(0.1, gt=0)
     """Standard deviation of the initial weights; 0.02 fails at this size."""
     rope_theta: float = Field(10000.0, gt=0)
+    """Base of the rotary position embedding."""
 
     @model_validator(mode="after")
     def _heads_share_keys_evenly(self) -> "ArchitectureConfig":
@@ -40,6 +49,7 @@ class TokenizerConfig(Section):
     """The tokenizer trained with the model."""
 
     type: Literal["characters", "bpe"] = "characters"
+    """A token per character, or byte-pair encoding trained on the corpus."""
     alphabet: str = ""
     """Characters of a "characters" tokenizer; empty takes those of the data."""
     vocab_size: int = Field(64, ge=16)
@@ -52,6 +62,7 @@ class CorpusConfig(Section):
     environment: str = ""
     """Registered environment that can demonstrate (has ``demonstration``)."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the environment's constructor."""
     path: str = ""
     """JSON lines with "text", or with "prompt" and "completion"."""
     mixture: list["CorpusConfig"] = Field(default_factory=list)
@@ -73,16 +84,23 @@ class StageConfig(Section):
     """One training stage (pretrain or SFT)."""
 
     corpus: CorpusConfig
+    """What the stage learns from."""
     steps: int = Field(600, ge=0)
     """At most this many optimizer steps; 0 skips the stage."""
     batch_size: int = Field(32, ge=1)
+    """Sequences in one optimizer batch."""
     lr: float = Field(1.5e-3, gt=0)
+    """Learning rate of AdamW, after the warm-up."""
     warmup_steps: int = Field(20, ge=0)
+    """First steps, over which the learning rate rises linearly from 0."""
     cooldown_steps: int = Field(0, ge=0)
     """Last steps, over which the learning rate falls linearly to 0."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of AdamW's averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient norm is clipped here."""
     stop_accuracy: float = Field(0.0, ge=0, le=1)
     """Go on to the cool-down, or end, once sampled accuracy on the validation split reaches this; 0: no checks."""
     check_every: int = Field(10, ge=1)
@@ -109,11 +127,15 @@ class PretrainConfig(Section):
     """From nothing to a language model: architecture, tokenizer, pretraining."""
 
     architecture: ArchitectureConfig = ArchitectureConfig()
+    """The model."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """Its tokenizer."""
     stage: StageConfig
+    """Its training."""
 
 
 class SftConfig(Section):
     """Supervised fine-tuning on prompt and completion pairs; loss on completions alone."""
 
     stage: StageConfig
+    """Its training."""

@@ -12,6 +12,7 @@ class RolloutConfig(Section):
     """Rollout workers: engine, sampling, time limits."""
 
     address: str = "127.0.0.1:0"
+    """Address of a worker; port 0 takes a free one each."""
     workers: int = Field(1, ge=0)
     """Workers that the launcher starts; more may join from elsewhere."""
     engine: str = "vllm"
@@ -24,16 +25,21 @@ class RolloutConfig(Section):
     max_groups_in_flight: int = Field(32, ge=1)
     """Groups that one worker holds at once."""
     temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probabilities are of the distribution at this temperature."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Only 1.0: log-probabilities are over the whole vocabulary."""
     max_new_tokens: int = Field(512, ge=1)
     """Length limit of a completion."""
     dtype: Dtype = "bfloat16"
+    """Precision in which the engine computes."""
     kv_cache_bytes: int = Field(0, ge=0)
     """Size of the KV cache; 0 lets vLLM decide (GPU), or is room for 8 sequences of ``model.max_length`` (CPU)."""
     max_num_seqs: int = Field(256, ge=1)
     """Sequences that the engine runs at once."""
     tensor_parallel: int = Field(1, ge=1)
+    """GPUs over which one worker's engine splits the model."""
     gpu_memory_fraction: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory that the engine takes for weights and KV cache."""
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation (always so on CPU)."""
     stall_seconds: float = Field(60.0, gt=0)

@@ -34,7 +34,9 @@ class TeacherConfig(Section):
     """What runs it: ``"transformers"``, a batched forward pass (the faster on CPU), or ``"vllm"``, its
     ``prompt_logprobs``."""
     address: str = "127.0.0.1:0"
+    """Address of a server; port 0 takes a free one each."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision in which it computes."""
     max_length: int = Field(2048, ge=8)
     """Longest sequence it scores, in tokens."""
     chat_template_kwargs: TemplateArguments = Field(default_factory=dict)

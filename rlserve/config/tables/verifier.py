@@ -11,6 +11,7 @@ class VerifierConfig(Section):
     """Verifier servers."""
 
     address: str = "127.0.0.1:0"
+    """Address of the server; port 0 takes a free one."""
     workers: int = Field(2, ge=1)
     """Processes that judge, one completion at a time each. Verifiers that wait for a server, such as judges, have a
     process of their own, with many completions at once."""
