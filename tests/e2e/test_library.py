@@ -94,12 +94,12 @@ def test_a_run_from_a_script_is_measured_sampled_and_resumed(folder: Path, nothi
         "run = rlserve.Run('runs/own').resume(steps=3, progress=False)\n"
         "found = run.eval(problems=4, progress=False)\n"
         "texts = run.generate(['2+2='], samples=2, progress=False)\n"
-        "print(json.dumps([[row['step'] for row in run.metrics], found['problems'], texts, str(run)]))\n"
+        "print(json.dumps([[row['step'] for row in run.metrics], found['problems'], texts, str(run), len(run.measurements)]))\n"
     )
     done = python(folder, source)
     assert done.returncode == 0, done.stdout + done.stderr
-    steps, problems, texts, shown = json.loads(done.stdout.splitlines()[-1])
-    assert {1, 2, 3} <= set(steps) and problems == 4
+    steps, problems, texts, shown, measured = json.loads(done.stdout.splitlines()[-1])
+    assert steps == [1, 2, 3] and problems == 4 and measured >= 2
     assert [text["prompt"] for text in texts] == ["2+2="] * 2 and set(texts[0]) == {"prompt", "completion"}
     assert shown.startswith("<rlserve run 'runs/own': 3 of 3 steps")
     carried = {path.name.split("-")[0] for path in (folder / "runs" / "own" / "inputs").iterdir() if path.is_file()}
