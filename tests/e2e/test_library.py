@@ -94,7 +94,8 @@ def test_a_run_from_a_script_is_measured_sampled_and_resumed(folder: Path, nothi
         "run = rlserve.Run('runs/own').resume(steps=3, progress=False)\n"
         "found = run.eval(problems=4, progress=False)\n"
         "texts = run.generate(['2+2='], samples=2, progress=False)\n"
-        "print(json.dumps([[row['step'] for row in run.metrics], found['problems'], texts, str(run), len(run.measurements)]))\n"
+        "found = [[row['step'] for row in run.metrics], found['problems'], texts, str(run), len(run.measurements)]\n"
+        "print(json.dumps(found))\n"
     )
     done = python(folder, source)
     assert done.returncode == 0, done.stdout + done.stderr

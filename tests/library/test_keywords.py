@@ -115,7 +115,7 @@ def test_functions_and_classes_go_by_their_file(model: Path, tmp_path: Path, mon
         ({"stepz": 4}, "stepz: unknown key; did you mean 'steps'?"),
         ({"dtype": "float32"}, "dtype: is a key of several tables (rollout.dtype, learner.dtype); give one, e.g."),
         ({"lr": -1}, "learner.lr: is -1; input should be greater than 0"),
-        ({"algorithm": "grpo", "k": 4}, "k: unknown key"),
+        ({"algorithm": "dpo", "clip_low": 0.1}, "clip_low: unknown key"),
         ({"data": ROWS}, "environment: is given beside data; leave one of the two out"),
         ({"reward": lambda completions: [0.0]}, "reward: is a lambda, which has no name; write it with `def`"),
         ({"reward": 3}, "reward: is 3 (a int); give a function or class"),
