@@ -10,9 +10,6 @@ from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.launch.gpus import visible_gpus
 from rlserve.launch.preflight.checkpoint import POSITIONS, directory_of
 
-KV_CACHE_BYTES = 2**28
-"""Of a model that is small enough to train on processors: room for hundreds of its sequences."""
-
 
 def fitting(model: str) -> dict[str, Any]:
     """Context, length of completions and precision for a run that trains ``model`` here."""
@@ -27,8 +24,7 @@ def fitting(model: str) -> dict[str, Any]:
     }
     if not visible_gpus():
         # Without a GPU bfloat16 is slower than float32, and less precise.
-        values["rollout"] |= {"dtype": "float32", "kv_cache_bytes": KV_CACHE_BYTES}
-        values["learner"] |= {"dtype": "float32"}
+        values["rollout"]["dtype"] = values["learner"]["dtype"] = "float32"
     return values
 
 

@@ -7,6 +7,7 @@ index). Every run is of a few steps with short completions: what is tried is tha
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from rlserve.errors import TASK_FAULTS
@@ -171,3 +173,26 @@ def student(root: Path, model: str) -> str:
     tiny_model("llama", tied=True, vocab_size=512, eos_token_id=tokenizer.eos_token_id).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+def test_the_example_of_readme_trains_it_on_a_hub_shaped_folder(model: str, tmp_path: Path) -> None:
+    """As on the Hub: a model and a data set by owner and name, here as folders."""
+    (code,) = re.findall(r"```python\n(import rlserve\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    named = re.search(r'model="(.*)"', code)
+    assert named is not None
+    (tmp_path / named[1]).parent.mkdir()
+    (tmp_path / named[1]).symlink_to(model)
+    rows = [{"question": f"What is {a} plus {b}?", "answer": a + b} for a in range(20) for b in range(20)]
+    (tmp_path / "someone" / "sums" / "data").mkdir(parents=True)
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "someone/sums/data/train-00000-of-00001.parquet"))
+    (tmp_path / "someone/sums/README.md").write_text("---\nlicense: mit\n---\n# Sums\n")
+    # The machine may be busy: nothing here is about time.
+    patient = "steps=2, max_wait_seconds=1200, lease_seconds=600, launch={'start_seconds': 900}, problems=8,"
+    (tmp_path / "ten_lines.py").write_text(
+        code.replace("questions.jsonl", "someone/sums").replace("steps=20,", patient)
+    )
+    command, environment = [sys.executable, "ten_lines.py"], {**os.environ, **QUIET}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reward, checkpoint = done.stdout.splitlines()[-1].split()
+    assert 0 <= float(reward) <= 1 and (tmp_path / checkpoint / "model.safetensors").exists()
