@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 
 from rlserve.actors.discovery.hub_client import HubClient
@@ -36,6 +37,7 @@ from tests.support.models.characters import ids, tokenizer
 from tests.support.models.teachers import pairs_tokenizer, pieces_tokenizer, save_teacher
 from tests.support.processes.children import child
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the servers
 LEASE = Lease(group_id="g", environment="arithmetic", split="train", index=0, seed=3, num_samples=2, limit_seconds=9)
 TASK = Task(
     environment="arithmetic", split="train", index=0, task_id="t", prompt="12+30=", verifier="exact", payload=b""
@@ -85,24 +87,34 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def asking(
-    models: dict[str, str], asked: TeacherRequests, *serving: str
-) -> AsyncIterator[tuple[TeacherClient, Any]]:
-    """A worker's teachers, with a real server process for each name in ``serving`` (``"name/model"``)."""
+async def teachers(models: dict[str, str], *serving: str) -> AsyncIterator[tuple[str, Any]]:
+    """A hub's address, and a real server process for each name in ``serving`` (``"name/model"``)."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(hub_server("127.0.0.1:0", 1.0))
         client = await stack.enter_async_context(HubClient(hub.address))
-        options = ChannelOptions(max_message_bytes=2**24)
-        pool = await stack.enter_async_context(EndpointPool(client, ActorKind.TEACHER, options=options))
         servers = []
         for number, named in enumerate(serving):
             name, model = named.split("/")
             arguments = (f"t-{number}", hub.address, name, models[model])
-            process = await stack.enter_async_context(child("teacher_actor.py", *arguments))
-            servers.append(process)
+            servers.append(await stack.enter_async_context(child("teacher_actor.py", *arguments)))
         for named in serving:
             await client.wait_for(ActorKind.TEACHER, serves=named.split("/")[0], deadline_seconds=180)
-        yield TeacherClient(pool, ModelTokens.of(tokenizer()), asked), servers
+        yield hub.address, servers
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(models: dict[str, str]) -> AsyncIterator[str]:
+    """The hub of teachers that all tests ask and none harms."""
+    async with teachers(models, "same/same", "pairs/pairs", "pieces/pieces", "frozen/same") as (address, _):
+        yield address
+
+
+@asynccontextmanager
+async def asking(hub: str, asked: TeacherRequests) -> AsyncIterator[TeacherClient]:
+    """A worker's teachers."""
+    options = ChannelOptions(max_message_bytes=2**24)
+    async with HubClient(hub) as client, EndpointPool(client, ActorKind.TEACHER, options=options) as pool:
+        yield TeacherClient(pool, ModelTokens.of(tokenizer()), asked)
 
 
 @torch.no_grad()
@@ -114,10 +126,12 @@ def logprobs(model: str, tokens: Sequence[int], temperature: float = 1.0) -> np.
     return np.array([float(table[i - 1, token]) for i, token in enumerate(tokens) if i])
 
 
-async def test_each_sampled_token_has_its_score_and_environment_turns_have_none(models: dict[str, str]) -> None:
+async def test_each_sampled_token_has_its_score_and_environment_turns_have_none(
+    hub: str, models: dict[str, str]
+) -> None:
     told = [trajectory("12+30=42;#2"), trajectory("1+3", "4;#4", "#7", ended=False)]
     asked = questions(teacher(), distill=DistillConfig(estimator="top_k", k=3))
-    async with asking(models, asked, "same/same") as (remote, _):
+    async with asking(hub, asked) as remote:
         scored = await remote(LEASE, TASK, told)
     for before, after in zip(told, scored, strict=True):
         expected = logprobs(models["same"], before.token_ids.tolist())[before.sampled_mask[1:]]
@@ -127,9 +141,11 @@ async def test_each_sampled_token_has_its_score_and_environment_turns_have_none(
         assert len(scores.span_lengths) == 0
 
 
-async def test_each_trajectory_is_scored_at_the_temperature_at_which_it_was_sampled(models: dict[str, str]) -> None:
+async def test_each_trajectory_is_scored_at_the_temperature_at_which_it_was_sampled(
+    hub: str, models: dict[str, str]
+) -> None:
     told = [replace(trajectory("12+30=42;#2"), temperature=temperature) for temperature in (0.5, 1.0, 0.0)]
-    async with asking(models, questions(teacher()), "same/same") as (remote, _):
+    async with asking(hub, questions(teacher())) as remote:
         scored = await remote(LEASE, TASK, told)
     for after, temperature in zip(scored, (0.5, 1.0, 1.0), strict=True):
         expected = logprobs(models["same"], after.token_ids.tolist(), temperature)[after.sampled_mask[1:]]
@@ -138,10 +154,12 @@ async def test_each_trajectory_is_scored_at_the_temperature_at_which_it_was_samp
 
 
 @pytest.mark.parametrize(("model", "own"), [("pairs", pairs_tokenizer()), ("pieces", pieces_tokenizer())])
-async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str], model: str, own: Any) -> None:
+async def test_another_tokenizer_is_aligned_span_by_span(
+    hub: str, models: dict[str, str], model: str, own: Any
+) -> None:
     text = "12+30=42;#2"
     theirs = [*own.encode(text, add_special_tokens=False), own.eos_token_id]
-    async with asking(models, questions(teacher(model)), f"{model}/{model}") as (remote, _):
+    async with asking(hub, questions(teacher(model))) as remote:
         (after,) = await remote(LEASE, TASK, [trajectory(text)])
     (scores,) = after.teacher_scores
     prompt = own.encode("12+30=")
@@ -159,10 +177,10 @@ async def test_another_tokenizer_is_aligned_span_by_span(models: dict[str, str],
 
 
 async def test_the_top_of_another_tokenizer_is_in_the_policys_tokens_at_the_end_of_each_span(
-    models: dict[str, str],
+    hub: str,
 ) -> None:
     asked = questions(teacher("pairs"), distill=DistillConfig(estimator="top_k", k=4))
-    async with asking(models, asked, "pairs/pairs") as (remote, _):
+    async with asking(hub, asked) as remote:
         (after,) = await remote(LEASE, TASK, [trajectory("12+30=42;#2")])
     (scores,) = after.teacher_scores
     ends = np.cumsum(scores.span_lengths) - 1
@@ -178,8 +196,8 @@ async def test_the_top_of_another_tokenizer_is_in_the_policys_tokens_at_the_end_
     assert not shared.all()  # most byte pairs are no single character
 
 
-async def test_a_completion_cut_short_is_not_given_an_end(models: dict[str, str]) -> None:
-    async with asking(models, questions(teacher("pairs")), "pairs/pairs") as (remote, _):
+async def test_a_completion_cut_short_is_not_given_an_end(hub: str) -> None:
+    async with asking(hub, questions(teacher("pairs"))) as remote:
         (cut,) = await remote(LEASE, TASK, [trajectory("12+30", ended=False)])
         messages = Task(
             environment="e",
@@ -196,12 +214,12 @@ async def test_a_completion_cut_short_is_not_given_an_end(models: dict[str, str]
     assert chat.teacher_scores[0].logprobs.sum() != cut.teacher_scores[0].logprobs.sum()
 
 
-async def test_one_completion_that_cannot_be_scored_costs_the_others_nothing(models: dict[str, str]) -> None:
+async def test_one_completion_that_cannot_be_scored_costs_the_others_nothing(hub: str) -> None:
     padded = trajectory("#2")
     padded.token_ids[-1] = 300  # of a policy whose embedding is larger than its tokenizer
-    for name, model in {"pairs": "pairs/pairs", "same": "same/same"}.items():
+    for name in ("pairs", "same"):
         asked = questions(teacher(name, score_seconds=20.0))
-        async with asking(models, asked, model) as (remote, _):
+        async with asking(hub, asked) as remote:
             good = trajectory("12+30=42")
             group = [good, trajectory("1" * 400), padded] if name == "pairs" else [good, padded]
             scored = await remote(LEASE, TASK, group)
@@ -210,9 +228,9 @@ async def test_one_completion_that_cannot_be_scored_costs_the_others_nothing(mod
             assert bool(scored[-1].teacher_scores) == (name == "pairs")
 
 
-async def test_what_cannot_be_scored_stays_without_and_is_counted(models: dict[str, str]) -> None:
+async def test_what_cannot_be_scored_stays_without_and_is_counted(hub: str) -> None:
     asked = questions(teacher("pairs", score_seconds=5.0))
-    async with asking(models, asked, "pairs/pairs") as (remote, _):
+    async with asking(hub, asked) as remote:
         several_turns = [trajectory("1+3", "4;#4")]
         assert (await remote(LEASE, TASK, several_turns))[0].teacher_scores == ()
         too_long = [trajectory("1" * 400)]
@@ -233,7 +251,10 @@ async def test_what_cannot_be_scored_stays_without_and_is_counted(models: dict[s
 
 
 async def test_a_killed_server_costs_no_scores_while_another_serves_the_name(models: dict[str, str]) -> None:
-    async with asking(models, questions(teacher()), "same/same", "same/same") as (remote, servers):
+    async with (
+        teachers(models, "same/same", "same/same") as (own, servers),
+        asking(own, questions(teacher())) as remote,
+    ):
         told = [trajectory(f"{a}+{a}={2 * a};#1") for a in range(30)]
         working = [asyncio.create_task(remote(LEASE, TASK, [t])) for t in told]
         servers[0].signal(signal.SIGKILL)
@@ -241,14 +262,14 @@ async def test_a_killed_server_costs_no_scores_while_another_serves_the_name(mod
         assert all(group[0].teacher_scores for group in scored)
 
 
-async def test_teacher_and_reference_are_both_asked_and_told_apart(models: dict[str, str]) -> None:
+async def test_teacher_and_reference_are_both_asked_and_told_apart(hub: str) -> None:
     asked = questions(teacher(), teacher("frozen"), reference="frozen")
-    async with asking(models, asked, "same/same", "frozen/same") as (remote, _):
+    async with asking(hub, asked) as remote:
         (scored,) = await remote(LEASE, TASK, [trajectory("#2")])
     assert [scores.teacher for scores in scored.teacher_scores] == ["same", "frozen"]
 
 
-def test_a_teacher_is_drawn_by_weight_among_those_of_the_environment() -> None:
+async def test_a_teacher_is_drawn_by_weight_among_those_of_the_environment() -> None:
     asked = questions(
         teacher("a", weight=3.0), teacher("b", environments=("arithmetic",)), teacher("c", environments=("other",))
     )
