@@ -1,0 +1,177 @@
+r"""Answers that nothing announces, several at once, and those in other languages.
+
+Each row is a completion, a gold answer, and whether the one is right by the other.
+"""
+
+import json
+
+import pytest
+
+from rlserve.verifiers.math.verifier import MathVerifier
+
+MATH = MathVerifier()
+
+UNDELIMITED = [
+    ("So she has $7{,}600 in total.", "7600", True),
+    ("So there are 7 600 of them", "7600", True),
+    ("So there are 7 600 of them", "600", False),
+    ("So there are 1 234 567 of them", "1234567", True),
+    ("So there are 12,345 of them", "12345", True),
+    ("Hence f is x^2+1", "x^2+1", True),
+    ("Hence f is x^2+1", "1", False),
+    ("Hence f(x) = x^2+1", "x^2+1", True),
+    ("Therefore they meet at (1, 2)", "(1, 2)", True),
+    ("Therefore they meet at (1, 2).", "2", False),
+    ("The answer is 0.333...", "0.\\overline{3}", True),
+    ("So the share is \\frac{1}{2}", "\\frac{1}{2}", True),
+    ("So the share is \\frac{1}{2}", "2", False),
+    ("So it is \\frac{1}{2}.", "0.5", True),
+    ("That makes 3 \u00d7 10^8 in all", "300000000", True),
+    ("That makes 3 \\times 10^8 in all", "300000000", True),
+    ("That makes 3 x 10^8 in all", "8", False),
+    ("So we get 2\\sqrt{3}", "2\\sqrt{3}", True),
+    ("So we get 2 \\sqrt{3}.", "2\\sqrt{3}", True),
+    ("So we get 2sqrt(3) in the end", "2\\sqrt{3}", True),
+    ("So the set is \\{1, 2, 3\\}", "\\{1,2,3\\}", True),
+    ("So x lies in [0, 1)", "[0,1)", True),
+    ("So x lies in [0, 1)", "1", False),
+    ("So we get 3/4 of it", "3/4", True),
+    ("So we get 3/4 of it", "4", False),
+    ("So it is 3 + 4i", "3+4i", True),
+    ("We see that 6*7 = 42", "42", True),
+    ("We see that 6 * 7 = 42, that is all", "42", True),
+    ("The total is $5 + $7 = $12", "12", True),
+    ("So it is 2\u03c0", "2\\pi", True),
+    ("So it is 1.5e3 in all", "1500", True),
+    ("So the ratio is 3:4 then", "3:4", True),
+    ("There are 42! So many", "42", True),
+    ("We need 42 of them (8 were there)", "8", True),
+    ("We get 42 for $x$.", "42", True),
+    ("It costs $18 and sells for $20.", "20", True),
+    ("He is left with -3", "-3", True),
+    ("He ran 5m", "5", True),
+    ("Tom eats a 3 course meal", "3", True),
+]
+
+SEVERAL = [
+    ("The answer is 3 and 5.", "3, 5", True),
+    ("The answer is 3 and 5.", "3", False),
+    ("The answers are 3 and 5.", "3, 5", True),
+    ("The answers are 3 and 5.", "5", False),
+    ("The answer is 3 or 5.", "3, 5", True),
+    ("The answer is 3, 4, and 5.", "3, 4, 5", True),
+    ("The answer is $3$ and $5$.", "3, 5", True),
+    ("The answer is either 3 or 5.", "3, 5", True),
+    ("The answer is x = 3 or x = 5.", "3, 5", True),
+    ("The answers are $x=3$ and $x=5$, since both work.", "3, 5", True),
+    ("The answer is 3 and it is odd.", "3", True),
+    ("The answer is 3, and we are done with 2 steps.", "3", True),
+    ("The answer is 5, not 3.", "5", True),
+    ("The answer is (1, 2) and (3, 4).", "(1,2), (3,4)", True),
+    ("Answers: 3; 5", "3, 5", True),
+]
+
+OTHER = [
+    ("The answer is yes, since 7 is prime.", "\\text{yes}", True),
+    ("The answer is no, because 9 = 3*3.", "\\text{no}", True),
+    ("The answer is yes, since 7 is prime.", "7", False),
+    ("The answer is not 5 but 7.", "7", True),
+    ("The answer is not 5 but 7.", "5", False),
+    ("The answer is at least 3.", "3", False),
+    ("The answer is at most 6 apples.", "6", False),
+    ("The answer is more than 6.", "6", False),
+    ("The answer is between 3 and 5.", "3", False),
+    ("The answer is negative 5.", "5", False),
+    ("The answer is 6 hundred.", "6", False),
+    ("The answer is 6 dozen eggs.", "6", False),
+    ("The answer is 5 squared.", "5", False),
+    ("The answer is 10 miles.", "10 \\text{ km}", False),
+    ("The answer is 10 miles.", "10", True),
+    ("The answer is 3 halves.", "3", False),
+    ("The answer is 4, because 2 + 2 = 4 and 5 is more.", "4", True),
+    ("The answer is 42. I am sure that the answer is correct.", "42", True),
+    ("The answer to the question is 42, with 3 steps.", "42", True),
+    ("The answer to part (b) is 42 of 50.", "42", True),
+    ("The answer (in cm) is 42, rounded to 2 digits.", "42", True),
+    ("The correct answer is option B because 3 > 2.", "B", True),
+    ("The correct answer is (B), as 3 > 2.", "B", True),
+    ("The answer is therefore $42$ (see step 3).", "42", True),
+    ("The answer turns out to be 42 after 3 steps.", "42", True),
+    ("The answer is: 42, which is 6 times 7.", "42", True),
+    ("The answer is 42 \u2014 six times 7.", "42", True),
+    ("The answer is Monday, 3 days later.", "\\text{Monday}", True),
+    ("Answer: none of them", "3", False),
+]
+
+OTHER_LANGUAGES = [
+    ("\u7b54\u6848\uff1a\\frac{1}{2}", "1/2", True),
+    ("\u7b54\u6848\u662f 42\u3002\u5171 3 \u6b65", "42", True),
+    ("\u6240\u4ee5\u6700\u7ec8\u7b54\u6848\uff1a42\uff0c\u5171 3 \u7bb1", "42", True),
+    ("\u7b54\u6848\u4e3a$42$\u3002\u68c0\u67e53\u6b21", "42", True),
+    ("**\u7b54\u6848\uff1a** 42\u3002\u5171 3 \u6b65", "42", True),
+    ("**\u7b54\u6848**\uff1a42\u3002\u5171 3 \u6b65", "42", True),
+    ("\u6b63\u786e\u7b54\u6848\u662fB\u3002", "B", True),
+    ("\u6545\u9009B\u3002", "B", True),
+    ("\u7b54\u6848\u662f42\u3002", "43", False),
+    ("\u6700\u7ec8\u7b54\u6848\uff1a\n\n$$\n42\n$$", "42", True),
+    ("\u6240\u4ee5\u4e00\u5171\u670942\u3002", "42", True),
+    ("\u7b54\u3048\u306f 42 \u3067\u3059\u30023 \u3064", "42", True),
+    ("La respuesta es 42, porque 6*7 = 42 y 5 no.", "42", True),
+    ("La r\u00e9ponse est 42.", "42", True),
+    ("\u041e\u0442\u0432\u0435\u0442: 42", "42", True),
+]
+
+UNANNOUNCED = [
+    ("So we have 0.333... of it", "1/3", True),
+    ("So we get 1,234.50 in total", "1234.5", True),
+    ("So we get \u20ac1.234 in total", "1.234", True),
+    ("So we get \u20b9500", "500", True),
+    ("So the value is -\\frac{1}{2}", "-1/2", True),
+    ("So the value is - \\frac{1}{2}", "-1/2", False),
+    ("So x is -3 or 5", "-3, 5", True),
+    ("So it is \\sqrt{2}/2 then", "\\sqrt2/2", True),
+    ("so it's 2^10", "1024", True),
+    ("so it's 2^{10} = 1024", "1024", True),
+    ("so it is 10^-3", "0.001", True),
+    ("So it equals (x+1)(x-2)", "(x+1)(x-2)", True),
+    ("So f(x) = 2x + 1 for all x", "2x+1", True),
+    ("So it equals x + y", "x+y", True),
+    ("So it is 5 \\text{ cm} long", "5", True),
+    ("Thus the interval is (-\\infty, 3)", "(-\\infty,3)", True),
+    ("Thus the interval is (-\u221e, 3]", "(-\\infty,3]", True),
+    ("Thus the points are (1, 2) and (3, 4)", "(1,2),(3,4)", True),
+    (
+        "Thus the matrix is \\begin{pmatrix}1 & 2\\\\3 & 4\\end{pmatrix}",
+        "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+        True,
+    ),
+    ("Thus it's 12 cm^2", "12", True),
+    ("Thus it's 12%", "12\\%", True),
+    ("Thus it's 12\xb0", "12", True),
+    ("At 4:30 pm he left", "4:30", True),
+    ("It is 5:00", "5:00", True),
+    ("So we need 3-5 of them", "3", False),
+    ("He was born on 2020-05-17", "17", True),
+    ("The value is 3.", "3", True),
+    ("The value is 3.\n", "3", True),
+    ("It is 3).", "3", True),
+    ("(It is 3)", "3", True),
+    ("It is [3].", "3", True),
+    ("9 500", "9500", True),
+    ("The total is 9\\,500 units", "9500", True),
+    ("So P = \\frac{1}{2}, as claimed", "1/2", True),
+    ("The probability is \\dfrac{3}{4}.", "3/4", True),
+    ("So the roots are x = 2 and x = 3", "2, 3", True),
+    ("So the roots are 2 and 3", "2, 3", True),
+    ("Hence x = 2 or x = 3.", "2, 3", True),
+    ("So x = \\frac{-1 + \\sqrt{5}}{2}", "\\frac{-1+\\sqrt5}{2}", True),
+    ("Thus the vector is <1, 2, 3>", "(1,2,3)", False),
+    ("So it repeats: 0.333...", "0.\\overline{3}", True),
+    ("**B**", "B", True),
+]
+
+
+@pytest.mark.parametrize(("completion", "gold", "right"), UNDELIMITED + SEVERAL + OTHER + OTHER_LANGUAGES + UNANNOUNCED)
+def test_the_answer_that_a_reader_sees_is_the_one_that_counts(completion: str, gold: str, right: bool) -> None:
+    verdict = MATH.verify(completion, json.dumps({"answer": gold}).encode(), "")
+    assert (verdict.reward == 1.0) is right, verdict.reason
