@@ -14,7 +14,7 @@ from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
-from rlserve.records import RolloutGroup, Task
+from rlserve.records import RolloutGroup, Task, Trajectory
 from rlserve.records.lease import Lease
 from rlserve.rpc import codec
 from rlserve.rpc.codec import GroupLimits
@@ -145,3 +145,24 @@ def deliver(inbox: Inbox, leases: Sequence[Lease], **options: Any) -> list[str]:
 
 def counts(received: int, *, consumed: int = 0, queued: int = 0, **dropped: int) -> GroupCounts:
     return GroupCounts(received=received, consumed=consumed, queued=queued, dropped=dropped)
+
+
+def ids(groups: list[RolloutGroup]) -> list[str]:
+    return [group.group_id for group in groups]
+
+
+def each(group: RolloutGroup, **changes: Any) -> tuple[Trajectory, ...]:
+    return tuple(replace(trajectory, **changes) for trajectory in group.trajectories)
+
+
+def return_lease(inbox: Inbox, lease: Lease, reason: str, worker_id: str = "w") -> None:
+    nonce = nonce_of(inbox, lease.group_id, worker_id)
+    inbox.return_lease(lease.group_id, worker_id=worker_id, nonce=nonce, reason=reason)
+
+
+def train(inbox: Inbox, step: int, n: int) -> list[str]:
+    """One step of a learner."""
+    taken = ids(inbox.queue.take(n, deadline_seconds=1))
+    inbox.queue.commit(step, taken)
+    inbox.queue.published(step)
+    return taken
