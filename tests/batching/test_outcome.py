@@ -78,7 +78,7 @@ def expected_fields(made: RolloutGroup, reference: str) -> dict[str, torch.Tenso
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(GROUPS, st.sampled_from(["", "reference"]))
 def test_every_tensor_is_that_of_the_plain_way(made: RolloutGroup, reference: str) -> None:
     seen = outcome(made, max_new_tokens=9, reference=reference)
@@ -113,7 +113,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(GROUPS, CONFIGS, st.booleans())
 def test_a_group_is_dropped_for_the_reason_of_the_plain_way(
     made: RolloutGroup, config: GrpoConfig, tells_given: bool

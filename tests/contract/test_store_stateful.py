@@ -126,6 +126,6 @@ def test_no_sequence_of_operations_loses_or_doubles_a_group(machine: type[StoreM
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

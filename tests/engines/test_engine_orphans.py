@@ -59,7 +59,10 @@ def test_a_process_ends_with_its_owner(owner: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("moment", "fork"), [("starting", "late"), ("starting", "early"), ("serving", "early")])
+@pytest.mark.parametrize(
+    ("moment", "fork"),
+    [("starting", "late"), pytest.param("starting", "early", marks=pytest.mark.whole), ("serving", "early")],
+)
 def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str, fork: str) -> None:
     tiny_model("qwen3", tied=True).save_pretrained(tmp_path / "model")
     (tmp_path / "worker.py").write_text(WORKER)
