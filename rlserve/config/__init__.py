@@ -10,6 +10,7 @@
 * ``editor_schema`` every key as a JSON schema for editors
 * ``schema``        the keys of a section, for messages
 * ``faults``        pydantic's errors as messages that name key, value and fix
+* ``deepspeed``     keys of DeepSpeed's configuration that are passed on
 * ``foreign_keys``  names of the same keys in other trainers, as hints
 * ``waits``         time limits that contain one another
 * ``live``          keys that may change while a run goes on

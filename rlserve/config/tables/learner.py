@@ -1,11 +1,12 @@
 """``[learner]``: optimizer, batches, staleness, streams."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlserve.config.base import Section
+from rlserve.config.deepspeed import faults
 from rlserve.config.tables.model import Dtype
 from rlserve.nearest import known_names
 
@@ -109,6 +110,9 @@ class LearnerConfig(Section):
     compile: bool = False
     """Compile the decoder layers and the output head with ``torch.compile``: fewer passes over memory, a minute more at
     the start. Not with ``zero_stage = 3``."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Keys of DeepSpeed's own configuration, passed on: offload of optimizer or parameters, sizes of buckets. What
+    follows from other tables is refused by name."""
     kernels: Literal["", "liger"] = ""
     """Library whose kernels replace the model's norms, rotary embedding and activation on a GPU; ``"liger"`` is
     installed by ``rlserve[liger]``."""
@@ -127,6 +131,12 @@ class LearnerConfig(Section):
         needed = NEEDED.get(self.schedule, ())
         if needed and not set(needed) & set(self.schedule_options):
             raise ValueError(f"schedule_options: {self.schedule!r} needs {' or '.join(needed)}; give it")
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_takes_the_keys(self) -> "LearnerConfig":
+        if found := list(faults(self.deepspeed)):
+            raise ValueError(found[0])
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists them in no __all__
 
+from rlserve.config.deepspeed import merged
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.importing import collector_paused
@@ -154,12 +155,13 @@ def deepspeed_config(config: LearnerConfig, *, num_parameters: int, device: torc
     # ZeRO allocates its buckets whole: for a small model no larger ones than the model.
     bucket = min(BUCKET_ELEMENTS, max(num_parameters, 1))
     stage = effective_stage(config)
-    return {
+    ours = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm if stage else 0.0,
         "steps_per_print": None,  # the learner writes its own log
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own would be compiled on CPU
+        "zero_force_ds_cpu_optimizer": False,  # the same where the optimizer is offloaded
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},  # many micro-batches: sums in bfloat16 would lose the small ones
         "zero_optimization": {
@@ -171,6 +173,7 @@ def deepspeed_config(config: LearnerConfig, *, num_parameters: int, device: torc
             "stage3_max_live_parameters": max(10 * bucket, 10**9),  # 1e9 is DeepSpeed's default
         },
     }
+    return merged(ours, config.deepspeed)
 
 
 def effective_stage(config: LearnerConfig) -> int:

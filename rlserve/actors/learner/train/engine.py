@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rlserve.actors.learner.train import optimizer_state
@@ -35,7 +36,7 @@ from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
-from rlserve.errors import LimitExceeded
+from rlserve.errors import ConfigError, LimitExceeded
 from rlserve.models import throughput
 from rlserve.models.scored_model import ScoredModel
 
@@ -310,7 +311,7 @@ class LearnerEngine:
 def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # DeepSpeed prints its memory use
+    with contextlib.redirect_stdout(io.StringIO()) as printed, _blaming_keys():  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=create_optimizer(parameters, config),
@@ -319,6 +320,17 @@ def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device:
         )
     logger.debug("deepspeed.initialize: %s", printed.getvalue())
     return engine
+
+
+@contextlib.contextmanager
+def _blaming_keys() -> Iterator[None]:
+    """DeepSpeed checks the keys of its inner tables itself."""
+    try:
+        yield
+    except ValidationError as error:
+        (first, *_), title = error.errors(), error.title
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"learner.deepspeed: {where} of DeepSpeed's {title}: {first['msg'].lower()}") from error
 
 
 def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> TokenBatch:

@@ -1,11 +1,13 @@
 """Bringing DeepSpeed up: places, settings, and starts that must fail clearly or need nothing."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rlserve.actors.learner.train.deepspeed_setup import (
     RankInfo,
@@ -13,6 +15,7 @@ from rlserve.actors.learner.train.deepspeed_setup import (
     effective_stage,
     torch_threads,
 )
+from rlserve.config.deepspeed import OWNED
 from rlserve.config.tables.learner import LearnerConfig
 from tests.support.models.learner_work import save_policy
 
@@ -49,6 +52,26 @@ DTYPES = ("float32", "bfloat16")
 def test_buffers_are_no_larger_than_the_model():
     zero = deepspeed_config(LearnerConfig(), num_parameters=1000, device=CPU)["zero_optimization"]
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 1000
+
+
+def test_keys_of_deepspeed_join_ours_table_by_table():
+    given = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 7}}
+    zero = deepspeed_config(LearnerConfig(zero_stage=2, deepspeed=given), num_parameters=1000, device=CPU)
+    assert zero["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert zero["zero_optimization"]["stage"] == 2
+    assert zero["zero_optimization"]["reduce_bucket_size"] == 7
+
+
+@pytest.mark.parametrize("key", OWNED)
+def test_keys_that_other_tables_decide_are_refused_by_name(key):
+    top, _, inner = key.partition(".")
+    with pytest.raises(ValidationError, match=re.escape(f"deepspeed.{key}: follows from")):
+        LearnerConfig(deepspeed={top: {inner: 1}} if inner else {top: 1})
+
+
+def test_a_misspelt_key_of_deepspeed_is_refused():
+    with pytest.raises(ValidationError, match=r"deepspeed\.zero_optimisation: .* did you mean 'zero_optimization'"):
+        LearnerConfig(deepspeed={"zero_optimisation": {}})
 
 
 @pytest.mark.parametrize(

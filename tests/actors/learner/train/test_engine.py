@@ -10,7 +10,7 @@ from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.algorithms.batch import LossOutput
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.tables.learner import LearnerConfig
-from rlserve.errors import LimitExceeded
+from rlserve.errors import ConfigError, LimitExceeded
 from tests.support.models.learner_work import policy_gradient, random_batch, save_policy, split
 
 LR = 3e-3
@@ -72,6 +72,35 @@ def test_steps_equal_a_plain_loop_however_the_batch_is_split_oracle(start, plain
     assert [r.grad_norm for r in reports] == pytest.approx(norms, rel=2e-6)
     assert [r.loss for r in reports] == pytest.approx(losses, abs=2e-6)
     assert min(norms) > 0.7  # so that clipping took part
+
+
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+ALL_OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}
+
+
+@pytest.mark.parametrize(("stage", "keys"), [(1, OFFLOAD), (2, OFFLOAD), (3, ALL_OFFLOAD)])
+def test_what_is_offloaded_trains_as_a_plain_loop_does_oracle(start, plain, stage, keys):
+    engine = engine_of(start, zero_stage=stage, deepspeed=keys)
+    reports = [step(engine, split(random_batch(seed), 2)) for seed in range(3)]
+    weights, norms, _ = plain
+    for name, ours in weights_of(engine).items():
+        torch.testing.assert_close(ours, weights[name], atol=1e-5, rtol=0)
+    assert [r.grad_norm for r in reports] == pytest.approx(norms, rel=2e-6)
+    state = dict(engine.optimizer_state())
+    assert len(state) == 2 * len(weights) and engine.optimizer_steps == 3
+
+
+def test_a_step_says_what_it_computed(start):
+    batch = random_batch(0)
+    report = step(engine_of(start), split(batch, 4))
+    assert report.tokens == float((batch.sequence_ids >= 0).sum())
+    assert report.flops > 6 * 17_000 * report.tokens  # the policy has 18 thousand weights
+    assert report.peak_bytes > 2**20 and report.peak_flops == 0  # no CPU's peak is known
+
+
+def test_a_key_that_deepspeed_does_not_know_is_named(start):
+    with pytest.raises(ConfigError, match=r"learner\.deepspeed: offload_optimiser"):
+        engine_of(start, zero_stage=1, deepspeed={"zero_optimization": {"offload_optimiser": {"device": "cpu"}}})
 
 
 def test_metrics_of_micro_batches_are_those_of_the_batch(start):

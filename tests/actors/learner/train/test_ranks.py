@@ -18,6 +18,7 @@ from tests.support.processes.children import child
 from tests.support.processes.learner_rank import create_rank, train, trainer_of
 
 LEARNER = {"dtype": "float32", "weight_decay": 0.01, "rank_timeout_seconds": 60}
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}
 REFERENCE = {"kl": {"coefficient": 0.1}}
 
 
@@ -75,9 +76,9 @@ def assert_alike(both, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 3])
-async def test_two_ranks_train_and_score_as_one_does(start, tmp_path, stage):
-    job = {"model": str(start), "learner": LEARNER | {"zero_stage": stage}, "first": 0, "last": 3}
+@pytest.mark.parametrize("learner", [{"zero_stage": 0}, {"zero_stage": 3}, {"zero_stage": 3, "deepspeed": OFFLOAD}])
+async def test_two_ranks_train_and_score_as_one_does(start, tmp_path, learner):
+    job = {"model": str(start), "learner": LEARNER | learner, "first": 0, "last": 3}
     assert_alike(await run_two(tmp_path, **job), run_alone(tmp_path, **job))
 
 
