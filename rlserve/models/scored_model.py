@@ -43,8 +43,12 @@ class FusedHead(nn.Module):
 
     def forward(self, hidden: Tensor, query: Query | None = None) -> Scores | Tensor:
         """Scores of ``[N, H]``; the logits ``[N, V]`` where no query is given."""
-        head = replace(self.head, weight=self.weight, bias=self.bias)
-        return head.logits(hidden) if query is None else token_scores(hidden, head, query)
+        return self.whole.logits(hidden) if query is None else token_scores(hidden, self.whole, query)
+
+    @property
+    def whole(self) -> Head:
+        """The head with its weights."""
+        return replace(self.head, weight=self.weight, bias=self.bias)
 
 
 class ScoredModel(nn.Module):
@@ -64,10 +68,15 @@ class ScoredModel(nn.Module):
         """
         if query is None:
             return self._compared(places, inputs)
-        # [B, T, H], or [B, T, V] where the head is not fused
-        states = self.model.base_model(**inputs).last_hidden_state if self.is_fused else self.model(**inputs).logits
         # index_select: the backward pass of an index with brackets sorts the places
-        return self.head(states.flatten(0, 1).index_select(0, places), query)
+        return self.head(self.states(**inputs).flatten(0, 1).index_select(0, places), query)
+
+    def states(self, **inputs: Any) -> Tensor:
+        """What the head works on: ``[B, T, H]``, or the logits ``[B, T, V]`` where it is not fused."""
+        states: Tensor = (
+            self.model.base_model(**inputs).last_hidden_state if self.is_fused else self.model(**inputs).logits
+        )
+        return states
 
     def _compared(self, places: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         states: list[Tensor] = []

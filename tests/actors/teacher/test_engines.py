@@ -42,13 +42,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     return str(path), model
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 async def test_a_batch_of_unequal_lengths_is_scored_as_each_alone(
-    checkpoint: tuple[str, Any], temperature: float
+    checkpoint: tuple[str, Any], temperature: float, packs: bool
 ) -> None:
     path, model = checkpoint
-    engine = ForwardEngine(path, dtype="float32")
-    asked = [query(n, seed=n, k=k, temperature=temperature) for n, k in ((40, 5), (7, 1), (23, VOCABULARY - 1))]
+    engine = ForwardEngine(path, dtype="float32", packs=packs)
+    kinds = ((40, 5), (7, 1), (23, VOCABULARY - 1), (12, 5))
+    asked = [query(n, seed=n, k=k, temperature=temperature) for n, k in kinds]
     answers = await engine.score(asked)
     await engine.close()
     for one, scores in zip(asked, answers, strict=True):
