@@ -1,7 +1,7 @@
 """Causal language models of transformers as the learner, the reference and teachers run them.
 
 * ``scored_model``  a model whose forward pass ends in scores of tokens and not in logits
-* ``top_scores``    what a teacher says of tokens
+* ``top_scores``    the scores that a teacher gives tokens
 * ``attention``     attention over packed rows without a mask
 * ``layers``        decoder layers compiled, or with the kernels of a library
 * ``throughput``    FLOPs of a step, peaks of cards, memory

@@ -1,4 +1,4 @@
-"""What a teacher says of tokens: log-probability, the top k, the mass outside of it; whole logits are never held.
+"""Scores that a teacher gives tokens: log-probability, top k, mass outside of it; whole logits are never held.
 
 Shape letters: N tokens, H size of a hidden state, K entries of the top, C tokens of a chunk, V vocabulary.
 """
