@@ -7,15 +7,15 @@ import functools
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 from rlserve import references
 from rlserve.config.paths import RunPaths
 from rlserve.errors import InvalidRequest
-from rlserve.library.source import source_of
+from rlserve.library.source import is_definition, source_of
 
 SPLITS = {"train": "path", "validation": "validation_path", "test": "test_path"}
 """Splits of ``data``, and the options of the environment that names their files."""
@@ -35,7 +35,7 @@ class Inputs:
         """A plug-in's name, a reference, or a function or class, as text. Raises InvalidRequest, naming ``what``."""
         if isinstance(thing, str):
             return str(references.anchored(thing, Path.cwd()))
-        if not isinstance(thing, FunctionType | type):
+        if not is_definition(thing):
             raise InvalidRequest(
                 f'{what}: is {_shown(thing)}; give a function or class of `def` or `class`, or "FILE.py:NAME"'
             )
@@ -82,8 +82,8 @@ class Inputs:
             # A name of the Hub is no file here.
             return str(Path(value).absolute()) if Path(value).exists() else str(value)
         if hasattr(value, "to_parquet"):  # a datasets.Dataset, or a table of pandas
-            # Its fingerprint names its content; a table has none, and is written each time.
-            mark = str(getattr(value, "_fingerprint", None) or id(value))
+            # Its fingerprint names its content; a table has none, and gets a name that no file has.
+            mark = str(getattr(value, "_fingerprint", None) or f"{time.time_ns():x}"[-DIGEST_CHARACTERS:])
             return self._named(f"{split}-{mark[:DIGEST_CHARACTERS]}.parquet", functools.partial(_to_parquet, value))
         if not isinstance(value, Sequence) or not value or not all(isinstance(row, Mapping) for row in value):
             raise InvalidRequest(f"{what}: is {_shown(value)}; give a path, a list of dicts, or a datasets.Dataset")

@@ -35,6 +35,11 @@ def source_of(thing: Callable[..., Any] | type, *, what: str) -> str:
     return "\n\n".join([HEAD + beside, *writer.parts]) + "\n"
 
 
+def is_definition(value: Any) -> bool:
+    """Whether ``value`` is a function or class of `def` or `class`, decorated or not."""
+    return isinstance(inspect.unwrap(value) if callable(value) else value, FunctionType | type)
+
+
 def _folder_of(thing: Any) -> Path | None:
     file = getattr(sys.modules.get(thing.__module__), "__file__", None)
     return Path(file).absolute().parent if file else Path.cwd()
@@ -55,7 +60,7 @@ class _Writer:
         self._seen.add(name)
         if isinstance(value, ModuleType):
             self.parts.append(f"import {value.__name__} as {name}")
-        elif isinstance(value, FunctionType | type) and not _can_be_imported(value):
+        elif is_definition(value) and not _can_be_imported(value):
             self._add_definition(name, value)
         elif isinstance(value, re.Pattern):
             self.parts.append(f"import re\n\n{name} = re.compile({value.pattern!r}, {value.flags})")

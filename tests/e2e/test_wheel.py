@@ -35,6 +35,7 @@ def test_shipped_configurations_are_run_by_name_from_a_wheel(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    assert (place / "rlserve" / "py.typed").exists(), "type checkers of users would ignore the annotations"
     assert "gpu/gsm8k_qwen" in say("config", "list")
     assert 'name = "quickstart"' in say("run", "quickstart", "--dry-run", "--no-preflight")
     assert say("config", "reference") == (ROOT / "docs" / "configuration.md").read_text()

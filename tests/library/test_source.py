@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import functools
 import json as j
 import math
 import re
@@ -18,6 +19,7 @@ from rlserve.library.source import source_of
 WORDS = {"yes": 1.0, "no": -1.0}
 PATTERN = re.compile("[0-9]+", re.I)
 CLIENT = open(os.devnull)
+MAX = 7
 
 
 class Scale:
@@ -50,6 +52,19 @@ def uses_client(completions, **columns):
     return [CLIENT.name for c in completions]
 
 
+@functools.lru_cache(maxsize=MAX)
+def cached(number):
+    return number * 2
+
+
+class Loss(Scale):
+
+    start: "Unknown" = MAX
+
+    def loss(self, number):
+        return self.times(cached(number)) + len(list(WORDS))
+
+
 inner = outer()
 short = lambda completions, **columns: [0.0 for c in completions]
 """
@@ -76,6 +91,13 @@ def test_a_function_in_a_function_takes_along_its_values(tmp_path: Path) -> None
     there: dict[str, object] = {"__name__": "there"}
     exec(ran(tmp_path, "inner"), there)
     assert there["inner"](["abcd"]) == [12.0]  # type: ignore[operator]
+
+
+def test_a_class_takes_along_its_bases_and_decorated_helpers(tmp_path: Path) -> None:
+    there: dict[str, object] = {"__name__": "there"}
+    exec(ran(tmp_path, "Loss"), there)
+    made = there["Loss"]()  # type: ignore[operator]
+    assert made.loss(3) == 14.0 and made.start == 7
 
 
 @pytest.mark.parametrize(
