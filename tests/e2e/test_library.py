@@ -79,6 +79,7 @@ def test_the_example_of_readme_trains(folder: Path, nothing_left: None) -> None:
     (code,) = re.findall(r"```python\n(import rlserve\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (folder / MODEL).parent.mkdir(exist_ok=True)
     (folder / MODEL).symlink_to(folder / "model")
+    (folder / "prompts.jsonl").write_text((folder / "questions.jsonl").read_text().replace("question", "prompt"))
     done = python(folder, code.replace("steps=20", "steps=2"))
     assert done.returncode == 0, done.stdout + done.stderr
     reward, checkpoint = done.stdout.splitlines()[-1].split()

@@ -182,16 +182,15 @@ def test_the_example_of_readme_trains_it_on_a_hub_shaped_folder(model: str, tmp_
     assert named is not None
     (tmp_path / named[1]).parent.mkdir()
     (tmp_path / named[1]).symlink_to(model)
-    rows = [{"question": f"What is {a} plus {b}?", "answer": a + b} for a in range(20) for b in range(20)]
+    rows = [{"prompt": f"What is {a} plus {b}?", "answer": a + b} for a in range(20) for b in range(20)]
     (tmp_path / "someone" / "sums" / "data").mkdir(parents=True)
     datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "someone/sums/data/train-00000-of-00001.parquet"))
     (tmp_path / "someone/sums/README.md").write_text("---\nlicense: mit\n---\n# Sums\n")
     # The machine may be busy: nothing here is about time.
-    patient = "steps=2, max_wait_seconds=1200, lease_seconds=600, launch={'start_seconds': 900}, problems=8,"
-    (tmp_path / "ten_lines.py").write_text(
-        code.replace("questions.jsonl", "someone/sums").replace("steps=20,", patient)
-    )
-    command, environment = [sys.executable, "ten_lines.py"], {**os.environ, **QUIET}
+    patient = "max_wait_seconds=1200, lease_seconds=600, launch={'start_seconds': 900},"
+    few = f"steps=2, groups_per_step=4, problems=8, {patient}"
+    (tmp_path / "example.py").write_text(code.replace("prompts.jsonl", "someone/sums").replace("steps=20,", few))
+    command, environment = [sys.executable, "example.py"], {**os.environ, **QUIET}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     reward, checkpoint = done.stdout.splitlines()[-1].split()
