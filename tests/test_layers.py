@@ -50,7 +50,7 @@ INSIDE: dict[str, Layers] = {
     ),
     "actors/learner": (("leases",), ("ingest", "train")),  # modules beside these folders lie above them
     "actors/rollout": (("stages",), ("episodes",)),
-    "cli": (("commands",), ("runs",), ("env",)),
+    "cli": (("commands", "templates"), ("runs",), ("env",)),
     "verifiers/math": (("tree", "prefilter"), ("notation",), ("read", "extract"), ("compare",)),
 }
 """The same inside a folder: its own folders and modules, lowest first; those left out lie above all that are named."""

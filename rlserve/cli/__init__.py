@@ -13,6 +13,7 @@
 * ``bench``     benchmarks
 * ``doctor``    what this machine lacks
 
+* ``templates``  what ``env new`` and ``verifier new`` write
 * ``stages``    arguments that ``pretrain`` and ``sft`` share
 * ``cases``     the file format of ``verify``
 

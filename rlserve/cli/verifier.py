@@ -2,88 +2,12 @@
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 
 from rlserve import plugins
-from rlserve.cli.env.scaffold import write_package
+from rlserve.cli.env.scaffold import write_files, write_package
+from rlserve.cli.templates import judge, reward_function, verifier
 from rlserve.errors import PluginFailed
-
-MODULE = '''"""{class_name}: what it verifies, in one line."""
-
-import json
-
-from rlserve.errors import InvalidRequest
-from rlserve.records import Outcome, Verdict
-
-
-class {class_name}:
-    """1 if the completion contains the payload's ``word``, else 0.
-
-    A payload is ``{"word": "..."}``. ``ignore_case`` is an option of the constructor:
-    ``[verifier.options.{name}]`` in a run's configuration.
-    """
-
-    name = "{name}"
-    version = "1"
-    description = "the completion contains a word"
-    reward_range = (0.0, 1.0)
-
-    def __init__(self, *, ignore_case: bool = True) -> None:
-        self._ignore_case = ignore_case
-
-    def verify(self, completion: str, payload: bytes, prompt: str) -> Verdict:
-        """Verify one completion. Raises InvalidRequest for a malformed payload, which is never a reward."""
-        word = _word(payload)
-        text = completion.lower() if self._ignore_case else completion
-        found = (word.lower() if self._ignore_case else word) in text
-        return Verdict(
-            outcome=Outcome.PASS if found else Outcome.FAIL,
-            reward=float(found),
-            parts={"found": float(found)},
-            reason=f"{word!r} is {'found' if found else 'missing'}",
-            verifier=self.name,
-        )
-
-
-def _word(payload: bytes) -> str:
-    try:
-        word = json.loads(payload)["word"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest('payload: send {"word": "..."}') from error
-    if not isinstance(word, str) or not word:
-        raise InvalidRequest("payload.word: is not text; send the word that must occur")
-    return word
-'''
-TEST = """import pytest
-from {module} import {class_name}
-
-from rlserve.errors import InvalidRequest
-
-
-@pytest.mark.parametrize(("text", "reward"), [("say Hello", 1.0), ("say nothing", 0.0), ("", 0.0)])
-def test_the_word_decides(text: str, reward: float) -> None:
-    assert {class_name}().verify(text, b'{"word": "hello"}', "").reward == reward
-
-
-@pytest.mark.parametrize("payload", [b"", b"[]", b'{"word": 3}'])
-def test_a_bad_payload_is_refused(payload: bytes) -> None:
-    with pytest.raises(InvalidRequest):
-        {class_name}().verify("x", payload, "")
-"""
-README = """# {name}
-
-A verifier for [rlserve](https://github.com/rlserve/rlserve).
-
-```
-pip install -e .
-python -m pytest
-rlserve verifier list
-echo '{"id": "1", "completion": "Hello!", "payload": {"word": "hello"}}' > cases.jsonl
-rlserve verify {name} cases.jsonl --out verdicts.jsonl
-```
-
-An environment names it as `verifier = "{name}"`. The verifier server runs it in a judge process that may be killed at
-any moment: a slow, stuck or crashing verifier affects no other.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new = actions.add_parser("new", help="write a package with a working verifier and its test")
     new.add_argument("name", help="registered name, e.g. politeness")
     new.add_argument("--directory", type=Path, help="where to write it (rlserve-NAME)")
+    form = new.add_mutually_exclusive_group()
+    form.add_argument("--function", action="store_true", help="a function in a file, for `reward = ...`; no package")
+    form.add_argument("--judge", action="store_true", help="one that asks a model behind a server, many at once")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return list_verifiers() if arguments.action == "list" else new_verifier(arguments.name, arguments.directory)
+    if arguments.action == "list":
+        return list_verifiers()
+    if arguments.function:
+        return new_function(arguments.name, arguments.directory)
+    return new_verifier(arguments.name, arguments.directory, judge if arguments.judge else verifier)
 
 
 def list_verifiers() -> int:
@@ -116,9 +47,9 @@ def list_verifiers() -> int:
     return 0
 
 
-def new_verifier(name: str, directory: Path | None) -> int:
+def new_verifier(name: str, directory: Path | None, form: ModuleType) -> int:
     """Write the package and print the next steps."""
-    files = {"{module}.py": MODULE, "test_{module}.py": TEST, "README.md": README}
+    files = {"{module}.py": form.MODULE, "test_{module}.py": form.TEST, "README.md": form.README}
     made = write_package(
         name,
         directory or Path(f"rlserve-{name.replace('_', '-')}"),
@@ -128,4 +59,12 @@ def new_verifier(name: str, directory: Path | None) -> int:
         files=files,
     )
     print(f"wrote {made}: next, pip install -e {made} and python -m pytest {made}")
+    return 0
+
+
+def new_function(name: str, directory: Path | None) -> int:
+    """Write the file and its test, and print the next steps."""
+    files = {"{name}.py": reward_function.MODULE, "test_{name}.py": reward_function.TEST}
+    made = write_files(name, directory or Path(name), files={**files, "README.md": reward_function.README})
+    print(f"wrote {made}: next, python -m pytest {made} and rlserve run CONFIG --set reward={made}/{name}.py:{name}")
     return 0

@@ -1,24 +1,72 @@
 """What ``new`` writes works as it is: its own tests pass, and an environment passes the conformance suite."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rlserve import plugins
+from rlserve.actors.environment.conformance.site import plugin_site
+from rlserve.actors.environment.conformance.suite import State, run_suite
 from rlserve.cli.main import main
+from rlserve.config.tables.environment import EnvironmentConfig
+
+FORMS = {
+    "my_dice": ["env", "new"],
+    "my_game": ["env", "new", "--multi-turn"],
+    "my_shop": ["env", "new", "--tools"],
+    "my_words": ["verifier", "new"],
+    "my_judge": ["verifier", "new", "--judge"],
+    "my_reward": ["verifier", "new", "--function"],
+}
 
 
-@pytest.mark.parametrize("kind", ["verifier", "env"])
-def test_the_written_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
-    target = tmp_path / "made"
-    assert main([kind, "new", "my_thing", "--directory", str(target)]) == 0
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(target)]
-    tested = subprocess.run(command, cwd=target, capture_output=True, text=True, check=False)
-    assert tested.returncode == 0, tested.stdout[-2000:]
-    pyproject = (target / "pyproject.toml").read_text()
-    assert 'my_thing = "rlserve_my_thing:MyThing' in pyproject
-    assert "{" not in pyproject
+def write(name: str, folder: Path) -> Path:
+    target = folder / name
+    assert main([*FORMS[name], name, "--directory", str(target)]) == 0
+    return target
+
+
+def test_each_written_form_passes_its_own_tests(tmp_path: Path) -> None:
+    """As a user runs them, but all at once: Python starts once."""
+    for name in FORMS:
+        target = write(name, tmp_path)
+        for path in target.iterdir():
+            assert "{name}" not in path.read_text() and "{class_name}" not in path.read_text(), path
+        package = target / "pyproject.toml"
+        assert package.exists() is (name != "my_reward")
+        if package.exists():
+            assert f'{name} = "rlserve_{name}:My' in package.read_text()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FORMS]
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stdout[-3000:]
+    assert "passed" in tested.stdout and "skipped" not in tested.stdout
+
+
+@pytest.mark.parametrize("name", ["my_game", "my_shop"])
+async def test_written_episodes_keep_every_promise(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(write(name, tmp_path)))
+    module = importlib.import_module(f"rlserve_{name}")
+    kind = getattr(module, "".join(part.title() for part in name.split("_")) + "Environment")
+    monkeypatch.setattr(plugins, "load", lambda group, name, **_: kind)
+    async with plugin_site(EnvironmentConfig(name=name), {}) as site:
+        findings = {finding.check: finding for finding in await run_suite(site)}
+    assert [f for f in findings.values() if f.state is State.FAILED] == []
+    assert findings["seeds_differ"].state is State.OK
+    assert (findings["tool_calls_are_answered"].state is State.OK) is (name == "my_shop")
+
+
+def test_a_written_function_rewards_tasks_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = write("my_reward", tmp_path)
+    options = {"path": str(tmp_path / "tasks.jsonl"), "verifier": "exact"}
+    (tmp_path / "tasks.jsonl").write_text("".join(f'{{"prompt": "{n}+0=", "answer": "{n}"}}\n' for n in range(40)))
+    words = [f"environments.0.options.{key}={value}" for key, value in options.items()]
+    words += ["environments.0.name=dataset", "environments.0.options.test_fraction=0.2", f"directory={tmp_path}"]
+    words += [f"reward={target}/my_reward.py:my_reward"]
+    arguments = [word for override in words for word in ("--set", override)]
+    assert main(["run", "configs/quickstart.toml", "--dry-run", *arguments]) == 0, capsys.readouterr()
 
 
 def test_the_written_environment_passes_the_conformance_suite(tmp_path: Path) -> None:

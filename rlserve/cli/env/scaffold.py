@@ -1,4 +1,4 @@
-"""Writes a small working package: one class, one entry point, one test."""
+"""Writes a small working package (one class, one entry point, one test), or files alone."""
 
 import re
 from collections.abc import Mapping
@@ -35,15 +35,11 @@ def write_package(
     In each text ``{name}``, ``{module}`` and ``{class_name}`` are filled in. Raises InvalidRequest for a malformed or
     already registered name, or an existing directory.
     """
-    if not NAME.fullmatch(name):
-        raise InvalidRequest(f"name: is {name!r}; give lower-case letters, digits and underscores, a letter first")
+    check_name(name)
     # Of two packages with one name in a group none is loaded: the plug-in's owner would be ambiguous.
     if name in plugins.names(group):
         raise InvalidRequest(f"name: {name!r} is already registered here; give another name")
-    if directory.exists():
-        raise InvalidRequest(f"directory: {str(directory)!r} exists already; give another with --directory")
     words = {
-        "name": name,
         # Distribution names have dashes by custom (PEP 503 treats both alike); modules need underscores.
         "dashed": name.replace("_", "-"),
         "module": f"rlserve_{name}",
@@ -51,11 +47,28 @@ def write_package(
         "group": group,
         "description": description,
     }
-    for path, text in {"pyproject.toml": PYPROJECT, **files}.items():
-        target = directory / fill(path, words)
+    return write_files(name, directory, files={"pyproject.toml": PYPROJECT, **files}, **words)
+
+
+def write_files(name: str, directory: Path, *, files: Mapping[str, str], **words: str) -> Path:
+    """A new directory with ``files``, in which ``{name}`` and each of ``words`` is filled in; returns it.
+
+    Raises InvalidRequest for a malformed name or an existing directory.
+    """
+    check_name(name)
+    if directory.exists():
+        raise InvalidRequest(f"directory: {str(directory)!r} exists already; give another with --directory")
+    for path, text in files.items():
+        target = directory / fill(path, {"name": name, **words})
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(fill(text, words), encoding="utf-8")
+        target.write_text(fill(text, {"name": name, **words}), encoding="utf-8")
     return directory
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidRequest for a malformed name."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(f"name: is {name!r}; give lower-case letters, digits and underscores, a letter first")
 
 
 def fill(text: str, words: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from rlserve.actors.environment.conformance.site import Site, Skip, verify_all
 from rlserve.errors import RlserveError
 from rlserve.records import Message, Outcome, Task, ToolCall, Turn, Verdict
 
-SAID = ("1", "no", "[10]", "I think so. <answer>3</answer>", "2", "left", "[3]", "5")
+SAID = ("1", "no", "[10]", "40", "I think so. <answer>3</answer>", "left", "[3]", "5")
 """What is said, turn by turn, by no policy in particular: most of it is nonsense to any environment."""
 MAX_TURNS = 200
 """An episode that goes on for longer is taken for endless: the default of episodes.max_turns is 32."""
