@@ -1,8 +1,6 @@
 """Stage: one optimizer step of the learner, option by option: milliseconds, tokens per second, MFU, peak memory.
 
-MFU is the model's own operations over the time and the card's rate in bfloat16. They are, for one token, 6 for each
-parameter that a matrix product uses (2 forward, 4 backward; what gradient checkpointing computes again does not count)
-and ``6 * layers * heads * head_dim * length`` for causal attention over sequences of that length.
+The last row is the output head alone over 64k tokens, forward and backward. MFU: see ``rlserve.models.throughput``.
 """
 
 import gc
@@ -18,15 +16,18 @@ import torch
 from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.grpo import Grpo
+from rlserve.algorithms.head import Head, Query
 from rlserve.algorithms.masked import denominator
+from rlserve.algorithms.token_scores import token_scores
 from rlserve.bench.gpu.models import checkpoint
 from rlserve.bench.gpu.rows import Row
 from rlserve.bench.gpu.sizes import SHAPES, Shape, Sizes
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
 from rlserve.config.tables.learner import LearnerConfig
+from rlserve.models.throughput import GIB, FlopCounter, peak_bytes, peak_flops
 
-BF16_FLOPS = 989e12
-"""Dense bfloat16 operations per second of an H100 or H200 (SXM), by NVIDIA's data sheet."""
+HEAD_ROWS = 4
+"""Rows of tokens in the head's measurement: 64k tokens on a GPU."""
 PROMPT_SHARE = 0.125
 """Share of a sequence that is prompt, whose tokens need no log-probability."""
 
@@ -43,11 +44,15 @@ class Case:
     """Added to ``[learner]``."""
 
 
+COMPILED = {"compile": True}
+PACKED = {"compile": True, "packing": True}
+SAVING = {"gradient_checkpointing": True}
 CASES = (
-    Case("0.6B, rows of one sequence"),
-    Case("0.6B, gradient checkpointing", settings={"gradient_checkpointing": True}),
-    Case("4B, gradient checkpointing", large=True, settings={"gradient_checkpointing": True}),
-    Case("4B, one sequence a row, gradient checkpointing", True, True, {"gradient_checkpointing": True}),
+    Case("small"),
+    Case("small, compiled, packed", settings=PACKED),
+    Case("small, liger, packed", settings={"kernels": "liger", "packing": True}),
+    Case("large, compiled, packed, checkpointing", large=True, settings=PACKED | SAVING),
+    Case("large, compiled, one sequence, checkpointing", True, True, COMPILED | SAVING),
 )
 
 
@@ -59,9 +64,16 @@ def measure(sizes: Sizes, out: Path) -> Iterator[Row]:
             yield {"what": case.what, **_measure(case, SHAPES[name], checkpoint(out, name, sizes.dtype), sizes)}
         except (RuntimeError, ValueError) as error:  # out of memory, or an option that this machine lacks
             yield {"what": case.what, "failed": f"{type(error).__name__}: {error}"[:300]}
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_memory()
+    yield {"what": "head alone", **_head(SHAPES[sizes.large], sizes)}
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch._dynamo.reset()  # compiled layers hold the model that they were made for
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _measure(case: Case, shape: Shape, path: str, sizes: Sizes) -> dict[str, Any]:
@@ -75,23 +87,37 @@ def _measure(case: Case, shape: Shape, path: str, sizes: Sizes) -> dict[str, Any
         first, *seconds = [_seconds(lambda: _step(engine, batches)) for _ in range(sizes.steps + 1)]
         seconds_each = statistics.median(seconds)
         tokens = sizes.row_tokens * sizes.micro_batches
+        flops = FlopCounter(engine.module)(torch.full((tokens // length,), length))
+        peak = peak_flops(engine.rank_info.device, engine.dtype)
         return {
             "parameters": sum(p.numel() for p in engine.module.parameters()),
             "step_ms": 1000 * seconds_each,
             "first_step_ms": 1000 * first,
             "tokens_per_second": tokens / seconds_each,
-            "mfu": flops(shape, length) * tokens / seconds_each / BF16_FLOPS,
-            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
+            "mfu": flops / seconds_each / peak if peak else 0.0,
+            "peak_gib": peak_bytes(engine.rank_info.device) / GIB,
         }
     finally:
         engine.close()
 
 
-def flops(shape: Shape, length: int) -> float:
-    """Operations of forward and backward pass for one token of a sequence of ``length``."""
-    attention = shape.heads * shape.head_dim
-    layer = shape.hidden * (2 * attention + 2 * shape.kv_heads * shape.head_dim + 3 * shape.ffn)
-    return 6 * (shape.layers * layer + shape.vocabulary * shape.hidden) + 6 * shape.layers * attention * length
+def _head(shape: Shape, sizes: Sizes) -> dict[str, Any]:
+    """Log-probabilities and entropies of 64k tokens, and the gradients of both operands."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokens, dtype = HEAD_ROWS * sizes.row_tokens, getattr(torch, sizes.dtype)
+    hidden = torch.randn(tokens, shape.hidden, device=device, dtype=dtype, requires_grad=True)
+    weight = torch.randn(shape.vocabulary, shape.hidden, device=device, dtype=dtype).mul_(0.02).requires_grad_()
+    query = Query(ids=torch.randint(0, shape.vocabulary, (tokens,), device=device), entropy=True)
+    head = Head(weight=weight, compiled=device.type == "cuda")
+    operands = peak_bytes(device)
+
+    def score() -> None:
+        token_scores(hidden, head, query)[0].mean().backward()
+        hidden.grad = weight.grad = None
+
+    _, *seconds = [_seconds(score) for _ in range(sizes.steps + 1)]
+    beside = (peak_bytes(device) - operands) / GIB
+    return {"tokens": tokens, "ms": 1000 * statistics.median(seconds), "peak_gib_beside_operands": beside}
 
 
 def _step(engine: LearnerEngine, batches: list[TokenBatch]) -> None:

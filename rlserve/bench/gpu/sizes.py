@@ -67,10 +67,10 @@ GPU = Sizes(
     steps=3,
     sequences=256,
     new_tokens=512,
-    rounds=2,
+    rounds=1,
     swaps=4,
     kv_cache_bytes=24 * 2**30,
-    run_steps=6,
+    run_steps=5,
     groups_per_step=32,
 )
 REHEARSAL = Sizes(
