@@ -49,5 +49,5 @@ def test_a_stage_that_is_cut_off_keeps_its_rows_and_one_that_fails_says_why(
 
 
 def test_an_unknown_stage_is_refused_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="learner, engine, whole_run, engine_large"):
+    with pytest.raises(InvalidRequest, match="engine, whole_run, learner, engine_large"):
         bench.measure(out=str(tmp_path), only=["learn"])

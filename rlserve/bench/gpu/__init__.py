@@ -14,6 +14,7 @@ does not stop the next. Without a GPU the same stages run at tiny sizes, which r
 * ``stamps``     part of it: whether each token carries the version that sampled it
 * ``engine_large``  the same stage with the large model
 * ``whole_run``  stage: a GRPO run with learner and engine on one GPU
+* ``words``      its environment
 
 To add a stage: a module with ``measure(sizes, out) -> Iterator[Row]`` and its line in ``bench.STAGES``.
 """

@@ -1,16 +1,15 @@
 """Stage: ``rlserve run`` of GRPO with learner and engine on one GPU, and what its own metrics say.
 
-The model is random, so the reward is too: a pattern that about half of all completions match.
+The model is random, so the reward is too (``words``).
 """
 
-import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from rlserve.bench.gpu import words
 from rlserve.bench.gpu.models import checkpoint
 from rlserve.bench.gpu.rows import Row
 from rlserve.bench.gpu.sizes import SHAPES, Sizes
@@ -24,6 +23,11 @@ METRICS = (
     "learner/step_seconds",
     "learner/wait_seconds",
     "learner/publish_seconds",
+    "learner/mfu",
+    "learner/peak_gib",
+    "publish/seconds",
+    "publish/copy_seconds",
+    "publish/digest_seconds",
     "rollout/tokens_per_second",
     "rollout/stall_seconds_p50",
     "rollout/stall_seconds_max",
@@ -32,11 +36,6 @@ METRICS = (
     "lag/mean",
     "lag/mixed_version_share",
 )
-PROMPT_WORDS = 60
-"""About the tokens of a question of GSM8K."""
-PROMPTS = 512
-EVEN_END = r"[02468]$"
-"""The last word's number is even: half of all completions."""
 
 
 def measure(sizes: Sizes, out: Path) -> Iterator[Row]:
@@ -57,11 +56,6 @@ def measure(sizes: Sizes, out: Path) -> Iterator[Row]:
 
 
 def _config(sizes: Sizes, out: Path) -> RunConfig:
-    tasks = out / "tasks.jsonl"
-    words = SHAPES[sizes.small].vocabulary - 2
-    prompts = (" ".join(f"w{2 + (31 * i + 7 * p) % words}" for i in range(PROMPT_WORDS)) for p in range(PROMPTS))
-    row: dict[str, Any] = {"payload": {"pattern": EVEN_END}}
-    tasks.write_text("".join(json.dumps({"prompt": p, **row}) + "\n" for p in prompts), encoding="utf-8")
     return validate(
         RunConfig,
         {
@@ -73,8 +67,8 @@ def _config(sizes: Sizes, out: Path) -> RunConfig:
             "environments": [
                 {
                     "name": "words",
-                    "plugin": "jsonl",
-                    "options": {"path": str(tasks), "test_path": str(tasks), "verifier": "regex"},
+                    "plugin": f"{words.__file__}:WordsEnvironment",
+                    "options": {"vocabulary": SHAPES[sizes.small].vocabulary},
                 }
             ],
             "rollout": {
@@ -93,6 +87,8 @@ def _config(sizes: Sizes, out: Path) -> RunConfig:
                 "tokens_per_micro_batch": sizes.row_tokens,
                 "max_lag": 2,
                 "gradient_checkpointing": True,
+                # As a GPU is used best; a CPU would compile for a minute.
+                **({"compile": True, "packing": True} if sizes.dtype == "bfloat16" else {}),
             },
             "algorithm": {"type": "grpo", "advantage": "group_mean"},
             "evaluate": {"problems": 0},
