@@ -103,6 +103,8 @@ class LearnerConfig(Section):
     """Warn when the effective sample size falls below this share."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    recomputed_share: float = Field(1.0, gt=0, le=1)
+    """Share of the layers for which ``gradient_checkpointing`` does so: the smaller, the faster and the more memory."""
     attention: str = ""
     """How the model attends: ``"varlen"`` (packed rows without a mask), or a name that transformers knows, such as
     ``"sdpa"``, ``"flex_attention"``, ``"flash_attention_2"``. Empty: ``"varlen"`` for packed rows in bfloat16 on a GPU,

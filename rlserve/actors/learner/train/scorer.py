@@ -20,6 +20,8 @@ from rlserve.models import attention
 from rlserve.models.layers import apply_kernels, compile_layers
 from rlserve.models.scored_model import ScoredModel, check_fused
 
+ROUNDING = 1e-9
+"""A share such as 1/3 times 3 layers must give 1, not a number just below it."""
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,7 +45,7 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
     model.eval()
     model.config.use_cache = False  # whole sequences at once need no key-value cache
     if config.gradient_checkpointing:
-        _checkpoint_layers(model)
+        _checkpoint_layers(model, config.recomputed_share)
     if config.kernels:
         apply_kernels(model, config.kernels)
     if config.compile:
@@ -76,8 +78,8 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _checkpoint_layers(model: Any) -> None:
-    """Recompute layers in the backward pass, with dropout still off.
+def _checkpoint_layers(model: Any, share: float) -> None:
+    """Recompute a share of the layers, evenly spread, in the backward pass, with dropout still off.
 
     Transformers recomputes only layers in training mode. The mode is set on the layer alone, so that the dropout
     modules inside stay in evaluation mode.
@@ -85,9 +87,10 @@ def _checkpoint_layers(model: Any) -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True
+    layers = (layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer))
+    for number, layer in enumerate(layers):
+        # True for each layer at which the share of those so far passes a whole number.
+        layer.training = int((number + 1) * share + ROUNDING) > int(number * share + ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)

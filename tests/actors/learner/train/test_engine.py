@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.scorer import load_model
 from rlserve.algorithms.batch import LossOutput
 from rlserve.algorithms.logprobs import policy_outputs
 from rlserve.config.tables.learner import LearnerConfig
@@ -239,6 +240,15 @@ def test_recomputing_layers_changes_no_result(start):
     assert layers == 2  # the decoder layers and nothing in them
     reports = [step(engine, [random_batch(0)]) for engine in (kept, recomputed)]
     assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 6), (1 / 3, 2), (0.5, 3), (0.01, 0)])
+def test_a_share_of_the_layers_is_recomputed(tmp_path, share, expected):
+    path = save_policy(tmp_path, num_hidden_layers=6)
+    model = load_model(str(path), LearnerConfig(gradient_checkpointing=True, recomputed_share=share))
+    recomputed = [layer.training for layer in model.model.layers]
+    assert sum(recomputed) == expected
+    assert expected < 2 or recomputed[-1]  # spread to the end
 
 
 def test_after_an_engine_was_closed_another_can_start(start):
