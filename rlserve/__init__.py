@@ -10,6 +10,7 @@ From the bottom up (``tests/test_layers.py`` checks the direction of imports):
 * ``plugins``        the protocols of environments and verifiers, and how all plug-ins are loaded
 * ``config``         the run configuration: one strict section per table
 * ``console``        the console of a run: progress, warnings, result
+* ``data``           rows of any data set, and the well-known ones
 * ``observability``  logs, metrics, events, report
 * ``trackers``       curves, samples and results for TensorBoard, W&B, MLflow, trackio
 * ``rpc``            gRPC servers, channels, errors, TLS, codec

@@ -8,6 +8,13 @@ SECONDS = 3.0
 """Limit for one answer; without a network a check must not hold up a start."""
 
 
+def endpoint() -> str:
+    """Address of the Hub, or of the mirror that ``HF_ENDPOINT`` names."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
 def answers() -> bool:
     """Whether the Hub, or the mirror that ``HF_ENDPOINT`` names, answers now; False in offline mode."""
     # Here: a host that only verifies has no such package.

@@ -23,7 +23,7 @@ LAYERS: Layers = (
         "processor_time",
         "text_files",
     ),
-    ("records", "config", "plugins", "references"),
+    ("records", "config", "plugins", "references", "data"),
     ("tokens", "algorithms", "sandbox"),
     ("batching", "store", "observability", "models"),
     ("console",),
@@ -57,7 +57,7 @@ INSIDE: dict[str, Layers] = {
 MAX_FILES = 16  # more than one sees at a glance; algorithms/ is a list of algorithms, one a file
 MANY_FILES = {"rlserve/algorithms"}
 PLUGIN_MAY_IMPORT = {"errors", "nearest", "records", "plugins", "references", "sandbox", "text_files"}
-ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers", "hugging_face"}  # an environment knows its tasks' verifier
+ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers", "data"}  # an environment knows its tasks' verifier
 PLUGINS = ("environments", "verifiers")
 # What a host of one role does not install; only these rooms may import it at the top of a module.
 LIGHT = ("records", "config", "errors", "text_files", "plugins", "rpc", "store", "verifiers", "environments", "cli")

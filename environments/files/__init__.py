@@ -10,8 +10,7 @@
 * ``examples``    completions to imitate
 
 * ``math_problems``  what gsm8k and math have in common
-* ``source``         rows of files, folders and Hub names
-* ``rows``           reads and checks the rows of a source
+* ``rows``           reads and checks the rows of a file (``rlserve.data.source``)
 * ``fields``         cells of a row: texts, answers
 * ``conversation``   messages, tool calls and tools of a row
 * ``template``       a prompt from a row's columns

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from rlserve.data.source import Row, Source, read
 from rlserve.environments.files.conversation import messages_of, prompt_field, tools_of
 from rlserve.environments.files.fields import answer_field, optional_text, plain, required, text_field
 from rlserve.environments.files.rows import checked_payload, read_rows, row_at, task_of
-from rlserve.environments.files.source import Row, Source, read
 from rlserve.environments.files.template import Template
 from rlserve.errors import InvalidRequest
 from rlserve.records import Message, Task, Tool

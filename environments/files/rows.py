@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from rlserve import plugins
-from rlserve.environments.files.source import Row, Source, read
+from rlserve.data.source import Row, Source, read
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.plugins import Environment
 from rlserve.records import GivenCompletion, Message, Task, Tool

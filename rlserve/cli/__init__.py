@@ -9,6 +9,7 @@
 * ``pretrain``, ``sft``  the stages that make a start checkpoint
 * ``verify``    a verifier's verdicts on a file of cases
 * ``verifier``  lists installed verifiers, writes a new one
+* ``data``      fetches well-known data sets, shows what is in any
 * ``config``    shipped configurations, and every key with its meaning
 * ``bench``     benchmarks
 * ``doctor``    what this machine lacks

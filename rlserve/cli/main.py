@@ -38,6 +38,7 @@ COMMANDS = (
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),
     Command("verify", "rlserve.cli.verify", "verdicts of a verifier on a file of cases"),
     Command("verifier", "rlserve.cli.verifier", "verifiers: list those installed here, write a new one"),
+    Command("data", "rlserve.cli.data", "data sets: fetch a well-known one, show what is in any"),
     Command("config", "rlserve.cli.config", "shipped configurations, every key with its meaning, a schema for editors"),
     Command("bench", "rlserve.cli.bench", "speed against plain vLLM and PyTorch, as ratios in one run"),
     Command("doctor", "rlserve.cli.doctor", "what this machine has and lacks, and the fix for each"),

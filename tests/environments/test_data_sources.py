@@ -66,6 +66,14 @@ def test_splits_of_folders_are_those_that_are_named(folder: Path) -> None:
     assert hub.task("validation", 0, 0).prompt == "30+30?"
 
 
+def test_a_file_that_changed_in_a_folder_is_read_again(tmp_path: Path) -> None:
+    readme = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: rows.jsonl\n---\n"
+    for question in ("1+1?", "2+2?"):
+        (tmp_path / "README.md").write_text(readme)
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"question": question, "answer": 1}))
+        assert made(tmp_path, name="main").task("train", 0, 0).prompt == question
+
+
 def test_a_share_is_held_out_by_the_prompt(folder: Path, tmp_path: Path) -> None:
     environment = made(folder / "rows.csv", test_fraction=0.25)
     prompts = {s: {str(environment.task(s, i, 0).prompt) for i in range(n)} for s, n in environment.splits.items()}

@@ -6,6 +6,7 @@ line, numbers stay as they are written, and objects keep exactly their own keys.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,8 +111,12 @@ def _from_folder(path: Path, source: Source) -> Iterator[Row]:
     with _explained(source):
         datasets = _datasets()
         if not any((path / file).exists() for file in ("dataset_dict.json", "state.json")):
-            # An absolute path: a relative one could be taken for a Hub name.
-            yield from datasets.load_dataset(str(path.resolve()), source.name or None, split=source.split)
+            # A cache of its own: the library takes folders with the same names inside for the same data set, and would
+            # not see that a file has changed. An absolute path: a relative one could be taken for a Hub name.
+            with tempfile.TemporaryDirectory(prefix="rlserve-data-") as cache:
+                yield from datasets.load_dataset(
+                    str(path.resolve()), source.name or None, split=source.split, cache_dir=cache
+                )
             return
         saved = datasets.load_from_disk(str(path))
         if isinstance(saved, datasets.DatasetDict):
@@ -205,6 +210,8 @@ def _datasets() -> Any:
             field="path",
         ) from None
     datasets.disable_progress_bars()
+    # It would call a server at every load, of a local file too, to count it: seconds without a network.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     # It would print its own account of an error, beside the message of this module.
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets

@@ -1,0 +1,127 @@
+"""``rlserve data``: well-known data sets as files that their environments read, and what is in any data set."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlserve import hugging_face, plugins
+from rlserve.cli.main import main
+from rlserve.config.load import load_run
+from rlserve.data.known import KNOWN
+
+ROWS: dict[str, dict[str, Any]] = {
+    "gsm8k": {"question": "How many?", "answer": "Two and two.\n#### 4"},
+    "math": {"problem": "$1+1$?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{2}$."},
+    "mbpp": {
+        "task_id": 2,
+        "text": "Double it.",
+        "code": "def double(x):\n    return 2 * x\n",
+        "test_setup_code": "",
+        "test_list": ["assert double(2) == 4"],
+    },
+    "humaneval": {
+        "task_id": "HumanEval/0",
+        "prompt": "def double(x):\n",
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(f):\n    assert f(2) == 4\n",
+    },
+}
+Say = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def run(*words: str) -> tuple[int, str]:
+        status = main(words)
+        printed = capsys.readouterr()
+        return status, printed.out if status == 0 else printed.err
+
+    return run
+
+
+def copy_of(name: str, folder: Path, row: dict[str, Any]) -> Path:
+    """What ``git clone`` of the repository on the Hub leaves: a README that names configurations, a file each split."""
+    parts, configs = KNOWN[name].names, ""
+    for part in parts:
+        (folder / part).mkdir(parents=True)
+        configs += f"- config_name: {part}\n  data_files:\n"
+        for split in KNOWN[name].files:
+            (folder / part / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+            configs += f"  - split: {split}\n    path: {part}/{split}.jsonl\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_fetched_data_set_is_what_its_environment_reads(name: str, tmp_path: Path, say: Say) -> None:
+    copy = copy_of(name, tmp_path / "copy", ROWS[name])
+    status, printed = say("data", "fetch", name, "--from", str(copy))
+    assert status == 0, printed
+    table = tomllib.loads(printed[printed.index("[[environments]]") :])["environments"][0]
+    environment = plugins.make(plugins.ENVIRONMENT_GROUP, table["name"], table["options"], where="options")
+    assert environment.splits == dict.fromkeys(KNOWN[name].files, len(KNOWN[name].names))
+    for split in environment.splits:
+        assert environment.demonstration(split, 0, 0)
+    first = next(iter(table["options"].values()))
+    assert json.loads(Path(first).read_text().splitlines()[0]) == ROWS[name]
+    assert f"{first:32} {len(KNOWN[name].names)} rows" in printed
+    # Again: what is there may be changed by hand, and is kept.
+    status, said = say("data", "fetch", name, "--from", str(copy))
+    assert status == 1 and "is there already; delete it" in said
+
+
+@pytest.mark.parametrize("configuration", ["gsm8k", "gpu/gsm8k_qwen"])
+def test_the_shipped_configurations_name_what_is_fetched(configuration: str, tmp_path: Path, say: Say) -> None:
+    copy = copy_of("gsm8k", tmp_path / "copy", ROWS["gsm8k"])
+    assert say("data", "fetch", "gsm8k", "--from", str(copy))[0] == 0
+    section = load_run([configuration]).environments[0]
+    assert plugins.make(plugins.ENVIRONMENT_GROUP, section.name, section.options, where="options").splits["train"] == 1
+
+
+def test_a_faulty_copy_leaves_no_file(tmp_path: Path, say: Say) -> None:
+    copy = copy_of("gsm8k", tmp_path / "copy", {"question": "How many?", "answer": "four"})
+    status, said = say("data", "fetch", "gsm8k", "--from", str(copy))
+    assert status == 1 and "line 1: answer: ends in 'four'" in said
+    assert list((tmp_path / "data").iterdir()) == []
+    (tmp_path / "data").rmdir()
+    (tmp_path / "data").write_text("in the way")
+    status, said = say("data", "fetch", "gsm8k", "--from", str(copy))
+    assert status == 1 and "--to: 'data' cannot be written" in said
+
+
+def test_without_a_network_the_way_out_is_named(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    status, said = say("data", "fetch", "humaneval")
+    assert status == 1
+    assert "cannot be reached from here; fetch the data where there is a network" in said
+    assert "datasets/openai/openai_humaneval with --from" in said
+
+
+def test_columns_and_first_rows_are_shown(tmp_path: Path, say: Say) -> None:
+    (tmp_path / "a.csv").write_text("question,answer,note\n1+1?,2,\n2+2?,4,easy\n3+3?,6,\n")
+    status, printed = say("data", "show", "a.csv", "-n", "1")
+    assert status == 0
+    assert printed.splitlines() == [
+        "3 rows",
+        "  question             text",
+        "  answer               number",
+        "  note                 text, empty in 2",
+        '{"question": "1+1?", "answer": 2, "note": ""}',
+    ]
+    assert say("data", "show", "b.csv")[0] == 1
+
+
+def test_a_mirror_is_asked_and_a_dead_one_is_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert hugging_face.endpoint() == "http://127.0.0.1:9"
+    assert not hugging_face.answers()
