@@ -1,5 +1,6 @@
 """Whole runs, as a user starts them: the command line, real processes, real signals."""
 
+import fcntl
 import json
 import os
 import signal
@@ -175,11 +176,17 @@ def new_module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """The quick start itself, once for all tests: pretrain, SFT, pipeline GRPO."""
-    run = Run(tmp_path_factory.mktemp("quickstart"), "quickstart")
-    run.start("configs/quickstart.toml", "--set", f"directory={run.root.parent}", "--set", "name=quickstart")
-    status = run.wait(900)
-    assert status == 0, run.tail()
+    """The quick start itself, once for all tests of all test processes: pretrain, SFT, pipeline GRPO."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each test process has a folder of its own in one that is common
+        shared = shared.parent
+    run, ended = Run(shared, "quickstart"), shared / "quickstart.ended"
+    with open(shared / "quickstart.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes first makes it, and the others wait for it
+        if not ended.exists():
+            run.start("configs/quickstart.toml", "--set", f"directory={shared}", "--set", "name=quickstart")
+            ended.write_text(str(run.wait(900)))
+    assert ended.read_text() == "0", run.tail()
     yield run
     run.kill()
 
