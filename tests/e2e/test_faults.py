@@ -37,20 +37,13 @@ def test_a_run_outlives_its_rollout_worker_verifier_and_environment_server(
     run.wait_until_nothing_runs()
 
 
-def test_a_run_resumes_after_its_learner_was_killed_and_leaves_no_orphan_however_it_ends(
+def test_a_run_resumes_after_a_stop_and_a_killed_launcher_and_leaves_no_orphan(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], list[str]]
 ) -> None:
+    """The death of its learner is in ``test_poison_and_stores``."""
     run = new_run("resumed")
     run.start(*small_run_arguments(run), "--set", "steps=12", "--set", "checkpoint.every_steps=2")
-
     run.wait_for_step(3)
-    os.kill(run.pid_of("learner"), signal.SIGKILL)
-    assert run.wait(120) == 1
-    assert "rlserve run --resume" in run.output.read_text()
-    run.wait_until_nothing_runs()
-
-    run.start("--resume", str(run.root))
-    run.wait_for_step(6)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
     run.wait_until_nothing_runs()

@@ -59,6 +59,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
     run.wait_for_step(3)
     os.kill(run.pid_of("learner"), signal.SIGKILL)
     assert run.wait(120) == 1
+    assert "rlserve run --resume" in run.output.read_text()
     run.wait_until_nothing_runs()
 
     (run.root / "groups.sqlite").rename(run.root / "elsewhere.sqlite")
