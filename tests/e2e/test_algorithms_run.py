@@ -56,6 +56,7 @@ every_steps = 0
     assert rows[-1]["algorithm/teacher_kl_sampled"] < rows[0]["algorithm/teacher_kl_sampled"]
 
 
+@pytest.mark.whole
 def test_pairs_train_semi_online_against_a_served_reference_in_several_updates(
     new_run: Callable[[str], Any], small_run_arguments: Arguments, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[3] / "shared"))
 DATA = SHARED / "data" / "gsm8k_train.jsonl"

@@ -76,7 +76,14 @@ def assert_alike(both, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", [{"zero_stage": 0}, {"zero_stage": 3}, {"zero_stage": 3, "deepspeed": OFFLOAD}])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        pytest.param({"zero_stage": 0}, marks=pytest.mark.whole),  # the next test has stage 0, too
+        {"zero_stage": 3},
+        {"zero_stage": 3, "deepspeed": OFFLOAD},
+    ],
+)
 async def test_two_ranks_train_and_score_as_one_does(start, tmp_path, learner):
     job = {"model": str(start), "learner": LEARNER | learner, "first": 0, "last": 3}
     assert_alike(await run_two(tmp_path, **job), run_alone(tmp_path, **job))
@@ -102,7 +109,7 @@ async def test_two_ranks_resume_bit_for_bit_with_a_reference_model(start, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "witness"), [(1, 0), (0, 1)])
+@pytest.mark.parametrize(("victim", "witness"), [pytest.param(1, 0, marks=pytest.mark.whole), (0, 1)])
 async def test_a_killed_rank_is_named_by_the_other(start, tmp_path, victim, witness):
     async with AsyncExitStack() as stack:
         job = {"model": str(start), "learner": LEARNER | {"zero_stage": 2}, "first": 0, "last": 10**6}
