@@ -118,9 +118,9 @@ async def test_a_completion_that_does_not_fit_is_refused_and_never_cut(tmp_path:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "3+4=", "chosen": "#7"}, "line 1: rejected: is None; give text"),
-        ({"prompt": "3+4=", "rejected": "#7"}, "line 1: chosen: is None; give text"),
-        ({"chosen": "#7", "rejected": "#8"}, "line 1: prompt: is None; give text"),
+        ({"prompt": "3+4=", "chosen": "#7"}, "line 1: rejected: is missing"),
+        ({"prompt": "3+4=", "rejected": "#7"}, "line 1: chosen: is missing"),
+        ({"chosen": "#7", "rejected": "#8"}, "line 1: prompt: is missing"),
         ({"prompt": "3+4=", "chosen": "#7", "rejected": "#7"}, "both are '#7'"),
         ({"prompt": [], "chosen": "#7", "rejected": "#8"}, "prompt: is"),
     ],
@@ -131,7 +131,7 @@ def test_a_pair_with_a_missing_side_is_named_with_its_line(tmp_path: Path, row: 
 
 
 def test_an_example_needs_both_texts_and_a_sensible_weight(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="completion: is None"):
+    with pytest.raises(InvalidRequest, match="completion: is missing"):
         ExamplesEnvironment(path=write(tmp_path / "examples.jsonl", {"prompt": "1"}))
     path = write(tmp_path / "examples.jsonl", {"prompt": "1", "completion": "2"})
     with pytest.raises(InvalidRequest, match="weight: is -1"):
