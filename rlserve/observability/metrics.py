@@ -72,6 +72,8 @@ METRICS: Mapping[str, MetricInfo] = {
     "rollout/tokens_per_second": MetricInfo("tokens/s", "sampled tokens per second, over all workers"),
     "rollout/stall_seconds_p50": MetricInfo("seconds", "generation stands still for a swap: median"),
     "rollout/stall_seconds_max": MetricInfo("seconds", "generation stands still for a swap: longest"),
+    "rollout/update_seconds_p50": MetricInfo("seconds", "from the announcement of a version until it serves: median"),
+    "rollout/update_seconds_max": MetricInfo("seconds", "from the announcement of a version until it serves: longest"),
     "rollout/weight_updates": MetricInfo("updates", "swaps confirmed by workers, in all"),
     "rollout/workers": MetricInfo("workers", "rollout workers on the stream"),
     "groups/received": MetricInfo("groups", "groups received, in all"),

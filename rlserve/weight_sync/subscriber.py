@@ -59,6 +59,8 @@ class FetchCounts:
 
     taken: Counter[str] = field(default_factory=Counter)
     """Versions by the carrier that brought them."""
+    last: str = ""
+    """Carrier that brought the last version."""
     refused: int = 0
     """Attempts whose bytes or files could not be used."""
 
@@ -130,6 +132,7 @@ class Subscriber:
                     logger.warning("%s; asking for %s", error, " or ".join(names))
                 else:
                     self.counts.taken[header.carrier] += 1
+                    self.counts.last = header.carrier
                     return path
 
     def take_memory_of(self, device: str) -> None:

@@ -158,6 +158,7 @@ class Reporter:
         # The service keeps only the last MAX_REPORTS, so there may be fewer than were counted.
         new = min(num_reports - self._num_reports, len(reports))
         stalls = [report.stall_seconds for report in reports[len(reports) - new :]]
+        updates = [report.update_seconds for report in reports[len(reports) - new :]]
         self._num_reports = num_reports
         numbers = {
             "rollout/workers": float(sum(w.connected for w in self._inbox.workers())),
@@ -166,6 +167,8 @@ class Reporter:
         if stalls:
             numbers["rollout/stall_seconds_p50"] = percentile(stalls, 0.5)
             numbers["rollout/stall_seconds_max"] = max(stalls)
+            numbers["rollout/update_seconds_p50"] = percentile(updates, 0.5)
+            numbers["rollout/update_seconds_max"] = max(updates)
         return numbers
 
     def _close_phase(self) -> None:

@@ -80,11 +80,20 @@ class WeightFollower:
             report = await self._stage_and_swap(policy, None, last_resort=True)
         self.num_updates += 1
         self.digest = report.digest
+        seconds = time.monotonic() - announced
+        logger.info(
+            "serves version %d, %.3f s after its announcement: came by %s, staged in %.3f s, stalled for %.3f s",
+            report.version,
+            seconds,
+            self._subscriber.counts.last,
+            report.stage_seconds,
+            report.stall_seconds,
+        )
         return Confirmation(
             version=report.version,
             digest=report.digest,
             stall_seconds=report.stall_seconds,
-            update_seconds=time.monotonic() - announced,
+            update_seconds=seconds,
             running_sequences=report.running_sequences,
         )
 
