@@ -79,6 +79,39 @@ def on_device(tensor: "Tensor") -> "Tensor":
     return (sums * factors[: len(sums)]).sum()
 
 
+def of_part(part: "Tensor", *, start: int, stride: int) -> "Tensor":
+    """What a part contributes to the checksum of its tensor: the contributions of all parts add up to it.
+
+    ``part`` is contiguous, ``[rows, ...]``; its first row begins ``start`` bytes into the tensor and each following one
+    ``stride`` bytes later. Returns ``[]`` int64 on its device. Raises ValueError where rows do not consist of words.
+    """
+    import torch
+
+    rows = part.shape[0]
+    size = part.numel() * part.element_size()
+    flat = part.detach().contiguous().view(-1)
+    if rows and stride * rows == size:  # one run: only its end may lie within a word
+        rows, stride = 1, size + -size % WORD_BYTES
+        flat = torch.cat([flat, flat.new_zeros(-size % WORD_BYTES // flat.element_size())])
+    if start % WORD_BYTES or stride % WORD_BYTES or (flat.numel() * flat.element_size()) % (WORD_BYTES * max(rows, 1)):
+        raise ValueError(f"rows of {size // max(rows, 1)} bytes from byte {start} do not consist of whole words")
+    # A copy where words would lie across those of the memory.
+    flat = flat.clone() if flat.storage_offset() * flat.element_size() % WORD_BYTES else flat
+    words = flat.view(torch.int64).view(rows, -1)
+    lanes, table = _lanes_on(part.device), _rows_on(part.device, (start + stride * max(rows, 1)) // ROW_BYTES + 1)
+    total = torch.zeros((), dtype=torch.int64, device=part.device)
+    # Blocks of rows, and of words of one long row.
+    step, width = max(1, BLOCK_ROWS * LANES // max(words.shape[1], 1)), BLOCK_ROWS * LANES
+    for row in range(0, rows, step):
+        for column in range(0, words.shape[1], width):
+            block = words[row : row + step, column : column + width]
+            first = torch.arange(row, row + len(block), device=part.device) * (stride // WORD_BYTES)
+            place = first[:, None] + torch.arange(column, column + block.shape[1], device=part.device)
+            place += start // WORD_BYTES
+            total += (block * lanes[place % LANES] * table[place // LANES]).sum()
+    return total
+
+
 def _odd(numbers: Words) -> Words:
     """Well-mixed odd numbers (SplitMix64)."""
     mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -6,7 +6,8 @@ with a BLAKE3 digest each (128 bits): 5 GB/s on one core, where SHA-256 reaches 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from blake3 import blake3
 
 from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion, TensorSpec
-from rlserve.weight_sync.checksum import checksum
+from rlserve.weight_sync.checksum import MASK, checksum
 
 DIGEST_BYTES = 16
 """128 bits: no two chunks or manifests of any run collide by chance."""
@@ -87,6 +88,24 @@ def check(policy: PolicyVersion, flat: Content, *, digests: bool = True) -> None
     for spec, place in slices(policy.tensors) if digests else ():
         if checksum(content[place]) != spec.digest:
             raise WeightsMismatch(f"version {policy.version}: tensor {spec.name!r} differs from what was published")
+
+
+def combined_digest(policy: PolicyVersion, shares: Sequence[Mapping[str, tuple[str, int]]]) -> str:
+    """Digest of the version that several ranks hold together.
+
+    ``shares``: for each rank and tensor, which part of it the rank holds and the sum of that part. Ranks that hold the
+    same part must have the same sum (otherwise the digest is empty); different parts add
+    up to the tensor's checksum.
+    """
+    specs = []
+    for spec in policy.tensors:
+        found: dict[str, int] = {}
+        for share in shares:
+            part, value = share[spec.name]
+            if found.setdefault(part, value) != value:
+                return ""
+        specs.append(replace(spec, digest=f"{sum(found.values()) & MASK:016x}"))
+    return manifest_digest(specs)
 
 
 def _view(content: Content) -> memoryview:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.weight_sync.checksum import LANES, MASK, ROW_BYTES, checksum, checksums, on_device
+from rlserve.weight_sync.checksum import LANES, MASK, ROW_BYTES, checksum, checksums, of_part, on_device
 
 
 def odd(number: int) -> int:
@@ -52,3 +52,32 @@ def test_a_flipped_bit_and_two_words_in_each_others_place_are_found(seed: int, i
     swapped = words.copy()
     swapped[[i, j]] = words[[j, i]]
     assert i == j or checksum(swapped.view(np.uint8)) != right
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**31))
+def test_parts_add_up_to_the_checksum_of_the_whole(rows: int, columns: int, ranks: int, seed: int) -> None:
+    """Columns are multiples of four bfloat16 words here, and so are the parts, as in any model."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randn(rows * ranks, columns * ranks * 1024, generator=generator).to(torch.bfloat16)
+    row_bytes = whole.shape[1] * 2
+    expected = checksums([whole])[0]
+    by_rows = [
+        int(of_part(part.contiguous(), start=i * rows * row_bytes, stride=row_bytes))
+        for i, part in enumerate(whole.chunk(ranks))
+    ]
+    by_columns = [
+        int(of_part(part.contiguous(), start=i * columns * 2048, stride=row_bytes))
+        for i, part in enumerate(whole.chunk(ranks, dim=1))
+    ]
+    assert f"{sum(by_rows) & MASK:016x}" == f"{sum(by_columns) & MASK:016x}" == expected
+
+
+def test_a_part_ends_within_a_word_at_the_end_of_its_tensor_alone() -> None:
+    whole = torch.arange(13.0).to(torch.bfloat16)
+    parts = int(of_part(whole[:8], start=0, stride=2)) + int(of_part(whole[8:], start=16, stride=2))
+    assert f"{parts & MASK:016x}" == checksums([whole])[0]
+    with pytest.raises(ValueError, match="whole words"):
+        of_part(whole[3:], start=6, stride=2)
+    with pytest.raises(ValueError, match="whole words"):
+        of_part(torch.zeros(3, 3, dtype=torch.bfloat16), start=0, stride=16)

@@ -8,16 +8,18 @@ Where the device has too little left it is locked memory of the host: the pause 
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlserve.engines.vllm.layout import Layout, UnknownLayout, check_names, disassemble, layout_of
-from rlserve.engines.vllm.readback import check_tensors
+from rlserve.engines.vllm.layout import Layout, Part, Slot, UnknownLayout, check_names, layout_of, parts_of
+from rlserve.engines.vllm.readback import check_tensors, tensors_in
 from rlserve.records import PolicyVersion
+from rlserve.weight_sync.checksum import WORD_BYTES, of_part
 from rlserve.weight_sync.manifest import Bytes, slices
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,26 @@ PIECE_BYTES = 2**26
 """Copied at once: a piece takes milliseconds, in which the driver may hold up the kernels of generation."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """One part of a checkpoint tensor on its way into the parameter that holds it."""
+
+    slot: Slot
+    part: Part
+    tensor: Tensor
+    """The part, staged."""
+
+    @property
+    def target(self) -> Tensor:
+        """Its place in the live parameter, a view."""
+        return self.slot.parameter.data[self.part.place]
+
+
 @dataclass(slots=True, eq=False)
 class DirectCopy:
-    """Stages and copies the weights of one model. Raises UnknownLayout for a model of another layout.
+    """Stages and copies the weights of one model, or of this rank's part of it.
 
-    Example::
+    Raises UnknownLayout for a model of another layout. Example::
 
         direct = DirectCopy(model, device)
         direct.check(start_tensors)            # once: the layout is that of the parameters as vLLM loaded them
@@ -42,11 +59,13 @@ class DirectCopy:
 
     model: nn.Module
     device: torch.device
+    shared_out: bool = False
+    """Whether each rank holds a part of the model alone."""
     layout: Layout = field(init=False)
     _room: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.layout = layout_of(self.model)
+        self.layout = layout_of(self.model, shared_out=self.shared_out)
         for slot in self.layout.slots:
             if slot.is_packed:
                 raise UnknownLayout(f"{slot.attribute} of {slot.module}: only a packed copy is kept")
@@ -55,59 +74,84 @@ class DirectCopy:
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise UnknownLayout unless the parameters hold these tensors, from which vLLM loaded them."""
         check_names(self.layout, tensors)
-        for name, place in self._places(tensors):
-            if not torch.equal(place, tensors[name].to(place.device, place.dtype)):
-                raise UnknownLayout(f"the parameter of {name} is not what vLLM loaded")
+        for slot, part in self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+            found = slot.parameter.data[part.place]
+            if not torch.equal(found, part.of(tensors[part.name]).to(found.device, found.dtype)):
+                raise UnknownLayout(f"the parameter of {part.name} is not what vLLM loaded")
+            if self.shared_out:
+                try:
+                    _contribution(found, part, tuple(tensors[part.name].shape))
+                except ValueError as error:
+                    raise UnknownLayout(f"this rank's part of {part.name} cannot be digested: {error}") from error
 
     @torch.no_grad()
-    def stage(self, policy: PolicyVersion, flat: Bytes) -> dict[str, Tensor]:
-        """The version's tensors by name, in room that the next ``stage`` takes again.
+    def stage(self, policy: PolicyVersion, flat: Bytes) -> list[Copy]:
+        """The version's tensors, or this rank's parts of them, in room that the next ``stage`` takes again.
 
-        Raises WeightsMismatch when a digest differs, UnknownLayout when they are not exactly the tensors of the model.
+        Raises UnknownLayout when they are not exactly the tensors of the model, and WeightsMismatch when a digest
+        differs; a rank that holds parts cannot compare digests, so that its caller has to.
         """
-        room = self._room_for(flat.size)
         with beside_generation(self.device):
+            if self.shared_out:
+                return self._staged_parts(policy, flat)
+            room = self._room_for(flat.size)
             self._fill(room, torch.from_numpy(flat))
             return self._checked(policy, room)
 
     @torch.no_grad()
-    def stage_in_place(self, policy: PolicyVersion, content: Tensor) -> dict[str, Tensor]:
+    def stage_in_place(self, policy: PolicyVersion, content: Tensor) -> list[Copy]:
         """As ``stage``, for bytes that are on the device: they are copied in the pause alone."""
         with beside_generation(self.device):
             return self._checked(policy, content)
 
-    def _checked(self, policy: PolicyVersion, content: Tensor) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def apply(self, copies: Sequence[Copy]) -> None:
+        """Copy staged tensors into the parameters, behind the device's running step."""
+        # One call for all of them: hundreds of small copies would wait for each other's launch.
+        torch._foreach_copy_([copy.target for copy in copies], [copy.tensor for copy in copies], non_blocking=True)
+
+    @torch.no_grad()
+    def shares(self, policy: PolicyVersion) -> dict[str, tuple[str, int]]:
+        """By tensor, which part this rank serves and its contribution to the checksum; for ``combined_digest``."""
+        shapes = {spec.name: spec.shape for spec in policy.tensors}
+        found = list(self._parts(shapes))
+        sums = [_contribution(slot.parameter.data[part.place], part, shapes[part.name]) for slot, part in found]
+        values = torch.stack(sums).tolist()
+        return {part.name: (_key(part), value) for (_, part), value in zip(found, values, strict=True)}
+
+    def _checked(self, policy: PolicyVersion, content: Tensor) -> list[Copy]:
         tensors = {
             spec.name: content[place].view(getattr(torch, spec.dtype)).view(spec.shape)
             for spec, place in slices(policy.tensors)
         }
         check_tensors(policy, tensors)
         check_names(self.layout, tensors)
-        for _ in self._places(tensors):
-            pass
-        return tensors
+        parts = self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        return [Copy(slot, part, tensors[part.name]) for slot, part in parts]
 
-    @torch.no_grad()
-    def apply(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy staged tensors into the parameters, behind the device's running step."""
-        places = dict(self._places(tensors))
-        # One call for all of them: hundreds of small copies would wait for each other's launch.
-        torch._foreach_copy_(list(places.values()), [tensors[name] for name in places], non_blocking=True)
+    def _staged_parts(self, policy: PolicyVersion, flat: Bytes) -> list[Copy]:
+        tensors = tensors_in(policy, flat)
+        check_names(self.layout, tensors)
+        found = list(self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+        sizes = [part.of(tensors[part.name]).nbytes for _, part in found]
+        room = self._room_for(sum(size + -size % WORD_BYTES for size in sizes))
+        copies, start = [], 0
+        for (slot, part), size in zip(found, sizes, strict=True):
+            source = part.of(tensors[part.name])
+            target = room[start : start + size]
+            self._fill(target, source.contiguous().view(-1).view(torch.uint8))
+            copies.append(Copy(slot, part, target.view(source.dtype).view(source.shape)))
+            start += size + -size % WORD_BYTES
+        return copies
 
-    def _places(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Each checkpoint tensor's part of the parameters. Raises UnknownLayout when the shapes do not fit."""
+    def _parts(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[Slot, Part]]:
+        """What this rank's parameters are made of. Raises UnknownLayout when names or shapes do not fit."""
         done: set[str] = set()
         for slot in self.layout.slots:
-            shapes = {name: tuple(tensors[name].shape) for name in slot.sources if name in tensors}
-            if missing := [name for name in slot.sources if name not in shapes]:
-                raise UnknownLayout(f"no checkpoint tensor {missing[0]!r} for {slot.attribute} of {slot.module}")
-            rows = sum(shape[0] for shape in shapes.values())
-            if rows > slot.shape[0] or any(shape[1:] != slot.shape[1:] for shape in shapes.values()):
-                raise UnknownLayout(f"{slot.sources}: shapes {list(shapes.values())} do not make {slot.shape}")
-            for name, place in disassemble(slot, slot.parameter.data, shapes):
-                if name not in done:  # a tied parameter is met once per module
-                    done.add(name)
-                    yield name, place
+            for part in parts_of(slot, shapes):
+                if part.name not in done:  # a tied parameter is met once per module
+                    done.add(part.name)
+                    yield slot, part
 
     def _room_for(self, size: int) -> Tensor:
         if self._room is None or self._room.numel() != size:
@@ -155,3 +199,15 @@ def beside_generation(device: torch.device) -> Iterator[None]:
         with torch.cuda.stream(stream):
             yield
         stream.synchronize()
+
+
+def _contribution(held: Tensor, part: Part, shape: tuple[int, ...]) -> Tensor:
+    row_bytes = held.element_size() * math.prod(shape[1:])
+    start = part.rows.start * row_bytes
+    if part.columns is not None:
+        start += part.columns.start * held.element_size() * math.prod(shape[2:])
+    return of_part(held, start=start, stride=row_bytes)
+
+
+def _key(part: Part) -> str:
+    return f"{part.rows.start},{0 if part.columns is None else part.columns.start}"

@@ -10,6 +10,7 @@ When EngineCore dies, or hangs (see ``watch``), each of these raises EngineDied 
 
 import asyncio
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from rlserve.gather import gather_or_cancel
 from rlserve.processor_time import processor_time
 from rlserve.records import PolicyVersion, Sample
 from rlserve.weight_sync.device_memory import DeviceMemory
+from rlserve.weight_sync.manifest import combined_digest
 
 
 class VllmEngine:
@@ -50,7 +52,7 @@ class VllmEngine:
         self._in_engine: set[str] = set()
         self._watching = asyncio.create_task(self._watch())
         self.method = ""
-        """How weights are updated: ``"exchange"`` or ``"reload"``; ``staged_weights`` explains both."""
+        """How weights are updated: ``"exchange"``, ``"copy"`` or ``"reload"``; ``staged_weights`` explains both."""
         self.device = ""
         """See ``RolloutEngine.device``."""
         self.died = link.died
@@ -149,8 +151,8 @@ class VllmEngine:
         async with self._updating:
             self._staged = None
             # A manifest crosses as plain values: vLLM's serializer takes no dataclass of its callers.
-            state = await self._link.job(STAGE, asdict(policy), str(path), asdict(memory) if memory else None)
-            self._staged = policy.version, state["seconds"]
+            states = await self._link.job(STAGE, asdict(policy), str(path), asdict(memory) if memory else None)
+            self._staged = policy.version, max(state["seconds"] for state in states)
 
     async def swap(self, policy: PolicyVersion) -> SwapReport:
         """Make the staged version the served one.
@@ -181,7 +183,7 @@ class VllmEngine:
         )
 
     async def choose_update_method(self, method: str) -> None:
-        """``"auto"`` exchanges weights where a check proves that right; ``"reload"`` always lets vLLM load them.
+        """``"auto"`` exchanges or copies weights where a check proves that right; ``"reload"`` lets vLLM load them.
 
         Choose ``"auto"`` only before the first swap: the check compares with the start checkpoint.
         """
@@ -189,7 +191,11 @@ class VllmEngine:
 
         request = WeightTransferInitRequest(init_info={"method": method})
         await self._link.call("choose how to update", self._link.llm.init_weight_transfer_engine(request))
-        self.method, self.device = await self._link.rpc("ask how to update", "update_method")
+        chosen = {tuple(answer) for answer in await self._link.ask_all("ask how to update", "update_method")}
+        if len(chosen) > 1:  # a rank could not check its part: they must all do the same
+            return await self.choose_update_method("reload")
+        [(self.method, self.device)] = chosen
+        return None
 
     async def close(self) -> None:
         """End EngineCore; calls in progress raise EngineDied. Safe to call twice."""
@@ -282,7 +288,10 @@ class VllmEngine:
         return time.monotonic() - started, time.monotonic() - paused
 
     async def _digest(self, policy: PolicyVersion) -> str:
-        digest = (await self._link.job(DIGEST))["result"]
+        results = [state["result"] for state in await self._link.job(DIGEST)]
+        digest = results[0]
+        if digest.startswith("{"):  # of several ranks, each of which knows its parts
+            digest = combined_digest(policy, [json.loads(result) for result in results])
         if digest != policy.digest:
             # Served already: tokens under a wrong version exist, so the engine must end rather than go on.
             self._link.give_up(f"version {policy.version} has digest {digest} as served, {policy.digest} as published")

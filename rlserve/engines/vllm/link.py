@@ -114,21 +114,22 @@ class EngineLink:
             death.cancel()
             call.cancel()
 
-    async def rpc(self, what: str, method: str, *args: Any) -> Any:
-        """The first worker's answer to a method of ``WeightCalls``."""
-        return (await self._ask_all(what, method, *args))[0]
+    async def ask_all(self, what: str, method: str, *args: Any) -> list[Any]:
+        """Every worker's answer to a method of ``WeightCalls``."""
+        answers: list[Any] = await self.call(what, self.llm.collective_rpc(method, args=args))
+        return answers
 
-    async def job(self, job: WorkerJob, *args: Any) -> JobState:
-        """Begin a job in every worker; return the first worker's state once all are done.
+    async def job(self, job: WorkerJob, *args: Any) -> list[JobState]:
+        """Begin a job in every worker; return the state of each once all are done.
 
         Raises WeightsMismatch if the job of any worker did, NotReady for any other failure.
         """
-        await self._ask_all(job.what, job.begin, *args)
+        await self.ask_all(job.what, job.begin, *args)
         deadline = time.monotonic() + self._limit_seconds
         pause = POLL_SECONDS
         while True:
             await asyncio.sleep(pause)
-            states: list[JobState] = await self._ask_all(job.what, job.state)
+            states: list[JobState] = await self.ask_all(job.what, job.state)
             if all(state["outcome"] != JobOutcome.RUNNING for state in states):
                 break
             if time.monotonic() > deadline:
@@ -140,7 +141,7 @@ class EngineLink:
                     raise WeightsMismatch(state["error"])
                 case JobOutcome.FAILED:
                     raise NotReady(f"engine: {job.what}: {state['error']}")
-        return states[0]
+        return states
 
     def give_up(self, reason: str) -> None:
         """Declare the engine lost, once: fail pending calls and kill its processes. vLLM then fails its requests."""
@@ -161,10 +162,6 @@ class EngineLink:
         self._closing = True
         llm, self._llm = self._llm, None  # dropped, so that vLLM is collected before the interpreter shuts down
         llm.shutdown(timeout=0)
-
-    async def _ask_all(self, what: str, method: str, *args: Any) -> list[Any]:
-        answers: list[Any] = await self.call(what, self.llm.collective_rpc(method, args=args))
-        return answers
 
     def _processes(self) -> list[Any]:
         manager = None if self._llm is None else self._llm.engine_core.resources.engine_manager

@@ -9,6 +9,7 @@ references. *copy* (accelerators, the same layouts): staging brings the weights 
 into the parameters. *reload* (any model that vLLM runs): vLLM's layerwise reload from the staged tensors.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from rlserve.engines.vllm.direct_copy import DirectCopy, beside_generation
+from rlserve.engines.vllm.direct_copy import Copy, DirectCopy, beside_generation
 from rlserve.engines.vllm.in_place_swap import Change, Exchange
 from rlserve.engines.vllm.layout import UnknownLayout
 from rlserve.engines.vllm.plugin import Job
@@ -62,11 +63,14 @@ class Staged:
     """A version that was read and checked, ready to be swapped in."""
 
     policy: PolicyVersion
-    tensors: dict[str, Tensor]
-    """To be copied, or for vLLM's own loader; empty when there are changes."""
-    changes: list[Change]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """For vLLM's own loader."""
+    changes: list[Change] = field(default_factory=list)
+    """To be exchanged."""
+    copies: list[Copy] = field(default_factory=list)
+    """To be copied."""
     reading: ExitStack = field(default_factory=ExitStack)
-    """Kept open while ``tensors`` are memory of the learner, which writes the next version there afterwards."""
+    """Kept open while ``copies`` are from memory of the learner, which writes the next version there afterwards."""
 
 
 class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -104,11 +108,10 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Choose how to update: another way than reload only if it reproduces the start weights as vLLM loaded them."""
         self._exchange = self._direct = None
-        # With several ranks each has only a shard of a tensor.
-        if init_info.method != "auto" or self.parallel_config.world_size > 1:
+        if init_info.method != "auto":
             return
         try:
-            if self.device.type == "cpu":
+            if self.device.type == "cpu" and self.parallel_config.world_size == 1:
                 exchange = Exchange(self.model)
                 exchange.check(self._checkpoint())
                 self._exchange = exchange
@@ -120,7 +123,9 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _checked_copy(self) -> DirectCopy:
         if self.model_config.use_mla:
             raise UnknownLayout("latent attention computes with tensors that vLLM makes of the weights when it loads")
-        direct = DirectCopy(self.model, self.device)
+        if self.parallel_config.world_size != self.parallel_config.tensor_parallel_size:
+            raise UnknownLayout("the model is shared out to ranks in other ways than tensor parallelism")
+        direct = DirectCopy(self.model, self.device, shared_out=self.parallel_config.world_size > 1)
         direct.check(self._checkpoint())
         return direct
 
@@ -134,7 +139,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @property
     def memory_device(self) -> str:
         """Device from whose memory ``stage`` takes weights, for ``Subscriber.take_memory_of``; empty for none."""
-        return device_name(self.device) if self._direct is not None else ""
+        # With several ranks each stages its own part.
+        return device_name(self.device) if self._direct is not None and not self._direct.shared_out else ""
 
     def stage(self, policy: Mapping[str, Any], path: Path, memory: DeviceMemory | None = None) -> None:
         """Begin to stage. A version that was staged but not swapped in is dropped. Raises RuntimeError if busy."""
@@ -154,14 +160,14 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             except Exception as error:  # whatever it was, the file holds the same bytes
                 logger.warning("version %d is read from its file, which is slower: %s", policy.version, error)
         try:
-            # Where a device gets the bytes it also digests them, in a hundredth of the time.
-            with checked(policy, path, digests=self._direct is None) as flat:
+            # A device that gets all bytes also digests them, in a hundredth of the time.
+            with checked(policy, path, digests=self._direct is None or self._direct.shared_out) as flat:
                 if self._exchange is not None:
-                    return Staged(policy, {}, self._exchange.prepare(tensors_in(policy, flat)))
+                    return Staged(policy, changes=self._exchange.prepare(tensors_in(policy, flat)))
                 if self._direct is not None:
-                    return Staged(policy, self._direct.stage(policy, flat), [])
+                    return Staged(policy, copies=self._direct.stage(policy, flat))
                 # A copy: vLLM's loader reads it in the pause, when the file may hold another version.
-                return Staged(policy, tensors_in(policy, flat.copy()), [])
+                return Staged(policy, tensors_in(policy, flat.copy()))
         except UnknownLayout as error:
             raise WeightsMismatch(f"weights of version {policy.version}: do not fit the model: {error}") from error
 
@@ -169,8 +175,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         with ExitStack() as stack:
             # The learner asks for this lock before it writes to the memory again.
             stack.enter_context(reading(path))
-            tensors = direct.stage_in_place(policy, self._mappings.content(memory))
-            return Staged(policy, tensors, [], stack.pop_all())
+            copies = direct.stage_in_place(policy, self._mappings.content(memory))
+            return Staged(policy, copies=copies, reading=stack.pop_all())
 
     def _check_dtype(self, policy: PolicyVersion) -> None:
         served = str(self.model_config.dtype).removeprefix("torch.")
@@ -197,7 +203,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._exchange is not None:
             self._replaced = self._exchange.apply(self._served.changes)
         elif self._direct is not None:
-            self._direct.apply(self._served.tensors)
+            self._direct.apply(self._served.copies)
         else:
             self._load(self._served.tensors)
 
@@ -231,6 +237,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _digest(self, served: Staged) -> str:
         self._replaced = []  # freed here, in the thread: it takes as long as a step of a small model
         with beside_generation(self.device):
+            if self._direct is not None and self._direct.shared_out:
+                return json.dumps(self._direct.shares(served.policy))
             tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
             return digest_of(served.policy.tensors, tensors)
 

@@ -3,6 +3,7 @@
 To be imported after ``prepare_environment``: importing it imports vLLM.
 """
 
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,16 +24,17 @@ from tests.support.models.tiny_policies import publish
 
 
 class Model:
-    """One checkpoint, loaded by vLLM's own loader as often as is asked."""
+    """One checkpoint, or one rank's part of it, loaded by vLLM's own loader as often as is asked."""
 
-    def __init__(self, path: str, directory: Path) -> None:
-        arguments = EngineArgs(model=path, dtype="bfloat16", max_model_len=128, skip_tokenizer_init=True)
-        self.config = arguments.create_engine_config()
+    def __init__(self, path: str, directory: Path, rank: int = 0, ranks: int = 1) -> None:
+        self.config = EngineArgs(
+            model=path, dtype="bfloat16", max_model_len=128, skip_tokenizer_init=True, tensor_parallel_size=ranks
+        ).create_engine_config()
         torch.set_default_dtype(torch.bfloat16)
         if not torch.distributed.is_initialized():
             with set_current_vllm_config(self.config):
-                init_distributed_environment(1, 0, f"file://{directory}/rendezvous", 0, "gloo")
-                initialize_model_parallel(1, 1)
+                init_distributed_environment(ranks, rank, f"file://{directory}/rendezvous", rank, "gloo")
+                initialize_model_parallel(ranks, 1)
 
     def built(self, weights: dict[str, torch.Tensor] | None = None) -> Any:
         self.config.compilation_config.static_forward_context.clear()  # names of the layers of another model
@@ -96,6 +98,46 @@ def swap_twice(path: str, directory: Path) -> dict[str, Any]:
         "addresses": addresses == {name: p.data_ptr() for name, p in model.named_parameters()},
         "damage": damaged != policy.digest,
         "missing": staged(engine, fewer, directory),
+    }
+
+
+def swap_part(path: str, directory: Path, rank: int, ranks: int) -> dict[str, Any]:
+    """As ``swap_twice``, once, on one of several ranks; both make the same weights."""
+    source = Model(path, directory, rank, ranks)
+    model = source.built()
+    engine: Any = StagedWeightEngine(SimpleNamespace(), source.config, SimpleNamespace(type="accelerator"), model)  # type: ignore[arg-type]
+    engine.init_transfer_engine(InitInfo())
+    if engine.method != "copy":
+        return {"method": engine.method}
+    engine._direct.device = torch.device("cpu")
+    generator = torch.Generator().manual_seed(1)
+    start = source.checkpoint(model)
+    weights = {n: t + torch.randn(t.shape, generator=generator).to(t.dtype) for n, t in sorted(start.items())}
+    place = directory / f"rank-{rank}"
+    place.mkdir(exist_ok=True)
+    policy = publish(weights, 1, place / "weights.bin")
+    addresses = {name: p.data_ptr() for name, p in model.named_parameters()}
+    assert staged(engine, policy, place)["outcome"] == "done", engine.staging.state()
+    engine.start_weight_update()
+    engine.receive_weights(UpdateInfo(version=1))
+    engine.finish_weight_update()
+    share = json.loads(digested(engine))
+    oracle = dict(source.built(weights).named_parameters())
+    # A parameter that only this rank holds, and one that all hold: damage to either must show.
+    damage = {}
+    for name in ("model.layers.0.self_attn.o_proj.weight", "model.norm.weight"):
+        dict(model.named_parameters())[name].data.view(-1)[0] += 1
+        damage[name] = engine._direct.shares(policy)
+        dict(model.named_parameters())[name].data.copy_(oracle[name])
+    return {
+        "method": engine.method,
+        "same": all(torch.equal(p, oracle[name]) for name, p in model.named_parameters()),
+        "addresses": addresses == {name: p.data_ptr() for name, p in model.named_parameters()},
+        "policy": asdict(policy),
+        "share": share,
+        "damage": damage,
+        "held_bytes": sum(p.nbytes for p in model.parameters()),
+        "room": engine._direct._room.numel(),
     }
 
 
