@@ -6,7 +6,9 @@ Where sequences begin comes with each call of the model, by the names that flash
 it is torch's own kernel for bfloat16, forward and backward; elsewhere each sequence is attended to by itself.
 """
 
+import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from torch import Tensor
 from rlserve.errors import ConfigError
 
 VARLEN = "varlen"
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, float | None, int | None], Tensor]
+"""Queries ``[tokens, H, D]``, keys and values ``[tokens, G, D]``, starts, longest, scale, window."""
 MASKED = ("sdpa", "eager")
 """Attentions for which transformers makes a mask ``[T, T]`` when sequences share a row."""
 
@@ -69,11 +73,15 @@ def takes_starts(attention: str) -> bool:
     return attention == VARLEN or attention.startswith("flash_attention")
 
 
-def register() -> None:
-    """Make ``"varlen"`` known to transformers. It makes no mask for a name of which it knows only the attention."""
+def register(device: torch.device) -> None:
+    """Make ``"varlen"`` known to transformers, for models on ``device``.
+
+    transformers makes no mask for a name of which it knows only the attention.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(VARLEN, varlen_attention)
+    run = _gpu_kernel() if device.type == "cuda" else _one_by_one
+    AttentionInterface.register(VARLEN, functools.partial(varlen_attention, run=run))
 
 
 def varlen_attention(
@@ -83,6 +91,7 @@ def varlen_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
+    run: Kernel,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
     scaling: float | None = None,
@@ -98,23 +107,28 @@ def varlen_attention(
         )
     rows, heads, width, _size = query.shape
     q, k, v = (t.transpose(1, 2).reshape(rows * width, -1, t.shape[-1]) for t in (query, key, value))
-    run = _on_gpu if query.is_cuda else _one_by_one
     return run(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window).view(rows, width, heads, -1), None
 
 
-def _on_gpu(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float | None, window: int | None
-) -> Tensor:
+def _gpu_kernel() -> Kernel:
+    # Here, before anything is compiled, and not at the top: its import loads torch's compiler, which takes seconds.
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.11 takes fewer heads of keys unasked; 2.12 wants to be asked.
-    asked: dict[str, Any] = {"enable_gqa": True} if _ASKS_FOR_GROUPS else {}
-    # (left, 0): causal, a token sees itself and those `left` before it; -1 is all.
-    left = -1 if window is None else window - 1
-    out: Any = varlen_attn(
-        query, key, value, starts, starts, longest, longest, scale=scale, window_size=(left, 0), **asked
-    )
-    return cast(Tensor, out)
+    takes_groups = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    asked: dict[str, Any] = {"enable_gqa": True} if takes_groups else {}
+
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float | None, window: int | None
+    ) -> Tensor:
+        # (left, 0): causal, a token sees itself and those `left` before it; -1 is all.
+        left = -1 if window is None else window - 1
+        out: Any = varlen_attn(
+            query, key, value, starts, starts, longest, longest, scale=scale, window_size=(left, 0), **asked
+        )
+        return cast(Tensor, out)
+
+    return run
 
 
 def _one_by_one(
@@ -134,12 +148,3 @@ def _one_by_one(
         )
         parts.append(attended[0].transpose(0, 1))
     return torch.cat(parts)
-
-
-def _asks_for_groups() -> bool:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-
-_ASKS_FOR_GROUPS = _asks_for_groups()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlserve.errors import ConfigError
-from rlserve.models.attention import Sequences, choose, register, varlen_attention
+from rlserve.models.attention import Sequences, _gpu_kernel, choose, register, varlen_attention
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LENGTHS = (5, 1, 8, 3)
@@ -14,7 +14,7 @@ FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # transformers computes norms, angles an
 def tiny(attention, family="Qwen3", **changes):
     import transformers
 
-    register()
+    register(CPU)
     torch.manual_seed(0)
     shape = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0}
@@ -36,12 +36,7 @@ def gradients(model, logits):
 
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [
-        ("Qwen3", {}),
-        ("Llama", {}),
-        ("Mistral", {"sliding_window": 3}),
-        ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2}),
-    ],
+    [("Qwen3", {}), ("Llama", {}), ("Mistral", {"sliding_window": 3})],
 )
 def test_a_packed_row_is_as_its_sequences_alone_oracle(family, changes):
     ids, positions = inputs()
@@ -71,7 +66,7 @@ def test_what_the_kernel_does_not_know_is_refused():
     starts = torch.tensor([0, 4], dtype=torch.int32)
     for more in ({"softcap": 30.0}, {"s_aux": torch.zeros(2)}):
         with pytest.raises(ConfigError, match=r"learner\.attention: 'varlen' knows no caps"):
-            varlen_attention(None, q, q, q, None, cu_seq_lens_q=starts, max_length_q=4, **more)
+            varlen_attention(None, q, q, q, None, run=None, cu_seq_lens_q=starts, max_length_q=4, **more)
 
 
 def test_the_attention_follows_from_device_and_rows():
@@ -87,3 +82,22 @@ def test_the_attention_follows_from_device_and_rows():
         choose("", packing=True, dtype="float32", device=GPU)
     with pytest.raises(ConfigError, match="computes in bfloat16"):
         choose("varlen", packing=False, dtype="float32", device=GPU)
+
+
+def test_the_kernel_of_a_gpu_is_asked_for_causal_groups(monkeypatch):
+    """Its argument names differ between versions of torch; the kernel itself needs a GPU."""
+    from torch.nn.attention import varlen
+
+    for names in ("enable_gqa", "other"):
+        calls = []
+        arguments = f"q, k, v, a, b, c, d, *, scale=None, window_size=None, {names}=False"
+        code = f"def kernel({arguments}): calls.append(locals())"
+        made = {"calls": calls}
+        exec(code, made)  # a function with these names in its signature
+        monkeypatch.setattr(varlen, "varlen_attn", made["kernel"])
+        run = _gpu_kernel()
+        q, starts = torch.zeros(4, 2, 8), torch.tensor([0, 4])
+        run(q, q, q, starts, 4, 0.5, None)
+        run(q, q, q, starts, 4, 0.5, 3)
+        assert [call["window_size"] for call in calls] == [(-1, 0), (2, 0)]
+        assert all(call[names] == (names == "enable_gqa") for call in calls)

@@ -47,7 +47,7 @@ class ForwardEngine:
         self._num_tokens = num_tokens
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._packs = self._device.type == "cuda" and dtype == "bfloat16" if packs is None else packs
-        attention.register()
+        attention.register(self._device)
         model: Any = AutoModelForCausalLM.from_pretrained(
             model_path,
             dtype=getattr(torch, dtype),

@@ -35,7 +35,7 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
     from transformers import AutoModelForCausalLM
 
     chosen = attention.choose(config.attention, packing=config.packing, dtype=config.dtype, device=device)
-    attention.register()
+    attention.register(device)
 
     # An actor's output is a log file, in which a bar is only noise.
     with _no_progress_bar(), _blaming_attention(chosen):
