@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rlserve import plugins
+from rlserve.actors.environment.main import load_environments
 from rlserve.config.load import load_run, to_toml, validate
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
@@ -66,6 +68,19 @@ reward = [{ function = "my_reward.py:exact", weight = 0.5 }]
     config = config_of(folder, head)
     assert set(config.verifier_options) == {"function/a", "function/b"}
     assert config.verifier_options["function/b"]["functions"][0]["weight"] == 0.5
+    assert findings(config) == []
+
+
+def test_an_episode_leaves_the_verdict_to_the_functions(folder: Path) -> None:
+    config = config_of(folder, 'environment = "guess"\nreward = "my_reward.py:digits"')
+    (environment,) = load_environments(config.rewarded_environments).values()
+    own = plugins.load(plugins.ENVIRONMENT_GROUP, "guess")()
+    task = environment.task("train", 0, 0)
+    assert task.verifier == "function/guess" and isinstance(environment, plugins.EpisodicEnvironment)
+    assert own.open(own.task("train", 0, 0)).step("5").verdict is not None
+    episode = environment.open(task)
+    assert episode.step("5").verdict is None and episode.step("5").messages
+    episode.close()  # type: ignore[attr-defined]
     assert findings(config) == []
 
 

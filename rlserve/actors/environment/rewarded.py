@@ -3,12 +3,19 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from rlserve.config.tables.environment import EnvironmentConfig
 from rlserve.errors import PluginFailed
-from rlserve.plugins import ENVIRONMENT_GROUP, Environment, parameters_of
-from rlserve.records import Task
+from rlserve.plugins import (
+    ENVIRONMENT_GROUP,
+    Environment,
+    Episode,
+    EpisodicEnvironment,
+    ToolEpisode,
+    parameters_of,
+)
+from rlserve.records import Task, ToolCall, Turn
 
 VERIFIER_OPTION = "verifier"
 
@@ -56,6 +63,36 @@ class _Rewarded:
         columns = getattr(self._environment, "columns", None)
         payload = task.payload if columns is None else _encoded(columns(split, index, seed))
         return replace(task, verifier=self.verifier, payload=payload)
+
+    def open(self, task: Task) -> Episode:
+        """An episode of the environment, whose own verdicts do not count."""
+        # Its payload is the functions' by now: the environment finds its own in the task that it made.
+        episode = cast(EpisodicEnvironment, self._environment).open(
+            self._environment.task(task.split, task.index, task.seed)
+        )
+        return _UnjudgedTools(episode) if isinstance(episode, ToolEpisode) else _Unjudged(episode)
+
+
+class _Unjudged:
+    """An episode without its verdicts: the worker takes the one of a task's episode before that of its verifier."""
+
+    def __init__(self, episode: Episode) -> None:
+        self._episode = episode
+
+    def step(self, text: str) -> Turn:
+        """The episode's answer."""
+        return replace(self._episode.step(text), verdict=None)
+
+    def close(self) -> None:
+        """End the episode, if that is asked for."""
+        if hasattr(self._episode, "close"):
+            self._episode.close()
+
+
+class _UnjudgedTools(_Unjudged):
+    def call(self, text: str, calls: tuple[ToolCall, ...]) -> Turn:
+        """The episode's answer to tool calls."""
+        return replace(cast(ToolEpisode, self._episode).call(text, calls), verdict=None)
 
 
 def _encoded(columns: Mapping[str, Any]) -> bytes:
