@@ -37,7 +37,7 @@ def test_parameters_keep_their_place_and_hold_what_vllm_would_load_oracle(tmp_pa
         assert found["method"] == "copy" and found["fused"]
         assert found["same"] == [True, True] and found["digests"] == [True, True]
         assert found["addresses"] and found["rooms"] == 1 and found["damage"]
-        assert found["shared"] == {"kept": True, "digest": True, "same": True, "freed": True}
+        assert found["shared"] == {"kept": True, "room": True, "digest": True, "same": True, "freed": True}
         assert found["flipped"]["outcome"] == "mismatch" and "differs from what was" in found["flipped"]["error"]
         assert found["missing"]["outcome"] == "mismatch" and "no checkpoint tensor" in found["missing"]["error"]
 

@@ -101,6 +101,7 @@ class DirectCopy:
     @torch.no_grad()
     def stage_in_place(self, policy: PolicyVersion, content: Tensor) -> list[Copy]:
         """As ``stage``, for bytes that are on the device: they are copied in the pause alone."""
+        self._give_room_back()
         with beside_generation(self.device):
             return self._checked(policy, content)
 
@@ -152,6 +153,13 @@ class DirectCopy:
                 if part.name not in done:  # a tied parameter is met once per module
                     done.add(part.name)
                     yield slot, part
+
+    def _give_room_back(self) -> None:
+        """To the device and not to this process: on one GPU the learner may need it."""
+        had, self._room = self._room, None
+        if had is not None and self.device.type == "cuda":
+            del had
+            torch.cuda.empty_cache()
 
     def _room_for(self, size: int) -> Tensor:
         if self._room is None or self._room.numel() != size:

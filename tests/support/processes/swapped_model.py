@@ -151,8 +151,9 @@ def by_memory(engine: Any, model: Any, source: Model, start: dict[str, torch.Ten
     engine.stage(asdict(policy), publisher.get(1).path, memory)
     while not engine.staging.is_done:
         time.sleep(0.01)
+    room_is_free = engine._direct._room is None
     publisher.publish(start.items(), 2)
-    found = {"kept": publisher.memory_of(publisher.get(2), engine.memory_device) is None}
+    found = {"kept": publisher.memory_of(publisher.get(2), engine.memory_device) is None, "room": room_is_free}
     engine.start_weight_update()
     engine.receive_weights(UpdateInfo(version=1))
     engine.finish_weight_update()
