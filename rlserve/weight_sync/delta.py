@@ -66,7 +66,7 @@ def encode(old: Bytes, new: Bytes, tensors: Sequence[TensorSpec], *, max_share: 
 
 
 class Decoder:
-    """Applies a difference as its bytes come.
+    """Applies a difference, or several from version to version, as the bytes come.
 
     For example::
 
@@ -88,6 +88,8 @@ class Decoder:
         """Apply the pieces that are whole by now."""
         self._buffer += data
         while len(self._buffer) >= HEADER.size:
+            if self._done == len(self._places):
+                self._done = 0  # the difference to the next version of a chain
             magic, first, count, raw_size, size = HEADER.unpack_from(self._buffer)
             run = self._places[first : first + count]
             # 8 bytes per element: a gap and the widest value. Bounded before anything is allocated or awaited.

@@ -207,6 +207,30 @@ async def test_a_delta_is_made_once_for_all_and_sent_while_it_is_made(
             assert worker.counts.taken == {"full_stream": 1, "delta_stream": 1}
 
 
+async def test_a_worker_that_missed_versions_gets_their_differences_one_after_the_other(tmp_path: Path) -> None:
+    """The learner keeps two versions, and the differences that it made for the worker that missed none."""
+    async with served(tmp_path) as setting:
+        steady, late, later = (setting.subscriber() for _ in range(3))
+        versions = [[("a", torch.zeros(4000)), ("b", torch.ones(50))]]
+        for version in range(6):
+            if version:
+                versions.append([(name, tensor.clone()) for name, tensor in versions[-1]])
+                versions[-1][0][1][version * 7] = version
+            policy = setting.publisher.publish(versions[-1], version)
+            await steady.fetch(policy, held=version - 1 if version else None)
+            if not version:
+                await late.fetch(policy, held=None)
+                await later.fetch(policy, held=None)
+            if version == 3:
+                path = await late.fetch(policy, held=0)
+                assert path.read_bytes() == flat_bytes(versions[3])
+        assert late.counts.taken == {"full_stream": 1, "delta_stream": 1}
+        assert steady.counts.taken == {"full_stream": 1, "delta_stream": 5}
+        path = await later.fetch(policy, held=0)
+        assert path.read_bytes() == flat_bytes(versions[5])
+        assert later.counts.taken == {"full_stream": 2}, "the chain is not kept that far back"
+
+
 async def test_a_delta_that_turns_out_too_large_ends_early_and_a_full_copy_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

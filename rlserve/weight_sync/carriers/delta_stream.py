@@ -1,5 +1,8 @@
 """The difference to the version that the worker holds, in chunks over the Fetch RPC, sent while it is made.
 
+A worker that missed versions gets the differences between them, one after the other: those that were made for others
+are kept for a while, longer than the versions themselves.
+
 On the wire: the worker gives ``held_version`` when it has that version's bytes; the header gives ``base_version`` and
 goes out before the first piece is encoded; the last chunk says that it is the last.
 """
@@ -7,7 +10,7 @@ goes out before the first piece is encoded; the last chunk says that it is the l
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from rlserve.errors import Unavailable, WeightsMismatch
@@ -23,6 +26,9 @@ from rlserve.weight_sync.staging import Staging
 
 logger = logging.getLogger(__name__)
 
+CHAIN = 4
+"""Differences that are kept: a worker may miss three versions. Each takes a few hundredths of the model in memory."""
+
 
 class Encoding:
     """The pieces of one difference: made once, in a thread, for all workers that ask for it."""
@@ -30,6 +36,7 @@ class Encoding:
     def __init__(self, old: Published, new: Published) -> None:
         """``is_worthwhile`` must be awaited first."""
         self._versions: tuple[Published, Published] | None = (old, new)
+        self.base, self.policy = old.policy, new.policy
         self._pieces: list[bytes] = []
         self._ended = False
         self._error: BaseException | None = None
@@ -42,6 +49,11 @@ class Encoding:
             self._worthwhile = asyncio.create_task(asyncio.to_thread(self._begin))
         # Shielded: another caller waits for the same task.
         return await asyncio.shield(self._worthwhile)
+
+    @property
+    def made_bytes(self) -> int:
+        """Of the pieces so far."""
+        return sum(map(len, self._pieces))
 
     def piece(self, number: int) -> bytes | None:
         """Waits for a piece; None after the last. Raises what the encoding raised, ``delta.TooLarge`` too."""
@@ -94,28 +106,42 @@ class DeltaSender:
     def __init__(self, publisher: Publisher, chunk_bytes: int) -> None:
         self._publisher = publisher
         self._chunk_bytes = chunk_bytes
-        self._encodings: dict[tuple[int, str, str], Encoding] = {}
+        self._encodings: list[Encoding] = []
+        """The newest last, at most CHAIN."""
 
     async def offer(self, published: Published, request: pb.FetchRequest) -> Offer | None:
         if not request.HasField("held_version") or request.held_version == request.version:
             return None
-        base = self._publisher.find(request.held_version)
-        if base is None:
-            return None
-        encoding = self._encoding(base, published)
-        if not await encoding.is_worthwhile():
+        chain = await self._chain(request.held_version, published)
+        if not chain or sum(e.made_bytes for e in chain) > delta.MAX_SHARE * published.policy.total_bytes:
             return None
         header = pb.FetchHeader(version=request.version, encoding=pb.ENCODING_DELTA, base_version=request.held_version)
-        return Offer(header, _chunks(encoding, request.chunk_bytes or self._chunk_bytes))
+        return Offer(header, _chunks(chain, request.chunk_bytes or self._chunk_bytes))
+
+    async def _chain(self, held: int, published: Published) -> list[Encoding]:
+        """The differences from the held version to this one, in order; empty when there is no way or no use."""
+        # In one step while both versions are kept; otherwise the last step starts from the version before.
+        base = self._publisher.find(held) or self._publisher.find(published.policy.parent_version or 0)
+        if base is None or base.policy.version >= published.policy.version:
+            return []
+        chain = [self._encoding(base, published)]
+        while chain[0].base.version != held and len(chain) < CHAIN:
+            before = [e for e in self._encodings if e.policy.digest == chain[0].base.digest and e is not chain[0]]
+            if not before:
+                return []
+            chain.insert(0, before[-1])
+        if chain[0].base.version != held:
+            return []
+        if chain[-1] not in self._encodings:
+            self._encodings = [*self._encodings, chain[-1]][-CHAIN:]
+        return chain if all([await encoding.is_worthwhile() for encoding in chain]) else []
 
     def _encoding(self, base: Published, published: Published) -> Encoding:
-        # By digest, too: a number may be published again with other weights.
-        key = (published.policy.version, base.policy.digest, published.policy.digest)
-        if key not in self._encodings:
-            # Those to older versions are given up: who needs one still holds it.
-            self._encodings = {k: e for k, e in self._encodings.items() if k[0] >= published.policy.version}
-            self._encodings[key] = Encoding(base, published)
-        return self._encodings[key]
+        for encoding in self._encodings:
+            # By digest, since a number may be published again with other weights.
+            if (encoding.base.digest, encoding.policy.digest) == (base.policy.digest, published.policy.digest):
+                return encoding
+        return Encoding(base, published)
 
 
 class DeltaReceiver:
@@ -156,20 +182,28 @@ async def _apply(file: MappedFile, policy: PolicyVersion, next_chunk: NextChunk)
     decoder.finish()
 
 
-async def _chunks(encoding: Encoding, size: int) -> AsyncIterator[pb.Chunk]:
-    index, number = 0, 0
+async def _chunks(chain: Sequence[Encoding], size: int) -> AsyncIterator[pb.Chunk]:
+    index, piece = 0, b""
     try:
-        piece = await asyncio.to_thread(encoding.piece, 0)
-        while piece is not None:
-            number += 1
-            following = await asyncio.to_thread(encoding.piece, number)
+        async for following in _pieces(chain):
             for start in range(0, len(piece), size):
-                last = following is None and start + size >= len(piece)
-                yield chunk_of(index, piece[start : start + size], last=last)
+                yield chunk_of(index, piece[start : start + size])
                 index += 1
             piece = following
     except delta.TooLarge:
         logger.info("a delta is larger than a full copy after all: its stream ends early")
+        return
+    for start in range(0, len(piece), size):
+        yield chunk_of(index, piece[start : start + size], last=start + size >= len(piece))
+        index += 1
+
+
+async def _pieces(chain: Sequence[Encoding]) -> AsyncIterator[bytes]:
+    for encoding in chain:
+        number = 0
+        while (piece := await asyncio.to_thread(encoding.piece, number)) is not None:
+            yield piece
+            number += 1
 
 
 DELTA_STREAM = Carrier("delta_stream", DeltaSender, DeltaReceiver)

@@ -2,12 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from rlserve.errors import Unavailable
+from rlserve.v1 import policy_stream_service_pb2 as pb
+from rlserve.weight_sync.service import PolicyService
 from tests.support.weight_stream import Learner, following, weights
 
 
@@ -59,3 +63,22 @@ async def test_a_learner_that_came_back_hears_what_is_served_and_is_followed_als
             learner.publisher.publish(weights(7), 2)
             await learner.serves(2)
             assert torch.equal(engine.tensors["a"], weights(7)[0][1])
+
+
+async def test_a_version_whose_fetch_failed_is_asked_for_again_without_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, fetch, failed = Learner(tmp_path), PolicyService.Fetch, list[int]()
+
+    async def unsteady(self: PolicyService, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchResponse]:
+        if len(failed) < 2:
+            failed.append(request.version)
+            raise Unavailable("the learner is busy")
+        async for response in fetch(self, request, context):
+            yield response
+
+    monkeypatch.setattr(PolicyService, "Fetch", unsteady)
+    async with learner.life(), following(learner, tmp_path) as (engine, _):
+        learner.publisher.publish(weights(5), 0)
+        await learner.serves(0)
+        assert failed == [0, 0] and torch.equal(engine.tensors["a"], weights(5)[0][1])
