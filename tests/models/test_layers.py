@@ -39,3 +39,9 @@ def test_compiled_layers_equal_eager_ones_at_every_width(tmp_path, monkeypatch, 
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     for left, right in zip(*results, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5 * max(1.0, float(right.detach().abs().max())))
+
+
+def test_kernels_that_cannot_be_compiled_are_refused_together():
+    # Liger 0.8.5 with torch 2.11 on an H200: triton.compiler.errors.CompilationError inside torch.compile.
+    with pytest.raises(ValueError, match=r"learner\.kernels: is 'liger' with compile = true"):
+        LearnerConfig(kernels="liger", compile=True)

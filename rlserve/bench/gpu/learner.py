@@ -50,9 +50,10 @@ SAVING = {"gradient_checkpointing": True}
 CASES = (
     Case("small"),
     Case("small, compiled, packed", settings=PACKED),
-    Case("small, liger, packed", settings={"kernels": "liger", "packing": True}),
     Case("large, compiled, packed, checkpointing", large=True, settings=PACKED | SAVING),
     Case("large, compiled, one sequence, checkpointing", True, True, COMPILED | SAVING),
+    # Last: its kernels stay in the model's classes, where torch.compile fails on them.
+    Case("small, liger, packed", settings={"kernels": "liger", "packing": True}),
 )
 
 
@@ -62,7 +63,8 @@ def measure(sizes: Sizes, out: Path) -> Iterator[Row]:
         name = sizes.large if case.large else sizes.small
         try:
             yield {"what": case.what, **_measure(case, SHAPES[name], checkpoint(out, name, sizes.dtype), sizes)}
-        except (RuntimeError, ValueError) as error:  # out of memory, or an option that this machine lacks
+        # Of any kind: out of memory, an option that this machine lacks, a kernel that does not compile.
+        except Exception as error:
             yield {"what": case.what, "failed": f"{type(error).__name__}: {error}"[:300]}
         _free_memory()
     yield {"what": "head alone", **_head(SHAPES[sizes.large], sizes)}

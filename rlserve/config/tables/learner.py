@@ -148,4 +148,9 @@ class LearnerConfig(Section):
                 "learner.compile: is true with zero_stage = 3, which gathers each weight while a layer runs; set "
                 "zero_stage to 2 or less, or compile = false"
             )
+        if self.compile and self.kernels:
+            raise ValueError(
+                f"learner.kernels: is {self.kernels!r} with compile = true, but torch.compile fails on its kernels; "
+                "take one of the two"
+            )
         return self
