@@ -13,6 +13,8 @@ from rlserve.actors.learner.train.ranks import Rank
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.config.algorithms.policy_gradient import ReinforceConfig
+from rlserve.config.paths import RunPaths
+from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.engines.vllm.readback import read_checked
 from rlserve.errors import LimitExceeded
@@ -49,6 +51,19 @@ def published(trainer: Trainer, version: int) -> dict[str, torch.Tensor]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_weights_are_published_in_a_precision_of_their_own(engine: LearnerEngine, tmp_path: Path) -> None:
+    rank = Rank(engine=engine, algorithm=registry.create(ReinforceConfig()))
+    base = {"name": "r", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}]}
+    for version, (publish_dtype, expected) in enumerate(((None, torch.bfloat16), ("float32", torch.float32)), start=1):
+        learner = {"dtype": "float32", "publish_dtype": publish_dtype}
+        config = RunConfig.model_validate({**base, "learner": learner, "rollout": {"dtype": "bfloat16"}})
+        trainer = Trainer(config, RunPaths(tmp_path / str(version)), rank)
+        trainer.publish(version)
+        trainer.publishing.wait()
+        assert {tensor.dtype for tensor in published(trainer, version).values()} == {expected}
+        trainer.end_publishing()
 
 
 def test_the_next_step_runs_before_the_version_is_announced(trainer: Trainer) -> None:
