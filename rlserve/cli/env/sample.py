@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlserve import plugins
@@ -12,9 +14,10 @@ from rlserve.cli.runs import hub_address
 from rlserve.errors import InvalidRequest, PluginFailed, RlserveError
 from rlserve.nearest import known_names
 from rlserve.observability.printable import LINES, printable
-from rlserve.records import Task
+from rlserve.records import Message, Task
 
 MAX_SHOWN = 1_000_000  # more is a slip of the finger
+UNLIMITED = 2**40  # tokens: prompts are shown here, however long
 SHOWN_PAYLOAD_BYTES = 400  # a few lines of a terminal
 
 
@@ -27,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, default=0, help="index of the first task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", default=[], metavar="KEY=JSON", help="option of a plug-in here")
+    parser.add_argument("--model", metavar="PATH", help="checkpoint, run or hub name: prompts as it gets them")
     parser.add_argument("--json", action="store_true", help="one JSON object a task")
 
 
@@ -37,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         options = dict(map(option, arguments.option))
         environment = plugins.make(plugins.ENVIRONMENT_GROUP, arguments.name, options, where="--option")
         tasks = _taken(environment, arguments)
+    if arguments.model:
+        tasks = _rendered(arguments.model, tasks)
     for task in tasks:
         # json.dumps escapes control characters; the plain form comes from a stranger's server and needs printable().
         print(json.dumps(_plain(task)) if arguments.json else printable(_shown(task), max_length=MAX_SHOWN, keep=LINES))
@@ -58,6 +64,17 @@ def _taken(environment: plugins.Environment, arguments: argparse.Namespace) -> l
         raise
     except Exception as error:
         raise PluginFailed(f"name: {arguments.name!r} gives no task: {plugins.describe_exception(error)}") from error
+
+
+def _rendered(model: str, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks with their prompts as text of a model. Raises TaskRefused for one that it cannot write."""
+    # Here: transformers takes seconds to import.
+    from rlserve.actors.start_model import model_at
+    from rlserve.tokens.prompts import encode_prompt
+    from rlserve.tokens.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model_at(model))
+    return [replace(task, prompt=encode_prompt(tokenizer, task, max_tokens=UNLIMITED).text) for task in tasks]
 
 
 def option(text: str) -> tuple[str, Any]:
@@ -89,26 +106,38 @@ async def _address(arguments: argparse.Namespace) -> str:
 def _plain(task: Task) -> dict[str, Any]:
     prompt: Any = task.prompt
     if not isinstance(prompt, str):
-        prompt = [{"role": m.role, "content": m.content} if hasattr(m, "role") else m for m in prompt]
+        prompt = [_message(part) if isinstance(part, Message) else part for part in prompt]
     return {
         "task_id": task.task_id,
         "prompt": prompt,
         "verifier": task.verifier,
         # A payload is bytes of the environment's own, and need not be UTF-8.
         "payload": task.payload.decode("utf-8", "backslashreplace"),
+        "tools": [tool.name for tool in task.tools],
         "labels": dict(task.labels),
         "given": [{"text": g.text, "chosen": g.chosen, "weight": g.supervised_weight} for g in task.given],
     }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    calls = [json.loads(call) for call in message.tool_calls]
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+
+
+def _line(message: dict[str, Any]) -> str:
+    calls = "".join(f" {json.dumps(call, ensure_ascii=False)}" for call in message.get("tool_calls", ()))
+    return f"[{message['role']}] {message['content']}{calls}"
 
 
 def _shown(task: Task) -> str:
     plain = _plain(task)
     prompt = plain["prompt"]
     if not isinstance(prompt, str):
-        prompt = "\n".join(f"[{m['role']}] {m['content']}" if isinstance(m, dict) else str(m) for m in prompt)
+        prompt = "\n".join(_line(part) if isinstance(part, dict) else str(part) for part in prompt)
     payload = plain["payload"][:SHOWN_PAYLOAD_BYTES]
+    tools = f"  tools: {', '.join(plain['tools'])}" if plain["tools"] else ""
     labels = "".join(f"  {name}={value}" for name, value in plain["labels"].items())
     marks = {True: "chosen", False: "rejected", None: "example"}
     given = "".join(f"\n    {marks[g['chosen']]}: {g['text']}" for g in plain["given"])
     judged = f"\n    {task.verifier}: {payload}" if task.verifier or not given else ""
-    return f"--- {task.task_id}{labels}\n{prompt}{given}{judged}"
+    return f"--- {task.task_id}{labels}{tools}\n{prompt}{given}{judged}"
