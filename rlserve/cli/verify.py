@@ -130,8 +130,9 @@ async def _judge(kind: str, cases: list[Case], config: VerifierConfig, progress:
 
     verifiers = {name: config.options.get(name, {}) for name in checked_names([kind])}
     async with VerifierPool(verifiers, config) as pool:
-        # Two per process keep each one busy; more would only fill the pool's queue, which refuses beyond max_queue.
-        slots = asyncio.Semaphore(2 * config.workers)
+        # Two per process keep each one busy, and a verifier that waits for a server takes all that it may at once; more
+        # would only fill the pool's queue, which refuses beyond max_queue.
+        slots = asyncio.Semaphore(max(2 * config.workers, pool.specs[kind].concurrency))
         done = 0
 
         async def one(case: Case) -> Verdict:

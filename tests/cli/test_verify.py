@@ -1,7 +1,9 @@
 """``rlserve verify``: a file of cases in, a file of verdicts out."""
 
+import http.server
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,44 @@ def test_every_strict_case_of_the_shared_file_comes_out_as_expected(tmp_path: Pa
     strict = {row["id"] for row in read(path) if row["strict"]}
     assert strict.isdisjoint(summary.unexpected)
     assert summary.num_without_verdict == 0
+
+
+class Room(http.server.ThreadingHTTPServer):
+    """A judge that answers when as many as ``size`` wait for it."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, size: int) -> None:
+        super().__init__(("127.0.0.1", 0), Waits)
+        self.full = threading.Barrier(size)
+
+
+class Waits(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        room = self.server
+        assert isinstance(room, Room)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        room.full.wait(60)
+        data = json.dumps({"choices": [{"message": {"content": "Score: 8"}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_file_is_judged_by_as_many_calls_at_once_as_the_judge_takes(tmp_path: Path) -> None:
+    room = Room(64)
+    threading.Thread(target=room.serve_forever, daemon=True).start()
+    rows = [{"id": str(n), "completion": f"text {n}", "payload": {"criteria": "Is it right?"}} for n in range(64)]
+    cases, out = write(tmp_path / "cases.jsonl", *rows), tmp_path / "verdicts.jsonl"
+    url = f"http://127.0.0.1:{room.server_port}/v1"
+    try:
+        command = ["verify", "judge", str(cases), "--out", str(out), "--workers", "1", "--option", f"url={url}"]
+        assert main([*command, "--option", "model=m"]) == 0
+    finally:
+        room.shutdown()
+        room.server_close()
+    assert [row["reward"] for row in read(out)] == [0.8] * 64
