@@ -2,14 +2,15 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rlserve.environments.adapters.play import library
 from rlserve.errors import Unavailable
 from rlserve.records import Tool
 
+T = TypeVar("T")
 START_SECONDS = 30.0
 """Limit of a server's greeting: a Python server imports for some seconds on a busy machine."""
 MAX_PAGES = 100
@@ -24,6 +25,8 @@ class McpServer:
     env: Mapping[str, str] = field(default_factory=dict)
     """For the command, beside the few variables that the library passes on."""
     url: str = ""
+    target: Any = None
+    """What else the library connects to, such as a server in this process."""
     call_seconds: float = 8.0
     """Limit of a call."""
 
@@ -50,7 +53,7 @@ class McpSession:
         """Start and greet the server. Raises InvalidRequest without the library, Unavailable without a server."""
         mcp = library("mcp", "mcp")
         portals = library("anyio.from_thread", "mcp")
-        target: Any = server.url
+        target: Any = server.target or server.url
         if server.command:
             name, *arguments = server.command
             target = mcp.StdioServerParameters(command=name, args=arguments, env=dict(server.env))
@@ -58,7 +61,7 @@ class McpSession:
         self._errors: Any = mcp.MCPError
         self.is_broken = False
         """Whether a request got no answer: the next ones would get none either."""
-        self._what = server.url or " ".join(server.command)
+        self._what = server.url or " ".join(server.command) or "in this process"
         self._stack = contextlib.ExitStack()
         try:
             self._portal = self._stack.enter_context(portals.start_blocking_portal())
@@ -98,6 +101,11 @@ class McpSession:
                 raise Unavailable(f"MCP server {self._what!r}: tool {name!r}: {error}") from error
             return ToolResult(str(error), is_error=True)
         return ToolResult("\n".join(map(_text, result.content)), is_error=bool(result.is_error))
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of a coroutine on the connection's event loop: for servers in this process."""
+        result: T = self._portal.call(work)
+        return result
 
     def close(self) -> None:
         """End the connection, and the server that a command started."""

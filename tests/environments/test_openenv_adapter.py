@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 VENV = ROOT / "build" / "openenv-venv"
 SERVER = ROOT / "tests" / "support" / "processes" / "openenv_server.py"
 
-pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(900)]  # pip installs 100 packages: minutes
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(1800)]  # pip installs 100 packages: minutes
 
 PLAYED = """
 import sys
@@ -62,7 +62,7 @@ def python() -> str:
     if not stamp.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True, timeout=120)
         pip = [str(VENV / "bin" / "pip"), "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, f"{ROOT}[openenv]"], check=True, timeout=600)
+        subprocess.run([*pip, f"{ROOT}[openenv]"], check=True, timeout=1500)
         subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True, timeout=120)
         stamp.touch()
     return str(VENV / "bin" / "python")

@@ -2,5 +2,7 @@
 
 * ``environment``  PrimeEnvironment: a taskset as an environment
 * ``verifier``     PrimeVerifier: a task's own rewards as a verdict
+* ``episode``      PrimeEpisode: a task with tools
+* ``rewards``      a task's own rewards of a conversation
 * ``tasksets``     loads a taskset once per process
 """

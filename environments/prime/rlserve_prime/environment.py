@@ -7,11 +7,12 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.records import Message, Task
+from rlserve_prime.episode import PrimeEpisode, tools_of
 from rlserve_prime.tasksets import tasks_of
 
 
 class PrimeEnvironment:
-    """Single-turn tasks of a ``verifiers`` taskset.
+    """Tasks of a ``verifiers`` taskset: of one turn or, if the tasks have tools, of up to ``turns`` turns.
 
     ``taskset`` is its id, ``options`` its configuration. The last ``held_out`` share of the tasks is the split
     ``test``, or ``test_taskset`` with ``test_options`` names a separate taskset for it.
@@ -28,7 +29,11 @@ class PrimeEnvironment:
         held_out: float = 0.1,
         test_taskset: str = "",
         test_options: Mapping[str, Any] | None = None,
+        turns: int = 16,
+        pass_at: float = 1.0,
     ) -> None:
+        if turns < 1:
+            raise InvalidRequest(f"prime.turns: is {turns}; give at least 1")
         if not 0 <= held_out < 1:
             raise InvalidRequest(f"prime.held_out: is {held_out}; give a share from 0 to below 1")
         self.version = version("verifiers")
@@ -42,6 +47,11 @@ class PrimeEnvironment:
             self._sources["test"] = self._sources["train"]
             first = max(1, count - round(count * held_out))  # at least one task is left for training
             self._places = {"train": range(first), "test": range(first, count)}
+        self._tools = tuple(tools_of(tasks_of(*self._sources["train"])[0]))
+        self._turns, self._pass_at = turns, pass_at
+        # A task with tools is judged in its episode, whose conversation and state its rewards may read.
+        self.multi_turn = bool(self._tools)
+        self.verifier = "" if self.multi_turn else "prime"
         self._places = {split: places for split, places in self._places.items() if places}
 
     @property
@@ -66,7 +76,15 @@ class PrimeEnvironment:
             verifier=self.verifier,
             payload=json.dumps({"taskset": taskset, "options": options, "idx": place}).encode(),
             seed=seed,
+            multi_turn=self.multi_turn,
+            tools=self._tools,
         )
+
+    def open(self, task: Task) -> PrimeEpisode:
+        """Start an episode of a task with tools."""
+        taskset, options = self._sources[task.split]
+        found = tasks_of(taskset, options)[json.loads(task.payload)["idx"]]
+        return PrimeEpisode(found, turns=self._turns, pass_at=self._pass_at)
 
 
 def _prompt(data: Any) -> Sequence[Message]:
