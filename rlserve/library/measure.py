@@ -18,10 +18,12 @@ from rlserve.launch.run import run as launch
 from rlserve.observability.events import read_json_lines
 
 _STEP = re.compile(r"step-\d+")
-NOT_MEASURED = {"pretrain", "sft", "trackers"}
+NOT_MEASURED = ("pretrain", "sft", "trackers")
 """Tables that a measurement has no use for: the model exists, and trackers show runs alone."""
-NOT_SAMPLED = NOT_MEASURED | {"teachers", "algorithm", "reference"}
+NOT_SAMPLED = (*NOT_MEASURED, "teachers", "algorithm", "reference", "evaluate")
 """Those that sampling has no use for; teachers would be started for nothing."""
+NOT_ONCE = ("keep_best", "patience")
+"""Keys of ``[evaluate]`` that compare evaluations of one training."""
 
 
 def evaluation_config(
@@ -36,7 +38,9 @@ def evaluation_config(
     """``config`` as a measurement of ``model`` in ``directory``; what is None stays as it is."""
     asked = {"problems": problems, "samples": samples, "temperature": temperature}
     change = {"evaluate": {key: value for key, value in asked.items() if value is not None}}
-    return _once(config, NOT_MEASURED, "eval", model, directory, change)
+    # Sizes of the run's own samples do not fit another number of them.
+    keys = {*NOT_ONCE, *(("k",) if samples else ())}
+    return _once(config, {**dict.fromkeys(NOT_MEASURED, True), "evaluate": keys}, "eval", model, directory, change)
 
 
 def sampling_config(
@@ -53,11 +57,11 @@ def sampling_config(
             "keep": problems + len(config.environments),
         }
     }
-    return _once(config, NOT_SAMPLED, "generate", model, directory, change)
+    return _once(config, dict.fromkeys(NOT_SAMPLED, True), "generate", model, directory, change)
 
 
 def _once(
-    config: RunConfig, without: set[str], name: str, model: str, directory: str, change: dict[str, Any]
+    config: RunConfig, without: dict[str, Any], name: str, model: str, directory: str, change: dict[str, Any]
 ) -> RunConfig:
     values = config.model_dump(exclude_none=True, exclude=without)
     # With [pretrain] beside model.path the configuration would be refused.
