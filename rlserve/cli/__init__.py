@@ -3,8 +3,9 @@
 * ``main``      parses, then imports the chosen command's module
 * ``commands``  Command: name, module and help of a subcommand
 
-* ``runs``      commands about a run: run, serve, status, rollout, report, eval, generate
+* ``runs``      commands about a run: run, serve, status, set, rollout, report, eval, generate
 * ``env``       the actions of ``rlserve env``
+* ``chat``      talks to a checkpoint
 * ``pairs``     preference pairs from files of samples
 * ``pretrain``, ``sft``  the stages that make a start checkpoint
 * ``verify``    a verifier's verdicts on a file of cases

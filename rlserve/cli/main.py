@@ -32,6 +32,7 @@ COMMANDS = (
     Command("report", "rlserve.cli.runs.report", "rebuild a run's report page from its directory"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),
     Command("eval", "rlserve.cli.runs.evaluate", "accuracy of a checkpoint on held-out tasks"),
+    Command("chat", "rlserve.cli.chat", "talk to a checkpoint"),
     Command("generate", "rlserve.cli.runs.generate", "graded samples of a model, as a file"),
     Command("pairs", "rlserve.cli.pairs", "preference pairs or examples from files of samples"),
     Command("pretrain", "rlserve.cli.pretrain", "pretrain a small model from scratch"),

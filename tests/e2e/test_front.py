@@ -109,6 +109,11 @@ def test_eval_of_a_checkpoint_is_json_alone(quickstart: Any) -> None:
     assert "rlserve-eval-" not in found.stderr and "->" not in found.stderr
 
 
+def test_a_model_answers_in_the_terminal(quickstart: Any) -> None:
+    asked = rlserve("chat", str(quickstart.root), "--say", "3+8+5=", "--temperature", "0", "--max-new-tokens", "16")
+    assert asked.returncode == 0 and asked.stdout.strip().endswith("#6"), asked.stderr
+
+
 def test_a_run_that_goes_on_adds_to_what_it_did(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]]
 ) -> None:
