@@ -99,23 +99,24 @@ def gradients(
     """
     assert head.weight is not None
     weight, bias = head.weight, head.bias
-    for_hidden = torch.zeros_like(hidden) if wanted[0] else None
+    for_hidden = torch.empty_like(hidden) if wanted[0] else None
     for_weight = weight.new_empty(weight.shape) if wanted[1] else None
     for_bias = bias.new_empty(bias.shape) if wanted[2] and bias is not None else None
     for block in _blocks(head, hidden):
         width = block.stop - block.start
-        sums = hidden.new_zeros(width, hidden.shape[-1], dtype=_summing(weight)) if wanted[1] else None
+        sums = None if for_weight is None else _room(for_weight[block], len(hidden))
         bias_sums = hidden.new_zeros(width, dtype=_summing(weight))
         for rows in slices(len(hidden), rounded(head.work_bytes // (BYTES * width))):
             raw = head.raw(hidden[rows], block) if kept is None else kept[rows, block]
             by_logits = _by_logits(head, raw, block, rows_of(query, rows), rows_of(pulls, rows))  # [C, W]
             if for_hidden is not None:
-                for_hidden[rows].addmm_(by_logits, weight[block])
+                # beta 0: the first product replaces what is in memory that nobody has written
+                for_hidden[rows].addmm_(by_logits, weight[block], beta=min(block.start, 1))
             if sums is not None:
-                _add_product(sums, by_logits, hidden[rows])
+                _add_product(sums, by_logits, hidden[rows], is_first=rows.start == 0)
             if for_bias is not None:
                 bias_sums += by_logits.sum(0, dtype=bias_sums.dtype)
-        if for_weight is not None and sums is not None:
+        if for_weight is not None and sums is not None and sums.dtype != for_weight.dtype:
             for_weight[block] = sums
         if for_bias is not None:
             for_bias[block] = bias_sums
@@ -144,14 +145,21 @@ def _summing(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left' right``, without rounding to less than the type of ``total``."""
-    if left.dtype == total.dtype:
-        total.addmm_(left.t(), right)
-    elif left.is_cuda:
-        total += torch.mm(left.t(), right, out_dtype=total.dtype)
-    else:  # torch has no such product on CPU
-        total.addmm_(left.t().to(total.dtype), right.to(total.dtype))
+def _room(block: Tensor, tokens: int) -> Tensor:
+    """Where the sums of a block are made: in the block itself where it is precise enough."""
+    if not tokens:
+        return block.zero_()
+    summing = _summing(block)
+    return block if block.dtype == summing else block.new_empty(block.shape, dtype=summing)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, is_first: bool) -> None:
+    """``total += left' right``, or ``=`` for the first, without rounding to less than the type of ``total``."""
+    if left.dtype != total.dtype and left.is_cuda:
+        product = torch.mm(left.t(), right, out_dtype=total.dtype)
+        total.copy_(product) if is_first else total.add_(product)
+    else:  # torch has no product into another type on CPU
+        total.addmm_(left.t().to(total.dtype), right.to(total.dtype), beta=int(not is_first))
 
 
 def _by_logits(head: Head, raw: Tensor, block: slice, query: Query, pulls: Pulls) -> Tensor:
@@ -185,25 +193,32 @@ def _slope(
     up: Tensor | None,
 ) -> Tensor:
     """Elementwise, the gradient by ``raw`` of all but the listed pulls, to which ``up`` is added where given."""
+    # In place where the tensor was made here: on a CPU fresh memory costs more than the arithmetic.
     logits = squeezed(raw, scale, softcap)
-    total = torch.zeros_like(logits) if up is None else up
+    total = up
     if pulls.away is not None or pulls.entropy is not None:
         log_p = _cooled(logits, temperature) - pulls.log_sum
         pull = torch.zeros_like(pulls.log_sum) if pulls.away is None else -pulls.away
         if pulls.entropy is not None:
             pull = pull - pulls.entropy * (log_p + pulls.entropy_value)
-        total = total + _cooled(log_p.exp() * pull, temperature)
+        total = _sum(total, log_p.exp_().mul_(_cooled(pull, temperature)))
     if pulls.partition is not None:
-        total = total + pulls.partition * (logits - pulls.partition_value).exp()
+        total = _sum(total, (logits - pulls.partition_value).exp_().mul_(pulls.partition))
     if pulls.top_away is not None:
         log_p = _cooled(logits, top_temperature) - pulls.top_log_sum
         pull = -pulls.top_away * log_p.exp()
         if pulls.missing is not None and unshared is not None:
             pull = pull + torch.where(unshared, pulls.missing * (log_p - pulls.missing_log_sum).exp(), 0.0)
-        total = total + _cooled(pull, top_temperature)
+        total = _sum(total, _cooled(pull, top_temperature))
+    if total is None:
+        total = torch.zeros_like(logits)
     if softcap is not None:
         total = total * (1 - (logits / softcap).square())
     return (total if scale == 1.0 else total * scale).to(raw.dtype)
+
+
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total + more
 
 
 def _cooled(values: Tensor, temperature: Tensor | float | None) -> Tensor:
