@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlserve.algorithms.head import Query
+from rlserve.algorithms.token_scores import Scores
 from rlserve.config.tables.pretrain import StageConfig
 from rlserve.cpu_kernels import set_up_process, short_attention
+from rlserve.models.scored_model import ScoredModel
 from rlserve.pretrain.data import IGNORE, Batch
 
 MAX_THREADS = 8
@@ -55,6 +58,7 @@ def run_stage(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     set_up_process()
+    scored = ScoredModel(model)
     pace = _Pace()
     step, last, loss, accuracy = 0, config.steps, 0.0, None
     model.train()
@@ -62,7 +66,7 @@ def run_stage(
         while step < last:
             step += 1
             batch = next(batches)
-            loss = _update(model, optimizer, batch, config, lr=config.lr * rate_share(step, last, config))
+            loss = _update(scored, optimizer, batch, config, lr=config.lr * rate_share(step, last, config))
             pace.add(batch)
             due = step % config.check_every == 0
             # ``last == config.steps``: once the cool-down began, only its end is checked again.
@@ -87,19 +91,17 @@ def rate_share(step: int, last: int, config: StageConfig) -> float:
     return min(1.0, warm, cool)
 
 
-def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the targets, in nats; logits are computed only at positions with a target."""
+def mean_loss(model: ScoredModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the targets, in nats; only positions with a target are scored."""
+    places = (batch.targets != IGNORE).flatten().nonzero()[:, 0]
+    query = Query(ids=batch.targets.flatten()[places])
     with short_attention(batch.input_ids.shape[1], batch.input_ids.device):
-        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
-    # Logits only where there is a target: with a large vocabulary they take most of the memory.
-    chosen = batch.targets != IGNORE
-    logits = model.get_output_embeddings()(hidden[chosen])  # [targets, V]
-    # float32: a log-softmax in bfloat16 has about three digits.
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[chosen])
+        scores: Scores = model(places=places, query=query, input_ids=batch.input_ids, use_cache=False)
+    return -scores[0].mean()
 
 
 def _update(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batch, config: StageConfig, *, lr: float
+    model: ScoredModel, optimizer: torch.optim.Optimizer, batch: Batch, config: StageConfig, *, lr: float
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = lr
