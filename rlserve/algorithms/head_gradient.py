@@ -110,7 +110,7 @@ def gradients(
             raw = head.raw(hidden[rows], block) if kept is None else kept[rows, block]
             by_logits = _by_logits(head, raw, block, rows_of(query, rows), rows_of(pulls, rows))  # [C, W]
             if for_hidden is not None:
-                # beta 0: the first product replaces what is in memory that nobody has written
+                # beta 0: the first product replaces what is in fresh memory
                 for_hidden[rows].addmm_(by_logits, weight[block], beta=min(block.start, 1))
             if sums is not None:
                 _add_product(sums, by_logits, hidden[rows], is_first=rows.start == 0)
