@@ -21,6 +21,8 @@ CASES = [
     {"id": 4, "gold": "\ud800", "answer": "\u00bd"},
 ]
 
+ONE = VerifierConfig(workers=1, spares=0)  # each judge process imports sympy
+
 
 def write(path: Path, *rows: Any) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -38,7 +40,7 @@ def test_each_case_has_one_verdict_line_in_order(tmp_path: Path) -> None:
         "math",
         write(tmp_path / "cases.jsonl", *CASES),
         out,
-        config=VerifierConfig(workers=1),
+        config=ONE,
         progress=lambda done, total: seen.append((done, total)),
     )
     lines = read(out)
@@ -55,7 +57,7 @@ def test_any_registered_verifier_takes_completions_and_payloads(tmp_path: Path) 
         {"id": "a", "completion": "#6", "payload": {"answer": "6", "marker": "#"}},
         {"id": "b", "completion": "6", "payload": {}},
     ]
-    summary = verify_file("exact", write(tmp_path / "cases.jsonl", *rows), tmp_path / "out.jsonl")
+    summary = verify_file("exact", write(tmp_path / "cases.jsonl", *rows), tmp_path / "out.jsonl", config=ONE)
     lines = read(tmp_path / "out.jsonl")
     assert [(line["outcome"], line["reward"]) for line in lines] == [("pass", 1.0), ("no_verdict", None)]
     assert summary.num_without_verdict == 1
@@ -75,7 +77,7 @@ def test_the_documented_form_of_a_case_is_that_of_every_verifier(tmp_path: Path)
         {"id": 4, "gold": ["42", 0.5], "answer": "1/2"},
         {"id": 5, "completion": "so</think>\\boxed{42}", "payload": {"answer": "42"}, "prompt": "6*7? <think>"},
     ]
-    summary = verify_file("math", write(tmp_path / "cases.jsonl", *rows), tmp_path / "out.jsonl")
+    summary = verify_file("math", write(tmp_path / "cases.jsonl", *rows), tmp_path / "out.jsonl", config=ONE)
     assert summary.outcomes == {"pass": 5}
 
 
@@ -127,7 +129,7 @@ def test_a_fault_of_a_case_names_line_and_field(tmp_path: Path, kind: str, row: 
 def test_a_file_of_cases_may_have_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     cases = tmp_path / "cases.jsonl"
     cases.write_bytes(b"\xef\xbb\xbf" + (json.dumps(CASES[0]) + "\r\n").encode() * 2)
-    assert verify_file("math", cases, tmp_path / "out.jsonl").outcomes == {"pass": 2}
+    assert verify_file("math", cases, tmp_path / "out.jsonl", config=ONE).outcomes == {"pass": 2}
 
 
 def test_options_reach_the_verifier(tmp_path: Path) -> None:
