@@ -11,6 +11,9 @@ from tests.support.counts import check_counts_add_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+# A policy that stays as it is: one that learns leaves ever fewer groups that teach, and a step waits for others.
+STEPS = ("--set", "steps=12", "--set", "learner.lr=1e-9")
+
 
 def check_counts(run: Any) -> None:
     check_counts_add_up(run.summary()["groups"])
@@ -20,7 +23,7 @@ def test_a_run_outlives_its_rollout_worker_verifier_and_environment_server(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], list[str]]
 ) -> None:
     run = new_run("faults")
-    run.start(*small_run_arguments(run), "--set", "steps=12")
+    run.start(*small_run_arguments(run), *STEPS)
     run.wait_for_step(2)
     for actor in ("verifier-0", "environment-0", "rollout-0"):
         os.kill(run.pid_of(actor), signal.SIGKILL)
@@ -42,7 +45,7 @@ def test_a_run_resumes_after_a_stop_and_a_killed_launcher_and_leaves_no_orphan(
 ) -> None:
     """The death of its learner is in ``test_poison_and_stores``."""
     run = new_run("resumed")
-    run.start(*small_run_arguments(run), "--set", "steps=12", "--set", "checkpoint.every_steps=2")
+    run.start(*small_run_arguments(run), *STEPS, "--set", "checkpoint.every_steps=2")
     run.wait_for_step(3)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
