@@ -13,6 +13,7 @@
 * ``data``      fetches well-known data sets, shows what is in any
 * ``config``    shipped configurations, and every key with its meaning
 * ``bench``     benchmarks
+* ``completion``  the script for tab completion
 * ``doctor``    what this machine lacks
 
 * ``templates``  what ``env new`` and ``verifier new`` write

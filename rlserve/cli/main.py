@@ -14,6 +14,8 @@ from rlserve.idle_threads import sleep_when_idle
 from rlserve.observability.printable import LINES, printable
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EVERY = "*"
+"""Stands for all commands where one is chosen."""
 MAX_ERROR = 100_000
 """Characters of an error that are shown; it may contain the end of a log."""
 PIPE_CLOSED = 141
@@ -42,12 +44,13 @@ COMMANDS = (
     Command("data", "rlserve.cli.data", "data sets: fetch a well-known one, show what is in any"),
     Command("config", "rlserve.cli.config", "shipped configurations, every key with its meaning, a schema for editors"),
     Command("bench", "rlserve.cli.bench", "speed against plain vLLM and PyTorch, as ratios in one run"),
+    Command("completion", "rlserve.cli.completion", "script with which your shell completes rlserve's commands"),
     Command("doctor", "rlserve.cli.doctor", "what this machine has and lacks, and the fix for each"),
 )
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The parser; only the chosen command's module is imported for its arguments."""
+    """The parser; only the chosen command's module is imported for its arguments, or EVERY one."""
     parser = argparse.ArgumentParser(
         prog="rlserve",
         description="A reinforcement-learning-centric post-training service.",
@@ -57,7 +60,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         # Importing every command would load gRPC and pydantic for a --help.
-        declare(subparsers, command, whole=command.name == chosen)
+        declare(subparsers, command, whole=chosen in (command.name, EVERY))
     return parser
 
 
