@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rlserve.records import PolicyVersion, TensorSpec
-from rlserve.weight_sync.checksum import MASK, checksum, on_device
+from rlserve.weight_sync.checksum import MASK, all_on_device, checksum
 from rlserve.weight_sync.manifest import slices, spec_with
 from rlserve.weight_sync.mapped_file import MappedFile
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+TOGETHER_BYTES = 2**28
+"""Digested together, and held until then: a tensor that was converted takes memory of its own."""
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Publication:
         self._announce = announce
         self._device = device if device is not None and device.type == "cuda" else None
         self._specs: list[TensorSpec] = []
+        self._undigested: list[Tensor] = []
         self._sums: list[Tensor] = []
         self._written = 0
         self.times = PublishTimes(num_bytes=file.size)
@@ -117,7 +121,9 @@ class Publication:
         if tensor.device.type == "cuda":
             # In the wanted form first: a copy that has to convert waits for itself.
             tensor = tensor.to(dtype).contiguous()
-            self._sums.append(on_device(tensor))
+            self._undigested.append(tensor)
+            if sum(held.nbytes for held in self._undigested) > TOGETHER_BYTES:
+                self._digest_on_device()
         target.copy_(tensor, non_blocking=True)
         self._specs.append(spec_with(name, target, digest=""))
         self._written += size
@@ -127,11 +133,14 @@ class Publication:
         if self._device is not None:
             import torch
 
+            self._digest_on_device()
             torch.cuda.current_stream(self._device).synchronize()
 
     def copied(self) -> None:
         """No more tensors come; wait until all are in the file."""
         if self._device is not None:
+            with self.copying():
+                self._digest_on_device()
             self._stream.synchronize()
         self.times.copy_seconds = time.monotonic() - self.times.started
 
@@ -158,13 +167,19 @@ class Publication:
             torch.from_numpy(self._file.content).copy_(room, non_blocking=True)
             self.settle()
 
+    def _digest_on_device(self) -> None:
+        """Begin to compute the checksums of what was added; before its tensors may change."""
+        given, self._undigested = self._undigested, []
+        if given:
+            self._sums.append(all_on_device(given))
+
     def _digested(self) -> tuple[TensorSpec, ...]:
         if self._sums:
             import torch
 
             # On their stream: the one of the next step is busy.
             with self.copying():
-                sums = [f"{value & MASK:016x}" for value in torch.stack(self._sums).tolist()]
+                sums = [f"{value & MASK:016x}" for value in torch.cat(self._sums).tolist()]
         else:
             sums = [checksum(self._file.flat[place]) for _, place in slices(self._specs)]
         return tuple(replace(spec, digest=found) for spec, found in zip(self._specs, sums, strict=True))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.weight_sync.checksum import LANES, MASK, ROW_BYTES, checksum, checksums, of_part, on_device
+from rlserve.weight_sync.checksum import LANES, MASK, ROW_BYTES, all_on_device, checksum, checksums, of_part, on_device
 
 
 def odd(number: int) -> int:
@@ -81,3 +81,9 @@ def test_a_part_ends_within_a_word_at_the_end_of_its_tensor_alone() -> None:
         of_part(whole[3:], start=6, stride=2)
     with pytest.raises(ValueError, match="whole words"):
         of_part(torch.zeros(3, 3, dtype=torch.bfloat16), start=0, stride=16)
+
+
+def test_all_tensors_of_a_model_at_once_have_the_checksums_of_each() -> None:
+    shapes = [(3,), (1,), (LANES,), (4 * LANES,), (4 * LANES + 1,), (5, 3000), (0,), (70, LANES), (2, 3, 4)]
+    tensors = [torch.randn(shape).to(torch.bfloat16) for shape in shapes] + [torch.randn(7), torch.randn(9, 4)[:, ::2]]
+    assert [f"{value & MASK:016x}" for value in all_on_device(tensors).tolist()] == checksums(tensors)
