@@ -9,7 +9,17 @@ from rlserve.cli.main import main
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.errors import InvalidRequest
-from rlserve.launch.directory import LOCK, claimed, clear, full_disk, is_finished, relabel_samples, write_config
+from rlserve.launch.directory import (
+    LOCK,
+    Inputs,
+    claimed,
+    clear,
+    full_disk,
+    is_finished,
+    relabel_samples,
+    write_config,
+    written,
+)
 from rlserve.observability.events import EventLog
 from rlserve.store.binding import RunFacts, bind
 from rlserve.store.sqlite import SqliteStore
@@ -105,6 +115,27 @@ def test_a_claim_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "b" / LOCK).exists()
         1 / 0  # noqa: B018
     assert not (tmp_path / "a").exists()
+
+
+def test_inputs_of_a_refused_start_are_gone_and_those_of_an_earlier_run_stay(made: RunPaths, tmp_path: Path) -> None:
+    new = RunPaths(tmp_path / "new" / "run")
+    inputs: Inputs = {"f-1.py": lambda path: _note(path.write_text("f = 1"))}
+    with pytest.raises(ZeroDivisionError), claimed(new, resume=False, overwrite=False), written(new, inputs):
+        assert (new.inputs / "f-1.py").read_text() == "f = 1"
+        raise ZeroDivisionError
+    assert not (tmp_path / "new").exists()
+    made.inputs.mkdir()
+    (made.inputs / "f-1.py").write_text("of the earlier run")
+    with pytest.raises(ZeroDivisionError), written(made, inputs):
+        raise ZeroDivisionError
+    assert (made.inputs / "f-1.py").read_text() == "of the earlier run"
+    (made.inputs / "g-2.py").write_text("nothing of the new one")
+    clear(made, keep=inputs)
+    assert [path.name for path in made.inputs.iterdir()] == ["f-1.py"] and not made.config.exists()
+
+
+def _note(_: object) -> None:
+    """Drop the number of characters."""
 
 
 def test_a_claim_is_exclusive(made: RunPaths) -> None:
