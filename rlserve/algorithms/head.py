@@ -16,8 +16,8 @@ Record = TypeVar("Record")
 WORK_BYTES = 3 * 2**28
 """Memory for the intermediate results of a chunk, 768 MiB: with less, the products of a vocabulary of 150,000 would be
 too narrow for a GPU; with twice as much, they are not faster."""
-BYTES = 12
-"""Of an element of a chunk: the logit in its own type and two float32 copies, rounded up."""
+BYTES, COMPILED_BYTES = 12, 6
+"""Of an element of a chunk: the logit in its own type and two float32 copies, rounded up; compiled at most one."""
 ROUND_TO = 128
 """Chunks and blocks are multiples of it: GPU kernels work on tiles of that size."""
 
@@ -55,7 +55,8 @@ class Head:
 
     def chunks(self, hidden: Tensor) -> Iterator[slice]:
         """Slices of ``[N, H]`` whose logits fit into ``work_bytes``."""
-        tokens = rounded(self.work_bytes // (BYTES * self.vocabulary(hidden)))
+        size = COMPILED_BYTES if self.compiled else BYTES
+        tokens = rounded(self.work_bytes // (size * self.vocabulary(hidden)))
         return slices(len(hidden), tokens)
 
 

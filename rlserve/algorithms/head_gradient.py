@@ -7,7 +7,7 @@ float32 (in bfloat16 the sum over many chunks would lose the small ones), and in
 would be larger than all else here. What a token's gradient is made of fits into a few numbers a token (``Pulls``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from rlserve.algorithms.head import ROUND_TO, Head, Query, compiled, rounded, rows_of, slices, squeezed
 
-BYTES = 16
-"""Of an element of a block: the logit, its gradient and three float32 copies."""
+BYTES, COMPILED_BYTES = 16, 6
+"""Of an element of a block: the logit, its gradient and three float32 copies; compiled none."""
+COLUMNS = 2**14
+"""Of a block. Narrow, so that a chunk has thousands of tokens: each chunk passes over all float32 sums of the weight's
+gradient once more. Not narrower, since each block rounds the hidden states' gradient once more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +109,7 @@ def gradients(
         width = block.stop - block.start
         sums = None if for_weight is None else _room(for_weight[block], len(hidden))
         bias_sums = hidden.new_zeros(width, dtype=_summing(weight))
-        for rows in slices(len(hidden), rounded(head.work_bytes // (BYTES * width))):
+        for rows in _chunks(head, hidden, width):
             raw = head.raw(hidden[rows], block) if kept is None else kept[rows, block]
             by_logits = _by_logits(head, raw, block, rows_of(query, rows), rows_of(pulls, rows))  # [C, W]
             if for_hidden is not None:
@@ -136,9 +139,14 @@ def _blocks(head: Head, hidden: Tensor) -> Sequence[slice]:
     """Blocks of the vocabulary of equal size, whose float32 sums take at most half of the memory."""
     assert head.weight is not None
     vocabulary = len(head.weight)
-    most = max(1, head.work_bytes // (2 * _summing(head.weight).itemsize * hidden.shape[-1]))
+    most = max(1, min(COLUMNS, head.work_bytes // (2 * _summing(head.weight).itemsize * hidden.shape[-1])))
     size = -(-vocabulary // -(-vocabulary // most))
     return list(slices(vocabulary, size if size < ROUND_TO else -(-size // ROUND_TO) * ROUND_TO))
+
+
+def _chunks(head: Head, hidden: Tensor, width: int) -> Iterator[slice]:
+    """Chunks of tokens whose logits in a block of ``width`` columns fit into the memory."""
+    return slices(len(hidden), rounded(head.work_bytes // ((COMPILED_BYTES if head.compiled else BYTES) * width)))
 
 
 def _summing(weight: Tensor) -> torch.dtype:
