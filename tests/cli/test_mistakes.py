@@ -315,6 +315,10 @@ def test_one_broken_plug_in_takes_no_other_out_of_a_list(
     printed = capsys.readouterr().out
     assert "unimportable" in printed and "BROKEN: 'unimportable' cannot be imported" in printed
     assert "\nmath " in printed and "\nregex " in printed
+    assert main(["env", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "BROKEN: 'unimportable' cannot be imported" in printed
+    assert "\ncalculator " in printed and "\nguess " in printed
 
 
 @pytest.mark.parametrize(

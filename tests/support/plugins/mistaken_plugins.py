@@ -9,7 +9,13 @@ from pathlib import Path
 
 from rlserve.records import Message, Outcome, Task, Verdict
 
-ENVIRONMENTS = {"asks": "AsksFor", "dies_at_start": "DiesAtStart", "gives_nothing": "GivesNothing", "hangs": "Hangs"}
+ENVIRONMENTS = {
+    "asks": "AsksFor",
+    "dies_at_start": "DiesAtStart",
+    "gives_nothing": "GivesNothing",
+    "hangs": "Hangs",
+    "unimportable": "no_such_attribute",
+}
 VERIFIERS = {
     "digits": "Digits",
     "raises": "Raises",
