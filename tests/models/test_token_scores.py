@@ -151,12 +151,15 @@ def test_sums_over_many_chunks_keep_what_bfloat16_would_lose():
 
 
 @pytest.mark.whole
-def test_compiled_kernels_compute_the_same():
-    kind = {"bias": False, "scale": 1.0, "softcap": None, "heated": True, "top": 0.0, "unshared": False}
-    hidden, head, query = random_case(3, work_bytes=10**4, **kind)
+@pytest.mark.parametrize("everything", [False, True])
+def test_compiled_kernels_compute_the_same(everything):
+    top = {"top": 1.3, "unshared": True} if everything else {"top": 0.0, "unshared": False}
+    hidden, head, query = random_case(
+        3, bias=False, scale=1.0, softcap=3.0 if everything else None, heated=True, **top, work_bytes=500
+    )
     results = []
     for compiled in (False, True):
-        scores = token_scores(hidden, replace(head, compiled=compiled), query)[:2]
+        scores = token_scores(hidden, replace(head, compiled=compiled), query)[: 6 if everything else 2]
         results.append([*scores, *slopes(scores, 4, (hidden, head.weight))])
     for left, right in zip(*results, strict=True):
         torch.testing.assert_close(left, right)
