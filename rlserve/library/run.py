@@ -135,7 +135,12 @@ class Run:
             rows = samples_of(once[0])
         if prompts is None:
             return rows
-        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
+        # A task's id ends with the number of its row: a prompt in the form of a chat is no longer as it was given.
+        numbered = [(int(row["task_id"].rpartition("/")[2]), row["completion"]) for row in rows]
+        return [
+            {"prompt": prompts[number], "completion": completion}
+            for number, completion in sorted(numbered, key=lambda pair: pair[0])
+        ]
 
     def resume(self, *, preflight: bool = True, progress: bool = True, **keywords: Any) -> "Run":
         """Go on from the newest checkpoint, to its end, with other keys such as ``steps=200``; None unsets a key.
@@ -169,6 +174,9 @@ def _with_prompts(config: RunConfig, prompts: Sequence[str], folder: str) -> Run
     for name, write in inputs.files.items():
         inputs.place(name).parent.mkdir(parents=True, exist_ok=True)
         write(inputs.place(name))
+    # In the form in which the run asks its model.
+    form = next((e.options for e in config.environments if (e.plugin or e.name) == DATA), {})
+    options |= {key: form[key] for key in ("prompt_format", "system") if key in form}
     environment = {"name": "prompts", "plugin": DATA, "options": {**options, "verifier": "length"}}
     values = config.model_dump(exclude_none=True, exclude={"environments", "reward"})
     return validate(RunConfig, {**values, "environments": [environment]})

@@ -11,10 +11,13 @@ import datasets
 import pytest
 
 import rlserve
+from rlserve.actors.environment.main import load_environments
 from rlserve.config.load import load_run
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError, InvalidRequest
+from rlserve.library.run import _with_prompts as with_prompts
 from rlserve.library.train import Given, plan
+from rlserve.records import Message
 from tests.support import user_functions
 from tests.support.user_files import ENVIRONMENT, LOSS
 
@@ -148,3 +151,11 @@ def test_an_import_is_quick_and_loads_nothing() -> None:
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="is not a run"):
         rlserve.Run(tmp_path)
+
+
+def test_prompts_are_asked_in_the_form_of_the_run(model: Path, tmp_path: Path) -> None:
+    config, _ = planned(model=model, data=ROWS, prompt_key="question", prompt_format="chat", reward="my.py:f")
+    asked = with_prompts(config, ["2+2=", "3+3="], str(tmp_path))
+    (environment,) = load_environments(asked.rewarded_environments).values()
+    task = environment.task("train", 1, 0)
+    assert task.prompt == (Message(role="user", content="3+3="),) and task.task_id == "train/1" and not asked.reward
