@@ -31,6 +31,11 @@ def step() -> Mapping[str, float]:
         updates=1,
         skipped_steps=0,
         seconds=2.0,
+        tokens=800.0,
+        flops=3e12,
+        peak_flops=2e12,
+        peak_bytes=2.0**31,
+        ranks=4,
     )
     layout = BatchLayout(tokens_per_micro_batch=512, max_new_tokens=64, max_length=128)
     return step_metrics(
@@ -78,6 +83,13 @@ def test_a_step_sums_over_its_batches_and_keeps_the_loss_out_of_the_algorithms_n
     publish = {name: numbers[f"publish/{name}"] for name in ("seconds", "copy_seconds", "digest_seconds")}
     assert publish == {"seconds": 2.0, "copy_seconds": 0.5, "digest_seconds": 1.5}
     assert numbers["publish/bytes_per_second"] == 50
+
+
+def test_speed_is_that_of_one_gpu_and_mfu_of_all() -> None:
+    numbers = step()
+    assert numbers["learner/tokens_per_second_per_gpu"] == 100
+    assert numbers["learner/mfu"] == pytest.approx(3e12 / (2.0 * 4 * 2e12))
+    assert numbers["learner/peak_gib"] == 2
 
 
 def test_arrivals_are_of_one_interval_and_samples_of_the_whole_process() -> None:
