@@ -1,6 +1,7 @@
 """A teacher over gRPC: same scores as the model, every bad request named, text with the ends of its tokens."""
 
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,24 @@ async def test_a_conversation_is_written_by_the_teacher(paired_channel: Any) -> 
     asked = request(completion_text="7", conversation=task_pb2.Conversation(messages=messages))
     answer = (await ask(paired_channel, asked))["r"]
     assert len(answer.scores.logprobs) == 1
+
+
+async def test_arguments_of_the_configuration_reach_its_chat_template(tmp_path: Path) -> None:
+    own = deepcopy(pairs_tokenizer())
+    own.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ hint or '' }}"
+    model = save_teacher(tmp_path, tokenizer=own)
+    messages = task_pb2.Conversation(messages=[task_pb2.Message(role="user", content="3+4=")])
+    chat = request(completion_text="7", request_id="chat", conversation=messages, token_ids=[])
+    texts = [
+        request(completion_text="7", request_id=text, prompt_text=text, token_ids=[]) for text in ("3+4=", "3+4=9;")
+    ]
+    for arguments, same in (({}, "3+4="), ({"hint": "9;"}, "3+4=9;")):
+        config = CONFIG.model_copy(update={"chat_template_kwargs": arguments})
+        async with teacher_server(config, model) as server, open_channel(server.address) as channel:
+            answers = await ask(channel, chat, *texts)
+        scores = {name: list(answer.scores.logprobs) for name, answer in answers.items()}
+        assert scores["chat"] == pytest.approx(scores[same], abs=1e-5)
+        assert scores["3+4="] != pytest.approx(scores["3+4=9;"], abs=1e-3)
 
 
 async def test_a_teacher_that_cannot_be_loaded_says_so(tmp_path: Path) -> None:
