@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,6 +72,8 @@ class McpEnvironment:
         self._limits = (turns, max_calls, max_characters)
         self._is_shared, self._lock = shared, threading.Lock()
         self._shared: McpSession | None = None
+        self._users: Counter[McpSession] = Counter()
+        """Episodes that work with a connection."""
         self._tools = self._chosen(tuple(tools))
 
     @property
@@ -93,9 +96,9 @@ class McpEnvironment:
         """Start an episode of ``task``."""
         turns, max_calls, max_characters = self._limits
         return McpEpisode(
-            self._session(),
+            self._taken(),
             tools=frozenset(tool.name for tool in self._tools),
-            is_shared=self._is_shared,
+            give_back=self._give_back,
             judge=self._judge_of(task),
             turns=turns,
             max_calls=max_calls,
@@ -108,12 +111,11 @@ class McpEnvironment:
             self._shared.close()
 
     def _chosen(self, names: tuple[str, ...]) -> tuple[Tool, ...]:
-        session = self._session()
+        session = self._taken()
         try:
             offered = {tool.name: tool for tool in session.tools()}
         finally:
-            if not self._is_shared:
-                session.close()
+            self._give_back(session)
         known = ", ".join(offered) or "none"
         asked = [("tools", name) for name in names]
         asked += [("reward_tool", self._reward_tool)] if self._reward_tool else []
@@ -125,13 +127,28 @@ class McpEnvironment:
             raise InvalidRequest(f"tools: none is left to offer (the server offers: {known})")
         return tuple(chosen)
 
-    def _session(self) -> McpSession:
+    def _taken(self) -> McpSession:
+        """A connection to work with, until it is given back."""
         if not self._is_shared:
             return McpSession(self._server)
         with self._lock:
             if self._shared is None or self._shared.is_broken:
+                if self._shared is not None and not self._users[self._shared]:
+                    self._shared.close()
                 self._shared = McpSession(self._server)
+            self._users[self._shared] += 1
             return self._shared
+
+    def _give_back(self, session: McpSession) -> None:
+        with self._lock:
+            self._users[session] -= 1
+            # One that broke, and was replaced, ends with the last episode that still works with it.
+            is_over = not self._is_shared or (session is not self._shared and not self._users[session])
+            if is_over:
+                del self._users[session]
+        if is_over:
+            with contextlib.suppress(Exception):  # the episode is over, and its server may be gone
+                session.close()
 
     def _judge_of(self, task: Task) -> Judge:
         if not self._reward_tool:
@@ -172,13 +189,13 @@ class McpEpisode:
         session: McpSession,
         *,
         tools: frozenset[str],
-        is_shared: bool,
+        give_back: Callable[[McpSession], None],
         judge: Judge,
         turns: int,
         max_calls: int,
         max_characters: int,
     ) -> None:
-        self._session, self._tools, self._is_shared, self._judge = session, tools, is_shared, judge
+        self._session, self._tools, self._give_back, self._judge = session, tools, give_back, judge
         self._turns, self._max_calls, self._max_characters = turns, max_calls, max_characters
         self._taken = 0
 
@@ -201,10 +218,8 @@ class McpEpisode:
         return Turn(messages=tuple(messages), verdict=self._judge(self._session, None, self._taken))
 
     def close(self) -> None:
-        """End the server of this episode."""
-        if not self._is_shared:
-            with contextlib.suppress(Exception):  # the episode is over, and its server may be gone
-                self._session.close()
+        """Give the connection back; one of this episode alone ends."""
+        self._give_back(self._session)
 
     def _result(self, call: ToolCall) -> str:
         # The reward tool, and those left out, must not be called by a guess.

@@ -172,7 +172,7 @@ def call(name: str, at: int = 0, **arguments: Any) -> ToolCall:
 
 
 def test_tools_of_a_server_are_called_within_limits_and_its_reward_counts(here: Path) -> None:
-    options = documented()["mcp"].options | {"max_characters": 100, "max_calls": 2, "shared": False}
+    options = documented()["mcp"].options | {"max_characters": 100, "max_calls": 2, "shared": False, "call_seconds": 60}
     sums = McpEnvironment(**options)
     task = sums.task("train", 3, 0)
     offered = {tool.name: json.loads(tool.parameters_json) for tool in task.tools}
@@ -212,8 +212,10 @@ def test_a_server_that_gives_no_answer_is_no_verdict_and_a_shared_one_is_started
     stuck = sums.open(task)
     with pytest.raises(Unavailable, match="'sleep'"):
         stuck.call("...", (call("sleep", seconds=60),))
-    stuck.close()
     again = sums.open(task)
+    assert len(sums._users) == 2, "the old server runs for as long as an episode works with it"
+    stuck.close()
+    assert len(sums._users) == 1
     assert again.call("...", (call("add", a=1, b=1),)).messages[0].content == "2"
     assert again.step("2").verdict is None, "the task's verifier gives it"
     sums.close()
