@@ -79,7 +79,9 @@ def ran_once(make: Callable[[str], RunConfig], display: Display | None = None) -
     with tempfile.TemporaryDirectory(prefix="rlserve-once-") as directory:
         config = make(directory)
         if not config.evaluate.is_on:
-            raise InvalidRequest("evaluate.problems: is 0, so nothing would be measured; give the number of problems")
+            raise InvalidRequest(
+                "evaluate.problems: is 0, so nothing would be measured; give a number (--problems 500)"
+            )
         paths = RunPaths(Path(config.directory) / config.name)
         # Progress to standard error: standard output is for the result, which scripts read.
         display = display or Console(config.name, sys.stderr, leave_out=("accuracy",))

@@ -88,4 +88,4 @@ def test_nothing_to_measure_is_told_before_anything_starts(
     )
     assert main([*command, str(finished.root), "--problems", "0", "--set", "rollout.max_new_tokens=8"]) == 1
     said = capsys.readouterr().err
-    assert "nothing would be measured; give --problems" in said and "starting" not in said
+    assert "nothing would be measured; give a number (--problems 500)" in said and "starting" not in said

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlserve.trackers.mlflow import ALLOW_FILES
 from tests.support.tracked import READERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -115,8 +116,12 @@ def test_a_model_answers_in_the_terminal(quickstart: Any) -> None:
 
 
 def test_a_run_that_goes_on_adds_to_what_it_did(
-    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]]
+    new_run: Callable[[str], Any],
+    small_run_arguments: Callable[[Any], Sequence[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # For the reader in this process; without it MLflow refuses a store of files.
+    monkeypatch.setenv(ALLOW_FILES, "true")
     run = new_run("twice")
     trackers = ", ".join(f'{{ type = "{kind}" }}' for kind in ("mlflow", "tensorboard", "trackio", "wandb"))
     trackers = trackers.replace('"wandb"', '"wandb", options = { mode = "offline" }')

@@ -21,6 +21,8 @@ def test_kernels_that_are_missing_are_refused(tmp_path):
 # The compiler's C++ takes minutes on a busy machine: by default its front half, which captures and differentiates.
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.whole)])
 def test_compiled_layers_equal_eager_ones_at_every_width(tmp_path, monkeypatch, backend):
+    # An engine that this process started earlier has set TORCHDYNAMO_DISABLE, as vLLM's CPU build wants it.
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
     torch._dynamo.reset()
