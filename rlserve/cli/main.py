@@ -26,7 +26,7 @@ COMMANDS = (
     Command(
         "serve",
         "rlserve.cli.runs.serve",
-        "one actor on this host: hub, rollout, verifier, environment, teacher, learner",
+        "one actor on this host: hub, rollout, verifier, environment, teacher, learner; or an OpenAI endpoint",
     ),
     Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
     Command("set", "rlserve.cli.runs.set", "change a setting of a run that goes on"),

@@ -3,6 +3,7 @@
 * ``base``     what an engine is: the Protocol ``RolloutEngine``, and the records of its calls
 * ``factory``  the engines by name; ``rollout.engine`` chooses one
 * ``tool_calls``  the policy's tool calls, read from its text by vLLM's parsers
+* ``openai_app``  vLLM's OpenAI-compatible server around an engine
 * ``vllm/``    vLLM: AsyncLLM in this process, EngineCore in another, weights swapped while it generates
 
 To add an engine: write ``engines/<name>/`` with a class that satisfies ``RolloutEngine``, and add one line to

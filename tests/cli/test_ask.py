@@ -1,7 +1,10 @@
-"""``rlserve chat``: what is said and refused."""
+"""``rlserve chat`` and ``rlserve serve openai``: what is said and refused; answers are in tests/e2e."""
 
 import io
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,16 @@ def test_a_conversation_is_kept_until_another_begins(
     assert said.out.splitlines() == [text.strip() for text in (first, second, first)]
     assert "there is room for 56" in said.err and "/new begins another conversation" in said.err
     assert next(lines) == "never"
+
+
+def test_a_port_that_is_taken_is_named_at_once(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "rlserve.cli.main", "serve", "openai", str(model), "--port", port]
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and f"--port: 127.0.0.1:{port} cannot be bound" in done.stderr
+    assert "Traceback" not in done.stderr and time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
-"""``rlserve rollout``: a worker of a run that goes on is looked at, sampled from, paused and resumed."""
+"""A run that goes on is looked at, sampled from, paused, resumed and asked by the OpenAI API; so is a checkpoint."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -57,3 +62,70 @@ def test_a_worker_is_paused_seen_to_be_and_resumed(
 
     assert "rollout-0: working" in said("resume", directory)
     run.wait_for_step(stopped_at + 2, seconds=400)
+
+
+START_SECONDS = 240.0
+
+
+@contextmanager
+def endpoint(log: Path, *arguments: str) -> Iterator[openai.OpenAI]:
+    """A client of ``rlserve serve openai`` once it answers; the server must end well at SIGTERM."""
+    command = [sys.executable, "-m", "rlserve.cli.main", "serve", "openai", *arguments, "--port", "0"]
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, start_new_session=True)
+    try:
+        url = _wait_for(process, log, r"serving \S+ at (http://\S+)")
+        yield openai.OpenAI(base_url=url, api_key="none", max_retries=8)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()[-3000:]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while not (found := re.search(pattern, log.read_text(errors="replace"))):
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+    return found[1]
+
+
+def ask(client: openai.OpenAI, model: str) -> str:
+    answer = client.completions.create(model=model, prompt="3+8+5=", max_tokens=24, temperature=0)
+    return answer.choices[0].text
+
+
+@pytest.mark.whole
+def test_a_checkpoint_is_asked_by_the_openai_client(quickstart: Any, tmp_path: Path) -> None:
+    with endpoint(tmp_path / "log", str(quickstart.root)) as client:
+        assert [model.id for model in client.models.list()] == ["quickstart"]
+        assert ask(client, "quickstart").rstrip().endswith("#6")
+        streamed = client.completions.create(
+            model="quickstart", prompt="3+8+5=", max_tokens=24, temperature=0, stream=True
+        )
+        assert "".join(part.choices[0].text for part in streamed).rstrip().endswith("#6")
+        with pytest.raises(openai.NotFoundError):
+            ask(client, "quickstat")
+
+
+@pytest.mark.whole
+def test_the_current_policy_is_asked_while_training_goes_on(
+    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]], tmp_path: Path
+) -> None:
+    run = new_run("live")
+    run.start(*small_run_arguments(run), "--set", "steps=100000", "--set", "checkpoint.every_steps=0")
+    run.wait_for_step(1, 280)
+    with endpoint(tmp_path / "log", str(run.root), "--live") as client:
+        before = run.last_step()
+        answers = [ask(client, "live")]
+        run.wait_for_step(before + 3, 280)
+        answers.append(ask(client, "live"))
+        versions = [int(v) for v in re.findall(r"serves version (\d+)", (tmp_path / "log").read_text())]
+        assert all(answers) and len(versions) > 1 and versions == sorted(versions) and versions[0] >= 1
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait(120) == 130
+        # The last weights stay when the run is over.
+        assert ask(client, "live")

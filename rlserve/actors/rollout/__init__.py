@@ -12,6 +12,7 @@
 * ``weight_follower``  keeps the engine on the newest published weights
 * ``service``          control of one worker: status, pause, resume, generate
 * ``client``           client of that service
+* ``endpoint``         an OpenAI-compatible endpoint that follows the run's weights
 
 The engine itself is in ``rlserve.engines``. To add a step to the making of a group: write a coroutine that takes lease,
 task and trajectories and returns trajectories, call it in ``worker`` and wire it in ``main``, as ``teachers`` is.

@@ -18,6 +18,7 @@ from rlserve.observability import logs
 logger = logging.getLogger(__name__)
 
 KINDS = ("hub", "rollout", "verifier", "environment", "teacher", "learner")
+OPENAI = "openai"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "By hand on several hosts: `rlserve serve hub --config C --address HOST:PORT` on one, then the other "
         "kinds anywhere with the same --config and --hub HOST:PORT."
     )
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=(*KINDS, OPENAI))
+    parser.add_argument("model", nargs="?", default="", help="openai: a run directory or a checkpoint")
+    parser.add_argument("--host", default="127.0.0.1", help="openai: where it listens (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="openai: default 8000; 0 takes a free one")
+    parser.add_argument("--live", action="store_true", help="openai: the running run's current policy, step by step")
     parser.add_argument("--config", action="append", default=[], help="TOML files, later ones over earlier ones")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--run", type=Path, help="run directory; default: <directory>/<name> of the configuration")
@@ -46,6 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     die_with_parent()
     actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
     logs.set_up(actor_id)
+    if arguments.kind == OPENAI:
+        from rlserve.cli.runs import openai_server
+
+        return openai_server.run(arguments)
+    if arguments.model:
+        raise InvalidRequest(f"serve {arguments.kind}: takes no {arguments.model!r}; only openai names a model")
     try:
         # Before any import of torch: OpenMP sizes its pool of threads by the cores that it may use.
         if arguments.cores:

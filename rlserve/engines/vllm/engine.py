@@ -68,13 +68,16 @@ class VllmEngine:
         engine_start.warm_up()
 
     @classmethod
-    async def start(cls, options: EngineOptions, *, version: int = 0) -> Self:
-        """Start vLLM on the checkpoint. Raises DeadlineExceeded, ConfigError, and what vLLM raises."""
+    async def start(cls, options: EngineOptions, *, version: int = 0, **others: Any) -> Self:
+        """Start vLLM on the checkpoint. Raises DeadlineExceeded, ConfigError, and what vLLM raises.
+
+        ``others`` are further arguments of vLLM's ``AsyncEngineArgs``.
+        """
         try:
             async with asyncio.timeout(options.start_seconds):
                 # In a list that is emptied: a pool thread keeps its last result alive, and vLLM's engine must be
                 # collected before the interpreter shuts down.
-                llm = (await asyncio.to_thread(lambda: [engine_start.launch(options)])).pop()
+                llm = (await asyncio.to_thread(lambda: [engine_start.launch(options, **others)])).pop()
         except TimeoutError:
             raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
         engine = cls(EngineLink(llm, limit_seconds=options.update_seconds), options, version)
