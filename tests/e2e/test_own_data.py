@@ -44,7 +44,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder / "model")
-    tiny_model("qwen3", tied=True, vocab_size=128, hidden_size=64, head_dim=16).save_pretrained(folder / "model")
+    tiny_model("qwen3", tied=True, vocab_size=128, hidden_size=64, head_dim=32).save_pretrained(folder / "model")
     rows = datasets.Dataset.from_list(ROWS)
     rows.to_csv(str(folder / "sums.csv"))
     rows.to_parquet(str(folder / "sums.parquet"))

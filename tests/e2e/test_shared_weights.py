@@ -49,6 +49,6 @@ def test_a_run_goes_on_when_its_shared_weights_are_removed(
     finally:
         over.set()
         thread.join()
-    assert removed[0] > 3
+    assert removed[0] > 1
     assert "cannot be opened here" in (run.root / "logs" / "rollout-0.log").read_text()
     assert not run.events("actor_died")
