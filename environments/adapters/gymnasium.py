@@ -12,8 +12,8 @@ from rlserve.environments.adapters.play import (
     check_format,
     check_split,
     library,
-    prompt_of,
     seed_of,
+    task_of,
     verdict_of,
 )
 from rlserve.errors import InvalidRequest
@@ -92,17 +92,14 @@ class GymnasiumEnvironment:
             shown = _shown(made, observation)
         finally:
             made.close()
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
+        return task_of(
+            self,
+            split,
+            index,
+            seed,
             task_id=f"{self._id}/{split}/{seed}/{index}",
-            prompt=prompt_of(f"{shown}\n\n{self._instruction}", self._prompt_format),
-            verifier=self.verifier,
-            payload=b"",
-            seed=seed,
-            multi_turn=True,
+            text=f"{shown}\n\n{self._instruction}",
+            prompt_format=self._prompt_format,
         )
 
     def open(self, task: Task) -> "GymnasiumEpisode":

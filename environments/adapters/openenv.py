@@ -12,8 +12,8 @@ from rlserve.environments.adapters.play import (
     check_format,
     check_split,
     library,
-    prompt_of,
     seed_of,
+    task_of,
     verdict_of,
 )
 from rlserve.errors import InvalidRequest, Unavailable
@@ -81,17 +81,14 @@ class OpenEnvEnvironment:
         client, observation = self._begun(split, index, seed)
         _end(client)
         shown = self._shown(observation)
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
+        return task_of(
+            self,
+            split,
+            index,
+            seed,
             task_id=f"{split}/{seed}/{index}",
-            prompt=prompt_of("\n\n".join(filter(None, (shown, self._instruction))), self._prompt_format),
-            verifier=self.verifier,
-            payload=b"",
-            seed=seed,
-            multi_turn=True,
+            text="\n\n".join(filter(None, (shown, self._instruction))),
+            prompt_format=self._prompt_format,
         )
 
     def open(self, task: Task) -> "OpenEnvEpisode":

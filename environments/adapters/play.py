@@ -6,7 +6,8 @@ from types import ModuleType
 
 from rlserve.environments.draws import draw
 from rlserve.errors import InvalidRequest, UnknownName
-from rlserve.records import Message, Outcome, Verdict
+from rlserve.plugins import Environment
+from rlserve.records import Message, Outcome, Task, Verdict
 
 SPLITS = ("train", "validation", "test")
 PROMPT_FORMATS = ("chat", "text")
@@ -42,6 +43,24 @@ def seed_of(split: str, index: int, seed: int) -> int:
 def prompt_of(text: str, prompt_format: str) -> str | tuple[Message, ...]:
     """The first message of an episode."""
     return (Message(role="user", content=text),) if prompt_format == "chat" else f"{text}\n"
+
+
+def task_of(
+    environment: Environment, split: str, index: int, seed: int, *, task_id: str, text: str, prompt_format: str
+) -> Task:
+    """The task of an episode that begins with ``text`` and that the library itself rewards."""
+    return Task(
+        environment=environment.name,
+        environment_version=environment.version,
+        split=split,
+        index=index,
+        task_id=task_id,
+        prompt=prompt_of(text, prompt_format),
+        verifier=environment.verifier,
+        payload=b"",
+        seed=seed,
+        multi_turn=True,
+    )
 
 
 def answer_of(text: str, prompt_format: str) -> tuple[Message, ...]:

@@ -17,8 +17,8 @@ from rlserve.environments.adapters.play import (
     check_format,
     check_split,
     library,
-    prompt_of,
     seed_of,
+    task_of,
     verdict_of,
 )
 from rlserve.environments.draws import draw
@@ -96,17 +96,8 @@ class TextArenaEnvironment:
         check_split(self.name, split)
         key = f"{split}/{seed}/{index}"
         game = self._play(key, seed_of(split, index, seed))
-        return Task(
-            environment=self.name,
-            environment_version=self.version,
-            split=split,
-            index=index,
-            task_id=f"{self._game}/{key}",
-            prompt=prompt_of(game.said(), self._prompt_format),
-            verifier=self.verifier,
-            payload=b"",
-            seed=seed,
-            multi_turn=True,
+        return task_of(
+            self, split, index, seed, task_id=f"{self._game}/{key}", text=game.said(), prompt_format=self._prompt_format
         )
 
     def open(self, task: Task) -> "TextArenaEpisode":
