@@ -4,16 +4,17 @@ The last row is the output head alone over 64k tokens, forward and backward. MFU
 """
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.engine import LearnerEngine, blank
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.algorithms.grpo import Grpo
 from rlserve.algorithms.head import Head, Query
@@ -133,19 +134,15 @@ def _batch(tokens: int, length: int, vocabulary: int, seed: int, config: Learner
     """``tokens`` in sequences of ``length``: a row each, or all in one row where the learner packs."""
     generator = torch.Generator().manual_seed(seed)
     rows = tokens // length
-    shape = (1, rows * length) if config.packing else (rows, length)
-    positions = torch.arange(length).repeat(rows).view(shape)
-    mask = (positions >= max(1, int(length * PROMPT_SHARE))).float()
+    batch = blank(rows=rows, width=length, trained=length - int(length * PROMPT_SHARE), packed=config.packing)
+    mask, shape = batch.loss_mask, batch.token_ids.shape
     advantages = torch.randn(rows, generator=generator).repeat_interleave(length).view(shape)
-    return TokenBatch(
+    return replace(
+        batch,
         token_ids=torch.randint(0, vocabulary, shape, generator=generator),
-        position_ids=positions,
-        sequence_ids=torch.arange(rows).repeat_interleave(length).view(shape),
-        loss_mask=mask,
         # About that of a random model: the logarithm of one over the vocabulary.
-        behavior_logprobs=mask * -float(torch.tensor(float(vocabulary)).log()),
+        behavior_logprobs=mask * -math.log(vocabulary),
         advantages=mask * advantages,
-        lag=torch.zeros(shape, dtype=torch.int64),
     )
 
 
