@@ -1,14 +1,12 @@
 """Values that fit this machine and the model, where the caller of ``train`` leaves them open."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.launch.gpus import visible_gpus
-from rlserve.launch.preflight.checkpoint import POSITIONS, directory_of
+from rlserve.launch.preflight.checkpoint import directory_of, positions_of, read_config
 
 
 def fitting(model: str) -> dict[str, Any]:
@@ -30,13 +28,5 @@ def fitting(model: str) -> dict[str, Any]:
 
 def _positions(model: str) -> int:
     """The longest context that the model's own configuration allows; 0 if that is not here to be read."""
-    place = directory_of(model)
-    file = (place or Path(model)) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-    if not isinstance(config, Mapping):
-        return 0
-    found = [config[name] for name in POSITIONS if isinstance(config.get(name), int)]
-    return max(0, *found) if found else 0
+    config = read_config(directory_of(model) or Path(model))
+    return 0 if isinstance(config, str) else positions_of(config) or 0
