@@ -1,6 +1,7 @@
 """Built-in environments, plug-ins like any others; imported as ``rlserve.environments``.
 
 * ``arithmetic``     digit sums modulo ten: the quick start's task
+* ``sums``           sums of two numbers in a chat message, for a real model
 * ``calculator``     sums with a tool, over several turns
 * ``guess``          a guessing game, over several turns
 * ``countdown``      reach a target from given numbers

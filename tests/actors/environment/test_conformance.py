@@ -44,6 +44,7 @@ async def failed(name: str, options: Mapping[str, Any]) -> dict[str, str]:
         ("guess", {}),
         ("calculator", {}),
         ("sums", {}),
+        ("sums", {}),
         ("asks", {}),
     ],
 )
