@@ -11,6 +11,7 @@
 * ``staleness``  accuracy by lag
 * ``load``       the quick start beside busy processes
 * ``learn``      all methods on the same task and budget
+* ``real_model``  a model of 135 million parameters learns sums asked in chat
 * ``peer``       against TRL's GRPOTrainer
 * ``journey``    from a reward function to the first step, against TRL's
 * ``gpu``        learner, engine, swaps and a whole run on one GPU

@@ -18,6 +18,7 @@ from typing import Any
 import datasets
 import pytest
 
+from rlserve.bench.real_model import measure
 from rlserve.errors import TASK_FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -144,9 +145,14 @@ def test_grpo_resume_eval_and_generate(root: Path, model: str) -> None:
     assert not all(row["truncated"] for row in rows)
 
 
-def test_online_dpo(root: Path, model: str) -> None:
-    summary = run(root, "dpo", model, '[algorithm]\ntype = "dpo"\n', "evaluate.problems=0")
-    assert summary["groups"]["consumed"] == 4
+def test_the_bench_trains_it_by_online_dpo(root: Path, model: str) -> None:
+    short = root / "short.toml"
+    short.write_text('base = "smollm2"\nsteps = 2\n[learner]\nmax_wait_seconds = 1200\n[evaluate]\nproblems = 4\n')
+    out = root / "bench"
+    measured = measure(config=str(short), model=model, out=str(out), seeds=1, only=["dpo_online"])
+    checked(out / "seed-0" / "dpo_online", steps=2)
+    assert measured["dpo_online"]["ess_min"] > 0.5
+    assert (out / "real_model.png").stat().st_size > 1000
 
 
 def test_it_teaches_a_smaller_student_with_another_tokenizer(root: Path, model: str, student: str) -> None:

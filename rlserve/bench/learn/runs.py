@@ -77,7 +77,7 @@ def prepare(
     ground = RunPaths(root / "ground")
     ground.root.mkdir(exist_ok=True)
     ground.config.write_text(to_toml(validate(RunConfig, merge(made, {"teachers": teachers}))), encoding="utf-8")
-    _call([sys.executable, "-m", "rlserve.launch.prepare", str(ground.root)], PREPARE_SECONDS)
+    call([sys.executable, "-m", "rlserve.launch.prepare", str(ground.root)], PREPARE_SECONDS)
     values = {key: value for key, value in made.items() if key not in ("pretrain", "sft", "name", "steps")}
     paths = Ground(
         seed=seed,
@@ -103,7 +103,7 @@ def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
         config = validate(RunConfig, method_config(method, ground))
         file = ground.root / f"{method.name}.toml"
         file.write_text(to_toml(config), encoding="utf-8")
-        _call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
+        call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
     return read_curve(paths, given=bool(method.given))
 
 
@@ -190,11 +190,12 @@ def _make_file(ground: Ground, model: str, out: Path, *, problems: int, samples:
     rlserve = [sys.executable, "-m", "rlserve.cli.main"]
     graded.unlink(missing_ok=True)
     asked = ["--problems", str(problems), "--samples", str(samples)]
-    _call([*rlserve, "generate", model, "--config", str(config), *asked, "--out", str(graded)], RUN_SECONDS)
-    _call([*rlserve, "pairs", str(graded), *how, "--out", str(out)], RUN_SECONDS)
+    call([*rlserve, "generate", model, "--config", str(config), *asked, "--out", str(graded)], RUN_SECONDS)
+    call([*rlserve, "pairs", str(graded), *how, "--out", str(out)], RUN_SECONDS)
 
 
-def _call(command: Sequence[str], seconds: float) -> None:
+def call(command: Sequence[str], seconds: float) -> None:
+    """Run a command. Raises RlserveError with its last words when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=dict(os.environ), check=False)
     if done.returncode:
         raise RlserveError(
