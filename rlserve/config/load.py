@@ -48,7 +48,7 @@ def load(section: type[S], paths: Sequence[str | Path], overrides: Sequence[str]
 
 
 def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A TOML file over the file that its key ``base`` names, relative to its own directory."""
+    """A TOML file over the one that its key ``base`` names: beside it, or a shipped configuration."""
     here = found(Path(path)).resolve()
     if here in seen:
         raise ConfigError(f"base: {str(path)!r} is its own base, over {' and '.join(p.name for p in seen)}")
@@ -59,7 +59,9 @@ def read_with_base(path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str
         return values
     if not isinstance(base, str):
         raise ConfigError(f"base: is {base!r} in {str(path)!r}; give the path of a TOML file")
-    return merge(read_with_base(here.parent / base, seen=(*seen, here)), values)
+    beside = here.parent / base
+    below = beside if beside.is_file() else shipped().get(base, beside)
+    return merge(read_with_base(below, seen=(*seen, here)), values)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from rlserve.config.schema import resolve
 HEAD = """# Every key of a configuration
 
 Written by `rlserve config reference`; a test compares the two. A configuration is a TOML file; `base = "other.toml"` at
-its top takes all keys of that file first, `--set` and `--unset` of a command go before any file. An unknown key is an
-error. `rlserve config schema > rlserve.schema.json` writes the same as a JSON schema: with `#:schema
-rlserve.schema.json` as the first line of a configuration an editor with a TOML language server (Taplo, Even Better
-TOML) completes and checks keys.
+its top takes all keys of that file first (one beside it, or a shipped one: `base = "quickstart"`), `--set` and
+`--unset` of a command go before any file. An unknown key is an error. `rlserve config schema > rlserve.schema.json`
+writes the same as a JSON schema: with `#:schema rlserve.schema.json` as the first line of a configuration an editor
+with a TOML language server (Taplo, Even Better TOML) completes and checks keys.
 """
 BOUNDS = (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
 KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "object": "table"}

@@ -129,6 +129,11 @@ def test_a_file_may_stand_on_another_one(tmp_path: Path) -> None:
     assert read_with_base(over) == {"name": "o", "steps": 5, "algorithm": {"type": "dpo"}}
 
 
+def test_a_file_may_stand_on_a_shipped_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "smollm2"\nsteps = 5\n')
+    assert {**read_with_base("smollm2"), "steps": 5} == read_with_base(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize(
     ("base", "message"),
     [('"over.toml"', "is its own base"), ("3", "base: is 3"), ('"none.toml"', "no file")],
