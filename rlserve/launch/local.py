@@ -25,7 +25,7 @@ from rlserve.launch import silence
 from rlserve.launch.base import RunFailed
 from rlserve.launch.directory import full_disk
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub
-from rlserve.launch.ports import answers, is_taken, with_free_port
+from rlserve.launch.ports import answers, is_taken, on_host, with_free_port
 from rlserve.launch.process import Child, describe_exit
 from rlserve.launch.restart_policy import RestartPolicy, StartFailures
 from rlserve.launch.silence import Silences
@@ -61,7 +61,7 @@ class LocalLauncher:
 
     async def start_hub(self) -> str:
         # One port for the whole run: actors keep dialling it while a hub that died is started again.
-        self.hub_address = with_free_port(self._config.hub.address)
+        self.hub_address = with_free_port(on_host(self._config.hub.address, self._config.launch.host))
         # Else actors would register at a stranger, for example the hub of another run, while this one's fails to bind.
         if is_taken(self.hub_address):
             raise RunFailed(f"hub.address: {self.hub_address!r} is taken; stop what listens there, or take port 0")

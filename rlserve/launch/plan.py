@@ -7,10 +7,12 @@ from pathlib import Path
 
 from rlserve.config.run import RunConfig
 from rlserve.launch.gpus import rank_name, share_out
+from rlserve.launch.ports import on_host
 
 HUB = "hub"
 LEARNER = "learner"
 PREPARE = "prepare"
+ANY_PORT = "127.0.0.1:0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +49,32 @@ def plan_processes(
     # First, since actors that load a model wait for it; they import their libraries meanwhile.
     specs = [_prepare(run_directory)] if prepares else []
     specs += [
-        _actor("environment-0", "environment", common),
-        _actor("verifier-0", "verifier", common),
+        _actor("environment-0", "environment", (*common, *_at(config, ANY_PORT))),
+        _actor("verifier-0", "verifier", (*common, *_at(config, config.verifier.address))),
     ]
     specs += [
-        _actor(f"teacher-{teacher.name}-{i}", "teacher", ("--teacher", teacher.name, *common))
+        _actor(
+            f"teacher-{teacher.name}-{i}",
+            "teacher",
+            ("--teacher", teacher.name, *common, *_at(config, teacher.address)),
+        )
         for teacher in config.teachers
         for i in range(teacher.servers)
     ]
     specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
-    specs += [_actor(f"rollout-{i}", "rollout", common) for i in range(config.rollout.workers)]
+    rollout = (*common, *_at(config, config.rollout.address))
+    specs += [_actor(f"rollout-{i}", "rollout", rollout) for i in range(config.rollout.workers)]
     return [_on_gpus(_on_cores(spec, config.launch.cores), shares) for spec in specs]
 
 
 def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
     """The hub: it starts first, for the others need its address."""
     return _actor(HUB, "hub", ("--run", str(run_directory), "--address", address))
+
+
+def _at(config: RunConfig, address: str) -> tuple[str, ...]:
+    # Without launch.host each actor reads its address from the configuration itself.
+    return ("--address", on_host(address, config.launch.host)) if config.launch.host else ()
 
 
 def _prepare(run_directory: Path) -> ProcessSpec:
@@ -93,7 +105,8 @@ def _actor(name: str, kind: str, options: tuple[str, ...]) -> ProcessSpec:
 
 def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, rank_port: int) -> ProcessSpec:
     name = rank_name(rank)
-    base = _actor(name, LEARNER, (*common, *(("--resume",) if resume else ())))
+    at = _at(config, config.learner.address)
+    base = _actor(name, LEARNER, (*common, *at, *(("--resume",) if resume else ())))
     environment = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import socket
 
+from rlserve.rpc.tls import is_loopback
+
 POLL_SECONDS = 0.05
 """Between two tries to connect; any value far below a process's start will do."""
 
@@ -31,6 +33,13 @@ def is_taken(address: str) -> bool:
     except OSError as error:
         return error.errno == errno.EADDRINUSE
     return False
+
+
+def on_host(address: str, host: str) -> str:
+    """``address`` with ``host`` in the place of loopback; unchanged without one, or elsewhere."""
+    if not host or not is_loopback(address):
+        return address
+    return f"{f'[{host}]' if ':' in host else host}:{address.rpartition(':')[2]}"
 
 
 def with_free_port(address: str) -> str:

@@ -6,6 +6,7 @@
 * ``intercept``    turns exceptions of handlers into statuses, checks the bounds of every request
 * ``options``      limits and timings of servers and channels
 * ``tls``          mutual TLS from files, and the rule that no server listens beyond this machine without it
+* ``token``        the token of a run, which every call carries
 * ``thread``       an event loop in a thread, for code that blocks
 * ``descriptors``  raises the limit of open files, since each connection takes one
 * ``codec``        messages to records and back, each field checked once

@@ -16,6 +16,7 @@ from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.rpc.options import ChannelOptions
 from rlserve.rpc.status import error_from_rpc, raised_by_server
 from rlserve.rpc.tls import TlsFiles
+from rlserve.rpc.token import TokenChannel, run_token
 
 Response = TypeVar("Response")
 Method = Callable[..., Awaitable[Response]]
@@ -28,13 +29,17 @@ def open_channel(
     """Open a channel to ``host:port``; it connects on the first call and reconnects by itself.
 
     Close it with ``await channel.close()`` or use it as an async context manager. TLS comes from ``tls`` or,
-    when that is None, from the environment (:mod:`rlserve.rpc.tls`). Call it inside a running event loop.
+    when that is None, from the environment (:mod:`rlserve.rpc.tls`); so does the token that its calls carry
+    (:mod:`rlserve.rpc.token`). Call it inside a running event loop.
     """
     arguments = (options or ChannelOptions()).arguments()
     tls = tls or TlsFiles.from_environment()
+    token = run_token()
     if tls is None:
-        return grpc.aio.insecure_channel(address, arguments)
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), arguments)
+        channel = grpc.aio.insecure_channel(address, arguments)
+    else:
+        channel = grpc.aio.secure_channel(address, tls.channel_credentials(), arguments)
+    return TokenChannel(channel, token) if token else channel
 
 
 async def call(

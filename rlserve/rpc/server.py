@@ -16,6 +16,7 @@ from rlserve.rpc.descriptors import raise_limit
 from rlserve.rpc.intercept import ErrorCounts, ErrorsToStatus
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.tls import TlsFiles, check_bind, host_of, insecure_allowed
+from rlserve.rpc.token import TokenCheck, run_token
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ async def serving(
 
     ``add_services`` adds the servicers; ``service_names`` are their full names, for health checks and reflection. Port
     0 in ``address`` takes a free one. TLS comes from ``tls`` or, when that is None, from the environment
-    (:mod:`rlserve.rpc.tls`).
+    (:mod:`rlserve.rpc.tls`); so does the token that callers must show (:mod:`rlserve.rpc.token`).
 
     Raises ConfigError for an address beyond this machine without TLS, Unavailable when it cannot be bound.
     """
@@ -74,8 +75,10 @@ async def serving(
     check_bind(address, tls=tls, insecure=options.insecure or insecure_allowed())
     raise_limit()  # before options.arguments(), which takes its share of the limit
     interceptor = ErrorsToStatus()
+    token = run_token()
     server = grpc.aio.server(
-        interceptors=[interceptor],
+        # The token first: nothing of a stranger's request is parsed.
+        interceptors=[TokenCheck(token), interceptor] if token else [interceptor],
         options=options.arguments(),
         maximum_concurrent_rpcs=options.max_concurrent_rpcs,
     )

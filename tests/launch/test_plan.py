@@ -71,3 +71,24 @@ def test_actors_stay_on_the_cores_that_they_are_given() -> None:
 def test_cores_that_cannot_be_are_named(cores: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(RunConfig, {**BASE, "launch": {"cores": cores}})
+
+
+def test_actors_of_a_machine_that_others_reach_listen_at_its_address() -> None:
+    values = {
+        **BASE,
+        "launch": {"host": "10.0.0.7"},
+        "learner": {"address": "127.0.0.1:7003"},
+        "verifier": {"address": "10.1.1.1:7002"},
+        "teachers": [{"name": "big", "model": "m"}],
+    }
+    specs = plan_processes(validate(RunConfig, values), Path("runs/t"), hub_address="h:1")
+    assert {s.kind: s.command[s.command.index("--address") + 1] for s in specs} == {
+        "environment": "10.0.0.7:0",
+        "verifier": "10.1.1.1:7002",
+        "teacher": "10.0.0.7:0",
+        "learner": "10.0.0.7:7003",
+        "rollout": "10.0.0.7:0",
+    }
+    assert not [
+        s for s in plan_processes(validate(RunConfig, BASE), Path("t"), hub_address="h:1") if "--address" in s.command
+    ]

@@ -16,6 +16,9 @@ class LaunchConfig(Section):
     """Registered launcher: ``local`` (processes on this machine), or one of an installed package."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Read by a launcher of an installed package; ``local`` takes none."""
+    host: str = ""
+    """Name or IP of this machine at which all of its actors listen, so that other hosts reach them; an actor whose
+    ``address`` is configured beyond this machine keeps that. Empty: this machine alone."""
     start_seconds: float = Field(180.0, gt=0)
     """Limit for an actor to register."""
     prepare_seconds: float = Field(86400.0, gt=0)

@@ -17,9 +17,11 @@ from rlserve.engines.factory import ENGINES, check_engine, check_options
 from rlserve.engines.tool_calls import check_parser
 from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.gpus import share_out, shared_with, visible_gpus
+from rlserve.launch.ports import on_host
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
+from rlserve.rpc.token import run_token
 from rlserve.store.registry import backend_of
 
 FLASH = "flash_attention_2"
@@ -87,10 +89,14 @@ def check_ports(config: RunConfig) -> Iterator[Finding]:
         # The same rules as a server's: without TLS files a bind outside of loopback is refused unless insecure is
         # allowed.
         tls = TlsFiles.from_environment()
+        run_token()
     except ConfigError as error:
         yield Finding(str(error))
         return
-    asked = list(_addresses(config))
+    if (host := config.launch.host) and (problem := _bind_problem(host, 0)):
+        yield Finding(f"launch.host: {host!r} {problem}; give a name or an IP of this machine")
+        return
+    asked = [(key, on_host(address, host), servers) for key, address, servers in _addresses(config)]
     times = Counter(address for _, address, _ in asked)
     for key, address, servers in asked:
         host, _, port = address.rpartition(":")
