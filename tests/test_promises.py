@@ -25,6 +25,7 @@ EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["op
 SERVICES = (
     "environment_service",
     "hub_service",
+    "join_service",
     "policy_stream_service",
     "rollout_service",
     "rollout_stream_service",

@@ -10,6 +10,7 @@
 * ``discovery``    how an actor registers at the hub and finds the others
 * ``process``, ``stop``, ``stop_deadline``  the life of every actor process: register, signals, drain, exit code
 * ``collector``    spares the garbage collector what lives as long as the process
+* ``join``         fetches what an actor on another host needs of a run
 * ``checkpoints``, ``start_model``  finds and checks a run's checkpoints, and its start model
 
 To add an actor: a folder with ``main`` (its process, by ``process.run_actor``) and ``service`` (its gRPC servicer), a

@@ -28,6 +28,7 @@ COMMANDS = (
         "rlserve.cli.runs.serve",
         "one actor on this host: hub, rollout, verifier, environment, teacher, learner; or an OpenAI endpoint",
     ),
+    Command("join", "rlserve.cli.runs.join", "make this host a rollout worker, verifier or teacher of a run"),
     Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
     Command("set", "rlserve.cli.runs.set", "change a setting of a run that goes on"),
     Command("rollout", "rlserve.cli.runs.rollout", "rollout workers of a run: status, pause, resume, sample"),

@@ -7,6 +7,7 @@
 * ``options``      limits and timings of servers and channels
 * ``tls``          mutual TLS from files, and the rule that no server listens beyond this machine without it
 * ``token``        the token of a run, which every call carries
+* ``version``      the version of rlserve and its protocol, which two hosts must share
 * ``thread``       an event loop in a thread, for code that blocks
 * ``descriptors``  raises the limit of open files, since each connection takes one
 * ``codec``        messages to records and back, each field checked once

@@ -14,6 +14,7 @@
 * ``reporter``       what a run records: events, metrics, summary, its state at the hub
 * ``run_state``      sends the state of the run to the hub
 * ``run_summary``    the summary of a finished run
+* ``joining/``       what hosts that join get: configuration and files, by role
 * ``ingest/``        finished groups: from a worker's stream to the queue of training
 * ``leases/``        which worker works on which task: tasks, leases, proofs
 * ``measure/``       held-out evaluations, and the best checkpoint by them

@@ -27,6 +27,8 @@ from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.ingest.stream_service import SERVICE_NAME as STREAM_SERVICE
 from rlserve.actors.learner.ingest.stream_service import RolloutStreamService
+from rlserve.actors.learner.joining.service import SERVICE_NAME as JOIN_SERVICE
+from rlserve.actors.learner.joining.service import JoinService
 from rlserve.actors.learner.leases.curriculum import Curriculum
 from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
@@ -52,6 +54,7 @@ from rlserve.rpc.thread import LoopThread
 from rlserve.tokens.end_tokens import end_token_warning
 from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.tokens.tokenizer import fingerprint
+from rlserve.v1 import join_service_pb2_grpc as join_grpc
 from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
 from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
 from rlserve.weight_sync.service import SERVICE_NAME as POLICY_SERVICE
@@ -195,7 +198,10 @@ class Learner:
         # Before the server enters the stack, which unwinds backwards: the streams end before the tasks that serve them.
         stack.push_async_callback(streams.close)
 
+        joining = JoinService(self._config, self._paths, self._start.start_model)
+
         def add(server: grpc.aio.Server) -> None:
+            join_grpc.add_JoinServiceServicer_to_server(joining, server)
             policy_grpc.add_PolicyStreamServiceServicer_to_server(policy, server)
             stream_grpc.add_RolloutStreamServiceServicer_to_server(streams, server)
 
@@ -203,7 +209,7 @@ class Learner:
             serving(
                 add,
                 address=address,
-                service_names=[POLICY_SERVICE, STREAM_SERVICE],
+                service_names=[POLICY_SERVICE, STREAM_SERVICE, JOIN_SERVICE],
                 options=ServerOptions(max_message_bytes=MAX_FRAME_BYTES),
             )
         )

@@ -2,6 +2,7 @@
 
 * ``run``       a whole run on this machine
 * ``serve``     one actor
+* ``join``      one actor on a host without the run's files
 * ``openai_server``  ``serve openai``: the OpenAI-compatible endpoint of a model or a run
 * ``status``    state of a run and its live actors
 * ``set``       changes a setting of a run that goes on

@@ -35,5 +35,8 @@ class VerifierConfig(Section):
     """Completions waiting or being judged; a request beyond it is refused, and the worker asks another server."""
     max_completion_bytes: int = Field(2**20, ge=1024)
     """Largest completion, prompt or payload."""
+    share_functions: bool = False
+    """Send the files of reward functions to hosts that join as verifiers (``rlserve join``). They are code, which those
+    hosts run."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Constructor options by verifier name."""

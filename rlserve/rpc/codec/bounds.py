@@ -182,6 +182,11 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
         "worker_id": identity, "version": natural, "digest": digest, "stall_seconds": seconds,
         "update_seconds": seconds, "running_sequences": small,
     },
+    "JoinRequest": {"role": name, "teacher": name, "version": name},
+    "JoinResponse": {"config": text(2**20), "files": listed(4096)},
+    "JoinFile": {"path": text(1024), "num_bytes": natural, "sha256": digest},
+    "ReadFileRequest": {"sha256": digest, "offset": natural},
+    "ReadFileResponse": {"data": data(4 * 2**20)},
     "GetStatusResponse": {
         "worker_id": identity, "policy_version": natural, "weights_digest": digest, "running_groups": small,
         "finished_groups": natural, "sampled_tokens": natural, "tokens_per_second": number(0),
