@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,7 +58,7 @@ class RubricVerifier:
     other parts should be quick.
 
     If a part has no verdict, neither has the rubric. A completion passes if every gate and every part with a positive
-    weight pass.
+    weight pass; it is neither right nor wrong if such a part only scores.
     """
 
     name = "rubric"
@@ -173,7 +173,7 @@ class RubricVerifier:
         # The reward, not the outcome: a part with partial credit may be gated at any level.
         closed = [p.name for p in rubric if p.gate and found[p.name].reward < p.least]
         total = sum(part.weight * found[part.name].reward for part in rubric)
-        failed = [p.name for p in rubric if p.weight > 0 and found[p.name].outcome is not Outcome.PASS]
+        outcomes = {found[p.name].outcome for p in rubric if p.weight > 0}
         parts = {name: verdict.reward for name, verdict in found.items()}
         parts |= {f"{name}/{part}": value for name, verdict in found.items() for part, value in verdict.parts.items()}
         story = "; ".join(
@@ -181,7 +181,7 @@ class RubricVerifier:
         )
         counted = [verdict for verdict in found.values() if verdict.total]
         return Verdict(
-            outcome=Outcome.FAIL if closed or failed else Outcome.PASS,
+            outcome=_outcome(outcomes, is_closed=bool(closed)),
             reward=self._gate_reward if closed else total,
             parts=parts,
             reason=(f"gate {closed[0]!r} is closed; " if closed else "") + story,
@@ -199,6 +199,12 @@ class RubricVerifier:
         return Verdict.none(
             Failure(source=f"verifier:{self.name}", kind=kind, message=f"part {name!r}: {why}", retriable=retriable)
         )
+
+
+def _outcome(outcomes: Collection[Outcome], *, is_closed: bool) -> Outcome:
+    if Outcome.SCORED in outcomes:
+        return Outcome.SCORED
+    return Outcome.FAIL if is_closed or set(outcomes) - {Outcome.PASS} else Outcome.PASS
 
 
 def _waits(verifier: Any) -> bool:

@@ -60,7 +60,7 @@ class GymnasiumEnvironment:
         pass_at: float | None = None,
         prompt_format: str = "chat",
     ) -> None:
-        """``turns`` of 0 is the environment's own limit; ``pass_at`` None is its own threshold, else 1."""
+        """``turns`` of 0 is the environment's own limit; ``pass_at`` None is its own threshold, if it has one."""
         check_format(self.name, prompt_format)
         if not 0 <= turns <= MAX_TURNS:
             raise InvalidRequest(f"turns: is {turns}; give 0 (the environment's own limit) to {MAX_TURNS}")
@@ -72,7 +72,7 @@ class GymnasiumEnvironment:
             spec = made.spec
             self._turns = turns or (spec and spec.max_episode_steps) or USUAL_TURNS
             threshold = spec.reward_threshold if spec else None
-            self._pass_at = pass_at if pass_at is not None else 1.0 if threshold is None else float(threshold)
+            self._pass_at = threshold if pass_at is None else pass_at
             self._reader = ActionReader(self._gym, made.action_space, tuple(actions))
         finally:
             made.close()
@@ -131,7 +131,9 @@ class GymnasiumEnvironment:
 class GymnasiumEpisode:
     """One episode."""
 
-    def __init__(self, made: Any, reader: "ActionReader", *, turns: int, pass_at: float, prompt_format: str) -> None:
+    def __init__(
+        self, made: Any, reader: "ActionReader", *, turns: int, pass_at: float | None, prompt_format: str
+    ) -> None:
         self._made, self._reader = made, reader
         self._turns, self._pass_at, self._prompt_format = turns, pass_at, prompt_format
         self._taken, self._total = 0, 0.0

@@ -52,7 +52,7 @@ class McpEnvironment:
         env: Mapping[str, str] | None = None,
         tools: Sequence[str] = (),
         reward_tool: str = "",
-        pass_at: float = 1.0,
+        pass_at: float | None = None,
         turns: int = 8,
         max_calls: int = 8,
         max_characters: int = 8192,

@@ -53,7 +53,7 @@ class OpenEnvEnvironment:
         reset: Mapping[str, Any] | None = None,
         instruction: str = "",
         turns: int = USUAL_TURNS,
-        pass_at: float = 1.0,
+        pass_at: float | None = None,
         call_seconds: float = 8.0,
         prompt_format: str = "chat",
     ) -> None:

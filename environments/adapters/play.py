@@ -8,6 +8,7 @@ from rlserve.environments.draws import draw
 from rlserve.errors import InvalidRequest, UnknownName
 from rlserve.plugins import Environment
 from rlserve.records import Message, Outcome, Task, Verdict
+from rlserve.records.verdict import outcome_of
 
 SPLITS = ("train", "validation", "test")
 PROMPT_FORMATS = ("chat", "text")
@@ -69,17 +70,17 @@ def answer_of(text: str, prompt_format: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text if prompt_format == "chat" else f"\n{text}\n"),)
 
 
-def verdict_of(name: str, reward: float, *, pass_at: float, turns: int, reason: str) -> Verdict:
+def verdict_of(name: str, reward: float, *, pass_at: float | None, turns: int, reason: str) -> Verdict:
     """The environment's own reward as a verdict. Raises ValueError for one that is not finite."""
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}")
-    passed = reward >= pass_at
+    outcome = outcome_of(reward, pass_at)
     return Verdict(
-        outcome=Outcome.PASS if passed else Outcome.FAIL,
+        outcome=outcome,
         reward=reward,
         parts={"turns": float(turns)},
         reason=reason,
         verifier=name,
-        passed=int(passed),
+        passed=int(outcome is Outcome.PASS),
         total=1,
     )

@@ -11,7 +11,8 @@ def summarize(groups: Sequence[RolloutGroup], version: int) -> dict[str, float]:
     """Rewards, accuracy, lengths, lag and truncation; a number without data is left out.
 
     Rewards are as verified, before any shaping. A completion is right when its reward is at least 1 or its verdict is
-    "pass". Lag is in versions, over sampled tokens, at weights ``version``.
+    "pass"; there is no accuracy if a verdict is "scored". Lag is in versions, over sampled tokens, at weights
+    ``version``.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
@@ -33,6 +34,11 @@ def is_right(trajectory: Trajectory) -> bool:
     return verdict is not None and verdict.has_reward and (verdict.outcome is Outcome.PASS or verdict.reward >= 1)
 
 
+def is_scored(trajectory: Trajectory) -> bool:
+    """Whether the verdict says neither right nor wrong, so that it has no place in an accuracy."""
+    return trajectory.verdict is not None and trajectory.verdict.outcome is Outcome.SCORED
+
+
 def _rewards(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     scored = [(g.task.environment, t) for g in groups for t in g.scored()]
     total = sum(len(g.trajectories) for g in groups)
@@ -49,11 +55,10 @@ def _rewards(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def _of_rewards(prefix: str, scored: Sequence[Trajectory]) -> dict[str, float]:
     rewards = [t.verdict.reward for t in scored if t.verdict is not None]
-    return {
-        f"{prefix}/mean": float(np.mean(rewards)),
-        f"{prefix}/std": float(np.std(rewards)),
-        f"{prefix}/accuracy": float(np.mean([is_right(t) for t in scored])),
-    }
+    numbers = {f"{prefix}/mean": float(np.mean(rewards)), f"{prefix}/std": float(np.std(rewards))}
+    if any(map(is_scored, scored)):
+        return numbers
+    return {**numbers, f"{prefix}/accuracy": float(np.mean([is_right(t) for t in scored]))}
 
 
 def _lengths(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from rlserve.config.paths import RunPaths
 from rlserve.console.progress import Progress, minutes
-from rlserve.observability.outcome import measured_text
+from rlserve.observability.outcome import measured_line
 
 POLL_SECONDS = 0.3
 """Fast enough to look live; reading two files costs nothing beside a step."""
@@ -109,7 +109,7 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
         case "ends_early":
             progress.say(f"training ends at step {event['step']} of {event['steps']}: {event['reason']}")
         case "accuracy":
-            progress.say(f"held-out accuracy {event['when']}: {measured_text(event)}")
+            progress.say(measured_line(event, str(event["when"])))
         case "warning":
             progress.warn(str(event["message"]), str(event.get("traceback") or ""))
 

@@ -10,15 +10,24 @@ ADDED = ("weight_updates", "weight_mismatches")
 NO_VERDICT = "no verdict"
 
 
-def measured_text(event: Mapping[str, Any]) -> str:
-    """A held-out measurement in words, from its "accuracy" event; fields may be missing, as in events of older runs."""
+def measured_line(event: Mapping[str, Any], when: str = "") -> str:
+    """A held-out measurement from its "accuracy" event, as a sentence; fields may be missing, as in older events.
+
+    It is of the accuracy; of the mean reward where rewards are on a scale and none is said to be right.
+    """
+    value, reward = event.get("value", event.get("accuracy")), event.get("reward_mean")
+    what = "mean reward" if value is None and reward is not None else "accuracy"
+    return f"held-out {what} {when + ': ' if when else ''}{_measured_text(event, value, reward)}"
+
+
+def _measured_text(event: Mapping[str, Any], value: Any, reward: Any) -> str:
     if text := event.get("text"):
         return str(text)
-    value = event.get("value", event.get("accuracy"))
     samples, unjudged = event.get("samples"), event.get("unjudged", 0)
-    if value is None or (samples and unjudged and unjudged >= samples):
+    if (value is None and reward is None) or (samples and unjudged and unjudged >= samples):
         return NO_VERDICT
-    reward = event.get("reward_mean")
+    if value is None:
+        return f"{float(reward):.3f}"
     return f"{float(value):.3f}" + (f", mean reward {float(reward):.3f}" if reward is not None else "")
 
 
@@ -27,15 +36,35 @@ def outcome_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in ("accuracy", "reward"):
         before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
+        if name == "accuracy" and is_scored(summary):
+            continue
         if _was_measured(summary, "before") or before is not None or after is not None:
             what = "held-out accuracy" if name == "accuracy" else "held-out mean reward"
-            lines.append(f"{what} {_number(before)} -> {_number(after)}")
+            lines.append(f"{what} {measure_text(summary, name, 'before')} -> {measure_text(summary, name, 'after')}")
     if best := summary.get("best"):
         where = (
             f": {best['checkpoint']}" if best.get("checkpoint") else " (the start model)" if not best["step"] else ""
         )
         lines.append(f"best {best['measure']} {best['value']:.3f} at step {best['step']}{where}")
     return lines
+
+
+def is_scored(summary: Mapping[str, Any]) -> bool:
+    """Whether some measurement has a mean reward and no accuracy, because rewards are on a scale."""
+    return any(
+        summary.get(f"accuracy_{when}") is None and summary.get(f"reward_{when}") is not None
+        for when in ("before", "after")
+    )
+
+
+def measure_text(summary: Mapping[str, Any], name: str, when: str) -> str:
+    """``"accuracy"`` or ``"reward"`` before or after training, with its 95% interval where the summary has one."""
+    value = summary.get(f"{name}_{when}")
+    if not isinstance(value, int | float):
+        return NO_VERDICT
+    evaluation = (summary.get("evaluations") or {}).get(when) or {}
+    found = (evaluation.get("measures") or {}).get("reward_mean" if name == "reward" else name)
+    return f"{value:.3f}" + (f" [{found['low']:.3f}, {found['high']:.3f}]" if found else "")
 
 
 def measure_lines(found: Mapping[str, Any]) -> list[str]:
@@ -52,10 +81,6 @@ def measure_lines(found: Mapping[str, Any]) -> list[str]:
 def _was_measured(summary: Mapping[str, Any], when: str) -> bool:
     evaluations = summary.get("evaluations")
     return isinstance(evaluations, Mapping) and bool(evaluations.get(when))
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else NO_VERDICT
 
 
 def merge_lives(

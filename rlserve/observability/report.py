@@ -10,6 +10,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.observability import plots
 from rlserve.observability.events import read_json_lines
+from rlserve.observability.outcome import is_scored, measure_text
 from rlserve.observability.summary import read_json
 
 SAMPLES_SHOWN = 12  # of each measurement; any value of this size will do, and samples.jsonl has all
@@ -78,11 +79,14 @@ def _facts(summary: Mapping[str, Any], rows: plots.Rows) -> str:
         return form.format(value) if isinstance(value, int | float) else "-"
 
     stall = summary.get("stall_seconds", {})
-    reward = [("held-out mean reward " + w, number(summary.get(f"reward_{w}"), "{:.3f}")) for w in ("before", "after")]
+    shown = ([] if is_scored(summary) else ["accuracy"]) + (["reward"] if "reward_before" in summary else [])
+    named = {"accuracy": "held-out accuracy", "reward": "held-out mean reward"}
     facts = (
-        ("held-out accuracy before", number(summary.get("accuracy_before"), "{:.3f}")),
-        ("held-out accuracy after", number(summary.get("accuracy_after"), "{:.3f}")),
-        *(reward if "reward_before" in summary else ()),
+        *(
+            (f"{named[name]} {when}", measure_text(summary, name, when) if f"{name}_{when}" in summary else "-")
+            for name in shown
+            for when in ("before", "after")
+        ),
         ("optimizer steps", number(summary.get("steps", rows[-1]["step"] if rows else None), "{}")),
         ("weight updates in flight", number(summary.get("weight_updates"), "{}")),
         ("sampled tokens per second", number(summary.get("tokens_per_second"), "{:.0f}")),
@@ -153,7 +157,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
     reward = sample.get("reward")
     judged = isinstance(reward, int | float)
-    kind = ("right" if sample.get("right") else "wrong") if judged else "none"
+    kind = ("right" if sample.get("right") else "wrong") if judged and sample.get("right") is not None else "none"
     return (
         f"<tr><td>{text('environment')} {text('task_id')}</td>"
         f'<td class="text"><div>{text("prompt")}</div></td><td class="text"><div>{text("completion")}</div></td>'

@@ -9,7 +9,7 @@ LARGEST_REWARD = 1e9
 
 
 class Outcome(StrEnum):
-    """How judging ended. Values after FAIL concern the judged program; NO_VERDICT the verifier."""
+    """How judging ended. Values after FAIL up to REJECTED concern the judged program; NO_VERDICT the verifier."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -19,6 +19,8 @@ class Outcome(StrEnum):
     CRASH = "crash"
     REJECTED = "rejected"
     NO_VERDICT = "no_verdict"
+    SCORED = "scored"
+    """A reward on a scale without a threshold from which it is right: it counts in no accuracy."""
 
 
 class FailureKind(StrEnum):
@@ -83,3 +85,10 @@ class Verdict:
             verifier=failure.source.removeprefix("verifier:"),
             seconds=seconds,
         )
+
+
+def outcome_of(reward: float, pass_at: float | None) -> Outcome:
+    """PASS from ``pass_at`` on, else FAIL; without a threshold 1 is PASS, 0 is FAIL, and any other reward SCORED."""
+    if pass_at is not None:
+        return Outcome.PASS if reward >= pass_at else Outcome.FAIL
+    return {1.0: Outcome.PASS, 0.0: Outcome.FAIL}.get(reward, Outcome.SCORED)

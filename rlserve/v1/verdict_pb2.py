@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rlserve.v1 import failure_pb2 as rlserve_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rlserve/v1/verdict.proto\x12\nrlserve.v1\x1a\x18rlserve/v1/failure.proto\"\xba\x02\n\x07Verdict\x12\x0e\n\x06reward\x18\x01 \x01(\x01\x12-\n\x05parts\x18\x02 \x03(\x0b\x32\x1e.rlserve.v1.Verdict.PartsEntry\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0e\x32\x13.rlserve.v1.Outcome\x12\'\n\nno_verdict\x18\x05 \x01(\x0b\x32\x13.rlserve.v1.Failure\x12\x10\n\x08verifier\x18\x06 \x01(\t\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06passed\x18\x08 \x01(\r\x12\r\n\x05total\x18\t \x01(\r\x12\x11\n\tisolation\x18\n \x01(\t\x12\x0e\n\x06output\x18\x0b \x01(\t\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xca\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_PASS\x10\x01\x12\x10\n\x0cOUTCOME_FAIL\x10\x02\x12\x13\n\x0fOUTCOME_TIMEOUT\x10\x03\x12\x12\n\x0eOUTCOME_MEMORY\x10\x04\x12\x18\n\x14OUTCOME_OUTPUT_LIMIT\x10\x05\x12\x11\n\rOUTCOME_CRASH\x10\x06\x12\x14\n\x10OUTCOME_REJECTED\x10\x07\x12\x16\n\x12OUTCOME_NO_VERDICT\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rlserve/v1/verdict.proto\x12\nrlserve.v1\x1a\x18rlserve/v1/failure.proto\"\xba\x02\n\x07Verdict\x12\x0e\n\x06reward\x18\x01 \x01(\x01\x12-\n\x05parts\x18\x02 \x03(\x0b\x32\x1e.rlserve.v1.Verdict.PartsEntry\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0e\x32\x13.rlserve.v1.Outcome\x12\'\n\nno_verdict\x18\x05 \x01(\x0b\x32\x13.rlserve.v1.Failure\x12\x10\n\x08verifier\x18\x06 \x01(\t\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06passed\x18\x08 \x01(\r\x12\r\n\x05total\x18\t \x01(\r\x12\x11\n\tisolation\x18\n \x01(\t\x12\x0e\n\x06output\x18\x0b \x01(\t\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xde\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_PASS\x10\x01\x12\x10\n\x0cOUTCOME_FAIL\x10\x02\x12\x13\n\x0fOUTCOME_TIMEOUT\x10\x03\x12\x12\n\x0eOUTCOME_MEMORY\x10\x04\x12\x18\n\x14OUTCOME_OUTPUT_LIMIT\x10\x05\x12\x11\n\rOUTCOME_CRASH\x10\x06\x12\x14\n\x10OUTCOME_REJECTED\x10\x07\x12\x16\n\x12OUTCOME_NO_VERDICT\x10\x08\x12\x12\n\x0eOUTCOME_SCORED\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERDICT_PARTSENTRY']._loaded_options = None
   _globals['_VERDICT_PARTSENTRY']._serialized_options = b'8\001'
   _globals['_OUTCOME']._serialized_start=384
-  _globals['_OUTCOME']._serialized_end=586
+  _globals['_OUTCOME']._serialized_end=606
   _globals['_VERDICT']._serialized_start=67
   _globals['_VERDICT']._serialized_end=381
   _globals['_VERDICT_PARTSENTRY']._serialized_start=337

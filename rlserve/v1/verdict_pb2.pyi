@@ -38,6 +38,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """Refused before or by the sandbox."""
     OUTCOME_NO_VERDICT: _Outcome.ValueType  # 8
     """The verifier's own trouble. Retried, counted, never a reward of 0."""
+    OUTCOME_SCORED: _Outcome.ValueType  # 9
+    """A reward on a scale without a threshold from which it is right."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -53,6 +55,8 @@ OUTCOME_REJECTED: Outcome.ValueType  # 7
 """Refused before or by the sandbox."""
 OUTCOME_NO_VERDICT: Outcome.ValueType  # 8
 """The verifier's own trouble. Retried, counted, never a reward of 0."""
+OUTCOME_SCORED: Outcome.ValueType  # 9
+"""A reward on a scale without a threshold from which it is right."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final

@@ -100,7 +100,7 @@ CONFIG = """
 name = "own"
 reward = "my_reward.py:silent"
 directory = "{runs}"
-steps = 2
+steps = 50
 
 [model]
 path = "{own}/model"
@@ -140,6 +140,9 @@ zero_variance = "keep"  # the reward is of the prompt alone
 
 [evaluate]
 problems = 4
+every_steps = 1
+keep_best = "reward_mean"  # 1 from the start on: nothing can be better
+patience = 2
 """
 
 
@@ -153,6 +156,10 @@ def test_a_chat_model_trains_on_a_table_and_on_conversations_with_tools(
     run.start(str(tmp_path / "own.toml"))
     assert run.wait(500) == 0, run.tail()
     assert [row["step"] for row in run.metrics()] == [1, 2]
+    said = run.output.read_text()
+    assert "training ends at step 2 of 50: evaluate.reward_mean did not rise in 2 evaluations" in said
+    assert "best reward_mean 1.000 at step 0 (the start model)" in said
+    assert run.summary()["best"]["step"] == 0 and run.events("run_ended")[-1]["how"] == "finished"
     assert [row["reward/mean"] for row in run.metrics()] == [1.0, 1.0]
     samples = [json.loads(line) for line in (run.root / "samples.jsonl").read_text().splitlines()]
     heads = {sample["prompt"].splitlines()[0] for sample in samples}

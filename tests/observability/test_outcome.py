@@ -4,23 +4,25 @@ from typing import Any
 
 import pytest
 
-from rlserve.observability.outcome import measured_text, merge_lives, outcome_lines, seconds_of_lives
+from rlserve.observability.outcome import measured_line, merge_lives, outcome_lines, seconds_of_lives
 
 
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        ({"value": 0.5}, "0.500"),
-        ({"value": 0.5, "reward_mean": 0.25}, "0.500, mean reward 0.250"),
-        ({"value": None}, "no verdict"),
-        ({"value": 0.0, "samples": 4, "unjudged": 4}, "no verdict"),
-        ({"value": 0.0, "samples": 4, "unjudged": 3}, "0.000"),
-        ({"accuracy": 0.5}, "0.500"),
-        ({"value": 0.5, "text": "as the learner says"}, "as the learner says"),
+        ({"value": 0.5}, "accuracy before: 0.500"),
+        ({"value": 0.5, "reward_mean": 0.25}, "accuracy before: 0.500, mean reward 0.250"),
+        ({"value": None}, "accuracy before: no verdict"),
+        ({"value": None, "reward_mean": 0.25}, "mean reward before: 0.250"),
+        ({"value": 0.0, "samples": 4, "unjudged": 4}, "accuracy before: no verdict"),
+        ({"value": 0.0, "samples": 4, "unjudged": 3}, "accuracy before: 0.000"),
+        ({"accuracy": 0.5}, "accuracy before: 0.500"),
+        ({"value": 0.5, "text": "as the learner says"}, "accuracy before: as the learner says"),
+        ({"value": None, "reward_mean": 1, "text": "as it says"}, "mean reward before: as it says"),
     ],
 )
 def test_a_measurement_in_words(event: dict[str, Any], text: str) -> None:
-    assert measured_text(event) == text
+    assert measured_line(event, "before") == f"held-out {text}"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,11 @@ def test_a_measurement_in_words(event: dict[str, Any], text: str) -> None:
         (
             {"accuracy_before": 0, "accuracy_after": 0, "reward_before": 0.06, "reward_after": 0.11},
             ["held-out accuracy 0.000 -> 0.000", "held-out mean reward 0.060 -> 0.110"],
+        ),
+        (  # all wrong before, on a scale after
+            {"accuracy_before": 0.0, "accuracy_after": None, "reward_before": 0.0, "reward_after": 0.11}
+            | {"evaluations": {"after": {"measures": {"reward_mean": {"value": 0.11, "low": 0.1, "high": 0.125}}}}},
+            ["held-out mean reward 0.000 -> 0.110 [0.100, 0.125]"],
         ),
     ],
 )

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlserve.errors import InvalidRequest, PluginFailed
-from rlserve.records import Failure, FailureKind, Outcome, Verdict
-from rlserve.records.verdict import LARGEST_REWARD
+from rlserve.records import Failure, FailureKind, Verdict
+from rlserve.records.verdict import LARGEST_REWARD, outcome_of
 from rlserve.verifiers.function.reward import Group, RewardFunction
-
-RIGHT = 1.0
-"""A reward from here on counts as right in the accuracy: what a function gives that returns 1 or 0."""
 
 
 class FunctionVerifier:
     """Rewards all completions of a task by one call of each function: ``f(prompts, completions, **columns)``.
 
     The reward is the sum of the functions' rewards times their weights; a function that returns None for a completion
-    has no part in it.
+    has no part in it. 1 is right and 0 is wrong; any other reward is neither, and then there is no accuracy.
     """
 
     name = "function"
@@ -66,7 +63,7 @@ class FunctionVerifier:
             return Verdict.none(failure)
         total = math.fsum(function.weight * reward for function, reward in given)
         return Verdict(
-            outcome=Outcome.PASS if total >= RIGHT else Outcome.FAIL,
+            outcome=outcome_of(total, None),
             reward=total,
             parts={function.part: reward for function, reward in given},
             reason=", ".join(f"{function.part} {reward:g}" for function, reward in given),

@@ -5,7 +5,8 @@ import secrets
 from typing import Any
 
 from rlserve.errors import InvalidRequest, Unavailable
-from rlserve.records import Outcome, Verdict
+from rlserve.records import Verdict
+from rlserve.records.verdict import outcome_of
 from rlserve.verifiers.model.remote import MAX_CHARACTERS, RemoteModelVerifier
 from rlserve.verifiers.payloads import decode_object, texts
 from rlserve.verifiers.reasoning import answer_of
@@ -97,7 +98,7 @@ class JudgeVerifier(RemoteModelVerifier):
         # high > low: the constructor of the base refuses others.
         share = (score - self._low) / (self._high - self._low)
         return Verdict(
-            outcome=Outcome.PASS if share >= self._pass_at else Outcome.FAIL,
+            outcome=outcome_of(share, self._pass_at),
             reward=share,
             parts={"score": score},
             reason=f"score {score:g} of {self._low} to {self._high}",

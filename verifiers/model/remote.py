@@ -26,7 +26,7 @@ class RemoteModelVerifier:
         model: str,
         low: float,
         high: float,
-        pass_at: float,
+        pass_at: float | None,
         key_file: str,
         timeout_seconds: float,
         concurrency: int,

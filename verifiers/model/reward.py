@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from rlserve.errors import InvalidRequest, Unavailable
-from rlserve.records import Outcome, Verdict
+from rlserve.records import Verdict
+from rlserve.records.verdict import outcome_of
 from rlserve.verifiers.model.remote import MAX_CHARACTERS, RemoteModelVerifier
 
 
@@ -12,8 +13,8 @@ class RewardModelVerifier(RemoteModelVerifier):
     """Rewards prompt and completion with the scalar of a reward model at ``url``, times ``scale`` plus ``shift``.
 
     ``path`` chooses between vLLM's ``/pooling`` and ``/classify``. A chat model gets the two as messages; with
-    ``chat = false`` the model gets them as one text. The reward is cut to ``[low, high]``; ``pass_at`` or more passes.
-    No number in time is no verdict.
+    ``chat = false`` the model gets them as one text. The reward is cut to ``[low, high]``; ``pass_at`` or more is
+    right, if it is set. No number in time is no verdict.
     """
 
     name = "reward_model"
@@ -31,7 +32,7 @@ class RewardModelVerifier(RemoteModelVerifier):
         shift: float = 0.0,
         low: float = -10.0,
         high: float = 10.0,
-        pass_at: float = 0.0,
+        pass_at: float | None = None,
         key_file: str = "",
         timeout_seconds: float = 20.0,
         concurrency: int = 64,
@@ -60,7 +61,7 @@ class RewardModelVerifier(RemoteModelVerifier):
         # Cut: one absurd scalar would otherwise set the scale of a whole group's advantages.
         reward = min(high, max(low, self._scale * raw + self._shift))
         return Verdict(
-            outcome=Outcome.PASS if reward >= self._pass_at else Outcome.FAIL,
+            outcome=outcome_of(reward, self._pass_at),
             reward=reward,
             parts={"raw": raw},
             reason=f"raw score {raw:.4g}",

@@ -30,7 +30,7 @@ class PrimeEnvironment:
         test_taskset: str = "",
         test_options: Mapping[str, Any] | None = None,
         turns: int = 16,
-        pass_at: float = 1.0,
+        pass_at: float | None = None,
     ) -> None:
         if turns < 1:
             raise InvalidRequest(f"prime.turns: is {turns}; give at least 1")

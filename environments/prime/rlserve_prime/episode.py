@@ -65,7 +65,7 @@ class Toolsets:
 class PrimeEpisode:
     """One attempt at a task with tools; a turn without a call is the answer and ends it."""
 
-    def __init__(self, task: Any, *, turns: int, pass_at: float) -> None:
+    def __init__(self, task: Any, *, turns: int, pass_at: float | None) -> None:
         from verifiers.v1.state import State
         from verifiers.v1.utils.generic import concrete_type
 

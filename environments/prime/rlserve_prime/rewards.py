@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlserve.errors import Unavailable
-from rlserve.records import Outcome, Verdict
+from rlserve.records import Verdict
+from rlserve.records.verdict import outcome_of
 
 
-def judged(task: Any, said: Sequence[Any], *, pass_at: float, state: Any = None) -> Verdict:
+def judged(task: Any, said: Sequence[Any], *, pass_at: float | None, state: Any = None) -> Verdict:
     """The verdict on a conversation: ``said`` is what follows the task's prompt, in the library's messages.
 
     Raises Unavailable if the rewards fail, or none can be computed here.
@@ -28,7 +29,7 @@ def judged(task: Any, said: Sequence[Any], *, pass_at: float, state: Any = None)
     parts = {name: float(reward.score) for name, reward in rewards.items()}
     parts |= {name: float(value) for name, value in trace.metrics.items() if value is not None}
     return Verdict(
-        outcome=Outcome.PASS if trace.reward >= pass_at else Outcome.FAIL,
+        outcome=outcome_of(trace.reward, pass_at),
         reward=float(trace.reward),
         parts=parts,
         reason=", ".join(f"{name} {value:g}" for name, value in parts.items())[:300],

@@ -13,8 +13,8 @@ class PrimeVerifier:
     """Runs the task's own ``@reward`` and ``@metric`` functions over a trace of prompt and completion.
 
     The reward is the library's weighted sum; each reward and metric is a part of the verdict. A sum of at least
-    ``pass_at`` passes. Rewards that need a container of the library's own are not run; a task with only such rewards
-    has no verdict.
+    ``pass_at`` is right, if it is set. Rewards that need a container of the library's own are not run; a task with only
+    such rewards has no verdict.
     """
 
     name = "prime"
@@ -22,7 +22,7 @@ class PrimeVerifier:
     description = "the own rewards of a taskset of the verifiers library"
     reward_range = (-1e6, 1e6)
 
-    def __init__(self, *, pass_at: float = 1.0) -> None:
+    def __init__(self, *, pass_at: float | None = None) -> None:
         self._pass_at = pass_at
 
     def prepare(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlserve.config.load import load_run
 from rlserve.library.measure import config_of, evaluation_config, measurement, model_of, ran_once
-from rlserve.observability.outcome import measure_lines, measured_text
+from rlserve.observability.outcome import measure_lines, measured_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,6 @@ def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: value for name, value in found.items() if name != "text"}))
         return
-    print(f"held-out accuracy {measured_text(found)}")
+    print(measured_line(found))
     for line in measure_lines(found):
         print(line)

@@ -18,12 +18,21 @@ from pydantic import ValidationError
 
 from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.measure.estimators import answer_of, bootstrap, maj_at_k, pass_at_k, wilson
-from rlserve.actors.learner.measure.evaluation import Evaluation, evaluation_leases, measure, parts_of, score
+from rlserve.actors.learner.measure.evaluation import (
+    Evaluation,
+    evaluation_leases,
+    measure,
+    parts_of,
+    sample_rows,
+    score,
+)
+from rlserve.batching.summary import summarize
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.evaluate import EvaluateConfig
 from rlserve.observability.outcome import measure_lines
-from rlserve.records import RolloutGroup
+from rlserve.records import RolloutGroup, Verdict
+from rlserve.records.verdict import outcome_of
 from rlserve.store.sqlite import SqliteStore
 from tests.support.groups import group
 
@@ -133,6 +142,26 @@ def test_one_sample_a_problem_has_wilsons_interval_and_no_at_k() -> None:
     found = measure([group((float(index < 3),), index=index) for index in range(10)], (4,))
     assert set(found) == {"accuracy", "reward_mean"}
     assert (found["accuracy"].low, found["accuracy"].high) == wilson(3, 10)
+
+
+def scored(*rewards: float) -> RolloutGroup:
+    """As a function of the user's judges."""
+    made = group(rewards)
+    verdicts = (Verdict(outcome=outcome_of(reward, None), reward=reward) for reward in rewards)
+    pairs = zip(made.trajectories, verdicts, strict=True)
+    return replace(made, trajectories=tuple(replace(t, verdict=v) for t, v in pairs))
+
+
+def test_of_rewards_on_a_scale_there_is_a_mean_and_no_accuracy() -> None:
+    found = score([scored(0.0, 0.25), scored(1.0, 0.75)], k=(2,))
+    assert found.accuracy is None and set(found.measures) == {"reward_mean"} and found.value("pass@2") is None
+    assert found.text == str(found.measures["reward_mean"]) and found.text.startswith("0.500 [")
+    assert not [name for name in found.metrics() if "accuracy" in name]
+    assert [row["right"] for row in sample_rows("before", [scored(0.25, 1.0)], keep=1)] == [None, True]
+    assert "reward/accuracy" not in summarize([scored(0.0, 0.25)], 0)
+    exact = score([scored(0.0, 1.0), scored(1.0, 0.0)])
+    assert exact.accuracy == 0.5 and summarize([scored(0.0, 1.0)], 0)["reward/accuracy"] == 0.5
+    assert [outcome_of(reward, 0.5).value for reward in (0.4, 0.5, 1.0)] == ["fail", "pass", "pass"]
 
 
 def configured(*overrides: str) -> RunConfig:

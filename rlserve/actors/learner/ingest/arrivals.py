@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from rlserve.batching.summary import is_right
+from rlserve.batching.summary import is_right, is_scored
 from rlserve.records import RolloutGroup
 
 
@@ -15,6 +15,8 @@ class _Interval:
     judged: int = 0
     """Samples with a reward."""
     right: int = 0
+    scored: int = 0
+    """Of those judged, neither right nor wrong."""
     reward_sum: float = 0.0
     sampled_tokens: int = 0
     by_environment: dict[str, tuple[float, int]] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Arrivals:
                     continue
                 now.judged += 1
                 now.right += is_right(trajectory)
+                now.scored += is_scored(trajectory)
                 now.reward_sum += trajectory.verdict.reward
                 rewards, judged = now.by_environment.get(name, (0.0, 0))
                 now.by_environment[name] = (rewards + trajectory.verdict.reward, judged + 1)
@@ -67,7 +70,8 @@ class Arrivals:
         }
         if ended.judged:
             numbers["received/reward_mean"] = ended.reward_sum / ended.judged
-            numbers["received/accuracy"] = ended.right / ended.judged
+            if not ended.scored:
+                numbers["received/accuracy"] = ended.right / ended.judged
         for name, (rewards, judged) in ended.by_environment.items():
             numbers[f"received/reward_mean/{name}"] = rewards / judged
         return numbers

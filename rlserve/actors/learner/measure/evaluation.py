@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.actors.learner.measure.estimators import answer_of, bootstrap, maj_at_k, pass_at_k, wilson
-from rlserve.batching.summary import is_right
+from rlserve.batching.summary import is_right, is_scored
 from rlserve.config.run import RunConfig
 from rlserve.records import FinishReason, Message, Purpose, RolloutGroup, Task, Trajectory
 from rlserve.records.lease import Lease
@@ -28,7 +28,8 @@ class Measure:
 
 
 Measures = Mapping[str, Measure]
-"""By name, ``accuracy``, ``reward_mean``, ``avg@n``, ``pass@k``, ``maj@k``; those without data are left out."""
+"""By name, ``accuracy``, ``reward_mean``, ``avg@n``, ``pass@k``, ``maj@k``; those without data are left out,
+and without accuracy also those that ask what is right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of judged samples that were right; None when no sample was judged."""
+        """Share of judged samples that were right; None when none was judged, or rewards are on a scale."""
         return self.value("accuracy")
 
     @property
@@ -66,11 +67,13 @@ class Evaluation:
 
     @property
     def text(self) -> str:
-        """For people: what was measured, and of how much."""
-        if "accuracy" not in self.measures:
+        """For people: what was measured, and of how much. Accuracy first, or else the mean reward."""
+        if not self.measures:
             return f"no verdict: none of {self.samples} samples was judged{self._missing}"
         judged = self.samples - self.unjudged
         of = f" (of {judged} judged; {self.unjudged} without a verdict)" if self.unjudged else ""
+        if "accuracy" not in self.measures:
+            return f"{self.measures['reward_mean']}{of}{self._missing}"
         reward = f"mean reward {self.measures['reward_mean'].value:.4g}"
         more = [f"{name} {measure}" for name, measure in self.measures.items() if "@" in name]
         return f"{self.measures['accuracy']}{of}, {', '.join([reward, *more])}{self._missing}"
@@ -215,9 +218,12 @@ def measure(groups: Sequence[RolloutGroup], k: Sequence[int] = ()) -> Measures:
     if not judged:
         return {}
     sizes = np.array([len(samples) for samples in judged], dtype=np.float64)  # [P]
-    right = np.array([sum(is_right(t) for t in samples) for samples in judged], dtype=np.float64)
     rewards = np.array([sum(t.verdict.reward for t in samples if t.verdict) for samples in judged])
-    found = {"accuracy": _share(right, sizes), "reward_mean": _ratio(rewards, sizes)}
+    reward_mean = _ratio(rewards, sizes)
+    if any(is_scored(t) for samples in judged for t in samples):
+        return {"reward_mean": reward_mean}
+    right = np.array([sum(is_right(t) for t in samples) for samples in judged], dtype=np.float64)
+    found = {"accuracy": _share(right, sizes), "reward_mean": reward_mean}
     if sizes.max() > 1:
         most = int(sizes.max())
         found[f"avg@{most}"] = _ratio(right / sizes, np.ones_like(sizes))
@@ -265,7 +271,7 @@ def sample_rows(when: str, groups: Sequence[RolloutGroup], *, keep: int) -> list
             "prompt": prompt_text(group.task),
             "completion": trajectory.completion,
             "reward": verdict.reward if verdict and verdict.has_reward else None,
-            "right": is_right(trajectory),
+            "right": None if is_scored(trajectory) else is_right(trajectory),
             "truncated": trajectory.finish_reason is FinishReason.LENGTH,
             "reason": verdict.reason if verdict else "",
         }

@@ -77,9 +77,19 @@ class Measuring:
             self._warn(f"evaluation {when}: is made of what came in time; {missing}")
         self._reporter.measured(when, step, evaluation, sample_rows(when, groups, keep=self._config.evaluate.keep))
         self._best.note(step, evaluation)
+        self._warn_if_none_is_best(evaluation)
         # Last: after a crash before this line the evaluation is made again.
         self._store.remember(MEASURED, _mark(when, step))
         return evaluation
+
+    def _warn_if_none_is_best(self, evaluation: Evaluation) -> None:
+        key = self._config.evaluate.keep_best
+        if key and evaluation.measures and evaluation.value(key) is None:
+            self._warn(
+                f"evaluate.keep_best: {key!r} was not measured, for rewards are on a scale and nothing says where "
+                "right begins; take 'reward_mean', or set the threshold pass_at of the verifier or environment",
+                cause="keep_best",
+            )
 
     def _wait_until_served(self, when: str, version: int) -> None:
         moved, confirmed = self._clock(), 0
