@@ -1,11 +1,16 @@
 """Whether the Hugging Face Hub can be reached. Its own clients retry for half a minute before they say so."""
 
+import functools
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Limit for one answer; without a network a check must not hold up a start."""
+ASKED_AGAIN_SECONDS = 60.0
+"""An answer holds for at most this long: a start asks for each model and data set, and a network may come back."""
 
 
 def endpoint() -> str:
@@ -22,11 +27,25 @@ def answers() -> bool:
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:
         return False
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=SECONDS).close()
-    # A server that answers with an error is reachable. HTTPError is an OSError, so this clause comes first.
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    return _answered(endpoint(), int(time.monotonic() // ASKED_AGAIN_SECONDS))
+
+
+@functools.lru_cache(maxsize=8)
+def _answered(address: str, period: int) -> bool:
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=SECONDS).close()
+        except urllib.error.HTTPError:  # a server that answers with an error is reachable
+            pass
+        except OSError:
+            return
+        answered.set()
+
+    # In a thread: no timeout bounds the look-up of a name, which takes half a minute where name servers are silent,
+    # and each address of a name has the whole timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SECONDS)
+    return answered.is_set()

@@ -1,6 +1,8 @@
 """``rlserve data``: well-known data sets as files that their environments read, and what is in any data set."""
 
 import json
+import socket
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +127,13 @@ def test_a_mirror_is_asked_and_a_dead_one_is_no_network(monkeypatch: pytest.Monk
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert hugging_face.endpoint() == "http://127.0.0.1:9"
     assert not hugging_face.answers()
+
+
+def test_a_network_that_swallows_everything_is_given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        assert not any(hugging_face.answers() for _ in range(3))
+        assert time.monotonic() - started < 2 * hugging_face.SECONDS
