@@ -5,9 +5,10 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlserve.engines.vllm.engine import VllmEngine
@@ -20,14 +21,28 @@ STOP_SECONDS = 5.0
 """For requests in progress when the server is asked to stop."""
 
 
-async def serve(engine: VllmEngine, listening: socket.socket, *, model: str, name: str, tool_parser: str = "") -> None:
+async def serve(
+    engine: VllmEngine,
+    listening: socket.socket,
+    *,
+    model: str,
+    name: str,
+    tool_parser: str = "",
+    template_arguments: Mapping[str, Any] | None = None,
+) -> None:
     """Serve ``/v1`` on a bound socket until SIGINT or SIGTERM. Raises EngineDied.
 
-    ``name`` is what clients ask for as the model; ``tool_parser`` one of vLLM's, empty for none.
+    ``name`` is what clients ask for as the model; ``tool_parser`` one of vLLM's, empty for none. A request may replace
+    ``template_arguments`` of the chat template by its own.
     """
     import uvicorn
 
-    app = await _app(engine.llm, model=model, name=name, tool_parser=tool_parser)
+    options = ["--model", model, "--served-model-name", name]
+    if tool_parser:
+        options += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser]
+    if template_arguments:
+        options += ["--default-chat-template-kwargs", json.dumps(dict(template_arguments))]
+    app = await _app(engine.llm, options)
     server = _server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(STOP_SECONDS)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,15 +60,12 @@ async def serve(engine: VllmEngine, listening: socket.socket, *, model: str, nam
         await asyncio.gather(serving, dying, return_exceptions=True)
 
 
-async def _app(llm: Any, *, model: str, name: str, tool_parser: str) -> Any:
+async def _app(llm: Any, options: list[str]) -> Any:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    options = ["--model", model, "--served-model-name", name]
-    if tool_parser:
-        options += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser]
     parser: Any = FlexibleArgumentParser  # untyped
     arguments = make_arg_parser(parser()).parse_args(options)
     tasks = await llm.get_supported_tasks()

@@ -2,17 +2,26 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
+
+from rlserve.records import Message
+from rlserve.tokens.prompts import encode_prompt
+from rlserve.tokens.tokenizer import load_tokenizer
+from tests.support.groups import task as any_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -98,9 +107,37 @@ def ask(client: openai.OpenAI, model: str) -> str:
     return answer.choices[0].text
 
 
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if thinking is defined and not thinking %}={% endif %}"
+SILENT = "model.chat_template_kwargs={ thinking = false }"
+
+
+def with_template(checkpoint: Path, place: Path) -> Path:
+    """A copy whose chat template depends on an argument."""
+    shutil.copytree(checkpoint.resolve(), place)
+    (place / "chat_template.jinja").write_text(TEMPLATE)
+    return place
+
+
+def renders_as_in_training(client: openai.OpenAI, name: str, model: Path) -> bool:
+    """Whether the endpoint reads a conversation in the tokens of training, and SILENT makes a difference to them."""
+    task = replace(any_task(), prompt=(Message(role="user", content="3+8+5"),))
+    trained, thinking = (
+        list(encode_prompt(load_tokenizer(str(model), arguments), task, max_tokens=64).token_ids)
+        for arguments in ({"thinking": False}, {})
+    )
+    messages = [{"role": "user", "content": "3+8+5"}]
+    address = str(client.base_url).removesuffix("/v1/") + "/tokenize"
+    asked = httpx.post(address, json={"model": name, "messages": messages}, timeout=60).json()
+    return bool(asked["tokens"] == trained != thinking)
+
+
 @pytest.mark.whole
 def test_a_checkpoint_is_asked_by_the_openai_client(quickstart: Any, tmp_path: Path) -> None:
-    with endpoint(tmp_path / "log", str(quickstart.root)) as client:
+    newest = max((quickstart.root / "checkpoints").glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    model = with_template(newest, tmp_path / "model")
+    config = str(quickstart.root / "config.toml")
+    with endpoint(tmp_path / "log", str(model), "--config", config, "--set", SILENT) as client:
+        assert renders_as_in_training(client, "quickstart", model)
         assert [model.id for model in client.models.list()] == ["quickstart"]
         assert ask(client, "quickstart").rstrip().endswith("#6")
         streamed = client.completions.create(
@@ -116,9 +153,14 @@ def test_the_current_policy_is_asked_while_training_goes_on(
     new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]], tmp_path: Path
 ) -> None:
     run = new_run("live")
-    run.start(*small_run_arguments(run), "--set", "steps=100000", "--set", "checkpoint.every_steps=0")
+    arguments = small_run_arguments(run)
+    start = tomllib.loads(Path(arguments[0]).read_text())["model"]["path"]
+    model = with_template(Path(start), tmp_path / "model")
+    sets = ("steps=100000", "checkpoint.every_steps=0", f"model.path={model}", SILENT)
+    run.start(*arguments, *(word for change in sets for word in ("--set", change)))
     run.wait_for_step(1, 280)
     with endpoint(tmp_path / "log", str(run.root), "--live") as client:
+        assert renders_as_in_training(client, "live", model)
         before = run.last_step()
         answers = [ask(client, "live")]
         run.wait_for_step(before + 3, 280)

@@ -45,8 +45,14 @@ async def serve_endpoint(
             await _follow(stack, engine, config, paths, hub_address)
         host, port = listening.getsockname()[:2]
         logger.info("serving %s at http://%s:%d/v1 (version %d)", config.name, host, port, engine.version)
-        parser = _tool_parser(config, model)
-        await serve(engine, listening, model=model, name=config.name, tool_parser=parser)
+        await serve(
+            engine,
+            listening,
+            model=model,
+            name=config.name,
+            tool_parser=_tool_parser(config, model),
+            template_arguments=config.model.chat_template_kwargs,
+        )
 
 
 async def _follow(
