@@ -14,6 +14,7 @@ import pytest
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 THINKING_SECONDS = 2.0
+KEY = "a-key-for-the-judge-alone"
 STEPS, GROUPS, SAMPLES = 2, 4, 4
 
 
@@ -25,6 +26,7 @@ class Judge(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Thinking)
         self.lock, self.here, self.most, self.asked = threading.Lock(), 0, 0, 0
+        self.keys: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -38,6 +40,7 @@ class Thinking(http.server.BaseHTTPRequestHandler):
         judge = self.server
         assert isinstance(judge, Judge)
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        judge.keys.add(str(self.headers["Authorization"]))
         with judge.lock:
             judge.here, judge.asked = judge.here + 1, judge.asked + 1
             judge.most = max(judge.most, judge.here)
@@ -65,8 +68,13 @@ def judge() -> Iterator[Judge]:
 
 
 def test_a_judge_that_thinks_for_two_seconds_starves_no_run(
-    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], Sequence[str]], judge: Judge, tmp_path: Path
+    new_run: Callable[[str], Any],
+    small_run_arguments: Callable[[Any], Sequence[str]],
+    judge: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
     tasks = tmp_path / "tasks.jsonl"
     rows = [{"prompt": f"{a}+{b}=", "payload": {"criteria": "Is it right?"}} for a in range(9) for b in range(9)]
     tasks.write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -81,6 +89,8 @@ def test_a_judge_that_thinks_for_two_seconds_starves_no_run(
         "environments.0.options.verifier": "judge",
         "verifier.options.judge.url": judge.url,
         "verifier.options.judge.model": "thinker",
+        "verifier.options.judge.key_env": "JUDGE_KEY",
+        "verifier.environment": '["JUDGE_KEY"]',
     }
     words = (word for key, value in options.items() for word in ("--set", f"{key}={value}"))
     run.start(*small_run_arguments(run), *words)
@@ -90,3 +100,6 @@ def test_a_judge_that_thinks_for_two_seconds_starves_no_run(
     assert "no_verdict" not in groups["dropped"], groups
     assert judge.most > 2, "more calls at once than there are verifier workers"
     assert judge.asked >= STEPS * GROUPS * SAMPLES
+    assert judge.keys == {f"Bearer {KEY}"}
+    files = [path for path in run.root.rglob("*") if path.is_file()]
+    assert len(files) > 10 and not [path for path in (*files, run.output) if KEY.encode() in path.read_bytes()]

@@ -9,6 +9,7 @@ from rlserve.actors.environment.main import load_environments
 from rlserve.config.load import load_run, to_toml, validate
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
+from rlserve.launch.preflight.machine import check_variables
 from rlserve.launch.preflight.probe import _look_at_algorithm as look_at_algorithm
 from rlserve.launch.preflight.tasks import Taken, look_at_environment
 from rlserve.launch.preflight.verdicts import look_at_verifier, wanted
@@ -122,3 +123,22 @@ def test_short_forms_are_refused_where_they_contradict() -> None:
         validate(RunConfig, values)
     with pytest.raises(ConfigError, match=r"reward.0.function: is 'digits'; give FILE.py:NAME"):
         validate(RunConfig, {"name": "x", "model": {"path": "m"}, "environment": "arithmetic", "reward": "digits"})
+
+
+def test_a_variable_that_functions_will_not_have_is_told_before_a_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "asks.py").write_text(
+        "import os\ndef asks(completions, **columns):\n    return [len(os.environ['MY_KEY']) / 5] * len(completions)\n"
+    )
+    monkeypatch.setenv("MY_KEY", "hush!")
+    head = 'environment = "my_env.py:Doubles"\nreward = "asks.py:asks"'
+    (found,) = findings(config_of(folder, head))
+    assert "KeyError: 'MY_KEY'" in found and "those in verifier.environment; add 'MY_KEY'" in found
+    named = config_of(folder, head, 'verifier.environment=["MY_KEY"]')
+    assert findings(named) == [] and list(check_variables(named)) == [] and "hush!" not in to_toml(named)
+    monkeypatch.delenv("MY_KEY")
+    assert "verifier.environment: 'MY_KEY' is not set here" in next(check_variables(named)).message
+    with pytest.raises(ConfigError, match=r"verifier\.environment: has what is no name") as refused:
+        config_of(folder, head, 'verifier.environment=["MY_KEY=hush!"]')
+    assert "hush!" not in str(refused.value)

@@ -81,7 +81,7 @@ def chat(text: str) -> dict[str, Any]:
     return {"choices": [{"message": {"role": "assistant", "content": text}}]}
 
 
-def test_a_judges_score_becomes_a_reward(server: Server, tmp_path: Path) -> None:
+def test_a_judges_score_becomes_a_reward(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = lambda number, body: (200, chat("Good work.\nScore: 8"))
     (tmp_path / "key").write_text("secret-key\n")
     judge = judge_of(url=url(server), model="m", key_file=str(tmp_path / "key"))
@@ -92,6 +92,15 @@ def test_a_judges_score_becomes_a_reward(server: Server, tmp_path: Path) -> None
     user = body["messages"][1]["content"]
     assert all(part in user for part in ("Is it kind?", "be kind", "How?", "my answer"))
     assert "secret-key" not in json.dumps(body) + repr(verdict)
+    monkeypatch.setenv("JUDGE_KEY", "another-key")
+    judge_of(url=url(server), model="m", key_env="JUDGE_KEY")("a", b'{"criteria": "x"}', "")
+    assert server.asked[1][1] == "Bearer another-key"
+    for options, said in (
+        ({"key_env": "NO_SUCH_KEY"}, "'NO_SUCH_KEY' is not set for verifiers; export it, and name it in"),
+        ({"key_env": "JUDGE_KEY", "key_file": "k"}, "give one of the two"),
+    ):
+        with pytest.raises(InvalidRequest, match=said):
+            judge_of(url=url(server), **options)
 
 
 def test_what_is_judged_cannot_close_its_fence(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ MAX_ANSWER_BYTES = 4 * 2**20
 class Endpoint:
     """One server, asked many times at once over pooled connections. Use it from one event loop.
 
-    The key, if there is one, is read from a file and appears in no message or log.
+    The key, if there is one, is read from a file or an environment variable and appears in no message or log.
 
     Example::
 
@@ -35,15 +36,16 @@ class Endpoint:
         await endpoint.close()
     """
 
-    def __init__(self, url: str, *, key_file: str = "", timeout_seconds: float = 20.0, concurrency: int = 64) -> None:
+    def __init__(
+        self, url: str, *, key_file: str = "", key_env: str = "", timeout_seconds: float = 20.0, concurrency: int = 64
+    ) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidRequest(f"options.url: is {url!r}; give http://HOST:PORT/v1 or https://...")
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self._concurrency = concurrency
-        # Stripped: editors end a file with a line feed, which no header may contain.
-        key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+        key = _key(key_file, key_env)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client: httpx.AsyncClient | None = None
         """Made by the first request, since a client belongs to the event loop in which it connects."""
@@ -96,6 +98,17 @@ class Endpoint:
                 if len(content) > MAX_ANSWER_BYTES:
                     raise Unavailable(f"{self._url}{path}: the answer is longer than {MAX_ANSWER_BYTES} bytes")
             return response.status_code, bytes(content)
+
+
+def _key(key_file: str, key_env: str) -> str:
+    if key_file and key_env:
+        raise InvalidRequest("options.key_file, options.key_env: give one of the two")
+    if key_env and key_env not in os.environ:
+        raise InvalidRequest(
+            f"options.key_env: {key_env!r} is not set for verifiers; export it, and name it in verifier.environment"
+        )
+    # Stripped: editors end a file with a line feed, which no header may contain.
+    return (Path(key_file).read_text(encoding="utf-8") if key_file else os.environ.get(key_env, "")).strip()
 
 
 def _json(content: bytes, url: str) -> Any:

@@ -30,7 +30,8 @@ class JudgeVerifier(RemoteModelVerifier):
     that cannot be persuaded.
 
     No answer in ``timeout_seconds``, an answer without a score, or a score out of range is no verdict, never a
-    reward. The API key is read from ``key_file``, since verifiers run in an empty environment.
+    reward. The API key is read from ``key_file``, or from the environment variable ``key_env``, which
+    ``verifier.environment`` must name.
 
     Example::
 
@@ -56,6 +57,7 @@ class JudgeVerifier(RemoteModelVerifier):
         temperature: float = 0.0,
         max_tokens: int = 512,
         key_file: str = "",
+        key_env: str = "",
         timeout_seconds: float = 30.0,
         thoughts: bool = False,
         concurrency: int = 64,
@@ -67,6 +69,7 @@ class JudgeVerifier(RemoteModelVerifier):
             high=high,
             pass_at=pass_at,
             key_file=key_file,
+            key_env=key_env,
             timeout_seconds=timeout_seconds,
             concurrency=concurrency,
         )

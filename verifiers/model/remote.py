@@ -28,6 +28,7 @@ class RemoteModelVerifier:
         high: float,
         pass_at: float | None,
         key_file: str,
+        key_env: str,
         timeout_seconds: float,
         concurrency: int,
     ) -> None:
@@ -39,7 +40,9 @@ class RemoteModelVerifier:
         self.limit_seconds = timeout_seconds + LIMIT_MARGIN_SECONDS
         # Without a url the verifier can be made and described; ``_server`` raises when it is to judge.
         self._endpoint = (
-            Endpoint(url, key_file=key_file, timeout_seconds=timeout_seconds, concurrency=concurrency) if url else None
+            Endpoint(url, key_file=key_file, key_env=key_env, timeout_seconds=timeout_seconds, concurrency=concurrency)
+            if url
+            else None
         )
         self._model, self._pass_at = model, pass_at
 

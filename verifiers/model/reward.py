@@ -34,6 +34,7 @@ class RewardModelVerifier(RemoteModelVerifier):
         high: float = 10.0,
         pass_at: float | None = None,
         key_file: str = "",
+        key_env: str = "",
         timeout_seconds: float = 20.0,
         concurrency: int = 64,
     ) -> None:
@@ -46,6 +47,7 @@ class RewardModelVerifier(RemoteModelVerifier):
             high=high,
             pass_at=pass_at,
             key_file=key_file,
+            key_env=key_env,
             timeout_seconds=timeout_seconds,
             concurrency=concurrency,
         )

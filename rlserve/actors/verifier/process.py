@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from rlserve.actors.verifier.pipe import MAX_REPLY_BYTES, FrameBuffer, Garbage, Reply, decode_reply, encode
 from rlserve.actors.verifier.spec import VerifierSpec, decode_spec
-from rlserve.errors import DeadlineExceeded, Unavailable
+from rlserve.errors import ConfigError, DeadlineExceeded, Unavailable
 from rlserve.processor_time import READ_EVERY_SECONDS, CountedTime
 
 LAST_WORDS_BYTES = 2000
@@ -167,11 +167,13 @@ class JudgeProcess:
         memory_bytes: int,
         prepare: Collection[str],
         start_seconds: float,
+        environment: Collection[str] = (),
         on_exit: Callable[[Self], None],
     ) -> Self:
         """Start a process and wait until its verifiers are loaded; kills it if that fails.
 
         Verifiers in ``prepare`` are prepared now, each other one for its first job, within ``start_seconds``.
+        ``environment`` are names of variables that it gets.
         Raises Unavailable (with the last line of its stderr) or DeadlineExceeded.
         """
         worker: Self | None = None
@@ -182,7 +184,7 @@ class JudgeProcess:
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: pipes,
             sys.executable, "-P", "-m", cls.MODULE, str(os.getpid()),
-            env=_environment(),
+            env=judge_environment(environment),
             start_new_session=True,
         )  # fmt: skip
         worker = cls(transport, pipes)
@@ -295,11 +297,15 @@ class JudgeProcess:
         return f"process {self.pid} {how}" + (f": {words[-1][:200]}" if words else "")
 
 
-def _environment() -> dict[str, str]:
-    """The only environment variables of a judge process: module paths, and settings for reproducible verdicts.
+def judge_environment(names: Collection[str]) -> dict[str, str]:
+    """The only environment variables of a judge process: module paths, settings for reproducible verdicts, ``names``.
 
-    Secrets of the service, such as API keys, are not passed on.
+    Other secrets of the service are not passed on. Raises ConfigError for a name that is not set here.
     """
+    if lacking := [name for name in names if name not in os.environ]:
+        raise ConfigError(
+            f"verifier.environment: {lacking[0]!r} is not set here; export it before the start, or leave it out"
+        )
     return {
         "PATH": os.defpath,  # not the service's
         # An empty entry would stand for the working directory.
@@ -307,4 +313,5 @@ def _environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",  # sets of strings have one order in all processes
         "LC_ALL": "C.UTF-8",  # text files open as UTF-8 whatever the locale of the host
         "OMP_NUM_THREADS": "1",  # the pool fills the processors by processes
+        **{name: os.environ[name] for name in names},
     }

@@ -186,6 +186,7 @@ class ProcessSet:
             memory_bytes=self._limits.memory_bytes,
             prepare=self.in_use & set(self._verifiers),
             start_seconds=self._limits.start_seconds,
+            environment=self._limits.environment,
             on_exit=self._left,
         )
 

@@ -153,6 +153,7 @@ class AsyncVerifier:
                 memory_bytes=self._limits.memory_bytes,
                 prepare=[self._spec.name],
                 start_seconds=self._limits.start_seconds,
+                environment=self._limits.environment,
                 # Not replaced on exit: the next call starts another.
                 on_exit=lambda _: None,
             )

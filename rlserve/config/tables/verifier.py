@@ -1,10 +1,17 @@
 """``[verifier]``: verifier servers and their judge processes."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rlserve.config.base import Section
+
+
+def _name(value: str) -> str:
+    # Not shown: whoever wrote NAME=VALUE wrote a secret.
+    if not value.isidentifier() or not value.isascii():
+        raise ValueError("environment: has what is no name of a variable; give names alone, without values")
+    return value
 
 
 class VerifierConfig(Section):
@@ -38,5 +45,8 @@ class VerifierConfig(Section):
     share_functions: bool = False
     """Send the files of reward functions to hosts that join as verifiers (``rlserve join``). They are code, which those
     hosts run."""
+    environment: tuple[Annotated[str, AfterValidator(_name)], ...] = ()
+    """Names of environment variables that judge processes get, e.g. ``["OPENAI_API_KEY"]`` for a judge or a function
+    that asks a server; they get no others. Values are those where the server starts, and are written nowhere."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Constructor options by verifier name."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from rlserve.actors.teacher.scoring import SCORING_ENGINES
+from rlserve.actors.verifier.process import judge_environment
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
@@ -40,6 +41,15 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     yield from check_gpus(config, visible_gpus())
     yield from check_engines(config)
     yield from check_types(config)
+    yield from check_variables(config)
+
+
+def check_variables(config: RunConfig) -> Iterator[Finding]:
+    """Whether the environment variables for judge processes are set."""
+    try:
+        judge_environment(config.verifier.environment)
+    except ConfigError as error:
+        yield Finding(str(error))
 
 
 def check_types(config: RunConfig) -> Iterator[Finding]:

@@ -2,13 +2,17 @@
 
 import asyncio
 import inspect
+import os
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from rlserve import plugins, references
 from rlserve.actors.verifier.pipe import encode_verdict
+from rlserve.actors.verifier.process import judge_environment
 from rlserve.config.run import RunConfig
 from rlserve.errors import PluginFailed, RlserveError, UnknownName
 from rlserve.launch.preflight.finding import Finding, warning
@@ -17,6 +21,8 @@ from rlserve.nearest import known_names
 from rlserve.plugins import VERIFIER_GROUP, describe_exception
 from rlserve.records import Task, Verdict
 
+VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{3,}\b")
+"""A word of a message that may be the name of an environment variable."""
 ANY_ANSWER = "0"
 """For tasks without a demonstration: a verifier must have a verdict on any text."""
 
@@ -46,6 +52,12 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
         hint = known_names(name, plugins.names(VERIFIER_GROUP))
         yield Finding(f"{key}: its tasks name the verifier {name!r}, which is not installed{hint}")
         return
+    with _as_in_a_judge_process(config) as hidden:
+        for finding in _look_at(config, name, key, task, answer):
+            yield replace(finding, message=finding.message + _hint(finding.message, hidden))
+
+
+def _look_at(config: RunConfig, name: str, key: str, task: Task, answer: str) -> Iterator[Finding]:
     # Functions have no table of options in the configuration: the key that gives them is called reward.
     calls_functions = name in {section.verifier for section in config.rewarded_environments}
     where = f"{key}.reward" if calls_functions else f"verifier.options.{name}"
@@ -75,6 +87,30 @@ def look_at_verifier(config: RunConfig, name: str, key: str, task: Task, answer:
     elif empty or other:
         what = "an empty answer" if empty else f"the answer {answer[:60]!r}"
         yield warning(f"verifier {name!r} gives no verdict on {what} (task {task.task_id!r}): {empty or other}")
+
+
+@contextmanager
+def _as_in_a_judge_process(config: RunConfig) -> Iterator[set[str]]:
+    """Gives this process the environment of a judge process for a while; yields the names that it then lacks."""
+    before = dict(os.environ)
+    # A name that is not set is a finding of its own.
+    own = judge_environment([name for name in config.verifier.environment if name in before])
+    os.environ.clear()
+    os.environ.update(own)
+    try:
+        yield set(before) - set(own)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _hint(message: str, hidden: Collection[str]) -> str:
+    names = [word for word in VARIABLE.findall(message) if word in hidden]
+    return (
+        f"\n(verifiers get no environment variables but those in verifier.environment; add {names[0]!r})"
+        if names
+        else ""
+    )
 
 
 def _look_at_functions(config: RunConfig, verifier: Any, answer: str, task: Task, where: str) -> Iterator[Finding]:

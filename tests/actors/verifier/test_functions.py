@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rlserve import plugins
 from rlserve.actors.verifier.pool import VerifierPool
 from rlserve.config.tables.verifier import VerifierConfig
-from rlserve.errors import InvalidRequest, PluginFailed, UnknownName
+from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, UnknownName
 from rlserve.records import FailureKind, Outcome
 from tests.support.user_files import REWARDS
 
@@ -135,3 +136,31 @@ async def test_an_async_function_judges_many_groups_at_once(file: Path) -> None:
         found = await asyncio.gather(*(pool.verify_all("function/waits", ["a", "aa"], b"{}") for _ in range(40)))
         assert [[v.reward for v in group] for group in found] == [[1.0, 2.0]] * 40
         assert time.monotonic() - started < 10, "one after another they would take 20 s"
+
+
+KEYED = """
+import os
+
+async def asks(completions, **columns):
+    return [float(len(os.environ["SERVER_KEY"]) + 100 * ("OTHER_KEY" in os.environ))] * len(completions)
+
+def keyed(completions, **columns):
+    return [float(len(os.environ["SERVER_KEY"]) + 100 * ("OTHER_KEY" in os.environ))] * len(completions)
+"""
+
+
+async def test_judge_processes_get_the_variables_that_are_named_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keyed.py").write_text(KEYED)
+    monkeypatch.setenv("SERVER_KEY", "12345")
+    monkeypatch.setenv("OTHER_KEY", "1")
+    async with pool_of(tmp_path / "keyed.py", "keyed", "asks", environment=("SERVER_KEY",)) as pool:
+        for name in ("keyed", "asks"):
+            assert (await pool.verify(f"function/{name}", "a", b"{}")).reward == 5.0
+    monkeypatch.delenv("SERVER_KEY")
+    with pytest.raises(ConfigError, match=r"verifier\.environment: 'SERVER_KEY' is not set here; export it"):
+        async with pool_of(tmp_path / "keyed.py", "keyed", environment=("SERVER_KEY",)):
+            pass
+    with pytest.raises(ValidationError, match="what is no name of a variable"):
+        VerifierConfig(environment=("SERVER_KEY=12345",))
