@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._versions: dict[int, Published] = {}
         self._memory = VersionMemory()
+        self.at_close = ExitStack()
+        """What carriers end with this learner."""
         self._listeners: list[Callable[[PolicyVersion], object]] = []
 
     def begin(
@@ -143,6 +146,7 @@ class Publisher:
 
     def close(self) -> None:
         """Remove the files."""
+        self.at_close.close()
         with self._lock:
             self._versions.clear()
             self._files.close()

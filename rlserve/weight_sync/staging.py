@@ -1,5 +1,6 @@
 """A worker's own copies of versions: flat files for the engine, the newest one kept as the base of deltas."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from rlserve.records import PolicyVersion
@@ -21,6 +22,8 @@ class Staging:
         """``device_name`` of the engine's device; empty when it takes files alone."""
         self._noted: tuple[Path, DeviceMemory] | None = None
         self._files = WeightFiles(directory, fallback=fallback)
+        self.at_close = ExitStack()
+        """What carriers end with this worker."""
         self._newest: tuple[int, Bytes] | None = None
         self._held: list[MappedFile] = []
 
@@ -51,6 +54,7 @@ class Staging:
 
     def close(self) -> None:
         """Remove all files."""
+        self.at_close.close()
         self._files.close()
         self._held.clear()
         self._newest = None

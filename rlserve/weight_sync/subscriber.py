@@ -27,7 +27,7 @@ from rlserve.rpc.codec.bounds import check_bounds
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import CARRIERS, Carrier
-from rlserve.weight_sync.carriers.base import NextChunk
+from rlserve.weight_sync.carriers.base import Interrupted, NextChunk
 from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.staging import Staging
 
@@ -120,13 +120,16 @@ class Subscriber:
         the version, Unavailable or DeadlineExceeded when it does not answer, LimitExceeded when no place has room.
         """
         names = list(self._receivers)[-1:] if last_resort else list(self._receivers)
+        interrupted = False
         while True:
             async with self._opened(policy, held, names) as (header, next_chunk):
                 try:
                     path = await self._receivers[header.carrier].take(policy, header, next_chunk)
                 except WeightsMismatch as error:
                     self.counts.refused += 1
-                    names = names[names.index(header.carrier) + 1 :]
+                    again = isinstance(error, Interrupted) and not interrupted
+                    names = names[names.index(header.carrier) + (0 if again else 1) :]
+                    interrupted = interrupted or again
                     if not names:
                         raise
                     logger.warning("%s; asking for %s", error, " or ".join(names))

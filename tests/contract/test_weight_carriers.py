@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import multiprocessing
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,9 +21,11 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
-from rlserve.weight_sync.carriers import DELTA_STREAM, DEVICE_MEMORY, FULL_STREAM, SHARED_FILE, Carrier
+from rlserve.weight_sync.carriers import DELTA_STREAM, DEVICE_MEMORY, FULL_STREAM, SHARED_FILE, Carrier, collective
+from rlserve.weight_sync.carriers.broadcast_rank import start_fork_server
 from rlserve.weight_sync.device_memory import device_name
 from rlserve.weight_sync.manifest import check, chunk_digest
+from rlserve.weight_sync.own_directory import PREFIX
 from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.service import SERVICE_NAME, PolicyService
 from rlserve.weight_sync.subscriber import Subscriber
@@ -66,6 +69,18 @@ def flip_memory(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse
     return flip_file("shared_path", response, directory)
 
 
+def flip_broadcast(response: pb.FetchResponse, directory: Path) -> pb.FetchResponse:
+    """One bit of the file is wrong while it is broadcast, and the digest of its piece agrees with it."""
+    [newest] = sorted(directory.glob(f"{PREFIX}-*/v*"), key=lambda path: path.stat().st_mtime_ns)[-1:]
+    if response.HasField("header") or response.chunk.last:
+        with open(newest, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            [last] = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+    return response
+
+
 def lose_file(site: "Site") -> None:
     latest = site.publisher.latest()
     assert latest is not None
@@ -80,6 +95,12 @@ def lose_base(site: "Site") -> None:
 
 def lose_spool(site: "Site") -> None:
     shutil.rmtree(site.spool)
+
+
+def lose_address(site: "Site") -> None:
+    """The learner's host left the network on which workers meet."""
+    site.service._senders["collective"]._address = "192.0.2.1"  # type: ignore[attr-defined]
+    site.service._senders["collective"]._give_up_group()  # type: ignore[attr-defined]
 
 
 def keep(site: "Site") -> None:
@@ -101,6 +122,7 @@ class Case:
 CASES = {
     "device_memory": Case(lambda spool: DEVICE_MEMORY, flip_memory, lose_file),
     "shared_file": Case(lambda spool: SHARED_FILE, functools.partial(flip_file, "shared_path"), lose_file),
+    "collective": Case(lambda spool: collective("127.0.0.1"), flip_broadcast, lose_address),
     "delta_stream": Case(lambda spool: DELTA_STREAM, flip_chunk, lose_base),
     "full_stream": Case(lambda spool: FULL_STREAM, flip_chunk, keep),
     "spool": Case(spool_carrier, functools.partial(flip_file, "locator"), lose_spool),
@@ -158,6 +180,15 @@ class Site:
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> None:
+    """Ranks of a broadcast come from it: that torch is imported there is not part of any deadline here."""
+    start_fork_server()
+    process = multiprocessing.get_context("forkserver").Process(target=int)
+    process.start()
+    process.join()
 
 
 @asynccontextmanager

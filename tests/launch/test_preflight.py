@@ -11,7 +11,7 @@ import pytest
 from rlserve.config.load import load_run
 from rlserve.config.run import RunConfig
 from rlserve.launch.preflight.check import probe
-from rlserve.launch.preflight.machine import check_engines, check_gpus
+from rlserve.launch.preflight.machine import check_broadcast, check_engines, check_gpus
 
 QUICK = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 
@@ -59,6 +59,14 @@ def test_an_engine_beside_the_learner_leaves_it_memory() -> None:
     (greedy,) = check_gpus(config('{ name = "asks" }'), ("0",))
     assert greedy.is_fault and "rollout.gpu_memory_fraction: is 0.85" in greedy.message and "learner" in greedy.message
     assert not list(check_gpus(config('{ name = "asks" }', more=("rollout.gpu_memory_fraction=0.4",)), ("0",)))
+
+
+def test_weights_are_broadcast_at_an_address_of_this_host_alone() -> None:
+    for address, faults in (("", 0), ("127.0.0.1", 0), ("192.0.2.1", 1), ("no such host", 1)):
+        found = list(check_broadcast(config('{ name = "asks" }', more=(f"sync.broadcast_address={address!r}",))))
+        assert len(found) == faults and all(
+            "sync.broadcast_address: the learner cannot listen" in f.message for f in found
+        )
 
 
 def test_an_engine_that_is_misspelt_is_named_before_anything_starts() -> None:

@@ -57,6 +57,7 @@ from rlserve.tokens.tokenizer import fingerprint
 from rlserve.v1 import join_service_pb2_grpc as join_grpc
 from rlserve.v1 import policy_stream_service_pb2_grpc as policy_grpc
 from rlserve.v1 import rollout_stream_service_pb2_grpc as stream_grpc
+from rlserve.weight_sync.carriers import carriers
 from rlserve.weight_sync.service import SERVICE_NAME as POLICY_SERVICE
 from rlserve.weight_sync.service import PolicyService
 
@@ -187,7 +188,11 @@ class Learner:
     async def _serve(
         self, stack: AsyncExitStack, hub_address: str, address: str
     ) -> tuple[PolicyService, RolloutStreamService]:
-        policy = PolicyService(self._publisher, chunk_bytes=self._config.learner.chunk_bytes)
+        policy = PolicyService(
+            self._publisher,
+            chunk_bytes=self._config.learner.chunk_bytes,
+            carriers=carriers(self._config.sync.broadcast_address),
+        )
         streams = RolloutStreamService(
             self._inbox,
             max_group_bytes=self._config.learner.max_group_bytes,

@@ -24,6 +24,7 @@ from rlserve.errors import DeadlineExceeded
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import open_channel
 from rlserve.tokens.tokenizer import load_tokenizer
+from rlserve.weight_sync.carriers import carriers
 from rlserve.weight_sync.host import SHARED_MEMORY
 from rlserve.weight_sync.subscriber import Subscriber
 
@@ -67,7 +68,13 @@ async def _follow(
         return open_channel(learner.address)
 
     name = f"endpoint-{socket.gethostname()}-{os.getpid()}"
-    subscriber = Subscriber(connect, worker_id=name, staging=SHARED_MEMORY, fallback=paths.root)
+    subscriber = Subscriber(
+        connect,
+        worker_id=name,
+        staging=SHARED_MEMORY,
+        fallback=paths.root,
+        carriers=carriers(config.sync.broadcast_address),
+    )
     stack.push_async_callback(subscriber.close)
     follower = WeightFollower(engine, subscriber)
     following = asyncio.create_task(follower.run())

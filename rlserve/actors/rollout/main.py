@@ -39,6 +39,7 @@ from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ChannelOptions
 from rlserve.rpc.server import serving
 from rlserve.tokens.model_tokens import ModelTokens
 from rlserve.v1 import rollout_service_pb2_grpc as pb_grpc
+from rlserve.weight_sync.carriers import carriers
 from rlserve.weight_sync.host import SHARED_MEMORY
 from rlserve.weight_sync.subscriber import Subscriber
 
@@ -77,7 +78,13 @@ class RolloutProcess:
         self._paths = paths
         self._worker_id = worker_id
         self._hub = HubClient(hub_address)
-        self._subscriber = Subscriber(self._connect, worker_id=worker_id, staging=SHARED_MEMORY, fallback=paths.root)
+        self._subscriber = Subscriber(
+            self._connect,
+            worker_id=worker_id,
+            staging=SHARED_MEMORY,
+            fallback=paths.root,
+            carriers=carriers(config.sync.broadcast_address),
+        )
         self._started: _Parts | None = None
 
     @asynccontextmanager

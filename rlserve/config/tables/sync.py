@@ -14,5 +14,9 @@ class SyncConfig(Section):
     ``learner.max_lag`` then counts syncs: a token may be older than the newest weights by ``max_lag`` periods. A
     checkpoint and an evaluation sync too, so that a resumed run continues as one that was never stopped.
     """
+    broadcast_address: str = ""
+    """Address of the learner's host on a network that it shares with trusted workers alone: weights are broadcast
+    there, over NCCL between GPUs, else over gloo, to workers on other hosts. Nothing of it is encrypted. Empty: no
+    broadcast."""
     when_kl: float = Field(0.0, ge=0)
     """Sync sooner once the mean token divergence of learner from sampler exceeds this (nats); 0 disables it."""

@@ -24,6 +24,7 @@ from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
 from rlserve.rpc.token import run_token
 from rlserve.store.registry import backend_of
+from rlserve.weight_sync.carriers.collective import check_address
 
 FLASH = "flash_attention_2"
 ROOM_BYTES = 256 * 2**20
@@ -37,6 +38,7 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     # The cheapest first; the last one may import a package, for a launcher or a store that is a plug-in.
     yield from check_directory(paths.root)
     yield from check_ports(config)
+    yield from check_broadcast(config)
     yield from check_cores(config)
     yield from check_gpus(config, visible_gpus())
     yield from check_engines(config)
@@ -50,6 +52,15 @@ def check_variables(config: RunConfig) -> Iterator[Finding]:
         judge_environment(config.verifier.environment)
     except ConfigError as error:
         yield Finding(str(error))
+
+
+def check_broadcast(config: RunConfig) -> Iterator[Finding]:
+    """Whether the learner can be met where weights are to be broadcast."""
+    if config.sync.broadcast_address and config.launch.type == "local":
+        try:
+            check_address(config.sync.broadcast_address)
+        except ConfigError as error:
+            yield Finding(str(error))
 
 
 def check_types(config: RunConfig) -> Iterator[Finding]:

@@ -3,6 +3,8 @@
 * ``base``           what a carrier is: a sender at the learner, a receiver at the worker
 * ``device_memory``  the learner's copy on the GPU on which the engine computes
 * ``shared_file``    the learner's own file, opened by a worker on the same host
+* ``collective``     one broadcast to all workers of a fast network, beyond the learner's host
+* ``broadcast_rank`` a rank of such a broadcast, in a process of its own
 * ``chunks``         bytes over the RPC itself, each chunk with its digest
 * ``delta_stream``   in chunks, the difference to the version that the worker holds
 * ``full_stream``    in chunks, all bytes
@@ -19,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.carriers.base import Carrier, Offer, Sender
+from rlserve.weight_sync.carriers.collective import collective
 from rlserve.weight_sync.carriers.delta_stream import DELTA_STREAM
 from rlserve.weight_sync.carriers.device_memory import DEVICE_MEMORY
 from rlserve.weight_sync.carriers.full_stream import FULL_STREAM
@@ -27,6 +30,14 @@ from rlserve.weight_sync.publisher import Published
 
 CARRIERS: Sequence[Carrier] = (DEVICE_MEMORY, SHARED_FILE, DELTA_STREAM, FULL_STREAM)
 """Cheapest first. The last one serves every worker and checks every digest: it is what all others fall back to."""
+
+
+def carriers(broadcast_address: str = "") -> Sequence[Carrier]:
+    """``CARRIERS``, and the broadcast where learner and workers meet at an address (``sync.broadcast_address``)."""
+    if not broadcast_address:
+        return CARRIERS
+    before = CARRIERS.index(DELTA_STREAM)
+    return (*CARRIERS[:before], collective(broadcast_address), *CARRIERS[before:])
 
 
 async def first_offer(senders: Mapping[str, Sender], published: Published, request: pb.FetchRequest) -> Offer:
@@ -39,4 +50,15 @@ async def first_offer(senders: Mapping[str, Sender], published: Published, reque
     raise LookupError(f"carriers: none of {', '.join(senders)} serves every caller; end the list with one that does")
 
 
-__all__ = ["CARRIERS", "DELTA_STREAM", "DEVICE_MEMORY", "FULL_STREAM", "SHARED_FILE", "Carrier", "Offer", "first_offer"]
+__all__ = [
+    "CARRIERS",
+    "DELTA_STREAM",
+    "DEVICE_MEMORY",
+    "FULL_STREAM",
+    "SHARED_FILE",
+    "Carrier",
+    "Offer",
+    "carriers",
+    "collective",
+    "first_offer",
+]

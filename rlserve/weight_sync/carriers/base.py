@@ -5,7 +5,8 @@ One ``Fetch`` RPC is one attempt:
 1. Worker: ``ask`` of each receiver writes into the request what its sender must know (a host, a held version).
 2. Learner: ``offer`` of each sender in turn, until one can serve this caller; its header goes out, then its chunks.
 3. Worker: ``take`` of the receiver that the header names returns the path of the flat file. When it raises
-   WeightsMismatch, the next attempt asks for the carriers after it.
+   WeightsMismatch, the next attempt asks for the carriers after it; when it raises Interrupted, the first time, for the
+   same ones.
 
 Chunks are for carriers that send through the RPC. Others leave ``FetchHeader.locator`` for the receiver to find the
 bytes by, and read in ``FetchRequest.carriers`` what their own receiver wrote there.
@@ -16,10 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlserve.errors import WeightsMismatch
 from rlserve.records import PolicyVersion
 from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.weight_sync.publisher import Published, Publisher
 from rlserve.weight_sync.staging import Staging
+
+
+class Interrupted(WeightsMismatch):
+    """The way broke, whatever the bytes were: the version is asked for by the same carriers once more."""
+
 
 NextChunk = Callable[[], Awaitable[pb.Chunk]]
 """The next chunk of the RPC. Raises DeadlineExceeded, which names the learner, when none comes in time."""
