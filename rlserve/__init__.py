@@ -5,12 +5,13 @@ From the bottom up (``tests/test_layers.py`` checks the direction of imports):
 * ``records``        frozen dataclasses, one per message
 * ``errors``, ``nearest``  the errors raised on purpose, and hints to the nearest known name
 * ``text_files``, ``gather``, ``importing``, ``idle_threads``, ``processor_time``, ``cpu_kernels``,
-  ``hugging_face``  small helpers
+  ``hugging_face``, ``compile_caches``  small helpers
 * ``references``     objects in the user's files, such as ``"my_reward.py:digits"``
 * ``plugins``        the protocols of environments and verifiers, and how all plug-ins are loaded
 * ``config``         the run configuration: one strict section per table
 * ``console``        the console of a run: progress, warnings, result
 * ``data``           rows of any data set, and the well-known ones
+* ``memory``         what processes hold, predicted
 * ``observability``  logs, metrics, events, report
 * ``trackers``       curves, samples and results for TensorBoard, W&B, MLflow, trackio
 * ``rpc``            gRPC servers, channels, errors, TLS, codec

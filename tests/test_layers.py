@@ -15,6 +15,7 @@ LAYERS: Layers = (
         "v1",
         "errors",
         "nearest",
+        "compile_caches",
         "cpu_kernels",
         "gather",
         "hugging_face",
@@ -24,7 +25,7 @@ LAYERS: Layers = (
         "text_files",
     ),
     ("records", "config", "plugins", "references", "data"),
-    ("tokens", "algorithms", "sandbox"),
+    ("tokens", "algorithms", "memory", "sandbox"),
     ("batching", "store", "observability", "models"),
     ("console",),
     ("rpc", "trackers"),
@@ -60,7 +61,19 @@ PLUGIN_MAY_IMPORT = {"errors", "nearest", "records", "plugins", "references", "s
 ENVIRONMENT_MAY_IMPORT = PLUGIN_MAY_IMPORT | {"verifiers", "data"}  # an environment knows its tasks' verifier
 PLUGINS = ("environments", "verifiers")
 # What a host of one role does not install; only these rooms may import it at the top of a module.
-LIGHT = ("records", "config", "errors", "text_files", "plugins", "rpc", "store", "verifiers", "environments", "cli")
+LIGHT = (
+    "records",
+    "config",
+    "memory",
+    "errors",
+    "text_files",
+    "plugins",
+    "rpc",
+    "store",
+    "verifiers",
+    "environments",
+    "cli",
+)
 LIGHT_FILES = ("engines/__init__.py", "engines/base.py", "engines/factory.py")  # named without the engine itself
 HEAVY = {"torch", "vllm", "deepspeed", "transformers", "ray"}
 

@@ -12,12 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from rlserve.memory.formulas import COMPILED_HEAD_ELEMENT, HEAD_ELEMENT, HEAD_WORK_BYTES
+
 Record = TypeVar("Record")
-WORK_BYTES = 3 * 2**28
-"""Memory for the intermediate results of a chunk, 768 MiB: with less, the products of a vocabulary of 150,000 would be
-too narrow for a GPU; with twice as much, they are not faster."""
-BYTES, COMPILED_BYTES = 12, 6
-"""Of an element of a chunk: the logit in its own type and two float32 copies, rounded up; compiled at most one."""
 ROUND_TO = 128
 """Chunks and blocks are multiples of it: GPU kernels work on tiles of that size."""
 
@@ -33,7 +30,7 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     """Logits are squeezed into -softcap to softcap by a tanh; None: they are not."""
-    work_bytes: int = WORK_BYTES
+    work_bytes: int = HEAD_WORK_BYTES
     compiled: bool = False
     """The elementwise work of a chunk runs as kernels that ``torch.compile`` makes."""
 
@@ -55,7 +52,7 @@ class Head:
 
     def chunks(self, hidden: Tensor) -> Iterator[slice]:
         """Slices of ``[N, H]`` whose logits fit into ``work_bytes``."""
-        size = COMPILED_BYTES if self.compiled else BYTES
+        size = COMPILED_HEAD_ELEMENT if self.compiled else HEAD_ELEMENT
         tokens = rounded(self.work_bytes // (size * self.vocabulary(hidden)))
         return slices(len(hidden), tokens)
 

@@ -3,7 +3,7 @@
 * ``main``      parses, then imports the chosen command's module
 * ``commands``  Command: name, module and help of a subcommand
 
-* ``runs``      commands about a run: run, serve, status, set, rollout, report, eval, generate
+* ``runs``      commands about a run: run, plan, serve, status, set, rollout, report, eval, generate
 * ``env``       the actions of ``rlserve env``
 * ``chat``      talks to a checkpoint
 * ``pairs``     preference pairs from files of samples

@@ -23,6 +23,7 @@ PIPE_CLOSED = 141
 
 COMMANDS = (
     Command("run", "rlserve.cli.runs.run", "a whole run on this machine, from a configuration"),
+    Command("plan", "rlserve.cli.runs.plan", "what memory a run takes, process by process, and whether it fits"),
     Command(
         "serve",
         "rlserve.cli.runs.serve",

@@ -15,7 +15,7 @@
 * ``directory``       the run directory: lock, ``config.toml``, earlier lives
 * ``prepare``         the process that makes the start checkpoint and teachers
 * ``preflight``       faults that are found before anything starts
-* ``weight_plan``     where published weights will lie
+* ``memory``          what each process will hold, and whether it fits
 
 To add a launcher: a module with the class, its name in ``registry.LAUNCHERS``, or from a package of your own
 an entry point of ``rlserve.launchers``; ``tests/contract/test_launchers.py`` takes all of the list. See

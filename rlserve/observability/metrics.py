@@ -65,6 +65,7 @@ METRICS: Mapping[str, MetricInfo] = {
     ),
     "learner/mfu": MetricInfo("share", "of the FLOP/s that a known GPU could do, those that training takes"),
     "learner/peak_gib": MetricInfo("GiB", "most memory that a rank held: tensors on a GPU, the process on a CPU"),
+    "learner/peak_over_plan": MetricInfo("share", "that peak over what the memory plan (rlserve plan) says"),
     "learner/updates": MetricInfo("updates", "optimizer updates made from the batch"),
     "sync/steps_since": MetricInfo("steps", "optimizer steps since workers were given new weights"),
     "sync/by_divergence": MetricInfo("", "1 when the divergence and not the period sent the weights"),

@@ -66,5 +66,7 @@ def _speed(report: StepReport) -> dict[str, float]:
         "learner/tokens_per_second_per_gpu": report.tokens / gpu_seconds,
         "learner/peak_gib": report.peak_bytes / GIB,
     }
+    if report.planned_bytes:
+        known["learner/peak_over_plan"] = report.peak_bytes / report.planned_bytes
     # No card is known to be the peak: no number is better than one against a guess.
     return known | ({"learner/mfu": report.flops / (gpu_seconds * report.peak_flops)} if report.peak_flops else {})

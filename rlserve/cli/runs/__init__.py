@@ -1,6 +1,7 @@
 """Commands about a run, and what they share.
 
 * ``run``       a whole run on this machine
+* ``plan``      the memory of each process, and whether it fits
 * ``serve``     one actor
 * ``join``      one actor on a host without the run's files
 * ``openai_server``  ``serve openai``: the OpenAI-compatible endpoint of a model or a run

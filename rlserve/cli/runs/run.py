@@ -10,9 +10,9 @@ from rlserve.config.run import RunConfig
 from rlserve.console.follow import print_warning
 from rlserve.errors import InvalidRequest
 from rlserve.launch.gpus import visible_gpus
+from rlserve.launch.memory.check import table
 from rlserve.launch.plan import plan_hub, plan_processes
 from rlserve.launch.run import look_for_faults
-from rlserve.launch.weight_plan import weight_plan
 from rlserve.library.start import paths_of, resume, resumed, start
 
 SET_HELP = "override one key, e.g. --set learner.lr=1e-5 --set environments.0.weight=2"
@@ -92,4 +92,5 @@ def _print_plan(config: RunConfig, paths: RunPaths) -> None:
     for spec in (plan_hub(paths.root, address), *planned):
         on = spec.environment.get("CUDA_VISIBLE_DEVICES")
         print(f"# {spec.name}{f' (GPU {on})' if on else ''}: {' '.join(spec.command[1:])}")
-    print(f"# {weight_plan(config, paths)}")
+    for line in table(config):
+        print(f"#   {line}")

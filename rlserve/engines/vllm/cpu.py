@@ -24,8 +24,7 @@ def cpu_kv_cache_bytes(model: Any, *, dtype: str, max_length: int, asked: int) -
     """
     sequence = sequence_bytes(model, dtype=dtype, max_length=max_length)
     if not asked:
-        share = int(psutil.virtual_memory().available * MEMORY_SHARE)
-        return max(LEAST_BYTES, min(SEQUENCES * sequence, share), sequence)
+        return room(sequence)
     if asked < sequence and _keeps_everything(model):
         raise ConfigError(
             f"kv_cache_bytes: is {asked}, but one sequence of max_length = {max_length} needs {sequence}; raise the "
@@ -34,13 +33,23 @@ def cpu_kv_cache_bytes(model: Any, *, dtype: str, max_length: int, asked: int) -
     return asked
 
 
+def room(sequence: int) -> int:
+    """Bytes where the configuration leaves the size open, for sequences of these bytes each."""
+    share = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    return max(LEAST_BYTES, min(SEQUENCES * sequence, share), sequence)
+
+
+def padded(tokens: int) -> int:
+    """Tokens of the blocks that hold a sequence."""
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+
+
 def sequence_bytes(model: Any, *, dtype: str, max_length: int) -> int:
     """Keys and values of one sequence in every layer; an upper bound for layers that keep less."""
     text = model.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    blocks = -(-max_length // BLOCK_TOKENS)
-    return int(text.num_hidden_layers * 2 * heads * size * ITEM_BYTES[dtype] * blocks * BLOCK_TOKENS)
+    return int(text.num_hidden_layers * 2 * heads * size * ITEM_BYTES[dtype] * padded(max_length))
 
 
 def _keeps_everything(model: Any) -> bool:

@@ -19,6 +19,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
 from rlserve.launch.last_words import last_words
+from rlserve.launch.memory.check import check_memory
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.preflight.machine import check_machine
 from rlserve.launch.process import describe_exit
@@ -35,7 +36,7 @@ START = "start"
 def check(config: RunConfig, paths: RunPaths, *, stage_seconds: float = STAGE_SECONDS) -> list[Finding]:
     """All faults and warnings; nothing is started or written."""
     # The machine first: its checks run no plug-in, so that their findings do not depend on the probe.
-    return [*check_machine(config, paths), *probe(config, stage_seconds=stage_seconds)]
+    return [*check_machine(config, paths), *check_memory(config, paths), *probe(config, stage_seconds=stage_seconds)]
 
 
 def refuse_faults(findings: Sequence[Finding]) -> None:

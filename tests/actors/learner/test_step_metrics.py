@@ -35,6 +35,7 @@ def step() -> Mapping[str, float]:
         flops=3e12,
         peak_flops=2e12,
         peak_bytes=2.0**31,
+        planned_bytes=2.5 * 2**30,
         ranks=4,
     )
     layout = BatchLayout(tokens_per_micro_batch=512, max_new_tokens=64, max_length=128)
@@ -89,7 +90,7 @@ def test_speed_is_that_of_one_gpu_and_mfu_of_all() -> None:
     numbers = step()
     assert numbers["learner/tokens_per_second_per_gpu"] == 100
     assert numbers["learner/mfu"] == pytest.approx(3e12 / (2.0 * 4 * 2e12))
-    assert numbers["learner/peak_gib"] == 2
+    assert (numbers["learner/peak_gib"], numbers["learner/peak_over_plan"]) == (2, 0.8)
 
 
 def test_arrivals_are_of_one_interval_and_samples_of_the_whole_process() -> None:

@@ -22,11 +22,9 @@ from rlserve.config.deepspeed import merged
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.importing import collector_paused
+from rlserve.memory.formulas import BUCKET_ELEMENTS, LIVE_ELEMENTS, effective_stage
 
 logger = logging.getLogger(__name__)
-
-BUCKET_ELEMENTS = 2**26
-"""Elements that ZeRO reduces or gathers at once: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,19 +168,10 @@ def deepspeed_config(config: LearnerConfig, *, num_parameters: int, device: torc
             "allgather_bucket_size": bucket,
             "overlap_comm": device.type == "cuda",  # it needs CUDA streams
             "stage3_prefetch_bucket_size": bucket,
-            "stage3_max_live_parameters": max(10 * bucket, 10**9),  # 1e9 is DeepSpeed's default
+            "stage3_max_live_parameters": max(10 * bucket, LIVE_ELEMENTS),
         },
     }
     return merged(ours, config.deepspeed)
-
-
-def effective_stage(config: LearnerConfig) -> int:
-    """The ZeRO stage DeepSpeed runs: bfloat16 at stage 0 runs as stage 1.
-
-    DeepSpeed's own stage 0 in bfloat16 sums micro-batches in bfloat16; stage 1 sums them in float32, and its
-    update is otherwise the same.
-    """
-    return 1 if config.zero_stage == 0 and config.dtype == "bfloat16" else config.zero_stage
 
 
 def create_optimizer(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:

@@ -23,7 +23,6 @@ from rlserve.actors.learner.train.deepspeed_setup import (
     bound_collectives,
     create_optimizer,
     deepspeed_config,
-    effective_stage,
     import_deepspeed,
     init_process_group,
     torch_threads,
@@ -37,6 +36,8 @@ from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBat
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
 from rlserve.errors import ConfigError, LimitExceeded
+from rlserve.memory.formulas import effective_stage, learner_rank
+from rlserve.memory.shape import ModelShape
 from rlserve.models import throughput
 from rlserve.models.scored_model import ScoredModel
 
@@ -78,6 +79,8 @@ class StepReport:
     ranks: int = 1
     peak_bytes: float = 0.0
     """Most memory that a rank held at once since its start."""
+    planned_bytes: float = 0.0
+    """That peak by the memory plan; 0 for a model of another form than it knows."""
 
 
 class LearnerEngine:
@@ -114,6 +117,8 @@ class LearnerEngine:
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
+        self.planned_bytes = _planned(self.module, config, device)
+        """Most memory that this rank should hold (``rlserve.memory.formulas``); 0: not known."""
         self._skipped_steps = 0
         self.before_update: Callable[[], object] = lambda: None
         """Called before each optimizer step changes the weights."""
@@ -164,6 +169,7 @@ class LearnerEngine:
             peak_flops=throughput.peak_flops(self.rank_info.device, self.dtype),
             ranks=self.rank_info.world_size,
             peak_bytes=held,
+            planned_bytes=self.planned_bytes,
         )
 
     def output_gradient_norm(
@@ -306,6 +312,11 @@ class LearnerEngine:
             **{name: metrics.total(torch.tensor(value, dtype=torch.float64)) for name, value in counts.items()},
             PEAK_BYTES: metrics.maximum(held, torch.ones(())),
         }
+
+
+def _planned(model: Any, config: LearnerConfig, device: torch.device) -> float:
+    shape = ModelShape.from_json(model.config.to_dict())
+    return 0.0 if shape is None else float(learner_rank(shape, config, on_gpu=device.type == "cuda").total)
 
 
 def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:

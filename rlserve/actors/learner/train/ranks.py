@@ -173,6 +173,7 @@ def create_rank(
     reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None
     if reference is not None:
         reference.is_start = kept is None
+        engine.planned_bytes += sum(p.numel() * p.element_size() for p in reference.module.parameters())
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 

@@ -280,4 +280,5 @@ def combine(reports: Sequence[StepReport]) -> StepReport:
         tokens=sum(report.tokens for report in reports),
         flops=sum(report.flops for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
+        planned_bytes=reports[0].planned_bytes,
     )

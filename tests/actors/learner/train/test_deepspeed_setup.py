@@ -9,14 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rlserve.actors.learner.train.deepspeed_setup import (
-    RankInfo,
-    deepspeed_config,
-    effective_stage,
-    torch_threads,
-)
+from rlserve.actors.learner.train.deepspeed_setup import RankInfo, deepspeed_config, torch_threads
 from rlserve.config.deepspeed import OWNED
 from rlserve.config.tables.learner import LearnerConfig
+from rlserve.memory.formulas import effective_stage
 from tests.support.models.learner_work import save_policy
 
 CPU = torch.device("cpu")
