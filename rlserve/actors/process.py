@@ -23,8 +23,10 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 
 from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.starting import NO_ADDRESS, announced
 from rlserve.actors.stop import stop_signals
 from rlserve.actors.stop_deadline import STOP_SECONDS, end_within
 from rlserve.errors import ConfigError, InvalidRequest, PluginFailed, RlserveError, UnknownName
@@ -73,6 +75,7 @@ async def run_actor(
     environments: Sequence[EnvironmentSpec] = (),
     status: Callable[[], Mapping[str, str]] = dict,
     work: Callable[[], Awaitable[None]] | None = None,
+    doing: Callable[[], str] | None = None,
     run_id: str = "",
     stop_seconds: float = STOP_SECONDS,
 ) -> int:
@@ -81,7 +84,8 @@ async def run_actor(
     ``serve`` starts the actor's server and yields the address that others dial; it is exited last, so that the server
     drains after the actor has left the hub. ``serves`` are the names that the actor serves, ``environments`` the specs
     that it offers (an empty address stands for its own). ``status`` is called at each heartbeat. ``work`` runs beside
-    the server: the actor stops with 0 when it returns, with 1 when it raises; a signal cancels it. With an empty
+    the server: the actor stops with 0 when it returns, with 1 when it raises; a signal cancels it. ``doing`` says what
+    a long start does: the hub lists the actor as starting meanwhile, and others wait for it. With an empty
     ``hub_address`` the actor does not register. Once the stop has begun, the process must end within ``stop_seconds``.
 
     Exit codes: 0 stopped as requested; 1 failed (see the log); 3 a newer process has this id; 4 the stop hung (the log
@@ -94,9 +98,11 @@ async def run_actor(
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             try:
-                address = await stack.enter_async_context(serve)
+                actor = _actor(kind, actor_id, NO_ADDRESS, serves, run_id)
+                async with announced(hub_address if doing else "", actor, doing or str):
+                    address = await stack.enter_async_context(serve)
                 # After the server: others dial an actor as soon as the hub lists it.
-                actor = _actor(kind, actor_id, address, serves, run_id)
+                actor = replace(actor, address=address)
                 replaced = await _join(stack, hub_address, actor, status, environments)
                 # From here a signal ends the actor by _until_the_end; before, _abort_start cancels the start.
                 started.set()

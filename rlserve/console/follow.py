@@ -99,6 +99,8 @@ def show_event(progress: Progress, event: Mapping[str, Any]) -> None:
             died = f"{event['actor']}: {event['how']}{said}"
             # A repeated message is shown once, so another death by the same cause is not shown again.
             progress.warn(f"{died}\n    the run continues while {event['actor']} restarts{log}")
+        case "actor_starts":
+            progress.say(f"{event['actor']} starts: it {event['doing']}, {event['seconds']} s so far")
         case "actor_recovered":
             progress.say(f"{event['actor']}: serving again after {float(event['seconds']):.1f} s")
         case "actor_killed":

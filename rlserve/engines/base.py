@@ -16,7 +16,7 @@ An example of one life::
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -25,6 +25,11 @@ from rlserve.config.tables.model import ModelConfig
 from rlserve.config.tables.rollout import RolloutConfig
 from rlserve.records import PolicyVersion, Sample
 from rlserve.weight_sync.device_memory import DeviceMemory
+
+
+def _nobody_listens(_: str) -> None:
+    pass
+
 
 _DEFAULTS = RolloutConfig()
 """The defaults of ``[rollout]``, said there alone."""
@@ -51,12 +56,12 @@ class EngineOptions:
     seed: int = 0
     further: Mapping[str, Any] = field(default_factory=dict)
     """Arguments by the engine's own names (``rollout.options``)."""
-    start_seconds: float = 600.0
-    """Limit for the start. A large model on a cold disk takes minutes; the launcher's own limit ends first."""
     update_seconds: float = 300.0
     """Limit for each of: staging weights, swapping them, reading their digest."""
     stall_seconds: float = _DEFAULTS.stall_seconds
-    """An engine with pending work that neither answers nor computes for this long counts as dead."""
+    """An engine with pending work, or a start, that neither answers nor computes for this long counts as dead."""
+    report: Callable[[str], object] = field(default=_nobody_listens, compare=False)
+    """Called with what a long start does, each time that changes: "loads the weights"."""
 
     @classmethod
     def from_config(cls, rollout: RolloutConfig, model: ModelConfig, model_path: str, seed: int) -> Self:

@@ -28,7 +28,7 @@ from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub
 from rlserve.launch.ports import answers, is_taken, on_host, with_free_port
 from rlserve.launch.process import Child, describe_exit
 from rlserve.launch.restart_policy import RestartPolicy, StartFailures
-from rlserve.launch.silence import Silences
+from rlserve.launch.silence import Silences, Starts
 from rlserve.observability.events import EventLog
 from rlserve.records import Change
 
@@ -76,7 +76,9 @@ class LocalLauncher:
         stopped = asyncio.create_task(self._stopping.wait())
         # These two only observe. They are not among the pending tasks, so that no failure of theirs ends a run.
         watching = asyncio.create_task(self._note_recoveries())
-        silences = asyncio.create_task(silence.watch(self.hub_address, self._living, self._warn, Silences()))
+        silences = asyncio.create_task(
+            silence.watch(self.hub_address, self._living, self._warn, Silences(), self._note_start, Starts())
+        )
         # Rank 0 alone: its exit is the end of training, the other ranks follow.
         learners = {task for task in tasks if task.get_name() == LEARNER}
         listening = asyncio.create_task(self._hub_listens(self._children[HUB]))
@@ -170,6 +172,10 @@ class LocalLauncher:
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)
         self._events.note("warning", message=message, cause=message)
+
+    def _note_start(self, name: str, doing: str, seconds: float) -> None:
+        logger.info("%s starts: it %s, %.0f s so far", name, doing, seconds)
+        self._events.note("actor_starts", actor=name, doing=doing, seconds=round(seconds))
 
     async def _note_recoveries(self) -> None:
         """Record the seconds from each death until the actor registered again."""

@@ -1,4 +1,4 @@
-"""Reports processes that live and send no heartbeat: stopped, hung, or without a processor.
+"""Reports processes that live and send no heartbeat: stopped, hung, or without a processor; and what long starts do.
 
 A dead process is found by its exit status; one that lives and is silent, only by its missing registration at the hub.
 
@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 import psutil
 
 from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.starting import DOING, name_of
 from rlserve.errors import RlserveError
 from rlserve.launch.plan import HUB, LEARNER
+from rlserve.records import ActorKind
 
 LOOK_SECONDS = 2.0
 """Any value well below PATIENCE_SECONDS will do."""
@@ -72,17 +74,52 @@ class Silences:
         )
 
 
+class Starts:
+    """What actors do that take long to start: a pure state machine.
+
+    Example: ``look({"rollout-0": "loads the weights"}, now)`` returns nothing at first; after ``patience_seconds``, and
+    at each change from then on, the actor, what it does and for how long it has been starting.
+    """
+
+    def __init__(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._since: dict[str, float] = {}
+        self._said: dict[str, str] = {}
+
+    def look(self, starting: Mapping[str, str], now: float) -> list[tuple[str, str, float]]:
+        """What is new at ``now``, in monotonic seconds; ``starting``: what each starting actor does."""
+        for name in self._since.keys() - starting.keys():
+            self._since.pop(name)
+            self._said.pop(name, None)
+        news = []
+        for name, doing in sorted(starting.items()):
+            seconds = now - self._since.setdefault(name, now)
+            if doing and doing != self._said.get(name) and seconds >= self._patience_seconds:
+                self._said[name] = doing
+                news.append((name, doing, seconds))
+        return news
+
+
 async def watch(
-    hub_address: str, living: Callable[[], Mapping[str, int]], tell: Callable[[str], object], silences: Silences
+    hub_address: str,
+    living: Callable[[], Mapping[str, int]],
+    tell: Callable[[str], object],
+    silences: Silences,
+    tell_start: Callable[[str, str, float], object],
+    starts: Starts,
 ) -> None:
-    """Compare every LOOK_SECONDS, and pass each message to ``tell``."""
+    """Compare every LOOK_SECONDS; each message goes to ``tell``, what a long start does to ``tell_start``."""
     async with HubClient(hub_address) as hub:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             registered: Mapping[str, int] | None = None
             # No answer is the finding itself: ``registered`` stays None, and the hub counts as silent.
             with contextlib.suppress(RlserveError):
-                registered = {actor.actor_id: actor.pid for actor in await hub.list_actors()}
+                actors = await hub.list_actors()
+                registered = {actor.actor_id: actor.pid for actor in actors}
+                starting = {name_of(a): a.status.get(DOING, "") for a in actors if a.kind is ActorKind.STARTING}
+                for name, doing, seconds in starts.look(starting, time.monotonic()):
+                    tell_start(name, doing, seconds)
             for text in silences.look(living(), registered, time.monotonic()):
                 tell(text)
 

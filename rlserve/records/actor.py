@@ -16,6 +16,8 @@ class ActorKind(StrEnum):
     ENVIRONMENT = "environment"
     TEACHER = "teacher"
     LEARNER = "learner"
+    STARTING = "starting"
+    """A process of another kind that does not serve yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

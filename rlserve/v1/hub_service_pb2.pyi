@@ -33,6 +33,8 @@ class _ActorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActorKind.V
     ACTOR_KIND_ENVIRONMENT: _ActorKind.ValueType  # 4
     ACTOR_KIND_TEACHER: _ActorKind.ValueType  # 5
     ACTOR_KIND_LEARNER: _ActorKind.ValueType  # 6
+    ACTOR_KIND_STARTING: _ActorKind.ValueType  # 7
+    """A process of another kind that does not serve yet."""
 
 class ActorKind(_ActorKind, metaclass=_ActorKindEnumTypeWrapper): ...
 
@@ -43,6 +45,8 @@ ACTOR_KIND_VERIFIER: ActorKind.ValueType  # 3
 ACTOR_KIND_ENVIRONMENT: ActorKind.ValueType  # 4
 ACTOR_KIND_TEACHER: ActorKind.ValueType  # 5
 ACTOR_KIND_LEARNER: ActorKind.ValueType  # 6
+ACTOR_KIND_STARTING: ActorKind.ValueType  # 7
+"""A process of another kind that does not serve yet."""
 Global___ActorKind: _TypeAlias = ActorKind  # noqa: Y015
 
 @_typing.final

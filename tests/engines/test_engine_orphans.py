@@ -17,7 +17,7 @@ from tests.support.models.tiny_policies import tiny_model
 WORKER = """
 import asyncio, sys
 if __name__ == "__main__" and "early" in sys.argv:
-    from rlserve.engines.vllm.start import fork_early
+    from rlserve.engines.vllm.starting.start import fork_early
     fork_early()
 from rlserve.engines.vllm.engine import VllmEngine
 from rlserve.engines.base import EngineOptions
@@ -85,7 +85,7 @@ def test_a_killed_worker_leaves_no_process(tmp_path: Path, moment: str, fork: st
 def test_the_fork_server_of_a_worker_is_its_fork_and_holds_nothing_of_it(tmp_path: Path) -> None:
     code = (
         "import sys; from multiprocessing import forkserver\n"
-        "from rlserve.engines.vllm.start import fork_early\n"
+        "from rlserve.engines.vllm.starting.start import fork_early\n"
         "mine = open(sys.argv[1], 'w'); fork_early()\n"
         "print(forkserver._forkserver._forkserver_pid, flush=True); sys.stdin.read()"
     )

@@ -8,9 +8,10 @@ import sys
 import time
 
 from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.starting import announced
 from rlserve.actors.hub.main import hub_server
 from rlserve.launch import silence
-from rlserve.launch.silence import Silences
+from rlserve.launch.silence import Silences, Starts
 from rlserve.records import Actor, ActorKind
 
 LIVING = {"hub": 1, "learner": 2, "rollout-0": 3}
@@ -65,7 +66,9 @@ async def test_a_stopped_process_is_told_with_its_state() -> None:
             os.kill(process.pid, signal.SIGSTOP)
             await hub.deregister(lease)
             watching = asyncio.create_task(
-                silence.watch(server.address, lambda: {"verifier-0": process.pid}, told.put_nowait, silences)
+                silence.watch(
+                    server.address, lambda: {"verifier-0": process.pid}, told.put_nowait, silences, print, Starts()
+                )
             )
             said = await asyncio.wait_for(told.get(), 60)
             watching.cancel()
@@ -73,3 +76,34 @@ async def test_a_stopped_process_is_told_with_its_state() -> None:
         process.kill()
         process.wait()
     assert said.startswith("verifier-0: it has sent the hub no heartbeat") and f"(pid {process.pid}, stopped)" in said
+
+
+def test_a_long_start_is_told_at_each_change() -> None:
+    starts = Starts(patience_seconds=20)
+    loads, compiles = {"rollout-0": "loads the weights"}, {"rollout-0": "compiles"}
+    assert starts.look(loads, 0.0) == [] == starts.look(loads, 19.0)  # most starts are over by then
+    assert starts.look(loads, 21.0) == [("rollout-0", "loads the weights", 21.0)]
+    assert starts.look(loads, 60.0) == []
+    assert starts.look(compiles, 62.0) == [("rollout-0", "compiles", 62.0)]
+    assert starts.look({}, 70.0) == []  # it serves
+    assert starts.look(compiles, 80.0) == [] == starts.look({**compiles, "t": ""}, 99.0)
+    assert starts.look(compiles, 100.0) == [("rollout-0", "compiles", 20.0)]
+
+
+async def test_what_a_start_does_comes_from_the_hub() -> None:
+    told: asyncio.Queue[tuple[str, str, float]] = asyncio.Queue()
+    actor = Actor(actor_id="rollout-0", kind=ActorKind.ROLLOUT, address="127.0.0.1:1", incarnation="first")
+    async with hub_server("127.0.0.1:0", 0.5) as server, announced(server.address, actor, lambda: "compiles"):
+        watching = asyncio.create_task(
+            silence.watch(
+                server.address,
+                dict,
+                print,
+                Silences(),
+                lambda *news: told.put_nowait(news),
+                Starts(patience_seconds=0.0),
+            )
+        )
+        name, doing, _ = await asyncio.wait_for(told.get(), 60)
+        watching.cancel()
+    assert (name, doing) == ("rollout-0", "compiles")

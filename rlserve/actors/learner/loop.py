@@ -15,7 +15,7 @@ next batch is taken for the same step.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Event
 
 from rlserve.actors.checkpoints import STORE_FILE
@@ -66,8 +66,9 @@ class TrainingLoop:
         curriculum: Curriculum,
         warn: Warner,
         stop: Event,
+        starting: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """``served`` gives the version that each worker confirmed last."""
+        """``served`` gives the version that each worker confirmed last, ``starting`` the actors that start."""
         config = live.config
         self._live = live
         self._config = config
@@ -82,7 +83,12 @@ class TrainingLoop:
         self._warn = warn
         self._stop = stop
         self._waits = Waits(
-            inbox, config.learner, warn=warn, check=self._end_if_asked, start_seconds=config.launch.start_seconds
+            inbox,
+            config.learner,
+            warn=warn,
+            check=self._end_if_asked,
+            start_seconds=config.launch.start_seconds,
+            starting=starting,
         )
         self._measuring = Measuring(
             config,
@@ -94,6 +100,7 @@ class TrainingLoop:
             served=served,
             warn=warn,
             check=self._end_if_asked,
+            starting=starting,
         )
         self._layout = BatchLayout(
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,

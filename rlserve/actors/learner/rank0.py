@@ -21,6 +21,7 @@ import torch
 from rlserve.actors import collector
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.registration import Registration
+from rlserve.actors.discovery.starting import Starting
 from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.ingest.environments import EnvironmentFollower
 from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
@@ -38,7 +39,7 @@ from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.start_point import StartPoint, open_store
-from rlserve.actors.learner.teacher_check import check_teachers, wait_seconds
+from rlserve.actors.learner.teacher_check import check_teachers
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.actors.stop_deadline import end_within
 from rlserve.batching.filters import why_drop
@@ -92,6 +93,7 @@ class Learner:
         self._tokens = ModelTokens.load(start.model_path, config.model.chat_template_kwargs)
         self._inbox = self._open_inbox()
         self._follower: EnvironmentFollower | None = None
+        self._starting = Starting()
         self._hub: HubClient | None = None
 
     def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
@@ -132,12 +134,9 @@ class Learner:
     def _check_teachers(self, thread: LoopThread) -> None:
         if self._hub is None or not self._config.teachers:
             return
-        # Teachers are waited for one after the other, each within a deadline of its own.
-        seconds = wait_seconds(self._config) * len(self._config.teachers)
-        unshared = thread.run(
-            check_teachers(self._config, self._hub, tokens=self._tokens, vocab_size=self._trainer.vocabulary),
-            seconds + START_SECONDS,
-        )
+        # No limit of its own: each teacher is waited for as long as it starts, and within a deadline otherwise.
+        checking = check_teachers(self._config, self._hub, tokens=self._tokens, vocab_size=self._trainer.vocabulary)
+        unshared = thread.submit(checking).result()
         if unshared is not None:
             self._trainer.set_unshared(torch.from_numpy(unshared))
 
@@ -156,6 +155,7 @@ class Learner:
             curriculum=self._curriculum,
             warn=self._warn,
             stop=stop,
+            starting=self._starting.names,
         )
         try:
             loop.run()
@@ -230,6 +230,7 @@ class Learner:
                 warn=self._warn,
             )
             stack.push_async_callback(_cancel, asyncio.create_task(self._follower.follow()))
+            stack.push_async_callback(_cancel, asyncio.create_task(self._starting.follow(self._hub)))
         return policy, streams
 
     async def _give_way(self, registration: Registration) -> None:

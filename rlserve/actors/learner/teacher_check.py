@@ -9,7 +9,7 @@ import numpy.typing as npt
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import TeacherConfig
-from rlserve.errors import ConfigError
+from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.records import Actor, ActorKind
 from rlserve.rpc.channel import call, open_channel
 from rlserve.rpc.options import TEACHER_MESSAGE_BYTES, ChannelOptions
@@ -33,13 +33,13 @@ async def check_teachers(
     Returns the policy's tokens ``[vocab_size]`` missing from the vocabulary of a teacher with another tokenizer whose
     top k is used; None without such a teacher.
 
-    Raises DeadlineExceeded for a teacher that is not served in time (see ``wait_seconds``), and ConfigError for one
-    that cannot be used.
+    Raises DeadlineExceeded for a teacher that is neither served nor starting in time (see ``wait_seconds``), and
+    ConfigError for one that cannot be used.
     """
     own = fingerprint(tokens.tokenizer)
     unshared: dict[str, npt.NDArray[np.bool_]] = {}
     for teacher in config.teachers:
-        actor = await hub.wait_for(ActorKind.TEACHER, serves=teacher.name, deadline_seconds=wait_seconds(config))
+        actor = await _served(hub, teacher.name, wait_seconds(config))
         description: pb.DescribeTeacherResponse = await _ask(actor, "Describe", pb.DescribeTeacherRequest())
         for problem in problems(config, teacher, description, own):
             raise ConfigError(problem)
@@ -51,6 +51,16 @@ async def check_teachers(
             # ``shared`` has a token of the policy for each of the teacher's, -1 where the policy has none.
             unshared[teacher.name][shared[shared >= 0]] = False
     return _only_one(unshared)
+
+
+async def _served(hub: HubClient, name: str, seconds: float) -> Actor:
+    """A server of the teacher, within ``seconds`` once none of its servers is starting."""
+    while True:
+        try:
+            return await hub.wait_for(ActorKind.TEACHER, serves=name, deadline_seconds=seconds)
+        except DeadlineExceeded:
+            if not any(name in entry.serves for entry in await hub.list_actors(ActorKind.STARTING)):
+                raise
 
 
 def wait_seconds(config: RunConfig) -> float:

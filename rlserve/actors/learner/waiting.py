@@ -7,7 +7,7 @@ of them were dropped.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from rlserve.actors.learner.ingest.inbox import Inbox
@@ -63,13 +63,15 @@ class Waits:
         warn: Warner,
         check: Callable[[], None],
         start_seconds: float = 0.0,
+        starting: Callable[[], Collection[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``check`` is called in waits and may raise.
 
-        Until the first worker joined, which takes as long as its engine starts, the limit is at least
-        ``start_seconds``.
+        Until the first worker joined, the limit is at least ``start_seconds``, and begins again while one of
+        ``starting`` starts its engine, however long that takes.
         """
+        self._starting = starting
         self._start_seconds = start_seconds
         self._joined = False
         self._inbox = inbox
@@ -133,6 +135,8 @@ class Waits:
         if seen != state.seen:
             state.seen, state.moved = seen, now
         state.moved = max(state.moved, now - self._inbox.seconds_without_progress())
+        if not self._joined and self._starting():
+            state.moved = now
         if counts.consumed + counts.queued > state.kept:
             state.kept, state.useful, state.dropped = counts.consumed + counts.queued, now, dict(counts.dropped)
             state.dropped["stale"] = max(state.stale, counts.dropped.get("stale", 0))

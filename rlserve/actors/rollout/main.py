@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc.aio
 
@@ -56,6 +56,7 @@ async def run_rollout(config: RunConfig, paths: RunPaths, *, actor_id: str, hub_
         serve=process.serve(address or config.rollout.address),
         status=process.status,
         work=process.work,
+        doing=process.doing,
         run_id=config.name,
     )
 
@@ -86,6 +87,16 @@ class RolloutProcess:
             carriers=carriers(config.sync.broadcast_address),
         )
         self._started: _Parts | None = None
+        self._doing = ""
+        self._begin("imports its engine")
+
+    def doing(self) -> str:
+        """What the start does now, for others that wait for it."""
+        return self._doing
+
+    def _begin(self, what: str) -> None:
+        self._doing = what
+        logger.info("start: %s", what)
 
     @asynccontextmanager
     async def serve(self, address: str) -> AsyncIterator[str]:
@@ -122,8 +133,11 @@ class RolloutProcess:
         verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
         kind = engine_class(config.rollout.engine)
         await asyncio.to_thread(kind.warm_up)  # imports for seconds, while the start model may still be in the making
+        self._begin("waits for the start model")
         model_path = await asyncio.to_thread(wait_for_start_model, config, self._paths)
-        engine = await kind.start(EngineOptions.from_config(config.rollout, config.model, model_path, config.seed))
+        self._begin("starts its engine")
+        fixed = EngineOptions.from_config(config.rollout, config.model, model_path, config.seed)
+        engine = await kind.start(replace(fixed, report=self._begin))
         stack.push_async_callback(engine.close)
         stack.push_async_callback(self._subscriber.close)
         self._subscriber.take_memory_of(engine.device)

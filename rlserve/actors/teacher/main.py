@@ -50,6 +50,7 @@ async def run_teacher(config: TeacherConfig, *, model: str, actor_id: str, hub_a
         serve=serve(),
         serves=[config.name],
         status=status,
+        doing=lambda: "loads its model",
         run_id=run_id,
     )
 

@@ -14,8 +14,8 @@ import numpy as np
 from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.engines.base import EngineOptions
-from rlserve.engines.vllm.start import launch
-from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest
+from rlserve.engines.vllm.starting.progress import launched
+from rlserve.errors import EngineDied, InvalidRequest
 
 
 class VllmScoringEngine:
@@ -33,18 +33,9 @@ class VllmScoringEngine:
 
         Raises DeadlineExceeded, and what vLLM raises.
         """
-        try:
-            async with asyncio.timeout(options.start_seconds):
-                # In a list that is emptied: a pool thread keeps its last result alive, and vLLM's engine must be
-                # collected before the interpreter shuts down. No prefix cache: vLLM 0.32 does not read it for a request
-                # with prompt_logprobs (SamplingParams.skip_reading_prefix_cache). vLLM refuses more than max_logprobs.
-                llm = (
-                    await asyncio.to_thread(
-                        lambda: [launch(options, max_logprobs=max(max_k, 1), enable_prefix_caching=False)]
-                    )
-                ).pop()
-        except TimeoutError:
-            raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
+        # No prefix cache: vLLM 0.32 does not read it for a request with prompt_logprobs
+        # (SamplingParams.skip_reading_prefix_cache). vLLM refuses more than max_logprobs.
+        llm = await launched(options, max_logprobs=max(max_k, 1), enable_prefix_caching=False)
         return cls(llm, num_tokens)
 
     @property

@@ -96,7 +96,5 @@ def _config(sizes: Sizes, out: Path) -> RunConfig:
             "algorithm": {"type": "grpo", "advantage": "group_mean"},
             "evaluate": {"problems": 0},
             "checkpoint": {"every_steps": 0},
-            # A cold engine compiles for minutes.
-            "launch": {"start_seconds": 600.0},
         },
     )

@@ -20,7 +20,7 @@ class LaunchConfig(Section):
     """Name or IP of this machine at which all of its actors listen, so that other hosts reach them; an actor whose
     ``address`` is configured beyond this machine keeps that. Empty: this machine alone."""
     start_seconds: float = Field(180.0, gt=0)
-    """Limit for an actor to register."""
+    """Limit for an actor to serve, or to announce that it starts. A start that makes progress has no limit."""
     prepare_seconds: float = Field(86400.0, gt=0)
     """Limit for [pretrain] and [sft] to make the start checkpoint."""
     stop_seconds: float = Field(20.0, gt=0)

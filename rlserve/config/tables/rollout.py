@@ -44,7 +44,8 @@ class RolloutConfig(Section):
     """Skip CUDA graphs and compilation (always so on CPU)."""
     stall_seconds: float = Field(60.0, gt=0)
     """An engine that has requests and neither samples nor uses (or waits for) the processor for this long counts as
-    dead; so does one that computes and samples nothing for ten times as long. Its worker restarts."""
+    dead; so does one that computes and samples nothing for ten times as long, and a start in which nothing moves. Its
+    worker restarts."""
     verify_seconds: float = Field(60.0, gt=0)
     """Longest wait for verifiers that judge nothing at all; then there is no verdict. Time in their queue does not
     count."""

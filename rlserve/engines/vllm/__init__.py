@@ -3,8 +3,7 @@
 In the worker process:
 
 * ``engine``        VllmEngine: token ids in and out, swaps weights
-* ``start``         starts vLLM, early parts first
-* ``preload``       what EngineCore imports before there is a model to serve
+* ``starting/``     starts vLLM, and waits by progress
 * ``options``       arguments of the engine, parameters of a request, environment variables
 * ``outputs``       completions as ``Sample``, each token with the version that sampled it
 * ``link``          calls to EngineCore with deadlines; all fail as soon as it dies

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from rlserve.engines.base import EngineOptions, SamplingChoice, SwapReport
-from rlserve.engines.vllm import start as engine_start
 from rlserve.engines.vllm.link import DIGEST, STAGE, EngineLink
 from rlserve.engines.vllm.options import sampling_parameters
 from rlserve.engines.vllm.outputs import to_sample
+from rlserve.engines.vllm.starting import start as engine_start
+from rlserve.engines.vllm.starting.progress import launched
 from rlserve.engines.vllm.watch import LOOK_SECONDS, EngineWatch
-from rlserve.errors import DeadlineExceeded, EngineDied, InvalidRequest, NotReady
+from rlserve.errors import EngineDied, InvalidRequest, NotReady
 from rlserve.gather import gather_or_cancel
 from rlserve.processor_time import processor_time
 from rlserve.records import PolicyVersion, Sample
@@ -73,13 +74,7 @@ class VllmEngine:
 
         ``others`` are further arguments of vLLM's ``AsyncEngineArgs``.
         """
-        try:
-            async with asyncio.timeout(options.start_seconds):
-                # In a list that is emptied: a pool thread keeps its last result alive, and vLLM's engine must be
-                # collected before the interpreter shuts down.
-                llm = (await asyncio.to_thread(lambda: [engine_start.launch(options, **others)])).pop()
-        except TimeoutError:
-            raise DeadlineExceeded(f"engine: vLLM did not start within {options.start_seconds:g} s") from None
+        llm = await launched(options, **others)
         engine = cls(EngineLink(llm, limit_seconds=options.update_seconds), options, version)
         try:
             await engine.choose_update_method("auto")

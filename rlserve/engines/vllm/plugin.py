@@ -15,6 +15,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from rlserve.engines.vllm.link import JobOutcome, JobState
 from rlserve.engines.vllm.parent_watch import follow_owner
+from rlserve.engines.vllm.starting.titles import show_phases
 from rlserve.errors import WeightsMismatch
 from rlserve.weight_sync.device_memory import DeviceMemory
 
@@ -45,6 +46,7 @@ def register() -> None:
         # Linux grants the tile registers on request; without it bf16 attention dies of SIGILL.
         torch.cpu._init_amx()
     follow_owner()
+    show_phases()
 
 
 def is_news(record: logging.LogRecord) -> bool:

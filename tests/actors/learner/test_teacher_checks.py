@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlserve.actors.discovery.hub_client import HubClient
+from rlserve.actors.discovery.starting import announced
 from rlserve.actors.hub.main import hub_server
 from rlserve.actors.learner.teacher_check import check_teachers, problems
 from rlserve.actors.teacher.main import teacher_server
@@ -103,6 +104,21 @@ async def test_a_teacher_that_does_not_come_is_named() -> None:
             await asyncio.wait_for(
                 check_teachers(config, client, tokens=ModelTokens.of(tokenizer()), vocab_size=len(tokenizer())), 10
             )
+
+
+async def test_a_teacher_that_starts_is_waited_for() -> None:
+    config = run(TEACHER, "algorithm.type=distill", "launch.start_seconds=0.2")
+    actor = Actor(actor_id="t-0", kind=ActorKind.TEACHER, address="127.0.0.1:1", incarnation="first", serves=("t",))
+    tokens = ModelTokens.of(tokenizer())
+    async with hub_server("127.0.0.1:0", 1.0) as hub, HubClient(hub.address) as client:
+        async with announced(hub.address, actor, lambda: "loads its model"):
+            while not await client.list_actors(ActorKind.STARTING):
+                await asyncio.sleep(0.01)
+            checking = asyncio.create_task(check_teachers(config, client, tokens=tokens, vocab_size=len(tokenizer())))
+            done, _ = await asyncio.wait({checking}, timeout=1.0)
+            assert not done
+        with pytest.raises(DeadlineExceeded, match="teacher: none that serves 't' joined"):
+            await asyncio.wait_for(checking, 10)
 
 
 async def test_the_policys_own_tokens_are_known_where_a_top_k_is_matched(tmp_path: Path) -> None:

@@ -177,3 +177,20 @@ def test_the_first_worker_may_take_longer_to_start_than_a_batch_may_take(tmp_pat
     inbox.join("w", capacity=1)
     with pytest.raises(DeadlineExceeded, match=r"w holds 0 leases.*Nothing moved for 100 s"):
         waits.batch()
+
+
+def test_a_worker_that_starts_is_waited_for_without_a_limit(tmp_path: Path) -> None:
+    clock = ManualClock()
+    inbox = make_inbox(tmp_path / "groups.sqlite", clock=clock)
+    began = clock()
+    waits = Waits(
+        inbox,
+        CONFIG,
+        warn=Warner(tmp_path / "events.jsonl"),
+        check=lambda: clock.advance(10.0),
+        starting=lambda: ["w"] if clock() - began < 20 * LIMIT else [],
+        clock=clock,
+    )
+    with pytest.raises(DeadlineExceeded, match=r"no rollout worker is connected.*Nothing moved for 100 s"):
+        waits.batch()
+    assert clock() - began >= 21 * LIMIT

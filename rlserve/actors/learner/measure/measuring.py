@@ -8,7 +8,7 @@ remembers the last one made, so that none is made twice.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.measure.best import BestCheckpoint
@@ -45,9 +45,12 @@ class Measuring:
         served: Callable[[], Mapping[str, int]],
         warn: Warner,
         check: Callable[[], None],
+        starting: Callable[[], Collection[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``served`` gives the version that each worker confirmed last; ``check`` is called in waits, may raise."""
+        """``served`` gives the version that each worker confirmed last; ``check`` is called in waits, may raise;
+        ``starting`` are the actors whose engines start."""
+        self._starting = starting
         self._config = config
         self._inbox = inbox
         self._store = store
@@ -98,7 +101,7 @@ class Measuring:
             held = self._held()
             ready = sorted(worker for worker, its in held.items() if its == version)
             behind = {worker: its for worker, its in held.items() if its != version}
-            if len(ready) > confirmed:
+            if len(ready) > confirmed or (not held and self._starting()):
                 moved = self._clock()
             confirmed, waited = len(ready), self._clock() - moved
             if ready and (not behind or waited > LAGGARD_SECONDS):

@@ -10,7 +10,7 @@ import os
 from rlserve.cpu_kernels import keep_freed_memory
 from rlserve.engines.vllm.cpu import round_products
 from rlserve.engines.vllm.parent_watch import follow_owner
-from rlserve.engines.vllm.start import import_engine_core
+from rlserve.engines.vllm.starting.start import import_engine_core
 
 import_engine_core()
 gc.freeze()  # a collection in EngineCore would visit, and so copy, every imported object

@@ -31,7 +31,7 @@ from rlserve.importing import collector_paused
 # and reverted hours later (https://github.com/vllm-project/vllm/pull/40331); allowing "forkserver" again was proposed
 # and closed (https://github.com/vllm-project/vllm/pull/45483). Remove ``_fork_server`` once a release of vLLM accepts
 # "forkserver" for EngineCore, and ``_forking`` once the fork server that it starts then imports EngineCore early.
-PRELOAD = "rlserve.engines.vllm.preload"
+PRELOAD = "rlserve.engines.vllm.starting.preload"
 """What the fork server imports; by name, since importing it here would do the same to this process."""
 
 
