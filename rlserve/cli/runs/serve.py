@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rlserve.compile_caches import keep_compiled
 from rlserve.config.digest import check_digest
 from rlserve.config.load import load_run
 from rlserve.config.paths import RunPaths
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # First: a launcher that dies during the seconds of imports below must not leave this process behind.
     die_with_parent()
+    keep_compiled(os.environ)
     actor_id = arguments.id or f"{arguments.kind}-{os.uname().nodename}-{os.getpid()}"
     logs.set_up(actor_id)
     if arguments.kind == OPENAI:
