@@ -26,16 +26,22 @@ Bytes = npt.NDArray[np.uint8]
 class MappedFile:
     """Made by ``WeightFiles``. Its bytes stay valid, for who holds this object, after its name is removed."""
 
-    def __init__(self, own: OwnDirectory, name: str, size: int) -> None:
-        """Raises OSError when there is no room, or the name is taken."""
+    def __init__(self, own: OwnDirectory, name: str, size: int, *, source: Path | None = None) -> None:
+        """``source``: another file whose pages it has, instead of new ones.
+
+        Raises OSError when there is no room, the name is taken, or the source has another size or file system.
+        """
         self._own = own
         self._name = name
         self.size = size
-        descriptor = own.create(name)
+        descriptor = own.create(name) if source is None else own.link(source, name)
         # Closes with its last reference.
         self._file = os.fdopen(descriptor, "rb")
         try:
-            os.posix_fallocate(descriptor, 0, size)
+            if source is None:
+                os.posix_fallocate(descriptor, 0, size)
+            elif (found := os.fstat(descriptor).st_size) != size:
+                raise OSError(f"{source} has {found} bytes, not {size}")
             # MAP_POPULATE: one pass over the page table now, instead of a fault for each page when it is written.
             pages = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except BaseException:

@@ -64,6 +64,11 @@ class OwnDirectory:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self._directory)
 
+    def link(self, source: Path, name: str) -> int:
+        """A descriptor for another file of this file system, which gets a name here too. Raises FileExistsError."""
+        os.link(source, name, dst_dir_fd=self._directory, follow_symlinks=False)
+        return os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._directory)
+
     def rename(self, old: str, new: str) -> None:
         """Give a file another name. Raises FileExistsError, OSError where the file system has no links."""
         # Not ``os.rename``, which would replace a file of the new name.

@@ -43,6 +43,14 @@ class Staging:
         """A file for these bytes; to be handed to ``keep``, or discarded. Raises LimitExceeded when it fits nowhere."""
         return self._files.create(policy.version, policy.total_bytes)
 
+    def take(self, policy: PolicyVersion, copy: Path) -> Path:
+        """The version as another worker of this host has it. Raises OSError, LimitExceeded when it cannot be had."""
+        return self.keep(policy, self._files.link(policy.version, copy, policy.total_bytes))
+
+    def owns(self, path: Path) -> bool:
+        """Whether this file was made here, and holds a version."""
+        return any(file.path == path for file in self._held)
+
     def keep(self, policy: PolicyVersion, file: MappedFile) -> Path:
         """The file holds the version; older ones are removed."""
         self._newest = (policy.version, file.flat)

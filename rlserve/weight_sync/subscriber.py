@@ -2,7 +2,8 @@
 
 ``versions``  waits for: the learner's announcement. unblocked by: each publish. A broken stream is opened again
               as long as the caller iterates; the caller decides when to give up.
-``fetch``     waits for: chunks. Each has a deadline; the error at its end names the learner.
+``fetch``     waits for: chunks. Each has a deadline; the error at its end names the learner. And, before, for a worker
+              of this host that fetches the version already, as long as chunks come to that one.
 
 Which carrier brings a version: the learner takes the first one that can serve this worker. When the worker refuses
 what came, it asks for the carriers after that one; the last of them brings a full copy and checks every digest.
@@ -19,7 +20,7 @@ from typing import Any
 
 import grpc.aio
 
-from rlserve.errors import DeadlineExceeded, InvalidRequest, RlserveError, WeightsMismatch
+from rlserve.errors import DeadlineExceeded, InvalidRequest, LimitExceeded, RlserveError, WeightsMismatch
 from rlserve.records import PolicyVersion
 from rlserve.rpc import codec
 from rlserve.rpc.channel import call, rpc_errors
@@ -28,11 +29,14 @@ from rlserve.v1 import policy_stream_service_pb2 as pb
 from rlserve.v1 import policy_stream_service_pb2_grpc as pb_grpc
 from rlserve.weight_sync.carriers import CARRIERS, Carrier
 from rlserve.weight_sync.carriers.base import Interrupted, NextChunk
+from rlserve.weight_sync.carriers.host_copies import HostCopies, Turn
 from rlserve.weight_sync.device_memory import DeviceMemory
 from rlserve.weight_sync.staging import Staging
 
 logger = logging.getLogger(__name__)
 
+HOST_COPY = "host_copy"
+"""Counted like a carrier: the version was taken from another worker of this host."""
 RETRY_SECONDS = 0.25
 """Pause before a broken stream is opened again; short against a restart of the learner."""
 Connect = Callable[[], Awaitable[grpc.aio.Channel]]
@@ -88,10 +92,14 @@ class Subscriber:
         chunk_seconds: float = 30.0,
         carriers: Sequence[Carrier] = CARRIERS,
     ) -> None:
-        """``staging`` and ``fallback``: directories of the worker's own copies, see :class:`WeightFiles`."""
+        """``staging`` and ``fallback``: directories of the worker's own copies, see :class:`WeightFiles`.
+
+        Workers with the same ``staging`` directory fetch each version once, see :class:`HostCopies`.
+        """
         self._connect = connect
         self._worker_id = worker_id
         self._staging = Staging(staging, fallback=fallback)
+        self._copies = HostCopies(staging, patience=chunk_seconds)
         self._chunk_seconds = chunk_seconds
         self._receivers = {carrier.name: carrier.receiver(self._staging) for carrier in carriers}
         self._channel: grpc.aio.Channel | None = None
@@ -119,10 +127,31 @@ class Subscriber:
         Raises WeightsMismatch when the last carrier's bytes are wrong too, UnknownName when the learner no longer keeps
         the version, Unavailable or DeadlineExceeded when it does not answer, LimitExceeded when no place has room.
         """
-        names = list(self._receivers)[-1:] if last_resort else list(self._receivers)
+        names = list(self._receivers)
+        if last_resort:
+            return await self._fetch(policy, held, names[-1:])
+        async with self._copies.turn(policy.digest) as turn:
+            if turn.copy is not None:
+                try:
+                    path = self._staging.take(policy, turn.copy)
+                except (OSError, LimitExceeded) as error:
+                    logger.info("version %d: the copy of another worker cannot be taken (%s)", policy.version, error)
+                else:
+                    self._count(HOST_COPY)
+                    return path
+            path = await self._fetch(policy, held, names, turn)
+            # What the learner's own file holds, the others find there too.
+            if self._staging.owns(path):
+                turn.offer(path)
+            return path
+
+    async def _fetch(
+        self, policy: PolicyVersion, held: int | None, names: Sequence[str], turn: Turn | None = None
+    ) -> Path:
+        """By the first of these carriers that works."""
         interrupted = False
         while True:
-            async with self._opened(policy, held, names) as (header, next_chunk):
+            async with self._opened(policy, held, names, turn) as (header, next_chunk):
                 try:
                     path = await self._receivers[header.carrier].take(policy, header, next_chunk)
                 except WeightsMismatch as error:
@@ -134,9 +163,12 @@ class Subscriber:
                         raise
                     logger.warning("%s; asking for %s", error, " or ".join(names))
                 else:
-                    self.counts.taken[header.carrier] += 1
-                    self.counts.last = header.carrier
+                    self._count(header.carrier)
                     return path
+
+    def _count(self, carrier: str) -> None:
+        self.counts.taken[carrier] += 1
+        self.counts.last = carrier
 
     def take_memory_of(self, device: str) -> None:
         """The engine takes weights from this device's memory, see ``device_name``; empty: from files alone."""
@@ -162,11 +194,12 @@ class Subscriber:
     async def close(self) -> None:
         """Close the channel and remove the staged files."""
         await self._forget_channel()
+        self._copies.close()
         self._staging.close()
 
     @contextlib.asynccontextmanager
     async def _opened(
-        self, policy: PolicyVersion, held: int | None, names: Sequence[str]
+        self, policy: PolicyVersion, held: int | None, names: Sequence[str], turn: Turn | None
     ) -> AsyncIterator[tuple[pb.FetchHeader, NextChunk]]:
         """One attempt with these carriers: the header, and how to read the chunks that follow."""
         stub = await self._stub()
@@ -178,7 +211,10 @@ class Subscriber:
             stream = stub.Fetch(request)
 
             async def next_chunk() -> pb.Chunk:
-                return (await self._next(stream, policy)).chunk
+                chunk = (await self._next(stream, policy)).chunk
+                if turn is not None:
+                    turn.progress()
+                return chunk
 
             try:
                 header = (await self._next(stream, policy)).header

@@ -66,6 +66,12 @@ class WeightFiles:
         file.content[:] = content
         return file
 
+    def link(self, version: int, source: Path, size_bytes: int) -> MappedFile:
+        """A file with the pages of this one. Raises OSError where that does not work."""
+        self._choose(size_bytes)
+        self._count += 1
+        return MappedFile(self._place(), _name(version, self._count), size_bytes, source=source)
+
     def prepare(self, size_bytes: int) -> MappedFile | None:
         """Make a file for the next version ahead of it, unless one is kept or it would take the last room."""
         if self._retired is not None or free_bytes(self._places[0]) < size_bytes:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,14 +50,16 @@ class Setting:
     def __init__(self, directory: Path, publisher: Publisher, service: PolicyService, address: str) -> None:
         self.directory, self.publisher, self.service, self.address = directory, publisher, service, address
 
-    def subscriber(self, *, shared: bool = False) -> Subscriber:
+    def subscriber(self, *, shared: bool = False, host: str = "", chunk_seconds: float = 2) -> Subscriber:
+        """Of a host of its own, unless that is named."""
+
         async def connect() -> grpc.aio.Channel:
             return open_channel(self.address)
 
-        staging = self.directory / "staging"
+        staging = self.directory / f"staging-{host or uuid.uuid4().hex}"
         staging.mkdir(exist_ok=True)
         carriers = CARRIERS if shared else (DELTA_STREAM, FULL_STREAM)
-        return Subscriber(connect, worker_id="w0", staging=staging, chunk_seconds=2, carriers=carriers)
+        return Subscriber(connect, worker_id="w0", staging=staging, chunk_seconds=chunk_seconds, carriers=carriers)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@
 * ``shared_file``    the learner's own file, opened by a worker on the same host
 * ``collective``     one broadcast to all workers of a fast network, beyond the learner's host
 * ``broadcast_rank`` a rank of such a broadcast, in a process of its own
+* ``host_copies``    one fetch for all workers of a host
 * ``chunks``         bytes over the RPC itself, each chunk with its digest
 * ``delta_stream``   in chunks, the difference to the version that the worker holds
 * ``full_stream``    in chunks, all bytes
