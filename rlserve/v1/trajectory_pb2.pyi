@@ -325,25 +325,21 @@ class TeacherScores(_message.Message):
     """Fingerprint of the teacher's tokenizer."""
     weights_digest: _builtins.str
     """Digest of the teacher's weights."""
+    logprobs: _builtins.bytes
+    """Arrays are bytes, little-endian, as a computer holds them: float32, and ids as uint32.
+    Log-probability of each sampled token; NaN is refused at the border.
+    """
     k: _builtins.int
     """Flattened [scored tokens, k]: ids and log-probabilities of the teacher's top k. On a trajectory ids are of the
     policy's vocabulary, whichever the teacher has; 4294967295 where the policy has no such token.
     """
+    top_ids: _builtins.bytes
+    top_logprobs: _builtins.bytes
+    log_tail: _builtins.bytes
+    """log(1 - sum of the top k), one a scored token."""
     temperature: _builtins.float
     matched_share: _builtins.float
     """Only when the tokenizers differ: share of the teacher's vocabulary that the policy's has too."""
-    @_builtins.property
-    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Log-probability of each sampled token; NaN is refused at the border."""
-
-    @_builtins.property
-    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
-    @_builtins.property
-    def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """log(1 - sum of the top k), one a scored token."""
-
     @_builtins.property
     def span_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only when the tokenizers differ: sampled tokens between two ends that both share, span after span from the
@@ -358,11 +354,11 @@ class TeacherScores(_message.Message):
         teacher: _builtins.str = ...,
         tokenizer_fingerprint: _builtins.str = ...,
         weights_digest: _builtins.str = ...,
-        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        logprobs: _builtins.bytes = ...,
         k: _builtins.int = ...,
-        top_ids: _abc.Iterable[_builtins.int] | None = ...,
-        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
-        log_tail: _abc.Iterable[_builtins.float] | None = ...,
+        top_ids: _builtins.bytes = ...,
+        top_logprobs: _builtins.bytes = ...,
+        log_tail: _builtins.bytes = ...,
         temperature: _builtins.float = ...,
         span_lengths: _abc.Iterable[_builtins.int] | None = ...,
         matched_share: _builtins.float | None = ...,

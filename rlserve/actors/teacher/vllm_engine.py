@@ -15,7 +15,7 @@ from rlserve.actors.teacher.scoring import Query, Scores
 from rlserve.config.tables.teacher import TeacherConfig
 from rlserve.engines.base import EngineOptions
 from rlserve.engines.vllm.starting.progress import launched
-from rlserve.errors import EngineDied, InvalidRequest
+from rlserve.errors import EngineDied, InvalidRequest, StateCorrupt
 
 
 class VllmScoringEngine:
@@ -65,7 +65,9 @@ class VllmScoringEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         # One token is the fewest that vLLM generates; it is dropped.
-        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=query.k, detokenize=False)
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=query.k, flat_logprobs=True, detokenize=False
+        )
         prompt = TokensPrompt(prompt_token_ids=query.token_ids.tolist())
         last = None
         try:
@@ -75,30 +77,32 @@ class VllmScoringEngine:
             raise EngineDied(f"teacher: vLLM's engine died: {error}") from error
         if last is None or last.prompt_logprobs is None:
             raise EngineDied("teacher: vLLM answered without prompt log-probabilities")
-        rows = last.prompt_logprobs[query.first : query.first + query.count]
-        scored = query.token_ids[query.first : query.first + query.count].tolist()
-        return scores_of(rows, scored, query.k, self._num_tokens)
+        return scores_of(last.prompt_logprobs, query, self._num_tokens)
 
 
-def scores_of(rows: Sequence[Any], token_ids: Sequence[int], k: int, num_tokens: int | None = None) -> Scores:
-    """vLLM's entries per position (the token's own, and the top k by rank) as scores.
+def scores_of(flat: Any, query: Query, num_tokens: int | None = None) -> Scores:
+    """Scores from vLLM's ``FlatLogprobs``, which has at each position the token's own entry, then the top k by rank.
 
     An entry beyond ``num_tokens`` is padding of the embedding and is dropped; all tops are then cut to the shortest.
+    Raises StateCorrupt when vLLM gave another number of entries.
     """
-    # [S]
-    own = np.array([row[token].logprob for row, token in zip(rows, token_ids, strict=True)], dtype=np.float32)
-    known = [{t: e for t, e in row.items() if e.rank <= k and (num_tokens is None or t < num_tokens)} for row in rows]
-    top = [sorted((e.rank, token, e.logprob) for token, e in row.items())[:k] for row in known]
-    # Arrays need one K. The rows differ where padding was dropped.
-    top = [row[: min(map(len, top))] for row in top]
-    ids = np.array([[token for _, token, _ in row] for row in top], dtype=np.int64).reshape(len(own), -1)
-    logprobs = np.array([[value for *_, value in row] for row in top], dtype=np.float32).reshape(len(own), -1)
+    first, last = flat.start_indices[query.first], flat.end_indices[query.first + query.count - 1]
+    if last - first != query.count * (query.k + 1):
+        raise StateCorrupt(f"teacher: vLLM gave {last - first} entries for {query.count} tokens with k = {query.k}")
+    # [S, 1 + K]
+    logprobs = np.array(flat.logprobs[first:last], dtype=np.float32).reshape(query.count, -1)
+    ids = np.array(flat.token_ids[first:last], dtype=np.int64).reshape(query.count, -1)
+    own, ids, top = logprobs[:, 0], ids[:, 1:], logprobs[:, 1:]
+    if num_tokens is not None and (ids >= num_tokens).any():
+        # The known ones first, in their order; arrays need one K.
+        order = np.argsort(ids >= num_tokens, axis=1, kind="stable")[:, : (ids < num_tokens).sum(1).min()]
+        ids, top = np.take_along_axis(ids, order, 1), np.take_along_axis(top, order, 1)
     # A mass of 1 has no tail: log(0) is the -infinity that Scores promises.
     with np.errstate(divide="ignore"):
         # In float64: 1 - mass cancels most digits of float32.
-        mass = np.exp(logprobs.astype(np.float64)).sum(-1)
-        tail = np.log(np.clip(1.0 - mass, 0.0, None)).astype(np.float32) if k else np.zeros(0, dtype=np.float32)
-    return Scores(logprobs=own, top_ids=ids, top_logprobs=logprobs, log_tail=tail)
+        mass = np.exp(top.astype(np.float64)).sum(-1)
+        tail = np.log(np.clip(1.0 - mass, 0.0, None)).astype(np.float32) if query.k else np.zeros(0, dtype=np.float32)
+    return Scores(logprobs=own, top_ids=ids, top_logprobs=top, log_tail=tail)
 
 
 async def start(config: TeacherConfig, path: str, *, num_tokens: int) -> VllmScoringEngine:

@@ -259,8 +259,8 @@ BOUNDS: Mapping[str, Mapping[str, Check]] = {
     "PolicySpan": {"version": natural, "length": small},
     "ObjectiveWeights": {"objective": name, "weights": listed(MAX_TOKENS)},
     "TeacherScores": {
-        "teacher": name, "tokenizer_fingerprint": name, "weights_digest": digest, "logprobs": listed(MAX_TOKENS),
-        "k": small, "top_ids": listed(2**26), "top_logprobs": listed(2**26), "log_tail": listed(MAX_TOKENS),
+        "teacher": name, "tokenizer_fingerprint": name, "weights_digest": digest, "logprobs": data(4 * MAX_TOKENS),
+        "k": small, "top_ids": data(2**26), "top_logprobs": data(2**26), "log_tail": data(4 * MAX_TOKENS),
         "temperature": number(0, 1e6), "span_lengths": listed(MAX_TOKENS), "matched_share": share,
     },
     "RolloutGroup": {

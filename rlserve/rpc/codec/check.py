@@ -158,6 +158,16 @@ def token_ids(values: Any, at: str, field: str, *, vocab_size: int | None) -> np
     return array
 
 
+def unpacked(content: bytes, at: str, field: str, dtype: str) -> npt.NDArray[Any]:
+    """The array that a field's bytes hold, in their type; not a copy. Raises InvalidRequest for a part of a number."""
+    size = np.dtype(dtype).itemsize
+    if len(content) % size:
+        fault(
+            at, field, f"has {len(content)} bytes, which is no multiple of {size}; give whole numbers", "wrong_length"
+        )
+    return np.frombuffer(content, dtype=dtype)
+
+
 def wire_text(value: str) -> str:
     """The text with lone surrogates, which a proto string refuses, replaced by ``?``."""
     # Trying is cheaper than replacing: nearly every text is fine, and then no copy is made.

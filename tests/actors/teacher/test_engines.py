@@ -1,6 +1,7 @@
 """Both engines say what a plain forward pass of Hugging Face says, batched or not."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 
 from rlserve.actors.teacher.forward import ForwardEngine
 from rlserve.actors.teacher.scoring import Query, Scores
-from rlserve.actors.teacher.vllm_engine import VllmScoringEngine
+from rlserve.actors.teacher.vllm_engine import VllmScoringEngine, scores_of
 from rlserve.engines.base import EngineOptions
-from rlserve.errors import InvalidRequest
+from rlserve.errors import InvalidRequest, StateCorrupt
 from tests.support.models.tiny_policies import VOCABULARY, tiny_model
 
 
@@ -65,6 +66,22 @@ async def test_the_whole_vocabulary_leaves_no_tail_and_k_0_no_top(checkpoint: tu
     assert np.isneginf(whole.log_tail).all()
     assert none.top_ids.shape == (6, 0)
     assert none.log_tail.shape == (0,)
+
+
+def test_padding_is_dropped_from_vllms_tops_and_a_short_answer_is_refused() -> None:
+    from vllm.logprobs import FlatLogprobs
+
+    flat = FlatLogprobs()
+    flat.append(None)  # nothing predicts the first token
+    for ids in ([7, 1, 99, 7], [5, 98, 97, 5], [2, 1, 2, 99]):  # the token's own, then the top 3; 97 and on are padding
+        flat.append_fast(ids, [-0.5, -0.25, -0.5, -2.0], [1, 1, 2, 3], [None] * 4)
+    asked = Query(token_ids=np.array([0, 7, 5, 2]), first=1, count=3, k=3)
+    scores = scores_of(flat, asked, num_tokens=97)
+    assert scores.top_ids.tolist() == [[1], [5], [1]]
+    assert scores.top_logprobs.tolist() == [[-0.25], [-2.0], [-0.25]]
+    assert scores.logprobs.tolist() == [-0.5] * 3
+    with pytest.raises(StateCorrupt, match="12 entries for 3 tokens with k = 2"):
+        scores_of(flat, replace(asked, k=2), num_tokens=97)
 
 
 @pytest.mark.slow

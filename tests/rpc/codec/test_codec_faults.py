@@ -1,6 +1,7 @@
 """Every fault of a message is an InvalidRequest that names the field and a closed reason, and nothing else."""
 
 import math
+import struct
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -35,12 +36,19 @@ def good_group() -> Group:
         member.verdict.outcome = verdict_pb2.OUTCOME_PASS
         member.verdict.reward = 1.0
         scores = member.teacher_scores.add(teacher="big", k=1, tokenizer_fingerprint="t")
-        scores.logprobs.extend([-0.1] * 3)
-        scores.top_ids.extend([1, 2, 3])
-        scores.top_logprobs.extend([-0.1] * 3)
-        scores.log_tail.extend([-2.0] * 3)
+        scores.logprobs = scores.top_logprobs = floats(-0.1, -0.1, -0.1)
+        scores.top_ids = ids(1, 2, 3)
+        scores.log_tail = floats(-2.0, -2.0, -2.0)
         member.objective_weights.add(objective="policy", weights=[1.0])
     return group
+
+
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def ids(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
 
 
 def last(group: Group) -> trajectory_pb2.Trajectory:
@@ -141,12 +149,18 @@ FAULTS: list[tuple[Callable[[Group], None], str, str]] = [
     (no_verdict_without_reason, f"{T}.verdict.no_verdict", "malformed"),
     (reason_with_a_verdict, f"{T}.verdict.no_verdict", "malformed"),
     (failure_without_kind, f"{T}.verdict.no_verdict.kind", "bad_enum"),
-    (put("teacher_scores[0].logprobs[1]", math.nan), f"{T}.teacher_scores[0].logprobs[1]", "nan_logprob"),
-    (put("teacher_scores[0].logprobs", [-0.1]), f"{T}.teacher_scores[0].logprobs", "wrong_length"),
+    (
+        put("teacher_scores[0].logprobs", floats(-0.1, math.nan, -0.1)),
+        f"{T}.teacher_scores[0].logprobs[1]",
+        "nan_logprob",
+    ),
+    (put("teacher_scores[0].logprobs", b"\0" * 11), f"{T}.teacher_scores[0].logprobs", "wrong_length"),
+    (put("teacher_scores[0].top_ids", b"\0" * 13), f"{T}.teacher_scores[0].top_ids", "wrong_length"),
+    (put("teacher_scores[0].logprobs", floats(-0.1)), f"{T}.teacher_scores[0].logprobs", "wrong_length"),
     (put("teacher_scores[0].k", 2), f"{T}.teacher_scores[0].top_ids", "wrong_length"),
-    (put("teacher_scores[0].top_logprobs", []), f"{T}.teacher_scores[0].top_logprobs", "wrong_length"),
-    (put("teacher_scores[0].top_ids[0]", 100), f"{T}.teacher_scores[0].top_ids[0]", "bad_token"),
-    (put("teacher_scores[0].log_tail", []), f"{T}.teacher_scores[0].log_tail", "wrong_length"),
+    (put("teacher_scores[0].top_logprobs", b""), f"{T}.teacher_scores[0].top_logprobs", "wrong_length"),
+    (put("teacher_scores[0].top_ids", ids(100, 2, 3)), f"{T}.teacher_scores[0].top_ids[0]", "bad_token"),
+    (put("teacher_scores[0].log_tail", b""), f"{T}.teacher_scores[0].log_tail", "wrong_length"),
     (put("teacher_scores[0].teacher", ""), f"{T}.teacher_scores[0].teacher", "malformed"),
     (put("teacher_scores[0].span_lengths", [2, 2]), f"{T}.teacher_scores[0].span_lengths", "wrong_length"),
     (put("teacher_scores[0].span_lengths", [0, 1]), f"{T}.teacher_scores[0].span_lengths", "wrong_length"),
@@ -198,7 +212,7 @@ def test_every_reason_is_met_by_some_fault() -> None:
 
 def test_a_teacher_with_its_own_tokenizer_may_have_tokens_that_the_policy_has_not() -> None:
     group = good_group()
-    put("teacher_scores[0].top_ids[0]", 2**32 - 1)(group)
+    put("teacher_scores[0].top_ids", ids(2**32 - 1, 2, 3))(group)
     with pytest.raises(InvalidRequest, match=r"teacher_scores\[0\].top_ids\[0\]"):
         codec.group_from_proto(group, limits=LIMITS)
     group.trajectories[1].teacher_scores[0].span_lengths.extend([1])
@@ -206,7 +220,7 @@ def test_a_teacher_with_its_own_tokenizer_may_have_tokens_that_the_policy_has_no
     (scores,) = codec.group_from_proto(group, limits=LIMITS).trajectories[1].teacher_scores
     assert scores.top_ids[0, 0] == -1
     assert scores.shared_fraction == 0.5
-    put("teacher_scores[0].top_ids[0]", 5000)(group)
+    put("teacher_scores[0].top_ids", ids(5000, 2, 3))(group)
     with pytest.raises(InvalidRequest, match=r"teacher_scores\[0\].top_ids\[0\]"):
         codec.group_from_proto(group, limits=LIMITS)
 
