@@ -45,7 +45,11 @@ class Algorithm(Protocol):
         ...
 
     def prepare(self, outcomes: Sequence[GroupOutcome]) -> list[Assignment]:
-        """The sequences of the optimizer batch; a trajectory may be left out, or assigned several times."""
+        """The sequences of the optimizer batch; a trajectory may be left out, or assigned several times.
+
+        It may run in another thread, while ``loss`` computes on the batch before. What it remembers of one batch for
+        the next must be in ``Stateful.state``.
+        """
         ...
 
     def loss(self, outputs: PolicyOutputs, batch: TokenBatch, denominator: Denominator) -> LossOutput:

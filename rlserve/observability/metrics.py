@@ -55,6 +55,7 @@ METRICS: Mapping[str, MetricInfo] = {
     "learner/skipped_steps": MetricInfo("steps", "steps skipped for a non-finite loss or gradient, in all"),
     "learner/step_seconds": MetricInfo("seconds", "forward, backward and update"),
     "learner/wait_seconds": MetricInfo("seconds", "waiting for a full batch"),
+    "learner/batch_seconds": MetricInfo("seconds", "waiting for the batch's tensors, made while the last step ran"),
     "learner/publish_seconds": MetricInfo("seconds", "training stands still for the publication of weights"),
     "publish/seconds": MetricInfo("seconds", "last version announced: from its step to the announcement"),
     "publish/copy_seconds": MetricInfo("seconds", "of these, until its copy was made"),

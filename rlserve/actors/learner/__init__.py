@@ -6,6 +6,7 @@
 * ``live_settings``  what ``rlserve set`` changes while the run goes on
 * ``loop_state``     what a checkpoint keeps of the loop
 * ``waiting``        the loop's waits, which end by progress or with the reason why nothing comes
+* ``next_batch``     makes the tensors of the next batch while the step runs
 * ``poison``         drops the groups that make a loss not finite
 * ``step_metrics``   the metrics of a step, a pure function
 * ``start_point``    start model or checkpoint, and the store that belongs to it

@@ -26,6 +26,7 @@ from rlserve.actors.learner.loop_state import LoopState
 from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.measure.evaluation import Evaluation
 from rlserve.actors.learner.measure.measuring import Measuring
+from rlserve.actors.learner.next_batch import NextBatch
 from rlserve.actors.learner.poison import PoisonGuard
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
@@ -111,6 +112,7 @@ class TrainingLoop:
             max_token_lag=config.learner.max_token_lag,
             reference=trainer.served_reference,
         )
+        self._next = NextBatch(self._collated, trainer)
         self._poison = PoisonGuard(trainer, self._layout, inbox.queue, warn)
 
     def run(self) -> None:
@@ -142,6 +144,7 @@ class TrainingLoop:
         self._reporter.phase("training", total_steps=self._config.steps)
         while not self._finished():
             self._one_step()
+        self._next.close()
         # Before the save and the evaluation, in which workers would sample groups that no step trains on.
         self._inbox.stop_training()
         self._save()
@@ -151,6 +154,7 @@ class TrainingLoop:
         """Take over what ``rlserve set`` changed."""
         if changed := self._live.look():
             self._config = self._live.config
+            self._next.forget()
             self._reporter.settings_changed(self._config, self._state.step, changed)
 
     def _finished(self) -> bool:
@@ -175,17 +179,24 @@ class TrainingLoop:
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
         self._take_settings()  # a batch may take minutes to come
+        step, building = self._state.step, time.monotonic()
+        self._next.settle()
         # Preparing a batch may change what the algorithm remembers; a batch that is not trained on must leave no trace.
         memory = self._trainer.algorithm_state()
         try:
-            batches = self._collated(groups)
+            batches = self._next.batches(groups, step)
         except Exception as error:  # raised by the algorithm, which may be a plug-in
             self._trainer.restore_algorithm(memory)
-            self._poison.drop_unready(self._state.step + 1, groups, error)
+            self._poison.drop_unready(step + 1, groups, error)
             return
+        built = time.monotonic() - building
         lr = self._live.rate(self._state.step)
-        report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
+        size = self._config.learner.groups_per_step
+        with self._next.building(lambda: self._inbox.queue.foreseen(size), version=step + 1):
+            report = self._trainer.train(batches, passes=self._config.learner.passes, lr=lr)
         trained = [group.group_id for group in groups]
+        if not report.updates or report.skipped:
+            self._next.settle()
         if not report.updates:
             self._trainer.restore_algorithm(memory)
             self._poison.drop(self._state.step + 1, groups, report)
@@ -204,12 +215,13 @@ class TrainingLoop:
                 version=self._state.step - 1,
                 lr=lr,
                 wait_seconds=waited,
+                batch_seconds=built,
             )
         )
 
-    def _collated(self, groups: Sequence[RolloutGroup]) -> list[OptimizerBatch]:
+    def _collated(self, groups: Sequence[RolloutGroup], version: int) -> list[OptimizerBatch]:
         return [
-            collate(part, self._trainer.algorithm, self._layout, self._state.step)
+            collate(part, self._trainer.algorithm, self._layout, version)
             for part in minibatches(groups, self._config.learner.minibatches)
         ]
 
@@ -287,6 +299,7 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._publish_if_behind()  # a resumed run begins by publishing: this one must do the same at this step
+        self._next.settle()  # the checkpoint holds what the algorithm remembers
         self._state.curriculum = self._curriculum.to_json()
         # Before the copy, which must carry the mark too: a store with a smaller one is refused as older than the
         # checkpoint.

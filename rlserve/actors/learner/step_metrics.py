@@ -37,6 +37,7 @@ def step_metrics(
     version: int,
     lr: float,
     wait_seconds: float,
+    batch_seconds: float,
 ) -> dict[str, float]:
     """All that a step measured; ``version`` is that of the weights it began with."""
     return {
@@ -56,6 +57,7 @@ def step_metrics(
         "learner/publish_seconds": sync.seconds,
         **sync.times.metrics(),
         "learner/wait_seconds": wait_seconds,
+        "learner/batch_seconds": batch_seconds,
         **_speed(report),
     }
 

@@ -47,6 +47,7 @@ def step() -> Mapping[str, float]:
         version=3,
         lr=1e-5,
         wait_seconds=1.5,
+        batch_seconds=0.25,
     )
 
 

@@ -71,8 +71,18 @@ class GroupQueue:
             self._troubles.batch_taken()
             groups = self._fresh()[:n]
             self._taken.update(group.group_id for group in groups)
-        # By length first: ids differ in a number at their end, and as text 10 would come before 9.
-        return sorted(groups, key=lambda group: (len(group.group_id), group.group_id))
+        return sorted(groups, key=_lease_order)
+
+    def foreseen(self, n: int) -> list[RolloutGroup]:
+        """What the next ``take`` will most likely give, once the batch in training is published; empty until it is all
+        there.
+
+        Nothing is taken: groups that arrive out of order, or a version that is not published, may change it.
+        """
+        with self._monitor:
+            lag = self._settings.max_lag
+            groups = [g for g in self._fresh() if self._due + 1 - self._queued[g.group_id].versions.oldest <= lag]
+        return sorted(groups[:n], key=_lease_order) if len(groups) >= n else []
 
     def commit(self, step: int, group_ids: Sequence[str], *, publishes: bool = False) -> None:
         """The groups were trained on by ``step``, which makes policy version ``step``.
@@ -201,6 +211,11 @@ class GroupQueue:
         for group_id in group_ids:
             self._queued.pop(group_id, None)
             self._taken.discard(group_id)
+
+
+def _lease_order(group: RolloutGroup) -> tuple[int, str]:
+    # By length first: ids differ in a number at their end, and as text 10 would come before 9.
+    return len(group.group_id), group.group_id
 
 
 def _decoded(group_id: str, payload: bytes, limits: GroupLimits) -> _Queued:
