@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from rlserve.actors.mirror.uploads import claim, copy_records, mirror_of
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, RlserveError
@@ -128,6 +129,8 @@ def run(
             display.say(f"the store is the copy of step {step}; what was there is {replaced}")
         if resume:
             relabel_samples(paths)
+        if not resume:
+            claim(config, overwrite=overwrite)
         # After clear(), which would delete it; before any actor starts, for actors read it and compare the digest.
         digest = write_config(config, paths)
         paths.live.unlink(missing_ok=True)  # the caller's configuration has it
@@ -272,6 +275,10 @@ class OneLife:
         # Whoever interrupts twice wants the terminal back: no report.
         if not self._keeps or self._times_asked > 1:
             return
+        self._write_report()
+        self._mirror_records()
+
+    def _write_report(self) -> None:
         from rlserve.observability.report import write_report
 
         try:
@@ -280,6 +287,14 @@ class OneLife:
             self._display.say(
                 f"the report could not be written ({type(error).__name__}: {error}); rlserve report makes it again"
             )
+
+    def _mirror_records(self) -> None:
+        """What the launcher wrote after the learner's end, which copies all else."""
+        try:
+            if place := mirror_of(self._config):
+                copy_records(place, self._paths, {})
+        except RlserveError as error:
+            self._display.say(f"the mirror lacks the last records: {error}")
 
     def _say_outcome(self, seconds: float) -> None:
         if not self._keeps:

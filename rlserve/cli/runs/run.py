@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="+",
         help="TOML files, later ones over earlier ones, or shipped ones by name (quickstart); with --resume the "
-        "directory of the run",
+        "directory of the run, or its URL (checkpoint.mirror/NAME)",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=SET_HELP)
     parser.add_argument("--unset", action="append", default=[], metavar="KEY", help=UNSET_HELP)
@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.resume and "://" in arguments.config[0]:
+        _fetch(arguments)
     config, paths = _resolve(arguments)
     if arguments.dry_run:
         # Before the checks: the plan also helps to understand their findings.
@@ -64,6 +66,22 @@ def run(arguments: argparse.Namespace) -> int:
     return resume(
         paths.root, lambda: _resolve(arguments)[0], restore_store=arguments.restore_store, preflight=preflight
     )
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    """Bring a run here from its mirror; what follows resumes it, as if it had been here."""
+    if arguments.dry_run or len(arguments.config) != 1:
+        raise InvalidRequest("--resume: give one URL of a run, without --dry-run, which would fetch it")
+    from rlserve.actors.mirror.fetch import fetch_run
+
+    given = [text.partition("=")[2] for text in arguments.overrides if text.startswith("directory=")]
+    root = fetch_run(
+        arguments.config[0].rstrip("/"), Path(given[-1] if given else RunConfig.model_fields["directory"].default)
+    ).root
+    print(f"fetched {root}")
+    arguments.config = [str(root)]
+    # The store of the checkpoint: that of the other machine is not here.
+    arguments.restore_store = any((root / "checkpoints").glob("step-*"))
 
 
 def _resolve(arguments: argparse.Namespace) -> tuple[RunConfig, RunPaths]:
