@@ -34,10 +34,9 @@ from rlserve.launch.directory import (
     write_config,
     written,
 )
-from rlserve.launch.gpus import visible_gpus
+from rlserve.launch.gpus import gpus_to_plan
 from rlserve.launch.interrupts import lived, stopping
 from rlserve.launch.plan import plan_processes
-from rlserve.launch.ports import with_free_port
 from rlserve.launch.preflight.check import check, refuse_faults
 from rlserve.launch.registry import launcher_type
 from rlserve.observability.events import EventLog, read_json_lines
@@ -233,12 +232,11 @@ class OneLife:
         self._paths.hub_address.write_text(address, encoding="ascii")
         specs = plan_processes(
             self._config,
-            self._paths.root,
+            # Whole: a process may be started in another directory than this one.
+            self._paths.root.resolve(),
             hub_address=address,
             resume=self._resume,
-            # The ranks bind it only once they have imported torch: until then another process may take it.
-            rank_port=int(with_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
-            gpus=visible_gpus(),
+            gpus=gpus_to_plan(self._config),
         )
         await self._launcher.run(specs)
 

@@ -29,6 +29,9 @@ class LaunchConfig(Section):
     """First pause before a restart; doubles each time."""
     max_restarts: int = Field(5, ge=0)
     """Restarts of one actor within ten minutes; one more death ends the run."""
+    learner_restarts: int = Field(3, ge=0)
+    """Restarts of the learner from its last checkpoint within ten minutes, after a signal killed it or its host was
+    lost; one more such death ends the run. An error of its own ends the run at once."""
     report_every_steps: int = Field(100, ge=0)
     """Optimizer steps between two writes of ``report.html`` during the run; 0: only at its end."""
     cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
