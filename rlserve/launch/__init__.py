@@ -7,6 +7,7 @@
 * ``base``            what a launcher promises
 * ``registry``        from ``[launch] type`` to a launcher
 * ``local``           the launcher of processes on this machine
+* ``ray``             the launcher of processes on a Ray cluster
 * ``process``         one child process: session, log, stop and kill
 * ``supervision``     what all launchers share: restarts, the learner's ranks, the order of a stop
 * ``last_words``      the error in the log of a process that ended

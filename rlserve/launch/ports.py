@@ -50,7 +50,7 @@ def with_free_port(address: str) -> str:
 
 
 def free_port(host: str) -> int:
-    """A port of this machine that nobody has bound at ``host``."""
+    """A port of this machine that is free at ``host``."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -202,7 +202,7 @@ async def test_a_learner_that_was_killed_goes_on_from_its_checkpoint_with_all_it
         assert site.log(LEARNER) == "\n--resume\n"
     assert [(e["actor"], e["how"]) for e in site.events("actor_died")] == [("learner-rank-1", "killed by SIGKILL")]
     assert [e["actor"] for e in site.events("actor_restarted")] == [LEARNER, "learner-rank-1"]
-    # Both ranks were told one place, at each start.
+    # One place for both ranks at each start.
     assert len(list(site.marks.glob("met-*-1"))) == len(list(site.marks.glob("met-*-2"))) == 1
     assert await all_gone([*site.pids(LEARNER), *site.pids("learner-rank-1")])
 

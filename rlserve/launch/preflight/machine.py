@@ -22,6 +22,7 @@ from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.gpus import share_out, shared_with, visible_gpus
 from rlserve.launch.ports import on_host
 from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.ray.launcher import check_ray
 from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
 from rlserve.rpc.token import run_token
@@ -44,8 +45,9 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     yield from check_mirror(config)
     yield from check_ports(config)
     yield from check_broadcast(config)
-    yield from check_cores(config)
-    yield from check_gpus(config, visible_gpus())
+    if config.launch.type != "ray":  # its nodes have cores and GPUs of their own
+        yield from check_cores(config)
+        yield from check_gpus(config, visible_gpus())
     yield from check_engines(config)
     yield from check_types(config)
     yield from check_variables(config)
@@ -70,6 +72,11 @@ def check_broadcast(config: RunConfig) -> Iterator[Finding]:
 
 def check_types(config: RunConfig) -> Iterator[Finding]:
     """Whether the launcher and the store are registered."""
+    if config.launch.type == "ray":
+        try:
+            check_ray(config)
+        except ConfigError as error:
+            yield Finding(str(error))
     for key, find in (
         ("launch.type", lambda: launcher_type(config.launch.type)),
         ("store.type", lambda: backend_of(config.store)),

@@ -76,7 +76,7 @@ async def _first_failure(children: Sequence[Started]) -> tuple[Started, int] | N
 
 def _culprit(children: Sequence[Started], ended: Mapping[int, int]) -> tuple[Started, int]:
     """Of the ranks that ended by themselves the one that explains the others."""
-    # A fault of the configuration first, for it is told and nothing helps; then a kill, which is why peers failed.
+    # A fault of the configuration first, for which a restart is no help; then a kill, which is why peers failed.
     order = sorted((rank for rank in ended if ended[rank]), key=lambda r: (ended[r] != EXIT_CONFIG, ended[r] > 0, r))
     return children[order[0]], ended[order[0]]
 
