@@ -45,6 +45,20 @@ def tiny_model(family: str, *, tied: bool, seed: int = 0, **changes: Any) -> Any
     return model.eval()
 
 
+def tiny_experts(directory: Path, *, seed: int = 0, **changes: Any) -> Any:
+    """A random mixture of 4 experts in each of 2 layers, saved in ``directory`` and loaded from there.
+
+    Loaded, since only then a model knows by which names the checkpoint has its experts.
+    """
+    import transformers
+
+    torch.manual_seed(seed)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+    config = transformers.Qwen3MoeConfig(**SHAPE | experts | changes, tie_word_embeddings=False)
+    transformers.Qwen3MoeForCausalLM(config).save_pretrained(directory)
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
 def weights_of(model: Any) -> Weights:
     """Copies of its tensors, tied ones once."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -1,7 +1,9 @@
 """Gathers the model's weights: whole tensors in host memory, by Hugging Face name."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 GATHER_BYTES = 2**28
 """Bytes that ZeRO-3 gathers at once: a gather for each parameter costs several times more."""
 
-
+LAYER = re.compile(r"(.*?\.\d+)\.")
+"""The layer that a parameter's name begins with."""
 Take = Callable[[str, Tensor], Tensor]
-"""Makes of a parameter, which is whole for the duration of the call, what is handed out."""
+"""Makes of a tensor, which is whole for the duration of the call, what is handed out."""
+Named = Sequence[tuple[str, Tensor]]
 
 
 def gather(
@@ -20,18 +24,17 @@ def gather(
 ) -> Iterator[tuple[str, Tensor]]:
     """Copies of all parameters and persistent buffers, contiguous, floating ones in ``dtype``; tied ones once.
 
-    A collective where parameters are partitioned: all ranks exhaust it, only the receiver gets tensors. ``take`` makes
-    the copies in another way; it is not used where names are converted.
+    By the names of the checkpoint. A collective where parameters are partitioned: all ranks exhaust it, only the
+    receiver gets tensors. ``take`` makes the copies in another way.
     """
-    if is_converted(model):
-        return _in_checkpoint_names(model, _stream(model, _copy_in(dtype), is_receiver))
-    return _stream(model, take or _copy_in(dtype), is_receiver)
-
-
-def is_converted(model: nn.Module) -> bool:
-    """Whether transformers changed names or shapes when it loaded the files."""
-    # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
-    return bool(getattr(model, "_weight_conversions", None))
+    take = take or _copy_in(dtype)
+    for bucket in _runs(model):
+        with gathered([p for _, p in bucket]):
+            copies = [(name, take(name, t)) for name, t in in_checkpoint_names(model, bucket)] if is_receiver else []
+        yield from copies  # outside of the block: the whole parameters are freed before anybody writes the copies
+    if is_receiver:
+        # Buffers are never partitioned.
+        yield from ((name, take(name, b)) for name, b in in_checkpoint_names(model, _kept_buffers(model)))
 
 
 def is_partitioned(model: nn.Module) -> bool:
@@ -39,10 +42,24 @@ def is_partitioned(model: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-def in_place(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The tensors of which ``gather`` yields copies, where they are neither partitioned nor converted."""
-    kept = model.state_dict(keep_vars=True).keys()
-    return [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in kept)]
+def in_place(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of which ``gather`` yields copies, where they are not partitioned; converted ones layer by layer."""
+    for bucket in (*_runs(model), _kept_buffers(model)):
+        yield from in_checkpoint_names(model, bucket)
+
+
+def in_checkpoint_names(model: Any, named: Named) -> Named:
+    """Undo what transformers converted when it loaded the files: names, and tensors such as fused experts.
+
+    ``named`` holds all tensors of the layers that it names.
+    """
+    # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
+    if not getattr(model, "_weight_conversions", None):
+        return named
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = {name: tensor.detach() for name, tensor in named}
+    return [(name, tensor.contiguous()) for name, tensor in revert_weight_conversion(model, state).items()]
 
 
 def published_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -50,30 +67,31 @@ def published_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
-def _in_checkpoint_names(model: Any, stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Undo transformers' conversions at loading (fused experts, for example); holds all weights at once."""
-    from transformers.core_model_loading import revert_weight_conversion
+def _runs(model: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Parameters in order, in runs that are gathered at once; those of a layer together where names are converted."""
+    named = list(model.named_parameters())
+    if not getattr(model, "_weight_conversions", None):
+        yield from buckets(named, GATHER_BYTES)
+        return
+    for _, layer in groupby(named, key=lambda pair: _layer_of(pair[0])):
+        yield list(layer)
 
-    state = dict(stream)
-    # Empty on all ranks but the receiver.
-    if state:
-        yield from ((name, t.contiguous()) for name, t in revert_weight_conversion(model, state).items())
+
+def _layer_of(name: str) -> str:
+    found = LAYER.match(name)
+    return found[0] if found else ""
 
 
-def _stream(model: nn.Module, take: Take, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
-    for bucket in buckets(list(model.named_parameters()), GATHER_BYTES):
-        with gathered([p for _, p in bucket]):
-            copies = [(name, take(name, p)) for name, p in bucket] if is_receiver else []
-        yield from copies  # outside of the block: the whole parameters are freed before anybody writes the copies
-    if is_receiver:
-        # Buffers are never partitioned. Those outside of the state dict are computed from the configuration.
-        kept = model.state_dict().keys()
-        yield from ((name, take(name, b)) for name, b in model.named_buffers() if name in kept)
+def _kept_buffers(model: nn.Module) -> Named:
+    """Buffers outside of the state dict are computed from the configuration."""
+    kept = model.state_dict(keep_vars=True).keys()
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes of all tensors that ``gather`` yields, where no names are converted."""
-    return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for _, tensor in in_place(model))
+    """Bytes of all tensors that ``gather`` yields."""
+    tensors = (*model.parameters(), *(buffer for _, buffer in _kept_buffers(model)))
+    return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for tensor in tensors)
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:

@@ -1,7 +1,7 @@
 """Rank 0's view of training: step, score, publish and save, over one rank or many."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from rlserve.actors.learner.train.engine import StepReport
 from rlserve.actors.learner.train.gather import (
     gather,
     in_place,
-    is_converted,
     is_partitioned,
     published_dtype,
     weight_bytes,
@@ -155,14 +154,10 @@ class Trainer:
         self.publishing.wait()
         dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
         module, device = self._engine.module, self._engine.rank_info.device
-        if is_converted(module):
-            copies = list(self.weights(dtype))
-            size = sum(tensor.numel() * tensor.element_size() for _, tensor in copies)
-            publication = self.publisher.begin(version, size_bytes=size)
-        else:
-            size = weight_bytes(module, dtype)
-            publication = self.publisher.begin(version, size_bytes=size, device=device)
-            copies = self._gathered_into(publication, dtype) if is_partitioned(module) else in_place(module)
+        publication = self.publisher.begin(version, size_bytes=weight_bytes(module, dtype), device=device)
+        copies: Iterable[tuple[str, Tensor]] = (
+            self._gathered_into(publication, dtype) if is_partitioned(module) else in_place(module)
+        )
         self.publishing.start(publication, partial(_copy, copies, dtype), published)
 
     def _gathered_into(self, publication: Publication, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
@@ -259,7 +254,7 @@ class Trainer:
         self._events.write("warning", message=f"learner: {message}")
 
 
-def _copy(tensors: Sequence[tuple[str, Tensor]], dtype: torch.dtype, publication: Publication) -> None:
+def _copy(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, publication: Publication) -> None:
     for name, tensor in tensors:
         publication.add(name, tensor, published_dtype(tensor, dtype))
 
