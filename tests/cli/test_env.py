@@ -98,6 +98,8 @@ def test_a_spec_file_is_checked_by_field(tmp_path: Path, hub: str, capsys: pytes
 def test_an_installed_environment_is_sampled_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "sample", "arithmetic", "-n", "1", "--option", "max_digits=3"]) == 0
     assert "exact:" in capsys.readouterr().out
+    assert main(["env", "sample", "guess", "-n", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "    judged by its environment"
     assert main(["env", "list"]) == 0
     assert "arithmetic" in capsys.readouterr().out
     assert main(["env", "sample", "nothing"]) == 1

@@ -139,5 +139,6 @@ def _shown(task: Task) -> str:
     labels = "".join(f"  {name}={value}" for name, value in plain["labels"].items())
     marks = {True: "chosen", False: "rejected", None: "example"}
     given = "".join(f"\n    {marks[g['chosen']]}: {g['text']}" for g in plain["given"])
-    judged = f"\n    {task.verifier}: {payload}" if task.verifier or not given else ""
+    by_itself = "\n    judged by its environment" if task.multi_turn else ""
+    judged = f"\n    {task.verifier}: {payload}" if task.verifier else by_itself
     return f"--- {task.task_id}{labels}{tools}\n{prompt}{given}{judged}"
