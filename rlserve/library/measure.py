@@ -4,7 +4,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from rlserve.errors import InvalidRequest
 from rlserve.launch.run import Display
 from rlserve.launch.run import run as launch
 from rlserve.observability.events import read_json_lines
+from rlserve.weight_sync.own_directory import OwnDirectory
 
 _STEP = re.compile(r"step-\d+")
 NOT_MEASURED = ("pretrain", "sft", "trackers")
 """Tables that a measurement has no use for: the model exists, and trackers show runs alone."""
 NOT_SAMPLED = (*NOT_MEASURED, "teachers", "algorithm", "reference", "evaluate")
 """Those that sampling has no use for; teachers would be started for nothing."""
+ONCE = "rlserve-once"
+"""Prefix of the directories of such runs."""
 NOT_ONCE = ("keep_best", "patience")
 """Keys of ``[evaluate]`` that compare evaluations of one training."""
 
@@ -75,9 +78,10 @@ def ran_once(make: Callable[[str], RunConfig], display: Display | None = None) -
 
     Progress goes to standard error. Raises InvalidRequest, before anything starts, if nothing would be measured.
     """
-    # A measurement leaves nothing behind, and never touches the run that it measures.
-    with tempfile.TemporaryDirectory(prefix="rlserve-once-") as directory:
-        config = make(directory)
+    # A measurement leaves nothing behind, and never touches the run that it measures; what one that was killed has
+    # left, the next one removes.
+    with closing(OwnDirectory.below(Path(tempfile.gettempdir()), ONCE)) as own:
+        config = make(str(own.path))
         if not config.evaluate.is_on:
             raise InvalidRequest(
                 "evaluate.problems: is 0, so nothing would be measured; give a number (--problems 500)"

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -36,11 +37,11 @@ class OwnDirectory:
         self._lock = lock
 
     @classmethod
-    def below(cls, parent: Path) -> "OwnDirectory":
+    def below(cls, parent: Path, prefix: str = PREFIX) -> "OwnDirectory":
         """A new directory in ``parent``; those of dead processes are removed first. Raises OSError."""
-        remove_leftovers(parent)
+        remove_leftovers(parent, prefix)
         for _ in range(ATTEMPTS):
-            if (made := cls._attempt(parent / f"{PREFIX}-{uuid.uuid4().hex[:16]}")) is not None:
+            if (made := cls._attempt(parent / f"{prefix}-{uuid.uuid4().hex[:16]}")) is not None:
                 return made
         raise OSError(f"{str(parent)!r}: {ATTEMPTS} new directories were removed at once by another process")
 
@@ -81,7 +82,7 @@ class OwnDirectory:
             os.unlink(name, dir_fd=self._directory)
 
     def close(self) -> None:
-        """Remove the directory and all its files."""
+        """Remove the directory and all that is in it."""
         _empty(self._directory)
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
@@ -89,9 +90,9 @@ class OwnDirectory:
         os.close(self._directory)
 
 
-def remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path, prefix: str = PREFIX) -> None:
     """Remove the directories of dead processes, which were killed before they could do it."""
-    for path in parent.glob(f"{PREFIX}-*"):
+    for path in parent.glob(f"{prefix}-*"):
         try:
             if _remove_if_dead(path):
                 logger.info("removed %s, left behind by a dead process", path.name)
@@ -130,5 +131,9 @@ def _take(lock: int) -> bool:
 
 def _empty(directory: int) -> None:
     for name in os.listdir(directory):
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(name, dir_fd=directory)
+        except IsADirectoryError:
+            shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+        except OSError:
+            continue
