@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from rlserve.config.load import load_run
+from rlserve.engines.vllm.options import runs_on_cpu
 from rlserve.launch.preflight.checkpoint import directory_of, positions_of
+from rlserve.launch.preflight.machine import check_engines
 from rlserve.launch.preflight.models import Asked, look_at_model
 from tests.support.models.paper_model import POSITIONS, write_model
 
@@ -74,6 +77,20 @@ def test_a_checkpoint_that_cannot_be_trained(spoil: Spoil, words: tuple[str, ...
 def test_a_whole_one_is_fine(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model")
     assert not list(look_at_model(Asked("model.path", str(path), POSITIONS, "model.max_length")))
+
+
+@pytest.mark.skipif(not runs_on_cpu(), reason="of vLLM's CPU build")
+def test_heads_that_the_engine_cannot_compute_are_named_before_it_starts(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model", hidden_size=64, num_attention_heads=4)
+    asked = Asked("model.path", str(path), POSITIONS, "model.max_length", "vllm")
+    (found,) = look_at_model(asked)
+    assert found.is_fault and "has heads of size 16, which vLLM's attention on a CPU cannot compute" in found.message
+    assert "(it can: 32, 64," in found.message
+    write_model(path, hidden_size=64, num_attention_heads=4, head_dim=32)
+    assert not list(look_at_model(asked))
+    made = load_run(["quickstart"], ["pretrain.architecture.head_dim=16"])
+    (found,) = check_engines(made)
+    assert found.message.startswith("pretrain.architecture.head_dim: gives heads of size 16")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,26 @@ def _argument_names() -> set[str]:
     return {target.id for target in fields if isinstance(target, ast.Name)}
 
 
+def head_problem(size: int | None) -> str:
+    """Why the attention of vLLM's CPU build refuses heads of this size; empty if it takes them, or on a GPU.
+
+    Imports nothing: the sizes are read from its source.
+    """
+    found = importlib.util.find_spec("vllm")
+    if size is None or found is None or found.origin is None or not runs_on_cpu():
+        return ""
+    source = Path(found.origin).parent / "v1" / "attention" / "backends" / "cpu_attn.py"
+    tree = ast.parse(source.read_text(encoding="utf-8")) if source.is_file() else ast.Module([], [])
+    named = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "get_supported_head_sizes")
+    lists = (n.value for f in named for n in f.body if isinstance(n, ast.Return) and isinstance(n.value, ast.List))
+    sizes = [item.value for given in lists for item in given.elts if isinstance(item, ast.Constant)]
+    if not sizes or size in sizes:
+        return ""
+    return (
+        f"heads of size {size}, which vLLM's attention on a CPU cannot compute (it can: {', '.join(map(str, sizes))})"
+    )
+
+
 def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's ``AsyncEngineArgs``, without those of the weight transfer."""
     arguments: dict[str, Any] = {

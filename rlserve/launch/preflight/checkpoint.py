@@ -121,6 +121,17 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return positions
 
 
+def head_size_of(config: Mapping[str, Any]) -> int | None:
+    """Size of an attention head; None when its configuration does not say it."""
+    inner = config.get("text_config")
+    values = {**(inner if isinstance(inner, Mapping) else {}), **config}
+    size, width, heads = (values.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+    # Latent attention has no heads of one size.
+    if "kv_lora_rank" in values or isinstance(size, int):
+        return size if isinstance(size, int) else None
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
+
+
 def _weight_problems(path: Path) -> Iterator[str]:
     indexes = sorted(path.glob("*.index.json"))
     files = {file.name: file for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern)}

@@ -18,6 +18,7 @@ from rlserve.config.run import RunConfig
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.engines.factory import ENGINES, check_engine, check_options
 from rlserve.engines.tool_calls import check_parser
+from rlserve.engines.vllm.options import head_problem
 from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.gpus import share_out, shared_with, visible_gpus
 from rlserve.launch.ports import on_host
@@ -101,6 +102,9 @@ def check_engines(config: RunConfig) -> Iterator[Finding]:
             check()
         except ConfigError as error:
             yield Finding(str(error))
+    made = config.pretrain and config.rollout.engine == "vllm" and head_problem(config.pretrain.architecture.head_dim)
+    if made:
+        yield Finding(f"pretrain.architecture.head_dim: gives {made}; take one of these")
 
 
 def check_directory(root: Path) -> Iterator[Finding]:

@@ -11,8 +11,15 @@ from typing import Any
 from rlserve import hugging_face
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.teacher import START
+from rlserve.engines.vllm.options import head_problem
 from rlserve.errors import RlserveError
-from rlserve.launch.preflight.checkpoint import check_files, directory_of, positions_of, read_config
+from rlserve.launch.preflight.checkpoint import (
+    check_files,
+    directory_of,
+    head_size_of,
+    positions_of,
+    read_config,
+)
 from rlserve.launch.preflight.finding import Finding, warning
 from rlserve.launch.preflight.tasks import Taken
 from rlserve.nearest import nearest
@@ -34,6 +41,8 @@ class Asked:
     path: str
     max_length: int
     length_key: str
+    engine: str = ""
+    """Engine that loads it, beside the learner."""
 
     @property
     def stage(self) -> str:
@@ -45,11 +54,13 @@ def asked_models(config: RunConfig) -> list[Asked]:
     """Every model of the configuration that is not made by the run."""
     found = []
     if config.model.path:
-        found.append(Asked("model.path", config.model.path, config.model.max_length, "model.max_length"))
+        found.append(
+            Asked("model.path", config.model.path, config.model.max_length, "model.max_length", config.rollout.engine)
+        )
     for index, teacher in enumerate(config.teachers):
         if teacher.model and teacher.model != START:
             key = f"teachers.{index}"
-            found.append(Asked(f"{key}.model", teacher.model, teacher.max_length, f"{key}.max_length"))
+            found.append(Asked(f"{key}.model", teacher.model, teacher.max_length, f"{key}.max_length", teacher.engine))
     return found
 
 
@@ -71,6 +82,9 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
         yield Finding(f"{asked.key}: {config}")
         return
     yield from _check_length(asked, config)
+    if asked.engine == "vllm" and (problem := head_problem(head_size_of(config))):
+        yield Finding(f"{asked.key}: {asked.path!r} has {problem}; take another model, or a GPU")
+        return
     # Before the first import of transformers, which looks for torch once.
     hide_torch()
     if problem := _architecture_problem(config):
