@@ -2,10 +2,13 @@
 
 import functools
 import os
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SECONDS = 2.0
 """Limit for one answer; without a network a check must not hold up a start."""
@@ -22,12 +25,36 @@ def endpoint() -> str:
 
 def answers() -> bool:
     """Whether the Hub, or the mirror that ``HF_ENDPOINT`` names, answers now; False in offline mode."""
+    if is_offline():
+        return False
+    return _answered(endpoint(), int(time.monotonic() // ASKED_AGAIN_SECONDS))
+
+
+def is_offline() -> bool:
+    """Whether the user has asked for the cache alone."""
     # Here: a host that only verifies has no such package.
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:
-        return False
-    return _answered(endpoint(), int(time.monotonic() // ASKED_AGAIN_SECONDS))
+    asked = os.environ.get("HF_DATASETS_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES
+    return asked or bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def from_the_cache(active: bool = True) -> Iterator[None]:
+    """Make ``huggingface_hub``, transformers and ``datasets`` use their caches at once, without a try of the Hub."""
+    from huggingface_hub import constants
+
+    # Imported by who loads data: its import takes seconds, which a model need not pay.
+    modules = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    if active:
+        for module in modules:
+            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=8)

@@ -135,16 +135,16 @@ def _from_folder(path: Path, source: Source) -> Iterator[Row]:
 
 
 def _from_hub(source: Source) -> Iterator[Row]:
-    here = f"path: there is no file or folder {source.path!r}"
+    here = f"there is no file or folder {source.path!r}"
     is_online = hugging_face.answers()
     if not is_online and not _is_cached(source.path):
         raise InvalidRequest(
-            f"{here}, and as a Hub name it is not in the cache and the Hub cannot be reached from here; give a path, "
-            "or fetch it where there is a network and copy it (rlserve data fetch)",
+            f"path: {here}, and as a Hub name it is not in the cache and the Hub cannot be reached from here; give a "
+            "path, or fetch it where there is a network and copy it (rlserve data fetch)",
             field="path",
         )
-    with _explained(source, here=here), _offline(not is_online):
-        datasets = _datasets()
+    datasets = _datasets()
+    with _explained(source, here=here), hugging_face.from_the_cache(not is_online):
         loaded = datasets.load_dataset(
             source.path, source.name or None, split=source.split, revision=source.revision or None
         )
@@ -161,21 +161,6 @@ def _is_cached(name: str) -> bool:
 
 
 @contextmanager
-def _offline(active: bool) -> Iterator[None]:
-    """Make ``datasets`` use its cache at once, where it would try the Hub for half a minute first."""
-    from datasets import config
-    from huggingface_hub import constants
-
-    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    if active:
-        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
-@contextmanager
 def _explained(source: Source, *, here: str = "") -> Iterator[None]:
     """Errors of ``datasets`` as InvalidRequest with the reason, which is often in the error's cause."""
     try:
@@ -183,14 +168,16 @@ def _explained(source: Source, *, here: str = "") -> Iterator[None]:
     except InvalidRequest:
         raise
     except Exception as error:
-        cause = error
-        while cause.__cause__ is not None and not str(cause).startswith("Unknown split"):
-            cause = cause.__cause__  # type: ignore[assignment]
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        # The first that names an option; else the deepest, which is the reason of the others.
+        signs = [(f, cause) for cause in causes for f, sign in SIGNS.items() if sign in str(cause)]
+        field, cause = signs[0] if signs else ("path", causes[-1])
         said = " ".join(str(cause).split())[:MAX_REASON_CHARACTERS]
-        field = next((f for f, sign in SIGNS.items() if sign in said), "path")
-        where = here or f"{source.path!r} cannot be loaded"
-        prefix = "" if here and field == "path" else f"{field}: "
-        raise InvalidRequest(f"{prefix}{where} ({type(cause).__name__}: {said})", field=field) from error
+        # With an option at fault the data set itself was found.
+        where = here if here and not signs else f"{source.path!r} cannot be loaded"
+        raise InvalidRequest(f"{field}: {where} ({type(cause).__name__}: {said})", field=field) from error
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,6 +1,9 @@
 """Models as a look at them finds them, before anything is loaded."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from rlserve.engines.vllm.options import runs_on_cpu
 from rlserve.launch.preflight.checkpoint import directory_of, positions_of
 from rlserve.launch.preflight.machine import check_engines
 from rlserve.launch.preflight.models import Asked, look_at_model
+from tests.support.hugging_face_hub import hub_of
 from tests.support.models.paper_model import POSITIONS, write_model
 
 Spoil = Callable[[Path], Any]
@@ -91,6 +95,30 @@ def test_heads_that_the_engine_cannot_compute_are_named_before_it_starts(tmp_pat
     made = load_run(["quickstart"], ["pretrain.architecture.head_dim=16"])
     (found,) = check_engines(made)
     assert found.message.startswith("pretrain.architecture.head_dim: gives heads of size 16")
+
+
+LOOK = """
+from rlserve.launch.preflight.models import Asked, look_at_model
+for name in ("lab/tiny", "lab/tinny"):
+    print([finding.message for finding in look_at_model(Asked("model.path", name, 64, "model.max_length"))])
+"""
+
+
+def test_a_model_of_the_hub_is_looked_at_there_and_then_in_the_cache(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "lab" / "tiny")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+
+    def looked() -> list[str]:
+        words = [sys.executable, "-c", LOOK]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=100)
+        return done.stdout.splitlines()
+
+    with hub_of(tmp_path) as environment["HF_ENDPOINT"]:
+        found, absent = looked()
+    assert found == "[]" and "'lab/tinny' is no directory here, and the hub has no such model" in absent
+    found, absent = looked()
+    assert "'lab/tiny' comes from the cache, for the hub cannot be reached; export HF_HUB_OFFLINE=1" in found
+    assert "as a hub name it is neither in the cache nor can the hub be reached" in absent
 
 
 @pytest.mark.parametrize(

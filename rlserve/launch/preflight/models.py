@@ -73,6 +73,11 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
         except RlserveError as error:
             yield Finding(str(error))
             return
+        if not hugging_face.answers() and not hugging_face.is_offline():
+            yield warning(
+                f"{asked.key}: {asked.path!r} comes from the cache, for the hub cannot be reached; export "
+                "HF_HUB_OFFLINE=1, or each process tries to reach it for half a minute and more"
+            )
     # Stop here: on a broken checkpoint the checks below would only report what follows from these faults.
     elif faults := list(check_files(directory, asked.key)):
         yield from faults
@@ -167,7 +172,7 @@ def _architecture_problem(config: Mapping[str, Any]) -> str:
 def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         # The run's own loader, so that what passes here loads there.
-        tokenizer: Any = load_tokenizer(_loadable(asked.path))
+        tokenizer: Any = _tokenizer(asked.path)
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         yield Finding(f"{asked.key}: the tokenizer of {asked.path!r} cannot be loaded: {type(error).__name__}: {said}")
@@ -187,9 +192,12 @@ def _check_tokenizer(asked: Asked, config: Mapping[str, Any]) -> Iterator[Findin
         )
 
 
-def _loadable(path: str) -> str:
+def _tokenizer(path: str, template_arguments: Mapping[str, Any] | None = None) -> Any:
     directory = directory_of(path)
-    return path if directory is None else str(directory)
+    if directory is not None:
+        return load_tokenizer(str(directory), template_arguments)
+    with hugging_face.from_the_cache(not hugging_face.answers()):
+        return load_tokenizer(path, template_arguments)
 
 
 def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Finding]:
@@ -203,7 +211,7 @@ def look_at_prompts(config: RunConfig, taken: Sequence[Taken]) -> Iterator[Findi
     count = _characters
     if not made:
         hide_torch()
-        count = partial(_tokens, load_tokenizer(_loadable(config.model.path), config.model.chat_template_kwargs))
+        count = partial(_tokens, _tokenizer(config.model.path, config.model.chat_template_kwargs))
     for part in taken:
         yield from _check_prompts(config, count, part)
 
