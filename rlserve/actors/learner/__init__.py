@@ -18,7 +18,7 @@
 * ``joining/``       what hosts that join get: configuration and files, by role
 * ``ingest/``        finished groups: from a worker's stream to the queue of training
 * ``leases/``        which worker works on which task: tasks, leases, proofs
-* ``measure/``       held-out evaluations, and the best checkpoint by them
+* ``measure/``       held-out evaluations, the best checkpoint by them, statistics of what was received
 * ``train/``         batches to new weights, over one rank or many
 
 To add a number to the record: a provider called by ``reporter``, and its line in ``observability.metrics``.

@@ -22,7 +22,6 @@ from rlserve.actors import collector
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.registration import Registration
 from rlserve.actors.discovery.starting import Starting
-from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.ingest.environments import EnvironmentFollower
 from rlserve.actors.learner.ingest.frames import MAX_FRAME_BYTES
 from rlserve.actors.learner.ingest.inbox import Inbox
@@ -35,6 +34,7 @@ from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
 from rlserve.actors.learner.live_settings import LiveSettings
 from rlserve.actors.learner.loop import TrainingLoop
+from rlserve.actors.learner.measure.arrivals import Arrivals
 from rlserve.actors.learner.measure.best import BestCheckpoint
 from rlserve.actors.learner.reporter import Reporter
 from rlserve.actors.learner.run_state import HubReport
@@ -238,9 +238,11 @@ class Learner:
     async def _give_way(self, registration: Registration) -> None:
         """End when another learner replaced this one at the hub: workers dial the registered one alone."""
         await registration.replaced.wait()
-        self._inbox.close(
+        # In a thread: closing waits for the lock, whose holder may wait for the store.
+        await asyncio.to_thread(
+            self._inbox.close,
             f"this learner lost its place at the hub: {registration.problem}. Stop the other one, and go on from the "
-            "last checkpoint with --resume"
+            "last checkpoint with --resume",
         )
 
     def _actor(self, server: RunningServer) -> Actor:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.ingest.inbox import Inbox
 from rlserve.actors.learner.leases.curriculum import Curriculum
+from rlserve.actors.learner.measure.arrivals import Arrivals
 from rlserve.actors.learner.measure.evaluation import Evaluation
 from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.run_summary import run_summary

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from rlserve.actors.learner.ingest.arrivals import Arrivals
 from rlserve.actors.learner.leases.curriculum import Curriculum
+from rlserve.actors.learner.measure.arrivals import Arrivals
 from rlserve.actors.learner.reporter import count_metrics
 from rlserve.actors.learner.step_metrics import Sync, step_metrics
 from rlserve.actors.learner.train.engine import StepReport

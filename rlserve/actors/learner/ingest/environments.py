@@ -44,6 +44,7 @@ class EnvironmentFollower:
         self._curriculum = curriculum or Curriculum(())
         self._catalogue = Catalogue(configured)
         self._unserved = Unserved([entry.environment for entry in configured], warn)
+        self._mixture = inbox.mixture
         self._lost: dict[str, float] = {}
         self._problem = ""
 
@@ -72,16 +73,18 @@ class EnvironmentFollower:
             change = self._catalogue.update(specs, self._clock())
             # Every time: the mixture also changes when the curriculum raises a level.
             mixture = self._curriculum.applied(change.mixture)
-            if change.joined or change.left or mixture != self._inbox.mixture:
-                self._inbox.mix(mixture)
-                self._tell(change)
+            if change.joined or change.left or mixture != self._mixture:
+                # In a thread: the inbox may wait for its store, and this event loop serves all streams.
+                await asyncio.to_thread(self._inbox.mix, mixture)
+                self._mixture = mixture
+                await self._tell(change)
 
-    def _tell(self, change: Change) -> None:
+    async def _tell(self, change: Change) -> None:
         for name in change.joined:
             self._lost.pop(name, None)
             self._events.write("environment_joined", environment=name)
         for name in change.left:
-            withdrawn = self._inbox.abandon(name)
+            withdrawn = await asyncio.to_thread(self._inbox.abandon, name)
             self._lost[name] = self._clock()
             self._events.write("environment_left", environment=name, withdrawn=withdrawn)
             logger.warning(

@@ -31,12 +31,15 @@ from rlserve.actors.learner.leases.lease_state import Release, WorkerLeases
 from rlserve.actors.learner.leases.lease_table import LeaseTable
 from rlserve.actors.learner.leases.mixture import MixtureEntry
 from rlserve.actors.learner.leases.settings import InboxSettings
-from rlserve.errors import TASK_FAULTS
+from rlserve.errors import TASK_FAULTS, NotReady
 from rlserve.records import Purpose, RolloutGroup
 from rlserve.records.lease import Lease, LeaseProgress
 from rlserve.store.base import Store
 
 logger = logging.getLogger(__name__)
+
+FULL_SECONDS = 1.0
+"""Between two tries to write to a store that is full; a step takes about as long, and makes room."""
 
 Observer = Callable[[RolloutGroup], object]
 """Sees every training group that counts as received, also those that are dropped; called with the lock held."""
@@ -71,6 +74,7 @@ class Inbox:
         self.settings = settings
         self._why_drop = why_drop
         self._observers = observers
+        self._warn = warn
         self._clock = clock
         self._moved_at = clock()
         self._troubles = Troubles(batch=settings.batch, warn=warn)
@@ -118,12 +122,20 @@ class Inbox:
         """Decide on groups in their order. What is accepted is durable when this returns."""
         # Before the lock: to decode a group and ask the algorithm about it takes longest, and depends on no state.
         opened = [open_offer(offer, self.settings, self._source.nonces, self._why_drop) for offer in offers]
-        with self._monitor.change():
-            judged = self._decide(opened)
-            self.queue.receive(judged)
-            for one, decision in judged:  # after the store: when that raises, nothing may have changed
-                self._apply(one, decision)
-        return [decision for _, decision in judged]
+        while True:
+            try:
+                with self._monitor.change():
+                    judged = self._decide(opened)
+                    self.queue.receive(judged)
+                    for one, decision in judged:  # after the store: when that raises, nothing may have changed
+                        self._apply(one, decision)
+                return [decision for _, decision in judged]
+            except NotReady as error:
+                # Without the lock: training goes on with what is queued, and makes room. If that does not help, the
+                # wait for the next batch ends the run.
+                self._warn(f"{error}; workers keep their groups until there is room", cause="the store is full")
+                if self._monitor.wait_closed(FULL_SECONDS):
+                    raise
 
     def progress(self, worker_id: str, reports: Sequence[LeaseProgress]) -> None:
         """A worker reports how far its leases are; each that progressed is renewed."""
@@ -144,14 +156,15 @@ class Inbox:
                 logger.info("%s returned %s: %s", worker_id, group_id, reason)
                 self._not_finished(release, reason, drop if final else "returned")
 
-    def expire(self, *, paused_seconds: float = 0.0) -> list[Release]:
+    def expire(self, *, paused: Callable[[], float] = lambda: 0.0) -> list[Release]:
         """Take back leases without progress and those of workers that left; call it every fraction of a second.
 
-        ``paused_seconds``: for so long since the last call this process did not run, so no report could renew a lease.
+        ``paused``: for how many seconds no report could renew a lease, because this process did not run, or waited for
+        its store. It is called with the lock held, whose last holder may have waited so.
         """
         with self._monitor:
             # First: all leases that could not report during the pause would expire at once.
-            if paused_seconds:
+            if paused_seconds := paused():
                 self._leases.prolong(paused_seconds)
             releases = self._leases.expire()
             for release in releases:

@@ -61,6 +61,11 @@ class Monitor:
                 raise DeadlineExceeded(f"{missing()}; {self._delay()}")
             self._condition.wait(left)
 
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait so long without the lock; whether it was closed by then."""
+        with self._condition:
+            return self._condition.wait_for(lambda: bool(self._closed), seconds)
+
     def close(self, reason: str) -> None:
         """End all waits, now and later."""
         with self._condition:

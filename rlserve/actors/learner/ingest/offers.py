@@ -8,12 +8,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rlserve.actors.learner.ingest.admission import Decision, Offer
 from rlserve.actors.learner.ingest.inbox import Inbox
-from rlserve.errors import LimitExceeded, StateCorrupt
+from rlserve.actors.learner.ingest.inbox_thread import InboxThread
+from rlserve.errors import LimitExceeded, StateCorrupt, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ class Delivery:
 class OfferQueue:
     """A queue in front of the inbox. For one event loop; start ``run`` as a task."""
 
-    def __init__(self, inbox: Inbox, *, decided: Callable[[], None] = lambda: None) -> None:
-        """``decided`` is called behind the decisions of each batch, in the same turn of the event loop."""
+    def __init__(self, inbox: Inbox, thread: InboxThread) -> None:
+        """Leases are granted behind each batch, and sent in the same turn of the event loop as its decisions."""
         self._inbox = inbox
-        self._decided = decided
+        self._thread = thread
         self._waiting: deque[Delivery] = deque()
         self._some = asyncio.Event()
         self._deciding = False
 
     @property
     def busy(self) -> bool:
-        """Whether ``decided`` will be called soon, whatever comes."""
+        """Whether leases will be granted soon, whatever comes."""
         return self._deciding or bool(self._waiting)
 
     def put(self, delivery: Delivery) -> None:
@@ -59,29 +59,25 @@ class OfferQueue:
 
     async def run(self) -> None:
         """Offer batches until cancelled."""
-        # One thread, not those of asyncio.to_thread in turn: on another core each batch would find cold caches.
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="offers")
-        try:
-            while True:
-                await self._some.wait()
-                if len(self._waiting) < MAX_BATCH:
-                    await asyncio.sleep(GATHER_SECONDS)
-                self._deciding = True
-                await self._decide(self._next_batch(), thread)
-                self._deciding = False
-                self._decided()
-        finally:
-            thread.shutdown(wait=False)  # a batch in progress must not hold up the event loop
+        while True:
+            await self._some.wait()
+            if len(self._waiting) < MAX_BATCH:
+                await asyncio.sleep(GATHER_SECONDS)
+            self._deciding = True
+            await self._decide(self._next_batch())
+            self._deciding = False
+            self._thread.deliver()
 
-    async def _decide(self, batch: Sequence[Delivery], thread: Executor) -> None:
+    async def _decide(self, batch: Sequence[Delivery]) -> None:
         offers = [delivery.offer for delivery in batch]
         try:
             # In a thread: decoding and the commit would hold up the event loop, and with it every stream.
-            decisions = await asyncio.get_running_loop().run_in_executor(thread, self._inbox.offer_many, offers)
-        except (LimitExceeded, StateCorrupt) as error:
-            # A full disk or a damaged store. Workers would send the same groups again without end: end the run.
+            decisions = await self._thread.call(self._offer, offers)
+        except (LimitExceeded, StateCorrupt, Unavailable) as error:
+            # A full disk, a damaged store, or one whose server stays away. Workers would send the same groups again
+            # without end: end the run.
             logger.error("%s: %s", type(error).__name__, error)
-            self._inbox.close(str(error))
+            await self._thread.call(self._inbox.close, str(error))
             _fail(batch, error)
         # A defect: it ends the streams of this batch, and the others are served further.
         except Exception as error:
@@ -90,6 +86,11 @@ class OfferQueue:
         else:
             for delivery, decision in zip(batch, decisions, strict=True):
                 delivery.done(decision)
+
+    def _offer(self, offers: Sequence[Offer]) -> list[Decision]:
+        decisions = self._inbox.offer_many(offers)
+        self._thread.grant()
+        return decisions
 
     def _next_batch(self) -> list[Delivery]:
         batch: list[Delivery] = []

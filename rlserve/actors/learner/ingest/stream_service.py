@@ -13,8 +13,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc.aio
@@ -23,11 +22,11 @@ from rlserve.actors.learner.ingest import frames
 from rlserve.actors.learner.ingest.admission import Offer
 from rlserve.actors.learner.ingest.byte_budget import ByteBudget
 from rlserve.actors.learner.ingest.inbox import Inbox
+from rlserve.actors.learner.ingest.inbox_thread import HOUSEKEEPING_SECONDS, InboxThread
 from rlserve.actors.learner.ingest.offers import Delivery, OfferQueue
 from rlserve.actors.learner.ingest.worker_stream import Budgets, WorkerStream
 from rlserve.errors import DeadlineExceeded, InvalidRequest
 from rlserve.observability.events import EventLog
-from rlserve.rpc import codec
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
@@ -35,12 +34,8 @@ logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RolloutStreamService"].full_name
-HOUSEKEEPING_SECONDS = 0.2
-"""Between two looks for expired leases: small against every deadline."""
 GRANT_SECONDS = 0.02
 """Leases are granted at most so often: a grant of one costs as much as a grant of hundreds."""
-LATE_SECONDS = 1.0
-"""Housekeeping that is later than this was kept from running, and so were the readers: leases are prolonged by it."""
 SMALL_BYTES = 64 * 2**20
 """Undecided groups of one part, over all streams; thousands of usual groups, and little beside a model."""
 LARGE_GROUPS = 4
@@ -64,32 +59,31 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
     ) -> None:
         """``events`` records who joined; ``served`` gives the version of each worker (None: unknown, grant to all)."""
         self._events = events
-        self._served = served
         self._inbox = inbox
         self._max_group_bytes = max_group_bytes
         self._budgets = Budgets(small=ByteBudget(SMALL_BYTES), large=ByteBudget(LARGE_GROUPS * max_group_bytes))
-        self._streams: dict[str, WorkerStream] = {}
         self._joined: set[str] = set()
         self._wake = asyncio.Event()
         self._woken = False
         self._finished = ""
+        self._thread = InboxThread(inbox, served)
         loop = asyncio.get_running_loop()
         inbox.on_grantable(lambda: self._wake_from(loop))
-        self._offers = OfferQueue(inbox, decided=self._grant_or_end)
+        self._offers = OfferQueue(inbox, self._thread)
         self._tasks = [asyncio.create_task(self._offers.run()), asyncio.create_task(self._keep_house())]
 
     async def finish(self, reason: str) -> None:
         """Send goodbye to every worker, also to those that join later."""
         self._finished = reason
-        for stream in self._streams.values():
-            stream.outbox.send(pb.StreamResponse(goodbye=pb.Goodbye(reason=reason)))
-            stream.end()
+        for stream in self._thread.streams():
+            self._say_goodbye(stream)
 
     async def close(self) -> None:
         """End the tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._thread.close()
 
     async def Stream(
         self, request_iterator: AsyncIterator[pb.StreamRequest], context: Context
@@ -102,7 +96,9 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             yield pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished))
             return
         stream = WorkerStream(hello.worker_id, self._budgets)
-        self._enter(stream, hello)
+        await self._enter(stream, hello)
+        if self._finished:  # meanwhile
+            self._say_goodbye(stream)
         reading = asyncio.create_task(self._read(requests, stream))
         try:
             while (frame := await stream.outbox.next()) is not None:
@@ -113,7 +109,7 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             reading.cancel()
             # Only of a group that is not whole; the bytes of offered groups are given back with their decisions.
             stream.incoming.close()
-            self._leave(stream)
+            self._thread.leave(stream)
 
     async def _read(self, requests: AsyncIterator[pb.StreamRequest], stream: WorkerStream) -> None:
         """Read frames until the worker ends the stream or sends an invalid one."""
@@ -150,12 +146,17 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         frames.check_no_groups(request)
         match kind:
             case "progress":
-                self._inbox.progress(worker_id, frames.read_progress(request.progress))
+                await self._thread.call(self._inbox.progress, worker_id, frames.read_progress(request.progress))
             case "lease_return":
                 back = request.lease_return
                 frames.check_return(back)
-                self._inbox.return_lease(
-                    back.group_id, worker_id=worker_id, nonce=back.nonce, reason=back.reason, drop=back.drop
+                await self._thread.call(
+                    self._inbox.return_lease,
+                    back.group_id,
+                    worker_id=worker_id,
+                    nonce=back.nonce,
+                    reason=back.reason,
+                    drop=back.drop,
                 )
             case _:
                 raise frames.second_hello()
@@ -181,6 +182,10 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             )
         )
 
+    def _say_goodbye(self, stream: WorkerStream) -> None:
+        stream.outbox.send(pb.StreamResponse(goodbye=pb.Goodbye(reason=self._finished)))
+        stream.end()
+
     def _checked_hello(self, request: pb.StreamRequest | None) -> pb.Hello:
         if request is None or request.WhichOneof("frame") != "hello":
             raise InvalidRequest("hello: is missing; it is the first frame of a stream")
@@ -197,39 +202,19 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             part_bytes=frames.PART_BYTES,
         )
 
-    def _enter(self, stream: WorkerStream, hello: pb.Hello) -> None:
-        """A newer stream of the same worker ends the older one."""
+    async def _enter(self, stream: WorkerStream, hello: pb.Hello) -> None:
         worker_id = stream.worker_id
-        # A worker that dials again is often here before gRPC reports the end of its broken stream.
-        if (older := self._streams.get(worker_id)) is not None:
-            older.end()
-        self._streams[worker_id] = stream
         held = {lease.group_id: lease.nonce for lease in hello.held}
-        self._inbox.join(worker_id, capacity=hello.capacity, held=held)
-        logger.info("%s joined the stream, capacity %d", worker_id, hello.capacity)
+        await self._thread.join(stream, capacity=hello.capacity, held=held)
         if self._events is not None and worker_id not in self._joined and len(self._joined) < MAX_JOINED:
             self._joined.add(worker_id)
             self._events.write("worker_joined", worker=worker_id, capacity=hello.capacity)
 
-    def _leave(self, stream: WorkerStream) -> None:
-        # Not when a newer stream took this one's place: the worker is still connected.
-        if self._streams.get(stream.worker_id) is stream:
-            del self._streams[stream.worker_id]
-            self._inbox.leave(stream.worker_id)
-            logger.info("%s left the stream", stream.worker_id)
-
     async def _keep_house(self) -> None:
-        looked = time.monotonic() - HOUSEKEEPING_SECONDS
         while True:
-            since = time.monotonic() - looked
-            with self._ending_the_run():
-                if since >= HOUSEKEEPING_SECONDS:
-                    looked += since
-                    paused = since - HOUSEKEEPING_SECONDS
-                    self._inbox.expire(paused_seconds=paused if paused > LATE_SECONDS else 0.0)
-                # Else the end of the batch grants, so that leases and acks of a worker share a frame.
-                if not self._offers.busy:
-                    self._grant()
+            # While a batch is decided on its end grants, so that leases and acks of a worker share a frame.
+            await self._thread.call(self._thread.look_after, grant=not self._offers.busy)
+            self._thread.deliver()
             # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that meets the end of the wait
             # (https://github.com/python/cpython/issues/86296), and ``close`` would wait without end. asyncio.wait_for
             # will do once 3.12 is the oldest Python supported.
@@ -241,16 +226,6 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
             self._wake.clear()
             self._woken = False
 
-    @contextlib.contextmanager
-    def _ending_the_run(self) -> Iterator[None]:
-        """End the run when the block fails: no lease would be granted any more."""
-        try:
-            yield
-        except Exception as error:
-            logger.exception("the leases cannot be looked after")
-            self._inbox.close(f"{type(error).__name__}: {error}")
-            raise
-
     def wake(self) -> None:
         """Grant soon what may be granted; call it in the service's event loop."""
         self._wake.set()
@@ -261,22 +236,6 @@ class RolloutStreamService(pb_grpc.RolloutStreamServiceServicer):
         if not self._woken and not loop.is_closed():
             self._woken = True
             loop.call_soon_threadsafe(self._wake.set)
-
-    def _grant_or_end(self) -> None:
-        with self._ending_the_run():
-            self._grant()
-
-    def _grant(self) -> None:
-        """Grant leases, none to a worker whose weights are so old that its samples would be stale."""
-        ready, current = set(self._streams), None
-        if self._served is not None:
-            newest, served = self._inbox.queue.version, self._served()
-            oldest = newest - self._inbox.settings.max_lag
-            # A worker that has confirmed nothing since this learner started is not known to serve any weights.
-            ready = {worker for worker in ready if worker in served and served[worker] >= oldest}
-            current = {worker for worker in ready if served[worker] == newest}
-        for worker_id, leases in self._inbox.grant(ready=ready, current=current).items():
-            self._streams[worker_id].outbox.lease([codec.lease_to_proto(lease) for lease in leases])
 
 
 async def _first(requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamRequest | None:

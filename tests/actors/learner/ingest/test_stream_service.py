@@ -405,7 +405,7 @@ async def test_a_worker_that_reads_no_acks_is_read_no_further(tmp_path: Path) ->
         worker = await setting.worker()
         [lease, *_] = await worker.leased(1)
         sending = whole(lease)
-        stream = setting.service._streams["w"]
+        stream = setting.service._thread._streams["w"]
         stream.outbox.next = asyncio.Event().wait  # type: ignore[method-assign, assignment]  # its socket takes nothing
         await worker.write(group=sending)  # ends the call to next() that waits already
         for _ in range(3 * worker_stream.GROUPS_AHEAD):
@@ -432,6 +432,8 @@ async def test_another_workers_lease_can_be_neither_kept_nor_settled_nor_given_b
         leases = await holder.leased(3)
         held = [pb.HeldLease(group_id=lease.group_id, nonce=nonce) for lease in leases for nonce in ("x", lease.nonce)]
         thief = await setting.worker("thief", held=held)
+        while len(setting.inbox.workers()) < 2:
+            await asyncio.sleep(0.01)
         assert [w.held for w in setting.inbox.workers()] == [3, 0]
         for nonce in ("x", leases[0].nonce):
             message = codec.group_to_proto(answer(leases[0], worker_id="thief"))
