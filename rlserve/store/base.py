@@ -8,7 +8,7 @@ A *rejected* group (malformed, unknown) is not received: it is counted separatel
 again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -78,6 +78,16 @@ class StoreMark:
     """Random id of the store, drawn when it was created; copies keep it."""
     sequence: int
     """Number of marks made so far, one for each checkpoint: a store with a smaller one is older than the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreProblem:
+    """What is wrong with the server or the disk of a store."""
+
+    message: str
+    """``"key: what it was; what to do"``."""
+    is_fault: bool = True
+    """True: groups would be lost, or no run can work. False: a warning."""
 
 
 class Store(Protocol):
@@ -204,12 +214,20 @@ class StoreBackend(Protocol):
     It is constructed as ``cls(**options)`` from ``[store] options``.
     """
 
+    is_remote: bool
+    """Whether the store is a server of its own, which may be away for a while: calls that raise Unavailable are then
+    repeated."""
+
     def place(self, paths: RunPaths) -> str:
         """Place of this run's store, for messages."""
         ...
 
     def exists(self, paths: RunPaths) -> bool:
         """Whether a store exists there, complete or not."""
+        ...
+
+    def problems(self, paths: RunPaths) -> Iterable[StoreProblem]:
+        """What would lose groups or keep a run from working, within five seconds; nothing is changed."""
         ...
 
     def open(self, paths: RunPaths) -> Store:
@@ -223,6 +241,10 @@ class StoreBackend(Protocol):
     def put_back(self, copy: Path, paths: RunPaths) -> str:
         """Replace the store, whatever its state, by one that ``Store.copy_to`` wrote.
 
-        Returns where the old one is kept. A crash leaves no store or the whole copy.
+        Returns where the old one is kept. A crash leaves no store, the old one or the whole copy.
         """
+        ...
+
+    def remove(self, paths: RunPaths) -> None:
+        """Delete the store, if there is one. Raises InvalidRequest when it is of a run in another directory."""
         ...

@@ -74,6 +74,15 @@ def check_is_there(backend: StoreBackend, paths: RunPaths, *, step: int) -> None
         )
 
 
+def check_is_new(backend: StoreBackend, paths: RunPaths) -> None:
+    """Raise InvalidRequest when a run that begins would find groups of another one."""
+    if backend.exists(paths):
+        raise InvalidRequest(
+            f"name: {backend.place(paths)} holds the groups of a run of this name in another directory; choose another "
+            "name with --set name=NAME, or another prefix with --set store.options.prefix=PREFIX"
+        )
+
+
 def bind(store: Store, facts: RunFacts) -> Iterator[str]:
     """Tie a new store to its run, or check a known one; yields a warning for each accepted change.
 

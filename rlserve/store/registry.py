@@ -10,9 +10,10 @@ from rlserve import plugins
 from rlserve.config.tables.store import StoreConfig
 from rlserve.plugins import STORE_GROUP
 from rlserve.store.base import StoreBackend
+from rlserve.store.redis_backend import RedisBackend
 from rlserve.store.sqlite_backend import SqliteBackend
 
-BACKENDS: Mapping[str, Callable[..., StoreBackend]] = {"sqlite": SqliteBackend}
+BACKENDS: Mapping[str, Callable[..., StoreBackend]] = {"redis": RedisBackend, "sqlite": SqliteBackend}
 
 
 def backend_of(config: StoreConfig) -> StoreBackend:

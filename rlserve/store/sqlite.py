@@ -72,7 +72,7 @@ class SqliteStore:
         with self._transaction():
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found == 0:
-                _create(self._db)
+                create_tables(self._db)
             elif found != SCHEMA_VERSION:
                 raise StateCorrupt(
                     f"store: {self._path.name} has format {found}, this version reads {SCHEMA_VERSION}; "
@@ -202,7 +202,7 @@ class SqliteStore:
             copy.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
             copy.execute("ATTACH ? AS source", (str(self._path),))
             copy.execute("BEGIN")
-            _create(copy)
+            create_tables(copy)
             for table in ("groups", "totals", "rejections", "facts"):
                 copy.execute(f"DELETE FROM main.{table}")
                 copy.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table}")
@@ -293,7 +293,7 @@ class SqliteStore:
             ) from error
 
 
-def _create(db: sqlite3.Connection) -> None:
+def create_tables(db: sqlite3.Connection) -> None:
     """Create the tables in the open transaction."""
     for statement in _SCHEMA.split(";"):  # executescript() would commit the transaction first
         db.execute(statement)

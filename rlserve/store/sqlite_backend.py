@@ -4,10 +4,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from rlserve.config.paths import RunPaths
-from rlserve.store.base import Store
+from rlserve.store.base import Store, StoreProblem
 from rlserve.store.sqlite import SqliteStore
 
 JOURNALS = ("", "-wal", "-shm")
@@ -16,6 +17,8 @@ JOURNALS = ("", "-wal", "-shm")
 
 class SqliteBackend:
     """The :class:`rlserve.store.base.StoreBackend` of SQLite files."""
+
+    is_remote = False
 
     def __init__(self, *, power_safe: bool = False) -> None:
         """``power_safe`` waits for the disk at every commit: slower, and nothing is lost when the power fails."""
@@ -26,6 +29,9 @@ class SqliteBackend:
 
     def exists(self, paths: RunPaths) -> bool:
         return paths.store.exists()
+
+    def problems(self, paths: RunPaths) -> Iterable[StoreProblem]:
+        return ()
 
     def open(self, paths: RunPaths) -> Store:
         return SqliteStore(paths.store, power_safe=self._power_safe)
@@ -52,6 +58,10 @@ class SqliteBackend:
         partial.rename(paths.store)
         _sync(paths.store.parent)
         return f"{paths.store}.replaced"
+
+    def remove(self, paths: RunPaths) -> None:
+        for journal in JOURNALS:
+            Path(f"{paths.store}{journal}").unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,8 @@
 """What every ``[store] type`` promises. A new one is one more entry of ``registry.BACKENDS``."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +11,15 @@ from rlserve.config.tables.store import StoreConfig
 from rlserve.errors import ConfigError, StateCorrupt, UnknownName
 from rlserve.store.base import GroupInfo, StoreBackend
 from rlserve.store.registry import BACKENDS, backend_of
+from tests.support.processes.redis_server import shared_server
+
+OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {"redis": lambda: {"url": shared_server().url}}
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> StoreBackend:
-    return backend_of(StoreConfig(type=request.param))
+    options = OPTIONS.get(request.param, dict)()
+    return backend_of(StoreConfig(type=request.param, options=options))
 
 
 def test_a_store_is_there_once_it_was_opened_and_has_kept_its_groups(backend: StoreBackend, tmp_path: Path) -> None:
@@ -51,6 +57,18 @@ def test_a_copy_takes_the_place_of_the_store(backend: StoreBackend, tmp_path: Pa
     again.close()
     if in_use:
         store.close()
+
+
+def test_a_store_that_is_removed_is_gone_with_all_its_groups(backend: StoreBackend, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    backend.remove(paths)
+    with_group(backend, paths, "a")
+    assert list(backend.problems(paths)) == []
+    backend.remove(paths)
+    assert not backend.exists(paths)
+    again = backend.open(paths)
+    assert again.counts().received == 0
+    again.close()
 
 
 def test_a_copy_takes_the_place_of_a_store_that_cannot_be_read(tmp_path: Path) -> None:

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from rlserve.config.paths import RunPaths
 from rlserve.errors import StateCorrupt
 from rlserve.store.base import GroupCounts, GroupInfo, Receipt, Store
+from rlserve.store.redis_backend import RedisBackend
 from rlserve.store.sqlite import SqliteStore
+from tests.support.processes.redis_server import shared_server
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], Store]] = {
     "sqlite": lambda directory: SqliteStore(directory / "groups.sqlite"),
     "sqlite-power-safe": lambda directory: SqliteStore(directory / "groups.sqlite", power_safe=True),
+    "redis": lambda directory: RedisBackend(url=shared_server().url).open(RunPaths(directory)),
 }
 
 

@@ -16,8 +16,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rlserve.store.base import GroupInfo
-from rlserve.store.sqlite import SqliteStore
+from rlserve.config.paths import RunPaths
+from rlserve.store.base import GroupInfo, StoreBackend
+from rlserve.store.redis_backend import RedisBackend
+from rlserve.store.sqlite_backend import SqliteBackend
+from tests.support.processes.redis_server import shared_server
 
 IDS = st.sampled_from([f"g{number}" for number in range(12)])
 
@@ -32,13 +35,14 @@ class Row:
 class StoreMachine(RuleBasedStateMachine):
     """The model: rows in order of arrival; steps only grow, except by a rollback."""
 
-    def make(self, directory: Path) -> SqliteStore:
-        return SqliteStore(directory / "groups.sqlite")
+    def backend(self) -> StoreBackend:
+        return SqliteBackend()
 
     @initialize()
     def start(self) -> None:
         self.place = tempfile.TemporaryDirectory()
-        self.store = self.make(Path(self.place.name))
+        self.paths = RunPaths(Path(self.place.name))
+        self.store = self.backend().open(self.paths)
         self.rows: dict[str, Row] = {}
         self.step = 0
         self.checkpointed = 0
@@ -80,11 +84,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def go_on_with_a_copy(self) -> None:
         place = tempfile.TemporaryDirectory()
-        self.store.copy_to(Path(place.name) / "groups.sqlite", step=self.step)
-        self.store.close()
-        self.place.cleanup()
-        self.place, self.checkpointed = place, self.step
-        self.store = self.make(Path(place.name))
+        self.store.copy_to(Path(place.name) / "copy", step=self.step)
+        self.close()
+        self.place, self.paths, self.checkpointed = place, RunPaths(Path(place.name)), self.step
+        self.backend().put_back(Path(place.name) / "copy", self.paths)
+        self.store = self.backend().open(self.paths)
 
     @rule()
     def checkpoint(self) -> None:
@@ -103,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = self.make(Path(self.place.name))
+        self.store = self.backend().open(self.paths)
 
     @invariant()
     def the_store_agrees_with_the_model(self) -> None:
@@ -117,11 +121,20 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            self.store.close()
-            self.place.cleanup()
+            self.close()
+
+    def close(self) -> None:
+        self.store.close()
+        self.backend().remove(self.paths)
+        self.place.cleanup()
 
 
-@pytest.mark.parametrize("machine", [StoreMachine])
+class RedisMachine(StoreMachine):
+    def backend(self) -> StoreBackend:
+        return RedisBackend(url=shared_server().url)
+
+
+@pytest.mark.parametrize("machine", [StoreMachine, RedisMachine])
 def test_no_sequence_of_operations_loses_or_doubles_a_group(machine: type[StoreMachine]) -> None:
     run_state_machine_as_test(
         machine,

@@ -41,7 +41,6 @@ from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.start_point import StartPoint, open_store
 from rlserve.actors.learner.teacher_check import check_teachers
 from rlserve.actors.learner.train.trainer import Trainer
-from rlserve.actors.mirror.uploads import mirrored
 from rlserve.actors.stop_deadline import end_within
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
@@ -78,8 +77,16 @@ class Learner:
     """Rank 0: services, inbox, loop."""
 
     def __init__(
-        self, config: RunConfig, paths: RunPaths, *, trainer: Trainer, start: StartPoint, actor_id: str
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        *,
+        trainer: Trainer,
+        start: StartPoint,
+        actor_id: str,
+        stop: threading.Event,
     ) -> None:
+        """``stop`` asks to save a checkpoint and end."""
         self._config = config
         self._paths = paths
         self._trainer = trainer
@@ -89,7 +96,8 @@ class Learner:
         self._curriculum = Curriculum(config.environments)
         self._curriculum.restore(start.state.curriculum)
         self._warn = Warner(paths.events)
-        self._store = open_store(config, paths, start.state, self._warn)
+        self._stop = stop
+        self._store = open_store(config, paths, start.state, self._warn, stop)
         self._publisher = trainer.publisher
         self._tokens = ModelTokens.load(start.model_path, config.model.chat_template_kwargs)
         self._inbox = self._open_inbox()
@@ -97,7 +105,7 @@ class Learner:
         self._starting = Starting()
         self._hub: HubClient | None = None
 
-    def run(self, hub_address: str, address: str, stop: threading.Event) -> None:
+    def run(self, hub_address: str, address: str) -> None:
         """Serve and train to the end. Raises the error that ended it early."""
         collector.spare()
         thread = LoopThread("learner-rpc")
@@ -116,9 +124,8 @@ class Learner:
                 warn=self._warn,
                 step=self._start.state.step,
             )
-            with mirrored(self._config, self._paths, self._warn):
-                self._train(reporter, policy, stop)
-                thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
+            self._train(reporter, policy)
+            thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
             # Before anything below can hang.
             end_within(END_SECONDS, self._actor_id, loop=thread.loop)
@@ -142,7 +149,7 @@ class Learner:
         if unshared is not None:
             self._trainer.set_unshared(torch.from_numpy(unshared))
 
-    def _train(self, reporter: Reporter, policy: PolicyService, stop: threading.Event) -> None:
+    def _train(self, reporter: Reporter, policy: PolicyService) -> None:
         loop = TrainingLoop(
             live=LiveSettings(self._config, self._paths.live, self._warn),
             trainer=self._trainer,
@@ -156,7 +163,7 @@ class Learner:
             ),
             curriculum=self._curriculum,
             warn=self._warn,
-            stop=stop,
+            stop=self._stop,
             starting=self._starting.names,
         )
         try:

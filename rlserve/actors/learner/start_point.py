@@ -1,7 +1,10 @@
 """Where training begins: the start model or the run's newest checkpoint, with the store that belongs to it."""
 
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rlserve.actors.checkpoints import Checkpoint, latest
 from rlserve.actors.learner.loop_state import LoopState
@@ -12,9 +15,12 @@ from rlserve.config.run import RunConfig
 from rlserve.observability.warner import Warner
 from rlserve.store.base import Store
 from rlserve.store.binding import RunFacts, bind, check_is_there, check_mark
+from rlserve.store.patient import Patience, patient
 from rlserve.store.registry import backend_of
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +55,22 @@ def find_start(config: RunConfig, paths: RunPaths, *, resume: bool) -> StartPoin
     )
 
 
-def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner) -> Store:
-    """The run's store. Raises StateCorrupt or InvalidRequest when it does not belong to the start point."""
+def open_store(
+    config: RunConfig, paths: RunPaths, state: LoopState, warn: Warner, stop: threading.Event | None = None
+) -> Store:
+    """The run's store. Raises StateCorrupt or InvalidRequest when it does not belong to the start point.
+
+    While the server of a remote one is away its calls wait, until ``stop`` is set.
+    """
     backend = backend_of(config.store)
+    patience = Patience(limit_seconds=config.learner.max_wait_seconds, warn=warn, stop=stop)
+    call = patience.call if backend.is_remote else _at_once
     if state.store is not None:
         # Before ``open``, which would create an empty store in its place.
-        check_is_there(backend, paths, step=state.step)
-    store = backend.open(paths)
+        call(lambda: check_is_there(backend, paths, step=state.step))
+    store = call(lambda: backend.open(paths))
+    if backend.is_remote:
+        store = patient(store, patience)
     try:
         # Before ``bind``, which writes: a store that is refused stays as it is.
         check_mark(store.marked(), state.store, step=state.step, root=paths.root)
@@ -65,3 +80,7 @@ def open_store(config: RunConfig, paths: RunPaths, state: LoopState, warn: Warne
         store.close()
         raise
     return store
+
+
+def _at_once(function: Callable[[], T]) -> T:
+    return function()
