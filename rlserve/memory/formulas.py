@@ -24,7 +24,8 @@ BUCKET_ELEMENTS = 2**26
 LIVE_ELEMENTS = 10**9
 """Gathered parameters of stage 3 that DeepSpeed keeps; its own default."""
 HEAP = 1.5
-"""On a CPU glibc keeps about half as much again as layers hold at once, in holes between their tensors."""
+"""On a CPU glibc keeps about half as much again as layers hold at once, in holes between their tensors; those of the
+head are large enough to be given back."""
 LEARNER_LIBRARIES = 480 * 2**20
 """torch, DeepSpeed and transformers, imported in a learner on a CPU."""
 WORKER_LIBRARIES = 640 * 2**20
@@ -71,7 +72,7 @@ def learner_rank(
     update       4P/N, a flat copy of the gradients: after activations and head are freed
 
     On a GPU the most at once is all but the smaller of update and (activations + head); on a CPU, where memory once
-    touched stays, it is all, activations and head ``HEAP`` times, and the libraries. ``learner.deepspeed`` with
+    touched stays, it is all, activations ``HEAP`` times, and the libraries. ``learner.deepspeed`` with
     ``offload_optimizer`` moves optimizer and gradients to the host, with ``offload_param`` the weights.
     """
     count, item, ranks = trained or shape.parameters, ITEM[learner.dtype], learner.ranks
@@ -101,7 +102,7 @@ def learner_rank(
         # The whole model passes through host memory while it is loaded.
         host |= {"libraries": CUDA_LIBRARIES, "loading": item * shape.parameters}
         return Memory(parts=parts, total=states + max(layers + head, update), host=host)
-    parts |= {"activations": int(HEAP * layers), "head": int(HEAP * head), "libraries": LEARNER_LIBRARIES}
+    parts |= {"activations": int(HEAP * layers), "libraries": LEARNER_LIBRARIES}
     return Memory(parts=parts, total=sum(parts.values()) + host["offloaded"], host={})
 
 

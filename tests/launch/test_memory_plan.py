@@ -165,6 +165,14 @@ def test_weights_that_do_not_fit_into_shared_memory_need_room_on_the_disk(tmp_pa
         assert finding.is_fault and "make room there" in finding.message
 
 
+def test_ranks_need_shared_memory_for_their_messages(tmp_path: Path) -> None:
+    config = one_gpu("learner.ranks=2", f"directory={tmp_path}")
+    small = replace(of(3, 80, 64), shared=64 * 2**20)  # that of a container, by default
+    said = [finding.message for finding in check_memory(config, RunPaths(tmp_path / "run"), small)]
+    assert any(text.startswith("learner.ranks: is 2, which talk through") for text in said)
+    assert not list(check_memory(config, RunPaths(tmp_path / "run"), replace(small, shared=8 * GIB)))
+
+
 @pytest.mark.usefixtures("no_gpus")
 def test_a_dry_run_shows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(QUICK), "--dry-run", "--no-preflight", "--set", f"directory={tmp_path}"]) == 0

@@ -15,6 +15,8 @@ from rlserve.memory.machine import Machine, here
 from rlserve.weight_sync.host import SHARED_MEMORY
 from rlserve.weight_sync.weight_files import COPIES, free_bytes
 
+MESSAGE_BYTES = 256 * 2**20
+"""vLLM's queue of a tensor-parallel engine may take 160 MiB, NCCL some tens a rank; a container has 64 by default."""
 UNKNOWN = "the shape of its model is not known here; rlserve plan --model-config takes a config.json"
 
 
@@ -35,6 +37,21 @@ def check_memory(config: RunConfig, paths: RunPaths, machine: Machine | None = N
     except ConfigError:
         return  # too few GPUs, which check_gpus says
     yield from _check_room(plan, paths)
+    yield from _check_messages(config, machine)
+
+
+def _check_messages(config: RunConfig, machine: Machine) -> Iterator[Finding]:
+    """NCCL and the parts of a tensor-parallel engine send each other messages through shared memory."""
+    wide = [key for key in ("learner.ranks", "rollout.tensor_parallel") if _value(config, key) > 1]
+    if machine.gpus and wide and machine.shared is not None and machine.shared < MESSAGE_BYTES:
+        yield warning(
+            f"{wide[0]}: is {_value(config, wide[0])}, which talk through {SHARED_MEMORY}, and that has "
+            f"{machine.shared / 2**20:.0f} MiB free; in a container give it --shm-size=1g or more"
+        )
+
+
+def _value(config: RunConfig, key: str) -> int:
+    return config.learner.ranks if key == "learner.ranks" else config.rollout.tensor_parallel
 
 
 def _check_room(plan: MemoryPlan, paths: RunPaths) -> Iterator[Finding]:
