@@ -54,6 +54,8 @@ class Memory:
     """At most the sum of the parts, for some follow one another."""
     host: Mapping[str, int]
     """What it holds in host memory beside, on a GPU; empty on a CPU, where ``parts`` are in host memory."""
+    movable: int = 0
+    """Of ``total``, what goes to host memory where the GPU has no room for it, at the price of speed."""
 
 
 def learner_rank(
@@ -197,7 +199,8 @@ def gpu_engine(
     activations  of vLLM's largest step, 8,192 tokens: b T (2H + 2(A + 2K) + 4I); 4 x 4V of each running sequence
     graphs       0.5 GiB of CUDA graphs
     KV cache     ``kv_cache`` if that is not 0, else what is left of ``budget``: the share of the GPU that vLLM takes
-    staging      bP / parallel: the next version beside generation, outside of vLLM's share
+    staging      bP / parallel: the next version beside generation, outside of vLLM's share; in host memory, and longer
+                 pauses, where the GPU has no room
     """
     item = ITEM[dtype]
     weights = item * shape.parameters // parallel
@@ -206,7 +209,9 @@ def gpu_engine(
     graphs = 0 if eager else GRAPHS
     cache = kv_cache or max(budget - weights - work - graphs, 0)
     parts = {"weights": weights, "activations": work, "graphs": graphs, "KV cache": cache, "staging": weights}
-    return Memory(parts=parts, total=sum(parts.values()), host={"libraries": 2 * CUDA_LIBRARIES})
+    return Memory(
+        parts=parts, total=sum(parts.values()), host={"libraries": 2 * CUDA_LIBRARIES}, movable=parts["staging"]
+    )
 
 
 def teacher_server(shape: ModelShape, teacher: TeacherConfig, *, on_gpu: bool) -> Memory:

@@ -36,8 +36,20 @@ def check_memory(config: RunConfig, paths: RunPaths, machine: Machine | None = N
         plan = plan_memory(config, machine, shape)
     except ConfigError:
         return  # too few GPUs, which check_gpus says
+    yield from _check_staging(plan)
     yield from _check_room(plan, paths)
     yield from _check_messages(config, machine)
+
+
+def _check_staging(plan: MemoryPlan) -> Iterator[Finding]:
+    """Whether engines can stage the next weights on their GPU."""
+    for gpu, size in plan.machine.gpus.items():
+        there = plan.on(gpu)
+        if any(p.memory.movable for p in there) and 0 < size < sum(p.memory.total + CONTEXT for p in there):
+            yield warning(
+                f"rollout.gpu_memory_fraction: GPU {gpu} has no room for the next weights beside all else: they are "
+                "staged in host memory, and the pauses for them grow; lower it to change that"
+            )
 
 
 def _check_messages(config: RunConfig, machine: Machine) -> Iterator[Finding]:

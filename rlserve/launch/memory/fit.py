@@ -41,9 +41,9 @@ def faults(plan: MemoryPlan, config: RunConfig) -> Iterator[str]:
     machine = plan.machine
     for gpu, size in machine.gpus.items():
         there = plan.on(gpu)
-        need = sum(process.memory.total + CONTEXT for process in there)
+        need = sum(process.memory.total - process.memory.movable + CONTEXT for process in there)
         if size and need > size:
-            who = ", ".join(f"{process.name} {process.memory.total / GIB:.1f}" for process in there)
+            who = ", ".join(f"{p.name} {(p.memory.total - p.memory.movable) / GIB:.1f}" for p in there)
             yield (
                 f"{_to_blame(there)}: GPU {gpu} of {machine.name} has {size / GIB:.1f} GiB, but {need / GIB:.1f} are "
                 f"needed ({who}, and {CONTEXT / GIB:.0f} for each process itself)"
