@@ -6,6 +6,8 @@ widths of queries and keys, I width of the feed-forward part, L layers. docs/mem
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.config.tables.teacher import TeacherConfig
@@ -41,6 +43,7 @@ GRAPHS = GIB // 2
 """CUDA graphs of an engine."""
 VLLM_BATCH_TOKENS = 8192
 """Tokens of one step of vLLM on a GPU, its default for an API server's card."""
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 SAMPLER_COPIES = 4
 """Of float32 logits, one row a running sequence: raw, at the temperature, log-probabilities, sorted."""
 
@@ -163,19 +166,20 @@ def head_bytes(shape: ModelShape, learner: LearnerConfig) -> int:
     return chunk + 4 * shape.embedding
 
 
-def kv_bytes(shape: ModelShape, dtype: str) -> int:
-    """Keys and values of one token in every layer: 2bLK."""
-    return 2 * ITEM[dtype] * shape.num_hidden_layers * shape.key_width
+def kv_bytes(shape: ModelShape, dtype: str, options: Mapping[str, Any] = NO_OPTIONS) -> int:
+    """Keys and values of one token in every layer: 2bLK, or 2LK with an fp8 cache (``rollout.options``)."""
+    item = 1 if str(options.get("kv_cache_dtype", "")).startswith("fp8") else ITEM[dtype]
+    return 2 * item * shape.num_hidden_layers * shape.key_width
 
 
-def cpu_engine(shape: ModelShape, dtype: str, *, kv_cache: int, step_tokens: int) -> Memory:
-    """A rollout worker on a CPU, whose engine runs in a process of its own.
+def cpu_engine(shape: ModelShape, dtype: str, *, kv_cache: int, step_tokens: int, updated: bool = True) -> Memory:
+    """A process with an engine on a CPU, which runs in another process; ``updated``: it takes weights of a learner.
 
     weights      2bP, as layers hold them and packed, and bVH again where the embeddings are tied: the head is packed
     loading      bP: the checkpoint, which is read once more to check how weights are swapped
     KV cache     as asked for, all of it once every block was used
     staging      2bP beside the served weights until the swap: fused as layers hold them, and packed
-    activations  of one step of vLLM: the widest layer, and float32 logits of each sequence
+    activations  of one step of vLLM: the widest layer
     """
     whole = ITEM[dtype] * shape.parameters
     widest = 2 * shape.hidden_size + 3 * shape.inner_width + shape.query_width + 2 * shape.key_width
@@ -183,7 +187,7 @@ def cpu_engine(shape: ModelShape, dtype: str, *, kv_cache: int, step_tokens: int
         "weights": 2 * whole + (ITEM[dtype] * shape.embedding if shape.tied else 0),
         "loading": whole,
         "KV cache": kv_cache,
-        "staging": 2 * whole,
+        "staging": 2 * whole if updated else 0,
         "activations": ITEM[dtype] * step_tokens * widest,
         "libraries": WORKER_LIBRARIES,
     }
@@ -191,27 +195,38 @@ def cpu_engine(shape: ModelShape, dtype: str, *, kv_cache: int, step_tokens: int
 
 
 def gpu_engine(
-    shape: ModelShape, dtype: str, *, parallel: int, budget: int, kv_cache: int, sequences: int, eager: bool
+    shape: ModelShape,
+    dtype: str,
+    *,
+    parallel: int,
+    budget: int,
+    kv_cache: int,
+    sequences: int,
+    eager: bool,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    updated: bool = True,
 ) -> Memory:
-    """A GPU's part of an engine with tensor parallelism ``parallel``.
+    """A GPU's part of an engine with tensor parallelism ``parallel``; ``updated``: it takes weights of a learner.
 
-    weights      bP / parallel
-    activations  of vLLM's largest step, 8,192 tokens: b T (2H + 2(A + 2K) + 4I); 4 x 4V of each running sequence
+    weights      bP / parallel; P / parallel with a ``quantization`` in ``options``, those of ``rollout.options``
+    activations  of vLLM's largest step, ``max_num_batched_tokens`` of ``options`` or 8,192 tokens:
+                 b T (2H + 2(A + 2K) + 4I); 4 x 4V of each running sequence
     graphs       0.5 GiB of CUDA graphs
     KV cache     ``kv_cache`` if that is not 0, else what is left of ``budget``: the share of the GPU that vLLM takes
     staging      bP / parallel: the next version beside generation, outside of vLLM's share; in host memory, and longer
                  pauses, where the GPU has no room
     """
     item = ITEM[dtype]
-    weights = item * shape.parameters // parallel
+    whole = item * shape.parameters // parallel
+    weights = shape.parameters // parallel if options.get("quantization") else whole
     width = 2 * shape.hidden_size + 2 * (shape.query_width + 2 * shape.key_width) + 4 * shape.inner_width
-    work = item * VLLM_BATCH_TOKENS * width // parallel + SAMPLER_COPIES * 4 * sequences * shape.vocab_size
+    tokens = int(options.get("max_num_batched_tokens") or VLLM_BATCH_TOKENS)
+    work = item * tokens * width // parallel + SAMPLER_COPIES * 4 * sequences * shape.vocab_size
     graphs = 0 if eager else GRAPHS
     cache = kv_cache or max(budget - weights - work - graphs, 0)
-    parts = {"weights": weights, "activations": work, "graphs": graphs, "KV cache": cache, "staging": weights}
-    return Memory(
-        parts=parts, total=sum(parts.values()), host={"libraries": 2 * CUDA_LIBRARIES}, movable=parts["staging"]
-    )
+    staging = whole if updated else 0
+    parts = {"weights": weights, "activations": work, "graphs": graphs, "KV cache": cache, "staging": staging}
+    return Memory(parts=parts, total=sum(parts.values()), host={"libraries": 2 * CUDA_LIBRARIES}, movable=staging)
 
 
 def teacher_server(shape: ModelShape, teacher: TeacherConfig, *, on_gpu: bool) -> Memory:

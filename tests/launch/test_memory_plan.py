@@ -109,6 +109,17 @@ def test_what_does_not_fit_is_named_with_the_key(overrides: Sequence[str], machi
     assert text.partition(":")[0] in ("model.path", "rollout.gpu_memory_fraction", "learner.tokens_per_micro_batch")
 
 
+def test_options_of_the_engine_are_planned_for() -> None:
+    shape = KNOWN["Qwen/Qwen3-0.6B"]
+    options = "rollout.options={ quantization = 'fp8', kv_cache_dtype = 'fp8', max_num_batched_tokens = 2048 }"
+    plain, asked = (plan_memory(one_gpu(*given), of(1, 80, 64), shape) for given in ((), (options,)))
+    before, after = (plan.processes[-1].memory.parts for plan in (plain, asked))
+    assert (before["weights"], after["weights"]) == (2 * shape.parameters, shape.parameters)
+    assert after["staging"] == before["staging"]  # it is published as it is trained
+    assert after["activations"] < before["activations"] and after["KV cache"] > before["KV cache"]
+    assert asked.longest == plain.longest // 2
+
+
 def test_the_change_that_is_named_makes_it_fit() -> None:
     config = one_gpu("rollout.gpu_memory_fraction=0.6", "model.path=Qwen/Qwen3-1.7B")
     change = told(config, of(1, 80, 64)).partition("--set '")[2].partition("'")[0]
@@ -132,7 +143,8 @@ def test_a_teacher_is_in_the_plan() -> None:
     served = {p.name: p.memory.parts["weights"] for p in plan.processes if p.name.startswith("teacher")}
     assert served == dict.fromkeys(("teacher-qwen3-8b-0", "teacher-qwen3-8b-1"), 2 * KNOWN["Qwen/Qwen3-8B"].parameters)
     by_vllm = load_run([ROOT / "configs" / "gpu" / "distill_qwen.toml"], ["teachers.0.engine=vllm"])
-    assert "KV cache" in plan_memory(by_vllm, of(8, 80, 200), student).processes[-1].memory.parts
+    teacher = plan_memory(by_vllm, of(8, 80, 200), student).processes[-1].memory
+    assert teacher.parts["KV cache"] and not teacher.parts["staging"]  # its weights never change
 
 
 def test_a_reference_is_in_the_plan_where_the_algorithm_reads_one() -> None:

@@ -78,8 +78,12 @@ def plan_memory(config: RunConfig, machine: Machine, shape: ModelShape) -> Memor
         machine=machine,
         processes=tuple(planned),
         shared=COPIES * ITEM[publish] * shape.parameters,
-        longest=kv_bytes(shape, config.rollout.dtype) * config.model.max_length // config.rollout.tensor_parallel,
+        longest=_per_token(config, shape) * config.model.max_length // config.rollout.tensor_parallel,
     )
+
+
+def _per_token(config: RunConfig, shape: ModelShape) -> int:
+    return kv_bytes(shape, config.rollout.dtype, config.rollout.options)
 
 
 def has_reference(config: RunConfig) -> bool:
@@ -120,6 +124,7 @@ def _worker(config: RunConfig, shape: ModelShape, gpu_bytes: int | None) -> Memo
         kv_cache=rollout.kv_cache_bytes,
         sequences=rollout.max_num_seqs,
         eager=rollout.enforce_eager,
+        options=rollout.options,
     )
 
 
@@ -128,7 +133,8 @@ def _teacher(teacher: TeacherConfig, shape: ModelShape, gpu_bytes: int | None) -
         return teacher_server(shape, teacher, on_gpu=gpu_bytes is not None)
     if gpu_bytes is None:
         cache = _cpu_cache(shape, teacher.dtype, teacher.max_length, teacher.kv_cache_bytes)
-        return cpu_engine(shape, teacher.dtype, kv_cache=cache, step_tokens=max(CPU_BATCH_TOKENS, teacher.max_length))
+        tokens = max(CPU_BATCH_TOKENS, teacher.max_length)
+        return cpu_engine(shape, teacher.dtype, kv_cache=cache, step_tokens=tokens, updated=False)
     defaults = RolloutConfig()  # a teacher's engine has no keys of its own for these
     return gpu_engine(
         shape,
@@ -138,6 +144,7 @@ def _teacher(teacher: TeacherConfig, shape: ModelShape, gpu_bytes: int | None) -
         kv_cache=teacher.kv_cache_bytes,
         sequences=defaults.max_num_seqs,
         eager=False,
+        updated=False,
     )
 
 
