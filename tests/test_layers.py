@@ -40,7 +40,7 @@ LAYERS: Layers = (
 INSIDE: dict[str, Layers] = {
     "actors": (
         ("stop", "stop_deadline", "checkpoints"),
-        ("discovery",),
+        ("discovery", "mirror"),
         ("process", "start_model"),
         ("hub",),
         ("verifier",),

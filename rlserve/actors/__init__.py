@@ -9,6 +9,7 @@
 
 * ``discovery``    how an actor registers at the hub and finds the others
 * ``process``, ``stop``, ``stop_deadline``  the life of every actor process: register, signals, drain, exit code
+* ``mirror``       a copy of the run at a URL, and the way back
 * ``collector``    spares the garbage collector what lives as long as the process
 * ``join``         fetches what an actor on another host needs of a run
 * ``checkpoints``, ``start_model``  finds and checks a run's checkpoints, and its start model

@@ -138,6 +138,12 @@ def check(directory: Path) -> dict[str, Any]:
     return content
 
 
+def entries(directory: Path) -> dict[str, Any]:
+    """Size and digest of every file under ``directory`` but a manifest, as a manifest has them."""
+    found = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(directory).as_posix(): _entry(path) for path in found}
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

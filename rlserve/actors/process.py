@@ -40,6 +40,8 @@ PARENT_PID = "RLSERVE_PARENT_PID"
 EXIT_FAILED = 1  # what Python exits with after an exception
 EXIT_REPLACED = 3
 """A newer process has this actor's id."""
+EXIT_STOPPED = 143
+"""A learner that a signal stopped, after it saved a checkpoint: 128 + SIGTERM, as shells report it."""
 EXIT_CONFIG = 78
 """The configuration cannot work (``EX_CONFIG`` of sysexits.h): restarting the actor would not help."""
 CONFIGURATION_FAULTS = (InvalidRequest, UnknownName, PluginFailed)

@@ -7,9 +7,9 @@
 * ``base``            what a launcher promises
 * ``registry``        from ``[launch] type`` to a launcher
 * ``local``           the launcher of processes on this machine
+* ``ray``             the launcher of processes on a Ray cluster
 * ``process``         one child process: session, log, stop and kill
-* ``restart_policy``  when to restart and when to give up; pure
-* ``silence``         names processes that live and do not report to the hub
+* ``supervision``     what all launchers share: restarts, the learner's ranks, the order of a stop
 * ``last_words``      the error in the log of a process that ended
 * ``ports``           addresses on this machine
 * ``directory``       the run directory: lock, ``config.toml``, earlier lives

@@ -44,7 +44,10 @@ class Launcher(Protocol):
         * A ``restartable`` process that ends before the learner is started again, after pauses and as often as
           ``RestartPolicy`` allows; so is the hub. Each death and restart is an event.
         * Exit code 78 (the configuration cannot work) is never tried again.
-        * A process that is not ``restartable`` and fails ends the run.
+        * A learner of which a rank was killed by a signal starts again from its last checkpoint, all ranks together,
+          at most ``launch.learner_restarts`` times in ten minutes.
+        * Any other process that is not ``restartable`` and fails ends the run, and so does a learner that fails by
+          itself.
 
         Raises RunFailed with the last words of the process that ended the run, DeadlineExceeded when the hub does not
         come up within ``launch.start_seconds``.

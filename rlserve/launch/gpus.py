@@ -44,6 +44,11 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip() not in ("", "-1"))
 
 
+def gpus_to_plan(config: RunConfig) -> tuple[str, ...]:
+    """GPUs that a plan shares out: those of this machine, and none where Ray gives them out."""
+    return () if config.launch.type == "ray" else visible_gpus()
+
+
 def needs_of(config: RunConfig) -> list[Need]:
     """The processes that compute on GPUs, in the order in which they take them."""
     ranks = [Need(rank_name(rank), LEARNER, 1) for rank in range(config.learner.ranks)]

@@ -26,7 +26,7 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the launcher's own environment."""
     restartable: bool = True
-    """False for the learner, which continues by ``rlserve run --resume``, and for what runs once."""
+    """False for the learner, whose ranks are restarted together, and for what runs once."""
 
 
 def plan_processes(
@@ -35,13 +35,12 @@ def plan_processes(
     *,
     hub_address: str,
     resume: bool = False,
-    rank_port: int = 0,
     gpus: Sequence[str] = (),
 ) -> list[ProcessSpec]:
     """All processes of a run but the hub, in the order of their start.
 
-    ``rank_port``: where learner ranks meet; used only with ``learner.ranks`` > 1. ``gpus``: those of this machine, as
-    ``CUDA_VISIBLE_DEVICES`` names them. Raises ConfigError when they are too few.
+    ``gpus``: those of this machine, as ``CUDA_VISIBLE_DEVICES`` names them. Raises ConfigError when they are too few.
+    Where the learner's ranks meet is for the launcher to say, which knows where rank 0 runs.
     """
     shares = share_out(config, gpus)
     common = ("--run", str(run_directory), "--hub", hub_address)
@@ -61,7 +60,7 @@ def plan_processes(
         for teacher in config.teachers
         for i in range(teacher.servers)
     ]
-    specs += [_rank(config, rank, common, resume, rank_port) for rank in range(config.learner.ranks)]
+    specs += [_rank(config, rank, common, resume) for rank in range(config.learner.ranks)]
     rollout = (*common, *_at(config, config.rollout.address))
     specs += [_actor(f"rollout-{i}", "rollout", rollout) for i in range(config.rollout.workers)]
     return [_on_gpus(_on_cores(spec, config.launch.cores), shares) for spec in specs]
@@ -103,7 +102,7 @@ def _actor(name: str, kind: str, options: tuple[str, ...]) -> ProcessSpec:
     return ProcessSpec(name=name, kind=kind, command=command)
 
 
-def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, rank_port: int) -> ProcessSpec:
+def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool) -> ProcessSpec:
     name = rank_name(rank)
     at = _at(config, config.learner.address)
     base = _actor(name, LEARNER, (*common, *at, *(("--resume",) if resume else ())))
@@ -111,8 +110,5 @@ def _rank(config: RunConfig, rank: int, common: tuple[str, ...], resume: bool, r
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(config.learner.ranks),
-        # The names that torchrun sets, so that RankInfo reads ranks of a cluster in the same way.
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(rank_port),
     }
     return ProcessSpec(name=name, kind=LEARNER, command=base.command, environment=environment, restartable=False)

@@ -45,9 +45,12 @@ def on_host(address: str, host: str) -> str:
 def with_free_port(address: str) -> str:
     """``address`` with port 0 replaced by a free one: a process that is restarted must keep its port."""
     host, _, port = address.rpartition(":")
-    if port != "0":
-        return address
+    # Another process may take the port between this and the hub's bind; start_hub then says that it is taken.
+    return f"{host}:{free_port(host)}" if port == "0" else address
+
+
+def free_port(host: str) -> int:
+    """A port of this machine that is free at ``host``."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Another process may take the port between this close and the hub's bind; start_hub then says that it is taken.
         probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"
+        return int(probe.getsockname()[1])

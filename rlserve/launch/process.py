@@ -25,7 +25,8 @@ class Child:
         self.spec = spec
         self.log = log
         self._process = process
-        self._log_start = log_start
+        self.log_start = log_start
+        """Byte of the log at which the lines of this process begin."""
 
     @classmethod
     async def start(cls, spec: ProcessSpec, log: Path, environment: Mapping[str, str]) -> "Child":
@@ -42,9 +43,13 @@ class Child:
             process = await _spawn(spec, file, {**os.environ, **environment, **spec.environment})
         return cls(spec, process, log, start)
 
+    def describe(self, status: int) -> str:
+        """How it ended, in words."""
+        return describe_exit(status)
+
     def last_words(self) -> str:
         """The error that it ended with, from its log; empty when it logged nothing."""
-        return last_words(self.log, self._log_start)
+        return last_words(self.log, self.log_start)
 
     @property
     def pid(self) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from rlserve import plugins
 from rlserve.launch.base import LauncherType
 from rlserve.launch.local import LocalLauncher
+from rlserve.launch.ray.launcher import RayLauncher
 from rlserve.plugins import LAUNCHER_GROUP
 
-LAUNCHERS: Mapping[str, LauncherType] = {"local": LocalLauncher}
+LAUNCHERS: Mapping[str, LauncherType] = {"local": LocalLauncher, "ray": RayLauncher}
 
 
 def launcher_type(name: str) -> LauncherType:

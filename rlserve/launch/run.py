@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from rlserve.actors.mirror.uploads import claim, copy_records, mirror_of
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, RlserveError
@@ -33,10 +34,9 @@ from rlserve.launch.directory import (
     write_config,
     written,
 )
-from rlserve.launch.gpus import visible_gpus
+from rlserve.launch.gpus import gpus_to_plan
 from rlserve.launch.interrupts import lived, stopping
 from rlserve.launch.plan import plan_processes
-from rlserve.launch.ports import with_free_port
 from rlserve.launch.preflight.check import check, refuse_faults
 from rlserve.launch.registry import launcher_type
 from rlserve.observability.events import EventLog, read_json_lines
@@ -133,6 +133,8 @@ def run(
             display.say(f"the store is the copy of step {step}; what was there is {replaced}")
         if resume:
             relabel_samples(paths)
+        if not resume:
+            claim(config, overwrite=overwrite)
         # After clear(), which would delete it; before any actor starts, for actors read it and compare the digest.
         digest = write_config(config, paths)
         paths.live.unlink(missing_ok=True)  # the caller's configuration has it
@@ -235,12 +237,11 @@ class OneLife:
         self._paths.hub_address.write_text(address, encoding="ascii")
         specs = plan_processes(
             self._config,
-            self._paths.root,
+            # Whole: a process may be started in another directory than this one.
+            self._paths.root.resolve(),
             hub_address=address,
             resume=self._resume,
-            # The ranks bind it only once they have imported torch: until then another process may take it.
-            rank_port=int(with_free_port("127.0.0.1:0").rsplit(":", 1)[1]),
-            gpus=visible_gpus(),
+            gpus=gpus_to_plan(self._config),
         )
         await self._launcher.run(specs)
 
@@ -277,6 +278,10 @@ class OneLife:
         # Whoever interrupts twice wants the terminal back: no report.
         if not self._keeps or self._times_asked > 1:
             return
+        self._write_report()
+        self._mirror_records()
+
+    def _write_report(self) -> None:
         from rlserve.observability.report import write_report
 
         try:
@@ -285,6 +290,14 @@ class OneLife:
             self._display.say(
                 f"the report could not be written ({type(error).__name__}: {error}); rlserve report makes it again"
             )
+
+    def _mirror_records(self) -> None:
+        """What the launcher wrote after the learner's end, which copies all else."""
+        try:
+            if place := mirror_of(self._config):
+                copy_records(place, self._paths, {})
+        except RlserveError as error:
+            self._display.say(f"the mirror lacks the last records: {error}")
 
     def _say_outcome(self, seconds: float) -> None:
         if not self._keeps:

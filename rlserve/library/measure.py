@@ -68,7 +68,7 @@ def _once(
 ) -> RunConfig:
     values = config.model_dump(exclude_none=True, exclude=without)
     # With [pretrain] beside model.path the configuration would be refused.
-    start = {"name": name, "directory": directory, "steps": 0, "model": {"path": model}}
+    start = {"name": name, "directory": directory, "steps": 0, "model": {"path": model}, "checkpoint": {"mirror": ""}}
     return validate(RunConfig, merge(values, start | change))
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import UnknownName
-from rlserve.launch import local
 from rlserve.launch.base import Launcher, LauncherType, RunFailed
 from rlserve.launch.plan import LEARNER, ProcessSpec
 from rlserve.launch.registry import LAUNCHERS, launcher_type
+from rlserve.launch.supervision import supervisor
+from rlserve.launch.supervision.actors import EARLY
 from rlserve.observability.events import read_json_lines
 
 IMPLEMENTATIONS: dict[str, LauncherType] = {name: launcher_type(name) for name in LAUNCHERS}
+WHOLE = {"ray": pytest.mark.whole}
+"""Each process starts a Ray worker first; ``tests/launch/test_ray.py`` has the shortest way through it."""
 QUICK = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 FAST = ("launch.restart_backoff_seconds=0.01", "launch.max_restarts=3", "launch.stop_seconds=5")
 
@@ -73,8 +76,20 @@ WAIT_FOR = (
 FOREVER = "time.sleep(3600)"
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """One for all tests: a launcher keeps to the connection that its process has."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=[pytest.param(name, marks=WHOLE.get(name, ())) for name in IMPLEMENTATIONS])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Site]:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
     return lambda *settings: Site(IMPLEMENTATIONS[request.param], tmp_path, *settings)
 
 
@@ -174,11 +189,37 @@ async def test_a_learner_that_fails_ends_the_run_with_its_last_words(make: Calla
     assert len(site.pids(LEARNER)) == 1
 
 
+async def test_a_learner_that_was_killed_goes_on_from_its_checkpoint_with_all_its_ranks(
+    make: Callable[..., Site],
+) -> None:
+    site = make("learner.ranks=2")
+    say = "print(*sys.argv[1:], flush=True)\n"
+    meet = '(marks / f\'met-{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}-{starts}\').touch()\n'
+    first = site.learner(f"{say}{meet}if starts < 2: {FOREVER}")
+    second = site.spec("learner-rank-1", f"{meet}if starts < 2: os.kill(os.getpid(), 9)\n{FOREVER}", kind=LEARNER)
+    async with run(site, first, second) as running:
+        await running
+        assert site.log(LEARNER) == "\n--resume\n"
+    assert [(e["actor"], e["how"]) for e in site.events("actor_died")] == [("learner-rank-1", "killed by SIGKILL")]
+    assert [e["actor"] for e in site.events("actor_restarted")] == [LEARNER, "learner-rank-1"]
+    # One place for both ranks at each start.
+    assert len(list(site.marks.glob("met-*-1"))) == len(list(site.marks.glob("met-*-2"))) == 1
+    assert await all_gone([*site.pids(LEARNER), *site.pids("learner-rank-1")])
+
+
+async def test_a_learner_that_is_killed_again_and_again_ends_the_run(make: Callable[..., Site]) -> None:
+    site = make("launch.learner_restarts=1")
+    async with run(site, site.learner("os.kill(os.getpid(), 9)")) as running:
+        with pytest.raises(RunFailed, match=r"learner: killed by SIGKILL\nNo checkpoint was made yet"):
+            await running
+    assert len(site.pids(LEARNER)) == 2
+
+
 @pytest.mark.parametrize("learner_lives", [True, False])
 async def test_an_actor_that_ends_well_is_started_again_only_while_the_learner_lives(
     make: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, learner_lives: bool
 ) -> None:
-    monkeypatch.setattr(local, "OVER_SECONDS", 0.5 if learner_lives else 60.0)
+    monkeypatch.setattr(supervisor, "OVER_SECONDS", 0.5 if learner_lives else 60.0)
     site = make()
     ending = site.spec("rollout-0", f"if starts > 1: {FOREVER}")
     learner = site.learner(WAIT_FOR.format(name="rollout-0", times=2 if learner_lives else 1) + "\ntime.sleep(0.3)")
@@ -186,7 +227,7 @@ async def test_an_actor_that_ends_well_is_started_again_only_while_the_learner_l
         await running
     if learner_lives:
         (died,) = site.events("actor_died")
-        assert died["actor"] == "rollout-0" and died["said"] == local.EARLY
+        assert died["actor"] == "rollout-0" and died["said"] == EARLY
     else:
         assert site.events("actor_died") == []
 

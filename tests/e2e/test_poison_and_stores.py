@@ -22,6 +22,7 @@ def sets(**changes: object) -> list[str]:
 
 
 SHORT = sets(rollout__group_size=4, learner__groups_per_step=8, checkpoint__every_steps=2, steps=6)
+ALONE = sets(launch__learner_restarts=0)  # the user resumes
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_one_poisoned_reward_and_a_kill_after_it_and_the_run_goes_on(
         f'[verifier.options.poisoned]\ndoses = "{doses}"\n'
     )
     config, *rest = small_run_arguments(run)
-    run.start(config, str(over), *rest, *SHORT, "--no-preflight")  # whose look would take the dose
+    run.start(config, str(over), *rest, *SHORT, *ALONE, "--no-preflight")  # whose look would take the dose
     run.wait_until("the poison", lambda: bool(poison(run)), 300)
     (warning,) = poison(run)
     (culprit,) = warning["groups"]
@@ -94,7 +95,7 @@ def test_a_measurement_that_a_kill_cut_off_is_made_after_the_resume(
     """The store is lost too: the run goes on with the copy in its checkpoint."""
     run = new_run("owed")
     config, *rest = small_run_arguments(run)
-    run.start(config, *rest, *SHORT, *sets(evaluate__problems=60, evaluate__every_steps=2, steps=3))
+    run.start(config, *rest, *SHORT, *ALONE, *sets(evaluate__problems=60, evaluate__every_steps=2, steps=3))
     run.wait_until("the measurement", lambda: any(e["name"] == "evaluate_at-2" for e in run.events("phase")), 300)
     os.kill(run.pid_of("learner"), signal.SIGKILL)
     assert run.wait(120) == 1

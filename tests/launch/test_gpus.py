@@ -93,7 +93,7 @@ def test_no_two_processes_share_unless_they_are_asked_to(
 
 
 def test_each_process_sees_its_own_gpus_alone(tmp_path: Any) -> None:
-    specs = plan_processes(config(ranks=2), tmp_path, hub_address="h:1", rank_port=5, gpus=EIGHT)
+    specs = plan_processes(config(ranks=2), tmp_path, hub_address="h:1", gpus=EIGHT)
     seen = {s.name: s.environment.get("CUDA_VISIBLE_DEVICES") for s in specs}
     assert (seen["learner"], seen["learner-rank-1"], seen["rollout-0"], seen["verifier-0"]) == ("0", "1", "2", None)
     ranks = [s.environment for s in specs if s.kind == "learner"]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.launch.restart_policy import MAX_PAUSE_SECONDS, WINDOW_SECONDS, RestartPolicy
+from rlserve.launch.supervision.restart_policy import MAX_PAUSE_SECONDS, WINDOW_SECONDS, RestartPolicy
 
 
 def test_the_pause_doubles_with_each_death() -> None:

@@ -10,8 +10,8 @@ import time
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.starting import announced
 from rlserve.actors.hub.main import hub_server
-from rlserve.launch import silence
-from rlserve.launch.silence import Silences, Starts
+from rlserve.launch.supervision import silence
+from rlserve.launch.supervision.silence import Silences, Starts
 from rlserve.records import Actor, ActorKind
 
 LIVING = {"hub": 1, "learner": 2, "rollout-0": 3}

@@ -13,7 +13,7 @@ from rlserve.actors.learner.start_point import find_start
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.ranks import create_rank, follow
 from rlserve.actors.learner.train.trainer import Trainer
-from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG
+from rlserve.actors.process import CONFIGURATION_FAULTS, EXIT_CONFIG, EXIT_STOPPED
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import RlserveError
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 FOLLOWER_IDLE_SECONDS = 24 * 3600.0
 """Rank 0 may wait for groups as long as its own limits allow; its death is noticed at once by the closed connection."""
-STOPPED = 143
-"""128 + SIGTERM, as shells report it."""
 
 
 def run_learner(
@@ -54,7 +52,7 @@ def run_learner(
         )
     except Stopped:
         logger.info("stopped as asked")
-        return STOPPED
+        return EXIT_STOPPED
     except CONFIGURATION_FAULTS as error:
         logger.error("%s: %s", type(error).__name__, error)
         return EXIT_CONFIG

@@ -41,6 +41,7 @@ from rlserve.actors.learner.run_state import HubReport
 from rlserve.actors.learner.start_point import StartPoint, open_store
 from rlserve.actors.learner.teacher_check import check_teachers
 from rlserve.actors.learner.train.trainer import Trainer
+from rlserve.actors.mirror.uploads import mirrored
 from rlserve.actors.stop_deadline import end_within
 from rlserve.batching.filters import why_drop
 from rlserve.config.paths import RunPaths
@@ -124,8 +125,9 @@ class Learner:
                 warn=self._warn,
                 step=self._start.state.step,
             )
-            self._train(reporter, policy)
-            thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
+            with mirrored(self._config, self._paths, self._warn):
+                self._train(reporter, policy)
+                thread.run(streams.finish("the run is over"), GOODBYE_SECONDS)
         finally:
             # Before anything below can hang.
             end_within(END_SECONDS, self._actor_id, loop=thread.loop)

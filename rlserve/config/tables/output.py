@@ -14,6 +14,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; 0 keeps only the last."""
     keep: int = Field(2, ge=1)
     """Checkpoints kept."""
+    mirror: str = ""
+    """URL to which checkpoints, start models and records are copied while training goes on, below the run's name:
+    ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, or any other of an installed fsspec package."""
 
 
 class TrackerConfig(Section):

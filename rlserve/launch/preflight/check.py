@@ -36,7 +36,8 @@ START = "start"
 def check(config: RunConfig, paths: RunPaths, *, stage_seconds: float = STAGE_SECONDS) -> list[Finding]:
     """All faults and warnings; nothing is started or written."""
     # The machine first: its checks run no plug-in, so that their findings do not depend on the probe.
-    return [*check_machine(config, paths), *check_memory(config, paths), *probe(config, stage_seconds=stage_seconds)]
+    memory = () if config.launch.type == "ray" else check_memory(config, paths)  # whose nodes have memory of their own
+    return [*check_machine(config, paths), *memory, *probe(config, stage_seconds=stage_seconds)]
 
 
 def refuse_faults(findings: Sequence[Finding]) -> None:

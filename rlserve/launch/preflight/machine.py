@@ -4,11 +4,13 @@ import importlib.util
 import os
 import shutil
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from rlserve.actors.mirror.uploads import mirror_of
 from rlserve.actors.teacher.scoring import SCORING_ENGINES
 from rlserve.actors.verifier.process import judge_environment
 from rlserve.config.paths import RunPaths
@@ -21,6 +23,7 @@ from rlserve.errors import ConfigError, RlserveError
 from rlserve.launch.gpus import share_out, shared_with, visible_gpus
 from rlserve.launch.ports import on_host
 from rlserve.launch.preflight.finding import Finding, warning
+from rlserve.launch.ray.launcher import check_ray
 from rlserve.launch.registry import launcher_type
 from rlserve.rpc.tls import TlsFiles, check_bind, insecure_allowed
 from rlserve.rpc.token import run_token
@@ -30,6 +33,8 @@ from rlserve.weight_sync.carriers.collective import check_address
 FLASH = "flash_attention_2"
 ROOM_BYTES = 256 * 2**20
 """Below this a warning: one checkpoint of the quick start's model with its optimizer takes a fifth of it."""
+MIRROR_SECONDS = 20.0
+"""For a mirror to take an empty file: far away and busy it takes a second."""
 SHARED_FRACTION = 0.6
 """More of a GPU's memory than this leaves too little for another process that loads a model."""
 
@@ -38,10 +43,12 @@ def check_machine(config: RunConfig, paths: RunPaths) -> Iterator[Finding]:
     """All checks of this module."""
     # The cheapest first; the last one may import a package, for a launcher or a store that is a plug-in.
     yield from check_directory(paths.root)
+    yield from check_mirror(config)
     yield from check_ports(config)
     yield from check_broadcast(config)
-    yield from check_cores(config)
-    yield from check_gpus(config, visible_gpus())
+    if config.launch.type != "ray":  # its nodes have cores and GPUs of their own
+        yield from check_cores(config)
+        yield from check_gpus(config, visible_gpus())
     yield from check_engines(config)
     yield from check_launcher(config)
     yield from check_store(config, paths)
@@ -66,7 +73,12 @@ def check_broadcast(config: RunConfig) -> Iterator[Finding]:
 
 
 def check_launcher(config: RunConfig) -> Iterator[Finding]:
-    """Whether the launcher is registered."""
+    """Whether the launcher is registered, and finds its cluster."""
+    if config.launch.type == "ray":
+        try:
+            check_ray(config)
+        except ConfigError as error:
+            yield Finding(str(error))
     try:
         launcher_type(config.launch.type)
     except RlserveError as error:
@@ -114,6 +126,28 @@ def check_directory(root: Path) -> Iterator[Finding]:
         yield Finding(f"directory: {str(there)!r} cannot be written; give another with --set directory=DIRECTORY")
     elif (free := shutil.disk_usage(there).free) < ROOM_BYTES:
         yield warning(f"directory: {str(there)!r} has {free / 2**20:.0f} MiB left; checkpoints may not fit")
+
+
+def check_mirror(config: RunConfig) -> Iterator[Finding]:
+    """Whether the mirror can be written."""
+    said: list[str] = []
+
+    def probe() -> None:
+        try:
+            if place := mirror_of(config):
+                place.probe()
+            said.append("")
+        except RlserveError as error:
+            said.append(f"checkpoint.mirror: {str(error).removeprefix('checkpoint.mirror: ')}")
+
+    # A thread that may be left behind: clients of object stores try for minutes.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(MIRROR_SECONDS)
+    if not said:
+        yield Finding(f"checkpoint.mirror: {config.checkpoint.mirror} did not answer within {MIRROR_SECONDS:g} s")
+    elif said[0]:
+        yield Finding(said[0])
 
 
 def check_ports(config: RunConfig) -> Iterator[Finding]:

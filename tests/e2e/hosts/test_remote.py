@@ -1,7 +1,9 @@
 """A worker that joined from another host trains the quick start: over a good link, and over a bad one that is cut."""
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +62,24 @@ def test_a_worker_that_joined_over_a_link_trains_the_quick_start(
     rows = run.metrics()
     print(json.dumps({"link": str(link), "first": rows[0], "last": rows[-1], "summary": summary}, default=str))
     run.wait_until_nothing_runs()
+
+
+def test_a_run_goes_on_from_its_mirror_on_a_machine_that_has_nothing_of_it(
+    new_run: Callable[[str], Any], small_run_arguments: Callable[[Any], list[str]], tmp_path: Path
+) -> None:
+    run, mirror = new_run("mirrored"), f"file://{tmp_path}/mirror"
+    run.start(
+        *small_run_arguments(run),
+        *("--set", "steps=8", "--set", "learner.lr=1e-9", "--set", "checkpoint.every_steps=2"),
+        *("--set", f"checkpoint.mirror={mirror}"),
+    )
+    run.wait_until("a mirrored checkpoint", lambda: len(run.events("mirrored")) >= 2, 300)
+    run.kill()
+    shutil.rmtree(run.root)
+    run.start("--resume", f"{mirror}/mirrored", "--set", f"directory={run.root.parent}")
+    assert run.wait(400) == 0, run.tail()
+    check_counts_add_up(run.summary()["groups"])
+    assert [row["step"] for row in run.metrics()][-1] == 8
+    assert run.metrics()[-1]["groups/consumed"] == 8 * run.metrics()[0]["batch/groups"]
+    assert (tmp_path / "mirror" / "mirrored" / "checkpoints" / "step-8" / "manifest.json").exists()
+    assert (tmp_path / "mirror" / "mirrored" / "summary.json").read_bytes() == (run.root / "summary.json").read_bytes()
