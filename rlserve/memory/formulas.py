@@ -30,6 +30,8 @@ HEAP = 1.5
 head are large enough to be given back."""
 LEARNER_LIBRARIES = 480 * 2**20
 """torch, DeepSpeed and transformers, imported in a learner on a CPU."""
+ACTOR_BYTES = 160 * 2**20
+"""What a learner process on a CPU holds beside its rank: gRPC, the store, groups on their way."""
 WORKER_LIBRARIES = 640 * 2**20
 """vLLM imported in a rollout worker on a CPU, with its EngineCore, which shares the imported pages."""
 TEACHER_LIBRARIES = 400 * 2**20

@@ -88,6 +88,12 @@ def test_a_long_start_is_told_at_each_change() -> None:
     assert starts.look({}, 70.0) == []  # it serves
     assert starts.look(compiles, 80.0) == [] == starts.look({**compiles, "t": ""}, 99.0)
     assert starts.look(compiles, 100.0) == [("rollout-0", "compiles", 20.0)]
+    # Pretraining may take hours, and has news of its own.
+    assert starts.look({"rollout-1": "waits for the start model"}, 110.0) == []
+    assert (
+        starts.look({"rollout-1": "waits for the start model"}, 990.0) == [] == starts.look({"rollout-1": "l"}, 991.0)
+    )
+    assert starts.look({"rollout-1": "l"}, 1011.0) == [("rollout-1", "l", 20.0)]
 
 
 async def test_what_a_start_does_comes_from_the_hub() -> None:

@@ -21,6 +21,8 @@ SUFFIX = ".starting"
 """Behind the id of an actor, so that the announcement and the actor itself are two entries of the hub."""
 DOING = "doing"
 """Key of the status in which an announcement says what its actor does."""
+WAITS = "waits "
+"""What an actor does that has not begun with its own start, but waits for another process, begins so."""
 NO_ADDRESS = "127.0.0.1:0"
 """Nothing is served yet."""
 HUB_SECONDS = 600.0

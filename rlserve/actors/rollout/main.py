@@ -16,6 +16,7 @@ import grpc.aio
 
 from rlserve.actors.discovery.hub_client import HubClient
 from rlserve.actors.discovery.pool import EndpointPool
+from rlserve.actors.discovery.starting import WAITS
 from rlserve.actors.process import run_actor
 from rlserve.actors.rollout.clients import TaskClient, VerifierPoolClient
 from rlserve.actors.rollout.episodes.episode import EpisodeWorker
@@ -133,7 +134,7 @@ class RolloutProcess:
         verifiers = await stack.enter_async_context(EndpointPool(self._hub, ActorKind.VERIFIER))
         kind = engine_class(config.rollout.engine)
         await asyncio.to_thread(kind.warm_up)  # imports for seconds, while the start model may still be in the making
-        self._begin("waits for the start model")
+        self._begin(f"{WAITS}for the start model")
         model_path = await asyncio.to_thread(wait_for_start_model, config, self._paths)
         self._begin("starts its engine")
         fixed = EngineOptions.from_config(config.rollout, config.model, model_path, config.seed)

@@ -1,7 +1,7 @@
 """Bytes of every process of a run on a machine; pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlserve.config.algorithms.distillation import MixedConfig
 from rlserve.config.run import RunConfig
@@ -13,6 +13,7 @@ from rlserve.launch.gpus import LEARNER, ROLLOUT, Need, needs_of, share_out
 from rlserve.launch.memory.shapes import teacher_shape
 from rlserve.launch.plan import HUB
 from rlserve.memory.formulas import (
+    ACTOR_BYTES,
     ITEM,
     LIGHT_PROCESS,
     Memory,
@@ -98,7 +99,10 @@ def has_reference(config: RunConfig) -> bool:
 def _memory(config: RunConfig, machine: Machine, shape: ModelShape, need: Need, gpus: Sequence[str]) -> Memory | None:
     """Of one process; None for a teacher of unknown shape."""
     if need.role == LEARNER:
-        return learner_rank(shape, config.learner, on_gpu=bool(gpus), reference=has_reference(config))
+        rank = learner_rank(shape, config.learner, on_gpu=bool(gpus), reference=has_reference(config))
+        return (
+            rank if gpus else replace(rank, parts={**rank.parts, "actor": ACTOR_BYTES}, total=rank.total + ACTOR_BYTES)
+        )
     smallest = min((machine.gpus[gpu] for gpu in gpus), default=0)
     if need.role == ROLLOUT:
         return _worker(config, shape, smallest if gpus else None)

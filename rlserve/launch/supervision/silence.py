@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import psutil
 
 from rlserve.actors.discovery.hub_client import HubClient
-from rlserve.actors.discovery.starting import DOING, name_of
+from rlserve.actors.discovery.starting import DOING, WAITS, name_of
 from rlserve.errors import RlserveError
 from rlserve.launch.plan import HUB, LEARNER
 from rlserve.records import ActorKind
@@ -87,7 +87,11 @@ class Starts:
         self._said: dict[str, str] = {}
 
     def look(self, starting: Mapping[str, str], now: float) -> list[tuple[str, str, float]]:
-        """What is new at ``now``, in monotonic seconds; ``starting``: what each starting actor does."""
+        """What is new at ``now``, in monotonic seconds; ``starting``: what each starting actor does.
+
+        The time in which it waits for another process does not count.
+        """
+        starting = {name: doing for name, doing in starting.items() if not doing.startswith(WAITS)}
         for name in self._since.keys() - starting.keys():
             self._since.pop(name)
             self._said.pop(name, None)

@@ -25,6 +25,7 @@ from rlserve.algorithms.batch import Denominator, PolicyOutputs, TokenBatch
 from rlserve.algorithms.masked import with_reference
 from rlserve.config.run import RunConfig
 from rlserve.errors import StateCorrupt
+from rlserve.memory.formulas import ACTOR_BYTES
 
 MAGIC = 0x524C5352
 """First number of every header ("RLSR"): a rank that reads anything else is out of step."""
@@ -173,7 +174,10 @@ def create_rank(
     reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None
     if reference is not None:
         reference.is_start = kept is None
-        engine.planned_bytes += sum(p.numel() * p.element_size() for p in reference.module.parameters())
+    if engine.planned_bytes:
+        held = reference.module.parameters() if reference is not None else ()
+        engine.planned_bytes += sum(p.numel() * p.element_size() for p in held)
+        engine.planned_bytes += ACTOR_BYTES if rank_info.device.type == "cpu" else 0
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
