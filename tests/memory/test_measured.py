@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def measured(module: str, *arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"tests.support.processes.{module}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"tests.support.memory.{module}", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     numbers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -71,7 +71,7 @@ WHOLE = pytest.mark.whole
 )
 def test_a_learner_holds_what_was_planned(models: Any, size: str, learner: dict[str, Any]) -> None:
     settings = json.dumps({"tokens_per_micro_batch": 512, **learner})
-    numbers = measured("learner_memory", models(size), settings, 256)
+    numbers = measured("learner", models(size), settings, 256)
     assert numbers["planned"] > 1.5 * LEARNER_LIBRARIES  # else the test would show the libraries alone
     assert numbers["planned"] == pytest.approx(numbers["measured"], rel=CLOSE), numbers
 
@@ -79,7 +79,7 @@ def test_a_learner_holds_what_was_planned(models: Any, size: str, learner: dict[
 @WHOLE
 @pytest.mark.parametrize(("size", "cache_mib"), [("23M", 256), ("90M", 64), ("untied", 128)])
 def test_an_engine_holds_what_was_planned(models: Any, size: str, cache_mib: int) -> None:
-    numbers = measured("engine_memory", models(size), 512, cache_mib * 2**20)
+    numbers = measured("engine", models(size), 512, cache_mib * 2**20)
     assert numbers["planned"] > 1.3 * WORKER_LIBRARIES
     assert "loads the" in "".join(numbers["phases"])  # said while the engine started
     assert numbers["planned"] == pytest.approx(numbers["measured"], rel=CLOSE), numbers

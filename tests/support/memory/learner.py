@@ -1,6 +1,6 @@
 """A real learner rank: imports, engine, two steps; prints the bytes that were planned and those that it held.
 
-python -m tests.support.processes.learner_memory MODEL LEARNER_AS_JSON WIDTH
+python -m tests.support.memory.learner MODEL LEARNER_AS_JSON WIDTH
 """
 
 import json

@@ -1,6 +1,6 @@
 """A real vLLM engine that fills its KV cache and stages a version; prints plan and memory of all its processes.
 
-python -m tests.support.processes.engine_memory MODEL MAX_LENGTH KV_CACHE_BYTES
+python -m tests.support.memory.engine MODEL MAX_LENGTH KV_CACHE_BYTES
 """
 
 import asyncio
