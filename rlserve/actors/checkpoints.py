@@ -1,8 +1,9 @@
 """Checkpoints on disk: how to find the newest, and what makes one whole. Imports no engine: any actor may look.
 
-``step-<n>/`` is a Hugging Face model directory, with the rest of the training state in ``training/`` and a manifest
-that lists every file with size and digest. The manifest is written last, so a directory is whole or has none. The
-digests find what a crash or a disk broke. They are no signature: who can write the directory can write both.
+``step-<n>/`` is a Hugging Face model directory, or with ``learner.lora`` an adapter in peft's form. The rest of the
+training state is in ``training/``, and a manifest lists every file with size and digest. The manifest is written last,
+so a directory is whole or has none. The digests find what a crash or a disk broke. They are no signature: who can write
+the directory can write both.
 
 Example: ``latest(paths.checkpoints)`` passes over ``step-8`` when a file of it is truncated, and opens ``step-6``.
 """
@@ -41,10 +42,12 @@ class Checkpoint:
     """Updates that the optimizer made."""
     optimizer_files: Mapping[str, str]
     """File under ``training/`` by tensor name."""
+    base_digest: str = ""
+    """Of the model that its adapters belong to; empty when it holds a whole model."""
 
     @property
     def model_path(self) -> Path:
-        """A directory that transformers and vLLM load."""
+        """A directory that transformers and vLLM load; of adapters one that peft loads."""
         return self.path
 
     @property
@@ -98,6 +101,7 @@ def read_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
             state=content["state"],
             optimizer_steps=int(content["optimizer_steps"]),
             optimizer_files=content["optimizer_files"],
+            base_digest=content.get("base_digest", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StateCorrupt(f"{path / MANIFEST}: lacks {error}") from error

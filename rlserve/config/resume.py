@@ -13,6 +13,7 @@ from rlserve.errors import ConfigError
 FIXED: Mapping[str, str] = {
     "algorithm.type": "the optimizer's state and the stored groups belong to it",
     "model.path": "the run continues from its own checkpoint",
+    "learner.lora": "the optimizer's state and the adapters belong to it",
     "pretrain": "the run continues from its own checkpoint",
     "sft": "the run continues from its own checkpoint",
 }

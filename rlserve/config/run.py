@@ -194,6 +194,7 @@ class RunConfig(Section):
             )
         for problem in (
             *teacher_problems(self),
+            *lora_problems(self),
             *wait_problems(self.learner, self.rollout, self.episodes, self.teachers),
         ):
             raise ValueError(problem)
@@ -217,6 +218,22 @@ def set_problems(config: RunConfig) -> Iterator[str]:
     names = [*by_name, *(part.name for part in config.evaluate.sets)]
     if name and name not in names:
         yield f"evaluate.keep_best: {name!r} is no set and no environment{known_names(name, names)}"
+
+
+def lora_problems(config: RunConfig) -> Iterator[str]:
+    """What ``[learner.lora]`` cannot go with, as messages "field: what it was; what to do"."""
+    if config.learner.lora is None:
+        return
+    if config.reference.refresh_every_syncs:
+        yield (
+            f"reference.refresh_every_syncs: is {config.reference.refresh_every_syncs} with [learner.lora], where the "
+            "reference is the model without its adapters; leave it out"
+        )
+    if config.rollout.tensor_parallel > 1:
+        yield (
+            f"rollout.tensor_parallel: is {config.rollout.tensor_parallel} with [learner.lora], whose adapters are "
+            "merged into a model on one GPU; set it to 1"
+        )
 
 
 def teacher_problems(config: RunConfig) -> Iterator[str]:

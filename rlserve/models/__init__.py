@@ -4,5 +4,8 @@
 * ``top_scores``    the scores that a teacher gives tokens
 * ``attention``     attention over packed rows without a mask
 * ``layers``        decoder layers compiled, or with the kernels of a library
+* ``adapters``      low-rank adapters in a model (LoRA): put in, trained, switched off
+* ``adapter_files`` an adapter's directory, and the model that it belongs to
+* ``merge``         an adapter merged into the weights of its base
 * ``throughput``    FLOPs of a step, peaks of cards, memory
 """

@@ -1,8 +1,9 @@
 """How much a step computes, and how much a card could: the model FLOPs utilization (MFU).
 
-FLOPs of a step are 6 for each weight of a matrix product and token (2 forward, 4 backward; tied embeddings count once,
-untied input embeddings not at all, of routed experts those that a token visits), and 6 heads x head size for each pair
-of a token and one before it in its sequence. What is computed again in the backward pass is not counted.
+FLOPs of a step are 6 for each weight of a matrix product and token (2 forward, 4 backward, of which 2 for the weight's
+own gradient if it is trained; tied embeddings count once, untied input embeddings not at all, of routed experts those
+that a token visits), and 6 heads x head size for each pair of a token and one before it in its sequence. What is
+computed again in the backward pass is not counted.
 """
 
 from typing import Any
@@ -23,6 +24,8 @@ PEAKS = {
 }
 """FLOP/s in bfloat16 without sparsity, by a part of the card's name, the longer names first (NVIDIA's data sheets)."""
 PER_WEIGHT = 6
+PER_FROZEN_WEIGHT = 4
+"""A weight that is not trained has no gradient of its own, which is a third of the work."""
 GIB = 2**30
 
 
@@ -30,8 +33,10 @@ class FlopCounter:
     """FLOPs of training a model on sequences, of true length."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights: float = _product_weights(model)
+        trained, frozen = _product_weights(model)
+        self.weights: float = trained + frozen
         """Weights that a token meets in matrix products."""
+        self._per_token = PER_WEIGHT * trained + PER_FROZEN_WEIGHT * frozen
         config: Any = getattr(model, "config", None)
         text = config.get_text_config() if config is not None else None
         heads = getattr(text, "num_attention_heads", None) or 0
@@ -42,7 +47,7 @@ class FlopCounter:
         """``[S]`` lengths of sequences; forward and backward."""
         tokens, pairs = float(lengths.sum()), float(lengths.double().square().sum())
         # Half of the pairs: a token attends to those before it alone.
-        return PER_WEIGHT * self.weights * tokens + self._per_pair * pairs / 2
+        return self._per_token * tokens + self._per_pair * pairs / 2
 
 
 def sequence_lengths(position_ids: Tensor, sequence_ids: Tensor) -> Tensor:
@@ -70,7 +75,8 @@ def peak_bytes(device: torch.device) -> int:
     return 1024 * kibibytes
 
 
-def _product_weights(model: Any) -> float:
+def _product_weights(model: Any) -> tuple[float, float]:
+    """Those that are trained, and those that are not."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if config is not None else None
     experts = next((n for name in ("num_experts", "num_local_experts") if (n := getattr(text, name, None))), 0)
@@ -78,12 +84,13 @@ def _product_weights(model: Any) -> float:
     embedding: Any = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     output: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     lookup = None if embedding is None or _is_tied(embedding, output) else embedding.weight
-    total = 0.0
+    totals = {True: 0.0, False: 0.0}
     for name, parameter in model.named_parameters():
         # ds_numel: of the whole weight, of which this rank may hold a part
         if parameter is not lookup:
-            total += int(getattr(parameter, "ds_numel", parameter.numel())) * (visited if ".experts." in name else 1.0)
-    return total
+            numel = int(getattr(parameter, "ds_numel", parameter.numel()))
+            totals[parameter.requires_grad] += numel * (visited if ".experts." in name else 1.0)
+    return totals[True], totals[False]
 
 
 def _is_tied(embedding: Any, output: Any) -> bool:

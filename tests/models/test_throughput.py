@@ -29,6 +29,23 @@ def test_flops_are_those_of_torchs_counter_oracle(tied):
     assert ours + pairs / 2 - norms == pytest.approx(measured.get_total_flops(), rel=1e-6)
 
 
+def test_a_frozen_weight_takes_two_thirds_oracle():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from rlserve.config.tables.learner import LoraConfig
+    from rlserve.models.adapters import add_adapter
+
+    model = qwen(num_hidden_layers=12)
+    add_adapter(model, LoraConfig(rank=4))
+    ids = torch.randint(0, 50, (2, 16))
+    with FlopCounterMode(display=False) as measured:
+        model(input_ids=ids).logits.sum().backward()
+    pairs = 12 * 4 * 8 * 12 * 2 * 16 * 16
+    ours = throughput.FlopCounter(model)(torch.tensor([16, 16])) + pairs / 2
+    # The first layer's input has no gradient, which torch leaves out and we do not.
+    assert ours == pytest.approx(measured.get_total_flops(), rel=0.02)
+
+
 def test_of_routed_experts_those_visited_count():
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 

@@ -37,6 +37,23 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 """Options of which a schedule needs one."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters beside the layers of the model: only they are trained, published and kept in checkpoints."""
+
+    rank: int = Field(16, ge=1)
+    """Inner size of an adapter."""
+    alpha: int = Field(32, ge=1)
+    """What an adapter adds to its layer is multiplied by ``alpha / rank``."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Layers that get an adapter: all matrix products between the embeddings, or the last parts of their names, such as
+    ``["q_proj", "v_proj"]``."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of what an adapter adds."""
+        return self.alpha / self.rank
+
+
 class LearnerConfig(Section):
     """The learner: optimizer, batches, staleness, streams."""
 
@@ -118,6 +135,9 @@ class LearnerConfig(Section):
     kernels: Literal["", "liger"] = ""
     """Library whose kernels replace the model's norms, rotary embedding and activation on a GPU; ``"liger"`` is
     installed by ``rlserve[liger]``."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of the model; ``[learner.lora]`` alone takes the defaults. A learning rate of 1e-4 to 1e-3
+    suits them."""
     torch_threads: int = Field(0, ge=0)
     """CPU threads of torch; 0: from the number of cores."""
 
@@ -139,6 +159,15 @@ class LearnerConfig(Section):
     def _deepspeed_takes_the_keys(self) -> "LearnerConfig":
         if found := list(faults(self.deepspeed)):
             raise ValueError(found[0])
+        return self
+
+    @model_validator(mode="after")
+    def _publishes_adapters_as_they_are(self) -> "LearnerConfig":
+        if self.lora is not None and self.publish_dtype is not None:
+            raise ValueError(
+                f"learner.publish_dtype: is {self.publish_dtype!r} with [learner.lora], whose adapters are published "
+                "as they are trained; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

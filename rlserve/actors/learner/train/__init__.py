@@ -4,7 +4,8 @@
 * ``ranks``            commands between ranks, one rank's share of the work, and the loop of the other ranks
 * ``engine``           one rank's policy under DeepSpeed: scores, steps, copies weights out
 * ``scorer``           loads the model, and scores the tokens that the loss reads
-* ``reference``        a frozen copy of the model, for log-probabilities beside the policy's
+* ``reference``        a frozen copy of the model, or the model without its adapters, for log-probabilities beside the
+                         policy's
 * ``deepspeed_setup``  rank and address, process group, DeepSpeed's configuration, optimizer, threads
 * ``rank_links``       host collectives: sums, commands and values over gloo
 * ``rank_health``      heartbeats, and which rank failed

@@ -20,6 +20,9 @@ from rlserve.actors.learner.train import gather as weights
 from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.actors.learner.train.model_files import write_model, write_shards
 from rlserve.actors.learner.train.reference import Reference
+from rlserve.errors import StateCorrupt
+from rlserve.models.adapter_files import write_adapter
+from rlserve.models.adapters import target_names
 
 RNG_FILE = "rng.safetensors"
 
@@ -35,6 +38,11 @@ def restore(checkpoint: Checkpoint, engine: LearnerEngine) -> None:
         tensor: Tensor = opened[files[name]].get_tensor(name)
         return tensor
 
+    if checkpoint.base_digest and engine.rank_info.rank == 0 and engine.base_digest != checkpoint.base_digest:
+        raise StateCorrupt(
+            f"{checkpoint.path}: its adapters belong to other weights than those of {engine.base!r}; put the model "
+            "back with which the run began"
+        )
     engine.restore_optimizer(checkpoint.optimizer_steps, read)
     states = load_file(checkpoint.training_path / RNG_FILE)["torch"]
     if engine.rank_info.rank < len(states):  # a resumed run may have more ranks
@@ -66,7 +74,7 @@ def save(
     training = partial / TRAINING
     training.mkdir(parents=True)
     # The collectives come in the order of ``contribute``: weights, optimizer, random states.
-    write_model(partial, engine.weights(engine.dtype), engine.companions, engine.dtype)
+    _write_policy(partial, engine)
     if reference is not None and not reference.is_start:
         (partial / REFERENCE).mkdir()
         # No collective: every rank holds the whole reference, so rank 0 writes its own.
@@ -83,12 +91,23 @@ def save(
         "optimizer_files": files,
         "zero_stage": engine.config.zero_stage,
         "ranks": engine.rank_info.world_size,
+        **({"base_digest": engine.base_digest} if engine.config.lora else {}),
     }
     seal(partial, content)
     path = _put_in_place(partial, directory / f"step-{step}")
     # Last: until the new one is in place a crash must find the older ones.
     _prune(directory, step, keep, best)
     return read_checkpoint(path, content)
+
+
+def _write_policy(directory: Path, engine: LearnerEngine) -> None:
+    tensors = engine.weights(engine.dtype)
+    if engine.config.lora is None:
+        return write_model(directory, tensors, engine.companions, engine.dtype)
+    # A directory by its whole path: the checkpoint may be read from anywhere.
+    base = str(Path(engine.base).resolve()) if Path(engine.base).is_dir() else engine.base
+    targets = target_names(engine.module)
+    return write_adapter(directory, tensors, engine.companions, engine.config.lora, base=base, targets=targets)
 
 
 def contribute(engine: LearnerEngine) -> None:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from rlserve.actors.learner.train.deepspeed_setup import (
 from rlserve.actors.learner.train.gather import gather
 from rlserve.actors.learner.train.model_files import read_companions
 from rlserve.actors.learner.train.rank_links import RankLinks
-from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_model
+from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_policy
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
@@ -39,6 +40,7 @@ from rlserve.errors import ConfigError, LimitExceeded
 from rlserve.memory.formulas import effective_stage, learner_rank
 from rlserve.memory.shape import ModelShape
 from rlserve.models import throughput
+from rlserve.models.adapter_files import weights_digest
 from rlserve.models.scored_model import ScoredModel
 
 logger = logging.getLogger(__name__)
@@ -95,7 +97,10 @@ class LearnerEngine:
         engine.close()
     """
 
-    def __init__(self, model_path: str, config: LearnerConfig, *, seed: int, rank_info: RankInfo | None = None) -> None:
+    def __init__(
+        self, model_path: str, config: LearnerConfig, *, seed: int, rank_info: RankInfo | None = None, base: str = ""
+    ) -> None:
+        """``base``: the model that an adapter at ``model_path`` belongs to, if not the one that it names itself."""
         self.rank_info = rank_info or RankInfo()
         self.config = config
         self.companions = read_companions(model_path)
@@ -108,7 +113,10 @@ class LearnerEngine:
         deepspeed = import_deepspeed(self.rank_info.device)
         init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         device = self.rank_info.device
-        self.module: nn.Module = load_model(model_path, config, device)
+        self.base: str
+        """The model whose weights were loaded; with ``learner.lora`` they stay as they are."""
+        self.module: nn.Module
+        self.module, self.base = load_policy(model_path, config, device, base=base)
         scored = ScoredModel(self.module, compiled=config.compile)
         self._flops = throughput.FlopCounter(self.module)
         self.deepspeed = _initialize(deepspeed, scored, config, device)
@@ -215,9 +223,9 @@ class LearnerEngine:
         self._scorer = replace(self._scorer, unshared=mask)
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Copies of all weights in host memory, by Hugging Face name, tied ones once; yielded on rank 0 only.
+        """Copies of all weights, or of the adapters, in host memory by Hugging Face name; yielded on rank 0 only.
 
-        Every rank must call and exhaust it: ZeRO-3 gathers each weight from all ranks.
+        Tied ones once. Every rank must call and exhaust it: ZeRO-3 gathers each weight from all ranks.
         """
         return gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
 
@@ -237,6 +245,11 @@ class LearnerEngine:
         # The optimizer has no state tensors before its first update: make them at rate 0 with a gradient of zeros.
         self.step([blank(rows=1, width=2, trained=1)], loss=_zero_loss, lr=0.0)
         optimizer_state.restore(self.module, self.deepspeed.optimizer, steps, read)
+
+    @cached_property
+    def base_digest(self) -> str:
+        """Digest of the files of the model that adapters belong to; reads all of them."""
+        return weights_digest(self.base)
 
     def rng_states(self) -> Tensor:
         """``[ranks, bytes]``: every rank's random state; a collective."""

@@ -1,4 +1,7 @@
-"""Gathers the model's weights: whole tensors in host memory, by Hugging Face name."""
+"""Gathers what is published and kept of a model: whole tensors in host memory, by Hugging Face name.
+
+That is all weights, or of a model with adapters those alone.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rlserve.models.adapters import adapter_tensors
 
 GATHER_BYTES = 2**28
 """Bytes that ZeRO-3 gathers at once: a gather for each parameter costs several times more."""
@@ -22,10 +27,10 @@ Named = Sequence[tuple[str, Tensor]]
 def gather(
     model: nn.Module, dtype: torch.dtype, *, is_receiver: bool, take: Take | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Copies of all parameters and persistent buffers, contiguous, floating ones in ``dtype``; tied ones once.
+    """Copies of the adapters, or of all parameters and persistent buffers; contiguous, floating ones in ``dtype``.
 
-    By the names of the checkpoint. A collective where parameters are partitioned: all ranks exhaust it, only the
-    receiver gets tensors. ``take`` makes the copies in another way.
+    Tied ones once, by the names of the checkpoint. A collective where parameters are partitioned: all ranks exhaust it,
+    only the receiver gets tensors. ``take`` makes the copies in another way.
     """
     take = take or _copy_in(dtype)
     for bucket in _runs(model):
@@ -53,8 +58,7 @@ def in_checkpoint_names(model: Any, named: Named) -> Named:
 
     ``named`` holds all tensors of the layers that it names.
     """
-    # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
-    if not getattr(model, "_weight_conversions", None):
+    if not _is_converted(model):
         return named
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -69,12 +73,22 @@ def published_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 def _runs(model: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
     """Parameters in order, in runs that are gathered at once; those of a layer together where names are converted."""
-    named = list(model.named_parameters())
-    if not getattr(model, "_weight_conversions", None):
+    named = _handed_out(model)
+    if not _is_converted(model):
         yield from buckets(named, GATHER_BYTES)
         return
     for _, layer in groupby(named, key=lambda pair: _layer_of(pair[0])):
         yield list(layer)
+
+
+def _handed_out(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return adapter_tensors(model) or list(model.named_parameters())
+
+
+def _is_converted(model: nn.Module) -> bool:
+    # transformers 5 keeps here what loading converted; the list is empty where names and shapes are those of the files.
+    # Adapters are beside matrices that keep theirs.
+    return bool(getattr(model, "_weight_conversions", None)) and not adapter_tensors(model)
 
 
 def _layer_of(name: str) -> str:
@@ -83,15 +97,17 @@ def _layer_of(name: str) -> str:
 
 
 def _kept_buffers(model: nn.Module) -> Named:
-    """Buffers outside of the state dict are computed from the configuration."""
+    """Buffers outside of the state dict are computed from the configuration; beside adapters none is handed out."""
+    if adapter_tensors(model):
+        return []
     kept = model.state_dict(keep_vars=True).keys()
     return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
     """Bytes of all tensors that ``gather`` yields."""
-    tensors = (*model.parameters(), *(buffer for _, buffer in _kept_buffers(model)))
-    return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for tensor in tensors)
+    tensors = (*_handed_out(model), *_kept_buffers(model))
+    return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for _, tensor in tensors)
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:

@@ -13,7 +13,12 @@ SHARD_BYTES = 2 * 2**30
 """Size of a safetensors shard: bounds the memory that writing a checkpoint takes."""
 COMPANION_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 # They describe the weight files beside which they lie, which are not those that ``write_model`` writes.
-NOT_COMPANIONS = ("manifest.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+NOT_COMPANIONS = (
+    "manifest.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "adapter_config.json",
+)
 
 
 def read_companions(model_path: str) -> dict[str, bytes]:

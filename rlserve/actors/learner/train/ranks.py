@@ -17,7 +17,7 @@ from rlserve.actors.checkpoints import Checkpoint
 from rlserve.actors.learner.train.checkpoint import contribute, restore
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine, LossFunction, StepReport
-from rlserve.actors.learner.train.reference import Reference
+from rlserve.actors.learner.train.reference import BaseReference, Reference
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of
 from rlserve.algorithms import registry
 from rlserve.algorithms.base import Algorithm, Stateful
@@ -26,6 +26,7 @@ from rlserve.algorithms.masked import with_reference
 from rlserve.config.run import RunConfig
 from rlserve.errors import StateCorrupt
 from rlserve.memory.formulas import ACTOR_BYTES
+from rlserve.models.adapter_files import base_of
 
 MAGIC = 0x524C5352
 """First number of every header ("RLSR"): a rank that reads anything else is out of step."""
@@ -108,7 +109,7 @@ class Rank:
 
     engine: LearnerEngine
     algorithm: Algorithm
-    reference: Reference | None = None
+    reference: Reference | BaseReference | None = None
     """None when the algorithm needs no reference, or a teacher serves it."""
 
     def train(self, micro_batches: Sequence[TokenBatch], denominator: Denominator, *, lr: float) -> StepReport:
@@ -135,7 +136,7 @@ class Rank:
 
     def refresh_reference(self) -> None:
         """Copy the policy's weights into the reference model; a collective."""
-        if self.reference is not None:
+        if isinstance(self.reference, Reference):
             self.reference.copy_from(self.engine.module)
 
     def score(self, micro_batches: Sequence[TokenBatch]) -> list[PolicyOutputs]:
@@ -156,7 +157,7 @@ def create_rank(
     ``start_model`` is what the run began with (the reference, when the algorithm needs one), ``model_path`` what
     it goes on with, ``checkpoint`` where optimizer and random state come from.
     """
-    engine = LearnerEngine(model_path, config.learner, seed=config.seed, rank_info=rank_info)
+    engine = LearnerEngine(model_path, config.learner, seed=config.seed, rank_info=rank_info, base=base_of(start_model))
     algorithm = registry.create(config.algorithm)
     if checkpoint is not None:
         restore(checkpoint, engine)
@@ -169,6 +170,8 @@ def create_rank(
         needs=algorithm.needs & POLICY_OUTPUTS,
     )
     beside = needs_reference(algorithm) and not config.reference.teacher
+    if beside and config.learner.lora is not None:
+        return Rank(engine=engine, algorithm=algorithm, reference=BaseReference(engine))
     # A refreshed reference is no longer the start model, so the checkpoint carries it.
     kept = checkpoint.reference_path if checkpoint is not None else None
     reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
+from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gathered
 from rlserve.actors.learner.train.scorer import Scorer, load_model
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
+from rlserve.models.adapters import without_adapter
 
 
 class Reference:
@@ -48,3 +50,21 @@ class Reference:
             with gathered([parameter for _, parameter in bucket]):
                 for name, parameter in bucket:
                     own[name].copy_(parameter)
+
+
+class BaseReference:
+    """The policy's own model without its adapters: a reference that takes no memory.
+
+    Scored by the policy's engine, so that all ranks call ``score`` with equally many batches.
+    """
+
+    is_start = True
+    """It never changes: a checkpoint need not keep it."""
+
+    def __init__(self, engine: LearnerEngine) -> None:
+        self._engine = engine
+
+    def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
+        """The batches with ``reference_logprobs`` filled in."""
+        with without_adapter(self._engine.module):
+            return [replace(b, reference_logprobs=self._engine.logprobs(b, needs=()).logprobs) for b in batches]

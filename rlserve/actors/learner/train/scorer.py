@@ -17,6 +17,8 @@ from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import short_attention
 from rlserve.errors import ConfigError
 from rlserve.models import attention
+from rlserve.models.adapter_files import adapter_at
+from rlserve.models.adapters import add_adapter, load_adapter
 from rlserve.models.layers import apply_kernels, compile_layers
 from rlserve.models.scored_model import ScoredModel, check_fused
 
@@ -52,6 +54,26 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
         compile_layers(model)
     loaded: nn.Module = model
     return loaded
+
+
+def load_policy(path: str, config: LearnerConfig, device: torch.device, *, base: str = "") -> tuple[nn.Module, str]:
+    """The model at ``path`` with the adapters of ``learner.lora``, and the path of the model that was loaded.
+
+    An adapter at ``path`` is loaded upon ``base``, or the model that it names. Raises ConfigError.
+    """
+    adapter = adapter_at(path)
+    if adapter is not None and config.lora is None:
+        raise ConfigError(
+            f"learner.lora: is not set, but {path!r} is an adapter; add [learner.lora], or make a model of it by "
+            "rlserve export"
+        )
+    source = (base or adapter.base) if adapter else path
+    model = load_model(source, config, device)
+    if config.lora is not None:
+        add_adapter(model, config.lora)
+    if adapter is not None:
+        load_adapter(model, path)
+    return model, source
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from rlserve.actors.learner.train.ranks import (
     UnsharedTokens,
     needs_reference,
 )
+from rlserve.actors.learner.train.reference import Reference
 from rlserve.actors.learner.train.scorer import DTYPES
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of
 from rlserve.algorithms.base import Algorithm, Stateful
@@ -138,7 +139,7 @@ class Trainer:
     @property
     def has_reference(self) -> bool:
         """Whether the ranks hold a copy of the reference model."""
-        return self._rank.reference is not None
+        return isinstance(self._rank.reference, Reference)
 
     def refresh_reference(self) -> None:
         """Make the present policy the reference model, on every rank."""
@@ -152,13 +153,20 @@ class Trainer:
         waits for the copy. Raises what the publication before raised.
         """
         self.publishing.wait()
-        dtype = DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
+        dtype = self._published_dtype
         module, device = self._engine.module, self._engine.rank_info.device
         publication = self.publisher.begin(version, size_bytes=weight_bytes(module, dtype), device=device)
         copies: Iterable[tuple[str, Tensor]] = (
             self._gathered_into(publication, dtype) if is_partitioned(module) else in_place(module)
         )
         self.publishing.start(publication, partial(_copy, copies, dtype), published)
+
+    @property
+    def _published_dtype(self) -> torch.dtype:
+        # Adapters as they are: workers add them up in float32, and their bytes are few.
+        if self._config.learner.lora is not None:
+            return self._engine.dtype
+        return DTYPES[self._config.learner.publish_dtype or self._config.rollout.dtype]
 
     def _gathered_into(self, publication: Publication, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
         """Copy partitioned weights now, since all ranks must take part; nothing is left to copy."""
@@ -198,7 +206,7 @@ class Trainer:
                 {**state, ALGORITHM_STATE: dict(self.algorithm_state())},
                 keep=self._config.checkpoint.keep,
                 best=best,
-                reference=self._rank.reference,
+                reference=self._rank.reference if isinstance(self._rank.reference, Reference) else None,
                 beside=beside,
             )
         logger.info("saved %s", saved.path)
