@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from rlserve.config.tables.model import ModelConfig
+from rlserve.config.run import RunConfig
 from rlserve.config.tables.rollout import RolloutConfig
+from rlserve.models.adapter_files import base_of
 from rlserve.records import PolicyVersion, Sample
 from rlserve.weight_sync.device_memory import DeviceMemory
 
@@ -54,6 +55,9 @@ class EngineOptions:
     enforce_eager: bool = _DEFAULTS.enforce_eager
     """Always so on CPU."""
     seed: int = 0
+    adapter_scale: float = 0.0
+    """Published weights are LoRA adapters, whose products times this are added to those of the checkpoint; 0: they are
+    whole weights."""
     further: Mapping[str, Any] = field(default_factory=dict)
     """Arguments by the engine's own names (``rollout.options``)."""
     update_seconds: float = 300.0
@@ -64,10 +68,12 @@ class EngineOptions:
     """Called with what a long start does, each time that changes: "loads the weights"."""
 
     @classmethod
-    def from_config(cls, rollout: RolloutConfig, model: ModelConfig, model_path: str, seed: int) -> Self:
-        """Options of a rollout worker."""
+    def from_config(cls, config: RunConfig, model_path: str) -> Self:
+        """Options of a rollout worker of the run; ``model_path`` is a checkpoint, or an adapter of one."""
+        rollout, model, lora = config.rollout, config.model, config.learner.lora
         return cls(
-            model_path=model_path,
+            model_path=base_of(model_path),
+            adapter_scale=lora.scale if lora else 0.0,
             dtype=rollout.dtype,
             max_length=model.max_length,
             kv_cache_bytes=rollout.kv_cache_bytes,
@@ -75,7 +81,7 @@ class EngineOptions:
             tensor_parallel=rollout.tensor_parallel,
             gpu_memory_fraction=rollout.gpu_memory_fraction,
             enforce_eager=rollout.enforce_eager,
-            seed=seed,
+            seed=config.seed,
             further=rollout.options,
             stall_seconds=rollout.stall_seconds,
         )

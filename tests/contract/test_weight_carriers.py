@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import numpy as np
 import pytest
 import torch
 
 from rlserve.actors.rollout.weight_follower import WeightFollower
+from rlserve.engines.vllm.readback import Merging
 from rlserve.errors import DeadlineExceeded, Unavailable, UnknownName, WeightsMismatch
 from rlserve.rpc.channel import open_channel
 from rlserve.rpc.server import serving
@@ -250,6 +252,23 @@ async def test_what_arrives_is_what_was_published_bit_for_bit(case: Case, tmp_pa
             check(policy, path.read_bytes())
             held = policy.version
         assert site.taken == {site.carrier.name: 3} and site.subscriber.counts.refused == 0
+
+
+async def test_adapters_arrive_and_are_merged_by_every_carrier(case: Case, tmp_path: Path) -> None:
+    base = {"model.layers.0.q.weight": torch.randn(96, 64, generator=torch.Generator().manual_seed(9))}
+    name = "base_model.model.model.layers.0.q.lora_{}.weight"
+    a, b = torch.randn(4, 64), torch.randn(96, 4)
+    async with running(case, tmp_path) as site:
+        held = None
+        for version in range(3):
+            a[0, 0] += 1  # one element: small enough for a delta
+            policy = site.publisher.publish([(name.format("A"), a), (name.format("B"), b)], version)
+            path = await site.subscriber.fetch(policy, held=held, last_resort=held is None)
+            tensors, _ = Merging(base, 2.0).version(policy, np.fromfile(path, dtype=np.uint8))
+            expected = base["model.layers.0.q.weight"].double() + 2.0 * b.double() @ a.double()
+            torch.testing.assert_close(tensors["model.layers.0.q.weight"].double(), expected, atol=1e-5, rtol=0)
+            held = policy.version
+        assert site.taken[site.carrier.name] >= 2
 
 
 async def test_damaged_bytes_are_refused_before_they_are_served(case: Case, tmp_path: Path) -> None:

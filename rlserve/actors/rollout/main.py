@@ -137,7 +137,7 @@ class RolloutProcess:
         self._begin(f"{WAITS}for the start model")
         model_path = await asyncio.to_thread(wait_for_start_model, config, self._paths)
         self._begin("starts its engine")
-        fixed = EngineOptions.from_config(config.rollout, config.model, model_path, config.seed)
+        fixed = EngineOptions.from_config(config, model_path)
         engine = await kind.start(replace(fixed, report=self._begin))
         stack.push_async_callback(engine.close)
         stack.push_async_callback(self._subscriber.close)

@@ -17,7 +17,7 @@ In EngineCore:
 * ``in_place_swap``   swaps whole models by reference on CPU
 * ``direct_copy``     swaps whole models by copies within the device on accelerators
 * ``layout``          where each checkpoint tensor lives in a vLLM model
-* ``readback``        weights as published, read back from the model
+* ``readback``        weights as published: read, made whole of adapters, read back from the model
 * ``cpu``             what vLLM does otherwise on CPU: the size of its KV cache, and the rows it multiplies at once
 
 To support a model that keeps its weights in another way: its tensors in ``layout``; until then vLLM's reload is used.

@@ -9,7 +9,7 @@ Where the device has too little left it is locked memory of the host: the pause 
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,10 +93,16 @@ class DirectCopy:
         """
         with beside_generation(self.device):
             if self.shared_out:
-                return self._staged_parts(policy, flat)
+                return self._staged_parts(tensors_in(policy, flat))
             room = self._room_for(flat.size)
             self._fill(room, torch.from_numpy(flat))
             return self._checked(policy, room)
+
+    @torch.no_grad()
+    def stage_tensors(self, tensors: Mapping[str, Tensor], among: Set[str]) -> list[Copy]:
+        """As ``stage``, for all tensors of a version in host memory, of which ``among`` differ from those served."""
+        with beside_generation(self.device):
+            return self._staged_parts(tensors, among)
 
     @torch.no_grad()
     def stage_in_place(self, policy: PolicyVersion, content: Tensor) -> list[Copy]:
@@ -130,10 +136,10 @@ class DirectCopy:
         parts = self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         return [Copy(slot, part, tensors[part.name]) for slot, part in parts]
 
-    def _staged_parts(self, policy: PolicyVersion, flat: Bytes) -> list[Copy]:
-        tensors = tensors_in(policy, flat)
+    def _staged_parts(self, tensors: Mapping[str, Tensor], among: Set[str] | None = None) -> list[Copy]:
         check_names(self.layout, tensors)
-        found = list(self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+        parts = self._parts({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        found = [(slot, part) for slot, part in parts if among is None or part.name in among]
         sizes = [part.of(tensors[part.name]).nbytes for _, part in found]
         room = self._room_for(sum(size + -size % WORD_BYTES for size in sizes))
         copies, start = [], 0

@@ -187,7 +187,7 @@ class VllmEngine:
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        request = WeightTransferInitRequest(init_info={"method": method})
+        request = WeightTransferInitRequest(init_info={"method": method, "adapter_scale": self._options.adapter_scale})
         await self._link.call("choose how to update", self._link.llm.init_weight_transfer_engine(request))
         chosen = {tuple(answer) for answer in await self._link.ask_all("ask how to update", "update_method")}
         if len(chosen) > 1:  # a rank could not check its part: they must all do the same

@@ -5,7 +5,7 @@ update, so it happens here while generation goes on; the swap itself moves refer
 where something holds the old tensors by address, such as a captured CUDA graph.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,15 +54,17 @@ class Exchange:
             _check_module(slot.module)
 
     @torch.no_grad()
-    def prepare(self, tensors: Mapping[str, Tensor]) -> list[Change]:
+    def prepare(self, tensors: Mapping[str, Tensor], among: Set[str] | None = None) -> list[Change]:
         """Changes that make the model compute with these checkpoint tensors. The served weights stay untouched.
 
-        Raises UnknownLayout when they are not exactly the tensors of the model.
+        ``among``: names of the tensors that may differ from those that are served; None for all. Raises UnknownLayout
+        when they are not exactly the tensors of the model.
         """
         check_names(self.layout, tensors)
+        touched = {id(s.module) for s in self.layout.slots if among is None or not among.isdisjoint(s.sources)}
         whole: dict[tuple[str, ...], Tensor] = {}
         changes: dict[int, Change] = {}
-        for slot in self.layout.slots:
+        for slot in (s for s in self.layout.slots if id(s.module) in touched):
             if slot.sources not in whole:  # tied parameters share one tensor, as in vLLM's model
                 whole[slot.sources] = assemble(slot, tensors)
             change = changes.setdefault(id(slot.module), Change(slot.module))

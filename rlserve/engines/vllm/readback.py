@@ -5,6 +5,7 @@ The flat file holds all tensors' little-endian bytes, in the manifest's order.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rlserve.engines.vllm.in_place_swap import Change
 from rlserve.engines.vllm.layout import Layout, UnknownLayout, disassemble, layout_of
 from rlserve.errors import WeightsMismatch
+from rlserve.models.merge import merged
 from rlserve.records import PolicyVersion, TensorSpec
 from rlserve.weight_sync.checksum import checksums
 from rlserve.weight_sync.manifest import Bytes, check, manifest_digest, slices, spec_with
@@ -51,6 +53,31 @@ def read_checked(policy: PolicyVersion, path: Path) -> dict[str, Tensor]:
         return tensors_in(policy, flat.copy())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Merging:
+    """Makes whole weights of versions that are published as LoRA adapters.
+
+    The checkpoint is kept (a file in memory, unless the engine computes in another precision), and each version begins
+    from it: after any number of versions a weight is its base plus one adapter, to the bit. Example::
+
+        tensors, whole = Merging(checkpoint, scale=2.0).version(policy, flat)
+    """
+
+    base: Mapping[str, Tensor]
+    """By checkpoint name, in the precision in which the engine computes."""
+    scale: float
+
+    def version(self, policy: PolicyVersion, flat: Bytes) -> tuple[dict[str, Tensor], PolicyVersion]:
+        """All weights of a version, and the manifest of those that differ from the base.
+
+        Raises WeightsMismatch when the adapters do not fit the model.
+        """
+        changed = dict(merged(self.base, tensors_in(policy, flat), self.scale))
+        sums = checksums(list(changed.values()))
+        specs = tuple(spec_with(name, t, found) for (name, t), found in zip(changed.items(), sums, strict=True))
+        return {**self.base, **changed}, replace(policy, tensors=specs, digest=manifest_digest(specs))
+
+
 def digest_of(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> str:
     """Digest of the version that these tensors make in the order of ``specs``."""
     sums = checksums([tensors[spec.name] for spec in specs])
@@ -82,8 +109,9 @@ def served_tensors(
     one in use. Where the layout is unknown, ``given``: the tensors that vLLM's loader received. Raises WeightsMismatch.
     """
     found = dict(given)
+    shapes = {name: tuple(t.shape) for name, t in given.items()} | {spec.name: spec.shape for spec in specs}
     with contextlib.suppress(UnknownLayout):
-        found |= _read(layout_of(model), {spec.name: spec.shape for spec in specs}, _packed(changes))
+        found |= _read(layout_of(model), shapes, _packed(changes))
     # vLLM may keep a bias in higher precision than it was published in.
     return {spec.name: found[spec.name].to(DTYPES[spec.dtype]) for spec in specs}
 

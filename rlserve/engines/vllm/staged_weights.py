@@ -30,6 +30,7 @@ from rlserve.engines.vllm.in_place_swap import Change, Exchange
 from rlserve.engines.vllm.layout import UnknownLayout
 from rlserve.engines.vllm.plugin import Job
 from rlserve.engines.vllm.readback import (
+    Merging,
     checked,
     digest_of,
     policy_from_wire,
@@ -49,6 +50,8 @@ class InitInfo(WeightTransferInitInfo):
     """How to update: ``"auto"`` chooses exchange or copy where a check proves it right, ``"reload"`` neither."""
 
     method: str = "auto"
+    adapter_scale: float = 0.0
+    """See ``EngineOptions``."""
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Staged:
     """To be copied."""
     reading: ExitStack = field(default_factory=ExitStack)
     """Kept open while ``copies`` are from memory of the learner, which writes the next version there afterwards."""
+    adapters: str = ""
+    """Digest of the adapters that ``policy`` was merged from; empty where whole weights were published."""
 
 
 class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -96,6 +101,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._parameters = {name for name, _ in self.model.named_parameters()}
         self._exchange: Exchange | None = None
         self._direct: DirectCopy | None = None
+        self._merging: Merging | None = None
         self._mappings = Mappings(self.device)
         self._served: Staged | None = None
         self._replaced: list[object] = []
@@ -108,6 +114,7 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Choose how to update: another way than reload only if it reproduces the start weights as vLLM loaded them."""
         self._exchange = self._direct = None
+        self._merging = Merging(self._checkpoint(), init_info.adapter_scale) if init_info.adapter_scale else None
         if init_info.method != "auto":
             return
         try:
@@ -139,8 +146,9 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @property
     def memory_device(self) -> str:
         """Device from whose memory ``stage`` takes weights, for ``Subscriber.take_memory_of``; empty for none."""
-        # With several ranks each stages its own part.
-        return device_name(self.device) if self._direct is not None and not self._direct.shared_out else ""
+        # With several ranks each stages its own part; adapters are few bytes.
+        whole = self._direct is not None and not self._direct.shared_out and self._merging is None
+        return device_name(self.device) if whole else ""
 
     def stage(self, policy: Mapping[str, Any], path: Path, memory: DeviceMemory | None = None) -> None:
         """Begin to stage. A version that was staged but not swapped in is dropped. Raises RuntimeError if busy."""
@@ -153,6 +161,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     @torch.no_grad()
     def _stage(self, policy: PolicyVersion, path: Path, memory: DeviceMemory | None) -> Staged:
+        if self._merging is not None:
+            return self._staged_adapters(policy, path, self._merging)
         self._check_dtype(policy)
         if memory is not None and self._direct is not None:
             try:
@@ -170,6 +180,17 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 return Staged(policy, tensors_in(policy, flat.copy()))
         except UnknownLayout as error:
             raise WeightsMismatch(f"weights of version {policy.version}: do not fit the model: {error}") from error
+
+    def _staged_adapters(self, policy: PolicyVersion, path: Path, merging: Merging) -> Staged:
+        with checked(policy, path) as flat:
+            tensors, whole = merging.version(policy, flat)
+        staged = Staged(whole, tensors, adapters=policy.digest)
+        changed = {spec.name for spec in whole.tensors}
+        if self._exchange is not None:
+            staged.changes = self._exchange.prepare(tensors, changed)
+        elif self._direct is not None:
+            staged.copies = self._direct.stage_tensors(tensors, changed)
+        return staged
 
     def _staged_in_memory(self, policy: PolicyVersion, path: Path, memory: DeviceMemory, direct: DirectCopy) -> Staged:
         with ExitStack() as stack:
@@ -240,7 +261,8 @@ class StagedWeightEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             if self._direct is not None and self._direct.shared_out:
                 return json.dumps(self._direct.shares(served.policy))
             tensors = served_tensors(self.model, served.policy.tensors, served.tensors, served.changes)
-            return digest_of(served.policy.tensors, tensors)
+            found = digest_of(served.policy.tensors, tensors)
+        return served.adapters if served.adapters and found == served.policy.digest else found
 
     def shutdown(self) -> None:
         """Nothing to release: everything lives in this process."""
