@@ -10,6 +10,7 @@ from typing import Any
 
 from rlserve.errors import InvalidRequest, RlserveError
 from rlserve.library.measure import model_of
+from rlserve.models.adapter_files import adapter_at, base_of
 from rlserve.records import Message, Task
 from rlserve.text_files import read_text
 
@@ -90,7 +91,11 @@ class Chat:
 
         from rlserve.tokens.model_tokens import ModelTokens
 
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+        model = AutoModelForCausalLM.from_pretrained(base_of(path), dtype="auto").eval()
+        if adapter_at(path) is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, path).merge_and_unload()
         chat = cls(
             model=model.to("cuda" if torch.cuda.is_available() else "cpu"),
             tokens=ModelTokens.load(path),

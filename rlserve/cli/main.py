@@ -38,6 +38,7 @@ COMMANDS = (
     Command("eval", "rlserve.cli.runs.evaluate", "accuracy of a checkpoint on held-out tasks"),
     Command("chat", "rlserve.cli.chat", "talk to a checkpoint"),
     Command("generate", "rlserve.cli.runs.generate", "graded samples of a model, as a file"),
+    Command("export", "rlserve.cli.runs.export", "a checkpoint for other programs, adapters merged or alone"),
     Command("pairs", "rlserve.cli.pairs", "preference pairs or examples from files of samples"),
     Command("pretrain", "rlserve.cli.pretrain", "pretrain a small model from scratch"),
     Command("sft", "rlserve.cli.sft", "supervised fine-tuning on prompt and completion pairs"),

@@ -21,11 +21,13 @@ from rlserve.engines.openai_app import ARGUMENTS, serve
 from rlserve.engines.tool_calls import family_of
 from rlserve.engines.vllm.engine import VllmEngine
 from rlserve.errors import DeadlineExceeded
+from rlserve.models.adapter_files import AdapterFiles, adapter_at, read_tensors
 from rlserve.records import ActorKind
 from rlserve.rpc.channel import open_channel
 from rlserve.tokens.tokenizer import load_tokenizer
 from rlserve.weight_sync.carriers import carriers
 from rlserve.weight_sync.host import SHARED_MEMORY
+from rlserve.weight_sync.publisher import Publisher
 from rlserve.weight_sync.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
@@ -39,21 +41,34 @@ async def serve_endpoint(
     Raises EngineDied, and DeadlineExceeded when a run has published nothing within ``launch.start_seconds``.
     """
     async with AsyncExitStack() as stack:
-        options = EngineOptions.from_config(config.rollout, config.model, model, config.seed)
+        options = EngineOptions.from_config(config, model)
         engine = await VllmEngine.start(options, **ARGUMENTS)
         stack.push_async_callback(engine.close)
         if hub_address:
             await _follow(stack, engine, config, paths, hub_address)
+        elif (adapter := adapter_at(model)) is not None:
+            await _serve_adapter(engine, adapter, paths)
         host, port = listening.getsockname()[:2]
         logger.info("serving %s at http://%s:%d/v1 (version %d)", config.name, host, port, engine.version)
         await serve(
             engine,
             listening,
-            model=model,
+            model=options.model_path,
             name=config.name,
             tool_parser=_tool_parser(config, model),
             template_arguments=config.model.chat_template_kwargs,
         )
+
+
+async def _serve_adapter(engine: VllmEngine, adapter: AdapterFiles, paths: RunPaths) -> None:
+    """Serve an adapter of the model with which the engine started."""
+    publisher = Publisher(SHARED_MEMORY, run_id=adapter.path.name, fallback=paths.root)
+    try:
+        policy = publisher.publish(read_tensors(adapter.path).items(), version=1)
+        await engine.stage(policy, publisher.get(policy.version).path)
+        await engine.swap(policy)
+    finally:
+        publisher.close()
 
 
 async def _follow(

@@ -11,6 +11,7 @@
 * ``report``    rebuilds report.html
 * ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint
 * ``generate``  graded samples of a model
+* ``export``    a checkpoint for other programs
 
 * ``hub_address``    finds the hub that a command talks to
 * ``run_directory``  checks a run directory given by the user

@@ -4,6 +4,7 @@
 * ``finding``     one fault or warning
 * ``machine``     ports, directory, cores, GPUs, and the registered engines, launcher and store
 * ``checkpoint``  a checkpoint directory, from its files alone
+* ``adapters``    ``[learner.lora]`` against a checkpoint's files
 * ``probe``       the checks that run plug-ins, in a process of their own
 * ``models``      models as transformers would load them, and prompts in their tokens
 * ``tasks``       environments and corpora, and some tasks of each split

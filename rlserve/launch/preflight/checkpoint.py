@@ -15,6 +15,8 @@ EXTENDING = ("linear", "dynamic", "yarn", "ntk")
 """Kinds of rotary scaling that multiply the positions by their factor."""
 LFS = b"version https://git-lfs"
 """First bytes of a git-lfs pointer, left by a clone without git-lfs."""
+STEMS = ("model", "pytorch_model", "consolidated", "adapter_model")
+"""Beginnings of the names of files with weights."""
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -136,7 +138,7 @@ def _weight_problems(path: Path) -> Iterator[str]:
     indexes = sorted(path.glob("*.index.json"))
     files = {file.name: file for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern)}
     # By name too: trainers leave other .bin files, such as training_args.bin, beside the weights.
-    weights = {n: f for n, f in files.items() if n.startswith(("model", "pytorch_model", "consolidated"))}
+    weights = {n: f for n, f in files.items() if n.startswith(STEMS)}
     for index in indexes:
         try:
             listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

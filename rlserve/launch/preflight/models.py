@@ -10,9 +10,11 @@ from typing import Any
 
 from rlserve import hugging_face
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.learner import LoraConfig
 from rlserve.config.tables.teacher import START
 from rlserve.engines.vllm.options import head_problem
 from rlserve.errors import RlserveError
+from rlserve.launch.preflight.adapters import check_adapters
 from rlserve.launch.preflight.checkpoint import (
     check_files,
     directory_of,
@@ -43,6 +45,8 @@ class Asked:
     length_key: str
     engine: str = ""
     """Engine that loads it, beside the learner."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained in it."""
 
     @property
     def stage(self) -> str:
@@ -54,8 +58,9 @@ def asked_models(config: RunConfig) -> list[Asked]:
     """Every model of the configuration that is not made by the run."""
     found = []
     if config.model.path:
+        sizes = config.model.max_length, "model.max_length"
         found.append(
-            Asked("model.path", config.model.path, config.model.max_length, "model.max_length", config.rollout.engine)
+            Asked("model.path", config.model.path, *sizes, engine=config.rollout.engine, lora=config.learner.lora)
         )
     for index, teacher in enumerate(config.teachers):
         if teacher.model and teacher.model != START:
@@ -86,6 +91,7 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
     if isinstance(config, str):
         yield Finding(f"{asked.key}: {config}")
         return
+    yield from check_adapters(directory, key=asked.key, lora=asked.lora)
     yield from _check_length(asked, config)
     if asked.engine == "vllm" and (problem := head_problem(head_size_of(config))):
         yield Finding(f"{asked.key}: {asked.path!r} has {problem}; take another model, or a GPU")
