@@ -63,13 +63,12 @@ class Memory:
     """Of ``total``, what goes to host memory where the GPU has no room for it, at the price of speed."""
 
 
-def learner_rank(
-    shape: ModelShape, learner: LearnerConfig, *, on_gpu: bool, reference: bool = False, trained: int | None = None
-) -> Memory:
+def learner_rank(shape: ModelShape, learner: LearnerConfig, *, on_gpu: bool, reference: bool = False) -> Memory:
     """One rank of the learner.
 
     weights      bP; stage 3: bP/N, and b min(P, 1e9) gathered
     gradients    4P (float32 sums); stages 2 and 3: 4P/N
+                 with ``learner.lora`` P is the adapters' here and below, and weights are its bP more
     optimizer    8P moments, with float32 masters 12P; from stage 1 on, which bfloat16 always has, a rank's Nth
     reference    bP
     activations  T L (one layer) and one layer's more that the backward pass works on; ``layer_bytes`` has a layer. With
@@ -82,10 +81,10 @@ def learner_rank(
     touched stays, it is all, activations ``HEAP`` times, and the libraries. ``learner.deepspeed`` with
     ``offload_optimizer`` moves optimizer and gradients to the host, with ``offload_param`` the weights.
     """
-    count, item, ranks = trained or shape.parameters, ITEM[learner.dtype], learner.ranks
+    count, item, ranks = trained_elements(shape, learner), ITEM[learner.dtype], learner.ranks
     stage = effective_stage(learner)
     share = 1 if stage == 0 else ranks
-    weights = item * shape.parameters
+    weights = item * (shape.parameters + (count if learner.lora else 0))
     gathered = 0
     if stage == 3:
         gathered = item * min(shape.parameters, LIVE_ELEMENTS)
@@ -111,6 +110,19 @@ def learner_rank(
         return Memory(parts=parts, total=states + max(layers + head, update), host=host)
     parts |= {"activations": int(HEAP * layers), "libraries": LEARNER_LIBRARIES}
     return Memory(parts=parts, total=sum(parts.values()) + host["offloaded"], host={})
+
+
+def trained_elements(shape: ModelShape, learner: LearnerConfig) -> int:
+    """P, or what ``learner.lora`` trains: rank x (in + out) for each layer that gets an adapter."""
+    lora, hidden = learner.lora, shape.hidden_size
+    if lora is None:
+        return shape.parameters
+    query, key, inner = hidden + shape.query_width, hidden + shape.key_width, hidden + shape.inner_width
+    sizes = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}
+    if not shape.experts:  # they get none
+        sizes |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), inner)
+    targets = sizes if lora.target_modules == "all-linear" else lora.target_modules
+    return lora.rank * shape.num_hidden_layers * sum(sizes.get(name, 0) for name in targets)
 
 
 def effective_stage(learner: LearnerConfig) -> int:
@@ -165,7 +177,7 @@ def head_bytes(shape: ModelShape, learner: LearnerConfig) -> int:
     """A chunk of logits and what is made of it, and the float32 sums of the weight's gradient."""
     element = COMPILED_HEAD_ELEMENT if learner.compile else HEAD_ELEMENT
     chunk = min(HEAD_WORK_BYTES, learner.tokens_per_micro_batch * shape.vocab_size * element)
-    return chunk + 4 * shape.embedding
+    return chunk + (0 if learner.lora else 4 * shape.embedding)
 
 
 def kv_bytes(shape: ModelShape, dtype: str, options: Mapping[str, Any] = NO_OPTIONS) -> int:

@@ -91,5 +91,5 @@ def _check_layers(model: Any) -> None:
         if hasattr(module, "base_layer") and (id(module) in ends or not isinstance(module.base_layer, nn.Linear)):
             raise ConfigError(
                 f"learner.lora.target_modules: {name!r} is a {type(module.base_layer).__name__} that cannot be merged "
-                "into published weights; name layers between the embeddings"
+                "into published weights; name matrices between the embeddings, such as q_proj"
             )

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
-from rlserve.config.tables.learner import LearnerConfig
-from rlserve.memory.formulas import GIB, gpu_engine, layer_bytes, learner_rank
+from rlserve.config.tables.learner import LearnerConfig, LoraConfig
+from rlserve.memory.formulas import GIB, gpu_engine, layer_bytes, learner_rank, trained_elements
 from rlserve.memory.shape import KNOWN, ModelShape
+from rlserve.models.adapters import add_adapter
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -41,6 +42,19 @@ def test_parameters_are_those_of_the_model(family: str) -> None:
     # Biases are left out of the formula: Qwen2 has some.
     counted = sum(p.numel() for name, p in model.named_parameters() if not name.endswith("bias"))
     assert shape_of(FAMILIES[family]).parameters == counted
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("qwen3", "all-linear"), ("qwen2", "all-linear"), ("llama", ("q_proj", "down_proj")), ("qwen3_moe", ("k_proj",))],
+)
+def test_adapters_are_those_that_peft_makes(family: str, targets: Any) -> None:
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(FAMILIES[family])
+    lora = LoraConfig(rank=4, target_modules=targets)
+    add_adapter(model, lora)
+    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained_elements(shape_of(FAMILIES[family]), LearnerConfig(lora=lora)) == counted
 
 
 def test_known_models_have_the_size_in_their_name() -> None:

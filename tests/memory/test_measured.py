@@ -67,6 +67,7 @@ WHOLE = pytest.mark.whole
         pytest.param("untied", {"dtype": "float32", "zero_stage": 2}, marks=WHOLE),
         pytest.param("90M", {"dtype": "float32", "gradient_checkpointing": True}, marks=WHOLE),
         pytest.param("23M", {"dtype": "bfloat16"}, marks=WHOLE),
+        pytest.param("95M", {"dtype": "float32", "lora": {}}, marks=WHOLE),
     ],
 )
 def test_a_learner_holds_what_was_planned(models: Any, size: str, learner: dict[str, Any]) -> None:

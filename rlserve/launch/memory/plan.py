@@ -22,6 +22,7 @@ from rlserve.memory.formulas import (
     kv_bytes,
     learner_rank,
     teacher_server,
+    trained_elements,
 )
 from rlserve.memory.machine import Machine
 from rlserve.memory.shape import ModelShape
@@ -74,11 +75,12 @@ def plan_memory(config: RunConfig, machine: Machine, shape: ModelShape) -> Memor
         gpus = shares.get(need.process, ())
         if (memory := _memory(config, machine, shape, need, gpus)) is not None:
             planned.append(Planned(name=need.process, gpus=gpus, memory=memory))
-    publish = config.learner.publish_dtype or config.rollout.dtype
+    learner = config.learner
+    publish = learner.dtype if learner.lora else learner.publish_dtype or config.rollout.dtype
     return MemoryPlan(
         machine=machine,
         processes=tuple(planned),
-        shared=COPIES * ITEM[publish] * shape.parameters,
+        shared=COPIES * ITEM[publish] * trained_elements(shape, learner),
         longest=_per_token(config, shape) * config.model.max_length // config.rollout.tensor_parallel,
     )
 
@@ -93,7 +95,8 @@ def has_reference(config: RunConfig) -> bool:
     rewarded = algorithm.reward if isinstance(algorithm, MixedConfig) else algorithm
     kl = getattr(rewarded, "kl", None)
     wanted = getattr(rewarded, "type", "") in ("dpo", "kto") or bool(kl and kl.coefficient)
-    return wanted and not config.reference.teacher
+    # Of a policy with adapters it is the policy without them.
+    return wanted and not config.reference.teacher and config.learner.lora is None
 
 
 def _memory(config: RunConfig, machine: Machine, shape: ModelShape, need: Need, gpus: Sequence[str]) -> Memory | None:
