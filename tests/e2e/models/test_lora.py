@@ -38,9 +38,9 @@ def test_grpo_trains_adapters_and_publishes_them_alone(trained: Any) -> None:
     rows = trained.metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     check_counts_add_up(trained.summary()["groups"])
-    # Served are base plus adapters: behaviour and training agree from the first step on, and after each swap.
-    assert max(row["algorithm/mismatch_kl"] for row in rows if "algorithm/mismatch_kl" in row) < 1e-2
-    assert rows[0]["algorithm/reference_kl_k3"] < 1e-9 < rows[-1]["algorithm/reference_kl_k3"]
+    # The policy begins as its base, which is the reference, and is served so.
+    assert max(rows[0][f"algorithm/{name}_kl{end}"] for name, end in (("mismatch", ""), ("reference", "_k3"))) < 1e-9
+    assert rows[-1]["algorithm/reference_kl_k3"] > 1e-3
     checkpoint = latest(trained.root / "checkpoints")
     assert checkpoint is not None and checkpoint.base_digest
     assert not list(checkpoint.path.glob("model*.safetensors"))
