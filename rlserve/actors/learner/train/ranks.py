@@ -170,15 +170,16 @@ def create_rank(
         needs=algorithm.needs & POLICY_OUTPUTS,
     )
     beside = needs_reference(algorithm) and not config.reference.teacher
+    reference: Reference | BaseReference | None = None
     if beside and config.learner.lora is not None:
-        return Rank(engine=engine, algorithm=algorithm, reference=BaseReference(engine))
-    # A refreshed reference is no longer the start model, so the checkpoint carries it.
-    kept = checkpoint.reference_path if checkpoint is not None else None
-    reference = Reference(str(kept or start_model), config.learner, rank_info) if beside else None
-    if reference is not None:
+        reference = BaseReference(engine)
+    elif beside:
+        # A refreshed reference is no longer the start model, so the checkpoint carries it.
+        kept = checkpoint.reference_path if checkpoint is not None else None
+        reference = Reference(str(kept or start_model), config.learner, rank_info)
         reference.is_start = kept is None
     if engine.planned_bytes:
-        held = reference.module.parameters() if reference is not None else ()
+        held = reference.module.parameters() if isinstance(reference, Reference) else ()
         engine.planned_bytes += sum(p.numel() * p.element_size() for p in held)
         engine.planned_bytes += ACTOR_BYTES if rank_info.device.type == "cpu" else 0
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
