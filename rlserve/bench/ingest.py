@@ -4,6 +4,8 @@ The learner's side is real: streams, checks, leases, a store on disk, and a trai
 The workers are another process, which answers each lease with a group of that task. The rate is per second of the
 learner's processor time, so that neither the workers nor other programs on the machine change it.
 
+The store is a file or, asked for, a Redis server; the server's own processor time is not counted.
+
 The reference is the least work with the same bytes: each group is decoded and inserted by itself, without streams,
 leases or a trainer.
 """
@@ -14,8 +16,8 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +34,8 @@ from rlserve.actors.rollout.lease_frames import FinishedGroup, together
 from rlserve.algorithms import registry
 from rlserve.batching.filters import why_drop
 from rlserve.config.algorithms.policy_gradient import GrpoConfig
+from rlserve.config.paths import RunPaths
+from rlserve.config.tables.store import StoreConfig
 from rlserve.errors import DeadlineExceeded
 from rlserve.observability.metrics import percentile
 from rlserve.records import (
@@ -51,8 +55,8 @@ from rlserve.rpc.channel import open_channel
 from rlserve.rpc.codec import GroupLimits
 from rlserve.rpc.options import ServerOptions
 from rlserve.rpc.server import serving
-from rlserve.store.base import GroupInfo
-from rlserve.store.sqlite import SqliteStore
+from rlserve.store.base import GroupInfo, Store
+from rlserve.store.registry import backend_of
 from rlserve.v1 import rollout_stream_service_pb2 as pb
 from rlserve.v1 import rollout_stream_service_pb2_grpc as pb_grpc
 
@@ -71,6 +75,7 @@ TARGET = 2000.0
 """Groups a second of one core, as the least that is aimed at: a learner must not be the bottleneck of its workers."""
 LIMITS = GroupLimits(vocab_size=64, max_tokens=64, max_trajectories=SAMPLES)
 RUN, TOKENIZER = "bench", "tokenizer"
+FILE = StoreConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +87,21 @@ class _Measured:
     """Seconds from a group's sending to its ack."""
 
 
-def measure(*, workers: Sequence[int] = WORKERS, seconds: float = SECONDS) -> dict[str, object]:
+def measure(
+    *, workers: Sequence[int] = WORKERS, seconds: float = SECONDS, store: StoreConfig = FILE
+) -> dict[str, object]:
     """Groups per wall second and per second of one core, and latencies of acknowledgements."""
     collector.spare()
-    bare = _bare_rate(seconds / 2)
+    bare = _bare_rate(seconds / 2, store)
     numbers: dict[str, object] = {"group_bytes": len(codec.group_to_bytes(_answer(_lease(0), "w")))}
     for count in workers:
-        numbers[f"{count}_workers"] = asyncio.run(_measure(count, seconds, bare))
+        numbers[f"{count}_workers"] = asyncio.run(_measure(count, seconds, bare, store))
     return {**numbers, "bare_groups_a_core_second": bare, "target_groups_a_core_second": TARGET}
 
 
-async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as directory:
-        inbox = _inbox(Path(directory))
+async def _measure(workers: int, seconds: float, bare: float, config: StoreConfig) -> dict[str, float]:
+    with _opened(config) as store:
+        inbox = _inbox(store)
         stop = threading.Event()
         trainer = threading.Thread(target=_train, args=(inbox, stop))
         trainer.start()
@@ -129,11 +136,23 @@ async def _measure(workers: int, seconds: float, bare: float) -> dict[str, float
     }
 
 
-def _bare_rate(seconds: float) -> float:
+@contextmanager
+def _opened(config: StoreConfig) -> Iterator[Store]:
+    """A new store, which is deleted in the end."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        backend, paths = backend_of(config), RunPaths(Path(directory))
+        store = backend.open(paths)
+        try:
+            yield store
+        finally:
+            store.close()
+            backend.remove(paths)
+
+
+def _bare_rate(seconds: float, config: StoreConfig) -> float:
     """Groups a second of one core, decoded and inserted one by one."""
     payloads = [codec.group_to_bytes(_answer(_lease(index), "w")) for index in range(256)]
-    with tempfile.TemporaryDirectory() as directory:
-        store = SqliteStore(Path(directory) / "groups.sqlite")
+    with _opened(config) as store:
         started, count = time.process_time(), 0
         while (used := time.process_time() - started) < seconds:
             payload = payloads[count % len(payloads)]
@@ -141,11 +160,10 @@ def _bare_rate(seconds: float) -> float:
             # A new id each time: the store ignores a group that it has received before.
             store.receive(GroupInfo(group_id=f"{group.group_id}/{count}", worker_id=group.worker_id), payload)
             count += 1
-        store.close()
     return count / used
 
 
-def _inbox(directory: Path) -> Inbox:
+def _inbox(store: Store) -> Inbox:
     algorithm = registry.create(GrpoConfig())
     settings = InboxSettings(
         run_id=RUN,
@@ -160,7 +178,7 @@ def _inbox(directory: Path) -> Inbox:
         limits=LIMITS,
     )
     return Inbox(
-        SqliteStore(directory / "groups.sqlite"),
+        store,
         settings,
         why_drop=functools.partial(why_drop, algorithm=algorithm),
     )

@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="for the same: processes per side (default 2)")
     parser.add_argument("--pairs", type=int, default=20_000, help="for the same: pairs of answers (default 20000)")
     parser.add_argument("--model", default="", help="for real_model: the folder of the model, instead of its Hub name")
+    parser.add_argument(
+        "--store", choices=("sqlite", "redis"), default="sqlite", help="for ingest: where groups are kept"
+    )
+    parser.add_argument(
+        "--url", default="redis://127.0.0.1:6379/0", help="for the same: the Redis server (default %(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="for the same: read existing runs, repeat none")
     parser.add_argument("--json", action="store_true", help="print only the numbers, as JSON")
 
@@ -78,6 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if name == "verifier":
         return _verifier_options(arguments)
+    if name == "ingest":
+        from rlserve.config.tables.store import StoreConfig
+
+        options = {"url": arguments.url} if arguments.store == "redis" else {}
+        try:
+            return {"store": StoreConfig(type=arguments.store, options=options)}
+        except ValueError:  # not repeated: it shows what it refuses
+            raise InvalidRequest("--url: has a password; give it in RLSERVE_REDIS_PASSWORD") from None
     if name not in LONG:
         return {}
     if name == "gpu":

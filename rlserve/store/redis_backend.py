@@ -59,7 +59,8 @@ class RedisBackend:
             with closing(self._link(quick=True)) as link:
                 yield from setting_problems(link, replicas=self._replicas)
         except RlserveError as error:
-            yield StoreProblem(f"store.options.url: {str(error).removeprefix('store.options.url: ')}")
+            told = str(error).removeprefix("store: ").removeprefix("store.options.url: ")
+            yield StoreProblem(f"store.options.url: {told}")
 
     def open(self, paths: RunPaths) -> Store:
         from rlserve.store.redis_settings import setting_problems
