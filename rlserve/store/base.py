@@ -245,6 +245,14 @@ class StoreBackend(Protocol):
         """
         ...
 
+    def remember_hub(self, paths: RunPaths, memory: bytes) -> None:
+        """Keep what the run's hub must know after a restart, in the place of what it kept before."""
+        ...
+
+    def recall_hub(self, paths: RunPaths) -> bytes | None:
+        """What ``remember_hub`` kept last; None before the first."""
+        ...
+
     def remove(self, paths: RunPaths) -> None:
         """Delete the store, if there is one. Raises InvalidRequest when it is of a run in another directory."""
         ...

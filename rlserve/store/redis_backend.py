@@ -92,6 +92,15 @@ class RedisBackend:
         with closing(self._link()) as link:
             return f"{self._url} {put_back(link, self._keys(paths), copy)}:*"
 
+    def remember_hub(self, paths: RunPaths, memory: bytes) -> None:
+        with closing(self._link(quick=True)) as link:
+            link.call("SET", f"{self._keys(paths)}:hub", memory)
+
+    def recall_hub(self, paths: RunPaths) -> bytes | None:
+        with closing(self._link(quick=True)) as link:
+            found: bytes | None = link.call("GET", f"{self._keys(paths)}:hub")
+            return found
+
     def remove(self, paths: RunPaths) -> None:
         from rlserve.store.redis_store import key_of, keys_of
 
@@ -107,7 +116,7 @@ class RedisBackend:
                     "--set name=NAME, or, if nothing needs it, delete it: "
                     f"`redis-cli -u {self._url} del {' '.join(keys_of(prefix))}`"
                 )
-            link.call("UNLINK", *keys_of(prefix))
+            link.call("UNLINK", f"{prefix}:hub", *keys_of(prefix))
 
     def _claim(self, store: "RedisStore", paths: RunPaths) -> None:
         # So that --overwrite deletes no store of a run of the same name elsewhere.

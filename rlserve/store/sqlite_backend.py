@@ -13,6 +13,8 @@ from rlserve.store.sqlite import SqliteStore
 
 JOURNALS = ("", "-wal", "-shm")
 """Suffixes that SQLite appends to a file's name; a journal must not outlive the file that it belongs to."""
+HUB_FILE = "hub.json"
+"""Beside the store: the hub is another process, and a file of its own needs no lock."""
 
 
 class SqliteBackend:
@@ -59,7 +61,18 @@ class SqliteBackend:
         _sync(paths.store.parent)
         return f"{paths.store}.replaced"
 
+    def remember_hub(self, paths: RunPaths, memory: bytes) -> None:
+        paths.root.mkdir(parents=True, exist_ok=True)
+        partial = paths.root / f"{HUB_FILE}.partial"
+        partial.write_bytes(memory)
+        partial.rename(paths.root / HUB_FILE)
+
+    def recall_hub(self, paths: RunPaths) -> bytes | None:
+        file = paths.root / HUB_FILE
+        return file.read_bytes() if file.exists() else None
+
     def remove(self, paths: RunPaths) -> None:
+        (paths.root / HUB_FILE).unlink(missing_ok=True)
         for journal in JOURNALS:
             Path(f"{paths.store}{journal}").unlink(missing_ok=True)
 

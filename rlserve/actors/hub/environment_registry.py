@@ -14,7 +14,7 @@ import re
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -130,6 +130,21 @@ class EnvironmentRegistry:
                 offer.withdrawn = False
                 logger.warning("environment %r: restored; its server at %s is alive", name, offer.spec.address)
                 self._update_actors(name)
+
+    def standalone(self) -> list[tuple[EnvironmentSpec, str]]:
+        """The standalone specs in the order of their arrival, each with the host that it came from."""
+        kept = [offer for (_, owner), offer in self._offers.items() if owner == STANDALONE]
+        return [(offer.spec, offer.host) for offer in kept]
+
+    def kept_out(self) -> list[str]:
+        """Names that stay out until they are registered again on purpose, sorted."""
+        return sorted(self._kept_out)
+
+    def keep_out(self, names: Iterable[str]) -> None:
+        """Keep names out, whether they are registered or not."""
+        for name in names:
+            self._kept_out.add(name)
+            self._update_actors(name)
 
     def all(self) -> list[EnvironmentSpec]:
         """One active spec per name, sorted by name."""

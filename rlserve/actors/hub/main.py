@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from rlserve.actors.hub.memory import HubMemory
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.service import SERVICE_NAME, HubService
 from rlserve.actors.stop import stop_signals
@@ -22,14 +23,16 @@ MAX_REQUEST_BYTES = 2**18
 """The largest request is an environment's spec with its schema, a few KiB."""
 
 
-async def run_hub(address: str, heartbeat_timeout_seconds: float, ready: Callable[[str], None]) -> int:
+async def run_hub(
+    address: str, heartbeat_timeout_seconds: float, ready: Callable[[str], None], memory: HubMemory | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     ``ready`` is called once, with the address that other actors dial. Raises ConfigError or Unavailable when
     ``address`` cannot be served.
     """
     with stop_signals() as stopped:
-        async with hub_server(address, heartbeat_timeout_seconds) as server:
+        async with hub_server(address, heartbeat_timeout_seconds, memory) as server:
             ready(server.address)
             await stopped.wait()
             logger.info("hub stops")
@@ -39,10 +42,13 @@ async def run_hub(address: str, heartbeat_timeout_seconds: float, ready: Callabl
 
 
 @asynccontextmanager
-async def hub_server(address: str, heartbeat_timeout_seconds: float) -> AsyncIterator[RunningServer]:
-    """A hub that answers until the block ends."""
+async def hub_server(
+    address: str, heartbeat_timeout_seconds: float, memory: HubMemory | None = None
+) -> AsyncIterator[RunningServer]:
+    """A hub that answers until the block ends; it goes on with what an earlier one left in ``memory``."""
     registry = Registry(heartbeat_timeout_seconds=heartbeat_timeout_seconds, clock=time.monotonic, wall_clock=time.time)
-    service = HubService(registry)
+    service = HubService(registry, memory)
+    await service.restore()
     async with serving(
         service.add_to,
         address=address,

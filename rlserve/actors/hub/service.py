@@ -1,5 +1,7 @@
 """HubService: translates messages and calls the registry."""
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -8,15 +10,18 @@ from typing import Any
 import grpc.aio
 
 from rlserve.actors.hub.environment_registry import EnvironmentRegistry
+from rlserve.actors.hub.memory import HubMemory
 from rlserve.actors.hub.paging import page
 from rlserve.actors.hub.registry import Registry
 from rlserve.actors.hub.watchers import Watchers
-from rlserve.errors import NotReady
+from rlserve.errors import NotReady, RlserveError
 from rlserve.records import ActorEvent, Change, RunState
 from rlserve.rpc import codec
 from rlserve.rpc.codec.check import text
 from rlserve.v1 import hub_service_pb2 as pb
 from rlserve.v1 import hub_service_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,7 +31,10 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HubService"].full_name
 class HubService(pb_grpc.HubServiceServicer):
     """gRPC servicer of one registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, memory: HubMemory | None = None) -> None:
+        """``memory`` is what a later hub of the run continues with; None: it begins with nothing."""
+        self._memory = memory
+        self._saving = asyncio.Lock()  # the later state is written last
         self._registry = registry
         self._environments = EnvironmentRegistry(registry)
         self._watchers = Watchers(registry)
@@ -35,6 +43,11 @@ class HubService(pb_grpc.HubServiceServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add this servicer to a server."""
         pb_grpc.add_HubServiceServicer_to_server(self, server)
+
+    async def restore(self) -> None:
+        """Continue with what an earlier hub kept."""
+        if self._memory is not None:
+            self._state = await self._memory.load(self._environments)
 
     def refresh(self) -> None:
         """Remove the environments of dead servers."""
@@ -84,6 +97,10 @@ class HubService(pb_grpc.HubServiceServicer):
     async def ReportRunState(self, request: pb.ReportRunStateRequest, context: Context) -> pb.ReportRunStateResponse:
         state = codec.run_state_from_proto(request.state, "state")
         self._state = replace(state, updated_unix_seconds=time.time())
+        try:
+            await self._save()
+        except RlserveError as error:  # the next report replaces it
+            logger.warning("the state of the run is not kept: %s", error)
         return pb.ReportRunStateResponse()
 
     async def RegisterEnvironment(
@@ -91,13 +108,22 @@ class HubService(pb_grpc.HubServiceServicer):
     ) -> pb.RegisterEnvironmentResponse:
         spec = codec.environment_from_proto(request.spec, "spec")
         self._environments.register(spec, request.lease_id, host=host_of_peer(context.peer()), again=request.again)
+        # A server that stays registers again by itself.
+        if request.again or not request.lease_id:
+            await self._save()
         return pb.RegisterEnvironmentResponse()
 
     async def UnregisterEnvironment(
         self, request: pb.UnregisterEnvironmentRequest, context: Context
     ) -> pb.UnregisterEnvironmentResponse:
         self._environments.unregister(text(request.name, "", "name"), keep_out=request.keep_out)
+        await self._save()
         return pb.UnregisterEnvironmentResponse()
+
+    async def _save(self) -> None:
+        if self._memory is not None:
+            async with self._saving:
+                await self._memory.save(self._environments, self._state)
 
     async def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: Context

@@ -105,10 +105,13 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
     match arguments.kind:
         case "hub":
             from rlserve.actors.hub.main import run_hub
+            from rlserve.actors.hub.memory import HubMemory
+            from rlserve.store.registry import backend_of
 
             address = arguments.address or config.hub.address
+            memory = HubMemory(backend_of(config.store), paths)
             # `print` gives the address on standard output, for scripts that start a hub on port 0.
-            return asyncio.run(run_hub(address, config.hub.heartbeat_timeout_seconds, print))
+            return asyncio.run(run_hub(address, config.hub.heartbeat_timeout_seconds, print, memory))
         case "environment":
             from rlserve.actors.environment.main import run_environment
 

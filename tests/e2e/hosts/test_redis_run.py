@@ -25,7 +25,13 @@ def test_a_run_outlives_redis_and_resumes_with_what_it_kept(
     run = new_run("on-redis")
     with RedisServer("--requirepass", SECRET, "--appendfsync", "always") as server:
         # A policy that stays as it is: one that learns leaves ever fewer groups that teach.
-        chosen = {"steps": 10, "learner.lr": 1e-9, "checkpoint.every_steps": 2, "store.type": "redis"}
+        chosen = {
+            "steps": 10,
+            "learner.lr": 1e-9,
+            "checkpoint.every_steps": 2,
+            "launch.learner_restarts": 0,
+            "store.type": "redis",
+        }
         chosen["store.options.url"] = server.url
         run.start(
             *small_run_arguments(run), *(word for key, value in chosen.items() for word in ("--set", f"{key}={value}"))
