@@ -32,6 +32,7 @@ COMMANDS = (
     Command("join", "rlserve.cli.runs.join", "make this host a rollout worker, verifier or teacher of a run"),
     Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
     Command("set", "rlserve.cli.runs.set", "change a setting of a run that goes on"),
+    Command("scale", "rlserve.cli.runs.scale", "more or fewer processes of a run that goes on"),
     Command("rollout", "rlserve.cli.runs.rollout", "rollout workers of a run: status, pause, resume, sample"),
     Command("report", "rlserve.cli.runs.report", "rebuild a run's report page from its directory"),
     Command("env", "rlserve.cli.env", "environments: register, list, sample, check, new, decontaminate"),

@@ -80,6 +80,11 @@ class RunPaths:
         return self.root / "live.json"
 
     @property
+    def scale(self) -> Path:
+        """What ``rlserve scale`` asks the launcher for, until the launcher takes it."""
+        return self.root / "scale.json"
+
+    @property
     def trackers(self) -> Path:
         """By which names trackers know the run."""
         return self.root / "trackers.json"

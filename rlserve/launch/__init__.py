@@ -9,6 +9,7 @@
 * ``local``           the launcher of processes on this machine
 * ``ray``             the launcher of processes on a Ray cluster
 * ``process``         one child process: session, log, stop and kill
+* ``scaling``         more and fewer processes of a pool while a run goes on
 * ``supervision``     what all launchers share: restarts, the learner's ranks, the order of a stop
 * ``last_words``      the error in the log of a process that ended
 * ``ports``           addresses on this machine

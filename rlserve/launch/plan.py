@@ -71,6 +71,23 @@ def plan_hub(run_directory: Path, address: str) -> ProcessSpec:
     return _actor(HUB, "hub", ("--run", str(run_directory), "--address", address))
 
 
+def pool_of(name: str) -> str:
+    """The pool of a process: its name without the number, ``"teacher-big"`` of ``"teacher-big-0"``."""
+    return name.rpartition("-")[0]
+
+
+def configured_address(config: RunConfig, spec: ProcessSpec) -> str:
+    """Where an actor listens as configured; empty for what is no actor."""
+    known = {
+        "environment": ANY_PORT,
+        "verifier": config.verifier.address,
+        "learner": config.learner.address,
+        "rollout": config.rollout.address,
+        "teacher": {f"teacher-{t.name}": t.address for t in config.teachers}.get(pool_of(spec.name), ""),
+    }
+    return known.get(spec.kind, "")
+
+
 def _at(config: RunConfig, address: str) -> tuple[str, ...]:
     # Without launch.host each actor reads its address from the configuration itself.
     return ("--address", on_host(address, config.launch.host)) if config.launch.host else ()

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 from rlserve.config.load import load_run, to_toml
 from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
+from rlserve.config.tables.launch import RayConfig
 from rlserve.errors import UnknownName
 from rlserve.launch.base import Launcher, LauncherType, RunFailed
 from rlserve.launch.plan import LEARNER, ProcessSpec
 from rlserve.launch.registry import LAUNCHERS, launcher_type
+from rlserve.launch.scaling.requests import ask
 from rlserve.launch.supervision import supervisor
 from rlserve.launch.supervision.actors import EARLY
 from rlserve.observability.events import read_json_lines
@@ -81,7 +84,9 @@ def ray_cluster() -> Iterator[None]:
     """One for all tests: a launcher keeps to the connection that its process has."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from rlserve.launch.ray.cluster import LOCAL, connect
+
+    connect(RayConfig(address=LOCAL), cpus=8)
     yield
     ray.shutdown()
 
@@ -213,6 +218,32 @@ async def test_a_learner_that_is_killed_again_and_again_ends_the_run(make: Calla
         with pytest.raises(RunFailed, match=r"learner: killed by SIGKILL\nNo checkpoint was made yet"):
             await running
     assert len(site.pids(LEARNER)) == 2
+
+
+async def test_a_pool_grows_and_shrinks_and_what_left_stays_away(make: Callable[..., Site]) -> None:
+    site = make()
+    worker = site.spec(
+        "rollout-0",
+        "name = sys.argv[1]\n(marks / name).touch()\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: ((marks / (name + '-left')).touch(), sys.exit(0)))\n{FOREVER}",
+    )
+    worker = replace(worker, command=(*worker.command, "rollout-0"))  # the name is replaced in those that join
+    server = site.spec("verifier-0", FOREVER, kind="verifier")
+    async with run(site, site.learner(FOREVER), worker, server):
+        await until(lambda: site.pids("verifier-0"))
+        ask(site.paths.scale, {"rollout": 3})
+        await until(lambda: (site.marks / "rollout-1").exists() and (site.marks / "rollout-2").exists())
+        await until(lambda: site.events("scaled"))
+        await asyncio.sleep(0.2)  # their handlers
+        ask(site.paths.scale, {"rollout": 1, "learner": 2})
+        await until(lambda: len(site.events("scaled")) == 3)
+        assert (site.marks / "rollout-1-left").exists() and (site.marks / "rollout-2-left").exists()
+        assert not (site.marks / "rollout-0-left").exists()
+    assert [(e["pool"], e["before"], e["now"]) for e in site.events("scaled")] == [
+        ("rollout", 1, 3), ("rollout", 3, 1), ("learner", 0, 0),
+    ]  # fmt: skip
+    assert "learner: this run's launcher starts none" in site.events("scaled")[2]["problem"]
+    assert site.events("actor_died") == []
 
 
 @pytest.mark.parametrize("learner_lives", [True, False])

@@ -7,6 +7,7 @@
 * ``openai_server``  ``serve openai``: the OpenAI-compatible endpoint of a model or a run
 * ``status``    state of a run and its live actors
 * ``set``       changes a setting of a run that goes on
+* ``scale``     more or fewer processes of a run that goes on
 * ``rollout``   status, pause, resume and samples of rollout workers
 * ``report``    rebuilds report.html
 * ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint

@@ -26,6 +26,21 @@ class RayConfig(Section):
     """Limit for the cluster to have room for a process, at the start and after a node was lost; then the run ends."""
 
 
+class Bounds(Section):
+    """Between how many processes a pool is kept by what is measured."""
+
+    min: int = Field(1, ge=1)
+    """Fewest processes."""
+    max: int = Field(ge=1)
+    """Most processes."""
+
+    @model_validator(mode="after")
+    def _are_bounds(self) -> "Bounds":
+        if self.min > self.max:
+            raise ValueError(f"min: is {self.min}, above max = {self.max}; give a range")
+        return self
+
+
 class LaunchConfig(Section):
     """How the launcher treats its processes."""
 
@@ -38,6 +53,9 @@ class LaunchConfig(Section):
     host: str = ""
     """Name or IP of this machine at which all of its actors listen, so that other hosts reach them; an actor whose
     ``address`` is configured beyond this machine keeps that. Empty: this machine alone."""
+    scale: dict[str, Bounds] = Field(default_factory=dict)
+    """Pools whose size follows what is measured, e.g. ``{ rollout = { min = 1, max = 8 } }``: ``rollout`` by the
+    learner's waiting, ``verifier`` and ``teacher-NAME`` by their queues."""
     start_seconds: float = Field(180.0, gt=0)
     """Limit for an actor to serve, or to announce that it starts. A start that makes progress has no limit."""
     prepare_seconds: float = Field(86400.0, gt=0)
@@ -64,6 +82,10 @@ class LaunchConfig(Section):
     def _grace_is_short(self) -> "LaunchConfig":
         if self.stop_seconds > 600:
             raise ValueError(f"launch.stop_seconds: is {self.stop_seconds}; at most 600")
+        for pool in self.scale:
+            # An environment server reports no queue, by which it could be scaled.
+            if pool not in ("rollout", "verifier") and not pool.startswith("teacher-"):
+                raise ValueError(f"launch.scale: names {pool!r}; give rollout, verifier or teacher-NAME")
         for kind in self.ray.cpus:
             if kind not in KINDS or kind == "hub":  # the hub stays with the launcher
                 raise ValueError(f"launch.ray.cpus: names {kind!r}; give of {', '.join(KINDS[1:])}")

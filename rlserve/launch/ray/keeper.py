@@ -6,7 +6,6 @@ another one.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -95,10 +94,10 @@ class Keeper:
         self._child.kill()  # grandchildren in its group may have outlived it
         return status
 
-    def terminate(self) -> None:
-        """SIGTERM to the process."""
-        if self._child is not None:
-            self._child.signal(signal.SIGTERM)
+    def stop(self, grace_seconds: float) -> bool:
+        """SIGTERM, then after the grace SIGKILL to the process and its group; whether the grace was enough."""
+        assert self._child is not None
+        return self._loop.submit(self._child.stop(grace_seconds)).result()
 
     def kill(self) -> None:
         """SIGKILL to the process and its group."""

@@ -20,7 +20,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError
 from rlserve.launch.base import RunFailed
-from rlserve.launch.plan import HUB, LEARNER, PREPARE, ProcessSpec
+from rlserve.launch.plan import HUB, LEARNER, PREPARE, ProcessSpec, configured_address
 from rlserve.launch.ray.needs import Resources, check_needs, resources_of
 from rlserve.launch.supervision.started import Started
 from rlserve.launch.supervision.supervisor import RUN_DIRECTORY, Supervisor
@@ -102,9 +102,20 @@ class RayLauncher(Supervisor):
             self._keeper.token_file(self._paths.root).unlink(missing_ok=True)
             await asyncio.to_thread(self._disconnect)
 
+    async def _make_room(self, specs: Sequence[ProcessSpec]) -> None:
+        try:
+            await self._reserve(specs)
+        except RunFailed:
+            for spec in specs:
+                self._left(spec)
+            raise
+
+    def _left(self, spec: ProcessSpec) -> None:
+        self._places.release(spec.kind, spec.name)
+
     async def _reserve(self, specs: Sequence[ProcessSpec]) -> None:
         """Reserve room for processes of one kind. Raises RunFailed when the cluster has none in time."""
-        if not specs:
+        if not specs or specs[0].kind not in self._cluster.STRATEGIES:
             return
         resources = self._resources(specs[0])
         group = self._places.reserve(specs[0].kind, [spec.name for spec in specs], resources)
@@ -128,7 +139,7 @@ class RayLauncher(Supervisor):
             keeper, place = placed
             variables = self._environment(), _forwarded()
             try:
-                pid, start = await keeper.start.remote(spec, log, *variables, self._address(spec))
+                pid, start = await keeper.start.remote(spec, log, *variables, configured_address(self._config, spec))
             except self._process.GONE as error:
                 # Its node vanished after it was placed.
                 waiting.look(error)
@@ -177,19 +188,6 @@ class RayLauncher(Supervisor):
             "scheduling_strategy": self._places.strategy(kind, name),
         }
         return ray.remote(self._keeper.Keeper).options(**options).remote(self._site)
-
-    def _address(self, spec: ProcessSpec) -> str:
-        """Where an actor of this kind listens as configured; empty for what is no actor."""
-        config = self._config
-        teachers = {f"teacher-{t.name}": t.address for t in config.teachers}
-        known = {
-            "environment": "127.0.0.1:0",
-            "verifier": config.verifier.address,
-            "learner": config.learner.address,
-            "rollout": config.rollout.address,
-            "teacher": teachers.get(spec.name.rpartition("-")[0], ""),
-        }
-        return known.get(spec.kind, "")
 
     def _disconnect(self) -> None:
         import ray

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -23,6 +22,8 @@ GONE = RayError
 """What a call to a keeper raises that is no more."""
 LOST = -signal.SIGKILL
 """Status of a process whose keeper is gone: the kernel killed it with its keeper, or the node is gone as a whole."""
+ANSWER_SECONDS = 10.0
+"""For the answer of a keeper, beyond the time of what it was asked; calls on a busy machine take seconds."""
 RETRY_SECONDS = 1.0
 """Before a keeper that could not be reached is asked again; Ray says when it is dead."""
 
@@ -37,7 +38,7 @@ class RayProcess:
         self._keeper = keeper
         self._pid = pid
         self._host = host
-        self._lost = False
+        self._lost = self._stopping = False
         self._end = asyncio.create_task(self._ended())
 
     @property
@@ -52,22 +53,19 @@ class RayProcess:
         return await asyncio.shield(self._end)
 
     async def stop(self, grace_seconds: float) -> bool:
-        obeyed = True
-        if self.running:
-            self._keeper.terminate.remote()
-            obeyed = await self._ends_within(grace_seconds)
-        if not obeyed:
-            self.kill()
-            if not await self._ends_within(KILL_SECONDS):
-                logger.warning(
-                    "%s (pid %d on %s): no answer %g s after SIGKILL",
-                    self.spec.name,
-                    self.pid,
-                    self._host,
-                    KILL_SECONDS,
-                )
-                ray.kill(self._keeper)  # the process dies with it
-        return obeyed
+        if not self.running:
+            return True
+        self._stopping = True  # the keeper must live to answer
+        try:
+            async with asyncio.timeout(grace_seconds + KILL_SECONDS + ANSWER_SECONDS):
+                return bool(await self._keeper.stop.remote(grace_seconds))
+        except GONE:
+            return True  # it died with its keeper meanwhile
+        except TimeoutError:
+            logger.warning("%s (pid %d on %s): its keeper does not answer", self.spec.name, self.pid, self._host)
+            return False
+        finally:
+            ray.kill(self._keeper)  # the process, if it lives, dies with it
 
     def kill(self) -> None:
         if self.running:
@@ -78,10 +76,6 @@ class RayProcess:
 
     def describe(self, status: int) -> str:
         return f"lost with its Ray actor on node {self._host}" if self._lost else describe_exit(status)
-
-    async def _ends_within(self, seconds: float) -> bool:
-        done, _ = await asyncio.wait({self._end}, timeout=seconds)
-        return bool(done)
 
     async def _ended(self) -> int:
         while True:
@@ -94,7 +88,7 @@ class RayProcess:
                 logger.warning("%s: %s", self.spec.name, str(error).strip().splitlines()[-1])
                 self._lost = True
                 status = LOST
-            with contextlib.suppress(RayError):
+            if not self._stopping:
                 # Its share of the node is needed by the process that takes its place.
                 ray.kill(self._keeper)
             return status

@@ -24,9 +24,12 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.errors import ConfigError, DeadlineExceeded
 from rlserve.launch.base import RunFailed
+from rlserve.launch.gpus import gpus_to_plan
 from rlserve.launch.plan import HUB, LEARNER, ProcessSpec, plan_hub
 from rlserve.launch.ports import answers, is_taken, on_host, with_free_port
 from rlserve.launch.process import Child
+from rlserve.launch.scaling.pools import Pools
+from rlserve.launch.scaling.scaler import Scaler
 from rlserve.launch.supervision import silence
 from rlserve.launch.supervision.actors import keep_running
 from rlserve.launch.supervision.deaths import Deaths, quoted
@@ -38,6 +41,10 @@ from rlserve.records import Change
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0
+"""Longest time until the end of a process that was added during the run is noticed."""
+POLL_SECONDS = 0.05
+"""Between two looks whether a process was started; any value far below a start will do."""
 OVER_SECONDS = 60.0
 """Longest time from an actor's own end to the learner's at the end of a run: the learner still saves and measures."""
 RUN_DIRECTORY = "RLSERVE_RUN_DIRECTORY"
@@ -59,6 +66,9 @@ class Supervisor(ABC):
         self._events = EventLog(paths.events)
         self._deaths = Deaths(paths)
         self._children: dict[str, Started] = {}
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        """What keeps each process but the learner's alive, by name."""
+        self._learning: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.hub_address = ""
 
@@ -87,23 +97,31 @@ class Supervisor(ABC):
     async def run(self, specs: Sequence[ProcessSpec]) -> None:
         ranks = [spec for spec in specs if spec.kind == LEARNER]
         hub = self._children[HUB]
+        self._scaler = Scaler(self._config, self._paths, Pools(self._config, specs, gpus_to_plan(self._config)), self)
         # All at once: actors import their libraries and dial until the hub listens, so that nothing waits for anything
         # else.
-        keeping = [self._keep(hub), *(self._keep_one(spec) for spec in specs if spec.kind != LEARNER)]
-        tasks = [asyncio.create_task(work) for work in (*keeping, self._hub_listens(hub))]
-        learning = asyncio.create_task(self._keep_learner(ranks))
+        self._keeping = {HUB: asyncio.create_task(self._keep(hub))}
+        for spec in specs:
+            if spec.kind != LEARNER:
+                self._keep_going(spec)
+        listening = asyncio.create_task(self._hub_listens(hub))
+        self._learning = learning = asyncio.create_task(self._keep_learner(ranks))
         stopped = asyncio.create_task(self._stopping.wait())
         # These only observe: no failure of theirs ends a run.
         observing = [asyncio.create_task(work) for work in self._observers()]
-        pending = {*tasks, learning, stopped}
+        over: set[asyncio.Task[Any]] = set()
         try:
             while not (learning.done() or stopped.done()):
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                pending = {*self._keeping.values(), listening, learning, stopped} - over
+                # The timeout, since a process that was added meanwhile has a task that this wait does not know.
+                done, _ = await asyncio.wait(pending, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                over |= done
                 for task in done - {stopped}:
                     # Raises the RunFailed of an actor that was given up, or of a hub that does not come up.
-                    task.result()
+                    if not task.cancelled():  # as that of a process that was removed is
+                        task.result()
         finally:
-            every = (*tasks, learning, stopped, *observing)
+            every = (*self._keeping.values(), listening, learning, stopped, *observing)
             # The tasks that restart processes end first: close() would otherwise stop actors that come back.
             for task in every:
                 task.cancel()
@@ -134,8 +152,40 @@ class Supervisor(ABC):
     def _observers(self) -> Sequence[Coroutine[Any, Any, None]]:
         return (
             self._note_recoveries(),
+            self._scaler.run(self.hub_address),
             silence.watch(self.hub_address, self._living, self._warn, Silences(), self._note_start, Starts()),
         )
+
+    def running(self) -> Sequence[ProcessSpec]:
+        return [child.spec for name, child in self._children.items() if name in self._keeping and name != HUB]
+
+    async def add(self, specs: Sequence[ProcessSpec]) -> None:
+        await self._make_room(specs)
+        for spec in specs:
+            self._keep_going(spec)
+            # Until it is one of the running ones, or the same name would be given twice.
+            while spec.name not in self._children and not self._keeping[spec.name].done():
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def remove(self, name: str) -> None:
+        self._keeping.pop(name).cancel()
+        child = self._children[name]
+        if not await child.stop(self._config.launch.stop_seconds):
+            self._events.note("actor_killed", actor=name, seconds=self._config.launch.stop_seconds)
+        # Only now: a stop of the run meanwhile must find it.
+        del self._children[name]
+        self._left(child.spec)
+
+    async def _make_room(self, specs: Sequence[ProcessSpec]) -> None:
+        """What more processes need before they start. Raises RlserveError when there is no room for them."""
+        return
+
+    def _left(self, spec: ProcessSpec) -> None:
+        """A process left for good: its room is free."""
+        return
+
+    def _keep_going(self, spec: ProcessSpec) -> None:
+        self._keeping[spec.name] = asyncio.create_task(self._keep_one(spec))
 
     async def _keep_one(self, spec: ProcessSpec) -> None:
         await self._keep(await self._started(spec))
@@ -178,14 +228,11 @@ class Supervisor(ABC):
 
         The actor may have received its goodbye from another process.
         """
-        learners = [child for child in self._children.values() if child.spec.kind == LEARNER]
-        ends = [asyncio.create_task(child.wait()) for child in learners]
-        if ends:
-            # wait(), unlike wait_for(), leaves the tasks running at the timeout and raises nothing.
-            await asyncio.wait(ends, timeout=OVER_SECONDS)
-        for task in ends:
-            task.cancel()
-        return not any(child.running for child in learners)
+        if self._learning is not None:
+            # wait(), unlike wait_for(), leaves the task running at the timeout and raises nothing. The task, not the
+            # process: a learner that was killed is started again.
+            await asyncio.wait({self._learning}, timeout=OVER_SECONDS)
+        return self._learning is not None and self._learning.done()
 
     def _living(self) -> Mapping[str, int]:
         return {name: child.pid for name, child in self._children.items() if child.running}

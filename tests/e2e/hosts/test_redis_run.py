@@ -33,6 +33,7 @@ def test_a_run_outlives_redis_and_resumes_with_what_it_kept(
             "store.type": "redis",
         }
         chosen["store.options.url"] = server.url
+        chosen["launch.learner_restarts"] = 0  # the user resumes, once Redis is back
         run.start(
             *small_run_arguments(run), *(word for key, value in chosen.items() for word in ("--set", f"{key}={value}"))
         )
