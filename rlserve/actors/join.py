@@ -51,6 +51,8 @@ RETRY_SECONDS = 0.5
 """Pause after a connection that failed; short against the start of an actor."""
 QUIET_SECONDS = 30.0
 """A learner that sends no part of a file for this long is asked again; as with weights."""
+SAY_SECONDS = 60.0
+"""Between two lines about a learner that is not there yet."""
 REACH_SECONDS = 10.0
 """Time in which the hub must answer: a wrong address or token should show at once."""
 
@@ -76,8 +78,14 @@ async def join(hub: str, role: ActorKind, teacher: str, cache: Path, *, wait_sec
         while True:
             left = progress.moved_at + wait_seconds - time.monotonic()
             try:
-                learner = await client.wait_for(ActorKind.LEARNER, deadline_seconds=max(left, RETRY_SECONDS))
+                limit = max(min(left, SAY_SECONDS), RETRY_SECONDS)
+                learner = await client.wait_for(ActorKind.LEARNER, deadline_seconds=limit)
                 return await _take(learner.address, role, teacher, cache, progress)
+            # A learner joins once it has its start model, whose pretraining may take hours.
+            except DeadlineExceeded as error:
+                if left < 0:
+                    raise
+                logger.info("join: %s; waiting for up to %.0f s more", error, left)
             # The learner restarts, or the link is cut. What has come so far is kept.
             except (Unavailable, NotReady) as error:
                 if left < 0:

@@ -30,6 +30,7 @@ COMMANDS = (
         "one actor on this host: hub, rollout, verifier, environment, teacher, learner; or an OpenAI endpoint",
     ),
     Command("join", "rlserve.cli.runs.join", "make this host a rollout worker, verifier or teacher of a run"),
+    Command("render", "rlserve.cli.runs.render", "manifests of a run: Kubernetes, KubeRay, Slurm, compose"),
     Command("status", "rlserve.cli.runs.status", "state of a run and its live actors"),
     Command("set", "rlserve.cli.runs.set", "change a setting of a run that goes on"),
     Command("scale", "rlserve.cli.runs.scale", "more or fewer processes of a run that goes on"),

@@ -2,6 +2,7 @@
 
 * ``run``             ``run(config, paths)``: a whole run, from the claim of its directory to its report
 * ``interrupts``      runs and stops a run in a command, a thread, a notebook
+* ``render/``        the plan as manifests for clusters
 * ``plan``            a configuration as a list of processes; pure
 * ``gpus``            which GPUs each process gets; pure
 * ``base``            what a launcher promises

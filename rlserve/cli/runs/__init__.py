@@ -4,6 +4,7 @@
 * ``plan``      the memory of each process, and whether it fits
 * ``serve``     one actor
 * ``join``      one actor on a host without the run's files
+* ``render``    manifests of a run for a cluster
 * ``openai_server``  ``serve openai``: the OpenAI-compatible endpoint of a model or a run
 * ``status``    state of a run and its live actors
 * ``set``       changes a setting of a run that goes on

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cores", default="", help="processor cores to run on, e.g. 0,1; default: any")
     parser.add_argument("--cache", type=Path, help="where fetched files are kept; default: ~/.cache/rlserve/join")
-    parser.add_argument("--wait", type=float, default=600.0, help="seconds to wait for a learner (default 600)")
+    parser.add_argument("--wait", type=float, default=86400.0, help="seconds to wait for a learner (default: a day)")
 
 
 def run(arguments: argparse.Namespace) -> int:

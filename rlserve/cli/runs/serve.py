@@ -5,6 +5,8 @@ import asyncio
 import importlib
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,8 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
                 # Without a launcher, write config.toml here: eval, report and --resume read it.
                 paths.root.mkdir(parents=True, exist_ok=True)
                 write_config(config, paths)
+                if code := _prepared(config, paths):
+                    return code
             return run_learner(
                 config,
                 paths,
@@ -158,6 +162,17 @@ def _serve(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, ac
                 address=arguments.address,
                 resume=arguments.resume,
             )
+
+
+def _prepared(config: RunConfig, paths: RunPaths) -> int:
+    """Make the start models, which a launcher does in a process beside; returns the exit code."""
+    if config.pretrain is None and not any(teacher.is_made_here for teacher in config.teachers):
+        return 0
+    from rlserve.actors.process import PARENT_PID
+
+    # A process of its own: what it imports and allocates does not stay with the learner.
+    command = [sys.executable, "-m", "rlserve.launch.prepare", str(paths.root)]
+    return subprocess.run(command, env={**os.environ, PARENT_PID: str(os.getpid())}, check=False).returncode
 
 
 def _serve_teacher(arguments: argparse.Namespace, config: RunConfig, paths: RunPaths, actor_id: str) -> int:

@@ -22,6 +22,7 @@ BAD = BadLink(delay_seconds=0.025, loss=0.01, mbit=20)
 def test_a_worker_that_joined_over_a_link_trains_the_quick_start(
     link: BadLink | None,
     new_run: Callable[[str], Any],
+    small_run_arguments: Callable[[Any], list[str]],
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -33,8 +34,7 @@ def test_a_worker_that_joined_over_a_link_trains_the_quick_start(
         if link and not host.prefix:
             pytest.skip("a link of its own needs the right to make network namespaces")
         run.start(
-            "configs/quickstart.toml",
-            *("--set", f"directory={run.root.parent}", "--set", f"name={run.root.name}"),
+            *small_run_arguments(run),
             *("--set", f"launch.host={host.near}", "--set", "rollout.workers=0", "--set", "evaluate.problems=400"),
         )
         run.wait_until("hub", (run.root / "hub.address").exists, 120)
