@@ -41,9 +41,13 @@ class BareHost:
         assert self.link is not None
         self.link.send_signal(signal.SIGUSR1)
 
+    def environment(self) -> dict[str, str]:
+        """Nothing of this process's environment but the way to the programs."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
     def start(self, *words: str, environment: Mapping[str, str] | None = None, log: Path) -> "subprocess.Popen[bytes]":
-        """``rlserve WORDS`` there, with nothing of this process's environment but the path to the program."""
-        clean = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT), **(environment or {})}
+        """``rlserve WORDS`` there."""
+        clean = {**self.environment(), **(environment or {})}
         with log.open("ab") as file:
             return subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "rlserve.cli.main", *words],
@@ -64,7 +68,9 @@ def bare_host(home: Path, *, hidden: Path, link: BadLink | None = None) -> Itera
     # Several tests at once: a network of its own each.
     number = uuid.uuid4().int % 250 + 1
     name, near, far = f"rlserve-{number}", HERE.format(net=number), THERE.format(net=number)
-    hide = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{hidden}" && exec "$@"', "sh")
+    # Shared memory, too: weights would come by a file there, and not over the link.
+    inside = f'mount -t tmpfs none "{hidden}" && mount -t tmpfs none /dev/shm && exec "$@"'
+    hide = ("unshare", "-m", "sh", "-c", inside, "sh")
     direct = (
         f"ip link add jn{number} type veth peer name jf{number}",
         f"ip link set jf{number} netns {name}",

@@ -1,6 +1,7 @@
 """A worker that joined from another host trains the quick start: over a good link, and over a bad one that is cut."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,8 @@ def test_a_worker_that_joined_over_a_link_trains_the_quick_start(
         finally:
             worker.kill()
             worker.wait()
+    carriers = set(re.findall(r"came by (\w+)", (place / "far.log").read_text()))
+    assert carriers and carriers <= {"full_stream", "delta_stream"}, "nothing may come by a file that both can open"
     summary = run.summary()
     check_counts_add_up(summary["groups"])
     assert summary["accuracy_after"] >= 0.9
