@@ -161,10 +161,10 @@ def _configuration(text: str) -> RunConfig:
 def _at_home(config: RunConfig, place: Path) -> RunConfig:
     """The configuration with each path below ``place``."""
     values = config.model_dump(mode="json", exclude_none=True)
-    values["directory"], values["model"]["path"] = str(place.parent), str(place / "model")
-    for teacher in values["teachers"]:
-        if teacher["model"] == "model":
-            teacher["model"] = str(place / "model")
+    values["directory"] = str(place.parent)
+    for table, key in ((values["model"], "path"), *((teacher, "model") for teacher in values["teachers"])):
+        if table[key] == "model":  # a hub name stays
+            table[key] = str(place / "model")
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):

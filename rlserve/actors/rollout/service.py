@@ -98,7 +98,7 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
     def _checked(self, request: pb.GenerateRequest) -> tuple[list[int], SamplingChoice]:
         if not self._engine.alive:
             raise NotReady("engine: is not serving; the worker is starting or restarting")
-        # A worker that joined begins without any weights of the run.
+        # Until then it has the start model, which a run that goes on has long left behind.
         if not self._follower.digest:
             raise NotReady("weights: the worker serves none of the learner's yet; ask again in a moment")
         prompt = list(request.prompt_token_ids)

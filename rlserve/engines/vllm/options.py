@@ -13,7 +13,6 @@ from rlserve.engines.vllm.parent_watch import OWNER_VARIABLE
 from rlserve.errors import ConfigError
 from rlserve.nearest import nearest
 
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 CPU_BATCH_TOKENS = 2048
 """Tokens of one step on CPU, unless one prompt is longer: each number of rows up to it costs a compiled kernel."""
 
@@ -111,7 +110,6 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **({} if _has_weights(options.model_path) else {"load_format": "dummy"}),
         **options.further,
     }
     if on_cpu:
@@ -126,12 +124,6 @@ def engine_arguments(options: EngineOptions, *, on_cpu: bool) -> dict[str, Any]:
         if options.tensor_parallel == 1:
             arguments |= {"distributed_executor_backend": "uni"}
     return arguments | ({"kv_cache_memory_bytes": options.kv_cache_bytes} if options.kv_cache_bytes else {})
-
-
-def _has_weights(model: str) -> bool:
-    """False for a directory of configuration and tokenizer alone: the weights come from the learner."""
-    directory = Path(model)
-    return not directory.is_dir() or any(any(directory.glob(p)) for p in WEIGHT_FILES)
 
 
 def sampling_parameters(sampling: SamplingChoice, seed: int) -> Any:

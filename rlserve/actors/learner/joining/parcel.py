@@ -1,7 +1,7 @@
 """What a host that joins gets: the configuration less what its role does not read, and the files that it names.
 
-A rollout worker gets the model's configuration and tokenizer; its weights come by the policy stream. A teacher gets its
-model, weights included. A verifier gets the files of reward functions, if the run's owner lets them out.
+A rollout worker gets the start model, from which its engine learns the layout of the weights that the policy stream
+brings; a teacher gets its own. A verifier gets the files of reward functions, if the run's owner lets them out.
 """
 
 import hashlib
@@ -52,7 +52,10 @@ def parcel_for(role: ActorKind, teacher: str, config: RunConfig, paths: RunPaths
     """
     match role:
         case ActorKind.ROLLOUT:
-            return _parcel(_bare(config), model_files(start_model, weights=False))
+            files = model_files(start_model)
+            bare = _bare(config)
+            bare["model"]["path"] = MODEL if files else start_model
+            return _parcel(bare, files)
         case ActorKind.VERIFIER:
             options, files = _with_files(config.verifier_options)
             if files and not config.verifier.share_functions:
@@ -98,10 +101,9 @@ def _teacher(teacher: TeacherConfig, config: RunConfig, paths: RunPaths, start_m
         model = start_model if teacher.model == START else teacher.model and model_at(teacher.model)
     if not model:
         raise InvalidRequest(f"teachers.model: is empty for {teacher.name!r}; name a checkpoint to serve")
-    files = model_files(model, weights=True)
+    files = model_files(model)
     bare = _bare(config)
     place = next(place for place in bare["teachers"] if place["name"] == teacher.name)
-    # A hub name has no files here: the other host loads it from the hub itself.
     place["model"] = MODEL if files else model
     return _parcel(bare, files)
 
@@ -114,19 +116,17 @@ def _named(name: str, config: RunConfig) -> TeacherConfig:
     return found
 
 
-def model_files(model: str, *, weights: bool) -> list[ParcelFile]:
-    """Files of a checkpoint directory or hub name; with ``weights``, none for a hub name."""
+def model_files(model: str) -> list[ParcelFile]:
+    """Files of a checkpoint directory; none for a hub name, which the other host loads from the hub itself."""
     directory = Path(model)
-    if weights and not directory.is_dir():
+    if not directory.is_dir():
         return []
     files = [
         ParcelFile(f"{MODEL}/{name}", content, len(content), hashlib.sha256(content).hexdigest())
         for name, content in read_companions(model).items()
     ]
-    if weights:
-        found = [*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")]
-        files += [_file_of(f"{MODEL}/{path.name}", path) for path in sorted(found)]
-    return files
+    weights = [*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")]
+    return files + [_file_of(f"{MODEL}/{path.name}", path) for path in sorted(weights)]
 
 
 def _with_files(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
