@@ -78,7 +78,7 @@ def roles_of(config: RunConfig, options: Options) -> list[Role]:
     _check(config)
     gpus = {need.process: need.count for need in needs_of(config)} if options.accelerators else {}
     roles = {HUB: Role(name=HUB, kind=HUB, replicas=1, gpus=0)}
-    for spec in plan_processes(config, Path(RUNS), hub_address=HUB, rank_port=RANK_PORT):
+    for spec in plan_processes(config, Path(RUNS), hub_address=HUB):
         if spec.kind == PREPARE:  # the learner prepares, which alone has the start model
             continue
         teacher = spec.command[spec.command.index("--teacher") + 1] if "--teacher" in spec.command else ""
