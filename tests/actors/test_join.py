@@ -66,6 +66,7 @@ def configured(tmp_path: Path, **changes: Any) -> RunConfig:
             {"name": "mine", "plugin": f"{tmp_path}/my_env.py:Env"},
         ],
         "teachers": [{"name": "big", "model": str(tmp_path / "run" / "start")}],
+        "launch": {"ray": {"runtime_env": {"env_vars": {"KEY": SECRET}}}},
         "trackers": [{"type": "wandb", "options": {"key": SECRET}}],
         **changes,
     }

@@ -80,6 +80,7 @@ def _bare(config: RunConfig) -> dict[str, Any]:
         values.pop(table, None)
     for table in (values["verifier"], values["launch"], values["store"], *values["environments"]):
         table.pop("options", None)
+    values["launch"].pop("ray", None)  # its environment variables may be secrets
     for environment in values["environments"]:
         environment.pop("reward", None)
         environment.pop("plugin", None)
