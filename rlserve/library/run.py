@@ -28,7 +28,7 @@ class Run:
 
         run = rlserve.Run("runs/mine")
         run.metrics[-1]["received/reward_mean"], run.checkpoint
-        run.eval(problems=100)["accuracy"]
+        run.eval(problems=100)["reward_mean"]
         run.generate(["2+2="], samples=4)
     """
 
@@ -90,9 +90,9 @@ class Run:
         temperature: float | None = None,
         progress: bool = True,
     ) -> dict[str, Any]:
-        """Held-out accuracy, mean reward and more of the newest checkpoint; what is None is that of the run.
+        """Held-out mean reward and more of the newest checkpoint, accuracy where rewards are right or wrong.
 
-        Raises RlserveError.
+        What is None is that of the run. Raises RlserveError.
         """
         asked: dict[str, Any] = {"problems": problems, "samples": samples, "temperature": temperature}
         model, config = str(self.checkpoint.resolve()), self.config

@@ -84,7 +84,8 @@ def test_the_example_of_readme_trains(folder: Path, nothing_left: None) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     reward, checkpoint = done.stdout.splitlines()[-1].split()
     assert 0 <= float(reward) <= 1 and (folder / checkpoint / "model.safetensors").exists()
-    assert "held-out accuracy before" in done.stdout and "step 2/2" in done.stdout
+    # A share of digits is no accuracy, unless all of the few samples have none.
+    assert re.search(r"held-out (mean reward|accuracy) before", done.stdout) and "step 2/2" in done.stdout
 
 
 def test_a_run_from_a_script_is_measured_sampled_and_resumed(folder: Path, nothing_left: None) -> None:

@@ -65,6 +65,18 @@ def test_rows_that_lack_everything_spoil_nothing(tmp_path: Path) -> None:
     assert paths.report.exists()
 
 
+def test_of_rewards_on_a_scale_the_mean_is_told_and_no_accuracy(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    measured = {"measures": {"reward_mean": {"value": 0.11, "low": 0.1, "high": 0.125}}}
+    rewards = {"reward_before": 0.06, "reward_after": 0.11, "accuracy_before": None, "accuracy_after": None}
+    paths.summary.write_text(json.dumps(rewards | {"evaluations": {"before": None, "after": measured}}))
+    write_samples(paths, {"reward": 0.25, "right": None})
+    write_report(None, paths)
+    page = paths.report.read_text()
+    assert "held-out mean reward after<b>0.110 [0.100, 0.125]</b>" in page and "held-out accuracy" not in page
+    assert '<td class="none">0.25</td>' in page
+
+
 def test_a_failed_run_says_why_until_it_goes_on(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     events = EventLog(paths.events)
