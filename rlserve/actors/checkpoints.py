@@ -23,7 +23,7 @@ from rlserve.errors import StateCorrupt
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # raised when a reader of the older layout would misread the newer one
+FORMAT = 2  # raised when a reader of the older layout would misread the newer one
 TRAINING = "training"
 STORE_FILE = "groups.sqlite"
 REFERENCE = "reference"
@@ -40,8 +40,6 @@ class Checkpoint:
     """State of the training loop."""
     optimizer_steps: int
     """Updates that the optimizer made."""
-    optimizer_files: Mapping[str, str]
-    """File under ``training/`` by tensor name."""
     base_digest: str = ""
     """Of the model that its adapters belong to; empty when it holds a whole model."""
 
@@ -100,7 +98,6 @@ def read_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
             step=int(content["step"]),
             state=content["state"],
             optimizer_steps=int(content["optimizer_steps"]),
-            optimizer_files=content["optimizer_files"],
             base_digest=content.get("base_digest", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -117,14 +114,19 @@ def by_falling_step(directory: Path) -> list[tuple[Path, int]]:
     return sorted(steps, key=lambda found: (-found[1], found[0].name))
 
 
-def seal(directory: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` and the digest of every file under ``directory``; all of it is on the disk on return."""
-    files = {str(p.relative_to(directory)): _entry(p) for p in sorted(directory.rglob("*")) if p.is_file()}
+def seal(directory: Path, content: Mapping[str, Any], written: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write ``content`` and the digest of every file under ``directory``; all of it is on the disk on return.
+
+    ``written`` are files whose size and digest are known, and which are on the disk.
+    """
+    found = {str(p.relative_to(directory)): p for p in sorted(directory.rglob("*")) if p.is_file()}
+    files = {name: written.get(name) or _entry(path) for name, path in found.items()}
     whole = {"format": FORMAT, **content, "files": files}
     (directory / MANIFEST).write_text(json.dumps(whole, indent=1))
     # Directories, too: fsync of a file does not put its name on the disk (fsync(2)).
     for path in sorted(directory.rglob("*")):
-        sync(path)
+        if str(path.relative_to(directory)) not in written:
+            sync(path)
     sync(directory)
 
 

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from rlserve.actors.checkpoints import TRAINING, latest, open_checkpoint
+from rlserve.actors.checkpoints import FORMAT, TRAINING, latest, open_checkpoint
 from rlserve.actors.learner.store_copy import restore_store
 from rlserve.actors.mirror import uploads as uploads_module
 from rlserve.actors.mirror.fetch import fetch_run
@@ -66,8 +66,8 @@ def save(config: RunConfig, paths: RunPaths, step: int) -> Path:
     store = backend_of(config.store).open(paths)
     store.copy_to(place / TRAINING / "groups.sqlite", step=step)
     store.close()
-    content = {"step": step, "state": {}, "optimizer_steps": step, "optimizer_files": {}}
-    seal(place, content, *([{}] if seal.__code__.co_argcount > 2 else []))
+    content = {"step": step, "state": {}, "optimizer_steps": step}
+    seal(place, content, {})
     return place
 
 
@@ -174,7 +174,8 @@ def test_what_is_torn_or_damaged_there_is_named_and_an_older_one_is_used(
 @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/../../evil"])
 def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     place = Place(memory())
-    place.write("tree/manifest.json", json.dumps({"format": 1, "files": {name: {"bytes": 0, "sha256": ""}}}).encode())
+    listed = {"format": FORMAT, "files": {name: {"bytes": 0, "sha256": ""}}}
+    place.write("tree/manifest.json", json.dumps(listed).encode())
     with pytest.raises(StateCorrupt, match="which is not inside its folder"):
         place.get_tree("tree", tmp_path / "tree")
 

@@ -129,8 +129,8 @@ class TrainingLoop:
         self._evaluate_what_is_owed()
         if self._config.steps:
             after = self._train()
-        # The last version may be on its way: the run has not succeeded before it is there.
-        self._trainer.publishing.wait()
+        # The last version and checkpoint may be on their way: the run has not succeeded before they are there.
+        self._trainer.wait()
         self._reporter.summarize(
             step=self._state.step,
             before=self._state.before,
@@ -174,7 +174,7 @@ class TrainingLoop:
 
     def _one_step(self) -> None:
         """Take a batch and train on it; no step is made when its loss or gradient is not finite."""
-        self._trainer.publishing.check()
+        self._trainer.check()
         waiting = time.monotonic()
         groups = self._waits.batch()
         waited = time.monotonic() - waiting
@@ -263,11 +263,12 @@ class TrainingLoop:
         return bool(every) and self._state.step % every == 0 and self._state.step < self._config.steps
 
     def _end_if_asked(self) -> None:
-        self._trainer.publishing.check()
+        self._trainer.check()
         if self._stop.is_set():
             # Nothing is lost with step 0: a resume without a checkpoint begins there.
             if self._state.step:
                 self._save()
+            self._trainer.wait()
             raise Stopped
 
     def _why_sync(self, mismatch_kl: float) -> str | None:
@@ -310,11 +311,15 @@ class TrainingLoop:
             self._state.to_json(),
             beside=lambda place: self._store.copy_to(place / STORE_FILE, step=step),
             best=self._best.step,
+            saved=lambda _: self._saved(step),
         )
         self._saved_step = step
+
+    def _saved(self, step: int) -> None:
+        """The checkpoint of this step is in place."""
         self._best.link()
-        # After the save: it deletes payloads that only a resume from an older checkpoint needs.
-        self._inbox.queue.checkpointed(self._state.step)
+        # Only now: it deletes payloads that only a resume from an older checkpoint needs.
+        self._inbox.queue.checkpointed(step)
 
     def _count_lag(self, groups: Sequence[RolloutGroup]) -> None:
         # The step is counted by now; its batch met the weights before it.

@@ -71,7 +71,7 @@ def _copy(source: Path, target: Path, *, leave_out: tuple[str, ...]) -> None:
 
 
 def _merge(adapter: AdapterFiles, checkpoint: Checkpoint | None, target: Path) -> None:
-    from rlserve.actors.learner.train.model_files import read_companions, write_model
+    from rlserve.actors.learner.train.saving.model_files import read_companions, write_model
 
     if checkpoint is not None and weights_digest(adapter.base) != checkpoint.base_digest:
         raise StateCorrupt(

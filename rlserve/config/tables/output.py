@@ -17,6 +17,9 @@ class CheckpointConfig(Section):
     mirror: str = ""
     """URL to which checkpoints, start models and records are copied while training goes on, below the run's name:
     ``file:///DIRECTORY``, ``s3://BUCKET/PREFIX``, or any other of an installed fsspec package."""
+    buffer_gib: float = Field(8.0, gt=0)
+    """Host memory of a rank for copies of its state: training goes on when all of it is copied, and waits for the disk
+    where the state is larger. At least three shards (3 GiB) of a large model are taken."""
 
 
 class TrackerConfig(Section):

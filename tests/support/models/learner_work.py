@@ -1,6 +1,6 @@
 """What a learner engine is given in tests: a tiny checkpoint, random batches, a loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlserve.actors.checkpoints import Checkpoint
+from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.saving.checkpoint import CheckpointWriter, Plan
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, PolicyOutputs, TokenBatch
 from tests.support.models.tiny_policies import VOCABULARY, tiny_model
@@ -79,3 +82,20 @@ def policy_gradient(batches: Sequence[TokenBatch]) -> Callable[[PolicyOutputs, T
         return LossOutput(terms.sum() / tokens, measured)
 
     return loss
+
+
+def save(
+    directory: Path,
+    step: int,
+    engine: LearnerEngine,
+    state: Mapping[str, Any],
+    *,
+    beside: Callable[[Path], object] | None = None,
+    **plan: Any,
+) -> Checkpoint:
+    """A checkpoint of one rank, in place on return."""
+    saving, found = CheckpointWriter(engine), list[Checkpoint]()
+    saving.save(Plan(directory=directory, step=step, state=state, saved=found.append, **plan), beside=beside)
+    saving.wait()
+    saving.close()
+    return found[0]

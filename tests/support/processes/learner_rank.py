@@ -1,6 +1,7 @@
 """One rank of a learner of several, as a process. ``python learner_rank.py <directory>``; RANK and so on are set.
 
-Reads ``job.json`` in the directory; rank 0 trains as it says and writes what came of it.
+Reads ``jobs.json`` in the directory; for each job rank 0 trains as it says, and writes what came of it into the job's
+own directory. All jobs share the process and its process group.
 """
 
 import json
@@ -15,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlserve.actors.checkpoints import latest
-from rlserve.actors.learner.train.checkpoint import restore
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.actors.learner.train.ranks import Rank, follow, needs_reference
 from rlserve.actors.learner.train.reference import Reference
+from rlserve.actors.learner.train.saving.checkpoint import restore
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import TokenBatch
@@ -52,8 +53,15 @@ def laid_out(whole: TokenBatch, ranks: int) -> OptimizerBatch:
 
 def trainer_of(rank: Rank, directory: Path) -> Trainer:
     """A trainer that leads ``rank``, for a run in ``directory``."""
+    # The least room: every copy waits for the one before it to be written.
     config = RunConfig.model_validate(
-        {"name": "r", "model": {"path": "m"}, "environments": [{"name": "arithmetic"}], "learner": {"dtype": "float32"}}
+        {
+            "name": "r",
+            "model": {"path": "m"},
+            "environments": [{"name": "arithmetic"}],
+            "learner": {"dtype": "float32"},
+            "checkpoint": {"buffer_gib": 1e-6},
+        }
     )
     return Trainer(config, RunPaths(directory), rank)
 
@@ -67,7 +75,12 @@ def create_rank(directory: Path, job: dict[str, Any], rank_info: RankInfo) -> Ra
     engine = LearnerEngine(path, LearnerConfig.model_validate(job["learner"]), seed=0, rank_info=rank_info)
     if kept:
         restore(kept, engine)
-    reference = Reference(job["model"], engine.config, rank_info) if needs_reference(algorithm) else None
+    reference = None
+    if needs_reference(algorithm):
+        refreshed = kept.reference_path if kept else None
+        source = str(refreshed or job["model"])
+        reference = Reference(source, engine.config, rank_info)
+        reference.is_start = refreshed is None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
 
@@ -80,8 +93,13 @@ def train(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) ->
         report = trainer.step(batch, lr=LR)
         reports.append([report.loss, report.grad_norm, report.metrics["entropy"]])
         print(f"stepped {step}", flush=True)
+        if step + 1 == job.get("refresh_at"):
+            trainer.refresh_reference()
         if step + 1 == job.get("save_at"):
             trainer.save(step + 1, {"step": step + 1})
+    if job.get("save_again"):
+        trainer.save(job["last"] + 1, {"step": job["last"] + 1})
+    trainer.wait()
     scored = trainer.logprobs(optimizer_batch(99, ranks).micro_batches)
     assert_published_whole(trainer)
     result = dict(trainer.weights(torch.float32))
@@ -105,17 +123,31 @@ def assert_published_whole(trainer: Trainer) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     directory = Path(sys.argv[1])
-    job = json.loads((directory / "job.json").read_text())
+    jobs = json.loads((directory / "jobs.json").read_text())
     rank_info = RankInfo.from_environment(os.environ)
-    rank = create_rank(directory, job, rank_info)
-    try:
-        if rank_info.rank:
-            follow(rank)
-        else:
-            lead(directory, job, trainer_of(rank, directory), rank_info.world_size)
-    except RlserveError as error:
-        print(f"failed {type(error).__name__}: {error}", flush=True)
-        sys.exit(3)
+    for number, job in enumerate(jobs, 1):
+        place = directory / job["name"]
+        rank = create_rank(place, job, rank_info)
+        if number < len(jobs):
+            leave_group(rank.engine)
+        try:
+            if rank_info.rank:
+                follow(rank)
+            else:
+                lead(place, job, trainer_of(rank, place), rank_info.world_size)
+        except RlserveError as error:
+            print(f"failed {type(error).__name__}: {error}", flush=True)
+            sys.exit(3)
+
+
+def leave_group(engine: LearnerEngine) -> None:
+    """The next engine of this process meets the same ranks: closing this one does not part them."""
+
+    def close() -> None:
+        engine.links.close()
+        engine.deepspeed.destroy()
+
+    engine.close = close  # type: ignore[method-assign]
 
 
 def lead(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) -> None:

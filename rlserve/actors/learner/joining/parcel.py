@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve import references
-from rlserve.actors.learner.train.model_files import read_companions
+from rlserve.actors.learner.train.saving.model_files import read_companions
 from rlserve.actors.start_model import model_at
 from rlserve.config.load import to_toml, validate
 from rlserve.config.paths import RunPaths

@@ -11,9 +11,7 @@
 * ``rank_health``      heartbeats, and which rank failed
 * ``tensor_wire``      records of tensors as two plain tensors, nothing pickled
 * ``gather``           whole weights by Hugging Face name, also from partitioned ones
-* ``optimizer_state``  AdamW's state as whole tensors by parameter name
-* ``checkpoint``       writes a checkpoint that appears whole or not at all, and restores from it
-* ``model_files``      writes a Hugging Face model directory
+* ``saving/``          a checkpoint, of which every rank writes its part beside training, and resuming from it
 * ``schedule``         learning rate, and when the sampler is due new weights
 
 To add a piece of work that all ranks do: a ``Command`` and its branch in ``ranks``, and the method of ``trainer`` that

@@ -18,7 +18,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from rlserve.actors.learner.train import optimizer_state
 from rlserve.actors.learner.train.deepspeed_setup import (
     RankInfo,
     bound_collectives,
@@ -29,8 +28,10 @@ from rlserve.actors.learner.train.deepspeed_setup import (
     torch_threads,
 )
 from rlserve.actors.learner.train.gather import gather
-from rlserve.actors.learner.train.model_files import read_companions
 from rlserve.actors.learner.train.rank_links import RankLinks
+from rlserve.actors.learner.train.saving import optimizer_state
+from rlserve.actors.learner.train.saving.model_files import read_companions
+from rlserve.actors.learner.train.saving.optimizer_state import Read
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_policy
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
@@ -230,16 +231,17 @@ class LearnerEngine:
         return gather(self.module, dtype, is_receiver=self.rank_info.rank == 0)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Copies of the optimizer's tensors in host memory, yielded on rank 0 only; every rank must exhaust it."""
-        return optimizer_state.collect(self.module, self.deepspeed.optimizer, is_receiver=self.rank_info.rank == 0)
+        """Copies in host memory of this rank's share of the optimizer's tensors, ``(<name>@<start>, [n])``."""
+        info = self.rank_info
+        return optimizer_state.collect(self.module, self.deepspeed.optimizer, rank=info.rank, ranks=info.world_size)
 
     @property
     def optimizer_steps(self) -> int:
         """Updates that the optimizer applied; skipped steps do not count."""
         return optimizer_state.applied_steps(self.deepspeed.optimizer)
 
-    def restore_optimizer(self, steps: int, read: Callable[[str], Tensor]) -> None:
-        """Restore what ``optimizer_state`` yielded; ``read`` returns the tensor of a name. Called on every rank."""
+    def restore_optimizer(self, steps: int, read: Read) -> None:
+        """Restore what ``optimizer_state`` of all ranks yielded. Called on every rank."""
         if not steps:
             return
         # The optimizer has no state tensors before its first update: make them at rate 0 with a gradient of zeros.

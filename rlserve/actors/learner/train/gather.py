@@ -141,6 +141,13 @@ def full_numel(parameter: Tensor) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
+def host_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy in host memory, which no later step overwrites."""
+    source = tensor.detach().to(dtype)
+    # Locked pages: a GPU copies several times faster into them, and torch keeps them for the next copies.
+    room = torch.empty(source.shape, dtype=dtype, pin_memory=source.is_cuda)
+    return room.copy_(source)
+
+
 def _copy_in(dtype: torch.dtype) -> Take:
-    # copy: the parameter may be in host memory already, and the next step overwrites it
-    return lambda _, tensor: tensor.detach().to("cpu", published_dtype(tensor, dtype), copy=True).contiguous()
+    return lambda _, tensor: host_copy(tensor, published_dtype(tensor, dtype))

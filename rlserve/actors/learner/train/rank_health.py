@@ -40,13 +40,7 @@ class RankHealth:
     def __init__(self, rank_info: RankInfo) -> None:
         self._rank_info = rank_info
         # A connection of its own: the one of the process group waits minutes for an answer (``meeting_seconds``).
-        self._store = TCPStore(
-            rank_info.address,
-            rank_info.port,
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=STORE_SECONDS),
-        )
+        self._store = connect(rank_info)
         self._doing = "starting"
         self._stop = threading.Event()
         # A daemon, so that a store that does not answer cannot keep the process alive.
@@ -117,6 +111,17 @@ class RankHealth:
         key = _key(rank)
         # check first: get would wait for a key that a rank did not write yet
         return self._store.get(key).decode() if self._store.check([key]) else "0 nothing yet"
+
+
+def connect(rank_info: RankInfo) -> TCPStore:
+    """A new connection to the store where the ranks met."""
+    return TCPStore(
+        rank_info.address,
+        rank_info.port,
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=STORE_SECONDS),
+    )
 
 
 def _key(rank: int) -> str:

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch lists it in no __all__
 
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
-from rlserve.actors.learner.train.rank_health import RankHealth
+from rlserve.actors.learner.train.rank_health import RankHealth, connect
 from rlserve.actors.learner.train.tensor_wire import ROW, pack, unpack
 
 
@@ -26,8 +27,10 @@ class RankLinks:
         self.rank_info = rank_info
         self._group: distributed.ProcessGroup | None = None
         self._health: RankHealth | None = None
+        self._notes: TCPStore | None = None
         if rank_info.world_size > 1:
             self._health = RankHealth(rank_info)
+            self._notes = connect(rank_info)
             # A group of its own: on GPUs the default one is nccl, which cannot send from host memory.
             self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
 
@@ -90,6 +93,17 @@ class RankLinks:
         if size:
             self.receive(rank, content)
         return unpack(schema, content)
+
+    def tell(self, name: str, text: str) -> None:
+        """Leave a note for another rank, in place of an older one; from any thread, and no collective."""
+        if self._notes is not None:
+            self._notes.set(f"rlserve/note/{name}", text)
+
+    def told(self, name: str) -> str:
+        """The note of that name; empty when there is none yet."""
+        key = f"rlserve/note/{name}"
+        # check first: get would wait for it
+        return self._notes.get(key).decode() if self._notes is not None and self._notes.check([key]) else ""
 
     def close(self) -> None:
         """Stop watching the other ranks."""

@@ -5,19 +5,21 @@ and, to train or score, that rank's own micro-batches as plain tensors. A follow
 header: rank 0 may be silent for as long as it waits for groups, and its death closes the connection at once.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import count
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlserve.actors.checkpoints import Checkpoint
-from rlserve.actors.learner.train.checkpoint import contribute, restore
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine, LossFunction, StepReport
 from rlserve.actors.learner.train.reference import BaseReference, Reference
+from rlserve.actors.learner.train.saving.checkpoint import CheckpointWriter, restore
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of
 from rlserve.algorithms import registry
 from rlserve.algorithms.base import Algorithm, Stateful
@@ -101,6 +103,25 @@ class UnsharedTokens:
 
     tokens: Tensor
     """``[V]`` bool."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavePlace:
+    """Where a checkpoint is being written, and the host memory that a rank's copies may take."""
+
+    path: Tensor
+    """``[n]`` uint8."""
+    buffer_bytes: float
+
+    @classmethod
+    def of(cls, directory: Path, buffer_bytes: int) -> "SavePlace":
+        """As it travels."""
+        return cls(torch.tensor(list(os.fsencode(directory)), dtype=torch.uint8), float(buffer_bytes))
+
+    @property
+    def directory(self) -> Path:
+        """Undo ``of``."""
+        return Path(os.fsdecode(bytes(self.path.tolist())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +211,7 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
 
     By default that is longer than any wait of rank 0, so that rank 0 gives up first and reports what it waited for.
     """
-    engine = rank.engine
+    engine, saving = rank.engine, CheckpointWriter(rank.engine, rank.reference)
     config = engine.config
     idle_seconds = idle_seconds or config.rank_timeout_seconds + 4 * config.max_wait_seconds
     for number in count(1):
@@ -203,7 +224,13 @@ def follow(rank: Rank, *, idle_seconds: float | None = None) -> None:
         if header.command == Command.STOP:
             break
         with engine.links.attributed(header.title):
-            _obey(rank, header)
+            if header.command == Command.SAVE:
+                place = take_record(SavePlace, iter(engine.links.receive_values(0)))
+                saving.contribute(place.directory, buffer_bytes=int(place.buffer_bytes))
+            else:
+                _obey(rank, header)
+    # Rank 0 sent STOP: it has what this rank had to write.
+    saving.close()
     engine.close()
 
 
@@ -226,8 +253,6 @@ def _obey(rank: Rank, header: Header) -> None:
         engine.set_unshared(take_record(UnsharedTokens, iter(engine.links.receive_values(0))).tokens)
     elif header.command == Command.REFRESH:
         rank.refresh_reference()
-    elif header.command == Command.GATHER:
+    else:
         for _ in engine.weights(PUBLISHED_DTYPES[header.dtype]):
             pass  # yields nothing here, but takes part in the gathers of ZeRO-3
-    else:
-        contribute(engine)

@@ -1,15 +1,15 @@
 """The model that an algorithm measures the policy's divergence from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine
-from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gathered
-from rlserve.actors.learner.train.scorer import Scorer, load_model
+from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gather, gathered
+from rlserve.actors.learner.train.scorer import DTYPES, Scorer, load_model
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.models.adapters import without_adapter
@@ -31,6 +31,7 @@ class Reference:
         self.module = model
         self.is_start = True
         """False once ``copy_from`` replaced the weights that the run began with."""
+        self._dtype = DTYPES[config.dtype]
         self._scorer = Scorer.around(model, rank_info.device)
 
     @torch.no_grad()
@@ -50,6 +51,10 @@ class Reference:
             with gathered([parameter for _, parameter in bucket]):
                 for name, parameter in bucket:
                     own[name].copy_(parameter)
+
+    def weights(self, *, is_receiver: bool) -> Iterator[tuple[str, Tensor]]:
+        """Copies of all weights in host memory, by Hugging Face name; every rank must exhaust it."""
+        return gather(self.module, self._dtype, is_receiver=is_receiver)
 
 
 class BaseReference:

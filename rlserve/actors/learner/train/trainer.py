@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlserve.actors.checkpoints import Checkpoint
-from rlserve.actors.learner.train import checkpoint
 from rlserve.actors.learner.train.engine import StepReport
 from rlserve.actors.learner.train.gather import (
     gather,
@@ -27,10 +26,11 @@ from rlserve.actors.learner.train.ranks import (
     Command,
     Header,
     Rank,
+    SavePlace,
     UnsharedTokens,
     needs_reference,
 )
-from rlserve.actors.learner.train.reference import Reference
+from rlserve.actors.learner.train.saving.checkpoint import CheckpointWriter, Plan
 from rlserve.actors.learner.train.scorer import DTYPES
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of
 from rlserve.algorithms.base import Algorithm, Stateful
@@ -78,6 +78,7 @@ class Trainer:
         self._events = EventLog(paths.events)
         self.publisher = Publisher(SHARED_MEMORY, fallback=paths.root, run_id=config.name, warn=self._warn)
         self.publishing = BackgroundPublisher(self.publisher)
+        self.saving = CheckpointWriter(rank.engine, rank.reference)
         rank.engine.before_update = self.publishing.wait_until_copied
 
     def train(self, batches: Sequence[OptimizerBatch], *, passes: int, lr: float) -> StepReport:
@@ -194,28 +195,47 @@ class Trainer:
         self,
         step: int,
         state: Mapping[str, Any],
+        *,
         beside: Callable[[Path], object] | None = None,
         best: int | None = None,
-    ) -> Checkpoint:
-        """Write a checkpoint, to which ``beside`` adds files, and delete the oldest ones, but not that of ``best``."""
+        saved: Callable[[Checkpoint], object] = lambda _: None,
+    ) -> None:
+        """Begin a checkpoint, to which ``beside`` adds files; ``saving`` says when it is in place.
+
+        The oldest ones are deleted then, but not that of ``best``, and ``saved`` is called by ``saving.check`` or
+        ``saving.wait``. Raises what the checkpoint before raised.
+        """
+        self.saving.wait()
+        plan = Plan(
+            directory=self._paths.checkpoints,
+            step=step,
+            state={**state, ALGORITHM_STATE: dict(self.algorithm_state())},
+            keep=self._config.checkpoint.keep,
+            best=best,
+            saved=saved,
+        )
+        room = int(self._config.checkpoint.buffer_gib * 2**30)
         with self._command(Command.SAVE):
-            saved = checkpoint.save(
-                self._paths.checkpoints,
-                step,
-                self._engine,
-                {**state, ALGORITHM_STATE: dict(self.algorithm_state())},
-                keep=self._config.checkpoint.keep,
-                best=best,
-                reference=self._rank.reference if isinstance(self._rank.reference, Reference) else None,
-                beside=beside,
-            )
-        logger.info("saved %s", saved.path)
-        return saved
+            for rank in self._followers:
+                self._engine.links.send_values(rank, values_of([SavePlace.of(plan.partial, room)]))
+            self.saving.save(plan, buffer_bytes=room, beside=beside)
+
+    def check(self) -> None:
+        """Raise what a publication or a checkpoint that has ended raised."""
+        self.publishing.check()
+        self.saving.check()
+
+    def wait(self) -> None:
+        """Return when the last version is announced and the last checkpoint in place. Raises what went wrong."""
+        self.publishing.wait()
+        self.saving.wait()
 
     def close(self) -> None:
         """Remove published files, send STOP to the followers, close this rank's engine."""
         # First, because it needs no other rank: a STOP that fails must not leave the files in shared memory.
         self.end_publishing()
+        # Before STOP: the followers write, too.
+        self.saving.close(give_up=self._failed)
         if not self._failed:  # after a failed command the followers ended by themselves
             with self._command(Command.STOP):
                 pass

@@ -7,15 +7,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rlserve.actors.checkpoints import latest
-from rlserve.actors.learner.train import checkpoint
 from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.actors.learner.train.reference import BaseReference, Reference
+from rlserve.actors.learner.train.saving.checkpoint import restore
 from rlserve.config.tables.learner import LearnerConfig, LoraConfig
 from rlserve.errors import ConfigError, StateCorrupt
 from rlserve.models.adapter_files import PREFIX, adapter_at
 from rlserve.models.adapters import adapter_tensors
 from rlserve.models.merge import merged
-from tests.support.models.learner_work import policy_gradient, random_batch, save_policy, split
+from tests.support.models.learner_work import policy_gradient, random_batch, save, save_policy, split
 
 LR = 3e-3
 LORA = LoraConfig(rank=4, alpha=8)
@@ -112,7 +112,7 @@ def test_steps_equal_a_plain_peft_model_oracle(start, plain, settings):
 def test_a_resume_is_exact_and_a_checkpoint_holds_adapters_alone(start, tmp_path, stage, dtype):
     whole = engine_of(start, zero_stage=stage, dtype=dtype)
     list(train(whole, range(2)))
-    kept = checkpoint.save(tmp_path, 2, whole, {})
+    kept = save(tmp_path, 2, whole, {})
     list(train(whole, range(2, 4)))
     assert kept.base_digest == whole.base_digest
     found = latest(tmp_path)
@@ -121,7 +121,7 @@ def test_a_resume_is_exact_and_a_checkpoint_holds_adapters_alone(start, tmp_path
     assert len(optimizer) == len(files) * (2 if dtype == "float32" else 3)
     assert not (found.path / "model.safetensors").exists()
     resumed = LearnerEngine(str(found.model_path), whole.config, seed=1, base=str(start))
-    checkpoint.restore(found, resumed)
+    restore(found, resumed)
     list(train(resumed, range(2, 4)))
     assert_same_bits(adapters_of(resumed), adapters_of(whole))
     assert_same_bits(dict(resumed.optimizer_state()), dict(whole.optimizer_state()))
@@ -130,7 +130,7 @@ def test_a_resume_is_exact_and_a_checkpoint_holds_adapters_alone(start, tmp_path
 def test_peft_loads_a_checkpoint_and_a_merge_gives_the_same_model_oracle(start, tmp_path):
     engine = engine_of(start)
     list(train(engine, range(3)))
-    kept = checkpoint.save(tmp_path, 3, engine, {})
+    kept = save(tmp_path, 3, engine, {})
     base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     theirs = peft.PeftModel.from_pretrained(base, kept.path)
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_by_name(start, tmp_path):
         engine_of(start, lora=LoraConfig(target_modules=("nothing",)))
     with pytest.raises(ConfigError, match=r"'model.embed_tokens' is a Embedding that cannot"):
         engine_of(start, lora=LoraConfig(target_modules=("embed_tokens",)))
-    kept = checkpoint.save(tmp_path, 1, engine_of(start), {})
+    kept = save(tmp_path, 1, engine_of(start), {})
     with pytest.raises(ConfigError, match=r"learner.lora: is not set, but .* is an adapter"):
         engine_of(kept.path, lora=None)
     with pytest.raises(ConfigError, match=r"\[4, 32\] for .* where \[8, 32\] is trained"):
@@ -176,4 +176,4 @@ def test_what_does_not_fit_is_refused_by_name(start, tmp_path):
         engine_of(kept.path, lora=LoraConfig(rank=4, target_modules=("q_proj",)))
     other = save_policy(tmp_path / "other", num_hidden_layers=2, initializer_range=0.1)
     with pytest.raises(StateCorrupt, match="belong to other weights"):
-        checkpoint.restore(kept, LearnerEngine(str(kept.path), LearnerConfig(**SETTINGS), seed=0, base=str(other)))
+        restore(kept, LearnerEngine(str(kept.path), LearnerConfig(**SETTINGS), seed=0, base=str(other)))

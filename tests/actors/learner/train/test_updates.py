@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlserve.actors.checkpoints import latest
+from rlserve.actors.checkpoints import Checkpoint, latest
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine, StepReport
 from rlserve.actors.learner.train.ranks import Rank
@@ -83,7 +83,10 @@ def test_groups_are_cut_evenly_and_none_is_lost() -> None:
 def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(start: Path, tmp_path: Path) -> None:
     rank = rank_at(start)
     trainer = trainer_of(rank, tmp_path)
-    assert trainer.save(1, {}).reference_path is None
+    first: list[Checkpoint] = []
+    trainer.save(1, {}, saved=first.append)
+    trainer.wait()
+    assert first[0].reference_path is None
     trainer.step(laid_out(random_batch(1), 1), lr=LR)
     trainer.refresh_reference()
     kept = weights(rank)
@@ -92,6 +95,7 @@ def test_a_refreshed_reference_is_the_policy_and_comes_back_from_a_checkpoint(st
     held = dict(rank.reference.module.named_parameters())
     assert all(held[name].equal(value) for name, value in kept.items())
     trainer.save(2, {})
+    trainer.wait()
     found = latest(tmp_path / "checkpoints")
     assert found is not None and found.reference_path is not None
     again = Reference(str(found.reference_path), CONFIG, RankInfo())

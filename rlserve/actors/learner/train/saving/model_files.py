@@ -1,7 +1,7 @@
 """Writes a model as a Hugging Face directory: safetensors shards, configuration and tokenizer."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-SHARD_BYTES = 2 * 2**30
-"""Size of a safetensors shard: bounds the memory that writing a checkpoint takes."""
+SHARD_BYTES = 2**30
+"""Size of a safetensors shard: few files, and several fit into the memory that copies may take."""
+Write = Callable[[Path, Mapping[str, Tensor]], object]
+"""Takes one file's tensors."""
 COMPANION_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 # They describe the weight files beside which they lie, which are not those that ``write_model`` writes.
 NOT_COMPANIONS = (
@@ -32,45 +34,61 @@ def read_companions(model_path: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found if path.name not in NOT_COMPANIONS}
 
 
+def save_at_once(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one file in this thread."""
+    save_file(dict(tensors), path, metadata={"format": "pt"})  # the framework, which transformers checks
+
+
 def write_model(
-    directory: Path, weights: Iterable[tuple[str, Tensor]], companions: Mapping[str, bytes], dtype: torch.dtype
+    directory: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    companions: Mapping[str, bytes],
+    dtype: torch.dtype,
+    write: Write = save_at_once,
 ) -> None:
     """Write a model directory that transformers and vLLM load; ``config.json`` names the ``dtype`` of the weights."""
     for name, content in companions.items():
         (directory / name).write_bytes(_with_dtype(content, dtype) if name == "config.json" else content)
-    index = write_shards(directory, "model", weights)
-    files = sorted(set(index.values()))
-    if len(files) == 1:
-        # the name that loaders look for first; then they need no index
-        (directory / files[0]).rename(directory / "model.safetensors")
-        return
-    described = {"metadata": {"total_size": sum((directory / f).stat().st_size for f in files)}, "weight_map": index}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(described, indent=1))
+    sizes: dict[str, int] = {}
+
+    def counted() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights:
+            sizes[name] = tensor.nbytes
+            yield name, tensor
+
+    index = write_shards(directory, "model", counted(), write)
+    # A single file has the name that loaders look for first; then they need no index.
+    if len(set(index.values())) > 1:
+        described = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(described, indent=1))
 
 
-def write_shards(directory: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Write ``<stem>-00001.safetensors`` and on, each of at most SHARD_BYTES or one tensor; returns file by tensor."""
+def write_shards(directory: Path, stem: str, tensors: Iterable[tuple[str, Tensor]], write: Write) -> dict[str, str]:
+    """Give ``write`` shards of at most SHARD_BYTES or one tensor; returns file by tensor.
+
+    One alone is ``<stem>.safetensors``, several are ``<stem>-00001.safetensors`` and on.
+    """
     index: dict[str, str] = {}
-    for number, shard in enumerate(_shards(tensors), 1):
-        file = f"{stem}-{number:05d}.safetensors"
-        save_file(shard, directory / file, metadata={"format": "pt"})  # the framework, which transformers checks
+    for number, (shard, is_last) in enumerate(_shards(tensors), 1):
+        file = f"{stem}.safetensors" if is_last and number == 1 else f"{stem}-{number:05d}.safetensors"
         index.update(dict.fromkeys(shard, file))
+        write(directory / file, shard)
     return index
 
 
-def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], bool]]:
+    """(tensors, whether no more come)."""
     shard: dict[str, Tensor] = {}
     held = 0
     for name, tensor in tensors:
-        size = tensor.numel() * tensor.element_size()
         # Before the tensor is added, so that a shard exceeds the limit only when it holds a single tensor.
-        if shard and held + size > SHARD_BYTES:
-            yield shard
+        if shard and held + tensor.nbytes > SHARD_BYTES:
+            yield shard, False
             shard, held = {}, 0
         shard[name] = tensor
-        held += size
+        held += tensor.nbytes
     if shard:
-        yield shard
+        yield shard, True
 
 
 def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
