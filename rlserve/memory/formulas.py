@@ -70,7 +70,7 @@ def learner_rank(shape: ModelShape, learner: LearnerConfig, *, on_gpu: bool, ref
     gradients    4P (float32 sums); stages 2 and 3: 4P/N
                  with ``learner.lora`` P is the adapters' here and below, and weights are its bP more
     optimizer    8P moments, with float32 masters 12P; from stage 1 on, which bfloat16 always has, a rank's Nth
-    reference    bP
+    reference    bP; stage 3: bP/N
     activations  T L (one layer) and one layer's more that the backward pass works on; ``layer_bytes`` has a layer. With
                  gradient checkpointing bTH for each layer computed again, and a whole layer
     head         min(768 MiB, T V 12; compiled T V 6), and 4VH, the float32 sums of the weight's gradient
@@ -93,7 +93,7 @@ def learner_rank(shape: ModelShape, learner: LearnerConfig, *, on_gpu: bool, ref
         "weights": weights + gathered,
         "gradients": 4 * count // (ranks if stage >= 2 else 1),
         "optimizer": (12 if stage else 8) * count // share,
-        "reference": item * shape.parameters if reference else 0,
+        "reference": item * shape.parameters // (ranks if stage == 3 else 1) if reference else 0,
     }
     layers, head = activations(shape, learner), head_bytes(shape, learner)
     bucket = min(BUCKET_ELEMENTS, count) * (4 if stage == 1 else item) if stage else 0
@@ -105,8 +105,8 @@ def learner_rank(shape: ModelShape, learner: LearnerConfig, *, on_gpu: bool, ref
     states = sum(parts.values()) + buckets
     parts |= {"activations": layers, "head": head, "buckets": buckets, "update": update}
     if on_gpu:
-        # The whole model passes through host memory while it is loaded.
-        host |= {"libraries": CUDA_LIBRARIES, "loading": item * shape.parameters}
+        # A whole model passes through host memory while it is loaded; a partitioned one is only mapped.
+        host |= {"libraries": CUDA_LIBRARIES, "loading": 0 if stage == 3 else item * shape.parameters}
         return Memory(parts=parts, total=states + max(layers + head, update), host=host)
     parts |= {"activations": int(HEAP * layers), "libraries": LEARNER_LIBRARIES}
     return Memory(parts=parts, total=sum(parts.values()) + host["offloaded"], host={})

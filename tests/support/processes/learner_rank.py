@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlserve.actors.checkpoints import latest
-from rlserve.actors.learner.train.deepspeed_setup import RankInfo
+from rlserve.actors.learner.train.deepspeed_setup import RankInfo, import_deepspeed, init_process_group
 from rlserve.actors.learner.train.engine import LearnerEngine
+from rlserve.actors.learner.train.gather import full_numel, held_bytes
 from rlserve.actors.learner.train.ranks import Rank, follow, needs_reference
 from rlserve.actors.learner.train.reference import Reference
 from rlserve.actors.learner.train.saving.checkpoint import restore
+from rlserve.actors.learner.train.scorer import load_model
 from rlserve.actors.learner.train.trainer import Trainer
 from rlserve.algorithms import registry
 from rlserve.algorithms.batch import TokenBatch
@@ -127,6 +130,9 @@ def main() -> None:
     rank_info = RankInfo.from_environment(os.environ)
     for number, job in enumerate(jobs, 1):
         place = directory / job["name"]
+        if "measure" in job:
+            measure_loading(place, job, rank_info)
+            continue
         rank = create_rank(place, job, rank_info)
         if number < len(jobs):
             leave_group(rank.engine)
@@ -157,6 +163,33 @@ def lead(directory: Path, job: dict[str, Any], trainer: Trainer, ranks: int) -> 
         trainer.close()
     save_file(result, directory / "result.safetensors")
     (directory / "result.json").write_text(json.dumps(reports))
+
+
+def measure_loading(directory: Path, job: dict[str, Any], rank_info: RankInfo) -> None:
+    """Bytes of the whole model, those that this rank holds once it is loaded, and the most memory it took meanwhile."""
+    config = LearnerConfig.model_validate(job["learner"])
+    init_process_group(import_deepspeed(rank_info.device), rank_info, timeout_seconds=config.rank_timeout_seconds)
+    before, seen, over = anonymous_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            seen.append(anonymous_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    model = load_model(job["measure"], config, rank_info.device)
+    over.set()
+    watching.join()
+    held = held_bytes(model) + sum(p.nbytes for p in model.parameters())
+    whole = sum(full_numel(p) * p.element_size() for p in model.parameters())
+    found = {"whole": whole, "held": held, "peak": max(seen) - before}
+    (directory / f"rank-{rank_info.rank}.json").write_text(json.dumps(found))
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Micro-batches and ranks compute shares that add up to the loss of the optimizer 
 averaged: each loss is multiplied by the number of ranks, by which data parallelism divides the gradient.
 """
 
-import contextlib
-import io
 import logging
 import os
 import time
@@ -15,14 +13,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rlserve.actors.learner.train.deepspeed_setup import (
     RankInfo,
     bound_collectives,
-    create_optimizer,
-    deepspeed_config,
     import_deepspeed,
     init_process_group,
     torch_threads,
@@ -33,11 +28,12 @@ from rlserve.actors.learner.train.saving import optimizer_state
 from rlserve.actors.learner.train.saving.model_files import read_companions
 from rlserve.actors.learner.train.saving.optimizer_state import Read
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_policy
+from rlserve.actors.learner.train.zero import training_engine
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.cpu_kernels import set_up_process
-from rlserve.errors import ConfigError, LimitExceeded
+from rlserve.errors import LimitExceeded
 from rlserve.memory.formulas import effective_stage, learner_rank
 from rlserve.memory.shape import ModelShape
 from rlserve.models import throughput
@@ -120,8 +116,8 @@ class LearnerEngine:
         self.module, self.base = load_policy(model_path, config, device, base=base)
         scored = ScoredModel(self.module, compiled=config.compile)
         self._flops = throughput.FlopCounter(self.module)
-        self.deepspeed = _initialize(deepspeed, scored, config, device)
-        bound_collectives(config.rank_timeout_seconds)  # after _initialize, where DeepSpeed makes its groups
+        self.deepspeed = training_engine(scored, config, device)
+        bound_collectives(config.rank_timeout_seconds)  # after the engine, for which DeepSpeed makes its groups
         self._scorer = Scorer.around(scored, device, forward=self.deepspeed)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
@@ -332,31 +328,6 @@ class LearnerEngine:
 def _planned(model: Any, config: LearnerConfig, device: torch.device) -> float:
     shape = ModelShape.from_json(model.config.to_dict())
     return 0.0 if shape is None else float(learner_rank(shape, config, on_gpu=device.type == "cuda").total)
-
-
-def _initialize(deepspeed: Any, model: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    size = sum(p.numel() for p in parameters)
-    with contextlib.redirect_stdout(io.StringIO()) as printed, _blaming_keys():  # DeepSpeed prints its memory use
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=create_optimizer(parameters, config),
-            config=deepspeed_config(config, num_parameters=size, device=device),
-            dist_init_required=False,  # init_process_group did it
-        )
-    logger.debug("deepspeed.initialize: %s", printed.getvalue())
-    return engine
-
-
-@contextlib.contextmanager
-def _blaming_keys() -> Iterator[None]:
-    """DeepSpeed checks the keys of its inner tables itself."""
-    try:
-        yield
-    except ValidationError as error:
-        (first, *_), title = error.errors(), error.title
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"learner.deepspeed: {where} of DeepSpeed's {title}: {first['msg'].lower()}") from error
 
 
 def blank(*, rows: int, width: int, trained: int, packed: bool = False) -> TokenBatch:

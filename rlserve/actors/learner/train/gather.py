@@ -110,14 +110,24 @@ def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
     return sum(full_numel(tensor) * published_dtype(tensor, dtype).itemsize for _, tensor in tensors)
 
 
-def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Make parameters whole inside the block; all ranks enter it. Does nothing where they are not partitioned."""
+def held_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters, or of the parts of them, that this rank keeps."""
+    # ds_tensor is a rank's part; the parameter itself is empty, or for the moment whole
+    return sum(getattr(p, "ds_tensor", p).nbytes for p in model.parameters())
+
+
+def gathered(parameters: Sequence[nn.Parameter], *, changes: bool = False) -> AbstractContextManager[Any]:
+    """Make parameters whole inside the block; all ranks enter it. Does nothing where they are not partitioned.
+
+    With ``changes`` the block gives them new values, the same on all ranks.
+    """
     if not hasattr(parameters[0], "ds_id"):
         return nullcontext()
     import deepspeed
 
-    # modifier_rank=None: no rank changes the parameters, so nothing is broadcast at the end of the block.
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+    # None: no rank changes the parameters, so nothing is broadcast at the end of the block.
+    rank = 0 if changes else None
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=rank)
     return context
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from rlserve.actors.checkpoints import Checkpoint
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine, LossFunction, StepReport
+from rlserve.actors.learner.train.gather import held_bytes
 from rlserve.actors.learner.train.reference import BaseReference, Reference
 from rlserve.actors.learner.train.saving.checkpoint import CheckpointWriter, restore
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of
@@ -200,8 +201,7 @@ def create_rank(
         reference = Reference(str(kept or start_model), config.learner, rank_info)
         reference.is_start = kept is None
     if engine.planned_bytes:
-        held = reference.module.parameters() if isinstance(reference, Reference) else ()
-        engine.planned_bytes += sum(p.numel() * p.element_size() for p in held)
+        engine.planned_bytes += held_bytes(reference.module) if isinstance(reference, Reference) else 0
         engine.planned_bytes += ACTOR_BYTES if rank_info.device.type == "cpu" else 0
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 

@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine
-from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gather, gathered
+from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gather, gathered, is_partitioned
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, load_model
+from rlserve.actors.learner.train.zero import frozen_engine
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
 from rlserve.models.adapters import without_adapter
+from rlserve.models.scored_model import ScoredModel
 
 
 class Reference:
-    """A whole copy of the model on every rank, without optimizer or gradient.
+    """A copy of the model without optimizer or gradient: whole on every rank, in stage 3 partitioned as the policy is.
 
     Example, scored beside the policy and refreshed from it::
 
@@ -26,13 +28,17 @@ class Reference:
     """
 
     def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
-        model = load_model(model_path, config, rank_info.device).to(rank_info.device)
-        model.requires_grad_(False)
+        device = rank_info.device
+        model = load_model(model_path, config, device).requires_grad_(False)
+        if not is_partitioned(model):
+            model.to(device)
         self.module = model
         self.is_start = True
         """False once ``copy_from`` replaced the weights that the run began with."""
         self._dtype = DTYPES[config.dtype]
-        self._scorer = Scorer.around(model, rank_info.device)
+        scored = ScoredModel(model)
+        forward = frozen_engine(scored, config, device) if is_partitioned(model) else None
+        self._scorer = Scorer.around(scored, device, forward=forward)
 
     @torch.no_grad()
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:
@@ -48,7 +54,8 @@ class Reference:
         own = dict(self.module.named_parameters())
         # In buckets, so that ZeRO-3 holds only some whole parameters at a time.
         for bucket in buckets(list(policy.named_parameters()), GATHER_BYTES):
-            with gathered([parameter for _, parameter in bucket]):
+            copies = [own[name] for name, _ in bucket]
+            with gathered([parameter for _, parameter in bucket]), gathered(copies, changes=True):
                 for name, parameter in bucket:
                     own[name].copy_(parameter)
 

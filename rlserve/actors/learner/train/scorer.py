@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlserve.actors.learner.train.zero import partitioned
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, per_token_fields
 from rlserve.algorithms.logprobs import outputs_of, query_of
 from rlserve.config.tables.learner import LearnerConfig
@@ -31,6 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> nn.Module:
     """Load the causal LM at ``path`` (a directory or hub name) in ``learner.dtype``, to run on ``device``.
 
+    In stage 3 all ranks call it, and each holds its part alone from the start.
+
     No remote code is run. Dropout is off everywhere, so that a step is a function of weights and batch alone. Raises
     ConfigError for an attention or kernels that cannot be had.
     """
@@ -40,10 +43,13 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
     attention.register(device)
 
     # An actor's output is a log file, in which a bar is only noise.
-    with _no_progress_bar(), _blaming_attention(chosen):
+    with _no_progress_bar(), _blaming_attention(chosen), partitioned(config, device):
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES[config.dtype], attn_implementation=chosen, trust_remote_code=False
         )
+    if conversions := getattr(model, "_weight_conversions", None):
+        # transformers 5.19 keeps all that it knows for a partitioned model, and for a whole one only those used.
+        model._weight_conversions = [each for each in conversions if each.was_used()]
     model.eval()
     model.config.use_cache = False  # whole sequences at once need no key-value cache
     if config.gradient_checkpointing:

@@ -30,6 +30,7 @@ from rlserve.actors.learner.train.ranks import (
     UnsharedTokens,
     needs_reference,
 )
+from rlserve.actors.learner.train.reference import Reference
 from rlserve.actors.learner.train.saving.checkpoint import CheckpointWriter, Plan
 from rlserve.actors.learner.train.scorer import DTYPES
 from rlserve.actors.learner.train.tensor_wire import take_record, values_of

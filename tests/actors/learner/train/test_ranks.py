@@ -101,17 +101,29 @@ def site(start, tmp_path_factory):
     resumed = {"model": str(start), "learner": LEARNER | {"zero_stage": 2}, "algorithm": REFERENCE, "last": 4}
     jobs.append(resumed | {"name": "never stopped", "first": 0, "save_at": 2})
     jobs.append(resumed | {"name": "resumed", "first": 2})
+    sharded = {"model": str(start), "learner": LEARNER | {"zero_stage": 3, "deepspeed": WHOLE}, "algorithm": REFERENCE}
+    jobs.append(sharded | {"name": "sharded", "first": 0, "last": 4, "refresh_at": 1, "save_at": 2})
+    jobs.append(sharded | {"name": "sharded resumed", "first": 2, "last": 4})
     jobs.append(plain | {"name": "two to one", "learner": BFLOAT16 | {"zero_stage": 3}, "last": 2, "save_at": 2})
     one_to_two = plain | {"name": "one to two", "learner": BFLOAT16 | {"zero_stage": 1}, "last": 2, "save_at": 2}
     run_alone(place / "one to two", one_to_two)
     back = one_to_two | {"learner": BFLOAT16 | {"zero_stage": 2}, "first": 2, "save_at": 0, "save_again": True}
     jobs.append(back)
-    for name in ("resumed", "never stopped", "never stopped/checkpoints"):
+    jobs.append({"name": "load", "learner": LEARNER | {"zero_stage": 3}, "measure": str(large_model(place))})
+    for name, source in (("resumed", "never stopped"), ("sharded resumed", "sharded")):
         (place / name).mkdir()
-    (place / "resumed" / "checkpoints").symlink_to(place / "never stopped" / "checkpoints")
+        (place / source).mkdir()
+        (place / source / "checkpoints").mkdir()
+        (place / name / "checkpoints").symlink_to(place / source / "checkpoints")
     # What fails in one job shows in the tests of that job and of those after it.
     print(asyncio.run(run_two(place, *jobs)))
     return place
+
+
+def large_model(place):
+    """140 MB of weights: large beside all else that a process allocates while it loads them."""
+    shape = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 5, "head_dim": 128}
+    return save_policy(place / "large", **shape, num_attention_heads=6, num_key_value_heads=6)
 
 
 def done(site, name):
@@ -159,6 +171,23 @@ def test_two_ranks_resume_bit_for_bit_with_a_reference_model(site, start, tmp_pa
     assert_same_bits(whole, done(site, "resumed"))
     job = {"model": str(start), "learner": LEARNER, "algorithm": REFERENCE, "first": 0, "last": 4}
     assert_alike(whole, run_alone(tmp_path, job))
+
+
+@pytest.mark.slow
+def test_a_sharded_reference_says_what_a_whole_one_does_also_refreshed_and_resumed(site, start, tmp_path):
+    both = done(site, "sharded")
+    assert_same_bits(both, done(site, "sharded resumed"))
+    job = {"model": str(start), "learner": LEARNER, "algorithm": REFERENCE, "first": 0, "last": 4, "refresh_at": 1}
+    assert_alike(both, run_alone(tmp_path, job))
+
+
+@pytest.mark.slow
+def test_no_rank_holds_a_partitioned_model_whole_not_even_while_it_is_loaded(site):
+    for rank in range(2):
+        found = json.loads((site / "load" / f"rank-{rank}.json").read_text())
+        assert found["whole"] > 140e6
+        assert found["held"] < 0.52 * found["whole"]  # norms are too small to be shared out
+        assert found["peak"] < 0.9 * found["whole"], found  # its half, what is gathered, and what loading itself takes
 
 
 def state_of(checkpoint, model):
