@@ -30,6 +30,7 @@ class BatchLayout:
     max_new_tokens: int
     """Sampled tokens after which a completion is cut, unless its task sets its own limit."""
     ranks: int = _DEFAULTS.ranks
+    """Ranks that have rows of their own, or groups of ranks that share rows."""
     packing: bool = _DEFAULTS.packing
     """Several sequences in one row; the model must be called with ``position_ids`` and no attention mask."""
     pad_id: int = 0

@@ -18,6 +18,8 @@ from torch import Tensor
 from rlserve.errors import ConfigError
 
 VARLEN = "varlen"
+SHARED_ROWS = "ulysses"
+"""``varlen`` on rows of which several ranks have a stretch each."""
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, float | None, int | None], Tensor]
 """Queries ``[tokens, H, D]``, keys and values ``[tokens, G, D]``, starts, longest, scale, window."""
 MASKED = ("sdpa", "eager")
@@ -70,7 +72,7 @@ def choose(attention: str, *, packing: bool, dtype: str, device: torch.device) -
 
 def takes_starts(attention: str) -> bool:
     """Whether it gets the places where sequences begin, beside their positions."""
-    return attention == VARLEN or attention.startswith("flash_attention")
+    return attention in (VARLEN, SHARED_ROWS) or attention.startswith("flash_attention")
 
 
 def register(device: torch.device) -> None:

@@ -4,6 +4,7 @@ Shape letters: B rows, T tokens, N places scored, H size of a hidden state, V vo
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -54,9 +55,13 @@ class FusedHead(nn.Module):
 class ScoredModel(nn.Module):
     """``model`` with its head fused, unless the head does more than products, a factor and a cap."""
 
-    def __init__(self, model: nn.Module, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, compiled: bool = False, join: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """``join`` makes whole rows ``[B, T, H]`` of the stretch that this rank has of each, if ranks share rows."""
         super().__init__()
         self.model: Any = model
+        self._join = join
         head = _head_of(model)
         self.is_fused = head is not None
         self.head = FusedHead(replace(head or Head(), compiled=compiled))
@@ -76,7 +81,7 @@ class ScoredModel(nn.Module):
         states: Tensor = (
             self.model.base_model(**inputs).last_hidden_state if self.is_fused else self.model(**inputs).logits
         )
-        return states
+        return states if self._join is None else self._join(states)
 
     def _compared(self, places: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         states: list[Tensor] = []
@@ -89,16 +94,21 @@ class ScoredModel(nn.Module):
 
 
 @torch.no_grad()
-def check_fused(scored: ScoredModel, forward: Any, device: torch.device) -> None:
-    """Fall back to whole logits where the fused head differs from the model's own; a collective under ZeRO-3."""
+def check_fused(scored: ScoredModel, forward: Any, device: torch.device, *, sharing: int = 1) -> None:
+    """Fall back to whole logits where the fused head differs from the model's own.
+
+    A collective under ZeRO-3, and of the ``sharing`` ranks that have a stretch of each row.
+    """
     if not scored.is_fused:
         logger.warning("the model's head cannot be fused: logits are held whole, which takes more memory")
         return
     vocabulary = len_of(scored.head.weight)
     ids = (torch.arange(PROBE, device=device) * 7 + 3)[None] % vocabulary  # any tokens will do, if they differ
-    starts = Sequences.of(torch.arange(PROBE)[None]).arguments(device) if takes_starts(_attention(scored)) else {}
+    rows = Sequences.of(torch.arange(PROBE * sharing)[None])
+    starts = rows.arguments(device) if takes_starts(_attention(scored)) else {}
+    positions = torch.arange(PROBE, device=device)[None]
     places = torch.arange(PROBE, device=device)
-    ours, theirs = forward(places=places, query=None, input_ids=ids, use_cache=False, **starts)
+    ours, theirs = forward(places=places, query=None, input_ids=ids, position_ids=positions, use_cache=False, **starts)
     limit = CLOSE.get(theirs.dtype, CLOSE[torch.float32])
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > limit * theirs.abs().max():
         scored.is_fused = False

@@ -71,3 +71,17 @@ def test_a_set_without_held_out_rows_is_enough_to_sample_from(tmp_path: Path) ->
 def test_a_start_checkpoint_that_never_comes_is_waited_for_as_long_as_is_said(tmp_path: Path) -> None:
     with pytest.raises(DeadlineExceeded, match=r"does not exist after 0\.2 s \(launch\.prepare_seconds\)"):
         wait_for_start_model(config("launch.prepare_seconds=0.2"), RunPaths(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ranks": 3}, "sequence_parallel: is 2, which does not divide ranks = 3"),
+        ({"compile": True}, "compile: is true with sequence_parallel = 2"),
+        ({"attention": "sdpa"}, "attention: is 'sdpa' with sequence_parallel = 2"),
+    ],
+)
+def test_ranks_that_share_rows_are_refused_what_they_cannot_do(changes: dict[str, Any], told: str) -> None:
+    assert LearnerConfig(ranks=4, sequence_parallel=2, attention="varlen").sequence_parallel == 2
+    with pytest.raises(ValueError, match=told):
+        LearnerConfig.model_validate({"ranks": 2, "sequence_parallel": 2} | changes)

@@ -107,7 +107,7 @@ class TrainingLoop:
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             max_new_tokens=config.rollout.max_new_tokens,
             max_length=config.model.max_length,
-            ranks=config.learner.ranks,
+            ranks=config.learner.ranks // config.learner.sequence_parallel,
             packing=config.learner.packing,
             max_token_lag=config.learner.max_token_lag,
             reference=trainer.served_reference,

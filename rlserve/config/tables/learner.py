@@ -61,6 +61,9 @@ class LearnerConfig(Section):
     """Address of rank 0; port 0 takes a free one."""
     ranks: int = Field(1, ge=1)
     """Processes (GPUs) that train."""
+    sequence_parallel: int = Field(1, ge=1)
+    """Ranks that share each row of tokens, for sequences longer than one GPU holds (Ulysses). Divides ``ranks`` and the
+    model's heads."""
     rank_timeout_seconds: float = Field(600.0, gt=0)
     """Longest wait of one rank for another in a collective operation; then the run ends with the name of that rank."""
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -167,6 +170,20 @@ class LearnerConfig(Section):
             raise ValueError(
                 f"learner.publish_dtype: is {self.publish_dtype!r} with [learner.lora], whose adapters are published "
                 "as they are trained; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_rows(self) -> "LearnerConfig":
+        size = self.sequence_parallel
+        if self.ranks % size:
+            raise ValueError(f"sequence_parallel: is {size}, which does not divide ranks = {self.ranks}")
+        if size > 1 and self.compile:
+            raise ValueError(f"compile: is true with sequence_parallel = {size}; set one of the two otherwise")
+        if size > 1 and self.attention not in ("", "varlen"):
+            raise ValueError(
+                f"attention: is {self.attention!r} with sequence_parallel = {size}, which attends by 'varlen'; leave "
+                "it empty"
             )
         return self
 

@@ -82,7 +82,7 @@ def create_rank(directory: Path, job: dict[str, Any], rank_info: RankInfo) -> Ra
     if needs_reference(algorithm):
         refreshed = kept.reference_path if kept else None
         source = str(refreshed or job["model"])
-        reference = Reference(source, engine.config, rank_info)
+        reference = Reference(source, engine.config, rank_info, parallel=engine.parallel)
         reference.is_start = refreshed is None
     return Rank(engine=engine, algorithm=algorithm, reference=reference)
 
@@ -140,7 +140,7 @@ def main() -> None:
             if rank_info.rank:
                 follow(rank)
             else:
-                lead(place, job, trainer_of(rank, place), rank_info.world_size)
+                lead(place, job, trainer_of(rank, place), rank_info.world_size // rank.engine.config.sequence_parallel)
         except RlserveError as error:
             print(f"failed {type(error).__name__}: {error}", flush=True)
             sys.exit(3)

@@ -6,6 +6,7 @@
 * ``scorer``           loads the model, and scores the tokens that the loss reads
 * ``reference``        a frozen copy of the model, or the model without its adapters, for log-probabilities beside the
                          policy's
+* ``sequence_parallel``  rows of tokens that several ranks share (Ulysses)
 * ``zero``             DeepSpeed's engines, and models of stage 3 that are partitioned as they are loaded
 * ``deepspeed_setup``  rank and address, process group, DeepSpeed's configuration, optimizer, threads
 * ``rank_links``       host collectives: sums, commands and values over gloo

@@ -28,6 +28,7 @@ from rlserve.actors.learner.train.saving import optimizer_state
 from rlserve.actors.learner.train.saving.model_files import read_companions
 from rlserve.actors.learner.train.saving.optimizer_state import Read
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, check_packing, load_policy
+from rlserve.actors.learner.train.sequence_parallel import sequence_parallel
 from rlserve.actors.learner.train.zero import training_engine
 from rlserve.algorithms import metrics
 from rlserve.algorithms.batch import LossOutput, Metric, PolicyOutputs, TokenBatch
@@ -110,15 +111,18 @@ class LearnerEngine:
         deepspeed = import_deepspeed(self.rank_info.device)
         init_process_group(deepspeed, self.rank_info, timeout_seconds=config.rank_timeout_seconds)
         device = self.rank_info.device
+        self.parallel = sequence_parallel(config, self.rank_info)
         self.base: str
         """The model whose weights were loaded; with ``learner.lora`` they stay as they are."""
         self.module: nn.Module
-        self.module, self.base = load_policy(model_path, config, device, base=base)
-        scored = ScoredModel(self.module, compiled=config.compile)
+        self.module, self.base = load_policy(model_path, config, device, base=base, parallel=self.parallel)
+        scored = ScoredModel(
+            self.module, compiled=config.compile, join=None if self.parallel is None else self.parallel.joined
+        )
         self._flops = throughput.FlopCounter(self.module)
         self.deepspeed = training_engine(scored, config, device)
         bound_collectives(config.rank_timeout_seconds)  # after the engine, for which DeepSpeed makes its groups
-        self._scorer = Scorer.around(scored, device, forward=self.deepspeed)
+        self._scorer = Scorer.around(scored, device, forward=self.deepspeed, parallel=self.parallel)
         self.vocabulary = self._scorer.vocabulary
         """Columns of the model's output."""
         self.links = RankLinks(self.rank_info, timeout_seconds=config.rank_timeout_seconds)
@@ -189,7 +193,7 @@ class LearnerEngine:
             with torch.no_grad():
                 outputs = self._scorer(batch, needs=needs)
             square += _squared_pull(outputs, batch.to(self.rank_info.device), loss)
-        return float(self.links.sum(square).sqrt())
+        return float(self.sum_of_rows(square).sqrt())
 
     def warm_up(self, *, width: int, trained: int, needs: Collection[str] = ENTROPY) -> None:
         """Run a full micro-batch of rows of ``width`` tokens forward and backward, the last ``trained`` trained on.
@@ -249,6 +253,10 @@ class LearnerEngine:
         """Digest of the files of the model that adapters belong to; reads all of them."""
         return weights_digest(self.base)
 
+    def sum_of_rows(self, values: Tensor) -> Tensor:
+        """Elementwise sum over the ranks of what each has of its rows; those that share rows count once."""
+        return self.links.sum(values) / self.config.sequence_parallel
+
     def rng_states(self) -> Tensor:
         """``[ranks, bytes]``: every rank's random state; a collective."""
         return self.links.stack(torch.get_rng_state())
@@ -278,7 +286,8 @@ class LearnerEngine:
         # A gradient may be finite under a loss that is not. Multiplied by NaN, its norm shows every rank that the step
         # must be skipped.
         nan_if_invalid = torch.where(torch.isfinite(share.loss.detach()), 1.0, torch.nan)
-        self.deepspeed.backward(share.loss * (nan_if_invalid * self.rank_info.world_size))
+        groups = self.rank_info.world_size // self.config.sequence_parallel
+        self.deepspeed.backward(share.loss * (nan_if_invalid * groups))
         # Detached, so that no micro-batch keeps its graph until the end of the step.
         return share.loss.detach(), dict(share.metrics)
 
@@ -312,7 +321,7 @@ class LearnerEngine:
         merged = metrics.merge(parts)
         sums, extremes = metrics.to_vectors(merged)
         # Two collectives for all metrics: sums and extremes cannot be reduced by one operation.
-        merged = metrics.from_vectors(merged, self.links.sum(sums), self.links.maximum(extremes))
+        merged = metrics.from_vectors(merged, self.sum_of_rows(sums), self.links.maximum(extremes))
         return float(merged.pop("").value), merged
 
     def _work(self, batch: TokenBatch) -> dict[str, Metric]:

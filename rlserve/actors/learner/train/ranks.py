@@ -153,7 +153,7 @@ class Rank:
         if needs_reference(self.algorithm):
             # The denominator was made on rank 0, before the reference scored the batch: each rank adds its own part.
             gap = torch.tensor(with_reference(denominator, micro_batches).reference_gap, dtype=torch.float64)
-            denominator = replace(denominator, reference_gap=float(self.engine.links.sum(gap)))
+            denominator = replace(denominator, reference_gap=float(self.engine.sum_of_rows(gap)))
         return micro_batches, lambda outputs, batch: self.algorithm.loss(outputs, batch, denominator)
 
     def refresh_reference(self) -> None:
@@ -198,7 +198,7 @@ def create_rank(
     elif beside:
         # A refreshed reference is no longer the start model, so the checkpoint carries it.
         kept = checkpoint.reference_path if checkpoint is not None else None
-        reference = Reference(str(kept or start_model), config.learner, rank_info)
+        reference = Reference(str(kept or start_model), config.learner, rank_info, parallel=engine.parallel)
         reference.is_start = kept is None
     if engine.planned_bytes:
         engine.planned_bytes += held_bytes(reference.module) if isinstance(reference, Reference) else 0

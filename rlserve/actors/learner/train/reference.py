@@ -10,6 +10,7 @@ from rlserve.actors.learner.train.deepspeed_setup import RankInfo
 from rlserve.actors.learner.train.engine import LearnerEngine
 from rlserve.actors.learner.train.gather import GATHER_BYTES, buckets, gather, gathered, is_partitioned
 from rlserve.actors.learner.train.scorer import DTYPES, Scorer, load_model
+from rlserve.actors.learner.train.sequence_parallel import SequenceParallel
 from rlserve.actors.learner.train.zero import frozen_engine
 from rlserve.algorithms.batch import TokenBatch
 from rlserve.config.tables.learner import LearnerConfig
@@ -27,18 +28,25 @@ class Reference:
         reference.copy_from(engine.module)        # from now on the present policy is the reference
     """
 
-    def __init__(self, model_path: str, config: LearnerConfig, rank_info: RankInfo) -> None:
+    def __init__(
+        self,
+        model_path: str,
+        config: LearnerConfig,
+        rank_info: RankInfo,
+        *,
+        parallel: SequenceParallel | None = None,
+    ) -> None:
         device = rank_info.device
-        model = load_model(model_path, config, device).requires_grad_(False)
+        model = load_model(model_path, config, device, parallel).requires_grad_(False)
         if not is_partitioned(model):
             model.to(device)
         self.module = model
         self.is_start = True
         """False once ``copy_from`` replaced the weights that the run began with."""
         self._dtype = DTYPES[config.dtype]
-        scored = ScoredModel(model)
+        scored = ScoredModel(model, join=None if parallel is None else parallel.joined)
         forward = frozen_engine(scored, config, device) if is_partitioned(model) else None
-        self._scorer = Scorer.around(scored, device, forward=forward)
+        self._scorer = Scorer.around(scored, device, forward=forward, parallel=parallel)
 
     @torch.no_grad()
     def score(self, batches: Sequence[TokenBatch]) -> list[TokenBatch]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlserve.actors.learner.train.sequence_parallel import SequenceParallel
 from rlserve.actors.learner.train.zero import partitioned
 from rlserve.algorithms.batch import PolicyOutputs, TokenBatch, per_token_fields
 from rlserve.algorithms.logprobs import outputs_of, query_of
@@ -29,10 +30,13 @@ CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> nn.Module:
+def load_model(
+    path: str, config: LearnerConfig, device: torch.device = CPU, parallel: SequenceParallel | None = None
+) -> nn.Module:
     """Load the causal LM at ``path`` (a directory or hub name) in ``learner.dtype``, to run on ``device``.
 
-    In stage 3 all ranks call it, and each holds its part alone from the start.
+    In stage 3 all ranks call it, and each holds its part alone from the start. With ``parallel`` it runs on stretches
+    of rows.
 
     No remote code is run. Dropout is off everywhere, so that a step is a function of weights and batch alone. Raises
     ConfigError for an attention or kernels that cannot be had.
@@ -41,6 +45,9 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
 
     chosen = attention.choose(config.attention, packing=config.packing, dtype=config.dtype, device=device)
     attention.register(device)
+    if parallel is not None:
+        parallel.register()
+        chosen = attention.SHARED_ROWS
 
     # An actor's output is a log file, in which a bar is only noise.
     with _no_progress_bar(), _blaming_attention(chosen), partitioned(config, device):
@@ -62,7 +69,9 @@ def load_model(path: str, config: LearnerConfig, device: torch.device = CPU) -> 
     return loaded
 
 
-def load_policy(path: str, config: LearnerConfig, device: torch.device, *, base: str = "") -> tuple[nn.Module, str]:
+def load_policy(
+    path: str, config: LearnerConfig, device: torch.device, *, base: str = "", parallel: SequenceParallel | None = None
+) -> tuple[nn.Module, str]:
     """The model at ``path`` with the adapters of ``learner.lora``, and the path of the model that was loaded.
 
     An adapter at ``path`` is loaded upon ``base``, or the model that it names. Raises ConfigError.
@@ -74,7 +83,7 @@ def load_policy(path: str, config: LearnerConfig, device: torch.device, *, base:
             "rlserve export"
         )
     source = (base or adapter.base) if adapter else path
-    model = load_model(source, config, device)
+    model = load_model(source, config, device, parallel)
     if config.lora is not None:
         add_adapter(model, config.lora)
     if adapter is not None:
@@ -140,14 +149,23 @@ class Scorer:
     """Layers are computed again in the backward pass (gradient checkpointing)."""
     tells_starts: bool = False
     """The model's attention gets the places where sequences begin."""
+    parallel: SequenceParallel | None = None
+    """How ranks share rows; None: each row is here whole."""
     unshared: Tensor | None = None
     """``[V]`` bool, in host memory: policy tokens missing from the teacher's vocabulary."""
 
     @classmethod
-    def around(cls, model: nn.Module, device: torch.device, *, forward: Callable[..., Any] | None = None) -> "Scorer":
+    def around(
+        cls,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        forward: Callable[..., Any] | None = None,
+        parallel: SequenceParallel | None = None,
+    ) -> "Scorer":
         """The scorer of ``model``, or of the scored model that is called through ``forward``."""
         scored = model if isinstance(model, ScoredModel) else ScoredModel(model)
-        check_fused(scored, forward or scored, device)
+        check_fused(scored, forward or scored, device, sharing=1 if parallel is None else parallel.size)
         config: Any = scored.model.config
         recomputes = bool(getattr(scored.model, "is_gradient_checkpointing", False))
         # get_text_config: a multimodal configuration keeps the vocabulary in its text part.
@@ -157,6 +175,7 @@ class Scorer:
             config.get_text_config().vocab_size,
             recomputes=recomputes,
             tells_starts=attention.takes_starts(config._attn_implementation),
+            parallel=parallel,
         )
 
     def __call__(self, batch: TokenBatch, *, needs: Collection[str]) -> PolicyOutputs:
@@ -168,14 +187,27 @@ class Scorer:
         # All decisions from host memory: a look at the device's would wait for all that is queued there.
         places = scored_places(batch)  # [N]
         query = query_of(batch, places, needs=needs, unshared=self.unshared)
-        inputs: dict[str, Any] = {"input_ids": batch.token_ids.to(self.device), "use_cache": False}
-        if is_packed(batch):
-            inputs["position_ids"] = batch.position_ids.to(self.device)
-        if self.tells_starts:
-            inputs |= attention.Sequences.of(batch.position_ids).arguments(self.device)
+        inputs, read = self._inputs(batch), places - 1
+        if self.parallel is not None:
+            # In rows that are a little wider: ``_inputs`` pads them.
+            width = batch.token_ids.shape[1]
+            read = read // width * self.parallel.width(width) + read % width
         with self._attention(batch.token_ids.shape[1]):
-            scores = self.forward(places=(places - 1).to(self.device), query=query.to(self.device), **inputs)
+            scores = self.forward(places=read.to(self.device), query=query.to(self.device), **inputs)
         return outputs_of(scores, places.to(self.device), batch.token_ids.shape, needs=needs)
+
+    def _inputs(self, batch: TokenBatch) -> dict[str, Any]:
+        ids, positions, parallel = batch.token_ids, batch.position_ids, self.parallel
+        starts = {}
+        if parallel is not None:
+            ids, positions = parallel.padded(ids, positions)
+        if self.tells_starts:
+            starts = attention.Sequences.of(positions).arguments(self.device)
+        if parallel is not None:
+            ids, positions = parallel.own(ids), parallel.own(positions)
+        if parallel is not None or is_packed(batch):
+            starts["position_ids"] = positions.to(self.device)
+        return {"input_ids": ids.to(self.device), "use_cache": False, **starts}
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
         # The recomputation in the backward pass would run outside of this context, with another kernel.

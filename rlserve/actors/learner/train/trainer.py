@@ -48,7 +48,7 @@ from rlserve.weight_sync.publisher import Publisher
 logger = logging.getLogger(__name__)
 
 Shares = Sequence[Sequence[TokenBatch]]
-"""By rank and micro-batch; every rank has equally many."""
+"""By rank, or by group of ranks that share rows, and micro-batch; all have equally many."""
 
 
 class Trainer:
@@ -114,7 +114,9 @@ class Trainer:
             scored = [tuple(self._rank.score(shares[0]))]
             for rank in self._followers:
                 values = iter(self._engine.links.receive_values(rank))
-                scored.append(tuple(take_record(PolicyOutputs, values) for _ in shares[rank]))
+                outputs = tuple(take_record(PolicyOutputs, values) for _ in self._share(shares, rank))
+                if len(scored) == self._group_of(rank):  # the first rank of its group
+                    scored.append(outputs)
             return tuple(scored)
 
     def has_finite_logprobs(self, batch: OptimizerBatch) -> bool:
@@ -276,7 +278,14 @@ class Trainer:
     def _send(self, shares: Shares, *before: Any) -> None:
         """Each follower its own share, behind the records of ``before``."""
         for rank in self._followers:
-            self._engine.links.send_values(rank, values_of([*before, *shares[rank]]))
+            self._engine.links.send_values(rank, values_of([*before, *self._share(shares, rank)]))
+
+    def _share(self, shares: Shares, rank: int) -> Sequence[TokenBatch]:
+        return shares[self._group_of(rank)]
+
+    def _group_of(self, rank: int) -> int:
+        """Number of the group of ranks that share rows."""
+        return rank // self._engine.config.sequence_parallel
 
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)

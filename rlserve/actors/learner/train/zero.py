@@ -30,7 +30,8 @@ def partitioned(config: LearnerConfig, device: torch.device) -> Iterator[None]:
 
     The process group must exist.
     """
-    if config.zero_stage != 3:
+    # peft makes adapters beside whole weights.
+    if config.zero_stage != 3 or config.lora is not None:
         yield
         return
     from transformers.integrations import deepspeed

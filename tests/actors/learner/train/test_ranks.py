@@ -83,10 +83,13 @@ def run_alone(directory, job):
 WHOLE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """No parameter is small enough to be kept whole."""
 BFLOAT16 = LEARNER | {"dtype": "bfloat16"}
+SHARED_ROWS = {"ranks": 2, "sequence_parallel": 2}
 FORMS = {
     "stage 0": {"learner": LEARNER | {"zero_stage": 0}},
     "stage 3": {"learner": LEARNER | {"zero_stage": 3}},
     "offload": {"learner": LEARNER | {"zero_stage": 3, "deepspeed": OFFLOAD}},
+    "shared rows": {"learner": LEARNER | {"zero_stage": 0} | SHARED_ROWS},
+    "shared rows in stage 3": {"learner": LEARNER | {"zero_stage": 3, "deepspeed": WHOLE} | SHARED_ROWS},
 }
 """Jobs of two ranks that must do what one rank does in stage 0."""
 
@@ -110,12 +113,15 @@ def site(start, tmp_path_factory):
     back = one_to_two | {"learner": BFLOAT16 | {"zero_stage": 2}, "first": 2, "save_at": 0, "save_again": True}
     jobs.append(back)
     jobs.append({"name": "load", "learner": LEARNER | {"zero_stage": 3}, "measure": str(large_model(place))})
+    shared = {"learner": LEARNER | {"zero_stage": 3, "gradient_checkpointing": True} | SHARED_ROWS}
+    jobs.append(sharded | shared | {"name": "shared rows and reference", "first": 0, "last": 4, "refresh_at": 1})
     for name, source in (("resumed", "never stopped"), ("sharded resumed", "sharded")):
         (place / name).mkdir()
         (place / source).mkdir()
         (place / source / "checkpoints").mkdir()
         (place / name / "checkpoints").symlink_to(place / source / "checkpoints")
     # What fails in one job shows in the tests of that job and of those after it.
+    jobs.sort(key=lambda job: job["learner"].get("sequence_parallel", 1))
     print(asyncio.run(run_two(place, *jobs)))
     return place
 
@@ -177,6 +183,7 @@ def test_two_ranks_resume_bit_for_bit_with_a_reference_model(site, start, tmp_pa
 def test_a_sharded_reference_says_what_a_whole_one_does_also_refreshed_and_resumed(site, start, tmp_path):
     both = done(site, "sharded")
     assert_same_bits(both, done(site, "sharded resumed"))
+    assert_alike(done(site, "shared rows and reference"), both)
     job = {"model": str(start), "learner": LEARNER, "algorithm": REFERENCE, "first": 0, "last": 4, "refresh_at": 1}
     assert_alike(both, run_alone(tmp_path, job))
 
