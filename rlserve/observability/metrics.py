@@ -65,6 +65,9 @@ METRICS: Mapping[str, MetricInfo] = {
         "tokens/s", "tokens that the model saw in learner/step_seconds, prompts included and padding not, a rank"
     ),
     "learner/mfu": MetricInfo("share", "of the FLOP/s that a known GPU could do, those that training takes"),
+    "learner/expert_load": MetricInfo(
+        "ratio", "of a mixture of experts: tokens of the busiest expert over those of a mean one, in the worst layer"
+    ),
     "learner/peak_gib": MetricInfo("GiB", "most memory that a rank held: tensors on a GPU, the process on a CPU"),
     "learner/peak_over_plan": MetricInfo("share", "that peak over what the memory plan (rlserve plan) says"),
     "learner/updates": MetricInfo("updates", "optimizer updates made from the batch"),

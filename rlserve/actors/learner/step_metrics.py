@@ -70,5 +70,7 @@ def _speed(report: StepReport) -> dict[str, float]:
     }
     if report.planned_bytes:
         known["learner/peak_over_plan"] = report.peak_bytes / report.planned_bytes
+    if report.expert_load:
+        known["learner/expert_load"] = report.expert_load
     # No card is known to be the peak: no number is better than one against a guess.
     return known | ({"learner/mfu": report.flops / (gpu_seconds * report.peak_flops)} if report.peak_flops else {})

@@ -28,7 +28,13 @@ def test_experts_are_published_by_the_names_of_the_checkpoint_a_layer_at_a_time(
     config = LearnerConfig(dtype="float32", weight_decay=0.0, zero_stage=stage)
     engine = LearnerEngine(str(tmp_path / "start"), config, seed=0)
     trainer = trainer_of(Rank(engine=engine, algorithm=registry.create(ReinforceConfig())), tmp_path)
-    assert trainer.step(optimizer_batch(0, 1), lr=1e-2).updates == 1
+    logits: list[list[torch.Tensor]] = [[], []]
+    for layer, seen in zip(engine.module.model.layers, logits, strict=True):  # type: ignore[union-attr, arg-type]
+        layer.mlp.gate.register_forward_hook(lambda _, given, found, seen=seen: seen.append(found[0].detach()))
+    report = trainer.step(optimizer_batch(0, 1), lr=1e-2)
+    counts = [torch.bincount(torch.cat(seen).topk(2).indices.flatten(), minlength=4) for seen in logits]
+    assert report.updates == 1 and len(logits[0]) == 4, "micro-batches"
+    assert report.expert_load == pytest.approx(max(float(found.max() / found.sum() * 4) for found in counts)) != 1
     with gather.gathered(list(engine.module.parameters())):
         trained = {name: tensor.detach().to(torch.bfloat16) for name, tensor in engine.module.named_parameters()}
     experts = "model.layers.1.mlp.experts.gate_up_proj"

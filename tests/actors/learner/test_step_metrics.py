@@ -21,7 +21,7 @@ from tests.support.groups import group
 TIMES = PublishTimes(copy_seconds=0.5, digest_seconds=1.5, seconds=2.0, num_bytes=100)
 
 
-def step() -> Mapping[str, float]:
+def step(expert_load: float = 0.0) -> Mapping[str, float]:
     groups = [group((1.0, 0.0)), group((1.0, 1.0), index=1)]
     report = StepReport(
         loss=0.5,
@@ -37,6 +37,7 @@ def step() -> Mapping[str, float]:
         peak_bytes=2.0**31,
         planned_bytes=2.5 * 2**30,
         ranks=4,
+        expert_load=expert_load,
     )
     layout = BatchLayout(tokens_per_micro_batch=512, max_new_tokens=64, max_length=128)
     return step_metrics(
@@ -92,6 +93,7 @@ def test_speed_is_that_of_one_gpu_and_mfu_of_all() -> None:
     assert numbers["learner/tokens_per_second_per_gpu"] == 100
     assert numbers["learner/mfu"] == pytest.approx(3e12 / (2.0 * 4 * 2e12))
     assert (numbers["learner/peak_gib"], numbers["learner/peak_over_plan"]) == (2, 0.8)
+    assert "learner/expert_load" not in numbers and step(expert_load=2.5)["learner/expert_load"] == 2.5
 
 
 def test_arrivals_are_of_one_interval_and_samples_of_the_whole_process() -> None:

@@ -39,6 +39,7 @@ from rlserve.memory.formulas import effective_stage, learner_rank
 from rlserve.memory.shape import ModelShape
 from rlserve.models import throughput
 from rlserve.models.adapter_files import weights_digest
+from rlserve.models.experts import ExpertLoad, busiest
 from rlserve.models.scored_model import ScoredModel
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class StepReport:
     ranks: int = 1
     peak_bytes: float = 0.0
     """Most memory that a rank held at once since its start."""
+    expert_load: float = 0.0
+    """Tokens of the busiest expert over those of a mean one, over all ranks; 0 without experts."""
     planned_bytes: float = 0.0
     """That peak by the memory plan; 0 for a model of another form than it knows."""
 
@@ -120,6 +123,7 @@ class LearnerEngine:
             self.module, compiled=config.compile, join=None if self.parallel is None else self.parallel.joined
         )
         self._flops = throughput.FlopCounter(self.module)
+        self._experts = ExpertLoad(self.module)
         self.deepspeed = training_engine(scored, config, device)
         bound_collectives(config.rank_timeout_seconds)  # after the engine, for which DeepSpeed makes its groups
         self._scorer = Scorer.around(scored, device, forward=self.deepspeed, parallel=self.parallel)
@@ -155,6 +159,7 @@ class LearnerEngine:
         A step whose loss or gradient norm is not finite is skipped: weights and optimizer stay as they are.
         """
         started = time.perf_counter()
+        self._experts.take()  # a warm-up may have been counted
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr  # set at each step, so that a schedule needs no state of its own
         shares = [
@@ -178,6 +183,7 @@ class LearnerEngine:
             peak_flops=throughput.peak_flops(self.rank_info.device, self.dtype),
             ranks=self.rank_info.world_size,
             peak_bytes=held,
+            expert_load=busiest(self.links.sum(self._experts.take())) if self._experts.counts.numel() else 0.0,
             planned_bytes=self.planned_bytes,
         )
 
