@@ -4,12 +4,9 @@
 * ``top_scores``    the scores that a teacher gives tokens
 * ``attention``     attention over packed rows without a mask
 * ``layers``        decoder layers compiled, or with the kernels of a library
-<<<<<<< HEAD
 * ``adapters``      low-rank adapters in a model (LoRA): put in, trained, switched off
 * ``adapter_files`` an adapter's directory, and the model that it belongs to
 * ``merge``         an adapter merged into the weights of its base
-=======
 * ``experts``       how evenly a mixture of experts is used
->>>>>>> b9c6721 (Report how evenly a mixture of experts is used)
 * ``throughput``    FLOPs of a step, peaks of cards, memory
 """
