@@ -17,6 +17,7 @@ from rlserve.config.paths import RunPaths
 from rlserve.config.run import RunConfig
 from rlserve.config.tables.launch import RayConfig
 from rlserve.errors import ConfigError
+from rlserve.launch.base import RunFailed
 from rlserve.launch.plan import ProcessSpec, plan_processes
 from rlserve.launch.ray.cluster import connect
 from rlserve.launch.ray.keeper import Keeper, Site, token_file
@@ -177,3 +178,10 @@ async def test_processes_are_spread_over_nodes_and_die_with_their_ray_actor(
     assert died["actor"] == "rollout-1" and died["how"] == f"lost with its Ray actor on node {hosts[1]}"
     assert not any(psutil.pid_exists(int(line[0])) for name in ("rollout-0", "rollout-1") for line in site.said(name))
     assert not (site.paths.root / "shared.token").exists()
+
+
+async def test_a_cluster_without_room_is_named(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLSERVE_INSECURE", "1")
+    site = Run(tmp_path, cluster.address, "launch.ray.wait_seconds=1", "launch.ray.cpus.rollout=50")
+    with pytest.raises(RunFailed, match=r"had no room for 1 x 50 CPU for rollout within 1 s .launch.ray.wait_seconds"):
+        await lived(site, [site.spec("learner", ""), site.spec("rollout-0", "")], asyncio.sleep(0))
