@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
-SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("RLSERVE_SHARED", Path(__file__).parents[4] / "shared"))
 DATA = SHARED / "data" / "gsm8k_train.jsonl"
 
 
