@@ -72,15 +72,14 @@ class Site:
     def publish(self, version: int) -> PolicyVersion:
         return self.publisher.publish(weights(version), version)
 
-    def worker(self) -> Subscriber:
+    def worker(self, name: str = "") -> Subscriber:
         async def connect() -> grpc.aio.Channel:
             return open_channel(self.address)
 
-        name = f"w{len(self.workers)}"
-        (self.directory / name).mkdir()
-        self.workers.append(
-            Subscriber(connect, worker_id=name, staging=self.directory / name, chunk_seconds=20, carriers=self.ways)
-        )
+        name = name or f"w{len(self.workers)}"
+        staging = self.directory / f"{name}-{len(self.workers)}"
+        staging.mkdir()
+        self.workers.append(Subscriber(connect, worker_id=name, staging=staging, chunk_seconds=20, carriers=self.ways))
         return self.workers[-1]
 
     async def fetch(self, policy: PolicyVersion, *workers: Subscriber) -> None:
@@ -140,6 +139,17 @@ async def test_one_group_serves_all_its_members_and_is_used_again(tmp_path: Path
         assert time.monotonic() - started > GATHER_SECONDS
         assert [w.counts.taken for w in workers] == [{"collective": 5}] * 2
         assert [w.counts.refused for w in workers] == [0, 0]
+
+
+async def test_a_worker_that_was_started_again_is_no_member_of_its_last_group(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        steady, before = here.worker(), here.worker("again")
+        await here.fetch(here.publish(0), steady, before)
+        await before.close()
+        after = here.worker("again")
+        await here.fetch(here.publish(1), steady, after)
+        assert (steady.counts.taken, after.counts.taken) == ({"collective": 2}, {"collective": 1})
+        assert (steady.counts.refused, after.counts.refused) == (0, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])

@@ -5,8 +5,8 @@ are, and its training thread takes no part. A *round* brings one version to thos
 
 1. The first request opens the round. It closes after GATHER_SECONDS, or sooner: once all that asked for the version
    before have asked for this one.
-2. The group of the last round is used again when it has the same members. Otherwise it is killed, and each member
-   gets a place in a new one.
+2. The group of the last round is used again when it has the same members, in the same processes. Otherwise it is
+   killed, and each member gets a place in a new one.
 3. Pieces go through the group; the digest of each goes to every member through its Fetch call, which is authenticated
    where the group is not.
 
@@ -14,8 +14,8 @@ A worker that comes late takes another carrier for this version, and is waited f
 dies or stands still, the group breaks for all within PROGRESS_SECONDS: those that live ask again, once, and are a new
 group; the other one is waited for no longer than GATHER_SECONDS.
 
-On the wire: the worker gives the best backend it has in ``carriers``; the header gives its place in ``locator``; a
-chunk is the digest of a piece, without data.
+On the wire: the worker gives the best backend and the group it has in ``carriers``; the header gives its place in
+``locator``; a chunk is the digest of a piece, without data.
 """
 
 import asyncio
@@ -52,14 +52,29 @@ ATTEMPTS = 2
 """Rounds of a version: one more when a member broke the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a worker says of itself when it asks."""
+
+    backend: str
+    """The best one that it has."""
+    group: str = ""
+    """In which it has a rank. A worker that was started again has none."""
+
+    @classmethod
+    def of(cls, request: pb.FetchRequest) -> "Member | None":
+        """None for a worker that does not take part."""
+        backend, _, group = request.carriers.get(NAME, "").partition(" ")
+        return cls(backend, group) if backend in (GLOO, NCCL) else None
+
+
 @dataclass(eq=False)
 class Round:
     """One version on its way to the workers that asked for it in time."""
 
-    published: Published
+    policy: PolicyVersion
     attempt: int
-    members: dict[str, str] = field(default_factory=dict)
-    """Workers, and the backend that each has."""
+    members: dict[str, "Member"] = field(default_factory=dict)
     places: dict[str, Place] | None = None
     """Of the members, once the round is closed and its group can be joined."""
     digests: list[str] = field(default_factory=list)
@@ -68,11 +83,6 @@ class Round:
     """Why it broke."""
     ended: bool = False
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    @property
-    def policy(self) -> PolicyVersion:
-        """The version."""
-        return self.published.policy
 
     def has_place(self, worker: str) -> bool:
         """Whether the worker is in this round's group."""
@@ -107,8 +117,8 @@ class CollectiveSender:
         publisher.at_close.callback(self._give_up_group)
 
     async def offer(self, published: Published, request: pb.FetchRequest) -> Offer | None:
-        backend = request.carriers.get(NAME, "")
-        if backend not in (GLOO, NCCL):
+        member = Member.of(request)
+        if member is None:
             return None
         turn = self._round_of(published)
         if turn.has_place(request.worker_id):  # it saw its group break before this rank did
@@ -117,7 +127,7 @@ class CollectiveSender:
         if turn.places is not None or turn.ended:  # too late for this one
             self._expected.add(request.worker_id)
             return None
-        turn.members[request.worker_id] = backend
+        turn.members[request.worker_id] = member
         await turn.notify()
         try:
             await turn.until(lambda: turn.places is not None)
@@ -140,17 +150,17 @@ class CollectiveSender:
         same = last is not None and last.policy.digest == published.policy.digest
         if last is not None and same and not (last.problem and last.attempt < ATTEMPTS):
             return last
-        self._round = Round(published, attempt=last.attempt + 1 if last is not None and same else 1)
-        task = asyncio.create_task(self._run(self._round))
+        self._round = Round(published.policy, attempt=last.attempt + 1 if last is not None and same else 1)
+        task = asyncio.create_task(self._run(self._round, published))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return self._round
 
-    async def _run(self, turn: Round) -> None:
+    async def _run(self, turn: Round, published: Published) -> None:
         try:
             async with self._busy:
                 await self._gather(turn)
-                await self._send(turn)
+                await self._send(turn, published)
         except (Interrupted, OSError) as error:
             turn.problem = str(error)
             logger.warning(
@@ -171,25 +181,28 @@ class CollectiveSender:
                 logger.info("version %d is broadcast without %s, which did not ask", turn.policy.version, missing)
         self._expected = set(turn.members)
 
-    async def _send(self, turn: Round) -> None:
+    async def _send(self, turn: Round, published: Published) -> None:
         members = dict(turn.members)
         if not members:
             return
-        same = self._rank is not None and self._rank.alive and self._group.keys() == members.keys()
-        rank = self._rank if same and self._rank is not None else await self._new_group(members)
+        rank = self._rank
+        same = rank is not None and rank.alive and self._group.keys() == members.keys()
+        same = same and rank is not None and {member.group for member in members.values()} == {rank.place.group}
+        if rank is None or not same:
+            rank = await self._new_group(members)
         turn.places = self._group
         await turn.notify()
         if not same:
             await asyncio.to_thread(rank.joined)
-        rank.begin(turn.published.path, turn.policy.total_bytes)
+        rank.begin(published.path, turn.policy.total_bytes)
         for _ in range(num_pieces(turn.policy.total_bytes)):
             turn.digests.append(await asyncio.to_thread(rank.digest))
             await turn.notify()
 
-    async def _new_group(self, members: dict[str, str]) -> BroadcastRank:
+    async def _new_group(self, members: dict[str, Member]) -> BroadcastRank:
         """This rank of a group in which the members have their places, instead of the last one."""
         await asyncio.to_thread(self._give_up_group)
-        backend = NCCL if best_backend() == NCCL and set(members.values()) == {NCCL} else GLOO
+        backend = NCCL if best_backend() == NCCL and {m.backend for m in members.values()} == {NCCL} else GLOO
         place = Place(uuid.uuid4().hex, backend, self._address, port=0, rank=0, size=len(members) + 1)
         rank = self._rank = await asyncio.to_thread(BroadcastRank, place)
         place = replace(place, port=await asyncio.to_thread(rank.port))
@@ -214,7 +227,8 @@ class CollectiveReceiver:
         staging.at_close.callback(self._leave)
 
     def ask(self, request: pb.FetchRequest, held: int | None) -> None:
-        request.carriers[NAME] = best_backend()
+        group = self._rank.place.group if self._rank is not None and self._rank.alive else ""
+        request.carriers[NAME] = f"{best_backend()} {group}"
 
     async def take(self, policy: PolicyVersion, header: pb.FetchHeader, next_chunk: NextChunk) -> Path:
         place = Place.from_wire(header.locator)
