@@ -57,9 +57,9 @@ def parcel_for(role: ActorKind, teacher: str, config: RunConfig, paths: RunPaths
             bare["model"]["path"] = MODEL if files else start_model
             return _parcel(bare, files)
         case ActorKind.VERIFIER:
-            options, files = _with_files(config.verifier_options)
-            if files and not config.verifier.share_functions:
-                names = ", ".join(sorted(path.name for path in files.values()))
+            options, functions = _with_files(config.verifier_options)
+            if functions and not config.verifier.share_functions:
+                names = ", ".join(sorted(path.name for path in functions.values()))
                 raise InvalidRequest(
                     f"verifier.share_functions: is false, and verifiers of this run need {names}; these files are "
                     "code, which the joining host would run: set it to true where the run was started, or give this "
@@ -67,7 +67,7 @@ def parcel_for(role: ActorKind, teacher: str, config: RunConfig, paths: RunPaths
                 )
             bare = _bare(config)
             bare["verifier"]["options"] = options
-            return _parcel(bare, [_file_of(f"{CODE}/{name}", path) for name, path in files.items()])
+            return _parcel(bare, [_file_of(f"{CODE}/{name}", path) for name, path in functions.items()])
         case ActorKind.TEACHER:
             return _teacher(_named(teacher, config), config, paths, start_model)
     raise InvalidRequest(f"role: is {role!r}; a host joins as {', '.join(ROLES)}")
