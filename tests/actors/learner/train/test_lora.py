@@ -117,7 +117,7 @@ def test_a_resume_is_exact_and_a_checkpoint_holds_adapters_alone(start, tmp_path
     assert kept.base_digest == whole.base_digest
     found = latest(tmp_path)
     files = load_file(found.path / "adapter_model.safetensors")
-    optimizer = load_file(found.training_path / "optimizer-00001.safetensors")
+    optimizer = load_file(found.training_path / "optimizer-00000.safetensors")
     assert len(optimizer) == len(files) * (2 if dtype == "float32" else 3)
     assert not (found.path / "model.safetensors").exists()
     resumed = LearnerEngine(str(found.model_path), whole.config, seed=1, base=str(start))
