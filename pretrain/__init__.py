@@ -14,6 +14,6 @@
 To add a stage: a module like ``sft`` on top of ``stage`` and its section in ``rlserve/config/tables/pretrain.py``.
 Then its field in ``RunConfig`` and in ``TeacherConfig`` (``is_made_here``), its key in ``config/resume.FIXED``, its
 checkpoint in ``RunPaths``, its place in ``launch/prepare._make``, ``launch/plan`` and
-``launch/preflight/tasks.corpora``, its table in the ``exclude`` of ``cli/runs/evaluate`` and ``cli/runs/generate``, and
-its subcommand.
+``launch/preflight/tasks.corpora``, its table in the ``exclude`` of ``cli/models/evaluate`` and ``cli/models/generate``,
+and its subcommand.
 """

@@ -3,9 +3,9 @@
 * ``main``      parses, then imports the chosen command's module
 * ``commands``  Command: name, module and help of a subcommand
 
-* ``runs``      commands about a run: run, plan, serve, status, set, rollout, report, eval, generate
+* ``runs``      commands about a run: run, plan, serve, join, render, status, set, scale, rollout, report
+* ``models``    commands about a model: eval, generate, export, chat
 * ``env``       the actions of ``rlserve env``
-* ``chat``      talks to a checkpoint
 * ``pairs``     preference pairs from files of samples
 * ``pretrain``, ``sft``  the stages that make a start checkpoint
 * ``verify``    a verifier's verdicts on a file of cases
@@ -20,6 +20,6 @@
 * ``stages``    arguments that ``pretrain`` and ``sft`` share
 * ``cases``     the file format of ``verify``
 
-To add a command: a module here or in ``runs`` and its line in ``main.COMMANDS``. A page must show ``rlserve NAME``
-and a test must run it; torch and vLLM are imported inside ``run``.
+To add a command: a module here, in ``runs`` or in ``models``, and its line in ``main.COMMANDS``. A page must show
+``rlserve NAME`` and a test must run it; torch and vLLM are imported inside ``run``.
 """

@@ -11,9 +11,6 @@
 * ``scale``     more or fewer processes of a run that goes on
 * ``rollout``   status, pause, resume and samples of rollout workers
 * ``report``    rebuilds report.html
-* ``evaluate``  ``rlserve eval``: held-out accuracy of a checkpoint
-* ``generate``  graded samples of a model
-* ``export``    a checkpoint for other programs
 
 * ``hub_address``    finds the hub that a command talks to
 * ``run_directory``  checks a run directory given by the user

@@ -54,7 +54,7 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a worker says of itself when it asks."""
+    """A worker that asks."""
 
     backend: str
     """The best one that it has."""

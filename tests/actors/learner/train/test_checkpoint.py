@@ -149,7 +149,7 @@ def test_what_fails_beside_training_is_raised_and_leaves_nothing(engine, tmp_pat
     with pytest.raises(OSError, match="No space left"):
         saving.wait()
     assert names(tmp_path) == []
-    saving.wait()  # it is told once
+    saving.wait()  # raised once
     with pytest.raises(ZeroDivisionError):  # raised by the training thread, in the middle
         saving.save(Plan(directory=tmp_path, step=3, state={}), beside=lambda _: 1 / 0)
     saving.close()
