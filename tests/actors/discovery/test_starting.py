@@ -59,6 +59,7 @@ async def test_an_actor_is_listed_as_starting_until_it_serves() -> None:
                 serve=serve(),
                 work=work,
                 doing=lambda: "loads",
+                stop_seconds=86400.0,  # the deadline of its stop would end this process, in which other tests run
             )
         )
         async with asyncio.timeout(30):
