@@ -56,7 +56,7 @@ quickstart: $(STAMP)
 	$(BIN)/rlserve run configs/quickstart.toml --set seed=$(SEED) --set name=$(RUN) --overwrite
 
 # Two files at once: most tests wait for processes. A file's tests share the engines and servers that it starts.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: $(STAMP)
 	$(PYTEST)
