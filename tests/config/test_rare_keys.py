@@ -37,15 +37,14 @@ def test_adam_epsilon_bounds_the_update_where_gradients_are_small(epsilon: float
 
 def test_settings_of_the_engine_reach_vllm_by_its_own_names() -> None:
     set_here = config("rollout.enforce_eager=true", "rollout.gpu_memory_fraction=0.4", "rollout.max_num_seqs=17")
-    options = EngineOptions.from_config(set_here.rollout, set_here.model, "model", 0)
+    options = EngineOptions.from_config(set_here, "model")
     arguments = engine_arguments(options, on_cpu=False)
     assert {name: arguments[name] for name in ("enforce_eager", "gpu_memory_utilization", "max_num_seqs")} == {
         "enforce_eager": True,
         "gpu_memory_utilization": 0.4,
         "max_num_seqs": 17,
     }
-    usual = config()
-    compiled = EngineOptions.from_config(usual.rollout, usual.model, "model", 0)
+    compiled = EngineOptions.from_config(config(), "model")
     assert engine_arguments(compiled, on_cpu=False)["enforce_eager"] is False
     assert engine_arguments(compiled, on_cpu=True)["enforce_eager"] is True
     # From vLLM's source: its import takes half a minute on a busy machine.

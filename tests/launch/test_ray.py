@@ -165,7 +165,9 @@ async def test_processes_are_spread_over_nodes_and_die_with_their_ray_actor(
         os.kill(keeper, signal.SIGKILL)
         while len(site.said("rollout-1")) < 2:
             await asyncio.sleep(0.05)
-        assert not psutil.pid_exists(process)
+        # Its parent's death kills it; the kernel may take a moment, and the new one may be quicker.
+        while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.05)
         (site.paths.root / "over").touch()
 
     assert await lived(site, [learner, *workers], kill_a_keeper()) == []
