@@ -4,16 +4,14 @@ The configuration is ``configs/smollm2.toml``; what a method changes in it is in
 ``docs/real_model.md``.
 """
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlserve.bench.learn.compare import choose, summary, write
+from rlserve.bench.learn.compare import choose, gain, run_all, summary, write
 from rlserve.bench.learn.methods import Method
-from rlserve.bench.learn.runs import Curve, call, read_curve
-from rlserve.config.load import merge, read_toml, read_with_base, to_toml, validate
-from rlserve.config.paths import RunPaths
-from rlserve.config.run import RunConfig
+from rlserve.bench.learn.runs import Curve, Ground, trained
+from rlserve.config.load import merge, read_toml, read_with_base
 
 LORA = "configs/smollm2_lora.toml"
 RUN_SECONDS = 7200.0
@@ -36,13 +34,8 @@ def measure(
     """
     chosen = choose(methods(), only or [])
     values = merge(read_with_base(config), {"model": {"path": model}} if model else {})
-    curves: dict[str, list[Curve]] = {method.name: [] for method in chosen}
-    for seed in range(seeds):
-        for method in chosen:
-            curve = _run(method, merge(values, {"seed": seed}), Path(out) / f"seed-{seed}", keep=keep)
-            curves[method.name].append(curve)
-            shown = f"{curve.accuracy_before:.3f} -> {curve.accuracy_after:.3f}"
-            print(f"  seed {seed}  {method.title:42} {shown}", file=sys.stderr, flush=True)
+    grounds = (_ground(values, Path(out), seed) for seed in range(seeds))
+    curves = run_all(chosen, grounds, keep=keep, describe=gain, run=_run)
     write(Path(out) / "real_model", curves, {method.name: method.title for method in chosen})
     return {name: summary(found) for name, found in curves.items()}
 
@@ -56,12 +49,13 @@ def methods() -> tuple[Method, ...]:
     )
 
 
-def _run(method: Method, values: dict[str, Any], directory: Path, *, keep: bool) -> Curve:
-    paths = RunPaths(directory / method.name)
-    if not (keep and paths.summary.exists()):
-        changes = {**method.changes, "directory": str(directory), "name": method.name}
-        directory.mkdir(parents=True, exist_ok=True)
-        file = directory / f"{method.name}.toml"
-        file.write_text(to_toml(validate(RunConfig, merge(values, changes))), encoding="utf-8")
-        call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
-    return read_curve(paths)
+def _ground(values: Mapping[str, Any], out: Path, seed: int) -> Ground:
+    root = out / f"seed-{seed}"
+    root.mkdir(parents=True, exist_ok=True)
+    config = merge(values, {"seed": seed, "directory": str(root)})
+    return Ground(seed=seed, root=root, config=config, teachers={}, pairs=root, examples=root)
+
+
+def _run(method: Method, ground: Ground, *, keep: bool) -> Curve:
+    values = merge(ground.config, {**method.changes, "name": method.name})
+    return trained(method, ground, values, seconds=RUN_SECONDS, keep=keep)

@@ -35,18 +35,24 @@ def measure(
     """
     chosen = choose(METHODS, only)
     grounds = (prepare(config, Path(out), seed, chosen) for seed in range(seeds))
-    curves = run_all(
-        chosen, grounds, keep=keep, describe=lambda c: f"{c.accuracy_before:.3f} -> {c.accuracy_after:.3f}"
-    )
+    curves = run_all(chosen, grounds, keep=keep, describe=gain)
     titles = {method.name: method.title for method in chosen}
     write(Path(out) / "learn", curves, titles)
     return {"samples": GROUPS * 8, **{name: summary(found) for name, found in curves.items()}}
 
 
 def run_all(
-    methods: Sequence[Method], grounds: Iterable[Ground], *, keep: bool, describe: Callable[[Curve], str]
+    methods: Sequence[Method],
+    grounds: Iterable[Ground],
+    *,
+    keep: bool,
+    describe: Callable[[Curve], str],
+    run: Callable[..., Curve] = run,
 ) -> dict[str, list[Curve]]:
-    """Run each method on each ground and return the curves by method; ``describe`` makes the line printed for one."""
+    """Run each method on each ground and return the curves by method; ``describe`` makes the line printed for one.
+
+    ``run(method, ground, keep=keep)`` makes one curve.
+    """
     curves: dict[str, list[Curve]] = {method.name: [] for method in methods}
     for ground in grounds:
         for method in methods:
@@ -54,6 +60,11 @@ def run_all(
             curves[method.name].append(curve)
             print(f"  seed {ground.seed}  {method.title:42} {describe(curve)}", file=sys.stderr, flush=True)
     return curves
+
+
+def gain(curve: Curve) -> str:
+    """Held-out accuracy before and after."""
+    return f"{curve.accuracy_before:.3f} -> {curve.accuracy_after:.3f}"
 
 
 def choose(methods: Sequence[Method], only: Sequence[str]) -> list[Method]:

@@ -98,12 +98,16 @@ def prepare(
 
 def run(method: Method, ground: Ground, *, keep: bool = False) -> Curve:
     """Run a method and read its curve; with ``keep``, read the curve of an earlier run."""
+    return trained(method, ground, method_config(method, ground), seconds=RUN_SECONDS, keep=keep)
+
+
+def trained(method: Method, ground: Ground, values: Mapping[str, Any], *, seconds: float, keep: bool) -> Curve:
+    """The curve of a run with these values, which name it by its method; ``seconds``: limit of the run."""
     paths = RunPaths(ground.root / method.name)
     if not (keep and paths.summary.exists()):
-        config = validate(RunConfig, method_config(method, ground))
         file = ground.root / f"{method.name}.toml"
-        file.write_text(to_toml(config), encoding="utf-8")
-        call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], RUN_SECONDS)
+        file.write_text(to_toml(validate(RunConfig, values)), encoding="utf-8")
+        call([sys.executable, "-m", "rlserve.cli.main", "run", str(file), "--overwrite"], seconds)
     return read_curve(paths, given=bool(method.given))
 
 
